@@ -1,0 +1,104 @@
+"""Every error a caller of edgesync can meet, sorted by what the caller can do.
+
+    EdgesyncError
+      ConfigError             fix the configuration and start again
+      StoreError
+        StoreLocked           another process has the data directory: stop that one
+        StoreFull             wait for the hub, free space, or raise the limit; nothing was written
+        StoreCorrupt          stop writing; the files are kept for `edgesync doctor`
+        StoreVersion          the directory was written by a newer edgesync: upgrade
+        StoreUnwritable       the disk refused: read-only, no permission, input/output error
+      SourceError             one device failed; the others go on
+        SourceTimeout         worth a retry
+        SourceRejected        the device answered "no": a retry will not help
+      RecordError             bytes that are not a valid record, block or batch
+
+There is no LinkError: a hub out of reach is a state (`EdgeNode.status`), since everything
+acknowledged is safe in the journal meanwhile.
+"""
+
+
+class EdgesyncError(Exception):
+    """Base of all errors below."""
+
+
+class ConfigError(EdgesyncError):
+    """`field` is the path in the file, `remedy` what would be accepted there."""
+
+    def __init__(self, *, file: str, field: str, problem: str, remedy: str = "") -> None:
+        tail = f"; {remedy}" if remedy else ""
+        super().__init__(f"{file}: {field}: {problem}{tail}")
+        self.file = file
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+
+
+class StoreError(EdgesyncError):
+    pass
+
+
+class StoreLocked(StoreError):
+    def __init__(self, *, path: str, pid: int | None = None) -> None:
+        who = f"process {pid}" if pid else "another process"
+        super().__init__(f"{path} is in use by {who}; stop it, or choose another directory")
+        self.path = path
+        self.pid = pid
+
+
+class StoreFull(StoreError):
+    """No room for the write; nothing of it was stored."""
+
+    def __init__(self, *, used_bytes: int, limit_bytes: int, where: str = "store") -> None:
+        super().__init__(
+            f"{where} full: {used_bytes} of {limit_bytes} bytes used; "
+            "it empties when the hub acknowledges, or raise store.limit"
+        )
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+        self.where = where
+
+
+class StoreCorrupt(StoreError):
+    def __init__(self, *, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}; the file is left as it is, move it aside to start anew")
+        self.path = path
+        self.problem = problem
+
+
+class StoreVersion(StoreError):
+    def __init__(self, *, path: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{path} has format {found}, this edgesync knows up to {known}; upgrade edgesync"
+        )
+        self.path = path
+        self.found = found
+        self.known = known
+
+
+class StoreUnwritable(StoreError):
+    def __init__(self, *, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}; check the disk, its mount options and permissions")
+        self.path = path
+        self.problem = problem
+
+
+class SourceError(EdgesyncError):
+    def __init__(self, source: str, problem: str) -> None:
+        super().__init__(f"{source}: {problem}")
+        self.source = source
+        self.problem = problem
+
+
+class SourceTimeout(SourceError):
+    pass
+
+
+class SourceRejected(SourceError):
+    def __init__(self, source: str, problem: str, *, code: int = 0) -> None:
+        super().__init__(source, problem)
+        self.code = code
+
+
+class RecordError(EdgesyncError, ValueError):
+    """Bytes from outside that are no valid record, block or batch."""

@@ -1,0 +1,1 @@
+"""hubd: the hub that edges sync with."""

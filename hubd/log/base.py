@@ -1,0 +1,103 @@
+"""The hub's durable log: what a conforming one must do.
+
+The log is the hub's truth. A batch is in it or it is not; once `append` has returned, it is on
+disk together with the new floor (I4). Projectors read it by position, each with its own cursor.
+
+A conforming log passes tests/hubd/log/test_contract.py, unchanged.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from edgesync_transport.messages import Codec, Lane, LaneFloor, NackCode
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """One batch to be stored for the session `epoch` of `edge`."""
+
+    edge: str
+    epoch: int
+    incarnation: bytes
+    lane: Lane
+    first: int
+    last: int
+    prev_chain: int
+    last_chain: int
+    codec: Codec
+    payload: bytes
+    reason: str = ""
+
+
+class Appended(msgspec.Struct, frozen=True, kw_only=True):
+    """Stored, or already there: `position` is 0 for a batch at or below the floor."""
+
+    position: int
+    floor: int
+    safe: int
+
+
+class NotAppended(msgspec.Struct, frozen=True, kw_only=True):
+    """Refused; nothing of the batch was stored. `code` None: the epoch is stale (I6)."""
+
+    code: NackCode | None
+    floor: int
+    reason: str
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One stored batch. Positions start at 1 and grow; they may have holes."""
+
+    position: int
+    edge: str
+    incarnation: bytes
+    lane: Lane
+    first: int
+    last: int
+    codec: Codec
+    payload: bytes
+    stored_at_ns: int
+    reason: str = ""
+
+
+class Log(Protocol):
+    @property
+    def generation(self) -> bytes:
+        """16 random bytes, new when the log is created or restored from a backup."""
+        ...
+
+    @property
+    def head(self) -> int:
+        """Position of the newest entry; 0 when the log is empty."""
+        ...
+
+    async def open_session(self, edge: str) -> int:
+        """Return a new epoch, higher than any before it for `edge`, durably (I6)."""
+        ...
+
+    async def floors(
+        self, edge: str, incarnation: bytes
+    ) -> tuple[LaneFloor, LaneFloor, LaneFloor]:
+        """Where each lane stands; floor 0, chain 0 for an incarnation never seen."""
+        ...
+
+    async def append(self, batches: Sequence[Append]) -> Sequence[Appended | NotAppended]:
+        """Store `batches` in one durable step and answer each in its place.
+
+        A batch at or below the floor is answered `Appended` and changes nothing; one that starts
+        inside what is stored keeps only its new tail; a gap, another chain or a stale epoch is
+        refused. Records whose event id is already stored for this edge (re-issued after a fork)
+        are dropped, the floor still moves.
+        """
+        ...
+
+    async def read(self, after: int, *, limit_bytes: int = 4 << 20) -> Sequence[Entry]:
+        """Entries with position > `after` in order; at least one if there is any."""
+        ...
+
+    async def wait_beyond(self, position: int) -> None:
+        """Return once `head` > `position`."""
+        ...
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,193 @@
+"""The messages of a link, as typed values.
+
+Frozen structs cross every border; `wire.py` turns them into Cap'n Proto and back. A message is
+about one link between one edge and the hub. Which edge that is comes from the CURVE key the
+connection authenticated with, never from a field in here (I12).
+
+Both directions speak the same words: the side that has events to deliver is the *sender*, the side
+that makes them durable is the *receiver*.
+"""
+
+import enum
+from typing import Final
+
+import msgspec
+
+PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION_OLDEST: Final = 1
+
+
+class Lane(enum.IntEnum):
+    """An ordered stream with its own sequence; lower numbers are served first."""
+
+    CRITICAL = 0
+    NORMAL = 1
+    BULK = 2
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of everything that travels on a link."""
+
+
+class LaneOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sender has on one lane: records `trimmed + 1 .. tail`.
+
+    start   seq before the first record of this incarnation. A fork keeps seqs and chains and only
+            takes a new incarnation, so a lane need not begin at 1; a receiver that has never seen
+            the incarnation takes `start` as its floor.
+    """
+
+    tail: int
+    trimmed: int
+    start: int = 0
+    start_chain: int = 0
+
+
+class LaneFloor(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the receiver stands on one lane of one incarnation.
+
+    floor   highest seq that is durable here; all before it are too
+    chain   the sender's running hash at `floor`, as it was delivered; 0 at floor 0
+    safe    highest seq that every backup the receiver may be restored from contains (I3)
+    """
+
+    floor: int
+    chain: int
+    safe: int
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the receiver takes: more of it in one batch is refused before it is read."""
+
+    batch_records: int = 65_536
+    batch_bytes: int = 512 * 1024
+    window_batches: int = 16
+    window_bytes: int = 4 * 1024 * 1024
+
+
+class Hello(Message):
+    """The sender asks for a session. The nonce is fresh and used once (R3)."""
+
+    nonce: int
+    protocol_oldest: int = PROTOCOL_VERSION_OLDEST
+    protocol_newest: int = PROTOCOL_VERSION
+    incarnation: bytes  # 16 random bytes
+    lanes: tuple[LaneOffer, LaneOffer, LaneOffer]
+    clock_ns: int
+    software: str = ""
+    heartbeat_s: float = 5.0
+    config_revision: int = 0
+
+
+class Welcome(Message):
+    """The receiver grants a session; every older session of this edge is over (I6)."""
+
+    nonce: int
+    protocol: int
+    epoch: int
+    generation: bytes  # 16 random bytes, new when the receiver's store is created or restored
+    lanes: tuple[LaneFloor, LaneFloor, LaneFloor]
+    limits: Limits = Limits()
+    clock_ns: int
+    heartbeat_s: float = 5.0
+    restore_safe: bool = False  # False: safe is merely the floor, there is no backup
+
+
+class RefuseCode(enum.IntEnum):
+    BAD_CREDENTIALS = 1
+    UNSUPPORTED_VERSION = 2
+    SUPERSEDED = 3
+    RATE_LIMITED = 4
+    UNAVAILABLE = 5
+    STALE_EPOCH = 6
+
+
+class Refused(Message):
+    """No session: the answer to a Hello, or the end of a session that was superseded."""
+
+    nonce: int  # 0 when it ends a running session
+    epoch: int  # 0 when it answers a Hello
+    code: RefuseCode
+    reason: str
+    retry_after_s: float = 0.0
+
+
+class Codec(enum.IntEnum):
+    """How the payload of a batch is packed (`edgesync._native.batch`)."""
+
+    ROWS = 0
+    COLUMNS = 1
+    DEAD = 2  # one record the receiver refused: kept as a dead letter, effects nothing (R12)
+    GAP = 3  # records the sender no longer has: no payload, the reason says why (R8)
+
+
+class Batch(Message):
+    """Records `first .. last` of one lane. The payload travels in a frame of its own.
+
+    prev_chain is the running hash before `first`, last_chain the one at `last`.
+    """
+
+    epoch: int
+    incarnation: bytes
+    lane: Lane
+    first: int
+    last: int
+    prev_chain: int
+    last_chain: int
+    codec: Codec
+    payload: bytes
+    reason: str = ""  # of a DEAD or GAP batch
+
+
+class Ack(Message):
+    """Everything up to `floor` is durable (I1, I4)."""
+
+    epoch: int
+    incarnation: bytes
+    lane: Lane
+    floor: int
+    safe: int
+
+
+class NackCode(enum.IntEnum):
+    GAP = 1  # first is not floor + 1: go on after `floor`
+    CHAIN = 2  # prev_chain is not the hash at the floor: greet again
+    POISON = 3  # the payload cannot be decoded or applied: bisect
+    TOO_LARGE = 4
+    BUSY = 5  # storage refuses for now: try again after `retry_after_s`
+
+
+class Nack(Message):
+    """The batch was not stored, and why. Nothing of it has had an effect."""
+
+    epoch: int
+    incarnation: bytes
+    lane: Lane
+    first: int
+    last: int
+    floor: int
+    code: NackCode
+    reason: str
+    retry_after_s: float = 0.0
+
+
+class Ping(Message):
+    """Liveness, round-trip time and clock offset in one. `at_ns` is the asker's wall clock."""
+
+    epoch: int
+    token: int
+    at_ns: int
+
+
+class Pong(Message):
+    epoch: int
+    token: int
+    asked_at_ns: int
+    at_ns: int
+
+
+class Bye(Message):
+    """The peer stops on purpose; no timeout needed to notice."""
+
+    epoch: int
+    reason: str = ""
