@@ -1,0 +1,175 @@
+"""Build every native/*.pyx into edgesync._native.*, with LMDB and LZ4 linked in.
+
+Their C sources are not ours to keep: they are taken at build time from two source distributions,
+pinned by version and hash. The LMDB in `lmdb` carries patches that turn a damaged file into an
+error where the plain library crashes the process, so it is preferred over the system's one.
+
+EDGESYNC_SYSTEM_LIBS=1 links the system's liblmdb and liblz4 (pkg-config) instead; the same happens,
+with a warning, when no package index can be reached. `store.versions()` reports which it was.
+"""
+
+import ast
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).resolve().parent
+CACHE = ROOT / ".cache" / "sdists"
+UNPACKED = Path("build") / "sources"  # relative: setuptools derives object paths from it
+
+# name -> (version, sha256 of its source distribution)
+PINNED = {
+    "lmdb": ("3.0.0", "06dda0723545e14d56ac7dcd6f582d9922c2ed5e16f1c3f8d0e670a96ec2ee65"),
+    "lz4": ("4.4.5", "5f0b9e53c1e82e88c10d7c180069363980136b9d7a8306c4dca4f760d60c39f0"),
+}
+
+
+def say(text: str) -> None:
+    print(f"edgesync build: {text}", file=sys.stderr)
+
+
+def intact(archive: Path, digest: str) -> bool:
+    return archive.is_file() and hashlib.sha256(archive.read_bytes()).hexdigest() == digest
+
+
+def download(name: str) -> Path | None:
+    """Return the pinned source distribution of `name`, or None where it cannot be had.
+
+    Through pip, so that mirrors, proxies and certificates are those the user has configured.
+    """
+    version, digest = PINNED[name]
+    archive = CACHE / f"{name}-{version}.tar.gz"
+    if intact(archive, digest):
+        return archive
+    CACHE.mkdir(parents=True, exist_ok=True)
+    # Only this one name as source: pip prepares its metadata, and what that needs (setuptools)
+    # should come as wheels.
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
+        *("--no-deps", "--no-binary", name, "--dest", str(CACHE), f"{name}=={version}"),
+    ]
+    for attempt in (1, 2):
+        if subprocess.call(command, stdout=sys.stderr) == 0:
+            break
+        say(f"attempt {attempt} to fetch {name} {version} failed")
+    if intact(archive, digest):
+        return archive
+    if archive.is_file():
+        raise SystemExit(f"{archive}: its hash is not the pinned one; delete it and build again")
+    return None
+
+
+def unpack(name: str) -> Path | None:
+    """Return the directory of the unpacked sources, relative to the project."""
+    archive = download(name)
+    if archive is None:
+        return None
+    target = UNPACKED / archive.name.removesuffix(".tar.gz")
+    done = ROOT / target / ".ready"
+    if not done.exists():
+        (ROOT / UNPACKED).mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as tar:
+            tar.extractall(ROOT / UNPACKED, filter="data")
+        if name == "lmdb":
+            patch_lmdb(ROOT / target)
+        done.touch()
+    return target
+
+
+def patch_lmdb(tree: Path) -> None:
+    """Apply the series that the distribution's own setup.py applies, in its order."""
+    import patch_ng  # the tool that distribution uses too
+
+    series = re.search(r"name='v09'.*?patch_names=(\[.*?\])", (tree / "setup.py").read_text(), re.S)
+    if series is None:
+        raise SystemExit(f"{tree}/setup.py: the list of patches is not where it was")
+    for name in ast.literal_eval(series.group(1)):
+        patch = patch_ng.fromfile(str(tree / "lib" / "py-lmdb" / f"{name}.patch"))
+        if not patch or not patch.apply(3, root=str(tree / "lib")):
+            raise SystemExit(f"{tree}: patch {name} does not apply")
+
+
+def pkg_config(name: str, *flags: str) -> list[str]:
+    try:
+        answer = subprocess.run(
+            ["pkg-config", *flags, name], check=True, capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(
+            f"neither the source distribution of {name.removeprefix('lib')} nor the system's "
+            f"{name} is there ({error}); connect to a package index, or install lib{name}-dev"
+        ) from None
+    return answer.stdout.split()
+
+
+def library(name: str) -> dict[str, list]:
+    """Return the Extension arguments that link `name`."""
+    system = os.environ.get("EDGESYNC_SYSTEM_LIBS") == "1"
+    tree = None if system else unpack(name)
+    if tree is None:
+        package = {"lmdb": "lmdb", "lz4": "liblz4"}[name]
+        version = pkg_config(package, "--modversion")[0]
+        say(f"WARNING: linking the system's {name} {version}, without the patches")
+        return {
+            "define_macros": [(f"EDGESYNC_{name.upper()}_FROM", '"the system"')],
+            "extra_compile_args": pkg_config(package, "--cflags"),
+            "extra_link_args": pkg_config(package, "--libs"),
+        }
+    say(f"linking {name} from {tree.name}")
+    folder, files = {"lmdb": ("lib", ("mdb.c", "midl.c")), "lz4": ("lz4libs", ("lz4.c",))}[name]
+    macros = [(f"EDGESYNC_{name.upper()}_FROM", f'"{tree.name}.tar.gz"')]
+    if name == "lmdb":
+        macros.append(("HAVE_PATCHED_LMDB", "1"))
+    else:
+        macros.append(("LZ4LIB_VISIBILITY", ""))
+    return {
+        "sources": [str(tree / folder / file) for file in files],
+        "include_dirs": [str(tree / folder)],
+        "define_macros": macros,
+    }
+
+
+def extensions() -> list[Extension]:
+    known: dict[str, dict[str, list]] = {}
+    result = []
+    for source in sorted((ROOT / "native").glob("*.pyx")):
+        arguments: dict[str, list] = {
+            "sources": [f"native/{source.name}"],
+            # Hidden: two extensions may each carry a copy of lz4.c.
+            "extra_compile_args": ["-O3", "-fvisibility=hidden"],
+            "extra_link_args": [],
+            "include_dirs": ["native"],
+            "define_macros": [],
+        }
+        text = source.read_text()
+        # LMDB is linked into `store` alone, which lends it to the others (native/README.md): an
+        # environment must be opened once in a process, by one copy of the library.
+        for name, needed in (
+            ("lmdb", source.stem == "store"),
+            ("lz4", re.search(r"^\s*(?:cimport|from)\s+(?:\w+\.)*lz4\b", text, re.M)),
+        ):
+            if needed:
+                if name not in known:
+                    known[name] = library(name)
+                for key, value in known[name].items():
+                    arguments[key] = arguments[key] + value
+        result.append(Extension(f"edgesync._native.{source.stem}", **arguments))
+    return cythonize(
+        result,
+        include_path=["native"],
+        build_dir="build/cython",
+        compiler_directives={"language_level": "3"},
+        show_all_warnings=False,
+    )
+
+
+os.chdir(ROOT)
+# `pip download` inside an isolated build and `setup.py --version` need no compiler.
+setup(ext_modules=extensions() if not {"--version", "--name"} & set(sys.argv) else [])
