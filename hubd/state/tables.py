@@ -1,0 +1,182 @@
+"""The tables. Numbers that are u64 elsewhere are stored as the signed 64 bits they consist of.
+
+The points of a series are one sequence in the order of their arrival. `history` holds it in pieces:
+row (ref, n) has the points n, n+1, .. n+count-1, so the pieces of a series join without hole or
+overlap, and that is checked by adding up. Fresh pieces are raw; about every thousand points they
+are rewritten as one sealed ESB1 block (docs/block-format.md).
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# SQLite gives a growing number by itself only to a column declared exactly INTEGER.
+RowNumber = BigInteger().with_variant(Integer(), "sqlite")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+projector_cursor = Table(
+    "projector_cursor",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+# An entry a projector could not use, skipped so that what is behind it gets on (I8).
+projector_skip = Table(
+    "projector_skip",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("edge", Text, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
+edge_totals = Table(
+    "edge_totals",
+    metadata,
+    Column("edge", Text, primary_key=True),
+    Column("readings", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("dead", BigInteger, nullable=False),
+    Column("lost", BigInteger, nullable=False),
+    Column("stored_at_ns", BigInteger, nullable=False),
+)
+
+# entity and key stay null until the declaration arrives; the readings do not wait for it.
+series = Table(
+    "series",
+    metadata,
+    Column("ref", RowNumber, primary_key=True, autoincrement=True),
+    Column("edge", Text, nullable=False),
+    Column("series", BigInteger, nullable=False),
+    Column("entity", Text),
+    Column("key", Text),
+    Column("unit", Text, nullable=False),
+    UniqueConstraint("edge", "series"),
+)
+
+# The newest reading of a series by its time; of equal times the one that arrived last.
+# points and sealed are positions in the series' sequence: how long it is, how far it is sealed.
+latest = Table(
+    "latest",
+    metadata,
+    Column("ref", BigInteger, primary_key=True, autoincrement=False),
+    Column("points", BigInteger, nullable=False),
+    Column("sealed", BigInteger, nullable=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("vtype", SmallInteger, nullable=False),
+    Column("bits", BigInteger, nullable=False),
+    Column("text", Text),
+)
+
+history = Table(
+    "history",
+    metadata,
+    Column("id", RowNumber, primary_key=True, autoincrement=True),
+    Column("ref", BigInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("count", Integer, nullable=False),
+    Column("t_min", BigInteger, nullable=False),
+    Column("t_max", BigInteger, nullable=False),
+    Column("vtype", SmallInteger, nullable=False),
+    Column("sealed", SmallInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    UniqueConstraint("ref", "n"),
+    Index("history_by_time", "ref", "t_min", "t_max"),
+)
+
+
+def _rollup(name: str) -> Table:
+    """Aggregates of one width. first and last are by time, equal times by arrival."""
+    return Table(
+        name,
+        metadata,
+        Column("ref", BigInteger, primary_key=True, autoincrement=False),
+        Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
+        Column("count", BigInteger, nullable=False),
+        Column("min", Float, nullable=False),
+        Column("max", Float, nullable=False),
+        Column("sum", Float, nullable=False),
+        Column("first", Float, nullable=False),
+        Column("last", Float, nullable=False),
+        Column("first_ns", BigInteger, nullable=False),
+        Column("last_ns", BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+
+
+rollup_1m = _rollup("rollup_1m")
+rollup_1h = _rollup("rollup_1h")
+
+edge_events = Table(
+    "edge_events",
+    metadata,
+    Column("n", RowNumber, primary_key=True, autoincrement=True),
+    Column("position", BigInteger, nullable=False),
+    Column("nth", Integer, nullable=False),
+    Column("edge", Text, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("origin", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("type", Integer, nullable=False),
+    Column("action", Integer, nullable=False),
+    Column("entity_type", Integer, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("created_ns", BigInteger, nullable=False),
+    Column("stored_at_ns", BigInteger, nullable=False),
+    Column("hlc", BigInteger, nullable=False),
+    UniqueConstraint("position", "nth"),
+    Index("edge_events_by_edge", "edge", "n"),
+    Index("edge_events_by_type", "edge", "type", "n"),
+    Index("edge_events_by_entity", "edge", "entity", "n"),
+)
+
+# What is gone for good, and why: told by the edge (a LOSS event) or by the link (a GAP).
+loss = Table(
+    "loss",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("nth", Integer, primary_key=True, autoincrement=False),
+    Column("edge", Text, nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("first", BigInteger, nullable=False),
+    Column("last", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Index("loss_by_edge", "edge", "position"),
+)
+
+
+def signed(value: int) -> int:
+    """The signed 64-bit number with the same bits as the unsigned `value`."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def unsigned(value: int) -> int:
+    return value & 0xFFFF_FFFF_FFFF_FFFF
