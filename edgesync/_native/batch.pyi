@@ -1,46 +1,84 @@
-"""Packing consecutive records into the payload of a batch, and back, without loss."""
+"""Packing consecutive records into the payload of a batch, and back, without loss.
+
+docs/batch-format.md describes the bytes. What a receiver can compute is not sent: seq, checksum and
+chain of every record come back from (lane, first, prev_chain).
+"""
 
 import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import final
 
 @final
 class Record:
-    """One record taken out of rows."""
+    """One record taken out of rows. `body` is as it was appended, unpacked if it was packed."""
 
-    kind: int
-    origin: int
-    number: int
-    chain: int
-    body: bytes
+    @property
+    def kind(self) -> int: ...
+    @property
+    def origin(self) -> int: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def chain(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
 
-def pack(rows: bytes, *, columns: bool = True) -> tuple[int, bytes]:
-    """Return (codec, payload), the smaller of ROWS and COLUMNS."""
+def pack(
+    rows: bytes, *, columns: bool = True, prev_chain: int | None = None
+) -> tuple[int, bytes]:
+    """Return (codec, payload), the smaller of ROWS and COLUMNS.
+
+    A chain that does not follow from the record before travels in full; with `prev_chain` that
+    holds for the first record too. Raises RecordError if `rows` are not rows, or are more than
+    65,536 records or 64 MiB.
+    """
 
 def unpack(
     codec: int, payload: bytes, lane: int, first: int, prev_chain: int, *,
-    limit_bytes: int = 64 << 20, limit_records: int = 65536,
+    limit_bytes: int = ..., limit_records: int = 65536,
 ) -> bytes:
     """Return the rows again, checksums and chains recomputed; raises RecordError on bad input."""
 
-def records(rows: bytes) -> list[Record]: ...
+def records(rows: bytes) -> list[Record]:
+    """Return every record of `rows`; raises RecordError."""
+
 def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:
     """Ranges (origin, first number, count) of the event ids in order, without unpacking all."""
 
 @final
 class Column:
-    """The points of one series in a batch, in record order."""
+    """The points of one series in a batch, in record order.
 
-    series: int
-    vtype: int
-    times: array.array[int]
-    values: array.array[float] | array.array[int] | list[str]
+    Values are array("d") for F64, array("q") for I64 and BOOL (0 or 1), list[str] for TEXT.
+    """
 
-def columns(codec: int, payload: bytes, *, limit_bytes: int = 64 << 20) -> tuple[list[Column], list[tuple[int, Record]]]:
-    """Return the telemetry by series, and the EVENT records with their index in the batch."""
+    @property
+    def series(self) -> int: ...
+    @property
+    def vtype(self) -> int: ...
+    @property
+    def times(self) -> array.array[int]: ...
+    @property
+    def values(self) -> array.array[float] | array.array[int] | list[str]: ...
 
-def readings(time_ns: int, vtype: int, series: Sequence[int], values: Sequence[float | int | bool | str]) -> bytes:
-    """Encode the body of a READINGS record."""
+def columns(
+    codec: int, payload: bytes, *, limit_bytes: int = ...
+) -> tuple[list[Column], list[tuple[int, Record]]]:
+    """Return the telemetry by series, and the other records with their index in the batch.
 
-def parse_readings(body: bytes) -> tuple[int, int, list[int], list[float | int | bool | str]]:
+    Columns come in the order in which their series first appear. The chain of the records is 0: it
+    needs the batch before. Raises RecordError, also for a READINGS record that is malformed.
+    """
+
+def readings(
+    time_ns: int, vtype: int, series: Sequence[int], values: Sequence[float | int | bool | str]
+) -> bytes:
+    """Encode the body of a READINGS record: 1 to 1,024 readings of one type, at most 64 KiB.
+
+    Raises RecordError beyond that, and for a value that is not of the type.
+    """
+
+def parse_readings(
+    body: bytes,
+) -> tuple[int, int, list[int], list[float | int | bool | str]]:
     """Decode a READINGS body: (time_ns, vtype, series, values); raises RecordError."""
