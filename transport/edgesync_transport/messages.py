@@ -65,7 +65,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     window_bytes: int = 4 * 1024 * 1024
 
 
-class Hello(Message):
+class Hello(Message, frozen=True, kw_only=True):
     """The sender asks for a session. The nonce is fresh and used once (R3)."""
 
     nonce: int
@@ -79,7 +79,7 @@ class Hello(Message):
     config_revision: int = 0
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True, kw_only=True):
     """The receiver grants a session; every older session of this edge is over (I6)."""
 
     nonce: int
@@ -102,7 +102,7 @@ class RefuseCode(enum.IntEnum):
     STALE_EPOCH = 6
 
 
-class Refused(Message):
+class Refused(Message, frozen=True, kw_only=True):
     """No session: the answer to a Hello, or the end of a session that was superseded."""
 
     nonce: int  # 0 when it ends a running session
@@ -121,7 +121,7 @@ class Codec(enum.IntEnum):
     GAP = 3  # records the sender no longer has: no payload, the reason says why (R8)
 
 
-class Batch(Message):
+class Batch(Message, frozen=True, kw_only=True):
     """Records `first .. last` of one lane. The payload travels in a frame of its own.
 
     prev_chain is the running hash before `first`, last_chain the one at `last`.
@@ -139,7 +139,7 @@ class Batch(Message):
     reason: str = ""  # of a DEAD or GAP batch
 
 
-class Ack(Message):
+class Ack(Message, frozen=True, kw_only=True):
     """Everything up to `floor` is durable (I1, I4)."""
 
     epoch: int
@@ -157,7 +157,7 @@ class NackCode(enum.IntEnum):
     BUSY = 5  # storage refuses for now: try again after `retry_after_s`
 
 
-class Nack(Message):
+class Nack(Message, frozen=True, kw_only=True):
     """The batch was not stored, and why. Nothing of it has had an effect."""
 
     epoch: int
@@ -171,7 +171,7 @@ class Nack(Message):
     retry_after_s: float = 0.0
 
 
-class Ping(Message):
+class Ping(Message, frozen=True, kw_only=True):
     """Liveness, round-trip time and clock offset in one. `at_ns` is the asker's wall clock."""
 
     epoch: int
@@ -179,14 +179,14 @@ class Ping(Message):
     at_ns: int
 
 
-class Pong(Message):
+class Pong(Message, frozen=True, kw_only=True):
     epoch: int
     token: int
     asked_at_ns: int
     at_ns: int
 
 
-class Bye(Message):
+class Bye(Message, frozen=True, kw_only=True):
     """The peer stops on purpose; no timeout needed to notice."""
 
     epoch: int
