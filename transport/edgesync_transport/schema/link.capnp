@@ -1,0 +1,160 @@
+# The wire protocol between an edge and its hub, version 1. Prose: docs/protocol.md.
+#
+# One ZeroMQ message is one `Control` in the standard Cap'n Proto stream framing, always a single
+# segment, at most 64 KiB. A batch with records carries them in a second frame, at most 512 KiB.
+# Both sides speak the same words: the *sender* has records to deliver, the *receiver* stores them.
+#
+# Growing it: add fields and members of `Control` at the end, never renumber, never reuse. A peer
+# that does not know a member drops the message and counts it.
+
+@0xe2b6a1f0c53d9487;
+
+struct Control {
+  union {
+    hello @0 :Hello;
+    welcome @1 :Welcome;
+    refused @2 :Refused;
+    batch @3 :Batch;
+    ack @4 :Ack;
+    nack @5 :Nack;
+    ping @6 :Ping;
+    pong @7 :Pong;
+    bye @8 :Bye;
+  }
+}
+
+enum Lane {
+  critical @0;
+  normal @1;
+  bulk @2;
+}
+
+struct LaneOffer {
+  tail @0 :UInt64;        # highest seq the sender has
+  trimmed @1 :UInt64;     # it no longer has this seq and those before it
+  start @2 :UInt64;       # seq before the first record of this incarnation
+  startChain @3 :UInt64;  # the running hash there
+}
+
+struct LaneFloor {
+  floor @0 :UInt64;  # highest seq that is durable at the receiver; all before it are too
+  chain @1 :UInt64;  # the sender's running hash at `floor`, as it was delivered
+  safe @2 :UInt64;   # highest seq that every backup of the receiver contains
+}
+
+struct Limits {
+  batchRecords @0 :UInt32 = 65536;
+  batchBytes @1 :UInt32 = 524288;
+  windowBatches @2 :UInt32 = 16;
+  windowBytes @3 :UInt32 = 4194304;
+}
+
+struct Hello {
+  nonce @0 :UInt64;  # fresh for every Hello, used once
+  protocolOldest @1 :UInt16;
+  protocolNewest @2 :UInt16;
+  incarnation @3 :Data;        # exactly 16 bytes
+  lanes @4 :List(LaneOffer);   # exactly 3, in the order of `Lane`
+  clockNs @5 :Int64;           # wall clock, ns since 1970 UTC; information, never an order
+  software @6 :Text;
+  heartbeatS @7 :Float64;      # the sender intends a message at least this often
+  configRevision @8 :UInt64;
+}
+
+struct Welcome {
+  nonce @0 :UInt64;  # of the Hello this answers
+  protocol @1 :UInt16;
+  epoch @2 :UInt64;  # number of this session; a higher one ends it
+  generation @3 :Data;         # exactly 16 bytes, new when the receiver's store is new or restored
+  lanes @4 :List(LaneFloor);   # exactly 3, in the order of `Lane`
+  limits @5 :Limits;
+  clockNs @6 :Int64;
+  heartbeatS @7 :Float64;
+  restoreSafe @8 :Bool;        # false: `safe` is merely the floor, there is no backup
+}
+
+enum RefuseCode {
+  unspecified @0;
+  badCredentials @1;
+  unsupportedVersion @2;
+  superseded @3;
+  rateLimited @4;
+  unavailable @5;
+  staleEpoch @6;
+}
+
+struct Refused {
+  nonce @0 :UInt64;  # of the Hello this answers; 0 when it ends a running session
+  epoch @1 :UInt64;  # of the session this ends; 0 when it answers a Hello
+  code @2 :RefuseCode;
+  reason @3 :Text;
+  retryAfterS @4 :Float64;
+}
+
+enum Codec {
+  rows @0;
+  columns @1;
+  dead @2;  # one record the receiver refused, kept as a dead letter
+  gap @3;   # records the sender no longer has: no payload frame
+}
+
+struct Batch {
+  epoch @0 :UInt64;
+  incarnation @1 :Data;   # exactly 16 bytes
+  lane @2 :Lane;
+  codec @3 :Codec;
+  first @4 :UInt64;       # 1 <= first <= last
+  last @5 :UInt64;
+  prevChain @6 :UInt64;   # running hash before `first`
+  lastChain @7 :UInt64;   # running hash at `last`
+  payloadBytes @8 :UInt32;  # length of the second frame; 0: there is none
+  payloadCrc32 @9 :UInt32;  # CRC-32 of the second frame (ISO-HDLC, as in zlib); 0 of none
+  reason @10 :Text;
+}
+
+struct Ack {
+  epoch @0 :UInt64;
+  incarnation @1 :Data;
+  lane @2 :Lane;
+  floor @3 :UInt64;
+  safe @4 :UInt64;
+}
+
+enum NackCode {
+  unspecified @0;
+  gap @1;       # `first` is not floor + 1: go on after `floor`
+  chain @2;     # `prevChain` is not the hash at the floor: greet again
+  poison @3;    # the payload cannot be decoded or applied: bisect
+  tooLarge @4;
+  busy @5;      # storage refuses for now: again after `retryAfterS`
+}
+
+struct Nack {
+  epoch @0 :UInt64;
+  incarnation @1 :Data;
+  lane @2 :Lane;
+  code @3 :NackCode;
+  first @4 :UInt64;
+  last @5 :UInt64;
+  floor @6 :UInt64;
+  reason @7 :Text;
+  retryAfterS @8 :Float64;
+}
+
+struct Ping {
+  epoch @0 :UInt64;
+  token @1 :UInt64;
+  atNs @2 :Int64;  # the asker's wall clock
+}
+
+struct Pong {
+  epoch @0 :UInt64;
+  token @1 :UInt64;
+  askedAtNs @2 :Int64;  # atNs of the Ping
+  atNs @3 :Int64;       # the answerer's wall clock
+}
+
+struct Bye {
+  epoch @0 :UInt64;
+  reason @1 :Text;
+}

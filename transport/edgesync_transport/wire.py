@@ -1,0 +1,330 @@
+"""Messages to ZeroMQ frames and back; the schema is `schema/link.capnp`.
+
+A message is one control frame, a single-segment Cap'n Proto `Control`; a batch with records
+carries them in a second frame, untouched. `decode` is total: whatever a peer sends ends as a
+message that keeps every rule below or as a WireError, and every limit is checked before memory
+is taken for what it limits.
+
+The fields of a message are found by name: `clock_ns` of `messages.Hello` is `clockNs` of the
+schema's `Hello`. `tests/transport/test_wire.py` holds the two together.
+
+pycapnp brings an event loop of its own for its RPC; nothing in here starts it.
+"""
+
+import enum
+import functools
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from edgesync_transport import messages
+from edgesync_transport.messages import Batch, Codec, Message, RefuseCode
+
+LANES: Final = 3
+ID_BYTES: Final = 16
+U64_MAX: Final = 2**64 - 1
+
+# Two pointers deep is what the schema needs; 8 leaves room for later fields.
+NESTING_MAX: Final = 8
+HEADER_BYTES: Final = 8
+WORD_BYTES: Final = 8
+
+
+class WireLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a frame may hold; more is refused before it is read."""
+
+    control_bytes: int = 64 * 1024
+    payload_bytes: int = 512 * 1024
+    text_bytes: int = 1024
+
+
+DEFAULT_LIMITS: Final = WireLimits()
+
+
+class WireError(ValueError):
+    """Frames that are no message of this protocol, or a message no frame may hold."""
+
+
+class UnknownMessage(WireError):
+    """A well-formed control frame of a kind this version has no name for: drop and count it."""
+
+
+def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]:
+    """Return the frames of `message`: the control frame and, of a batch with records, its payload.
+
+    Texts over `limits.text_bytes` of UTF-8 are cut: they are for people. Raises WireError for a
+    value the protocol has no room for, which only a bug can produce.
+    """
+    _check(message, limits)
+    control, texts = _schema().Control, 0
+    for value in (getattr(message, "reason", ""), getattr(message, "software", "")):
+        texts += min(4 * len(value), limits.text_bytes)
+    # One segment holds it all: the largest fixed part, a Welcome, is 40 words.
+    builder = control.new_message(num_first_segment_words=64 + texts // WORD_BYTES)
+    body = builder.init(_KIND_OF[type(message)])
+    for field in _plan(type(message)):
+        try:
+            field.write(body, field.wire, getattr(message, field.name), limits)
+        except (_kj_exception(), OverflowError, TypeError) as error:
+            raise _refusal(message, field.name, error) from error
+    if not isinstance(message, Batch) or not message.payload:
+        return [builder.to_bytes()]
+    body.payloadBytes = len(message.payload)
+    body.payloadCrc32 = zlib.crc32(message.payload)
+    return [builder.to_bytes(), message.payload]
+
+
+def decode(frames: Sequence[bytes], limits: WireLimits = DEFAULT_LIMITS) -> Message:
+    """Return the message `frames` hold; raises WireError, and nothing else, if they hold none."""
+    if not 1 <= len(frames) <= 2:
+        raise WireError(f"{len(frames)} frames, a message has 1 or 2")
+    control = frames[0]
+    _check_framing(control, limits)
+    try:
+        reader = _schema().Control.from_segments(
+            [control[HEADER_BYTES:]],
+            traversal_limit_in_words=4 * len(control) // WORD_BYTES + 64,
+            nesting_limit=NESTING_MAX,
+        )
+    except (_kj_exception(), ValueError) as error:
+        raise WireError(f"control frame: {_first_line(error)}") from error
+    try:
+        kind = reader.which()
+    except (_kj_exception(), ValueError) as error:
+        # `Control` is all union: what has no name here was added by a later version.
+        raise UnknownMessage("a kind of message this version does not know") from error
+    try:
+        body = getattr(reader, kind)
+    except (_kj_exception(), ValueError) as error:
+        raise WireError(f"control frame: {_first_line(error)}") from error
+    return _read(kind, body, frames, limits)
+
+
+def _check_framing(control: bytes, limits: WireLimits) -> None:
+    if len(control) > limits.control_bytes:
+        raise WireError(f"control frame of {len(control)} bytes, limit {limits.control_bytes}")
+    if len(control) < HEADER_BYTES + WORD_BYTES or control[:4] != b"\0\0\0\0":
+        raise WireError("control frame: not a single Cap'n Proto segment")
+    words = int.from_bytes(control[4:8], "little")
+    if HEADER_BYTES + words * WORD_BYTES != len(control):
+        raise WireError(f"control frame of {len(control)} bytes claims {words} words")
+
+
+def _read(kind: str, body: Any, frames: Sequence[bytes], limits: WireLimits) -> Message:
+    cls = _CLASS_OF[kind]
+    values: dict[str, Any] = {}
+    for field in _plan(cls):
+        try:
+            values[field.name] = field.read(getattr(body, field.wire), limits)
+        # UnicodeDecodeError is a ValueError, and so is our own WireError.
+        except (_kj_exception(), ValueError) as error:
+            raise WireError(f"{kind}.{field.wire}: {_first_line(error)}") from error
+    if cls is Batch:
+        values["payload"] = _payload(body, frames, limits)
+    elif len(frames) != 1:
+        raise WireError(f"{kind}: a second frame, only a batch has one")
+    message = cls(**values)
+    _check(message, limits)
+    return message
+
+
+def _payload(body: Any, frames: Sequence[bytes], limits: WireLimits) -> bytes:
+    claimed = body.payloadBytes
+    payload = frames[1] if len(frames) == 2 else b""
+    if len(payload) > limits.payload_bytes:
+        raise WireError(f"batch: payload of {len(payload)} bytes, limit {limits.payload_bytes}")
+    if len(payload) != claimed or (len(frames) == 2) != (claimed > 0):
+        raise WireError(f"batch: payload of {len(payload)} bytes, claimed {claimed}")
+    # CURVE already proves who sent the frame; this finds memory that flipped before it was sealed.
+    if zlib.crc32(payload) != body.payloadCrc32:
+        raise WireError("batch: the payload does not match its CRC-32")
+    return payload
+
+
+def _check(message: Message, limits: WireLimits) -> None:
+    """Hold what a type cannot say, before a message is written and after it is read."""
+    if isinstance(message, Batch):
+        if len(message.payload) > limits.payload_bytes:
+            raise WireError(
+                f"batch: payload of {len(message.payload)} bytes, limit {limits.payload_bytes}"
+            )
+        if message.codec is Codec.GAP and message.payload:
+            raise WireError("batch: a GAP has no payload")
+    if isinstance(message, Batch | messages.Nack) and not 1 <= message.first <= message.last:
+        raise WireError(f"records {message.first} .. {message.last}: no such range")
+    if (
+        isinstance(message, messages.Hello)
+        and not 1 <= message.protocol_oldest <= message.protocol_newest
+    ):
+        versions = f"{message.protocol_oldest} .. {message.protocol_newest}"
+        raise WireError(f"hello: protocols {versions}: no such range")
+
+
+# How a value of each type crosses the border. Readers get what pycapnp returns, writers get the
+# struct to write into and the field's name there.
+
+
+def _read_plain(value: Any, _: WireLimits) -> Any:
+    return value
+
+
+def _write_plain(body: Any, name: str, value: Any, _: WireLimits) -> None:
+    setattr(body, name, value)
+
+
+def _read_id(value: bytes, _: WireLimits) -> bytes:
+    if len(value) != ID_BYTES:
+        raise WireError(f"{len(value)} bytes, must be {ID_BYTES}")
+    return bytes(value)
+
+
+def _write_id(body: Any, name: str, value: bytes, limits: WireLimits) -> None:
+    setattr(body, name, _read_id(value, limits))
+
+
+def _read_text(value: str, limits: WireLimits) -> str:
+    if len(value) > limits.text_bytes or len(value.encode()) > limits.text_bytes:
+        raise WireError(f"text over {limits.text_bytes} bytes")
+    return value
+
+
+def _write_text(body: Any, name: str, value: str, limits: WireLimits) -> None:
+    raw = value.encode("utf-8", "replace")[: limits.text_bytes]
+    setattr(body, name, raw.decode("utf-8", "ignore"))
+
+
+def _read_seconds(value: float, _: WireLimits) -> float:
+    if not (math.isfinite(value) and value >= 0):
+        raise WireError(f"{value} is no duration")
+    return value
+
+
+def _write_seconds(body: Any, name: str, value: float, limits: WireLimits) -> None:
+    setattr(body, name, _read_seconds(value, limits))
+
+
+def _enum_reader(cls: type[enum.IntEnum]) -> Callable[[Any, WireLimits], enum.IntEnum]:
+    members = {int(member): member for member in cls}
+
+    def read(value: Any, _: WireLimits) -> enum.IntEnum:
+        member = members.get(value.raw)
+        if member is None:
+            # A refusal comes before versions are agreed on: a code of a later one still refuses.
+            if cls is RefuseCode:
+                return RefuseCode.UNAVAILABLE
+            raise WireError(f"{value.raw} is no {cls.__name__}")
+        return member
+
+    return read
+
+
+def _write_enum(body: Any, name: str, value: enum.IntEnum, _: WireLimits) -> None:
+    setattr(body, name, int(value))
+
+
+def _struct_reader(cls: type[msgspec.Struct]) -> Callable[[Any, WireLimits], msgspec.Struct]:
+    names = [(name, _camel(name)) for name in cls.__struct_fields__]
+
+    def read(value: Any, _: WireLimits) -> msgspec.Struct:
+        return cls(**{name: getattr(value, wire) for name, wire in names})
+
+    return read
+
+
+def _write_struct(body: Any, name: str, value: msgspec.Struct, _: WireLimits) -> None:
+    target = body.init(name)
+    for field in value.__struct_fields__:
+        setattr(target, _camel(field), getattr(value, field))
+
+
+def _lanes_reader(cls: type[msgspec.Struct]) -> Callable[[Any, WireLimits], tuple[Any, ...]]:
+    read_one = _struct_reader(cls)
+
+    def read(value: Any, limits: WireLimits) -> tuple[Any, ...]:
+        if len(value) != LANES:
+            raise WireError(f"{len(value)} lanes, must be {LANES}")
+        return tuple(read_one(one, limits) for one in value)
+
+    return read
+
+
+def _write_lanes(body: Any, name: str, value: Sequence[msgspec.Struct], _: WireLimits) -> None:
+    if len(value) != LANES:
+        raise WireError(f"{len(value)} lanes, must be {LANES}")
+    target = body.init(name, LANES)
+    for index, lane in enumerate(value):
+        for field in lane.__struct_fields__:
+            setattr(target[index], _camel(field), getattr(lane, field))
+
+
+class _Field(NamedTuple):
+    name: str
+    wire: str
+    read: Callable[[Any, WireLimits], Any]
+    write: Callable[[Any, str, Any, WireLimits], None]
+
+
+@functools.cache
+def _plan(cls: type[Message]) -> tuple[_Field, ...]:
+    hints = get_type_hints(cls)
+    return tuple(
+        _Field(name, _camel(name), *_ways(hints[name]))
+        for name in cls.__struct_fields__
+        if name != "payload"
+    )
+
+
+def _ways(hint: Any) -> tuple[Callable[..., Any], Callable[..., None]]:
+    if get_origin(hint) is tuple:
+        return _lanes_reader(get_args(hint)[0]), _write_lanes
+    if hint is bytes:
+        return _read_id, _write_id
+    if hint is str:
+        return _read_text, _write_text
+    if hint is float:
+        return _read_seconds, _write_seconds
+    if issubclass(hint, enum.IntEnum):
+        return _enum_reader(hint), _write_enum
+    if issubclass(hint, msgspec.Struct):
+        return _struct_reader(hint), _write_struct
+    return _read_plain, _write_plain
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+_CLASS_OF: Final[dict[str, type[Message]]] = {
+    cls.__name__.lower(): cls for cls in Message.__subclasses__()
+}
+_KIND_OF: Final = {cls: kind for kind, cls in _CLASS_OF.items()}
+
+
+@functools.cache
+def _schema() -> Any:
+    """Load Cap'n Proto on first use: 4 MB that a purely local program never needs."""
+    import capnp
+
+    capnp.remove_import_hook()
+    return capnp.load(str(Path(__file__).parent / "schema" / "link.capnp"))
+
+
+@functools.cache
+def _kj_exception() -> type[Exception]:
+    import capnp
+
+    return capnp.KjException  # type: ignore[no-any-return]
+
+
+def _first_line(error: Exception) -> str:
+    # KJ appends a native stack trace on further lines.
+    return str(error).partition("\n")[0]
+
+
+def _refusal(message: Message, field: str, error: Exception) -> WireError:
+    return WireError(f"{type(message).__name__}.{field}: {_first_line(error)}")
