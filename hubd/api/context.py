@@ -1,0 +1,95 @@
+"""What the API needs from the rest of the hub, and no more."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from hubd.api.settings import ApiSettings
+from hubd.project import Live, Projectors
+from hubd.state import State
+
+
+class LaneView(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one lane of an edge stands: safe <= floor <= tail (I3).
+
+    tail    highest seq in the edge's journal, as far as the hub was told
+    floor   highest seq that is durable in the hub's log
+    safe    highest seq that every backup of the hub contains
+    """
+
+    lane: str
+    tail: int
+    floor: int
+    safe: int
+
+
+class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
+    """One edge as the hub sees it now; what is not known (yet) is None.
+
+    state           connected, processing, disconnected, queuing, reconnecting or draining
+    lag_records     records the edge has and the hub does not
+    lag_s           age of the oldest of them, or time since the lag began
+    clock_offset_s  the edge's wall clock minus the hub's
+    """
+
+    edge: str
+    state: str
+    is_connected: bool
+    address: str = ""
+    software: str = ""
+    incarnation: str = ""
+    epoch: int = 0
+    connected_at_ns: int | None = None
+    seen_at_ns: int | None = None
+    rtt_s: float | None = None
+    clock_offset_s: float | None = None
+    lag_records: int = 0
+    lag_s: float | None = None
+    lanes: tuple[LaneView, ...] = ()
+
+
+class LinkEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to a link: `kind` is connected, lost, refused, fork, rewind, ..."""
+
+    n: int
+    time_ns: int
+    edge: str
+    kind: str
+    detail: str = ""
+
+
+class Hub(Protocol):
+    """The hub's present. Called in Trio's thread, often: answers come from memory."""
+
+    def edges(self) -> Sequence[EdgeView]:
+        """Every registered edge, by name."""
+        ...
+
+    def edge(self, name: str) -> EdgeView | None: ...
+
+    def link_events(
+        self, *, edge: str | None, before: int | None, limit: int
+    ) -> Sequence[LinkEvent]:
+        """The newest first, with n < `before` if given."""
+        ...
+
+    @property
+    def log_head(self) -> int: ...
+
+    def readings_in_log(self) -> Mapping[str, int] | None:
+        """By edge, if the log counts them; None if it does not."""
+        ...
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a request handler may use."""
+
+    hub: Hub
+    state: State
+    live: Live
+    projectors: Projectors
+    settings: ApiSettings = msgspec.field(default_factory=ApiSettings)
+    version: str = ""
+    now_ns: Callable[[], int] = time.time_ns

@@ -1,0 +1,202 @@
+"""Questions about the state, each answered by one or two statements."""
+
+import json
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from edgesync.model import Action, EntityType, EventType, Value, ValueType
+from edgesync_transport.messages import Lane
+from hubd.state import tables
+from hubd.state.pieces import from_bits
+
+
+class SeriesRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A series and its newest reading; the names are empty until its declaration arrives."""
+
+    ref: int
+    edge: str
+    series: int
+    entity: str
+    key: str
+    unit: str
+    type: str
+    points: int
+    time_ns: int
+    value: Value
+
+
+class Totals(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state holds of one edge."""
+
+    edge: str
+    readings: int = 0
+    events: int = 0
+    dead: int = 0
+    lost: int = 0
+    series: int = 0
+    stored_at_ns: int = 0
+
+
+class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
+    edge: str | None = None
+    type: int | None = None
+    action: int | None = None
+    entity: str | None = None
+    lane: int | None = None
+    status: str | None = None
+    text: str | None = None
+    from_ns: int | None = None
+    to_ns: int | None = None
+
+
+class EventRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of an edge. `body` is its JSON where it is JSON, else text or hex."""
+
+    n: int
+    edge: str
+    lane: str
+    seq: int
+    id: str
+    status: str
+    type: str
+    action: str
+    entity_type: str
+    entity: str
+    body: Any
+    reason: str
+    time_ns: int
+    created_ns: int
+    stored_at_ns: int
+
+
+class SkipRow(msgspec.Struct, frozen=True, kw_only=True):
+    """An entry of the log that a projector could not use."""
+
+    name: str
+    position: int
+    edge: str
+    error: str
+
+
+def series_of(connection: sa.Connection, edge: str, after: int, limit: int) -> list[SeriesRow]:
+    """Series of an edge with their newest readings, by ref, which must be > `after`."""
+    where = (tables.series.c.edge == edge) & (tables.series.c.ref > after)
+    return [_series_row(row) for row in connection.execute(_with_latest(where).limit(limit))]
+
+
+def find_series(
+    connection: sa.Connection, edge: str, entity: str, key: str
+) -> SeriesRow | None:
+    table = tables.series.c
+    where = (table.edge == edge) & (table.entity == entity) & (table.key == key)
+    row = connection.execute(_with_latest(where)).first()
+    return row and _series_row(row)
+
+
+def series_by_id(connection: sa.Connection, edge: str, series: int) -> SeriesRow | None:
+    table = tables.series.c
+    where = (table.edge == edge) & (table.series == tables.signed(series))
+    row = connection.execute(_with_latest(where)).first()
+    return row and _series_row(row)
+
+
+def totals(connection: sa.Connection) -> dict[str, Totals]:
+    """What the state holds, by edge."""
+    table = tables.series
+    by_edge = sa.select(table.c.edge, sa.func.count()).group_by(table.c.edge)
+    counts = {edge: count for edge, count in connection.execute(by_edge)}
+    return {
+        row.edge: Totals(
+            edge=row.edge, readings=row.readings, events=row.events, dead=row.dead, lost=row.lost,
+            series=counts.get(row.edge, 0), stored_at_ns=row.stored_at_ns,
+        )
+        for row in connection.execute(sa.select(tables.edge_totals))
+    }  # fmt: skip
+
+
+def events(
+    connection: sa.Connection, wanted: EventFilter, before: int | None, limit: int
+) -> list[EventRow]:
+    """The newest events first, older than `before` (their `n`)."""
+    table = tables.edge_events.c
+    equal = {name: getattr(wanted, name) for name in _EQUAL}
+    where = [table[name] == value for name, value in equal.items() if value is not None]
+    if wanted.from_ns is not None:
+        where.append(table.time_ns >= wanted.from_ns)
+    if wanted.to_ns is not None:
+        where.append(table.time_ns < wanted.to_ns)
+    if wanted.text is not None:
+        text = sa.cast(table.body, sa.Text)
+        where.append(
+            text.icontains(wanted.text, autoescape=True)
+            | table.reason.icontains(wanted.text, autoescape=True)
+            | table.entity.icontains(wanted.text, autoescape=True)
+        )
+    if before is not None:
+        where.append(table.n < before)
+    question = sa.select(tables.edge_events).where(*where).order_by(table.n.desc()).limit(limit)
+    return [_event_row(row) for row in connection.execute(question)]
+
+
+def skips(connection: sa.Connection, limit: int) -> list[SkipRow]:
+    """The newest entries that projectors skipped."""
+    table = tables.projector_skip
+    rows = connection.execute(sa.select(table).order_by(table.c.position.desc()).limit(limit))
+    return [
+        SkipRow(name=row.name, position=row.position, edge=row.edge, error=row.error)
+        for row in rows
+    ]
+
+
+_EQUAL = ("edge", "type", "action", "entity", "lane", "status")
+
+
+def _with_latest(where: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    table, newest = tables.series, tables.latest
+    return (
+        sa.select(table, newest)
+        .join_from(table, newest, newest.c.ref == table.c.ref)
+        .where(where)
+        .order_by(table.c.ref)
+    )
+
+
+def _series_row(row: sa.Row[Any]) -> SeriesRow:
+    return SeriesRow(
+        ref=row.ref, edge=row.edge, series=tables.unsigned(row.series), entity=row.entity or "",
+        key=row.key or "", unit=row.unit, type=name_of(ValueType, row.vtype), points=row.points,
+        time_ns=row.time_ns, value=from_bits(row.vtype, row.bits, row.text),
+    )  # fmt: skip
+
+
+def _event_row(row: sa.Row[Any]) -> EventRow:
+    return EventRow(
+        n=row.n, edge=row.edge, lane=name_of(Lane, row.lane), seq=tables.unsigned(row.seq),
+        id=f"{tables.unsigned(row.origin):016x}{tables.unsigned(row.number):016x}",
+        status=row.status, type=name_of(EventType, row.type), action=name_of(Action, row.action),
+        entity_type=name_of(EntityType, row.entity_type), entity=row.entity,
+        body=readable(row.body), reason=row.reason, time_ns=row.time_ns,
+        created_ns=row.created_ns, stored_at_ns=row.stored_at_ns,
+    )  # fmt: skip
+
+
+def name_of(kind: type[Any], number: int) -> str:
+    """The name a number has, or the number itself: a newer edge may know more kinds."""
+    try:
+        return str(kind(number).name).lower()
+    except ValueError:
+        return str(number)
+
+
+def readable(body: bytes) -> Any:
+    """Bytes as something a person can read: the JSON they are, the text they are, else hex."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return body.hex()
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return text
