@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False, autotestdict=False
 """Packing consecutive records into the payload of a batch, and back, without loss.
 
 The payload is docs/batch-format.md: an envelope (envelope.pxd) and, by codec, bare rows under LZ4

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False, autotestdict=False
 """LZ4 for values, where it helps.
 
 Marked bytes: `0 | value` as it is, or `1 | u32 size | LZ4 block`. Below 64 bytes LZ4 hardly ever
