@@ -85,14 +85,14 @@ def unpack(name: str) -> Path | None:
 
 def patch_lmdb(tree: Path) -> None:
     """Apply the series that the distribution's own setup.py applies, in its order."""
-    import patch_ng  # the tool that distribution uses too
+    import patch_ng  # the tool that distribution uses too, where there is no patch(1)
 
     series = re.search(r"name='v09'.*?patch_names=(\[.*?\])", (tree / "setup.py").read_text(), re.S)
     if series is None:
         raise SystemExit(f"{tree}/setup.py: the list of patches is not where it was")
     for name in ast.literal_eval(series.group(1)):
         patch = patch_ng.fromfile(str(tree / "lib" / "py-lmdb" / f"{name}.patch"))
-        if not patch or not patch.apply(3, root=str(tree / "lib")):
+        if not patch or not patch.apply(2, root=str(tree / "lib")):
             raise SystemExit(f"{tree}: patch {name} does not apply")
 
 
@@ -143,7 +143,7 @@ def extensions() -> list[Extension]:
         arguments: dict[str, list] = {
             "sources": [f"native/{source.name}"],
             # Hidden: two extensions may each carry a copy of lz4.c.
-            "extra_compile_args": ["-O3", "-fvisibility=hidden"],
+            "extra_compile_args": ["-O3", "-fvisibility=hidden", "-Wno-sign-compare"],
             "extra_link_args": [],
             "include_dirs": ["native"],
             "define_macros": [],
@@ -152,18 +152,20 @@ def extensions() -> list[Extension]:
         # LMDB is linked into `store` alone, which lends it to the others (native/README.md): an
         # environment must be opened once in a process, by one copy of the library.
         for name, needed in (
-            ("lmdb", source.stem == "store"),
+            ("lmdb", source.stem in ("store", "journal", "write")),
             ("lz4", re.search(r"^\s*(?:cimport|from)\s+(?:\w+\.)*lz4\b", text, re.M)),
         ):
-            if needed:
-                if name not in known:
-                    known[name] = library(name)
-                for key, value in known[name].items():
+            if not needed:
+                continue
+            if name not in known:
+                known[name] = library(name)
+            for key, value in known[name].items():
+                if name == "lz4" or source.stem == "store" or key == "include_dirs":
                     arguments[key] = arguments[key] + value
         result.append(Extension(f"edgesync._native.{source.stem}", **arguments))
     return cythonize(
         result,
-        include_path=["native"],
+        include_path=["native", "."],
         build_dir="build/cython",
         compiler_directives={"language_level": "3"},
         show_all_warnings=False,

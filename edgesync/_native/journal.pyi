@@ -25,6 +25,8 @@ class Rows:
     last_chain: int
     data: bytes
 
+    def __len__(self) -> int: ...
+
 @final
 class Journal:
     def __new__(cls, store: Store) -> Journal: ...
@@ -43,10 +45,18 @@ class Journal:
         """
 
     def chain_at(self, lane: int, seq: int) -> int | None:
-        """The running hash at `seq`; None when seq is beyond the tail or below what is retained."""
+        """The running hash at `seq`; None when seq is beyond the tail or below what is retained.
+
+        Raises DamagedRecord when the record there is.
+        """
+
+    def raw(self, lane: int, seq: int) -> bytes | None:
+        """The stored bytes at `seq` as they are, unverified; None when no key carries it."""
 
 class DamagedRecord(Exception):
     """A stored record whose checksum does not fit; it was not delivered (I14)."""
 
     lane: int
     seq: int
+
+    def __init__(self, lane: int, seq: int) -> None: ...

@@ -1,32 +1,10 @@
 """One LMDB environment: everything one process keeps durably."""
 
 from collections.abc import Sequence
-from typing import Literal, final
+from types import TracebackType
+from typing import Literal, Self, final
 
-@final
-class Write:
-    """What one transaction will do, collected in memory; used once, by one thread."""
-
-    def __new__(cls) -> Write: ...
-    def put(self, db: str, key: bytes, value: bytes) -> None: ...
-    def delete(self, db: str, key: bytes) -> None:
-        """Delete one key; a missing key is no error."""
-
-    def append(self, lane: int, kind: int, body: bytes, origin: int = 0, number: int = 0) -> None:
-        """Append a record; origin 0 means "this opening of the store, next number"."""
-
-    def append_many(self, lane: int, kind: int, bodies: Sequence[bytes]) -> None: ...
-    def mark(self, lane: int, floor: int, safe: int) -> None:
-        """Remember what the hub has (I3); floors only grow, except by `rewind`."""
-
-    def rewind(self, lane: int, floor: int) -> None: ...
-    def trim(self, lane: int, up_to: int) -> None:
-        """Delete records with seq <= up_to."""
-
-    def replace(self, lane: int, seq: int, kind: int, body: bytes) -> None:
-        """Put a record in place of a damaged one (a loss record), keeping its seq."""
-
-    def __len__(self) -> int: ...
+from edgesync._native.write import Write as Write
 
 @final
 class Store:
@@ -46,9 +24,17 @@ class Store:
     @property
     def path(self) -> str: ...
     @property
-    def used_bytes(self) -> int: ...
+    def origin(self) -> int:
+        """The random half of the event ids given since this store was opened, or forked."""
+
     @property
-    def map_bytes(self) -> int: ...
+    def used_bytes(self) -> int:
+        """Bytes of pages in use; what was freed is used again and does not count."""
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes the file has now."""
+
     @property
     def map_bytes_max(self) -> int: ...
     def apply(self, write: Write) -> tuple[int, int, int]:
@@ -69,11 +55,25 @@ class Store:
     def copy(self, path: str) -> None:
         """Write a consistent compacted copy of the environment into directory `path`."""
 
-    def check_readers(self) -> int: ...
+    def check_readers(self) -> int:
+        """Free the slots of readers whose process died; returns how many."""
+
     def release_pages(self) -> None:
         """Give the mapped pages back to the page cache; they no longer count as resident."""
 
-    def close(self) -> None: ...
+    def reopen(self) -> None:
+        """Close and open again, as after an input/output error; a new origin is drawn."""
+
+    def close(self) -> None:
+        """Wait for calls under way, then close; closing twice is no error."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 def versions() -> dict[str, str]:
     """Versions of the C libraries linked in, and where they came from."""

@@ -1,0 +1,1 @@
+"""Typed doors to the compiled store: everything one process keeps durably."""

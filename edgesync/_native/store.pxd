@@ -1,0 +1,54 @@
+"""What the other compiled modules borrow from `store`, which alone has LMDB linked in."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from lanes cimport LanePos
+from lmdb cimport MDB_cursor, MDB_cursor_op, MDB_dbi, MDB_txn, MDB_val
+from transact cimport Env
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+cdef class Store:
+    cdef Env e
+    cdef pthread_mutex_t mutex
+    cdef object _path
+    cdef dict dbis
+    cdef tuple options
+    cdef int lock_fd
+    cdef long pid
+    cdef long users
+    cdef bint closing
+    cdef void *map_at
+    cdef object identity
+
+    cdef open(self)
+    cdef claim(self)
+    cdef create(self)
+    cdef open_env(self, str path)
+    cdef open_databases(self)
+    cdef dict open_each(self, MDB_txn *txn, names, integers, readonly)
+    cdef int format_of(self, MDB_txn *txn) except -1
+    cdef write_format(self, MDB_txn *txn)
+    cdef shut(self)
+    cdef disk_is_full(self)
+    cdef size_t used(self) noexcept
+    cdef known(self, str db)
+    cdef list walk(
+        self, MDB_txn *txn, MDB_cursor *cursor, MDB_dbi dbi, bytes start, bytes stop,
+        Py_ssize_t limit, Py_ssize_t limit_bytes, bint reverse)
+    cdef wait_for_users(self)
+    cdef int enter(self) except -1
+    cdef void leave(self) noexcept
+    cdef object failure(self, int rc)
+
+cdef int read_begin(Env *e, MDB_txn **txn) noexcept nogil
+cdef void read_end(MDB_txn *txn) noexcept nogil
+cdef int lane_positions(Env *e, MDB_txn *txn, uint8_t lane, LanePos *pos) noexcept nogil
+cdef int lane_chain_before(
+    Env *e, MDB_txn *txn, const LanePos *pos, uint64_t seq, uint64_t *chain) noexcept nogil
+cdef int lane_cursor(Env *e, MDB_txn *txn, uint8_t lane, MDB_cursor **cursor) noexcept nogil
+cdef int cursor_get(
+    MDB_cursor *cursor, MDB_val *key, MDB_val *value, MDB_cursor_op op) noexcept nogil
+cdef void cursor_end(MDB_cursor *cursor) noexcept nogil

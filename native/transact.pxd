@@ -1,0 +1,253 @@
+"""One transaction from begin to commit in one call, without the GIL.
+
+Begin and commit stand in one function on purpose: LMDB ties a write transaction to the thread that
+began it, and a Trio task may resume on no thread of its own.
+"""
+
+from libc.errno cimport ENOSPC, errno
+from libc.stdint cimport int32_t, uint8_t, uint64_t
+from libc.string cimport memset
+
+from lanes cimport (
+    DISK_FULL, HEAD_BYTES, INTAKE_FULL, LANES, NO_JOURNAL, LanePos, append_record, load_lane,
+    move_back, move_mark, replace_record, save_lane, trim_lane,
+)
+from lmdb cimport *
+
+cdef extern from "<fcntl.h>" nogil:
+    int fallocate(int fd, int mode, long offset, long size)
+
+cdef enum Code:
+    OP_PUT
+    OP_DELETE
+    OP_APPEND
+    OP_MARK
+    OP_REWIND
+    OP_TRIM
+    OP_REPLACE
+    OP_NEW_ORIGIN
+
+cdef struct Op:
+    uint8_t code
+    uint8_t lane
+    uint8_t kind
+    int32_t db  # index into the Write's own names
+    const void *key
+    size_t key_size
+    const void *value
+    size_t value_size
+    uint64_t a  # origin, floor or up_to
+    uint64_t b  # number, safe or seq
+
+cdef struct Env:
+    MDB_env *env
+    int fd
+    size_t page_bytes
+    size_t limit_bytes  # of the map
+    size_t step_bytes  # by which the file grows
+    size_t allocated_bytes  # of the file, reserved on the disk
+    MDB_dbi journals[3]
+    MDB_dbi lanes
+    bint has_lanes
+    uint64_t origin
+    uint64_t number  # last one given
+
+cdef struct Work:
+    MDB_txn *txn
+    MDB_cursor *cursors[3]
+    LanePos pos[3]
+    bint changed[3]
+    uint64_t origin
+    uint64_t number
+
+cdef inline size_t high_water(Env *e) noexcept nogil:
+    """Bytes up to the last page ever used."""
+    cdef MDB_envinfo info
+    mdb_env_info(e.env, &info)
+    return (info.me_last_pgno + 1) * e.page_bytes
+
+cdef inline int free_bytes(Env *e, size_t *result) noexcept nogil:
+    """Bytes of the pages that were given back, from LMDB's own list (database 0)."""
+    cdef MDB_txn *txn = NULL
+    cdef MDB_cursor *cursor = NULL
+    cdef MDB_val key, data
+    cdef size_t pages = 0
+    cdef int rc = mdb_txn_begin(e.env, NULL, MDB_RDONLY, &txn)
+    if rc:
+        return rc
+    rc = mdb_cursor_open(txn, 0, &cursor)
+    while rc == 0:
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT)
+        if rc == 0 and data.mv_size >= sizeof(size_t):
+            # A list of page numbers, its length first.
+            pages += (<size_t *>data.mv_data)[0]
+    if cursor != NULL:
+        mdb_cursor_close(cursor)
+    mdb_txn_abort(txn)
+    result[0] = pages * e.page_bytes
+    return 0 if rc == MDB_NOTFOUND else rc
+
+cdef inline size_t needed_bytes(Env *e, const Op *ops, size_t count) noexcept nogil:
+    """An upper estimate of what the intake among `ops` adds to the file; 0 if there is none."""
+    cdef size_t total = 0, one, i
+    for i in range(count):
+        if ops[i].code != OP_PUT and ops[i].code != OP_APPEND:
+            continue
+        if ops[i].code == OP_PUT and ops[i].a:
+            continue  # essential: uses the reserve
+        # Node header, key, and a value beside it, or on pages of its own when it is large.
+        one = ops[i].value_size + ops[i].key_size + HEAD_BYTES + 24
+        if one > e.page_bytes // 2:
+            one += e.page_bytes
+        total += one
+    return total + total // 4
+
+cdef inline int make_room(Env *e, size_t need) noexcept nogil:
+    """Refuse intake above 90 % of the map; reserve disk space before it is needed.
+
+    The last tenth is for trimming, marks and deletes: LMDB needs new pages to free old ones. With
+    the space reserved, a disk that others fill up never fails a commit half-way.
+    """
+    cdef size_t used = high_water(e), free_ = 0, want, size
+    cdef size_t limit = e.limit_bytes // 10 * 9
+    cdef int rc
+    if need and used + need > limit:
+        rc = free_bytes(e, &free_)
+        if rc:
+            return rc
+        if used - free_ + need > limit:
+            return INTAKE_FULL
+    want = used + need + 64 * e.page_bytes
+    if want > e.limit_bytes:
+        want = e.limit_bytes
+    if want <= e.allocated_bytes:
+        return 0
+    size = (want + e.step_bytes - 1) // e.step_bytes * e.step_bytes
+    if size > e.limit_bytes:
+        size = e.limit_bytes
+    if fallocate(e.fd, 0, 0, size) == 0:
+        e.allocated_bytes = size
+        return 0
+    if errno != ENOSPC:
+        return 0  # a file system without reservation: the commit itself will tell
+    if fallocate(e.fd, 0, 0, want) == 0:
+        e.allocated_bytes = want
+        return 0
+    if need == 0:
+        return 0
+    rc = free_bytes(e, &free_)
+    if rc == 0 and free_ < need + 64 * e.page_bytes:
+        rc = DISK_FULL
+    return rc
+
+cdef inline int lane_of(Env *e, Work *w, uint8_t lane) noexcept nogil:
+    if not e.has_lanes:
+        return NO_JOURNAL
+    w.changed[lane] = True
+    return 0
+
+cdef inline int append_op(Env *e, Work *w, const Op *op) noexcept nogil:
+    cdef uint64_t origin = op.a, number = op.b
+    cdef int rc
+    if w.cursors[op.lane] == NULL:
+        rc = mdb_cursor_open(w.txn, e.journals[op.lane], &w.cursors[op.lane])
+        if rc:
+            return rc
+    if origin == 0:
+        w.number += 1
+        origin = w.origin
+        number = w.number
+    return append_record(
+        w.cursors[op.lane], &w.pos[op.lane], op.kind, origin, number, op.value, op.value_size)
+
+cdef inline int lane_op(Env *e, Work *w, const Op *op) noexcept nogil:
+    cdef LanePos *pos = &w.pos[op.lane]
+    if op.code == OP_APPEND:
+        return append_op(e, w, op)
+    if op.code == OP_MARK:
+        return move_mark(pos, op.a, op.b)
+    if op.code == OP_REWIND:
+        move_back(pos, op.a)
+        return 0
+    if op.code == OP_TRIM:
+        return trim_lane(w.txn, e.journals[op.lane], pos, op.a)
+    w.number += 1
+    return replace_record(
+        w.txn, e.journals[op.lane], pos, op.b, op.kind, w.origin, w.number,
+        op.value, op.value_size)
+
+cdef inline int step(
+    Env *e, Work *w, const Op *op, const MDB_dbi *dbis, uint64_t fresh_origin,
+) noexcept nogil:
+    cdef MDB_val key, data
+    cdef int rc
+    if op.code == OP_PUT or op.code == OP_DELETE:
+        key.mv_size = op.key_size
+        key.mv_data = <void *>op.key
+        if op.code == OP_PUT:
+            data.mv_size = op.value_size
+            data.mv_data = <void *>op.value
+            return mdb_put(w.txn, dbis[op.db], &key, &data, 0)
+        rc = mdb_del(w.txn, dbis[op.db], &key, NULL)
+        return 0 if rc == MDB_NOTFOUND else rc
+    if op.code == OP_NEW_ORIGIN:
+        w.origin = fresh_origin
+        w.number = 0
+        return 0
+    rc = lane_of(e, w, op.lane)
+    return rc if rc else lane_op(e, w, op)
+
+cdef inline int carry_out(
+    Env *e, Work *w, const Op *ops, size_t count, const MDB_dbi *dbis, uint64_t fresh_origin,
+) noexcept nogil:
+    cdef size_t i
+    cdef uint8_t lane
+    cdef int rc = 0
+    if e.has_lanes:
+        for lane in range(LANES):
+            rc = load_lane(w.txn, e.lanes, lane, &w.pos[lane])
+            if rc:
+                return rc
+    for i in range(count):
+        rc = step(e, w, &ops[i], dbis, fresh_origin)
+        if rc:
+            return rc
+    for lane in range(LANES):
+        if w.changed[lane]:
+            rc = save_lane(w.txn, e.lanes, &w.pos[lane])
+            if rc:
+                return rc
+    return 0
+
+cdef inline int transact(
+    Env *e, const Op *ops, size_t count, const MDB_dbi *dbis, uint64_t fresh_origin,
+    uint64_t *tails,
+) noexcept nogil:
+    """Carry out all of `ops` and sync once, or nothing. The caller holds the writer's mutex."""
+    cdef Work w
+    cdef uint8_t lane
+    cdef int rc
+    memset(&w, 0, sizeof(Work))
+    w.origin = e.origin
+    w.number = e.number
+    rc = make_room(e, needed_bytes(e, ops, count))
+    if rc:
+        return rc
+    rc = mdb_txn_begin(e.env, NULL, 0, &w.txn)
+    if rc:
+        return rc
+    rc = carry_out(e, &w, ops, count, dbis, fresh_origin)
+    for lane in range(LANES):
+        if w.cursors[lane] != NULL:
+            mdb_cursor_close(w.cursors[lane])
+    if rc:
+        mdb_txn_abort(w.txn)
+        return rc
+    rc = mdb_txn_commit(w.txn)
+    if rc:
+        return rc
+    e.origin = w.origin
+    e.number = w.number
+    for lane in range(LANES):
+        tails[lane] = w.pos[lane].tail
+    return 0
