@@ -1,0 +1,264 @@
+"""The edge's end of a link: a fresh DEALER for each attempt, CURVE towards one known server key.
+
+ZeroMQ would reconnect by itself, silently, and go on sending into a session the hub has already
+ended. So reconnecting is switched off: a link lives as long as one TCP connection, its end is a
+LinkLost that names the cause, and whoever drives the link decides when to try again (I5).
+"""
+
+import enum
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from edgesync_transport import pump, wire
+from edgesync_transport.keys import KeyPair
+from edgesync_transport.link import LinkClosed
+from edgesync_transport.messages import Message
+from edgesync_transport.seldom import Seldom
+from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings, new_context, prepare
+
+log = logging.getLogger(__name__)
+
+RESOLVE_TIMEOUT_S: Final = 10.0
+
+
+class Phase(enum.Enum):
+    """How far a link has come."""
+
+    CONNECTING = "connecting"
+    GREETING = "greeting"  # TCP is there, CURVE is not yet
+    UP = "up"
+    ENDED = "ended"
+
+
+class Cause(enum.Enum):
+    """Why a link ended; the value is a sentence for status pages."""
+
+    UNRESOLVED = "the hub's name cannot be resolved"
+    UNREACHABLE = "nothing answers at the hub's address"
+    SILENT = "something accepts connections there but does not answer as a hub"
+    UNPROVEN = "the hub has another server key than expected, or it is no hub"
+    REFUSED = "the hub does not know this edge's key: not enrolled, or revoked"
+    LOST = "the connection was lost"
+    CLOSED = "closed on this side"
+
+
+class LinkLost(LinkClosed):
+    """The link has ended; `cause` says why."""
+
+    def __init__(self, address: str, cause: Cause, detail: str = "") -> None:
+        super().__init__(f"{address}: {cause.value}{f' ({detail})' if detail else ''}")
+        self.address = address
+        self.cause = cause
+
+
+class ZmqLink:
+    """One attempt to reach the hub; made by `ZmqConnect`, implements `link.Link`."""
+
+    def __init__(
+        self, address: str, socket: zmq.Socket[bytes], settings: LinkSettings, log_seldom: Seldom
+    ) -> None:
+        self.address = address
+        self.phase = Phase.CONNECTING
+        self.malformed = 0  # messages of the hub that were dropped: not decodable
+        self.unknown = 0  # ... of a kind this version does not know
+        self._socket = socket
+        self._settings = settings
+        self._seldom = log_seldom
+        self._pump = pump.Pump(socket, limits=settings.pump)
+        self._scope = trio.CancelScope()
+        self._gone = trio.Event()
+        self._end: LinkLost | None = None
+        self._is_farewell = False
+
+    async def send(self, message: Message) -> None:
+        """Queue `message`, waiting while the queue is full; raises LinkLost once the link ended."""
+        if self._end is not None:
+            raise self._lost()
+        try:
+            await self._pump.send(wire.encode(message, self._settings.wire))
+        except pump.PumpClosed:
+            raise self._lost() from None
+
+    async def receive(self) -> Message:
+        """Return the next valid message; raises LinkLost when there will be none."""
+        while True:
+            try:
+                frames = await self._pump.receive()
+            except pump.PumpClosed:
+                raise self._lost() from None
+            try:
+                return wire.decode(frames, self._settings.wire)
+            except wire.UnknownMessage:
+                self.unknown += 1
+            except wire.WireError as error:
+                self.malformed += 1
+                if (again := self._seldom.ask("malformed")) is not None:
+                    log.warning("dropped from %s: %s; %d more before", self.address, error, again)
+
+    async def aclose(self) -> None:
+        """End the link; what was sent last (a Bye) gets `farewell_s` to leave."""
+        self._is_farewell = self._end is None
+        self._finish(Cause.CLOSED)
+        with trio.CancelScope(shield=True):
+            await self._gone.wait()
+
+    def _lost(self) -> LinkLost:
+        # A new object each time: an exception that is raised twice grows its traceback.
+        end = self._end or LinkLost(self.address, Cause.CLOSED)
+        lost = LinkLost(self.address, end.cause)
+        lost.args = end.args
+        return lost
+
+    def _finish(self, cause: Cause, detail: str = "") -> None:
+        if self._end is None:
+            self._end = LinkLost(self.address, cause, detail)
+            self.phase = Phase.ENDED
+            log.debug("link ended: %s", self._end)
+            self._scope.cancel()
+
+    async def _run(self, turn: int) -> None:
+        """Own both sockets of this link until it ends."""
+        monitor = self._socket.get_monitor_socket()
+        try:
+            with self._scope:
+                if (endpoint := await self._resolve(turn)) is None:
+                    return
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(pump.serve, monitor, self._on_event)
+                    self._socket.connect(endpoint)
+                    nursery.start_soon(self._pump.run)
+        finally:
+            self._finish(Cause.CLOSED)
+            # Messages that came before the end are still worth reading, a Bye worth sending.
+            self._pump.flush()
+            self._pump.close()
+            self._socket.disable_monitor()
+            monitor.close()
+            farewell_s = self._settings.farewell_s if self._is_farewell else 0.0
+            self._socket.close(linger=round(farewell_s * 1000))
+            self._gone.set()
+
+    async def _resolve(self, turn: int) -> str | None:
+        """Return the address as numbers, None if there are none; attempts take turns on them.
+
+        libzmq would resolve in its I/O thread, where a slow name server stops every connection.
+        """
+        host, port = split_address(self.address)
+        try:
+            with trio.fail_after(RESOLVE_TIMEOUT_S):
+                found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+        except (OSError, UnicodeError, trio.TooSlowError) as error:
+            self._finish(Cause.UNRESOLVED, str(error) or type(error).__name__)
+            return None
+        ip = str(found[turn % len(found)][4][0])
+        return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
+
+    def _on_event(self, frames: pump.Frames) -> None:
+        """Follow the connection through libzmq's socket monitor (zmq_socket_monitor(3))."""
+        report = parse_monitor_message(frames)
+        event, value = report["event"], int(report["value"])
+        if event == zmq.EVENT_CONNECTED:
+            self.phase = Phase.GREETING
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.phase = Phase.UP
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+            self._finish(Cause.REFUSED, f"ZAP status {value}")
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == zmq.EAGAIN:
+            self._finish(Cause.SILENT, f"no handshake in {self._settings.handshake_s:g} s")
+        elif event in (
+            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+            zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+        ):
+            self._finish(Cause.UNPROVEN)
+        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
+            self._finish(_CAUSE_OF_CLOSE[self.phase])
+
+
+_CAUSE_OF_CLOSE: Final = {
+    Phase.CONNECTING: Cause.UNREACHABLE,
+    Phase.GREETING: Cause.UNPROVEN,
+    Phase.UP: Cause.LOST,
+    Phase.ENDED: Cause.CLOSED,
+}
+
+
+class ZmqConnect:
+    """Makes links to one hub; implements `link.Connect`. See `open_connect`."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        server_key: str,
+        keys: KeyPair,
+        settings: LinkSettings,
+        context: zmq.Context[zmq.Socket[bytes]],
+        nursery: trio.Nursery,
+    ) -> None:
+        split_address(address)
+        self.address = address
+        self._server_key = server_key
+        self._keys = keys
+        self._settings = settings
+        self._context = context
+        self._nursery = nursery
+        self._seldom = Seldom()
+        self._turn = 0
+
+    async def __call__(self) -> ZmqLink:
+        """Start an attempt and return at once; the first receive tells what became of it."""
+        await trio.lowlevel.checkpoint()
+        socket = self._context.socket(zmq.DEALER)
+        prepare(socket, self._settings)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, round(self._settings.connect_s * 1000))
+        socket.curve_serverkey = self._server_key.encode()
+        socket.curve_publickey = self._keys.public.encode()
+        socket.curve_secretkey = self._keys.secret.encode()
+        link = ZmqLink(self.address, socket, self._settings, self._seldom)
+        self._nursery.start_soon(link._run, self._turn)
+        self._turn += 1
+        return link
+
+
+@asynccontextmanager
+async def open_connect(
+    address: str, *, server_key: str, keys: KeyPair, settings: LinkSettings = DEFAULT_SETTINGS
+) -> AsyncIterator[ZmqConnect]:
+    """Yield a Connect for the hub at `address`; all its links end with the block.
+
+    address     `tcp://host:port`, `tcp://[v6]:port`; ValueError otherwise
+    server_key  the hub's public key in Z85; a hub that cannot prove it gets nothing
+    """
+    context = new_context()
+    try:
+        async with trio.open_nursery() as nursery:
+            yield ZmqConnect(
+                address,
+                server_key=server_key,
+                keys=keys,
+                settings=settings,
+                context=context,
+                nursery=nursery,
+            )
+            nursery.cancel_scope.cancel()
+    finally:
+        # All sockets are closed; this waits for the last farewell, at most `farewell_s`.
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(context.term)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Return host and port of `tcp://host:port`; raises ValueError."""
+    scheme, _, rest = address.partition("://")
+    host, _, port = rest.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if scheme != "tcp" or not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{address!r} is no hub address: it would be tcp://host:port")
+    return host, int(port)

@@ -1,0 +1,120 @@
+"""Who may connect: the table of known keys, and the ZAP handler that asks it.
+
+ZAP is ZeroMQ's question "may this key in?", put once a connection, in the handshake, over
+inproc://zeromq.zap.01 (rfc.zeromq.org/spec/27). It cannot end a connection that is already in,
+so `router.py` asks the same table again for every message: removing a key takes effect at once.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+import zmq
+from zmq.utils import z85
+
+from edgesync_transport import pump
+from edgesync_transport.keys import is_key
+from edgesync_transport.seldom import Seldom
+
+log = logging.getLogger(__name__)
+
+ENDPOINT: Final = "inproc://zeromq.zap.01"
+VERSION: Final = b"1.0"
+DOMAIN: Final = "edgesync"
+KEY_BYTES: Final = 32
+
+
+class KeyTable:
+    """Public keys in Z85 and the edge each one speaks for. Changes hold from the next message on.
+
+    An edge may have several keys for a while, so that one can be replaced without a gap.
+    """
+
+    def __init__(self, edges: Mapping[str, str] | None = None) -> None:
+        self._edges: dict[str, str] = {}
+        for public, edge in (edges or {}).items():
+            self.add(public, edge)
+
+    def __len__(self) -> int:
+        return len(self._edges)
+
+    def add(self, public: str, edge: str) -> None:
+        """Let `public` speak for `edge`. A key speaks for one edge: another one is a ValueError."""
+        if not is_key(public):
+            raise ValueError(f"{public!r} is not 40 characters of Z85")
+        if not edge:
+            raise ValueError("an edge has a name")
+        if self._edges.setdefault(public, edge) != edge:
+            raise ValueError(f"the key already speaks for {self._edges[public]}")
+
+    def remove(self, public: str) -> bool:
+        """Revoke one key; True if it was known."""
+        return self._edges.pop(public, None) is not None
+
+    def remove_edge(self, edge: str) -> int:
+        """Revoke every key of `edge`; returns how many there were."""
+        gone = [public for public, owner in self._edges.items() if owner == edge]
+        for public in gone:
+            del self._edges[public]
+        return len(gone)
+
+    def edge_of(self, public: str) -> str | None:
+        return self._edges.get(public)
+
+
+class Zap:
+    """Answers the handshakes of every CURVE server socket of one ZeroMQ context.
+
+    A context has room for one: a second one there is a ZMQError with EADDRINUSE.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], keys: KeyTable) -> None:
+        self._keys = keys
+        self._seldom = Seldom()
+        self.accepted = 0
+        self.refused = 0
+        self._socket = context.socket(zmq.REP)
+        self._socket.linger = 0
+        try:
+            self._socket.bind(ENDPOINT)
+        except zmq.ZMQError:
+            self._socket.close()
+            raise
+
+    async def run(self) -> None:
+        """Answer until cancelled, then close the socket; handshakes wait for an answer."""
+        try:
+            await pump.serve(self._socket, self._answer)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _answer(self, request: pump.Frames) -> None:
+        status, text, user = self._judge(request)
+        request_id = request[1] if len(request) > 1 else b""
+        self._socket.send_multipart([VERSION, request_id, status, text, user, b""])
+
+    def _judge(self, request: pump.Frames) -> tuple[bytes, bytes, bytes]:
+        """Return status, its text and the User-Id, which is the key itself in Z85."""
+        # version, request id, domain, address, routing id, mechanism, client key
+        if len(request) != 7 or request[0] != VERSION or len(request[6]) != KEY_BYTES:
+            self.refused += 1
+            return b"400", b"not a CURVE request", b""
+        _, _, domain, address, _, mechanism, key = request
+        public = z85.encode(key)
+        edge = self._keys.edge_of(public.decode())
+        if domain.decode("utf-8", "replace") != DOMAIN or mechanism != b"CURVE" or edge is None:
+            self.refused += 1
+            if (again := self._seldom.ask(address)) is not None:
+                log.warning(
+                    "unknown key %s from %s refused; %d more before",
+                    public.decode(),
+                    address.decode("ascii", "replace"),
+                    again,
+                )
+            return b"400", b"unknown key", b""
+        self.accepted += 1
+        log.debug("handshake: edge=%s from %s", edge, address.decode("ascii", "replace"))
+        return b"200", b"OK", public
