@@ -1,6 +1,5 @@
 """Questions about the state, each answered by one or two statements."""
 
-import json
 from typing import Any
 
 import msgspec
@@ -197,6 +196,7 @@ def readable(body: bytes) -> Any:
     except UnicodeDecodeError:
         return body.hex()
     try:
-        return json.loads(text) if text else None
+        # msgspec turns whole numbers beyond 64 bits into floats, so it can also write them.
+        return msgspec.json.decode(text) if text else None
     except (ValueError, RecursionError):
         return text

@@ -1,0 +1,60 @@
+"""Puts the API, the metrics and the dashboard together into one ASGI application."""
+
+import msgspec
+import trio
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from hubd.api import openapi, routes
+from hubd.api.context import Context
+from hubd.api.errors import ApiError
+from hubd.api.fleet import known_edge, projector_status
+from hubd.api.metrics import exposition
+from hubd.api.params import LiveParams
+from hubd.api.security import Guard
+from hubd.api.stream import live_readings
+from hubd.state import QueryTooSlow, views
+from hubd.web.pages import page_routes
+
+
+def make_app(context: Context) -> ASGIApp:
+    """The hub's HTTP side. Needs a running Trio; listens on nothing by itself."""
+    description = msgspec.json.encode(openapi.document(context.version))
+
+    async def describe(_request: Request) -> Response:
+        return Response(description, media_type="application/json")
+
+    async def live(request: Request) -> Response:
+        params = routes.read_params(request, LiveParams)
+        if params.edge is not None:
+            known_edge(context, params.edge)
+        return live_readings(context, params)
+
+    async def metrics(request: Request) -> Response:
+        totals = await context.state.read(views.totals)
+        edges, status = list(context.hub.edges()), projector_status(context)
+        head, accept = context.hub.log_head, request.headers.get("accept", "")
+        body, content_type = await trio.to_thread.run_sync(
+            exposition, edges, totals, status, head, accept
+        )
+        return Response(body, headers={"Content-Type": content_type})
+
+    app = Starlette(
+        routes=[
+            *routes.routes(context),
+            Route(openapi.STREAM, live, methods=["GET"]),
+            Route("/openapi.json", describe, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+            *page_routes(context),
+        ],
+        exception_handlers={
+            ApiError: routes.on_api_error,
+            QueryTooSlow: routes.on_too_slow,
+            HTTPException: routes.on_http_error,
+        },
+    )
+    return Guard(app, context.settings)

@@ -1,0 +1,147 @@
+"""Answers about edges, the links they have, and the hub itself."""
+
+from collections.abc import Mapping
+
+from hubd.api.answers import (
+    Edge,
+    Edges,
+    Healthz,
+    Latest,
+    Ledger,
+    LinkEvents,
+    ProjectorStatus,
+    Series,
+    SeriesPage,
+    Stats,
+)
+from hubd.api.context import Context, EdgeView
+from hubd.api.errors import no_such_edge
+from hubd.api.health import health_of
+from hubd.api.params import Int64, LinkEventsPage, Nothing, OneEdge, make_cursor, read_cursor
+from hubd.api.params import SeriesPage as SeriesParams
+from hubd.project import Health
+from hubd.state import views
+from hubd.state.views import SeriesRow, Totals
+
+SKIPS_SHOWN = 20
+FIRST_EVENT = (1 << 63) - 1
+
+
+def known_edge(context: Context, name: str) -> EdgeView:
+    view = context.hub.edge(name)
+    if view is None:
+        raise no_such_edge(name)
+    return view
+
+
+async def edges(context: Context, _params: Nothing) -> Edges:
+    totals = await context.state.read(views.totals)
+    shown = [
+        Edge(link=view, health=health_of(view), state=totals.get(view.edge, Totals(edge=view.edge)))
+        for view in context.hub.edges()
+    ]
+    return Edges(now_ns=context.now_ns(), edges=shown)
+
+
+async def one_edge(context: Context, params: OneEdge) -> Edge:
+    view = known_edge(context, params.edge)
+    totals = await context.state.read(views.totals)
+    state = totals.get(view.edge, Totals(edge=view.edge))
+    return Edge(link=view, health=health_of(view), state=state)
+
+
+def shown_series(row: SeriesRow) -> Series:
+    return Series(
+        series=f"{row.series:016x}", entity=row.entity, key=row.key, unit=row.unit, type=row.type,
+        points=row.points, time_ns=row.time_ns, value=row.value,
+    )  # fmt: skip
+
+
+async def series(context: Context, params: SeriesParams) -> SeriesPage:
+    known_edge(context, params.edge)
+    rows, following = await _series_rows(context, params)
+    return SeriesPage(edge=params.edge, series=[shown_series(r) for r in rows], next=following)
+
+
+async def latest(context: Context, params: SeriesParams) -> Latest:
+    known_edge(context, params.edge)
+    rows, following = await _series_rows(context, params)
+    by_entity: dict[str, dict[str, Series]] = {}
+    for row in rows:
+        # A series nobody has declared yet is shown under its number.
+        keys = by_entity.setdefault(row.entity, {})
+        keys[row.key or f"{row.series:016x}"] = shown_series(row)
+    return Latest(edge=params.edge, now_ns=context.now_ns(), latest=by_entity, next=following)
+
+
+async def _series_rows(
+    context: Context, params: SeriesParams
+) -> tuple[list[SeriesRow], str | None]:
+    (after,) = read_cursor(params.after, tuple[Int64], (0,))
+    rows = await context.state.read(
+        lambda c: views.series_of(c, params.edge, after, params.limit)
+    )
+    return rows, make_cursor(rows[-1].ref) if len(rows) == params.limit else None
+
+
+async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:
+    if params.edge is not None:
+        known_edge(context, params.edge)
+    (before,) = read_cursor(params.after, tuple[Int64], (FIRST_EVENT,))
+    found = list(
+        context.hub.link_events(edge=params.edge, before=before, limit=params.limit)
+    )
+    following = make_cursor(found[-1].n) if len(found) == params.limit else None
+    return LinkEvents(events=found, next=following)
+
+
+async def stats(context: Context, _params: Nothing) -> Stats:
+    totals = await context.state.read(views.totals)
+    in_log = context.hub.readings_in_log()
+    return Stats(
+        now_ns=context.now_ns(),
+        version=context.version,
+        log_head=context.hub.log_head,
+        projectors=projector_status(context),
+        ledger=[
+            _ledger(view, totals.get(view.edge, Totals(edge=view.edge)), in_log)
+            for view in context.hub.edges()
+        ],
+        skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN)),
+        watchers=context.live.watchers,
+    )
+
+
+def _ledger(view: EdgeView, held: Totals, in_log: Mapping[str, int] | None) -> Ledger:
+    return Ledger(
+        edge=view.edge,
+        records_at_edge=sum(lane.tail for lane in view.lanes),
+        records_in_log=sum(lane.floor for lane in view.lanes),
+        readings_in_log=None if in_log is None else in_log.get(view.edge, 0),
+        readings_in_state=held.readings,
+        events_in_state=held.events,
+        dead=held.dead,
+        lost=held.lost,
+    )
+
+
+def projector_status(context: Context) -> list[ProjectorStatus]:
+    head = context.hub.log_head
+    return [
+        ProjectorStatus(
+            name=progress.name, position=progress.position,
+            lag=max(0, head - progress.position), health=progress.health.value,
+            skipped=progress.skipped, error=progress.error,
+        )
+        for progress in context.projectors.progress
+    ]  # fmt: skip
+
+
+async def healthz(context: Context, _params: Nothing) -> Healthz:
+    problems = [
+        f"projector {progress.name} waits at {progress.position}: {progress.error}"
+        for progress in context.projectors.progress
+        if progress.health is Health.FAILING
+    ]
+    return Healthz(status="degraded" if problems else "ok", problems=problems)
+

@@ -1,0 +1,104 @@
+"""/metrics for Prometheus, gathered when asked."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from hubd.api.answers import ProjectorStatus
+from hubd.api.context import EdgeView
+from hubd.state.views import Totals
+
+STATES: Final = (
+    "connected", "processing", "disconnected", "queuing", "reconnecting", "draining",
+)  # fmt: skip
+
+
+def exposition(
+    edges: Iterable[EdgeView],
+    totals: Mapping[str, Totals],
+    projectors: Iterable[ProjectorStatus],
+    log_head: int,
+    accept: str,
+) -> tuple[bytes, str]:
+    """Return (body, content type) in the format the scraper prefers."""
+    registry = CollectorRegistry(auto_describe=False)
+    metrics = [*_edges(list(edges)), *_held(totals), *_projectors(projectors, log_head)]
+    registry.register(_Gathered(metrics))
+    encode, content_type = choose_encoder(accept)
+    return encode(registry), content_type
+
+
+class _Gathered(Collector):
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _edges(edges: list[EdgeView]) -> list[Metric]:
+    state = GaugeMetricFamily(
+        "edgesync_hub_edge_state", "1 for the state an edge is in", labels=["edge", "state"]
+    )
+    plain = {
+        "lag_records": _gauge("edge_lag_records", "Records the edge has and the hub does not"),
+        "lag_s": _gauge("edge_lag_seconds", "Age of the oldest of them"),
+        "rtt_s": _gauge("edge_rtt_seconds", "Round-trip time of the link"),
+        "clock_offset_s": _gauge("edge_clock_offset_seconds", "The edge's clock minus the hub's"),
+        "epoch": _gauge("edge_epoch", "Number of the session; grows with every connection"),
+    }
+    lanes = {
+        name: GaugeMetricFamily(f"edgesync_hub_lane_{name}", text, labels=["edge", "lane"])
+        for name, text in (("tail", "Highest seq at the edge"), ("floor", "Highest durable seq"))
+    }
+    for edge in edges:
+        for one in STATES:
+            state.add_metric([edge.edge, one], float(edge.state == one))
+        for name, metric in plain.items():
+            value = getattr(edge, name)
+            if value is not None:
+                metric.add_metric([edge.edge], value)
+        for lane in edge.lanes:
+            lanes["tail"].add_metric([edge.edge, lane.lane], lane.tail)
+            lanes["floor"].add_metric([edge.edge, lane.lane], lane.floor)
+    return [state, *plain.values(), *lanes.values()]
+
+
+def _held(totals: Mapping[str, Totals]) -> list[Metric]:
+    texts = {
+        "readings": "Readings in the state",
+        "events": "Events in the state",
+        "dead": "Records refused for good",
+        "lost": "Records that are lost, as edges and links told",
+    }
+    metrics = []
+    for name, text in texts.items():
+        metric = CounterMetricFamily(f"edgesync_hub_{name}", text, labels=["edge"])
+        for edge, held in totals.items():
+            metric.add_metric([edge], getattr(held, name))
+        metrics.append(metric)
+    return metrics
+
+
+def _projectors(projectors: Iterable[ProjectorStatus], log_head: int) -> list[Metric]:
+    position = _gauge("projector_position", "Position in the log", "projector")
+    lag = _gauge("projector_lag", "Positions of the log still to be projected", "projector")
+    failing = _gauge("projector_failing", "1 while the database refuses", "projector")
+    skipped = CounterMetricFamily(
+        "edgesync_hub_projector_skipped", "Entries it could not use", labels=["projector"]
+    )
+    for one in projectors:
+        position.add_metric([one.name], one.position)
+        lag.add_metric([one.name], one.lag)
+        failing.add_metric([one.name], float(one.health == "failing"))
+        skipped.add_metric([one.name], one.skipped)
+    head = GaugeMetricFamily("edgesync_hub_log_head", "Newest position of the log", value=log_head)
+    return [head, position, lag, failing, skipped]
+
+
+def _gauge(name: str, text: str, label: str = "edge") -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"edgesync_hub_{name}", text, labels=[label])

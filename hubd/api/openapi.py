@@ -1,0 +1,71 @@
+"""/openapi.json: the route table as OpenAPI 3.1."""
+
+import re
+from typing import Any
+
+import msgspec
+
+from hubd.api import params, routes
+from hubd.api.errors import Problem
+
+STREAM = "/api/v1/live"
+
+
+def document(version: str) -> dict[str, Any]:
+    kinds = [Problem, *dict.fromkeys(one.answer for one in routes.ENDPOINTS)]
+    refs, components = msgspec.json.schema_components(
+        kinds, ref_template="#/components/schemas/{name}"
+    )
+    schema_of = dict(zip(kinds, refs, strict=True))
+    problem = _content("application/json", schema_of[Problem], "What was wrong, and what to do")
+    paths: dict[str, Any] = {}
+    for one in routes.ENDPOINTS:
+        answer = _content("application/json", schema_of[one.answer], one.summary)
+        paths[one.path] = {"get": _operation(one.path, one.summary, one.params, answer, problem)}
+    events = _content("text/event-stream", {"type": "string"}, "Events `reading` and `edge`")
+    summary = "Newest readings as they arrive, as server-sent events"
+    paths[STREAM] = {"get": _operation(STREAM, summary, params.LiveParams, events, problem)}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "edgesync hub", "version": version or "0"},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}, {}],
+    }
+
+
+def _operation(
+    path: str, summary: str, shape: type[params.Params], answer: Any, problem: Any
+) -> dict[str, Any]:
+    in_path = set(re.findall(r"{(\w+)}", path))
+    required = {field.encode_name for field in msgspec.structs.fields(shape) if field.required}
+    parameters = []
+    for name, schema in routes.parameter_schemas(shape).items():
+        parameters.append(
+            {
+                "name": name,
+                "in": "path" if name in in_path else "query",
+                "required": name in required,
+                "description": schema.get("description", ""),
+                "schema": {k: v for k, v in schema.items() if k != "description"},
+            }
+        )
+    failures = {status: problem for status in ("400", "401", "404", "503")}
+    return {
+        "summary": summary,
+        "operationId": _operation_id(path),
+        "parameters": parameters,
+        "responses": {"200": answer, **failures},
+    }
+
+
+def _operation_id(path: str) -> str:
+    words = re.findall(r"[a-z]+", path.replace("{edge}", "edge").replace("/api/v1", ""))
+    return "_".join(dict.fromkeys(words))
+
+
+def _content(media: str, schema: Any, description: str) -> dict[str, Any]:
+    return {"description": description, "content": {media: {"schema": schema}}}

@@ -1,0 +1,150 @@
+"""What can be asked: one struct per question, read from path and query."""
+
+import base64
+import re
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from hubd.api.errors import ApiError
+
+T = TypeVar("T")
+
+PAGE_MAX = 1000
+POINTS_MAX = 5000
+I64 = range(-(1 << 63), 1 << 63)
+
+Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what SQL can hold
+
+EdgeName = Annotated[str, Meta(description="name of an edge", min_length=1, max_length=128)]
+Text = Annotated[str, Meta(max_length=256)]
+Limit = Annotated[int, Meta(description=f"1 to {PAGE_MAX} rows", ge=1, le=PAGE_MAX)]
+Points = Annotated[int, Meta(description=f"1 to {POINTS_MAX} points", ge=1, le=POINTS_MAX)]
+Cursor = Annotated[
+    str, Meta(description="`next` of the page before, with the same question", max_length=128)
+]
+Time = Annotated[
+    str,
+    Meta(
+        description="nanoseconds since 1970 UTC, ISO 8601 with a zone, or relative like -15m, -2h",
+        max_length=64,
+    ),
+]
+Lane = Annotated[
+    Literal["critical", "normal", "bulk"], Meta(description="critical, normal or bulk")
+]
+Status = Annotated[
+    Literal["stored", "dead", "lost", "unreadable"],
+    Meta(description="stored, dead, lost or unreadable"),
+]
+Kind = Annotated[
+    str, Meta(description="a name like alarm, or its number", min_length=1, max_length=64)
+]
+Resolution = Annotated[
+    Literal["auto", "raw", "1m", "1h"], Meta(description="auto, raw, 1m or 1h")
+]
+
+
+class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base: a parameter nobody knows is a mistake to be told about."""
+
+
+class Nothing(Params):
+    pass
+
+
+class OneEdge(Params):
+    edge: EdgeName
+
+
+class SeriesPage(Params):
+    edge: EdgeName
+    limit: Limit = 200
+    after: Cursor | None = None
+
+
+class HistoryPage(Params):
+    edge: EdgeName
+    entity: Annotated[Text, Meta(description="entity of the series")]
+    key: Annotated[Text, Meta(description="key of the series")]
+    from_: Time | None = msgspec.field(name="from", default=None)
+    to: Time | None = None
+    resolution: Resolution = "auto"
+    limit: Points = 1000
+    after: Cursor | None = None
+
+
+class EventsPage(Params):
+    edge: EdgeName
+    type: Kind | None = None
+    action: Kind | None = None
+    entity: Annotated[Text, Meta(description="id of an entity")] | None = None
+    lane: Lane | None = None
+    status: Status | None = None
+    text: Annotated[Text, Meta(description="found in body, entity or reason")] | None = None
+    from_: Time | None = msgspec.field(name="from", default=None)
+    to: Time | None = None
+    limit: Limit = 100
+    after: Cursor | None = None
+
+
+class LinkEventsPage(Params):
+    edge: EdgeName | None = None
+    limit: Limit = 100
+    after: Cursor | None = None
+
+
+class LiveParams(Params):
+    edge: EdgeName | None = None
+    series: Annotated[
+        tuple[Annotated[str, Meta(pattern="^[0-9a-f]{16}$")], ...],
+        Meta(description="ids of up to 64 series, 16 hex digits each", max_length=64),
+    ] = ()
+
+
+_RELATIVE = re.compile(r"^-(\d{1,9})(s|m|h|d)$")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def parse_time(text: str | None, default_ns: int, now_ns: int, field: str) -> int:
+    """A `Time` as nanoseconds since 1970 UTC; raises ApiError."""
+    if text is None:
+        return default_ns
+    if relative := _RELATIVE.match(text):
+        return now_ns - int(relative.group(1)) * _SECONDS[relative.group(2)] * 10**9
+    try:
+        time_ns = int(text) if re.fullmatch(r"-?\d{1,19}", text) else _from_iso(text)
+    except (ValueError, OverflowError):
+        time_ns = 1 << 63
+    if time_ns not in I64:
+        remedy = "nanoseconds since 1970 UTC, 2026-01-31T12:00:00Z, or relative like -15m"
+        raise ApiError(400, f"`{field}` is not a time", field=field, remedy=remedy)
+    return time_ns
+
+
+def _from_iso(text: str) -> int:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no zone")
+    seconds = int(moment.replace(microsecond=0).timestamp())
+    return seconds * 10**9 + moment.microsecond * 1000
+
+
+def make_cursor(*parts: int | str) -> str:
+    """An opaque place to go on from."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(parts)).decode().rstrip("=")
+
+
+def read_cursor(text: str | None, shape: type[T], start: T) -> T:
+    """What `make_cursor` was given, `start` without a cursor; raises ApiError."""
+    if text is None:
+        return start
+    try:
+        data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.msgpack.decode(data, type=shape)
+    except ValueError as error:
+        raise ApiError(
+            400, "`after` is not a cursor", field="after", remedy="use `next` of a page as it is"
+        ) from error

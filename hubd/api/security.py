@@ -1,0 +1,110 @@
+"""What stands before every request: who may ask, under which name, and what a browser may do.
+
+Plain ASGI instead of a framework's middleware class, which would buffer server-sent events.
+"""
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hubd.api.errors import ApiError, answer
+from hubd.api.settings import ApiSettings, is_loopback
+
+HEADERS: Final = {
+    # Everything comes from here; nothing inline, so injected markup can run nothing.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+# A probe or a load balancer has no token, and learns nothing here but "ok".
+OPEN_PATHS: Final = ("/healthz",)
+
+
+class Guard:
+    """Checks host and token, adds the headers."""
+
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+        self._app = app
+        self._digests = [bytes.fromhex(digest) for digest in settings.token_sha256]
+        self._hosts = {host.lower() for host in settings.allowed_hosts}
+        # On a public address the token is what protects; a browser's Host says nothing then.
+        self._checks_host = is_loopback(settings.host) or bool(self._hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            self._check(scope)
+        except ApiError as error:
+            response = answer(error)
+            if error.status == 401:
+                # Basic makes a browser ask: any name, the token as password.
+                response.headers["WWW-Authenticate"] = 'Basic realm="edgesync hub", charset="UTF-8"'
+            await response(scope, receive, send_guarded)
+            return
+        await self._app(scope, receive, send_guarded)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        if self._checks_host and not self._is_known(headers.get("host", "")):
+            raise ApiError(
+                421, "this hub is not known by that name", field="Host",
+                remedy="add the name to api.allowed_hosts",
+            )  # fmt: skip
+        if not self._digests or scope["path"] in OPEN_PATHS:
+            return
+        if not matches(token_in(headers.get("authorization", "")), self._digests):
+            raise ApiError(
+                401, "a token is needed", field="Authorization",
+                remedy="Authorization: Bearer <token>, or the token as password in a browser",
+            )  # fmt: skip
+
+    def _is_known(self, host: str) -> bool:
+        name = host_name(host)
+        return is_loopback(name) or name in self._hosts
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port, lower case, IPv6 without brackets."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0].lower()
+    return host.partition(":")[0].lower()
+
+
+def token_in(authorization: str) -> str:
+    """The token of a Bearer header, or the password of a Basic one; else empty."""
+    scheme, _, rest = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return rest.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(rest, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
+
+
+def matches(token: str, digests: Iterable[bytes]) -> bool:
+    """Whether it is one of the accepted tokens. They are random, so a plain hash keeps them."""
+    if not token:
+        return False
+    digest = hashlib.sha256(token.encode()).digest()
+    found = [hmac.compare_digest(digest, known) for known in digests]
+    return any(found)

@@ -1,0 +1,134 @@
+"""Answers about the history of a series, and about an edge's events."""
+
+from typing import Any, Final, Literal
+
+import sqlalchemy as sa
+
+from edgesync.model import Action, EventType
+from edgesync_transport.messages import Lane
+from hubd.api.answers import Buckets, Events, History, Raw
+from hubd.api.context import Context
+from hubd.api.errors import ApiError
+from hubd.api.fleet import known_edge
+from hubd.api.params import EventsPage, HistoryPage, Int64, make_cursor, parse_time, read_cursor
+from hubd.project.rollups import HOUR_NS, MINUTE_NS
+from hubd.state import points, tables, views
+from hubd.state.views import EventFilter, SeriesRow
+
+Grain = Literal["raw", "1m", "1h"]
+ROLLUPS: Final = {"1m": (tables.rollup_1m, MINUTE_NS), "1h": (tables.rollup_1h, HOUR_NS)}
+END_NS: Final = (1 << 63) - 1
+FIRST_EVENT: Final = (1 << 63) - 1
+
+
+async def history(context: Context, params: HistoryPage) -> History:
+    known_edge(context, params.edge)
+    now_ns = context.now_ns()
+    from_ns = parse_time(params.from_, now_ns - HOUR_NS, now_ns, "from")
+    to_ns = parse_time(params.to, END_NS, now_ns, "to")
+    if to_ns <= from_ns:
+        raise ApiError(400, "`to` is not after `from`", field="to", remedy="a later time")
+    found = await context.state.read(
+        lambda c: views.find_series(c, params.edge, params.entity, params.key)
+    )
+    if found is None:
+        remedy = f"GET /api/v1/edges/{params.edge}/series lists them"
+        raise ApiError(404, "no such series", field="key", remedy=remedy)
+    return await context.state.read(lambda c: _page(c, params, found, from_ns, to_ns))
+
+
+def _page(
+    connection: sa.Connection, params: HistoryPage, row: SeriesRow, from_ns: int, to_ns: int
+) -> History:
+    # The grain is in the cursor: `auto` must not change its mind between two pages.
+    chosen, at_ns, n = read_cursor(params.after, tuple[Grain, Int64, Int64], ("raw", *points.NOWHERE))
+    grain: Grain
+    if params.after is not None:
+        grain = chosen
+    elif params.resolution == "auto":
+        grain = _fitting(connection, row, from_ns, to_ns, params.limit)
+    else:
+        grain = params.resolution
+    raw = buckets = following = None
+    if grain == "raw":
+        found = points.page(connection, row.ref, from_ns, to_ns, (at_ns, n), params.limit)
+        raw = Raw(time_ns=[p.time_ns for p in found], value=[p.value for p in found])
+        if len(found) == params.limit:
+            following = make_cursor(grain, found[-1].time_ns, found[-1].n)
+    else:
+        table, width_ns = ROLLUPS[grain]
+        first_ns = from_ns - from_ns % width_ns  # the bucket `from` lies in is of interest too
+        rows = points.bucket_page(
+            connection, table, row.ref, max(first_ns, -(1 << 63)), to_ns, at_ns, params.limit
+        )
+        buckets = _columns(rows)
+        if len(rows) == params.limit:
+            following = make_cursor(grain, buckets.time_ns[-1], 0)
+    return History(
+        edge=row.edge, entity=row.entity, key=row.key, unit=row.unit, type=row.type,
+        series=f"{row.series:016x}", resolution=grain, from_ns=from_ns, to_ns=to_ns, raw=raw,
+        buckets=buckets, next=following,
+    )  # fmt: skip
+
+
+def _fitting(
+    connection: sa.Connection, row: SeriesRow, from_ns: int, to_ns: int, limit: int
+) -> Grain:
+    """The finest resolution at which the whole range is about one page."""
+    if row.type == "text":
+        return "raw"
+    if points.count_between(connection, row.ref, from_ns, to_ns) <= limit:
+        return "raw"
+    minutes = points.bucket_page(
+        connection, tables.rollup_1m, row.ref, from_ns, to_ns, points.NOWHERE[0], limit + 1
+    )
+    return "1m" if len(minutes) <= limit else "1h"
+
+
+def _columns(rows: list[Any]) -> Buckets:
+    return Buckets(
+        time_ns=[row.start_ns for row in rows],
+        count=[row[2] for row in rows],  # `row.count` is the method of a tuple
+        min=[row.min for row in rows],
+        max=[row.max for row in rows],
+        mean=[row.sum / row[2] for row in rows],
+        sum=[row.sum for row in rows],
+        first=[row.first for row in rows],
+        last=[row.last for row in rows],
+    )
+
+
+async def edge_events(context: Context, params: EventsPage) -> Events:
+    known_edge(context, params.edge)
+    now_ns = context.now_ns()
+    has_from, has_to = params.from_ is not None, params.to is not None
+    wanted = EventFilter(
+        edge=params.edge,
+        type=_number(EventType, params.type, "type"),
+        action=_number(Action, params.action, "action"),
+        entity=params.entity,
+        lane=None if params.lane is None else int(Lane[params.lane.upper()]),
+        status=params.status,
+        text=params.text,
+        from_ns=parse_time(params.from_, 0, now_ns, "from") if has_from else None,
+        to_ns=parse_time(params.to, 0, now_ns, "to") if has_to else None,
+    )
+    (before,) = read_cursor(params.after, tuple[Int64], (FIRST_EVENT,))
+    found = await context.state.read(lambda c: views.events(c, wanted, before, params.limit))
+    following = make_cursor(found[-1].n) if len(found) == params.limit else None
+    return Events(edge=params.edge, events=found, next=following)
+
+
+def _number(kind: type[EventType] | type[Action], text: str | None, field: str) -> int | None:
+    """A kind by name or number; numbers nobody knows yet are fine, names are not."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdigit() and len(text) <= 9:
+        return int(text)
+    try:
+        return int(kind[text.upper()])
+    except KeyError:
+        names = ", ".join(member.name.lower() for member in kind)
+        raise ApiError(
+            400, f"no {field} {text!r}", field=field, remedy=f"one of {names}, or a number"
+        ) from None

@@ -1,0 +1,109 @@
+"""Server-sent events: what has just happened, for as long as somebody listens."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
+import trio
+from starlette.responses import StreamingResponse
+
+from hubd.api.context import Context
+from hubd.api.errors import ApiError
+from hubd.api.params import LiveParams
+from hubd.project.live import TooManyWatchers, Update, Watcher
+
+# Not more often: a person cannot read it, and the browser has to draw it.
+PAUSE_S = 0.1
+# A comment now and then lets both sides notice that the other is gone.
+QUIET_S = 15.0
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """`points` tells a listener whether it has missed some: it is how many there are by now."""
+
+    edge: str
+    series: str
+    entity: str
+    key: str
+    unit: str
+    time_ns: int
+    value: float | int | bool | str | None
+    points: int
+
+
+def live_readings(context: Context, params: LiveParams) -> StreamingResponse:
+    wanted = frozenset(int(one, 16) for one in params.series)
+
+    async def tell(watcher: Watcher) -> bytes:
+        updates, edges = watcher.take()
+        lines = [_event("reading", _reading(update)) for update in updates]
+        lines += [_event("edge", {"edge": edge}) for edge in sorted(edges)]
+        return b"".join(lines)
+
+    return event_stream(context, params.edge, wanted, tell)
+
+
+def event_stream(
+    context: Context,
+    edge: str | None,
+    series: frozenset[int],
+    tell: Callable[[Watcher], Awaitable[bytes]],
+    *,
+    pause_s: float = PAUSE_S,
+    at_least_every_s: float | None = None,
+) -> StreamingResponse:
+    """Call `tell` when there is news and send what it returns; raises ApiError when full.
+
+    at_least_every_s  call it without news too: some things change with time alone
+    """
+    watching = context.live.watch(edge, series)
+    try:
+        watcher = watching.__enter__()
+    except TooManyWatchers as error:
+        raise ApiError(503, str(error), remedy="close another page of this dashboard") from error
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"retry: 1000\n\n"
+        while True:
+            with trio.move_on_after(at_least_every_s or QUIET_S) as waited:
+                await watcher.wait()
+            is_quiet = waited.cancelled_caught and at_least_every_s is None
+            yield b": still here\n\n" if is_quiet else await tell(watcher)
+            await trio.sleep(pause_s)
+
+    return _Stream(chunks(), lambda: watching.__exit__(None, None, None))
+
+
+def as_event(data: str, name: str = "") -> bytes:
+    """Text as one event; a listener gets the lines back as they were."""
+    head = f"event: {name}\n" if name else ""
+    lines = "".join(f"data: {line}\n" for line in data.splitlines())
+    return f"{head}{lines}\n".encode()
+
+
+class _Stream(StreamingResponse):
+    """Gives its place back when the listener is gone, however that came."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], done: Callable[[], object]) -> None:
+        super().__init__(
+            chunks,
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._done = done
+
+    async def __call__(self, *args: object) -> None:
+        try:
+            await super().__call__(*args)  # type: ignore[arg-type]  # scope, receive, send
+        finally:
+            self._done()
+
+
+def _reading(update: Update) -> Reading:
+    return Reading(
+        edge=update.edge, series=f"{update.series:016x}", entity=update.entity, key=update.key,
+        unit=update.unit, time_ns=update.time_ns, value=update.value, points=update.points,
+    )  # fmt: skip
+
+
+def _event(name: str, content: object) -> bytes:
+    return as_event(msgspec.json.encode(content).decode(), name)

@@ -1,0 +1,82 @@
+"""How numbers, times and values look on a page."""
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from edgesync.model import Value
+
+NARROW_SPACE: Final = "\u202f"
+BODY_CHARS: Final = 200
+
+
+def count(number: int | None) -> str:
+    """12345 as 12 345."""
+    return "–" if number is None else f"{number:,}".replace(",", NARROW_SPACE)
+
+
+def value(one: Value | None) -> str:
+    """A reading's value with the digits that matter."""
+    match one:
+        case None:
+            return "–"
+        case bool():
+            return "on" if one else "off"
+        case str():
+            return one
+        case int():
+            return count(one)
+    if one != one:
+        return "n/a"
+    if abs(one) >= 1e7 or 0 < abs(one) < 1e-3:
+        return f"{one:.4g}"
+    digits = 0 if abs(one) >= 10_000 else 1 if abs(one) >= 1000 else 2
+    text = f"{one:,.{digits}f}"
+    if abs(one) < 100:
+        text = f"{one:.3f}".rstrip("0").rstrip(".")
+    return text.replace(",", NARROW_SPACE)
+
+
+def seconds(span: float | None) -> str:
+    """A span with a unit that fits."""
+    if span is None:
+        return "–"
+    sign, span = ("−" if span < 0 else ""), abs(span)
+    if span < 0.0995:
+        return f"{sign}{span * 1000:.3g} ms"
+    if span < 60:
+        return f"{sign}{span:.1f} s"
+    for limit, unit, size in ((3600, "min", 60), (86400, "h", 3600)):
+        if span < limit:
+            return f"{sign}{span / size:.1f} {unit}"
+    return f"{sign}{span / 86400:.1f} d"
+
+
+def age(time_ns: int | None, now_ns: int) -> str:
+    """How long ago; whole seconds, so that it does not flicker."""
+    if not time_ns:
+        return "never"
+    span = (now_ns - time_ns) / 1e9
+    if span < -1:
+        return f"in {seconds(-span)}"
+    if span < 2:
+        return "now"
+    return f"{int(span)} s ago" if span < 60 else f"{seconds(span)} ago"
+
+
+def moment(time_ns: int) -> str:
+    """A point in time, UTC, to the millisecond."""
+    try:
+        at = datetime.fromtimestamp(time_ns // 10**9, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{time_ns} ns"  # a clock that was off by centuries
+    return f"{at:%Y-%m-%d %H:%M:%S}.{time_ns // 10**6 % 1000:03d}"
+
+
+def body(content: Any) -> str:
+    """What an event says, in one line."""
+    if content is None:
+        return ""
+    text = content if isinstance(content, str) else msgspec.json.encode(content).decode()
+    return text if len(text) <= BODY_CHARS else text[:BODY_CHARS] + "…"

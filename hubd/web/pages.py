@@ -1,0 +1,167 @@
+"""The pages, and the streams that keep parts of them fresh."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from edgesync.model import EventType
+from hubd.api import fleet, params, routes, series
+from hubd.api.context import Context
+from hubd.api.errors import ApiError
+from hubd.api.stream import as_event, event_stream
+from hubd.project.live import Watcher
+from hubd.state import QueryTooSlow
+from hubd.web import assets, format
+
+HERE: Final = Path(__file__).parent
+# Ages and lags change with time alone; a person notices a second.
+REFRESH_S: Final = 1.0
+ROWS: Final = 200
+
+Render = Callable[[], Awaitable[str]]
+
+
+class ChartPage(params.Params):
+    edge: params.EdgeName
+    entity: params.Text = ""
+    key: params.Text = ""
+
+
+class EventsQuery(params.Params):
+    """Everything may come empty: that is how a form sends what was not filled in."""
+
+    edge: params.Text = ""
+    type: params.Text = ""
+    status: params.Text = ""
+    text: params.Text = ""
+    after: params.Text = ""
+
+
+class Pages:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._templates = _environment(context)
+
+    async def fleet_html(self) -> str:
+        nothing = params.Nothing()
+        answer = await fleet.edges(self._context, nothing)
+        stats = await fleet.stats(self._context, nothing)
+        return self._render("_fleet.html", answer=answer, stats=stats)
+
+    async def edge_html(self, name: str) -> str:
+        edge = await fleet.one_edge(self._context, params.OneEdge(edge=name))
+        wanted = params.SeriesPage(edge=name, limit=ROWS)
+        latest = await fleet.latest(self._context, wanted)
+        return self._render("_edge.html", edge=edge, latest=latest)
+
+    async def events_html(self, query: EventsQuery) -> str:
+        link = await fleet.link_events(
+            self._context, params.LinkEventsPage(edge=query.edge or None, limit=50)
+        )
+        found = None
+        if query.edge:
+            wanted = {"edge": query.edge, "type": query.type, "status": query.status,
+                      "text": query.text, "after": query.after}  # fmt: skip
+            filled = {name: value for name, value in wanted.items() if value}
+            found = await series.edge_events(
+                self._context, msgspec.convert(filled, params.EventsPage)
+            )
+        return self._render("_events.html", link=link, found=found, query=query)
+
+    async def fleet(self, _request: Request) -> Response:
+        return self._page("fleet.html", content=await self.fleet_html())
+
+    async def edge(self, request: Request) -> Response:
+        name = routes.read_params(request, params.OneEdge).edge
+        return self._page("edge.html", name=name, content=await self.edge_html(name))
+
+    async def chart(self, request: Request) -> Response:
+        asked = routes.read_params(request, ChartPage)
+        wanted = params.SeriesPage(edge=asked.edge, limit=ROWS)
+        latest = await fleet.latest(self._context, wanted)
+        return self._page("chart.html", asked=asked, latest=latest)
+
+    async def events(self, request: Request) -> Response:
+        query = routes.read_params(request, EventsQuery)
+        names = [view.edge for view in self._context.hub.edges()]
+        kinds = [kind.name.lower() for kind in EventType]
+        content = await self.events_html(query)
+        return self._page("events.html", query=query, names=names, kinds=kinds, content=content)
+
+    async def fleet_stream(self, _request: Request) -> Response:
+        return self._stream(None, self.fleet_html)
+
+    async def edge_stream(self, request: Request) -> Response:
+        name = routes.read_params(request, params.OneEdge).edge
+        fleet.known_edge(self._context, name)
+        return self._stream(name, lambda: self.edge_html(name))
+
+    async def events_stream(self, request: Request) -> Response:
+        query = routes.read_params(request, EventsQuery)
+        if query.edge:
+            fleet.known_edge(self._context, query.edge)
+        return self._stream(query.edge or None, lambda: self.events_html(query))
+
+    def _stream(self, edge: str | None, render: Render) -> Response:
+        shown = ""
+
+        async def tell(watcher: Watcher) -> bytes:
+            nonlocal shown
+            watcher.take()
+            try:
+                html = await render()
+            except (ApiError, QueryTooSlow):
+                return b": not now\n\n"  # the page keeps what it shows
+            if html == shown:
+                return b": nothing new\n\n"
+            shown = html
+            return as_event(html)
+
+        return event_stream(
+            self._context, edge, frozenset(), tell,
+            pause_s=REFRESH_S, at_least_every_s=REFRESH_S,
+        )  # fmt: skip
+
+    def _page(self, template: str, **values: Any) -> Response:
+        html = self._render(template, has_assets=assets.are_present(), **values)
+        return HTMLResponse(html, headers={"Cache-Control": "no-store"})
+
+    def _render(self, template: str, **values: Any) -> str:
+        now_ns = self._context.now_ns()
+        return self._templates.get_template(template).render(now_ns=now_ns, **values)
+
+
+def page_routes(context: Context) -> list[BaseRoute]:
+    pages = Pages(context)
+    table: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
+        ("/", pages.fleet),
+        ("/events", pages.events),
+        ("/edges/{edge}", pages.edge),
+        ("/edges/{edge}/chart", pages.chart),
+        ("/ui/fleet", pages.fleet_stream),
+        ("/ui/events", pages.events_stream),
+        ("/ui/edges/{edge}", pages.edge_stream),
+    ]
+    found: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in table]
+    return [*found, Mount("/static", StaticFiles(directory=HERE / "static"))]
+
+
+def _environment(context: Context) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for name in ("count", "value", "seconds", "age", "moment", "body"):
+        environment.filters[name] = getattr(format, name)
+    environment.globals["version"] = context.version
+    return environment

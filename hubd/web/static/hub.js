@@ -1,0 +1,29 @@
+// What every page has: whether the hub can be heard, and a flash where a value has changed.
+(() => {
+  "use strict";
+  const pulse = document.getElementById("pulse");
+  const say = (text, kind) => {
+    pulse.textContent = text;
+    pulse.className = "pulse " + kind;
+  };
+  window.hubPulse = say;
+  if (!document.querySelector("[hx-sse\\:connect]") && !document.getElementById("chart")) say("", "");
+
+  document.addEventListener("htmx:sse:after:connection", () => say("live", "on"));
+  document.addEventListener("htmx:sse:after:message", () => say("live", "on"));
+  document.addEventListener("htmx:sse:error", () => say("hub out of reach", "off"));
+  document.addEventListener("htmx:sse:close", () => say("not live", "off"));
+
+  const live = document.getElementById("live");
+  if (!live) return;
+  new MutationObserver((changes) => {
+    for (const change of changes) {
+      const at = change.target.nodeType === 1 ? change.target : change.target.parentElement;
+      const watched = at && at.closest("[data-watch]");
+      if (!watched) continue;
+      watched.classList.remove("changed");
+      void watched.offsetWidth; // a restarted animation needs a layout in between
+      watched.classList.add("changed");
+    }
+  }).observe(live, { subtree: true, characterData: true, childList: true });
+})();
