@@ -276,6 +276,9 @@ cdef class Store:
     cdef int enter(self) except -1:
         if self.pid != getpid():
             raise StoreError(f"{self._path} was opened before a fork; open it in this process")
+        while self.reopening:
+            with nogil:
+                usleep(500)
         if self.closing:
             raise StoreError(f"{self._path} is closed")
         self.users += 1
@@ -563,10 +566,14 @@ cdef class Store:
     def reopen(self):
         """Close and open again, as after an input/output error; a new origin is drawn."""
         self.enter()
+        self.reopening = True  # others wait instead of meeting a closed store
         self.leave()
-        self.wait_for_users()
-        self.shut()
-        self.open()
+        try:
+            self.wait_for_users()
+            self.shut()
+            self.open()
+        finally:
+            self.reopening = False
 
     def close(self):
         """Wait for calls under way, then close; closing twice is no error."""

@@ -20,6 +20,7 @@ cdef class Store:
     cdef long pid
     cdef long users
     cdef bint closing
+    cdef bint reopening
     cdef void *map_at
     cdef object identity
 

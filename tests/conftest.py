@@ -1,0 +1,69 @@
+"""What all tests share: the markers, and `--features`, which shows what each feature rests on."""
+
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+TABLE = Path(__file__).parent.parent / "docs" / "features.md"
+ROW = re.compile(r"^\|\s*([A-Z]\d+)\s*\|\s*([^|]+?)\s*\|")
+FEATURE_ID = re.compile(r"^[A-Z]\d+$")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--features",
+        action="store_true",
+        help="print every feature with the tests that show it, and run nothing",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in (
+        "feature(*ids): the feature rows this test shows, e.g. 'S4'",
+        "slow: takes more than a few seconds",
+        "root: needs root (mounting, signals to other users)",
+    ):
+        config.addinivalue_line("markers", line)
+    if config.getoption("--features"):
+        config.option.collectonly = True
+        config.option.verbose = min(config.option.verbose, -2)
+
+
+def features_of(item: pytest.Item) -> list[str]:
+    ids = [str(one) for mark in item.iter_markers("feature") for one in mark.args]
+    for one in ids:
+        if not FEATURE_ID.match(one):
+            raise pytest.UsageError(f"{item.nodeid}: {one!r} is no feature id such as 'S4'")
+    return ids
+
+
+def titles() -> dict[str, str]:
+    if not TABLE.exists():
+        return {}
+    rows = (ROW.match(line) for line in TABLE.read_text(encoding="utf-8").splitlines())
+    return {row[1]: row[2] for row in rows if row}
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if not config.getoption("--features"):
+        return
+    shown: dict[str, set[str]] = defaultdict(set)
+    for item in getattr(config, "_edgesync_items", []):
+        for one in features_of(item):
+            shown[one].add(item.nodeid.partition("[")[0])
+    names = titles()
+    for one in sorted({*names, *shown}, key=lambda name: (name[0], int(name[1:]))):
+        terminalreporter.write_line(f"{one:4} {names.get(one, '')[:90]}")
+        for test in sorted(shown[one]):
+            terminalreporter.write_line(f"       {test}")
+    terminalreporter.write_line(f"{len(shown)} features are shown by tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        features_of(item)
+    config._edgesync_items = items  # type: ignore[attr-defined]
