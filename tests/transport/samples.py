@@ -1,0 +1,126 @@
+"""One of each message, with values at the edges of their ranges."""
+
+from typing import Final
+
+from edgesync_transport.messages import (
+    Ack,
+    Batch,
+    Bye,
+    Codec,
+    Hello,
+    Lane,
+    LaneFloor,
+    LaneOffer,
+    Limits,
+    Message,
+    Nack,
+    NackCode,
+    Ping,
+    Pong,
+    RefuseCode,
+    Refused,
+    Welcome,
+)
+
+U64_MAX: Final = 2**64 - 1
+I64_MIN: Final = -(2**63)
+INCARNATION: Final = bytes(range(16))
+GENERATION: Final = bytes(range(240, 256))
+
+HELLO: Final = Hello(
+    nonce=0xFEDC_BA98_7654_3210,
+    protocol_oldest=1,
+    protocol_newest=3,
+    incarnation=INCARNATION,
+    lanes=(
+        LaneOffer(tail=0, trimmed=0),
+        LaneOffer(tail=1_000_000, trimmed=999_000, start=500, start_chain=77),
+        LaneOffer(tail=U64_MAX, trimmed=U64_MAX - 1, start=1, start_chain=U64_MAX),
+    ),
+    clock_ns=1_700_000_000_123_456_789,
+    software="edgesync 0.1.0 é",
+    heartbeat_s=2.5,
+    config_revision=12,
+)
+WELCOME: Final = Welcome(
+    nonce=0xFEDC_BA98_7654_3210,
+    protocol=1,
+    epoch=41,
+    generation=GENERATION,
+    lanes=(
+        LaneFloor(floor=0, chain=0, safe=0),
+        LaneFloor(floor=999_500, chain=0x1234_5678_9ABC_DEF0, safe=999_100),
+        LaneFloor(floor=U64_MAX, chain=U64_MAX, safe=7),
+    ),
+    limits=Limits(batch_records=100, batch_bytes=65_536, window_batches=4, window_bytes=262_144),
+    clock_ns=I64_MIN,
+    heartbeat_s=5.0,
+    restore_safe=True,
+)
+REFUSED: Final = Refused(
+    nonce=7, epoch=0, code=RefuseCode.RATE_LIMITED, reason="too many greetings", retry_after_s=1.5
+)
+BATCH: Final = Batch(
+    epoch=41,
+    incarnation=INCARNATION,
+    lane=Lane.BULK,
+    first=999_501,
+    last=1_000_000,
+    prev_chain=0x1234_5678_9ABC_DEF0,
+    last_chain=U64_MAX,
+    codec=Codec.COLUMNS,
+    payload=b"packed records",
+)
+DEAD: Final = Batch(
+    epoch=41,
+    incarnation=INCARNATION,
+    lane=Lane.CRITICAL,
+    first=5,
+    last=5,
+    prev_chain=1,
+    last_chain=2,
+    codec=Codec.DEAD,
+    payload=b"refused record",
+    reason="schema says no",
+)
+GAP: Final = Batch(
+    epoch=41,
+    incarnation=INCARNATION,
+    lane=Lane.NORMAL,
+    first=1,
+    last=U64_MAX,
+    prev_chain=0,
+    last_chain=9,
+    codec=Codec.GAP,
+    payload=b"",
+    reason="trimmed by policy",
+)
+ACK: Final = Ack(epoch=41, incarnation=INCARNATION, lane=Lane.NORMAL, floor=1_000_000, safe=999_000)
+NACK: Final = Nack(
+    epoch=41,
+    incarnation=INCARNATION,
+    lane=Lane.CRITICAL,
+    first=6,
+    last=9,
+    floor=5,
+    code=NackCode.BUSY,
+    reason="disk full",
+    retry_after_s=30.0,
+)
+PING: Final = Ping(epoch=41, token=3, at_ns=-1)
+PONG: Final = Pong(epoch=41, token=3, asked_at_ns=-1, at_ns=I64_MIN)
+BYE: Final = Bye(epoch=41, reason="stopped by the operator")
+
+SAMPLES: Final[dict[str, Message]] = {
+    "hello": HELLO,
+    "welcome": WELCOME,
+    "refused": REFUSED,
+    "batch": BATCH,
+    "batch_dead": DEAD,
+    "batch_gap": GAP,
+    "ack": ACK,
+    "nack": NACK,
+    "ping": PING,
+    "pong": PONG,
+    "bye": BYE,
+}

@@ -1,0 +1,48 @@
+"""The bytes of protocol 1, kept for ever: a peer of any later version must still read them.
+
+A file that is missing is written and the test fails once; a file that is there is never
+rewritten. One file holds one message: each frame as `u32 length (little endian) | bytes`.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from edgesync_transport.wire import decode, encode
+from tests.transport.samples import SAMPLES
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "wire" / "v1"
+
+pytestmark = pytest.mark.feature("K3")
+
+
+def pack(frames: list[bytes]) -> bytes:
+    return b"".join(len(frame).to_bytes(4, "little") + frame for frame in frames)
+
+
+def unpack(raw: bytes) -> list[bytes]:
+    frames = []
+    while raw:
+        size = int.from_bytes(raw[:4], "little")
+        frames.append(raw[4 : 4 + size])
+        raw = raw[4 + size :]
+    return frames
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_protocol_1_is_read_as_it_was(name: str) -> None:
+    path = GOLDEN / f"{name}.bin"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pack(encode(SAMPLES[name])))
+        pytest.fail(f"{path} was missing and has been written: look at it, then commit it")
+    assert decode(unpack(path.read_bytes())) == SAMPLES[name]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_protocol_1_is_written_as_it_was(name: str) -> None:
+    assert pack(encode(SAMPLES[name])) == (GOLDEN / f"{name}.bin").read_bytes()
+
+
+def test_every_golden_file_has_a_sample() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.bin")} == set(SAMPLES)
