@@ -78,9 +78,7 @@ async def _series_rows(
     context: Context, params: SeriesParams
 ) -> tuple[list[SeriesRow], str | None]:
     (after,) = read_cursor(params.after, tuple[Int64], (0,))
-    rows = await context.state.read(
-        lambda c: views.series_of(c, params.edge, after, params.limit)
-    )
+    rows = await context.state.read(lambda c: views.series_of(c, params.edge, after, params.limit))
     return rows, make_cursor(rows[-1].ref) if len(rows) == params.limit else None
 
 
@@ -88,9 +86,7 @@ async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:
     if params.edge is not None:
         known_edge(context, params.edge)
     (before,) = read_cursor(params.after, tuple[Int64], (FIRST_EVENT,))
-    found = list(
-        context.hub.link_events(edge=params.edge, before=before, limit=params.limit)
-    )
+    found = list(context.hub.link_events(edge=params.edge, before=before, limit=params.limit))
     following = make_cursor(found[-1].n) if len(found) == params.limit else None
     return LinkEvents(events=found, next=following)
 
@@ -144,4 +140,3 @@ async def healthz(context: Context, _params: Nothing) -> Healthz:
         if progress.health is Health.FAILING
     ]
     return Healthz(status="degraded" if problems else "ok", problems=problems)
-

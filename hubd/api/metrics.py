@@ -75,7 +75,7 @@ def _held(totals: Mapping[str, Totals]) -> list[Metric]:
         "dead": "Records refused for good",
         "lost": "Records that are lost, as edges and links told",
     }
-    metrics = []
+    metrics: list[Metric] = []
     for name, text in texts.items():
         metric = CounterMetricFamily(f"edgesync_hub_{name}", text, labels=["edge"])
         for edge, held in totals.items():

@@ -42,30 +42,28 @@ Status = Annotated[
 Kind = Annotated[
     str, Meta(description="a name like alarm, or its number", min_length=1, max_length=64)
 ]
-Resolution = Annotated[
-    Literal["auto", "raw", "1m", "1h"], Meta(description="auto, raw, 1m or 1h")
-]
+Resolution = Annotated[Literal["auto", "raw", "1m", "1h"], Meta(description="auto, raw, 1m or 1h")]
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base: a parameter nobody knows is a mistake to be told about."""
 
 
-class Nothing(Params):
+class Nothing(Params, frozen=True, kw_only=True):
     pass
 
 
-class OneEdge(Params):
+class OneEdge(Params, frozen=True, kw_only=True):
     edge: EdgeName
 
 
-class SeriesPage(Params):
+class SeriesPage(Params, frozen=True, kw_only=True):
     edge: EdgeName
     limit: Limit = 200
     after: Cursor | None = None
 
 
-class HistoryPage(Params):
+class HistoryPage(Params, frozen=True, kw_only=True):
     edge: EdgeName
     entity: Annotated[Text, Meta(description="entity of the series")]
     key: Annotated[Text, Meta(description="key of the series")]
@@ -76,7 +74,7 @@ class HistoryPage(Params):
     after: Cursor | None = None
 
 
-class EventsPage(Params):
+class EventsPage(Params, frozen=True, kw_only=True):
     edge: EdgeName
     type: Kind | None = None
     action: Kind | None = None
@@ -90,13 +88,13 @@ class EventsPage(Params):
     after: Cursor | None = None
 
 
-class LinkEventsPage(Params):
+class LinkEventsPage(Params, frozen=True, kw_only=True):
     edge: EdgeName | None = None
     limit: Limit = 100
     after: Cursor | None = None
 
 
-class LiveParams(Params):
+class LiveParams(Params, frozen=True, kw_only=True):
     edge: EdgeName | None = None
     series: Annotated[
         tuple[Annotated[str, Meta(pattern="^[0-9a-f]{16}$")], ...],

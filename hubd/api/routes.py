@@ -91,7 +91,9 @@ def read_params(request: Request, shape: type[params.Params]) -> Any:
         if name in lists:
             given.setdefault(name, []).append(value)
         elif name in given or name in request.path_params:
-            raise errors.ApiError(400, f"`{name}` is given twice", field=name, remedy="give it once")
+            raise errors.ApiError(
+                400, f"`{name}` is given twice", field=name, remedy="give it once"
+            )
         else:
             given[name] = value
     try:

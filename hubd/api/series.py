@@ -41,7 +41,9 @@ def _page(
     connection: sa.Connection, params: HistoryPage, row: SeriesRow, from_ns: int, to_ns: int
 ) -> History:
     # The grain is in the cursor: `auto` must not change its mind between two pages.
-    chosen, at_ns, n = read_cursor(params.after, tuple[Grain, Int64, Int64], ("raw", *points.NOWHERE))
+    chosen, at_ns, n = read_cursor(
+        params.after, tuple[Grain, Int64, Int64], ("raw", *points.NOWHERE)
+    )
     grain: Grain
     if params.after is not None:
         grain = chosen
@@ -88,10 +90,10 @@ def _fitting(
 def _columns(rows: list[Any]) -> Buckets:
     return Buckets(
         time_ns=[row.start_ns for row in rows],
-        count=[row[2] for row in rows],  # `row.count` is the method of a tuple
+        count=[row.points for row in rows],
         min=[row.min for row in rows],
         max=[row.max for row in rows],
-        mean=[row.sum / row[2] for row in rows],
+        mean=[row.sum / row.points for row in rows],
         sum=[row.sum for row in rows],
         first=[row.first for row in rows],
         last=[row.last for row in rows],

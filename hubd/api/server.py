@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import anycorn
 import trio
-from anycorn import tcp_server
 from anycorn.config import Config
+from anycorn.tcp_server import TCPServer
 from starlette.types import ASGIApp
 
 from hubd.api.settings import ApiSettings
@@ -22,7 +22,7 @@ PEER_TIMEOUT_MS: Final = 5000
 GRACE_S: Final = 2.0
 
 
-class HttpConfig(Config):  # type: ignore[misc]  # anycorn has no types for subclassing
+class HttpConfig(Config):
     def create_sockets(self) -> Any:
         created = super().create_sockets()
         for one in (*created.secure_sockets, *created.insecure_sockets):
@@ -50,13 +50,14 @@ async def serve_http(
     config.accesslog = None
     config.errorlog = logging.getLogger("hubd.api.http")
     async with trio.open_nursery() as nursery:
-        serve = partial(anycorn.serve, app, config, shutdown_trigger=stop.wait, mode="asgi")
+        framework: Any = app  # the same ASGI, in other words of typing
+        serve = partial(anycorn.serve, framework, config, shutdown_trigger=stop.wait, mode="asgi")
         binds = await nursery.start(serve)
         task_status.started(binds[0])
 
 
-def _guard(run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
-    async def guarded(self: Any) -> None:
+def _guard(run: Callable[[TCPServer], Awaitable[None]]) -> Any:
+    async def guarded(self: TCPServer) -> None:
         try:
             await run(self)
         except Exception as error:  # One bad peer must never end the hub (I8).
@@ -67,4 +68,4 @@ def _guard(run: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awaitable[N
 
 # anycorn lets an error of one connection out of the nursery that serves all; it is pinned to
 # < 0.21 because this reaches into it.
-tcp_server.TCPServer.run = _guard(tcp_server.TCPServer.run)
+TCPServer.run = _guard(TCPServer.run)  # type: ignore[method-assign]

@@ -58,7 +58,7 @@ class Block(msgspec.Struct, frozen=True):
 
     ref: int
     n: int
-    count: int
+    size: int
     t_min: int
     t_max: int
     vtype: int
@@ -94,9 +94,7 @@ def append(
         )
 
 
-def _extend(
-    connection: sa.Connection, end: Tail, pieces: list[Piece], series: int
-) -> list[Block]:
+def _extend(connection: sa.Connection, end: Tail, pieces: list[Piece], series: int) -> list[Block]:
     """Move the end of the series behind `pieces`; return the rows to be inserted."""
     at = end.points
     end.points += sum(len(piece.times) for piece in pieces)
@@ -114,7 +112,7 @@ def _take_head(connection: sa.Connection, end: Tail) -> list[Piece]:
     is_head = (table.c.ref == end.ref) & (table.c.n >= end.sealed)
     rows = connection.execute(sa.select(table).where(is_head).order_by(table.c.n)).all()
     connection.execute(table.delete().where(is_head))
-    return [load(row.vtype, row.count, row.sealed == 1, row.data) for row in rows]
+    return [load(row.vtype, row.size, row.sealed == 1, row.data) for row in rows]
 
 
 def _joined(pieces: list[Piece]) -> list[Piece]:
@@ -132,11 +130,11 @@ def _blocks(ref: int, at: int, pieces: list[Piece], sealed: int, pack: Packer) -
     blocks = []
     for piece in pieces:
         times = piece.times
-        count = len(times)
+        size = len(times)
         blocks.append(
-            Block(ref, at, count, min(times), max(times), piece.vtype, sealed, pack(piece))
+            Block(ref, at, size, min(times), max(times), piece.vtype, sealed, pack(piece))
         )
-        at += count
+        at += size
     return blocks
 
 

@@ -128,9 +128,7 @@ def _told_loss(body: bytes) -> LossBody | None:
         return None
 
 
-def _loss(
-    entry: Entry, nth: int, lane: int, first: int, last: int, reason: str
-) -> dict[str, Any]:
+def _loss(entry: Entry, nth: int, lane: int, first: int, last: int, reason: str) -> dict[str, Any]:
     return {
         "position": entry.position, "nth": nth, "edge": entry.edge, "lane": int(lane),
         "first": tables.signed(first), "last": tables.signed(max(first, last)), "reason": reason,

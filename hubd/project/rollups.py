@@ -25,7 +25,7 @@ WIDTHS: Final = ((tables.rollup_1m, MINUTE_NS), (tables.rollup_1h, HOUR_NS))
 class Bucket(NamedTuple):
     ref: int
     start_ns: int
-    count: int
+    points: int
     min: float
     max: float
     sum: float
@@ -43,10 +43,10 @@ def aggregate(ref: int, piece: Piece, width_ns: int) -> list[Bucket]:
     times, values = ready
     buckets = []
     at = 0
-    for start, count, low, high, total, first, last in block.rollup(times, values, width_ns):
-        spans = (times[at], times[at + count - 1])
-        buckets.append(Bucket(ref, start, count, low, high, total, first, last, *spans))
-        at += count
+    for start, points, low, high, total, first, last in block.rollup(times, values, width_ns):
+        spans = (times[at], times[at + points - 1])
+        buckets.append(Bucket(ref, start, points, low, high, total, first, last, *spans))
+        at += points
     return buckets
 
 
@@ -83,7 +83,7 @@ def _upsert(table: sa.Table) -> sa.Executable:
     return statement.on_conflict_do_update(
         index_elements=[old.ref, old.start_ns],
         set_={
-            "count": old["count"] + new["count"],
+            "points": old.points + new.points,
             "min": sa.case((new.min < old.min, new.min), else_=old.min),
             "max": sa.case((new.max > old.max, new.max), else_=old.max),
             "sum": old.sum + new.sum,

@@ -61,9 +61,9 @@ class State:
         return await trio.to_thread.run_sync(self.read_now, question, limiter=self._readers)
 
     def write_now(self, change: Callable[[sa.Connection], T]) -> T:
-        with self._engine.connect().execution_options(writes=True) as connection:
-            with connection.begin():
-                return change(connection)
+        connection = self._engine.connect().execution_options(writes=True)
+        with connection, connection.begin():
+            return change(connection)
 
     def read_now(self, question: Callable[[sa.Connection], T]) -> T:
         ends_at = time.monotonic() + READ_LIMIT_S
@@ -109,9 +109,9 @@ def open_state(path: Path, generation: bytes) -> State:
 def _open(path: Path) -> State:
     engine = _make_engine(path)
     try:
-        with engine.connect().execution_options(writes=True) as connection:
-            with connection.begin():
-                _upgrade(connection, path)
+        connection = engine.connect().execution_options(writes=True)
+        with connection, connection.begin():
+            _upgrade(connection, path)
     except BaseException:
         engine.dispose()
         raise

@@ -6,7 +6,7 @@ a thousand; then they become one ESB1 block.
 
 import array
 import sys
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
@@ -81,7 +81,8 @@ def to_block(series: int, piece: Piece) -> bytes:
 
 def from_block(data: bytes) -> Piece:
     _series, vtype, times, values = block.decode(data)
-    return Piece(vtype, times, values)
+    # Texts are only ever packed as str here, so they come back as str.
+    return Piece(vtype, times, cast("Values", values))
 
 
 def load(vtype: int, count: int, is_sealed: bool, data: bytes) -> Piece:

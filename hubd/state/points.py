@@ -6,7 +6,7 @@ handed out; nothing is ever handed out twice.
 """
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import sqlalchemy as sa
@@ -30,7 +30,7 @@ def pieces_of(connection: sa.Connection, ref: int) -> Iterator[tuple[int, Piece]
     table = tables.history
     rows = connection.execute(sa.select(table).where(table.c.ref == ref).order_by(table.c.n))
     for row in rows:
-        yield row.n, load(row.vtype, row.count, row.sealed == 1, row.data)
+        yield row.n, load(row.vtype, row.size, row.sealed == 1, row.data)
 
 
 def all_points(connection: sa.Connection, ref: int) -> Iterator[Point]:
@@ -60,7 +60,7 @@ def page(
         # piece, those that follow cannot get onto the page.
         if len(found) >= limit and -found[0][0] < row.t_min:
             break
-        for point in _points(row.n, load(row.vtype, row.count, row.sealed == 1, row.data)):
+        for point in _points(row.n, load(row.vtype, row.size, row.sealed == 1, row.data)):
             if from_ns <= point.time_ns < to_ns and point[:2] > after:
                 put = heapq.heappush if len(found) < limit else heapq.heappushpop
                 put(found, (-point.time_ns, -point.n, point.value))
@@ -72,7 +72,7 @@ def count_between(connection: sa.Connection, ref: int, from_ns: int, to_ns: int)
     """About how many points lie there: those at the margins are counted by the whole piece."""
     table = tables.history
     return connection.scalar(
-        sa.select(sa.func.coalesce(sa.func.sum(table.c["count"]), 0)).where(
+        sa.select(sa.func.coalesce(sa.func.sum(table.c.size), 0)).where(
             table.c.ref == ref, table.c.t_min < to_ns, table.c.t_max >= from_ns
         )
     ) or 0  # fmt: skip
@@ -106,6 +106,6 @@ def bucket_page(
 
 def _points(start: int, piece: Piece) -> Iterator[Point]:
     is_bool = piece.vtype == ValueType.BOOL
-    for i, (time_ns, value) in enumerate(zip(piece.times, piece.values, strict=True)):
+    values: Iterable[Value] = piece.values
+    for i, (time_ns, value) in enumerate(zip(piece.times, values, strict=True)):
         yield Point(time_ns, start + i, bool(value) if is_bool else value)
-

@@ -1,7 +1,7 @@
 """The tables. Numbers that are u64 elsewhere are stored as the signed 64 bits they consist of.
 
 The points of a series are one sequence in the order of their arrival. `history` holds it in pieces:
-row (ref, n) has the points n, n+1, .. n+count-1, so the pieces of a series join without hole or
+row (ref, n) has the points n, n+1, .. n+size-1, so the pieces of a series join without hole or
 overlap, and that is checked by adding up. Fresh pieces are raw; about every thousand points they
 are rewritten as one sealed ESB1 block (docs/block-format.md).
 """
@@ -96,7 +96,7 @@ history = Table(
     Column("id", RowNumber, primary_key=True, autoincrement=True),
     Column("ref", BigInteger, nullable=False),
     Column("n", BigInteger, nullable=False),
-    Column("count", Integer, nullable=False),
+    Column("size", Integer, nullable=False),
     Column("t_min", BigInteger, nullable=False),
     Column("t_max", BigInteger, nullable=False),
     Column("vtype", SmallInteger, nullable=False),
@@ -114,7 +114,7 @@ def _rollup(name: str) -> Table:
         metadata,
         Column("ref", BigInteger, primary_key=True, autoincrement=False),
         Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
-        Column("count", BigInteger, nullable=False),
+        Column("points", BigInteger, nullable=False),
         Column("min", Float, nullable=False),
         Column("max", Float, nullable=False),
         Column("sum", Float, nullable=False),

@@ -85,20 +85,18 @@ def series_of(connection: sa.Connection, edge: str, after: int, limit: int) -> l
     return [_series_row(row) for row in connection.execute(_with_latest(where).limit(limit))]
 
 
-def find_series(
-    connection: sa.Connection, edge: str, entity: str, key: str
-) -> SeriesRow | None:
+def find_series(connection: sa.Connection, edge: str, entity: str, key: str) -> SeriesRow | None:
     table = tables.series.c
     where = (table.edge == edge) & (table.entity == entity) & (table.key == key)
     row = connection.execute(_with_latest(where)).first()
-    return row and _series_row(row)
+    return None if row is None else _series_row(row)
 
 
 def series_by_id(connection: sa.Connection, edge: str, series: int) -> SeriesRow | None:
     table = tables.series.c
     where = (table.edge == edge) & (table.series == tables.signed(series))
     row = connection.execute(_with_latest(where)).first()
-    return row and _series_row(row)
+    return None if row is None else _series_row(row)
 
 
 def totals(connection: sa.Connection) -> dict[str, Totals]:

@@ -28,13 +28,13 @@ ROWS: Final = 200
 Render = Callable[[], Awaitable[str]]
 
 
-class ChartPage(params.Params):
+class ChartPage(params.Params, frozen=True, kw_only=True):
     edge: params.EdgeName
     entity: params.Text = ""
     key: params.Text = ""
 
 
-class EventsQuery(params.Params):
+class EventsQuery(params.Params, frozen=True, kw_only=True):
     """Everything may come empty: that is how a form sends what was not filled in."""
 
     edge: params.Text = ""

@@ -1,0 +1,74 @@
+"""A hub with two edges, their state made by the real projectors from real batches."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from starlette.testclient import TestClient
+
+from hubd.api import ApiSettings, Context, make_app
+from hubd.api.context import LinkEvent
+from hubd.project import Live, Projectors
+from hubd.state import State, open_state
+from tests.hubd.batches import START_NS, Edge
+from tests.hubd.still import NOW_NS, StillHub, an_edge
+
+MINUTES = 30
+
+
+def barn(position: int = 1) -> Edge:
+    """30 minutes of two series at 1 Hz, one that changes rarely, and some events."""
+    edge = Edge("barn")
+    edge.declare(("meter0", "ActivePower"), "W")
+    edge.declare(("meter0", "Frequency"), "Hz")
+    edge.declare(("door", "IsOpen"))
+    edge.declare(("door", "Note"))
+    for second in range(MINUTES * 60):
+        at = START_NS + second * 10**9
+        edge.readings(
+            at, {("meter0", "ActivePower"): float(second), ("meter0", "Frequency"): 50.0}
+        )
+    edge.readings(at, {("door", "IsOpen"): True, ("door", "Note"): "left open"})
+    edge.event(11, b'{"text": "hinge <b>squeaks</b>"}', entity="door", action=6, time_ns=START_NS)
+    edge.event(12, b"\xff\xfe", entity="meter0", time_ns=START_NS + 10**9)
+    return edge
+
+
+def fill(state: State, projectors: Projectors) -> None:
+    edge = barn()
+    entries = [edge.entry(1), edge.refused(2, b"nonsense", "not a record"), edge.gap(3, 5, "trim")]
+    for one in projectors.all:
+        state.write_now(lambda c, one=one: one.apply(c, entries))
+    for progress in projectors.progress:
+        progress.position = 3
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[Context]:
+    state = open_state(tmp_path / "state.db", b"g" * 16)
+    live = Live()
+    projectors = Projectors(live)
+    fill(state, projectors)
+    events = [
+        LinkEvent(n=n, time_ns=START_NS + n, edge=("barn", "shop")[n % 2], kind="connected")
+        for n in range(1, 8)
+    ]
+    hub = StillHub([an_edge("barn"), an_edge("shop", is_connected=False)], events)
+    hub.head = 3
+    yield Context(
+        hub=hub,
+        state=state,
+        live=live,
+        projectors=projectors,
+        settings=ApiSettings(allowed_hosts=("testserver",)),
+        version="0.1.0",
+        now_ns=lambda: NOW_NS,
+    )
+    state.close()
+
+
+@pytest.fixture
+def client(context: Context) -> Iterator[httpx2.Client]:
+    with TestClient(make_app(context), backend="trio") as client:
+        yield client

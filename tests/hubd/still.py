@@ -1,0 +1,58 @@
+"""A hub at one moment: what the API asks of it, answered from lists."""
+
+from collections.abc import Mapping, Sequence
+
+from hubd.api.context import EdgeView, LaneView, LinkEvent
+
+NOW_NS = 1_767_225_600 * 10**9 + 3600 * 10**9
+
+
+class StillHub:
+    def __init__(self, edges: Sequence[EdgeView], events: Sequence[LinkEvent] = ()) -> None:
+        self.all = list(edges)
+        self.happened = list(events)
+        self.head = 0
+
+    def edges(self) -> Sequence[EdgeView]:
+        return self.all
+
+    def edge(self, name: str) -> EdgeView | None:
+        return next((one for one in self.all if one.edge == name), None)
+
+    def link_events(
+        self, *, edge: str | None, before: int | None, limit: int
+    ) -> Sequence[LinkEvent]:
+        found = [
+            one
+            for one in reversed(self.happened)
+            if edge in (None, one.edge) and (before is None or one.n < before)
+        ]
+        return found[:limit]
+
+    @property
+    def log_head(self) -> int:
+        return self.head
+
+    def readings_in_log(self) -> Mapping[str, int] | None:
+        return None
+
+
+def an_edge(name: str, *, lag: int = 0, is_connected: bool = True) -> EdgeView:
+    return EdgeView(
+        edge=name,
+        state="connected" if is_connected else "disconnected",
+        is_connected=is_connected,
+        address="192.0.2.7",
+        software="edgesync 0.1.0",
+        epoch=3,
+        seen_at_ns=NOW_NS,
+        rtt_s=0.0123,
+        clock_offset_s=-0.002,
+        lag_records=lag,
+        lag_s=2.5 if lag else 0.0,
+        lanes=(
+            LaneView(lane="critical", tail=2, floor=2, safe=2),
+            LaneView(lane="normal", tail=40, floor=40, safe=40),
+            LaneView(lane="bulk", tail=1000 + lag, floor=1000, safe=1000),
+        ),
+    )
