@@ -29,9 +29,9 @@ BUDGET: Final = 128
 # as much as moving three messages.
 CALLS_PER_YIELD: Final = 32
 
-# No message of ours has more; a route and a key may come before it. Later parts are read and
-# thrown away, and the message is too long for every decoder.
-PARTS_MAX: Final = 5
+# The longest message there is is a ZAP request with 7 parts. Later parts are read and thrown away;
+# what is left is still too long for every decoder.
+PARTS_MAX: Final = 8
 
 
 class PumpClosed(Exception):

@@ -22,7 +22,7 @@ from edgesync_transport.keys import KeyPair
 from edgesync_transport.link import LinkClosed, Peer
 from edgesync_transport.messages import Message
 from edgesync_transport.seldom import Seldom
-from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings, new_context, prepare
+from edgesync_transport.sockets import DEFAULT_HUB_SETTINGS, LinkSettings, new_context, prepare
 from edgesync_transport.zap import KeyTable
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ async def open_hearing(
     *,
     server_keys: KeyPair,
     edges: KeyTable,
-    settings: LinkSettings = DEFAULT_SETTINGS,
+    settings: LinkSettings = DEFAULT_HUB_SETTINGS,
 ) -> AsyncIterator[ZmqHearing]:
     """Yield the hub's ear, bound to `binds`; `edges` may change at any time.
 
@@ -205,6 +205,9 @@ def _prepare_server(
 
 
 def _bind(socket: zmq.Socket[bytes], address: str) -> str:
+    # An IPv4 address on an IPv6 socket would come back as [::ffff:127.0.0.1].
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    socket.setsockopt(zmq.IPV6, int(not host.replace(".", "").isdecimal()))
     try:
         socket.bind(address)
     except zmq.ZMQError as error:

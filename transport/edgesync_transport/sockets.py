@@ -32,8 +32,11 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     # descriptor for as long as this.
     handshake_s: Seconds = 3.0
     connect_s: Seconds = 10.0
-    # Messages ZeroMQ queues for each peer and direction, besides the pump's own queues.
-    queue_messages: Annotated[int, msgspec.Meta(ge=1)] = 64
+    # Messages ZeroMQ queues for each peer, besides the pump's own queues. Receiving is bounded by
+    # what a hostile peer could fill (times FRAME_BYTES_MAX), and a full queue only holds TCP
+    # back; sending by what a hub may answer to one edge before that edge counts as stuck.
+    receive_queue: Annotated[int, msgspec.Meta(ge=1)] = 64
+    send_queue: Annotated[int, msgspec.Meta(ge=1)] = 256
     # How long a Bye may take to leave after a link was closed on purpose.
     farewell_s: Annotated[float, msgspec.Meta(ge=0)] = 0.25
     wire: WireLimits = DEFAULT_LIMITS
@@ -41,6 +44,11 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_SETTINGS: Final = LinkSettings()
+
+# One group commit answers every edge at once: room for 65,536 acknowledgements of about 100 bytes.
+DEFAULT_HUB_SETTINGS: Final = LinkSettings(
+    pump=PumpLimits(outbox_messages=65_536, outbox_bytes=32 * 1024 * 1024)
+)
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
@@ -62,8 +70,8 @@ def prepare(socket: zmq.Socket[bytes], settings: LinkSettings) -> None:
         zmq.HEARTBEAT_TTL: _ms(settings.heartbeat_interval_s + settings.heartbeat_timeout_s),
         # What is not delivered is sent again on the next connection; nothing waits for a dead one.
         zmq.LINGER: 0,
-        zmq.SNDHWM: settings.queue_messages,
-        zmq.RCVHWM: settings.queue_messages,
+        zmq.SNDHWM: settings.send_queue,
+        zmq.RCVHWM: settings.receive_queue,
         zmq.IPV6: 1,
         # For the routers in between that forget idle connections; heartbeats do the noticing.
         zmq.TCP_KEEPALIVE: 1,

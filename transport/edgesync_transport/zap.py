@@ -99,22 +99,22 @@ class Zap:
     def _judge(self, request: pump.Frames) -> tuple[bytes, bytes, bytes]:
         """Return status, its text and the User-Id, which is the key itself in Z85."""
         # version, request id, domain, address, routing id, mechanism, client key
-        if len(request) != 7 or request[0] != VERSION or len(request[6]) != KEY_BYTES:
-            self.refused += 1
-            return b"400", b"not a CURVE request", b""
-        _, _, domain, address, _, mechanism, key = request
+        if len(request) != 7 or request[0] != VERSION or request[5] != b"CURVE":
+            return self._refuse(b"", "not a CURVE request")
+        _, _, domain, address, _, _, key = request
+        if len(key) != KEY_BYTES or domain != DOMAIN.encode():
+            return self._refuse(address, "not a CURVE request of this hub")
         public = z85.encode(key)
         edge = self._keys.edge_of(public.decode())
-        if domain.decode("utf-8", "replace") != DOMAIN or mechanism != b"CURVE" or edge is None:
-            self.refused += 1
-            if (again := self._seldom.ask(address)) is not None:
-                log.warning(
-                    "unknown key %s from %s refused; %d more before",
-                    public.decode(),
-                    address.decode("ascii", "replace"),
-                    again,
-                )
-            return b"400", b"unknown key", b""
+        if edge is None:
+            return self._refuse(address, f"unknown key {public.decode()}")
         self.accepted += 1
         log.debug("handshake: edge=%s from %s", edge, address.decode("ascii", "replace"))
         return b"200", b"OK", public
+
+    def _refuse(self, address: bytes, why: str) -> tuple[bytes, bytes, bytes]:
+        self.refused += 1
+        if (again := self._seldom.ask(address)) is not None:
+            where = address.decode("ascii", "replace")
+            log.warning("refused: %s from %s; %d more before", why, where, again)
+        return b"400", b"refused", b""
