@@ -32,7 +32,6 @@
     const axis = { stroke: colour("--soft"), grid: { stroke: colour("--grid"), width: 1 }, ticks: { show: false } };
     const line = {
       label: isBucket ? "mean" : key, stroke: colour("--chart"), width: 2, points: { show: false },
-      value: (_, v) => (v === null ? "–" : number(v) + " " + unit),
     };
     if (type === "bool" || type === "i64") line.paths = uPlot.paths.stepped({ align: 1 });
     const edgeLine = (label) => ({ ...line, label, paths: undefined, width: 1, stroke: colour("--band") });
@@ -40,11 +39,28 @@
     plot = new uPlot({
       width: place.clientWidth, height: 350, padding: [12, 8, 0, 0],
       cursor: { y: false, points: { size: 8 } },
+      legend: { show: false },
+      hooks: { setCursor: [under] },
       scales: { x: { time: true, range: () => [now() - minutes * 60, now()] } },
-      axes: [axis, { ...axis, size: 64, values: (_, ticks) => ticks.map(number) }],
+      axes: [{ ...axis, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(number) }],
       series: isBucket ? [{}, line, edgeLine("max"), edgeLine("min")] : [{}, line],
       bands: isBucket ? [{ series: [2, 3], fill: colour("--band") }] : [],
     }, shown(), place);
+  }
+
+  const pad = (n) => String(n).padStart(2, "0");
+  function clock(seconds) {
+    const at = new Date(seconds * 1000);
+    const time = pad(at.getHours()) + ":" + pad(at.getMinutes());
+    const day = pad(at.getMonth() + 1) + "-" + pad(at.getDate());
+    return minutes <= 1440 ? time : time === "00:00" ? day : day + " " + time;
+  }
+
+  function under({ cursor }) {
+    const at = cursor.idx;
+    const has = at !== null && at !== undefined && data[1][at] !== undefined && data[1][at] !== null;
+    const when = has && new Date(data[0][at] * 1000).toLocaleString("sv");
+    document.getElementById("under").textContent = has ? when + "  ·  " + number(data[1][at]) + " " + unit : "";
   }
 
   // The edge's clock may be ahead of this one; what it sent must still be in the picture.
