@@ -49,9 +49,6 @@ cdef class LaneState:
     cdef readonly uint64_t tail_chain
     cdef readonly uint64_t stored_bytes
 
-    def __init__(self):
-        raise TypeError("made by Journal.state")
-
 
 cdef class Rows:
     """Consecutive records `first .. last` as they are stored (see rows in native/README.md)."""
@@ -61,9 +58,6 @@ cdef class Rows:
     cdef readonly uint64_t prev_chain
     cdef readonly uint64_t last_chain
     cdef readonly bytes data
-
-    def __init__(self):
-        raise TypeError("made by Journal.read")
 
     def __len__(self):
         return self.last + 1 - self.first

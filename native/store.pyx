@@ -24,6 +24,7 @@ from lanes cimport (
     OUT_OF_MEMORY, LanePos, chain_before, load_lane,
 )
 from lmdb cimport *
+from scan cimport walk
 from transact cimport Env, free_bytes, high_water, transact
 
 from edgesync._native.write cimport Write
@@ -66,13 +67,13 @@ cdef extern from *:
 
 from lz4 cimport LZ4_versionString
 
-FORMAT = 1  # of what this package writes into an environment
-FORMAT_KEY = b"format"
-META_DATABASE = "meta"
-JOURNALS = ("journal.0", "journal.1", "journal.2")
-LANES_DATABASE = "lanes"
-KEY_BYTES_MAX = 511  # LMDB's own limit
-LANE_COUNT = 3
+_FORMAT = 1  # of what this package writes into an environment
+_FORMAT_KEY = b"format"
+_META_DATABASE = "meta"
+_JOURNALS = ("journal.0", "journal.1", "journal.2")
+_LANES_DATABASE = "lanes"
+_KEY_BYTES_MAX = 511  # LMDB's own limit
+_LANE_COUNT = 3
 
 # Directories this process has open, by device and inode: LMDB forbids a second time, and closing
 # the second would drop the locks of the first.
@@ -94,11 +95,11 @@ cdef class Store:
         self._path = Path(path)
         if sync not in ("always", "meta", "none"):
             raise ValueError(f"sync={sync!r} is not 'always', 'meta' or 'none'")
-        names = tuple(dict.fromkeys((*databases, *integer_databases, META_DATABASE)))
-        if LANES_DATABASE in names:
+        names = tuple(dict.fromkeys((*databases, *integer_databases, _META_DATABASE)))
+        if _LANES_DATABASE in names:
             # A journal's keys are seqs, whoever lists its databases.
-            integer_databases = (*integer_databases, *JOURNALS)
-            names = tuple(dict.fromkeys((*names, *JOURNALS)))
+            integer_databases = (*integer_databases, *_JOURNALS)
+            names = tuple(dict.fromkeys((*names, *_JOURNALS)))
         limit = max(int(map_bytes_max), 64 * 4096) // 4096 * 4096
         step_ = min(max(int(map_bytes), 4096), limit) // 4096 * 4096
         self.options = (names, frozenset(integer_databases), step_, limit, sync, bool(readonly))
@@ -182,8 +183,8 @@ cdef class Store:
             found = self.format_of(txn)
         finally:
             mdb_txn_abort(txn)
-        if found > FORMAT:
-            raise StoreVersion(path=str(self._path), found=found, known=FORMAT)
+        if found > _FORMAT:
+            raise StoreVersion(path=str(self._path), found=found, known=_FORMAT)
         rc = mdb_txn_begin(self.e.env, NULL, MDB_RDONLY if readonly else 0, &txn)
         if rc:
             raise self.failure(rc)
@@ -197,11 +198,11 @@ cdef class Store:
         rc = mdb_txn_commit(txn)
         if rc:
             raise self.failure(rc)
-        self.e.has_lanes = LANES_DATABASE in self.dbis
+        self.e.has_lanes = _LANES_DATABASE in self.dbis
         if self.e.has_lanes:
-            self.e.lanes = self.dbis[LANES_DATABASE]
-            for lane in range(LANE_COUNT):
-                self.e.journals[lane] = self.dbis[JOURNALS[lane]]
+            self.e.lanes = self.dbis[_LANES_DATABASE]
+            for lane in range(_LANE_COUNT):
+                self.e.journals[lane] = self.dbis[_JOURNALS[lane]]
 
     cdef dict open_each(self, MDB_txn *txn, names, integers, readonly):
         cdef MDB_dbi dbi
@@ -227,12 +228,12 @@ cdef class Store:
         cdef MDB_dbi dbi
         cdef MDB_val key, data
         cdef int rc
-        rc = mdb_dbi_open(txn, META_DATABASE.encode(), 0, &dbi)
+        rc = mdb_dbi_open(txn, _META_DATABASE.encode(), 0, &dbi)
         if rc == MDB_NOTFOUND:
             return 0
         if rc == 0:
-            key.mv_data = PyBytes_AS_STRING(FORMAT_KEY)
-            key.mv_size = len(FORMAT_KEY)
+            key.mv_data = PyBytes_AS_STRING(_FORMAT_KEY)
+            key.mv_size = len(_FORMAT_KEY)
             rc = mdb_get(txn, dbi, &key, &data)
         if rc == MDB_NOTFOUND:
             return 0
@@ -245,13 +246,13 @@ cdef class Store:
 
     cdef write_format(self, MDB_txn *txn):
         cdef MDB_val key, data
-        cdef bytes value = FORMAT.to_bytes(4, "little")
+        cdef bytes value = _FORMAT.to_bytes(4, "little")
         cdef int rc
-        key.mv_data = PyBytes_AS_STRING(FORMAT_KEY)
-        key.mv_size = len(FORMAT_KEY)
+        key.mv_data = PyBytes_AS_STRING(_FORMAT_KEY)
+        key.mv_size = len(_FORMAT_KEY)
         data.mv_data = PyBytes_AS_STRING(value)
         data.mv_size = 4
-        rc = mdb_put(txn, self.dbis[META_DATABASE], &key, &data, 0)
+        rc = mdb_put(txn, self.dbis[_META_DATABASE], &key, &data, 0)
         if rc:
             raise self.failure(rc)
 
@@ -296,9 +297,9 @@ cdef class Store:
             return StoreFull(
                 used_bytes=self.used(), limit_bytes=self.e.limit_bytes, where="disk")
         if rc == MDB_VERSION_MISMATCH:
-            return StoreVersion(path=path, found=FORMAT + 1, known=FORMAT)
+            return StoreVersion(path=path, found=_FORMAT + 1, known=_FORMAT)
         if rc == MDB_PANIC:
-            return StoreUnwritable(path=path, problem="an earlier write failed; it must be reopened")
+            return StoreUnwritable(path=path, problem="a write failed before; reopen it")
         if rc in (LANE_DAMAGED, MDB_CORRUPTED, MDB_PAGE_NOTFOUND, MDB_INVALID, MDB_PAGE_FULL,
                   MDB_CURSOR_FULL, MDB_INCOMPATIBLE, MDB_BAD_TXN, MDB_MAP_RESIZED):
             what = "a lane's positions" if rc == LANE_DAMAGED else mdb_strerror(rc).decode()
@@ -360,6 +361,27 @@ cdef class Store:
     def map_bytes_max(self):
         return self.e.limit_bytes
 
+    cdef check_keys(self, Write write):
+        cdef Py_ssize_t i
+        for name in write.names:
+            if name not in self.dbis:
+                raise ValueError(f"{self._path} has no database {name!r}")
+        integers = [name in self.options[1] for name in write.names]
+        if not any(integers):
+            return
+        for i in range(write.count):
+            if write.ops[i].key_size in (0, 8) or not integers[write.ops[i].db]:
+                continue
+            # LMDB reads eight bytes of such a key, whatever its size.
+            name = write.names[write.ops[i].db]
+            raise ValueError(f"{name}: a key's size is 8 bytes, not {write.ops[i].key_size}")
+
+    cdef known_key(self, str db, bytes key):
+        if db not in self.options[0]:
+            raise ValueError(f"{self._path} has no database {db!r}")
+        if key and db in self.options[1] and len(key) != 8:
+            raise ValueError(f"{db}: a key's size is 8 bytes, not {len(key)}")
+
     def apply(self, Write write not None):
         cdef uint64_t tails[3]
         cdef uint64_t fresh = draw()
@@ -369,9 +391,7 @@ cdef class Store:
             raise StoreUnwritable(path=str(self._path), problem="opened for reading only")
         if write.spent:
             raise ValueError("this Write has been carried out; make a new one")
-        for name in write.names:
-            if name not in self.dbis:
-                raise ValueError(f"{self._path} has no database {name!r}")
+        self.check_keys(write)
         self.enter()
         dbis = <MDB_dbi *>malloc((len(write.names) + 1) * sizeof(MDB_dbi))
         try:
@@ -397,8 +417,8 @@ cdef class Store:
         cdef MDB_val k, v
         cdef MDB_dbi dbi
         cdef int rc
-        if not 0 < len(key) <= KEY_BYTES_MAX or db not in self.dbis:
-            self.known(db)
+        self.known_key(db, key)
+        if not 0 < len(key) <= _KEY_BYTES_MAX or db not in self.dbis:
             return None
         self.enter()
         dbi = self.dbis[db]
@@ -419,10 +439,6 @@ cdef class Store:
                 mdb_txn_abort(txn)
             self.leave()
 
-    cdef known(self, str db):
-        if db not in self.options[0]:
-            raise ValueError(f"{self._path} has no database {db!r}")
-
     def scan(
         self, str db not None, bytes start not None=b"", bytes stop=None, *, limit=1000,
         limit_bytes=4 << 20, reverse=False,
@@ -431,7 +447,9 @@ cdef class Store:
         cdef MDB_txn *txn = NULL
         cdef MDB_cursor *cursor = NULL
         cdef int rc
-        self.known(db)
+        cdef list rows
+        self.known_key(db, start)
+        self.known_key(db, stop or b"")
         if db not in self.dbis:
             return []
         self.enter()
@@ -441,7 +459,11 @@ cdef class Store:
                 rc = mdb_cursor_open(txn, self.dbis[db], &cursor)
             if rc:
                 raise self.failure(rc)
-            return self.walk(txn, cursor, self.dbis[db], start, stop, limit, limit_bytes, reverse)
+            rows = walk(
+                txn, cursor, self.dbis[db], start, stop, limit, limit_bytes, reverse, &rc)
+            if rc:
+                raise self.failure(rc)
+            return rows
         finally:
             if cursor != NULL:
                 mdb_cursor_close(cursor)
@@ -449,61 +471,11 @@ cdef class Store:
                 mdb_txn_abort(txn)
             self.leave()
 
-    cdef list walk(
-        self, MDB_txn *txn, MDB_cursor *cursor, MDB_dbi dbi, bytes start, bytes stop,
-        Py_ssize_t limit, Py_ssize_t limit_bytes, bint reverse,
-    ):
-        cdef MDB_val key, value, low, high
-        cdef MDB_cursor_op onward = MDB_PREV if reverse else MDB_NEXT
-        cdef Py_ssize_t total = 0
-        cdef int rc
-        cdef list rows = []
-        low.mv_size = len(start)
-        low.mv_data = PyBytes_AS_STRING(start)
-        if stop is not None:
-            high.mv_size = len(stop)
-            high.mv_data = PyBytes_AS_STRING(stop)
-        if reverse:
-            rc = MDB_NOTFOUND
-            if stop is not None and high.mv_size:
-                key = high
-                rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
-                if rc == 0:
-                    rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)
-                elif rc == MDB_NOTFOUND:
-                    rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST)
-            elif stop is None:
-                rc = mdb_cursor_get(cursor, &key, &value, MDB_LAST)
-        elif low.mv_size:
-            key = low
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE)
-        else:
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST)
-        while rc == 0 and len(rows) < limit:
-            if reverse:
-                if low.mv_size and mdb_cmp(txn, dbi, &key, &low) < 0:
-                    break
-            elif stop is not None and (
-                high.mv_size == 0 or mdb_cmp(txn, dbi, &key, &high) >= 0
-            ):
-                break
-            total += key.mv_size + value.mv_size
-            if rows and total > limit_bytes:
-                break
-            rows.append((
-                PyBytes_FromStringAndSize(<char *>key.mv_data, key.mv_size),
-                PyBytes_FromStringAndSize(<char *>value.mv_data, value.mv_size),
-            ))
-            rc = mdb_cursor_get(cursor, &key, &value, onward)
-        if rc and rc != MDB_NOTFOUND:
-            raise self.failure(rc)
-        return rows
-
     def count(self, str db not None):
         cdef MDB_txn *txn = NULL
         cdef MDB_stat stat
         cdef int rc
-        self.known(db)
+        self.known_key(db, b"")
         if db not in self.dbis:
             return 0
         self.enter()

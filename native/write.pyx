@@ -13,9 +13,9 @@ from transact cimport (
     OP_APPEND, OP_DELETE, OP_MARK, OP_NEW_ORIGIN, OP_PUT, OP_REPLACE, OP_REWIND, OP_TRIM, Op,
 )
 
-KEY_BYTES_MAX = 511  # LMDB's own limit
-VALUE_BYTES_MAX = 64 << 20
-LANE_COUNT = 3
+_KEY_BYTES_MAX = 511  # LMDB's own limit
+_VALUE_BYTES_MAX = 64 << 20
+_LANE_COUNT = 3
 
 
 cdef class Write:
@@ -48,7 +48,7 @@ cdef class Write:
         cdef Op *ops
         if self.spent:
             raise ValueError("this Write has been carried out; make a new one")
-        if not 0 <= lane < LANE_COUNT:
+        if not 0 <= lane < _LANE_COUNT:
             raise ValueError(f"lane {lane} is not 0, 1 or 2")
         if self.count == self.room:
             room = self.room * 2 if self.room else 8
@@ -74,9 +74,9 @@ cdef class Write:
     cdef int point(self, Op *op, bytes value) except -1:
         op.value = PyBytes_AS_STRING(value)
         op.value_size = PyBytes_GET_SIZE(value)
-        if op.value_size > VALUE_BYTES_MAX:
+        if op.value_size > _VALUE_BYTES_MAX:
             self.count -= 1
-            raise ValueError(f"a value of {op.value_size} bytes; at most {VALUE_BYTES_MAX}")
+            raise ValueError(f"a value of {op.value_size} bytes; at most {_VALUE_BYTES_MAX}")
         self.size += op.value_size
         return 0
 
@@ -84,8 +84,8 @@ cdef class Write:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
         cdef int index = self.index(db)
         cdef Op *op
-        if not 0 < size <= KEY_BYTES_MAX:
-            raise ValueError(f"a key of {size} bytes; 1 to {KEY_BYTES_MAX}")
+        if not 0 < size <= _KEY_BYTES_MAX:
+            raise ValueError(f"a key of {size} bytes; 1 to {_KEY_BYTES_MAX}")
         op = self.add(code, 0)
         op.db = index
         op.key = PyBytes_AS_STRING(key)
@@ -172,5 +172,5 @@ cdef class Write:
             op.db = index
         self.held.append(other.held)
         self.size += other.size
-        for i in range(LANE_COUNT):
+        for i in range(_LANE_COUNT):
             self.appended[i] += other.appended[i]

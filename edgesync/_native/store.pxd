@@ -6,6 +6,8 @@ from lanes cimport LanePos
 from lmdb cimport MDB_cursor, MDB_cursor_op, MDB_dbi, MDB_txn, MDB_val
 from transact cimport Env
 
+from edgesync._native.write cimport Write
+
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass
@@ -35,10 +37,8 @@ cdef class Store:
     cdef shut(self)
     cdef disk_is_full(self)
     cdef size_t used(self) noexcept
-    cdef known(self, str db)
-    cdef list walk(
-        self, MDB_txn *txn, MDB_cursor *cursor, MDB_dbi dbi, bytes start, bytes stop,
-        Py_ssize_t limit, Py_ssize_t limit_bytes, bint reverse)
+    cdef check_keys(self, Write write)
+    cdef known_key(self, str db, bytes key)
     cdef wait_for_users(self)
     cdef int enter(self) except -1
     cdef void leave(self) noexcept

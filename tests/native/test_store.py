@@ -1,0 +1,455 @@
+"""One LMDB environment: what a write is, and what keeps a directory from being opened."""
+
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgesync._native.journal import Journal
+from edgesync._native.store import Store, Write, versions
+from edgesync.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnwritable
+from edgesync.errors import StoreVersion as NewerVersion
+
+BULK = 2
+
+
+def opened(path: Path, **options: object) -> Store:
+    return Store(str(path), databases=("lanes", "meta", "things"), **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with opened(tmp_path / "store") as store:
+        yield store
+
+
+def put(store: Store, key: bytes, value: bytes) -> None:
+    write = Write()
+    write.put("things", key, value)
+    store.apply(write)
+
+
+def test_what_is_written_is_there_after_opening_again(tmp_path: Path) -> None:
+    with opened(tmp_path / "store") as store:
+        put(store, b"a", b"1")
+    with opened(tmp_path / "store") as store:
+        assert store.get("things", b"a") == b"1"
+        assert store.get("things", b"b") is None
+
+
+@pytest.mark.feature("S2")
+def test_a_write_is_all_or_nothing(store: Store) -> None:
+    write = Write()
+    write.put("things", b"a", b"1")
+    write.append(BULK, 1, b"fact")
+    write.mark(BULK, 2, 0)  # beyond the tail: refuses the whole write
+    with pytest.raises(ValueError, match="beyond the tail"):
+        store.apply(write)
+    assert store.get("things", b"a") is None
+    assert Journal(store).state(BULK).tail == 0
+
+
+def test_a_failed_write_can_be_tried_again_a_done_one_cannot(store: Store) -> None:
+    write = Write()
+    write.mark(BULK, 1, 0)
+    with pytest.raises(ValueError, match="tail"):
+        store.apply(write)
+    first = Write()
+    first.append(BULK, 1, b"fact")
+    store.apply(first)
+    store.apply(write)
+    with pytest.raises(ValueError, match="carried out"):
+        store.apply(write)
+    with pytest.raises(ValueError, match="carried out"):
+        write.put("things", b"a", b"1")
+
+
+def test_writes_join_into_one(store: Store) -> None:
+    one, two = Write(), Write()
+    one.put("things", b"a", b"1")
+    one.append(BULK, 1, b"x")
+    two.append_many(BULK, 1, [b"y", b"z"])
+    two.delete("things", b"a")
+    joined = Write()
+    joined.extend(one)
+    joined.extend(two)
+    assert (len(joined), joined.appends, joined.nbytes) == (5, (0, 0, 3), 6)
+    assert store.apply(joined) == (0, 0, 3)
+    assert store.get("things", b"a") is None
+
+
+def test_scan_goes_both_ways_within_limits(store: Store) -> None:
+    for key in (b"a", b"b", b"c", b"d"):
+        put(store, key, key * 10)
+    keys = [key for key, _ in store.scan("things", b"b", b"d")]
+    assert keys == [b"b", b"c"]
+    assert [key for key, _ in store.scan("things", b"b", b"d", reverse=True)] == [b"c", b"b"]
+    assert [key for key, _ in store.scan("things", reverse=True, limit=2)] == [b"d", b"c"]
+    assert [key for key, _ in store.scan("things", limit_bytes=23)] == [b"a", b"b"]
+    assert store.scan("things", b"e") == []
+    assert store.scan("things", b"", b"") == []
+    assert store.count("things") == 4
+
+
+def test_integer_keys_are_in_the_order_of_numbers(tmp_path: Path) -> None:
+    with Store(str(tmp_path / "s"), databases=(), integer_databases=("n",)) as store:
+        write = Write()
+        for number in (300, 2, 70_000, 1):
+            write.put("n", number.to_bytes(8, "little"), b"")
+        store.apply(write)
+        found = [int.from_bytes(key, "little") for key, _ in store.scan("n")]
+        assert found == [1, 2, 300, 70_000]
+        bad = Write()
+        bad.put("n", b"short", b"")
+        with pytest.raises(ValueError, match="size"):
+            store.apply(bad)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda write: write.put("things", b"", b"v"), "key"),
+        (lambda write: write.put("things", b"k" * 512, b"v"), "key"),
+        (lambda write: write.append(3, 1, b""), "lane"),
+        (lambda write: write.append(-1, 1, b""), "lane"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_at_once(call: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call(Write())  # type: ignore[operator]
+
+
+def test_an_unknown_database_is_an_error(store: Store) -> None:
+    write = Write()
+    write.put("nowhere", b"k", b"v")
+    with pytest.raises(ValueError, match="nowhere"):
+        store.apply(write)
+    with pytest.raises(ValueError, match="nowhere"):
+        store.get("nowhere", b"k")
+
+
+def test_a_copy_is_a_store(store: Store, tmp_path: Path) -> None:
+    put(store, b"a", b"1")
+    store.copy(str(tmp_path / "copy"))
+    with opened(tmp_path / "copy") as copy:
+        assert copy.get("things", b"a") == b"1"
+
+
+def resident_kb(path: Path) -> int:
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0]:
+            inside = fields[-1] == str(path)
+        elif inside and fields[0] == "Rss:":
+            total += int(fields[1])
+    return total
+
+
+def test_released_pages_are_no_longer_resident(store: Store) -> None:
+    write = Write()
+    write.append_many(BULK, 1, [bytes(1000)] * 5000)
+    store.apply(write)
+    Journal(store).read(BULK, 1, limit_bytes=32 << 20)
+    data = Path(store.path) / "data.mdb"
+    before = resident_kb(data)
+    store.release_pages()
+    assert resident_kb(data) < before // 4
+    assert len(Journal(store).read(BULK, 1, limit_records=1)) == 1
+
+
+def test_a_closed_store_says_so(tmp_path: Path) -> None:
+    store = opened(tmp_path / "store")
+    store.close()
+    store.close()
+    with pytest.raises(StoreError, match="closed"):
+        put(store, b"a", b"1")
+    with pytest.raises(StoreError, match="closed"):
+        store.get("things", b"a")
+
+
+def test_many_threads_write_and_read_at_once(store: Store) -> None:
+    failures: list[BaseException] = []
+
+    def work(lane: int) -> None:
+        try:
+            for number in range(50):
+                write = Write()
+                write.append(lane, 1, b"%d" % number)
+                store.apply(write)
+                Journal(store).read(lane, 1)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(lane,)) for lane in (0, 1, 2, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert [Journal(store).state(lane).tail for lane in range(3)] == [50, 50, 100]
+
+
+def test_versions_name_what_is_linked() -> None:
+    found = versions()
+    assert found["lmdb"].startswith("LMDB 0.9.")
+    assert set(found) == {"lmdb", "lmdb_from", "lz4", "lz4_from"}
+
+
+# Who may open a directory
+
+
+HOLDER = """
+import sys
+from edgesync._native.store import Store
+store = Store(sys.argv[1], databases=("lanes", "things"))
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_directory_has_one_owner_until_it_dies(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    with holder:
+        assert holder.stdout.readline() == b"open\n"
+        with pytest.raises(StoreLocked) as caught:
+            opened(path)
+        assert caught.value.pid == holder.pid
+        with opened(path, readonly=True) as reader:  # looking on is allowed
+            assert reader.get("things", b"a") is None
+        holder.kill()
+    opened(path).close()
+
+
+def test_the_same_directory_twice_in_one_process_is_refused(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "alias").symlink_to(store.path)
+    with pytest.raises(StoreError):
+        opened(tmp_path / "alias")
+    with pytest.raises(StoreError, match="already open in this process"):
+        opened(Path(store.path), readonly=True)
+    put(store, b"a", b"1")
+
+
+def use_after_fork(store: Store, answers: "multiprocessing.Queue[str]") -> None:
+    try:
+        store.get("things", b"a")
+    except StoreError as error:
+        answers.put(str(error))
+    else:
+        answers.put("used")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_may_not_use_it(store: Store) -> None:
+    context = multiprocessing.get_context("fork")
+    answers: multiprocessing.Queue[str] = context.Queue()
+    child = context.Process(target=use_after_fork, args=(store, answers))
+    child.start()
+    assert "before a fork" in answers.get(timeout=30)
+    child.join()
+    put(store, b"a", b"1")
+
+
+def test_reading_only_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    path.mkdir()
+    with pytest.raises(StoreUnwritable, match="no store"):
+        opened(path, readonly=True)
+    with opened(path) as store:
+        put(store, b"a", b"1")
+    before = (path / "data.mdb").read_bytes()
+    with opened(path, readonly=True) as store:
+        assert store.get("things", b"a") == b"1"
+        with pytest.raises(StoreUnwritable, match="reading only"):
+            put(store, b"b", b"2")
+    assert (path / "data.mdb").read_bytes() == before
+
+
+def test_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    with opened(path) as store:
+        write = Write()
+        write.put("meta", b"format", (7).to_bytes(4, "little"))
+        store.apply(write)
+    before = (path / "data.mdb").read_bytes()
+    with pytest.raises(NewerVersion, match="format 7"):
+        opened(path)
+    assert (path / "data.mdb").read_bytes() == before
+
+
+# Files that are not what they were
+
+
+def filled(path: Path) -> bytes:
+    with opened(path, map_bytes=1 << 20) as store:
+        for number in range(40):
+            write = Write()
+            write.append_many(BULK, 1, [b"%d" % number * 100] * 20)
+            write.put("things", b"%d" % number, bytes(500))
+            store.apply(write)
+    return (path / "data.mdb").read_bytes()
+
+
+def test_a_file_cut_short_is_refused_before_it_is_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    whole = filled(path)
+    for size in (0, 1, 100, 4096, 5000, 8192, 40_960, 100_000):
+        (path / "data.mdb").write_bytes(whole[:size])
+        with pytest.raises(StoreCorrupt):
+            opened(path)
+    (path / "data.mdb").write_bytes(whole)
+    opened(path).close()
+
+
+def test_a_missing_file_is_not_taken_for_a_new_store(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    filled(path)
+    (path / "data.mdb").unlink()
+    with pytest.raises(StoreCorrupt, match="missing"):
+        opened(path)
+
+
+def test_no_header_no_store(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    whole = bytearray(filled(path))
+    whole[16:20] = b"\0\0\0\0"
+    (path / "data.mdb").write_bytes(whole)
+    with pytest.raises(StoreCorrupt, match="header"):
+        opened(path)
+
+
+def test_the_file_format_of_another_lmdb_is_a_version_error(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    whole = bytearray(filled(path))
+    whole[20] = 3
+    (path / "data.mdb").write_bytes(whole)
+    with pytest.raises(NewerVersion):
+        opened(path)
+
+
+def test_a_first_start_that_did_not_end_is_begun_again(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    (path / "new").mkdir(parents=True)
+    (path / "new" / "data.mdb").write_bytes(b"half a page")
+    with opened(path) as store:
+        put(store, b"a", b"1")
+    assert not (path / "new").exists()
+
+
+# A full store and a full disk
+
+
+def fill(store: Store, body: bytes = bytes(2000)) -> StoreFull:
+    for _ in range(100_000):
+        write = Write()
+        write.append_many(BULK, 1, [body] * 4)
+        try:
+            store.apply(write)
+        except StoreFull as error:
+            return error
+    raise AssertionError("never full")
+
+
+@pytest.mark.feature("S2")
+def test_intake_stops_at_nine_tenths_and_trimming_makes_room(tmp_path: Path) -> None:
+    with opened(tmp_path / "store", map_bytes=1 << 18, map_bytes_max=4 << 20) as store:
+        error = fill(store)
+        assert error.where == "store"
+        assert error.limit_bytes == 4 << 20
+        assert store.used_bytes <= (4 << 20) * 9 // 10
+        tail = Journal(store).state(BULK).tail
+        small = Write()
+        small.put("things", b"mark", b"still possible", essential=True)
+        store.apply(small)
+        for up_to in range(50, tail + 50, 50):
+            write = Write()
+            write.mark(BULK, min(up_to, tail), tail)
+            write.trim(BULK, up_to)
+            store.apply(write)
+        assert Journal(store).state(BULK).trimmed == tail
+        assert store.used_bytes < 1 << 20
+        fill(store)
+        assert Journal(store).state(BULK).tail >= tail + tail // 2
+
+
+def mounted_tmpfs(tmp_path: Path, size: str) -> Path:
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], check=True)
+    return place
+
+
+@pytest.mark.root
+def test_a_full_disk_refuses_intake_and_lets_trimming_go_on(tmp_path: Path) -> None:
+    place = mounted_tmpfs(tmp_path, "4m")
+    try:
+        with opened(place / "store", map_bytes=1 << 18, map_bytes_max=64 << 20) as store:
+            error = fill(store)
+            assert error.where == "disk"
+            tail = Journal(store).state(BULK).tail
+            assert tail > 100
+            write = Write()
+            write.mark(BULK, tail, tail)
+            write.trim(BULK, tail - 5)
+            store.apply(write)
+            again = Write()
+            again.append_many(BULK, 1, [bytes(2000)] * 50)
+            assert store.apply(again)[BULK] == tail + 50
+            assert len(Journal(store).read(BULK, tail - 4)) == 55
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill_up(path: Path) -> None:
+    with open(path, "wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while True:
+            filler.write(bytes(1 << 16))
+
+
+@pytest.mark.root
+def test_a_disk_that_others_fill_does_not_fail_a_commit_half_way(tmp_path: Path) -> None:
+    place = mounted_tmpfs(tmp_path, "8m")
+    try:
+        with opened(place / "store", map_bytes=2 << 20, map_bytes_max=4 << 20) as store:
+            put(store, b"a", b"1")
+            fill_up(place / "filler")
+            for number in range(100):  # within what is reserved
+                put(store, b"%d" % number, bytes(1000))
+            error = fill(store)
+            assert error.where == "disk"
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.root
+def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
+    place = mounted_tmpfs(tmp_path, "8m")
+    try:
+        opened(place / "store", map_bytes=1 << 20).close()
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        with pytest.raises(StoreUnwritable, match="Read-only file system"):
+            opened(place / "store")
+        with opened(place / "store", readonly=True) as store:
+            assert store.count("things") == 0
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_store_opened_again_goes_on(store: Store) -> None:
+    put(store, b"a", b"1")
+    origin = Journal(store).origin
+    store.reopen()
+    assert store.get("things", b"a") == b"1"
+    assert Journal(store).origin != origin
+    assert os.path.exists(store.path)
