@@ -1,0 +1,109 @@
+"""Makes sources of device settings: one a connection, with every device behind it.
+
+for source in modbus_sources(settings.modbus):
+    nursery.start_soon(source.run, sink)
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import trio
+
+from edgesync.errors import ConfigError
+from edgesync.sources.base import Sink, SourceStatus
+from edgesync.sources.modbus.layout import Layout
+from edgesync.sources.modbus.profile import load_layout
+from edgesync.sources.modbus.settings import ModbusDeviceSettings
+from edgesync.sources.modbus.tcp import Connect, Line, open_tcp
+from edgesync.sources.modbus.unit import Unit
+
+
+class ModbusSource:
+    """The devices behind one host and port."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        layouts: Sequence[Layout],
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+        connect: Connect = open_tcp,
+    ) -> None:
+        self._line = Line(host, port, connect)
+        self._line.on_up = self._line_is_up
+        self._units = tuple(Unit(layout, self._line, wall_ns) for layout in layouts)
+        if len(self._units) > 1:
+            # Were all units silent at once, each would hold the turn this long: half a period
+            # together, which leaves the other half for those that answer.
+            period_s = min(unit.shortest_period_s for unit in self._units)
+            for unit in self._units:
+                unit.share(period_s / 2 / len(self._units))
+
+    @property
+    def name(self) -> str:
+        return self._line.address
+
+    async def run(self, sink: Sink) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._line.serve)
+            for unit in self._units:
+                nursery.start_soon(unit.run, sink)
+
+    def statuses(self) -> Sequence[SourceStatus]:
+        return [unit.status() for unit in self._units]
+
+    def retry_now(self, name: str) -> bool:
+        for unit in self._units:
+            if unit.name == name:
+                unit.retry_now()
+                return True
+        return False
+
+    def _line_is_up(self) -> None:
+        for unit in self._units:
+            unit.line_is_up()
+
+
+def modbus_sources(
+    devices: Iterable[ModbusDeviceSettings],
+    *,
+    folder: Path | None = None,
+    wall_ns: Callable[[], int] = time.time_ns,
+    connect: Connect = open_tcp,
+) -> tuple[ModbusSource, ...]:
+    """Return one source for each host and port among the enabled `devices`.
+
+    folder   where relative paths of profiles start; usually that of the settings file
+
+    Raises ConfigError for a name used twice or a profile that does not fit.
+    """
+    lines: dict[tuple[str, int], list[Layout]] = {}
+    names: set[str] = set()
+    for device in devices:
+        if device.name in names:
+            raise ConfigError(
+                file="modbus", field=device.name, problem="two devices have this name",
+                remedy="a device's name is its entity in the hub: give each its own",
+            )  # fmt: skip
+        names.add(device.name)
+        layout = load_layout(device, folder)
+        if device.enabled:
+            lines.setdefault((device.host, device.port), []).append(layout)
+    return tuple(
+        ModbusSource(host, port, layouts, wall_ns=wall_ns, connect=connect)
+        for (host, port), layouts in lines.items()
+    )
+
+
+def modbus_source(
+    device: ModbusDeviceSettings,
+    *,
+    folder: Path | None = None,
+    wall_ns: Callable[[], int] = time.time_ns,
+    connect: Connect = open_tcp,
+) -> ModbusSource:
+    """Return the source of a single device. Raises ConfigError."""
+    layout = load_layout(device, folder)
+    return ModbusSource(device.host, device.port, [layout], wall_ns=wall_ns, connect=connect)

@@ -1,0 +1,47 @@
+"""Who may speak next on a shared connection: the most urgent one waiting."""
+
+import heapq
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+import trio
+
+
+class Turns:
+    """A lock whose next holder is the waiting task with the least `urgency`."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._arrival = count()
+        self._waiting: list[tuple[float, int, trio.Event]] = []
+
+    @asynccontextmanager
+    async def hold(self, urgency: float) -> AsyncIterator[None]:
+        """Wait for the turn and have it for the body; `urgency` is the time it was due."""
+        if self._is_held:
+            await self._wait(urgency)
+        else:
+            self._is_held = True
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, urgency: float) -> None:
+        mine = (urgency, next(self._arrival), trio.Event())
+        heapq.heappush(self._waiting, mine)
+        try:
+            await mine[2].wait()
+        except trio.Cancelled:
+            if mine[2].is_set():
+                self._pass_on()  # the turn came together with the cancellation
+            else:
+                self._waiting.remove(mine)
+                heapq.heapify(self._waiting)
+            raise
+
+    def _pass_on(self) -> None:
+        self._is_held = bool(self._waiting)
+        if self._waiting:
+            heapq.heappop(self._waiting)[2].set()
