@@ -1,4 +1,4 @@
-"""Sums over columns: of a whole block (Neumaier and Welford) and by aligned buckets of time."""
+"""Sums over columns: of a whole block (compensated) and by aligned buckets of time."""
 
 cimport cython
 from libc.stdint cimport INT64_MIN, int64_t, uint32_t, uint64_t
@@ -13,7 +13,7 @@ cdef struct Moments:
     double low
     double high
     double sum
-    double sum_rest  # what rounding took from `sum` (Neumaier); the sum is both together
+    double sum_rest  # what rounding took from `sum` ; the sum is both together
     double mean
     double m2
 
@@ -38,42 +38,64 @@ cdef inline double number_at(const void *values, size_t i, bint is_float) noexce
     memcpy(&whole, <const char *>values + 8 * i, 8)
     return <double>whole
 
-cdef inline double size_of(double x) noexcept nogil:
-    return x if x >= 0 else -x
+cdef inline void add_to(double *sum, double *rest, double x) noexcept nogil:
+    """Add without losing what rounding takes (Knuth's two-sum, no branch)."""
+    cdef double total = sum[0] + x
+    cdef double part = total - sum[0]
+    rest[0] += (sum[0] - (total - part)) + (x - part)
+    sum[0] = total
+
+cdef inline bint has_nan(const uint64_t *values, uint32_t n) noexcept nogil:
+    cdef uint64_t top = 0, size
+    cdef uint32_t i
+    for i in range(n):
+        size = values[i] << 1
+        top = size if size > top else top
+    return top > <uint64_t>0x7FF << 53
 
 @cython.cdivision(True)
-cdef inline bint aggregate(
+cdef inline void aggregate(
     const uint64_t *values, uint32_t n, bint is_float, Moments *m,
 ) noexcept nogil:
-    """Fill `m` from n >= 1 values; False when one is nan."""
-    cdef double x, total, square = 0, away, pivot
-    cdef uint32_t i
-    x = number_at(values, 0, is_float)
-    m.first = m.low = m.high = x
-    m.sum = m.sum_rest = m.mean = m.m2 = 0
-    for i in range(n):
+    """Fill `m` from n >= 1 values, none of them nan.
+
+    Four sums side by side, as one would wait for each addition; m2 in a second pass, instead of a
+    division a value.
+    """
+    cdef double sum[4]
+    cdef double rest[4]
+    cdef double square[4]
+    cdef double x, low, high
+    cdef uint32_t i, k
+    low = high = number_at(values, 0, is_float)
+    for k in range(4):
+        sum[k] = rest[k] = square[k] = 0
+    for i in range(0, n & ~3, 4):
+        for k in range(4):
+            x = number_at(values, i + k, is_float)
+            low = x if x < low else low
+            high = x if x > high else high
+            add_to(sum + k, rest + k, x)
+    for i in range(n & ~3, n):
         x = number_at(values, i, is_float)
-        if x != x:
-            return False
-        m.low = x if x < m.low else m.low
-        m.high = x if x > m.high else m.high
-        total = m.sum + x
-        if size_of(m.sum) >= size_of(x):
-            m.sum_rest += (m.sum - total) + x
-        else:
-            m.sum_rest += (x - total) + m.sum
-        m.sum = total
-    m.last = x
+        low = x if x < low else low
+        high = x if x > high else high
+        add_to(sum, rest, x)
+    m.low, m.high = low, high
+    m.first, m.last = number_at(values, 0, is_float), number_at(values, n - 1, is_float)
+    m.sum, m.sum_rest = sum[0], rest[0]
+    for k in range(1, 4):
+        add_to(&m.sum, &m.sum_rest, sum[k])
+        m.sum_rest += rest[k]
     m.mean = (m.sum + m.sum_rest) / n
-    # Two passes instead of Welford's division a value: faster, and as exact.
-    pivot = m.mean
-    away = 0
-    for i in range(n):
-        x = number_at(values, i, is_float) - pivot
-        square += x * x
-        away += x
-    m.m2 = square - away * away / n
-    return True
+    for i in range(0, n & ~3, 4):
+        for k in range(4):
+            x = number_at(values, i + k, is_float) - m.mean
+            square[k] += x * x
+    for i in range(n & ~3, n):
+        x = number_at(values, i, is_float) - m.mean
+        square[0] += x * x
+    m.m2 = (square[0] + square[1]) + (square[2] + square[3])
 
 @cython.cdivision(True)
 cdef inline int64_t bucket_of(int64_t t, int64_t width) noexcept nogil:

@@ -508,10 +508,10 @@ cdef int put_reading(Buf *out, int vtype, uint64_t series, object value) except 
     if vtype == VT_F64:
         number = value
         memcpy(&bits, &number, 8)
-    elif vtype == VT_I64:
-        bits = <uint64_t><int64_t>value
+    elif not isinstance(value, int) or (vtype == VT_BOOL and value not in (0, 1)):
+        raise TypeError(f"{type(value).__name__} {value!r}")
     else:
-        bits = 1 if value else 0
+        bits = <uint64_t><int64_t>value
     if put64(out, series) or put64(out, bits):
         raise MemoryError
     return 0

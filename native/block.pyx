@@ -29,7 +29,7 @@ from collections.abc import Sequence
 
 from edgesync.errors import RecordError
 
-from aggregate cimport Moments, Totals, aggregate, roll_up
+from aggregate cimport Moments, Totals, aggregate, has_nan, roll_up
 from buffer cimport (
     DAMAGED, NO_MEMORY, OK, TOO_LARGE, Buf, Cur, buf_free, buf_need, load32, load64, put32,
     put_bytes, store32, store64,
@@ -105,8 +105,7 @@ def encode(
 
     Raises RecordError for other numbers of points, unequal lengths and values of another type.
     """
-    cdef const int64_t[::1] t = times
-    cdef uint32_t n = <uint32_t>min(t.shape[0], POINTS_MAX + 1)
+    cdef uint32_t n = <uint32_t>min(len(times), POINTS_MAX + 1)
     cdef Buf arena, column
     cdef Head head
     cdef Scratch *s = NULL
@@ -119,13 +118,15 @@ def encode(
     head.series, head.n = series, n
     head.vtype = <uint8_t>checked_vtype(vtype)
     try:
-        if buf_need(&column, 8 * n) != OK:
+        if buf_need(&column, 16 * n) != OK:
             raise MemoryError
+        # Copies: another thread may change its arrays while ours are encoded.
+        copy_array(column.data + 8 * n, times, b"q", n)
         gather(&head, &column, &arena, values)
         s = new_scratch()
         if s == NULL:
             raise MemoryError
-        return packed(&head, &t[0], <const uint64_t *>column.data, s, stats)
+        return packed(&head, <const uint64_t *>column.data, s, stats)
     finally:
         free_scratch(s)
         buf_free(&arena)
@@ -138,24 +139,20 @@ cdef int checked_vtype(vtype) except -1:
     return vtype
 
 
+cdef int copy_array(void *to, object source, char typecode, uint32_t n) except -1:
+    """Copy n items of an array; raises RecordError unless it is an array of this type."""
+    if not isinstance(source, array.array) or (<array.array>source).ob_descr.typecode != typecode:
+        raise RecordError(f"not an array of typecode {chr(typecode)!r}: {type(source).__name__}")
+    memcpy(to, (<array.array>source).data.as_voidptr, 8 * <size_t>n)
+    return 0
+
+
 cdef int gather(Head *head, Buf *column, Buf *arena, object values) except -1:
-    """Copy the values, so that another thread may change theirs while ours are encoded."""
     cdef uint64_t *to = <uint64_t *>column.data
-    cdef const double[::1] floats
-    cdef const int64_t[::1] ints
     cdef uint32_t i
     if head.vtype == VT_TEXT:
-        gather_texts(head, to, arena, values)
-        return 0
-    try:
-        if head.vtype == VT_F64:
-            floats = values
-            memcpy(to, &floats[0], 8 * head.n)
-            return 0
-        ints = values
-    except (TypeError, ValueError) as error:
-        raise RecordError(f"values of type {head.vtype}: {error}") from error
-    memcpy(to, &ints[0], 8 * head.n)
+        return gather_texts(head, to, arena, values)
+    copy_array(to, values, b"d" if head.vtype == VT_F64 else b"q", head.n)
     if head.vtype == VT_BOOL:
         for i in range(head.n):
             if to[i] > 1:
@@ -188,7 +185,8 @@ cdef int gather_texts(Head *head, uint64_t *to, Buf *arena, object values) excep
     return 0
 
 
-cdef bytes packed(Head *head, const int64_t *t, const uint64_t *v, Scratch *s, bint stats):
+cdef bytes packed(Head *head, const uint64_t *v, Scratch *s, bint stats):
+    cdef const int64_t *t = <const int64_t *>v + head.n
     cdef Buf out
     cdef int status
     memset(&out, 0, sizeof(Buf))
@@ -227,10 +225,11 @@ cdef int put_block(
     head.values_size = <uint32_t>s.best.size
     head.flags |= order_flag(t, head.n) | (HAS_EXCEPTIONS if head.values.exceptions else 0)
     if head.vtype != VT_TEXT:
-        if not aggregate(v, head.n, head.vtype == VT_F64, &m):
+        if head.vtype == VT_F64 and has_nan(v, head.n):
             head.flags |= HAS_NAN
         elif stats:
             head.flags |= HAS_STATS
+            aggregate(v, head.n, head.vtype == VT_F64, &m)
             status = put_stats(out, t[head.n - 1], &m)
     head.size = <uint32_t>out.size
     put_head(out.data, head)

@@ -53,15 +53,29 @@ cdef struct ValueHead:
     uint8_t exponent
     uint32_t exceptions  # they stand in Scratch.decimals
 
+cdef extern from *:
+    """
+    /* One scratch is kept between calls: fresh from the system, its pages cost more than encoding
+       a block does. Taken and put back by exchange, so that each thread holds its own. */
+    static void *edgesync_spare_scratch;
+    static inline void *edgesync_swap_scratch(void *p) {
+        return __atomic_exchange_n(&edgesync_spare_scratch, p, __ATOMIC_ACQ_REL);
+    }
+    """
+    void *swap_spare "edgesync_swap_scratch"(void *p) noexcept nogil
+
 cdef inline Scratch *new_scratch() noexcept nogil:
-    return <Scratch *>calloc(1, sizeof(Scratch))
+    cdef void *spare = swap_spare(NULL)
+    return <Scratch *>(spare if spare != NULL else calloc(1, sizeof(Scratch)))
 
 cdef inline void free_scratch(Scratch *s) noexcept nogil:
-    if s != NULL:
-        buf_free(&s.best)
-        buf_free(&s.trial)
-        buf_free(&s.planes)
-        free(s)
+    if s == NULL:
+        return
+    # Buffers that grew are not kept: the spare stays about as large as the struct.
+    buf_free(&s.best)
+    buf_free(&s.trial)
+    buf_free(&s.planes)
+    free(swap_spare(s))
 
 cdef inline bint is_constant(const uint64_t *v, uint32_t n) noexcept nogil:
     cdef uint32_t i
@@ -69,6 +83,16 @@ cdef inline bint is_constant(const uint64_t *v, uint32_t n) noexcept nogil:
         if v[i] != v[0]:
             return False
     return True
+
+cdef inline uint32_t dictionary_room(size_t best, uint32_t n) noexcept nogil:
+    """Most distinct values with which a dictionary could still be smaller than `best` bytes."""
+    cdef uint32_t width, room, most = 0
+    for width in range(1, 13):
+        if best > 2 + packed_bytes(n, width):
+            room = <uint32_t>((best - 2 - packed_bytes(n, width)) >> 3)
+            room = room if room < <uint32_t>1 << width else <uint32_t>1 << width
+            most = room if room > most else most
+    return most
 
 cdef inline uint32_t fill_dictionary(
     Scratch *s, const uint64_t *v, uint32_t n, uint32_t most,
@@ -98,8 +122,8 @@ cdef inline uint32_t fill_dictionary(
 cdef inline int try_dictionary(Scratch *s, const uint64_t *v, uint32_t n) noexcept nogil:
     """Replace `best` by DICT when that is smaller; returns 1 then, 0 if not, or NO_MEMORY."""
     cdef size_t size
-    cdef uint32_t count, most = <uint32_t>(s.best.size >> 3), width
-    count = fill_dictionary(s, v, n, most if most < DICT_MAX else DICT_MAX) if most > 1 else 0
+    cdef uint32_t count, most = dictionary_room(s.best.size, n), width
+    count = fill_dictionary(s, v, n, most) if most else 0
     width = width_of(count - 1)
     size = 2 + 8 * <size_t>count + packed_bytes(n, width)
     if count == 0 or size >= s.best.size:
