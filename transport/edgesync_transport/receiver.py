@@ -1,0 +1,449 @@
+"""The receiving half of a link for one edge, without sockets, disk, clock or chance.     [sans-IO]
+
+Events go in, effects come out. A session is born from a Hello, gets its epoch from durable storage
+and ends when a newer Hello comes (I6, R7). Only the shell's answer Stored leads to an Ack: nothing
+is acknowledged that is not on disk (I1, I4).
+"""
+
+import enum
+from collections import deque
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from edgesync_transport.link import Peer
+from edgesync_transport.messages import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_OLDEST,
+    Ack,
+    Batch,
+    Bye,
+    Hello,
+    Lane,
+    LaneFloor,
+    Limits,
+    Message,
+    Nack,
+    NackCode,
+    Ping,
+    Pong,
+    RefuseCode,
+    Refused,
+    Welcome,
+)
+
+FLOORS_NONE: Final = (LaneFloor(floor=0, chain=0, safe=0),) * 3
+
+
+class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What is granted to one edge.
+
+    takeovers_max       sessions that may replace a live one within `takeovers_window_s` before the
+                        edge is held off: two gateways with one key fight otherwise (F21)
+    """
+
+    limits: Limits = Limits()
+    heartbeat_s: float = 5.0
+    heartbeats_missed_max: int = 3
+    takeovers_max: int = 3
+    takeovers_window_s: float = 60.0
+    holdoff_s: float = 10.0
+    restore_safe: bool = False
+    clock_offset_warn_s: float = 5.0
+
+
+class State(enum.Enum):
+    IDLE = "idle"
+    OPENING = "opening"
+    LIVE = "live"
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of what can happen to a receiver."""
+
+
+class Received(Event, frozen=True):
+    peer: Peer
+    message: Message
+
+
+class Opened(Event, frozen=True):
+    """The answer to Open: the epoch is durable. `floors` of an incarnation never seen are None."""
+
+    token: int
+    epoch: int
+    generation: bytes
+    floors: tuple[LaneFloor, LaneFloor, LaneFloor] | None
+
+
+class OpenFailed(Event, frozen=True):
+    token: int
+    reason: str
+    retry_after_s: float = 3.0
+
+
+class Stored(Event, frozen=True):
+    """The answer to Store: durable up to `floor`, or refused with `code` and nothing changed."""
+
+    token: int
+    floor: int
+    safe: int
+    code: NackCode | None = None
+    is_stale: bool = False
+    reason: str = ""
+
+
+class Tick(Event, frozen=True):
+    """Time has passed; due about once a second."""
+
+
+class Revoked(Event, frozen=True):
+    """The edge's key is no longer good: the session ends now."""
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """Base of what a receiver wants done."""
+
+
+class Open(Effect, frozen=True):
+    """Draw a new epoch durably, look the floors up, answer Opened or OpenFailed."""
+
+    token: int
+    incarnation: bytes
+    offers: Hello
+
+
+class Store(Effect, frozen=True):
+    """Validate and store this batch, answer Stored. Stores of one receiver keep their order."""
+
+    token: int
+    batch: Batch
+
+
+class Transmit(Effect, frozen=True):
+    peer: Peer
+    message: Message
+
+
+class Report(Effect, frozen=True):
+    """Something an operator should see once: `kind` is a word, `facts` its values."""
+
+    kind: str
+    facts: Mapping[str, str | int | float]
+
+
+class Session:
+    """What a granted Hello has led to."""
+
+    def __init__(self, peer: Peer, hello: Hello, epoch: int, now: float) -> None:
+        self.peer = peer
+        self.incarnation = hello.incarnation
+        self.epoch = epoch
+        self.opened_at = now
+        self.heartbeat_s = hello.heartbeat_s
+        # Highest seq taken for storing on each lane: pipelined batches follow on it.
+        self.taken = [0, 0, 0]
+        self.in_store: dict[int, Batch] = {}
+
+
+class Receiver:
+    """Sessions of one edge; see the module."""
+
+    def __init__(self, edge: str, settings: ReceiverSettings | None = None) -> None:
+        self.edge = edge
+        self.settings = settings or ReceiverSettings()
+        self.state = State.IDLE
+        self.session: Session | None = None
+        self.floors: list[LaneFloor] = list(FLOORS_NONE)
+        self.tails = [0, 0, 0]
+        self.incarnation = b""
+        self.software = ""
+        self.rtt_s: float | None = None
+        self.clock_offset_s: float | None = None
+        self.heard_at: float | None = None
+        self.duplicates = 0
+        self.fenced = 0
+        self._token = 0
+        self._opening: tuple[int, Peer, Hello] | None = None
+        self._pings: dict[int, float] = {}
+        self._pinged_at = 0.0
+        self._takeovers: deque[float] = deque()
+        self._hold_until = 0.0
+        self._is_skewed = False
+
+    def step(self, event: Event, now: float, wall_ns: int) -> list[Effect]:
+        """Take one event at monotonic `now` (seconds) and wall time `wall_ns` (data only, I5)."""
+        match event:
+            case Received(peer, message):
+                return self._received(peer, message, now, wall_ns)
+            case Opened():
+                return self._opened(event, now, wall_ns)
+            case OpenFailed():
+                return self._open_failed(event)
+            case Stored():
+                return self._stored(event)
+            case Tick():
+                return self._tick(now, wall_ns)
+            case Revoked():
+                return self._end("revoked", RefuseCode.BAD_CREDENTIALS, "the key was revoked")
+        return []
+
+    # -- session ---------------------------------------------------------------------------------
+
+    def _received(self, peer: Peer, message: Message, now: float, wall_ns: int) -> list[Effect]:
+        if isinstance(message, Hello):
+            return self._greeted(peer, message, now)
+        session = self.session
+        epoch = getattr(message, "epoch", 0)
+        if session is None or peer != session.peer or epoch != session.epoch:
+            return self._fence(peer, message, epoch)
+        self.heard_at = now
+        match message:
+            case Batch():
+                return self._batch(session, message)
+            case Ping():
+                pong = Pong(
+                    epoch=session.epoch, token=message.token,
+                    asked_at_ns=message.at_ns, at_ns=wall_ns,
+                )  # fmt: skip
+                return [Transmit(peer, pong)]
+            case Pong():
+                return self._ponged(message, now, wall_ns)
+            case Bye():
+                self._forget()
+                return [Report("disconnected", {"reason": message.reason})]
+        return []
+
+    def _fence(self, peer: Peer, message: Message, epoch: int) -> list[Effect]:
+        """R7: a session that is over can write nothing; its peer is told, once per message."""
+        self.fenced += 1
+        if not isinstance(message, Batch | Ping):
+            return []
+        refused = Refused(
+            nonce=0, epoch=epoch, code=RefuseCode.STALE_EPOCH, reason="this session is over"
+        )
+        return [Transmit(peer, refused)]
+
+    def _greeted(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
+        def refuse(code: RefuseCode, reason: str, retry_s: float = 0.0) -> list[Effect]:
+            refused = Refused(
+                nonce=hello.nonce, epoch=0, code=code, reason=reason, retry_after_s=retry_s
+            )
+            return [Transmit(peer, refused), Report("refused", {"reason": reason})]
+
+        if (
+            hello.protocol_newest < PROTOCOL_VERSION_OLDEST
+            or hello.protocol_oldest > PROTOCOL_VERSION
+        ):
+            return refuse(
+                RefuseCode.UNSUPPORTED_VERSION,
+                f"this hub speaks protocol {PROTOCOL_VERSION_OLDEST} to {PROTOCOL_VERSION}, "
+                f"the edge {hello.protocol_oldest} to {hello.protocol_newest}: upgrade one of them",
+            )
+        if now < self._hold_until:
+            return refuse(
+                RefuseCode.RATE_LIMITED,
+                "another gateway uses this edge's key",
+                self._hold_until - now,
+            )
+        if self._opening and self._opening[1] == peer and self._opening[2].nonce == hello.nonce:
+            return []  # the same Hello again, doubled on the way
+        effects = self._supersede(peer, hello, now)
+        self._token += 1
+        self._opening = (self._token, peer, hello)
+        self.state = State.OPENING
+        return [*effects, Open(self._token, hello.incarnation, hello)]
+
+    def _supersede(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
+        """End the live session for a newer one, and notice two gateways fighting (F21)."""
+        old = self.session
+        if old is None:
+            return []
+        self._forget()
+        effects: list[Effect] = []
+        if old.peer != peer:
+            refused = Refused(
+                nonce=0, epoch=old.epoch, code=RefuseCode.SUPERSEDED,
+                reason="a newer session of this edge has begun",
+            )  # fmt: skip
+            effects = [
+                Transmit(old.peer, refused),
+                Report("superseded", {"epoch": old.epoch}),
+            ]
+        if old.incarnation != hello.incarnation:
+            self._takeovers.append(now)
+            while self._takeovers and self._takeovers[0] < now - self.settings.takeovers_window_s:
+                self._takeovers.popleft()
+            if len(self._takeovers) > self.settings.takeovers_max:
+                self._hold_until = now + self.settings.holdoff_s
+                self._takeovers.clear()
+                effects.append(
+                    Report("duplicate_identity", {"incarnation": hello.incarnation.hex()})
+                )
+        return effects
+
+    def _opened(self, event: Opened, now: float, wall_ns: int) -> list[Effect]:
+        if self._opening is None or self._opening[0] != event.token:
+            return []  # a newer Hello has come meanwhile
+        _, peer, hello = self._opening
+        self._opening = None
+        session = Session(peer, hello, event.epoch, now)
+        floors = event.floors or tuple(
+            # A fork keeps seqs, so an incarnation never seen begins where the edge says (R4).
+            LaneFloor(floor=offer.start, chain=offer.start_chain, safe=offer.start)
+            for offer in hello.lanes
+        )
+        self.floors = list(floors)
+        self.tails = [offer.tail for offer in hello.lanes]
+        session.taken = [lane.floor for lane in floors]
+        self.session = session
+        self.state = State.LIVE
+        self.incarnation, self.software = hello.incarnation, hello.software
+        self.heard_at = self._pinged_at = now
+        self._pings.clear()
+        welcome = Welcome(
+            nonce=hello.nonce,
+            protocol=min(hello.protocol_newest, PROTOCOL_VERSION),
+            epoch=event.epoch,
+            generation=event.generation,
+            lanes=(floors[0], floors[1], floors[2]),
+            limits=self.settings.limits,
+            clock_ns=wall_ns,
+            heartbeat_s=self.settings.heartbeat_s,
+            restore_safe=self.settings.restore_safe,
+        )
+        facts: dict[str, str | int | float] = {
+            "epoch": event.epoch,
+            "incarnation": hello.incarnation.hex(),
+        }
+        return [Transmit(peer, welcome), Report("connected", facts)]
+
+    def _open_failed(self, event: OpenFailed) -> list[Effect]:
+        if self._opening is None or self._opening[0] != event.token:
+            return []
+        _, peer, hello = self._opening
+        self._opening = None
+        self.state = State.IDLE
+        refused = Refused(
+            nonce=hello.nonce, epoch=0, code=RefuseCode.UNAVAILABLE, reason=event.reason,
+            retry_after_s=event.retry_after_s,
+        )  # fmt: skip
+        return [Transmit(peer, refused)]
+
+    def _forget(self) -> None:
+        self.session = None
+        self.state = State.OPENING if self._opening else State.IDLE
+
+    def _end(self, kind: str, code: RefuseCode, reason: str) -> list[Effect]:
+        session = self.session
+        self._opening = None
+        self._forget()
+        if session is None:
+            return []
+        refused = Refused(nonce=0, epoch=session.epoch, code=code, reason=reason)
+        return [Transmit(session.peer, refused), Report(kind, {"reason": reason})]
+
+    def _tick(self, now: float, wall_ns: int) -> list[Effect]:
+        session = self.session
+        if session is None or self.heard_at is None:
+            return []
+        heartbeat_s = min(session.heartbeat_s, self.settings.heartbeat_s)
+        silent_s = now - self.heard_at
+        if silent_s >= heartbeat_s * self.settings.heartbeats_missed_max:
+            self._forget()
+            return [Report("lost", {"silent_s": round(silent_s, 1)})]
+        if now - self._pinged_at < heartbeat_s:
+            return []
+        self._pinged_at = now
+        self._token += 1
+        self._pings[self._token] = now
+        while len(self._pings) > 2 * self.settings.heartbeats_missed_max:
+            del self._pings[next(iter(self._pings))]
+        return [Transmit(session.peer, Ping(epoch=session.epoch, token=self._token, at_ns=wall_ns))]
+
+    def _ponged(self, pong: Pong, now: float, wall_ns: int) -> list[Effect]:
+        sent_at = self._pings.pop(pong.token, None)
+        if sent_at is None:
+            return []
+        self.rtt_s = now - sent_at
+        self.clock_offset_s = (pong.at_ns - (wall_ns - int(self.rtt_s * 5e8))) / 1e9
+        skewed = abs(self.clock_offset_s) > self.settings.clock_offset_warn_s
+        if skewed == self._is_skewed:
+            return []
+        self._is_skewed = skewed
+        kind = "clock_skew" if skewed else "clock_good"
+        return [Report(kind, {"offset_s": round(self.clock_offset_s, 3)})]
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def _batch(self, session: Session, batch: Batch) -> list[Effect]:
+        lane = batch.lane
+        self.tails[lane] = max(self.tails[lane], batch.last)
+        if batch.incarnation != session.incarnation:
+            return [
+                self._nack(session, batch, NackCode.CHAIN, "another incarnation than greeted with")
+            ]
+        limits = self.settings.limits
+        if len(batch.payload) > limits.batch_bytes:
+            return [
+                self._nack(session, batch, NackCode.TOO_LARGE, f"over {limits.batch_bytes} bytes")
+            ]
+        if batch.last <= self.floors[lane].floor:
+            self.duplicates += 1
+            return [self._ack(session, lane)]
+        if batch.first > session.taken[lane] + 1:
+            reason = f"expected {session.taken[lane] + 1}"
+            return [self._nack(session, batch, NackCode.GAP, reason)]
+        if len(session.in_store) >= 3 * limits.window_batches:
+            return [
+                self._nack(
+                    session, batch, NackCode.BUSY, "more batches than the window allows", 0.5
+                )
+            ]
+        session.taken[lane] = max(session.taken[lane], batch.last)
+        self._token += 1
+        session.in_store[self._token] = batch
+        return [Store(self._token, batch)]
+
+    def _stored(self, event: Stored) -> list[Effect]:
+        session = self.session
+        if session is None or event.token not in session.in_store:
+            return []  # stored for a session that is over: the next one will find the floor
+        batch = session.in_store.pop(event.token)
+        lane = batch.lane
+        if event.is_stale:
+            return self._end(
+                "fenced", RefuseCode.SUPERSEDED, "a newer session of this edge has begun"
+            )
+        if event.code is not None:
+            # What follows in the pipe stands on this batch, so it is refused by the gap it leaves.
+            session.taken[lane] = event.floor
+            self._note_floor(lane, event.floor, event.safe, 0)
+            return [self._nack(session, batch, event.code, event.reason, 0.5)]
+        self._note_floor(lane, event.floor, event.safe, batch.last_chain)
+        if any(other.lane == lane for other in session.in_store.values()):
+            return []  # cumulative: the last one under way answers for all (R2)
+        return [self._ack(session, lane)]
+
+    def _note_floor(self, lane: Lane, floor: int, safe: int, chain: int) -> None:
+        if floor >= self.floors[lane].floor:
+            self.floors[lane] = LaneFloor(floor=floor, chain=chain, safe=safe)
+
+    def _ack(self, session: Session, lane: Lane) -> Effect:
+        stands = self.floors[lane]
+        ack = Ack(
+            epoch=session.epoch, incarnation=session.incarnation, lane=lane,
+            floor=stands.floor, safe=stands.safe,
+        )  # fmt: skip
+        return Transmit(session.peer, ack)
+
+    def _nack(
+        self, session: Session, batch: Batch, code: NackCode, reason: str, retry_s: float = 0.0
+    ) -> Effect:
+        nack = Nack(
+            epoch=session.epoch, incarnation=session.incarnation, lane=batch.lane,
+            first=batch.first, last=batch.last, floor=self.floors[batch.lane].floor,
+            code=code, reason=reason, retry_after_s=retry_s,
+        )  # fmt: skip
+        return Transmit(session.peer, nack)

@@ -1,0 +1,781 @@
+"""The sending half of a link, without sockets, disk, clock or chance.                   [sans-IO]
+
+Events go in, effects come out; the shell carries them out. On every lane
+
+    safe <= floor <= sent <= tail                                                            # I3
+
+    floor   highest seq the receiver has made durable
+    sent    highest seq handed to the link since the session began
+    tail    highest seq in the journal
+
+What is in flight is not kept in memory: a lost batch is read again from the journal, so a window is
+a few positions and the journal stays the only copy. After a doubt of any kind the lane goes back to
+the floor, which is always right because a receiver answers a batch at or below its floor with an
+acknowledgement and nothing else (I4).
+
+Rules R1 to R12 are explained in docs/protocol.md.
+"""
+
+import enum
+from collections import deque
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Final
+
+import msgspec
+
+from edgesync_transport.messages import (
+    PROTOCOL_VERSION,
+    PROTOCOL_VERSION_OLDEST,
+    Ack,
+    Batch,
+    Bye,
+    Codec,
+    Hello,
+    Lane,
+    LaneOffer,
+    Limits,
+    Message,
+    Nack,
+    NackCode,
+    Ping,
+    Pong,
+    RefuseCode,
+    Refused,
+    Welcome,
+)
+
+
+class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits and times of one side; seconds and counts.
+
+    batch_records_min   size adapts between these two (S13)
+    window_batches      unacknowledged batches a lane may have
+    linger_s            how long a lane waits for more before it sends less than a full batch
+    """
+
+    batch_records_min: int = 16
+    batch_records_max: int = 8192
+    # Raw rows of one batch; what travels is smaller and bounded by the receiver's limits.
+    batch_raw_bytes: int = 4 * 1024 * 1024
+    window_batches: tuple[int, int, int] = (4, 8, 8)
+    window_bytes: tuple[int, int, int] = (256 << 10, 1 << 20, 2 << 20)
+    linger_s: tuple[float, float, float] = (0.0, 0.002, 0.005)
+    ack_target_s: float = 0.25
+    ack_timeout_s: float = 10.0
+    greeting_timeout_s: float = 10.0
+    # Three heartbeats without a word: 15 s, the design's bound for a dead peer (S17).
+    heartbeat_s: float = 5.0
+    heartbeats_missed_max: int = 3
+    clock_offset_warn_s: float = 5.0
+    software: str = ""
+
+
+class State(enum.Enum):
+    DOWN = "down"
+    GREETING = "greeting"
+    STREAMING = "streaming"
+    FORKING = "forking"  # a new incarnation is being stored
+    STOPPED = "stopped"
+
+
+class LinkStatus(enum.Enum):
+    """What an operator is shown (S12)."""
+
+    CONNECTED = "Connected"
+    PROCESSING = "Processing"
+    DISCONNECTED = "Disconnected"
+    QUEUING = "Queuing"
+    RECONNECTING = "Reconnecting"
+    DRAINING = "Draining"
+
+
+class LanePositions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a lane of the journal stands when the sender is made, or after a fork."""
+
+    tail: int
+    floor: int
+    safe: int
+    trimmed: int
+    start: int = 0
+    start_chain: int = 0
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of what can happen to a sender."""
+
+
+class LinkUp(Event, frozen=True):
+    """There is a link to talk over; whether anybody answers is not known yet."""
+
+
+class LinkDown(Event, frozen=True):
+    reason: str = ""
+
+
+class Received(Event, frozen=True):
+    message: Message
+
+
+class Grown(Event, frozen=True):
+    """The journal has records up to `tail` now."""
+
+    lane: Lane
+    tail: int
+
+
+class Loaded(Event, frozen=True):
+    """The answer to Load: records `first .. last`, packed."""
+
+    lane: Lane
+    first: int
+    last: int
+    prev_chain: int
+    last_chain: int
+    codec: Codec
+    payload: bytes
+
+
+class LoadedNothing(Event, frozen=True):
+    """The answer to Load when the journal has nothing at `first`."""
+
+    lane: Lane
+    first: int
+
+
+class Trimmed(Event, frozen=True):
+    lane: Lane
+    up_to: int
+
+
+class Forked(Event, frozen=True):
+    """The answer to Fork: the new incarnation is durable."""
+
+    incarnation: bytes
+    lanes: tuple[LanePositions, LanePositions, LanePositions]
+
+
+class Tick(Event, frozen=True):
+    """Time has passed. Due at least once a second, or at `Sender.due_at`."""
+
+
+class Stop(Event, frozen=True):
+    """Say goodbye; nothing more is sent."""
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """Base of what a sender wants done."""
+
+
+class Transmit(Effect, frozen=True):
+    message: Message
+
+
+class Load(Effect, frozen=True):
+    """Read records from `first` on, none beyond `last_max` or the limits, pack, answer Loaded."""
+
+    lane: Lane
+    first: int
+    last_max: int
+    limit_records: int
+    limit_bytes: int
+
+
+class Mark(Effect, frozen=True):
+    """The receiver has everything up to `floor`; store that, trim what is safe. May be delayed."""
+
+    lane: Lane
+    floor: int
+    safe: int
+
+
+class Rewind(Effect, frozen=True):
+    """The receiver has lost what was above `floor`; it is going to be sent again (S32)."""
+
+    lane: Lane
+    floor: int
+
+
+class Fork(Effect, frozen=True):
+    """The receiver knows another history: take a new incarnation, durably, answer Forked (R4)."""
+
+    reason: str
+
+
+class Dead(Effect, frozen=True):
+    """One record was refused for good; it is on its way as a dead letter (S14)."""
+
+    lane: Lane
+    seq: int
+    reason: str
+
+
+class Lost(Effect, frozen=True):
+    """Records `first .. last` are neither here nor there; the receiver is told (R8)."""
+
+    lane: Lane
+    first: int
+    last: int
+    reason: str
+
+
+class Report(Effect, frozen=True):
+    """Something an operator should see once: `kind` is a word, `facts` its values."""
+
+    kind: str
+    facts: Mapping[str, str | int | float]
+
+
+class Hangup(Effect, frozen=True):
+    """Close this link; `retry_after_s` is a lower bound for the next attempt, 0 for "as usual"."""
+
+    reason: str
+    retry_after_s: float = 0.0
+    is_success: bool = False  # the session had been granted: the attempt counts as a good one
+
+
+# What may happen when; everything else is late news of a link already given up, and dropped.
+TRANSITIONS: Final[dict[tuple[State, type[Event]], State]] = {
+    (State.DOWN, LinkUp): State.GREETING,
+    (State.GREETING, LinkDown): State.DOWN,
+    (State.STREAMING, LinkDown): State.DOWN,
+    (State.FORKING, LinkDown): State.FORKING,
+    (State.FORKING, Forked): State.DOWN,
+    (State.DOWN, Stop): State.STOPPED,
+    (State.GREETING, Stop): State.STOPPED,
+    (State.STREAMING, Stop): State.STOPPED,
+    (State.FORKING, Stop): State.STOPPED,
+}
+
+# Refusals that a quick retry cannot heal wait this long at least.
+REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
+    RefuseCode.BAD_CREDENTIALS: 60.0,
+    RefuseCode.UNSUPPORTED_VERSION: 300.0,
+    RefuseCode.SUPERSEDED: 10.0,
+    RefuseCode.RATE_LIMITED: 10.0,
+    RefuseCode.UNAVAILABLE: 3.0,
+    RefuseCode.STALE_EPOCH: 0.0,
+}
+
+
+NOT_RETAINED: Final = "the hub was restored from a backup older than what this edge retains"
+
+
+class InFlight(msgspec.Struct, frozen=True):
+    first: int
+    last: int
+    nbytes: int
+    at: float
+
+
+class LaneWindow:
+    """One lane's positions and what is under way on it."""
+
+    def __init__(self, lane: Lane, positions: LanePositions, settings: SenderSettings) -> None:
+        self.lane = lane
+        self.tail = positions.tail
+        self.floor = positions.floor
+        self.safe = positions.safe
+        self.trimmed = positions.trimmed
+        self.start = positions.start
+        self.start_chain = positions.start_chain
+        self.sent = positions.floor
+        self.batch_records = max(settings.batch_records_min, min(256, settings.batch_records_max))
+        # While a refused range is bisected: the bad record is in floor+1 .. suspect_last, and no
+        # batch reaches beyond the ceiling.
+        self.suspect_last = 0
+        self.ceiling: int | None = None
+        self.refused: tuple[int, str] | None = None  # seq and reason of a record refused alone
+        self.gap_chain = 0  # the receiver's chain at the floor, when that lies before `trimmed`
+        self.loading: int | None = None
+        self.in_flight: deque[InFlight] = deque()
+        self.hold_until = 0.0
+        self.grown_at: float | None = None
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return sum(batch.nbytes for batch in self.in_flight)
+
+    def go_back(self) -> None:
+        """Forget what is under way; go on after the floor."""
+        self.sent = self.floor
+        self.in_flight.clear()
+        self.loading = None
+
+    def forget_refusal(self) -> None:
+        self.suspect_last = 0
+        self.ceiling = None
+        self.refused = None
+
+    def narrow(self) -> None:
+        """Halve what is left of a refused range after its good front was stored."""
+        if self.ceiling is None or self.refused or self.floor < self.ceiling:
+            return
+        if self.floor >= self.suspect_last:
+            self.forget_refusal()
+        else:
+            self.ceiling = self.floor + max(1, (self.suspect_last - self.floor) // 2)
+
+    def check(self) -> None:
+        assert self.floor <= self.sent <= self.tail, self.lane  # I3
+
+
+class Sender:
+    """See the module.
+
+    chain_at    looks the running hash at (lane, seq) up in the journal; None if it is not known
+    wall_ns     wall clock, which only travels to be compared (I5)
+
+    One link at a time: after LinkDown everything in flight is forgotten.
+    """
+
+    def __init__(
+        self,
+        lanes: tuple[LanePositions, LanePositions, LanePositions],
+        *,
+        incarnation: bytes,
+        chain_at: Callable[[Lane, int], int | None],
+        wall_ns: Callable[[], int],
+        random: Random,
+        settings: SenderSettings | None = None,
+    ) -> None:
+        self.state = State.DOWN
+        self.incarnation = incarnation
+        self.epoch = 0
+        self.generation = b""
+        self.restore_safe = False
+        self.rtt_s: float | None = None
+        self.clock_offset_s: float | None = None
+        self.settings = settings or SenderSettings()
+        self.limits = Limits()
+        self._chain_at = chain_at
+        self._wall_ns = wall_ns
+        self._random = random
+        self._nonce = 0
+        self._token = 0
+        self._pings: dict[int, float] = {}
+        self._since = 0.0  # of the present state
+        self._heard_at = 0.0
+        self._pinged_at = 0.0
+        self._heartbeat_s = self.settings.heartbeat_s
+        self._was_connected = False
+        self._is_skewed = False
+        self.lanes = self._windows(lanes)
+
+    def _windows(
+        self, lanes: tuple[LanePositions, LanePositions, LanePositions]
+    ) -> tuple[LaneWindow, LaneWindow, LaneWindow]:
+        critical, normal, bulk = (
+            LaneWindow(lane, positions, self.settings)
+            for lane, positions in zip(Lane, lanes, strict=True)
+        )
+        return (critical, normal, bulk)
+
+    @property
+    def backlog(self) -> int:
+        """Records not yet known to be durable at the receiver."""
+        return sum(lane.tail - lane.floor for lane in self.lanes)
+
+    def status(self) -> LinkStatus:
+        """Return the state of S12; Draining is a backlog larger than what may be in flight."""
+        if self.state is State.STREAMING:
+            in_flight = sum(len(lane.in_flight) for lane in self.lanes)
+            if any(lane.sent < lane.tail for lane in self.lanes):
+                return LinkStatus.DRAINING
+            return LinkStatus.PROCESSING if in_flight else LinkStatus.CONNECTED
+        if self.state is State.GREETING and self._was_connected:
+            return LinkStatus.RECONNECTING
+        return LinkStatus.QUEUING if self.backlog else LinkStatus.DISCONNECTED
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Take one event at monotonic time `now` (seconds), return what to do about it."""
+        target = TRANSITIONS.get((self.state, type(event)))
+        effects: list[Effect] = []
+        match event:
+            case LinkUp() if target:
+                effects = self._greet(now)
+            case LinkDown() if target:
+                self._drop_session()
+            case Forked() if target:
+                self._forked(event)
+            case Stop() if target:
+                if self.state is State.STREAMING:
+                    effects = [Transmit(Bye(epoch=self.epoch, reason="stopping"))]
+                self._drop_session()
+            case Received(message) if self.state in (State.GREETING, State.STREAMING):
+                self._heard_at = now
+                effects = self._received(message, now)
+            case Grown(lane, tail):
+                effects = self._grown(self.lanes[lane], tail, now)
+            case Trimmed(lane, up_to):
+                self.lanes[lane].trimmed = max(self.lanes[lane].trimmed, up_to)
+            case Loaded():
+                effects = self._loaded(event, now)
+            case LoadedNothing(lane, first):
+                if self.lanes[lane].loading == first:
+                    self.lanes[lane].loading = None
+            case Tick():
+                effects = self._tick(now)
+            case _:
+                pass
+        if target:
+            self.state = target
+            self._since = now
+        for window in self.lanes:
+            window.check()
+        return effects
+
+    # -- session ---------------------------------------------------------------------------------
+
+    def _greet(self, now: float) -> list[Effect]:
+        self._nonce = self._random.getrandbits(63) + 1
+        self._heard_at = self._pinged_at = now
+        return [Transmit(Hello(
+            nonce=self._nonce,
+            incarnation=self.incarnation,
+            lanes=(self._offer(0), self._offer(1), self._offer(2)),
+            clock_ns=self._wall_ns(),
+            software=self.settings.software,
+            heartbeat_s=self.settings.heartbeat_s,
+        ))]  # fmt: skip
+
+    def _offer(self, lane: int) -> LaneOffer:
+        window = self.lanes[lane]
+        return LaneOffer(
+            tail=window.tail,
+            trimmed=window.trimmed,
+            start=window.start,
+            start_chain=window.start_chain,
+        )
+
+    def _drop_session(self) -> None:
+        self._nonce = 0  # R3: a welcome for a link given up is nobody's
+        self.epoch = 0
+        self._pings.clear()
+        for lane in self.lanes:
+            lane.go_back()
+            lane.forget_refusal()
+
+    def _forked(self, event: Forked) -> None:
+        self.incarnation = event.incarnation
+        self.lanes = self._windows(event.lanes)
+        self._drop_session()
+
+    def _received(self, message: Message, now: float) -> list[Effect]:
+        match message:
+            case Welcome() if self.state is State.GREETING:
+                return self._welcomed(message, now)
+            case Refused():
+                return self._refused(message)
+            case Ack() if self._is_ours(message.epoch, message.incarnation):
+                return self._acked(message, now)
+            case Nack() if self._is_ours(message.epoch, message.incarnation):
+                return self._nacked(message, now)
+            case Pong() if message.epoch == self.epoch:
+                return self._ponged(message, now)
+            case Ping() if message.epoch == self.epoch:
+                return [Transmit(Pong(
+                    epoch=self.epoch, token=message.token,
+                    asked_at_ns=message.at_ns, at_ns=self._wall_ns(),
+                ))]  # fmt: skip
+            case Bye() if message.epoch == self.epoch:
+                return [Hangup(f"the hub said goodbye: {message.reason}", is_success=True)]
+        return []
+
+    def _is_ours(self, epoch: int, incarnation: bytes) -> bool:
+        """R2: an answer counts only in the session and for the incarnation it was given to."""
+        return (
+            self.state is State.STREAMING
+            and epoch == self.epoch
+            and incarnation == self.incarnation
+        )
+
+    def _welcomed(self, welcome: Welcome, now: float) -> list[Effect]:
+        if not self._nonce or welcome.nonce != self._nonce:
+            return []  # R3: an answer to an older Hello
+        self._nonce = 0
+        if not PROTOCOL_VERSION_OLDEST <= welcome.protocol <= PROTOCOL_VERSION:
+            return [Hangup(
+                f"the hub chose protocol {welcome.protocol}, this edge speaks "
+                f"{PROTOCOL_VERSION_OLDEST} to {PROTOCOL_VERSION}: upgrade one of them",
+                REFUSED_RETRY_S[RefuseCode.UNSUPPORTED_VERSION],
+            )]  # fmt: skip
+        for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
+            reason = self._divergence(lane, theirs.floor, theirs.chain)
+            if reason:
+                return self._fork(reason)
+        self.state = State.STREAMING
+        self.epoch = welcome.epoch
+        self.limits = welcome.limits
+        self.restore_safe = welcome.restore_safe
+        self._heartbeat_s = min(self.settings.heartbeat_s, max(welcome.heartbeat_s, 0.1))
+        self._was_connected = True
+        effects: list[Effect] = []
+        if self.generation and welcome.generation != self.generation:
+            effects.append(Report("hub_generation", {"generation": welcome.generation.hex()}))
+        self.generation = welcome.generation
+        effects.append(Report("connected", {"epoch": welcome.epoch}))
+        for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
+            effects += self._resume(lane, theirs.floor, theirs.chain, theirs.safe)
+        return [*effects, self._ping(now), *self._fill_all(now)]
+
+    def _divergence(self, lane: LaneWindow, floor: int, chain: int) -> str:
+        """R4: why the receiver's history cannot be a beginning of ours; empty if it can."""
+        if floor > lane.tail:
+            return f"lane {lane.lane}: the hub has {floor}, this edge only {lane.tail}"
+        if floor < lane.start:
+            return f"lane {lane.lane}: the hub is at {floor}, before this incarnation's start"
+        ours = lane.start_chain if floor == lane.start else self._chain_at(lane.lane, floor)
+        if ours is not None and ours != chain:
+            return f"lane {lane.lane}: the hub has another history at {floor}"
+        return ""
+
+    def _fork(self, reason: str) -> list[Effect]:
+        self.state = State.FORKING
+        return [
+            Report("fork", {"reason": reason}),
+            Fork(reason),
+            Hangup(f"another history at the hub: {reason}", is_success=True),
+        ]
+
+    def _resume(self, lane: LaneWindow, floor: int, chain: int, safe: int) -> list[Effect]:
+        effects: list[Effect] = []
+        if floor < lane.floor:
+            effects.append(Rewind(lane.lane, floor))
+            effects.append(
+                Report("rewind", {"lane": int(lane.lane), "from": lane.floor, "to": floor})
+            )
+        lane.floor = floor
+        lane.safe = min(safe, floor)
+        lane.go_back()
+        lane.gap_chain = chain
+        if floor < lane.trimmed:
+            facts = {"lane": int(lane.lane), "first": floor + 1, "last": lane.trimmed}
+            effects.append(Lost(lane.lane, floor + 1, lane.trimmed, NOT_RETAINED))
+            effects.append(Report("loss", facts))
+        else:
+            effects.append(Mark(lane.lane, floor, lane.safe))
+        return effects
+
+    def _gap(self, lane: LaneWindow, now: float) -> list[Effect]:
+        """R8: what neither side has any more is declared, never passed over in silence."""
+        first, last = lane.sent + 1, lane.trimmed
+        lane.sent = last
+        lane.in_flight.append(InFlight(first, last, 0, now))
+        return [Transmit(Batch(
+            epoch=self.epoch, incarnation=self.incarnation, lane=lane.lane, first=first, last=last,
+            prev_chain=lane.gap_chain, last_chain=self._chain_at(lane.lane, last) or 0,
+            codec=Codec.GAP, payload=b"", reason=NOT_RETAINED,
+        ))]  # fmt: skip
+
+    def _refused(self, refused: Refused) -> list[Effect]:
+        greeting = self.state is State.GREETING and refused.nonce == self._nonce != 0
+        running = self.state is State.STREAMING and refused.epoch == self.epoch
+        if not greeting and not running:
+            return []
+        floor_s = REFUSED_RETRY_S.get(refused.code, REFUSED_RETRY_S[RefuseCode.UNAVAILABLE])
+        report = Report("refused", {"code": refused.code.name.lower(), "reason": refused.reason})
+        retry_s = max(floor_s, refused.retry_after_s)
+        return [report, Hangup(f"refused: {refused.reason}", retry_s)]
+
+    # -- liveness --------------------------------------------------------------------------------
+
+    def _ping(self, now: float) -> Effect:
+        self._token += 1
+        self._pinged_at = now
+        self._pings[self._token] = now
+        while len(self._pings) > 2 * self.settings.heartbeats_missed_max:
+            del self._pings[next(iter(self._pings))]
+        return Transmit(Ping(epoch=self.epoch, token=self._token, at_ns=self._wall_ns()))
+
+    def _ponged(self, pong: Pong, now: float) -> list[Effect]:
+        sent_at = self._pings.pop(pong.token, None)
+        if sent_at is None:
+            return []
+        rtt_s = now - sent_at
+        # The offset is read off the fastest answers: a queue on the way distorts it.
+        if self.rtt_s is None or rtt_s <= self.rtt_s * 1.5:
+            ours_ns = self._wall_ns() - int(rtt_s * 5e8)
+            self.clock_offset_s = (ours_ns - pong.at_ns) / 1e9
+        self.rtt_s = rtt_s if self.rtt_s is None else min(rtt_s, self.rtt_s * 0.9 + rtt_s * 0.1)
+        return self._judge_clock()
+
+    def _judge_clock(self) -> list[Effect]:
+        """S25: a wrong clock is shown, never a reason to refuse anything."""
+        assert self.clock_offset_s is not None or not self._is_skewed
+        if self.clock_offset_s is None:
+            return []
+        skewed = abs(self.clock_offset_s) > self.settings.clock_offset_warn_s
+        if skewed == self._is_skewed:
+            return []
+        self._is_skewed = skewed
+        kind = "clock_skew" if skewed else "clock_good"
+        return [Report(kind, {"offset_s": round(self.clock_offset_s, 3)})]
+
+    def _tick(self, now: float) -> list[Effect]:
+        if self.state is State.GREETING:
+            if now - self._since >= self.settings.greeting_timeout_s:
+                return [Hangup("the hub did not answer the greeting")]
+            return []
+        if self.state is not State.STREAMING:
+            return []
+        silent_s = now - self._heard_at
+        if silent_s >= self._heartbeat_s * self.settings.heartbeats_missed_max:
+            return [Hangup(f"nothing heard from the hub for {silent_s:.0f} s", is_success=True)]
+        effects: list[Effect] = []
+        if now - self._pinged_at >= self._heartbeat_s:
+            effects.append(self._ping(now))
+        for lane in self.lanes:
+            if lane.in_flight and now - lane.in_flight[0].at >= self.settings.ack_timeout_s:
+                effects.append(Report("resend", {"lane": int(lane.lane), "after": lane.floor}))
+                self._shrink(lane)
+                lane.go_back()
+        return [*effects, *self._fill_all(now)]
+
+    def due_at(self, now: float) -> float:
+        """Return the monotonic time by which a Tick is useful."""
+        due = now + 1.0
+        if self.state is State.STREAMING:
+            due = min(due, self._pinged_at + self._heartbeat_s)
+            for lane in self.lanes:
+                if lane.grown_at is not None and lane.loading is None and lane.sent < lane.tail:
+                    due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
+                if lane.hold_until > now:
+                    due = min(due, lane.hold_until)
+        return max(due, now)
+
+    # -- batches ---------------------------------------------------------------------------------
+
+    def _grown(self, lane: LaneWindow, tail: int, now: float) -> list[Effect]:
+        if tail <= lane.tail:
+            return []
+        lane.tail = tail
+        if lane.grown_at is None:
+            lane.grown_at = now
+        return self._fill(lane, now)
+
+    def _fill_all(self, now: float) -> list[Effect]:
+        # Critical first; each lane has a window of its own, so none can starve another.
+        return [effect for lane in self.lanes for effect in self._fill(lane, now)]
+
+    def _fill(self, lane: LaneWindow, now: float) -> list[Effect]:
+        """Ask for the next batch of a lane if its window is open; one load at a time."""
+        waiting = lane.tail - lane.sent
+        if self.state is not State.STREAMING or lane.loading is not None or not waiting:
+            return []
+        if now < lane.hold_until or not self._has_room(lane):
+            return []
+        if lane.sent < lane.trimmed:
+            return self._gap(lane, now)
+        lingering = lane.grown_at is not None and (
+            now - lane.grown_at < self.settings.linger_s[lane.lane]
+        )
+        if lingering and waiting < lane.batch_records and lane.ceiling is None:
+            return []
+        lane.loading = lane.sent + 1
+        return [Load(
+            lane.lane,
+            first=lane.sent + 1,
+            last_max=lane.tail if lane.ceiling is None else max(lane.ceiling, lane.sent + 1),
+            limit_records=min(lane.batch_records, self.limits.batch_records),
+            limit_bytes=self.settings.batch_raw_bytes,
+        )]  # fmt: skip
+
+    def _has_room(self, lane: LaneWindow) -> bool:
+        batches = min(self.settings.window_batches[lane.lane], self.limits.window_batches)
+        nbytes = min(self.settings.window_bytes[lane.lane], self.limits.window_bytes)
+        # While a refused range is bisected, one batch at a time keeps the answers apart.
+        if lane.ceiling is not None:
+            batches = 1
+        return len(lane.in_flight) < batches and lane.in_flight_bytes < nbytes
+
+    def _loaded(self, event: Loaded, now: float) -> list[Effect]:
+        lane = self.lanes[event.lane]
+        if lane.loading != event.first:
+            return []  # of a session or an attempt already given up
+        lane.loading = None
+        if self.state is not State.STREAMING or event.first != lane.sent + 1:
+            return []
+        if len(event.payload) > self.limits.batch_bytes and event.first < event.last:
+            self._shrink(lane)
+            return self._fill(lane, now)
+        lane.sent = event.last
+        if lane.sent == lane.tail:
+            lane.grown_at = None
+        codec, payload, reason, effects = event.codec, event.payload, "", list[Effect]()
+        if lane.refused and event.first == event.last == lane.refused[0]:
+            # R12: refused while standing alone; the receiver keeps it as a dead letter.
+            codec, reason = Codec.DEAD, lane.refused[1]
+            lane.forget_refusal()
+            effects.append(Dead(event.lane, event.first, reason))
+            effects.append(Report("dead", {"lane": int(event.lane), "seq": event.first}))
+        lane.in_flight.append(InFlight(event.first, event.last, len(payload), now))
+        effects.append(Transmit(Batch(
+            epoch=self.epoch, incarnation=self.incarnation, lane=event.lane,
+            first=event.first, last=event.last,
+            prev_chain=event.prev_chain, last_chain=event.last_chain,
+            codec=codec, payload=payload, reason=reason,
+        )))  # fmt: skip
+        return [*effects, *self._fill(lane, now)]
+
+    def _acked(self, ack: Ack, now: float) -> list[Effect]:
+        lane = self.lanes[ack.lane]
+        if ack.floor > lane.sent or ack.floor < lane.floor:
+            return []  # late, or about records given up for a resend: the next ack covers them
+        advanced = ack.floor > lane.floor or ack.safe > lane.safe
+        while lane.in_flight and lane.in_flight[0].last <= ack.floor:
+            self._adapt(lane, lane.in_flight.popleft(), now)
+        lane.floor = ack.floor
+        lane.safe = max(lane.safe, min(ack.safe, ack.floor))
+        lane.narrow()
+        effects = [Mark(lane.lane, lane.floor, lane.safe)] if advanced else []
+        return [*effects, *self._fill(lane, now)]
+
+    def _adapt(self, lane: LaneWindow, batch: InFlight, now: float) -> None:
+        """AIMD on the time to the ack (S13); only full batches tell what a larger one would do."""
+        if now - batch.at > 2 * self.settings.ack_target_s:
+            self._shrink(lane)
+        elif now - batch.at <= self.settings.ack_target_s and (
+            batch.last - batch.first + 1 >= lane.batch_records
+        ):
+            step = max(64, lane.batch_records // 2)
+            lane.batch_records = min(lane.batch_records + step, self.settings.batch_records_max)
+
+    def _shrink(self, lane: LaneWindow) -> None:
+        # Below batch_records_min only the receiver's refusal leads: a record may be that large.
+        lane.batch_records = max(1, lane.batch_records // 2)
+
+    def _nacked(self, nack: Nack, now: float) -> list[Effect]:
+        lane = self.lanes[nack.lane]
+        if not any(batch.first == nack.first for batch in lane.in_flight):
+            return []  # already gone back for another reason
+        if nack.code is NackCode.CHAIN or not lane.floor <= nack.floor <= lane.sent:
+            return [Hangup(f"the hub's floor does not fit: {nack.reason}", is_success=True)]
+        effects: list[Effect] = []
+        if nack.floor > lane.floor:
+            effects.append(Mark(lane.lane, nack.floor, lane.safe))
+        lane.floor = nack.floor
+        lane.go_back()
+        match nack.code:
+            case NackCode.POISON:
+                self._bisect(lane, nack)
+            case NackCode.TOO_LARGE if nack.first == nack.last:
+                self._bisect(lane, nack)
+            case NackCode.TOO_LARGE:
+                self._shrink(lane)
+            case NackCode.BUSY:
+                lane.hold_until = now + max(nack.retry_after_s, 0.1)
+                effects.append(Report("hub_busy", {"lane": int(lane.lane), "reason": nack.reason}))
+        return [*effects, *self._fill(lane, now)]
+
+    def _bisect(self, lane: LaneWindow, nack: Nack) -> None:
+        """S14: halve the refused range until the bad record stands alone.
+
+        The good half in front is stored on the way, so the next refusal is about a shorter range.
+        """
+        if nack.first == nack.last:
+            lane.refused = (nack.first, nack.reason or "refused")
+            lane.ceiling = lane.suspect_last = nack.first
+        else:
+            lane.suspect_last = nack.last
+            lane.ceiling = lane.floor + max(1, (nack.last - lane.floor) // 2)
