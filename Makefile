@@ -91,7 +91,6 @@ check: build
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	.venv/bin/mypy tests bench setup.py
 	$(PY) -m mypy.stubtest --concise --allowlist native/stubtest.txt $(COMPILED)
 	.venv/bin/lint-imports
 	.venv/bin/cython-lint native edgesync/_native

@@ -22,7 +22,11 @@ def body_of(seq: int) -> bytes:
 
 def main(path: str, sync: str, pause_ms: float) -> None:
     store = Store(
-        path, databases=("lanes",), map_bytes=1 << 20, map_bytes_max=24 << 20, sync=sync  # type: ignore[arg-type]
+        path,
+        databases=("lanes",),
+        map_bytes=1 << 20,
+        map_bytes_max=24 << 20,
+        sync=sync,  # type: ignore[arg-type]
     )
     journal = Journal(store)
     tail = journal.state(BULK).tail

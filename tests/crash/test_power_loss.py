@@ -100,8 +100,7 @@ def test_nothing_acknowledged_is_lost_by_power_cuts(disk: Disk, tmp_path: Path) 
 @pytest.mark.root
 def test_the_method_sees_a_missing_sync(disk: Disk, tmp_path: Path) -> None:
     lost = [
-        cut(disk, tmp_path / "report", sync="none", commits=commits)
-        for commits in (40, 80, 120)
+        cut(disk, tmp_path / "report", sync="none", commits=commits) for commits in (40, 80, 120)
     ]
     assert max(lost) > 0
 
