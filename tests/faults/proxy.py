@@ -28,6 +28,7 @@ class Proxy:
         self.is_refusing = False
         self.accepted = 0
         self.relayed_bytes = 0
+        self.closed_by_target = 0
         self._connections: set[trio.CancelScope] = set()
         self._passable = trio.Event()
         self._passable.set()
@@ -36,10 +37,6 @@ class Proxy:
     def endpoint(self) -> str:
         host, port = self.address
         return f"tcp://{host}:{port}"
-
-    @property
-    def open_connections(self) -> int:
-        return len(self._connections)
 
     def cut(self) -> None:
         """Reset every open connection; new ones are still welcome."""
@@ -72,28 +69,37 @@ class Proxy:
         server = await trio.open_tcp_stream(*self.target)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._carry, client, server, scope)
-                nursery.start_soon(self._carry, server, client, scope)
+                nursery.start_soon(self._carry, client, server, scope, False)
+                await self._carry(server, client, scope, True)
         finally:
             _reset(server)
 
     async def _carry(
-        self, source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope
+        self,
+        source: trio.SocketStream,
+        sink: trio.SocketStream,
+        both: trio.CancelScope,
+        is_target: bool,
     ) -> None:
         # Latency is a queue between two tasks: bytes on the way do not hold back those behind.
         send, receive = trio.open_memory_channel[tuple[float, bytes]](1024)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_deliver, receive, sink, both)
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                async with send:
-                    while data := await source.receive_some(CHUNK_BYTES):
-                        data, is_last = self._shorten(data)
-                        self.relayed_bytes += len(data)
-                        await trio.sleep(len(data) / self.bytes_per_s)
-                        await self._passable.wait()
-                        await send.send((trio.current_time() + self.latency_s, data))
-                        if is_last:
-                            return
+            nursery.start_soon(self._deliver, receive, sink, both)
+            async with send:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._accept(source, send)
+                self.closed_by_target += is_target
+
+    async def _accept(
+        self, source: trio.SocketStream, send: trio.MemorySendChannel[tuple[float, bytes]]
+    ) -> None:
+        while data := await source.receive_some(CHUNK_BYTES):
+            data, is_last = self._shorten(data)
+            self.relayed_bytes += len(data)
+            await trio.sleep(len(data) / self.bytes_per_s)
+            await send.send((trio.current_time() + self.latency_s, data))
+            if is_last:
+                return
 
     def _shorten(self, data: bytes) -> tuple[bytes, bool]:
         """Return what of `data` comes before the cut, and whether the cut is there."""
@@ -106,19 +112,19 @@ class Proxy:
         self.cut_after_bytes = None
         return kept, True
 
-
-async def _deliver(
-    receive: trio.MemoryReceiveChannel[tuple[float, bytes]],
-    sink: trio.SocketStream,
-    both: trio.CancelScope,
-) -> None:
-    try:
-        async for due, data in receive:
-            await trio.sleep_until(due)
-            await sink.send_all(data)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass
-    finally:
+    async def _deliver(
+        self,
+        receive: trio.MemoryReceiveChannel[tuple[float, bytes]],
+        sink: trio.SocketStream,
+        both: trio.CancelScope,
+    ) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            async for due, data in receive:
+                await trio.sleep_until(due)
+                await self._passable.wait()
+                await sink.send_all(data)
+        # Not even the end of a connection gets through a hole.
+        await self._passable.wait()
         both.cancel()
 
 

@@ -1,0 +1,158 @@
+"""A link across a bad network: slow, cut, cut in the middle of a frame, silent without an end."""
+
+import msgspec
+import pytest
+import trio
+
+from edgesync_transport.dealer import Cause, LinkLost, ZmqLink
+from edgesync_transport.messages import Ping
+from tests.faults.proxy import open_proxy
+from tests.transport.hub import collect, end_of, eventually, open_hub
+from tests.transport.samples import BATCH, HELLO, WELCOME
+
+pytestmark = [pytest.mark.feature("K3"), pytest.mark.timeout(60)]
+
+
+async def test_a_slow_and_narrow_line_only_takes_longer() -> None:
+    payload = bytes(range(256)) * 128
+    batch = msgspec.structs.replace(BATCH, payload=payload)
+    async with open_hub() as hub, open_proxy(hub.target) as proxy:
+        proxy.latency_s, proxy.bytes_per_s = 0.05, 400_000
+        async with hub.connect(hub.admit("far"), address=proxy.endpoint) as connect:
+            link = await connect()
+            for _ in range(4):
+                await link.send(batch)
+            for _ in range(4):
+                peer, message = await hub.hearing.receive()
+                assert message == batch
+                await hub.hearing.send(peer, WELCOME)
+            assert await collect(link, 4) == [WELCOME] * 4
+        assert proxy.relayed_bytes > 4 * len(payload)
+
+
+async def test_a_cut_is_noticed_and_the_next_attempt_gets_through() -> None:
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+        for attempt in range(5):
+            link = await connect()
+            await hub.hears(link, attempt)
+            proxy.cut()
+            assert (await end_of(link)).cause is Cause.LOST
+        assert proxy.accepted == 5
+
+
+async def test_a_cut_in_the_middle_of_a_frame_delivers_nothing_of_it() -> None:
+    batch = msgspec.structs.replace(BATCH, payload=bytes(200_000))
+    async with open_hub() as hub, open_proxy(hub.target) as proxy:
+        async with hub.connect(hub.admit("far"), address=proxy.endpoint) as connect:
+            for cut_after_bytes in (1, 100, 50_000, 199_999):
+                link = await connect()
+                await hub.hears(link)
+                proxy.cut_after_bytes = cut_after_bytes
+                await link.send(batch)
+                assert (await end_of(link)).cause is Cause.LOST
+            await hub.hears(await connect())
+        assert hub.hearing.stats.received == 5, "the pings, and nothing of any batch"
+        assert not hub.hearing.stats.edges
+
+
+async def test_a_handshake_that_is_cut_anywhere_fails_with_a_cause() -> None:
+    """The greeting and the handshake together are about 600 bytes in both directions."""
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+        for cut_after_bytes in range(1, 500, 31):
+            proxy.cut_after_bytes = cut_after_bytes
+            link = await connect()
+            assert (await end_of(link)).cause in (Cause.UNPROVEN, Cause.LOST)
+        proxy.cut_after_bytes = None
+        assert (await hub.hears(await connect())).edge == "far"
+
+
+async def test_nobody_behind_the_line() -> None:
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+        proxy.is_refusing = True
+        lost = await end_of(await connect())
+        assert lost.cause in (Cause.UNREACHABLE, Cause.UNPROVEN)
+        proxy.is_refusing = False
+        assert (await hub.hears(await connect())).edge == "far"
+
+
+async def test_a_half_open_connection_is_found_by_heartbeats() -> None:
+    """Nothing ends, nothing arrives: without heartbeats neither side would ever know."""
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+        link = await connect()
+        await hub.hears(link)
+        proxy.open_hole()
+        await link.send(HELLO)
+        assert (await end_of(link)).cause is Cause.LOST
+        # A new attempt connects, to the proxy, and hears nothing of a handshake.
+        assert (await end_of(await connect())).cause is Cause.SILENT
+        # The hub gives up its half by itself as well: nothing of the edge's end gets there.
+        await eventually(lambda: proxy.closed_by_target == 2)
+        proxy.heal()
+        assert (await hub.hears(await connect())).edge == "far"
+
+
+async def test_an_idle_link_stays_up() -> None:
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+        link = await connect()
+        await hub.hears(link)
+        with trio.move_on_after(3.0):
+            await end_of(link)
+            pytest.fail("the link ended although the peer was there")
+        assert (await hub.hears(link)).edge == "far"
+        assert proxy.accepted == 1
+
+
+async def test_a_line_that_flaps_makes_progress_on_every_connection() -> None:
+    """What arrived is a prefix of what was sent on each connection, in order, undoubled."""
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+        for _ in range(10):
+            link = await connect()
+            tokens: list[int] = []
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_until_lost, link)
+                while len(tokens) < 200:
+                    _, message = await hub.hearing.receive()
+                    assert isinstance(message, Ping)
+                    tokens.append(message.token)
+                proxy.cut()
+                with trio.move_on_after(0.2):
+                    while True:
+                        _, message = await hub.hearing.receive()
+                        assert isinstance(message, Ping)
+                        tokens.append(message.token)
+            assert tokens == list(range(len(tokens)))
+
+
+async def send_until_lost(link: ZmqLink) -> None:
+    with pytest.raises(LinkLost, match="the connection was lost"):
+        await send_pings(link)
+
+
+async def send_pings(link: ZmqLink) -> None:
+    for token in range(1_000_000):
+        await link.send(Ping(epoch=1, token=token, at_ns=0))

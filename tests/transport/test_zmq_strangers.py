@@ -1,0 +1,309 @@
+"""Peers that may not speak, no longer may, or speak nonsense: nothing gets through (I8, I12)."""
+
+import resource
+import struct
+from contextlib import AsyncExitStack
+
+import pytest
+import trio
+import zmq
+
+from edgesync_transport.dealer import Cause, ZmqLink
+from edgesync_transport.keys import KeyPair, new_key_pair
+from edgesync_transport.messages import Ping
+from edgesync_transport.wire import encode
+from tests.transport.hub import Hub, collect, end_of, eventually, open_hub
+from tests.transport.samples import ACK, BATCH, BYE, HELLO, WELCOME
+
+pytestmark = [pytest.mark.feature("S6"), pytest.mark.timeout(60)]
+
+# A ZMTP 3.1 greeting of a CURVE client (rfc.zeromq.org/spec/37): signature, version, mechanism.
+GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\3\1" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
+
+
+class RawDealer:
+    """A client that says what it likes: the key may be right, the messages need not be."""
+
+    def __init__(self, hub: Hub, keys: KeyPair | None, *, server_key: str = "") -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.linger = 0
+        if keys is not None:
+            self.socket.curve_serverkey = (server_key or hub.keys.public).encode()
+            self.socket.curve_publickey = keys.public.encode()
+            self.socket.curve_secretkey = keys.secret.encode()
+        self.socket.connect(hub.address)
+
+    def send(self, *frames: bytes) -> None:
+        self.socket.send_multipart(frames, zmq.DONTWAIT)
+
+    def __enter__(self) -> "RawDealer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+        self._context.term()
+
+
+async def hears_only(hub: Hub, link: ZmqLink, edge: str) -> None:
+    """Let time pass for what must not come through, then hear an honest edge first."""
+    await trio.sleep(0.3)
+    assert (await hub.hears(link)).edge == edge
+
+
+async def test_a_peer_without_a_key() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        with RawDealer(hub, None) as stranger:
+            stranger.send(*encode(HELLO))
+            await hears_only(hub, link, "honest")
+
+
+async def test_an_unknown_key_is_refused_until_it_is_enrolled() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        keys = new_key_pair()
+        async with hub.connect(keys) as connect:
+            stranger = await connect()
+            await stranger.send(HELLO)
+            assert (await end_of(stranger)).cause is Cause.REFUSED
+            await hears_only(hub, link, "honest")
+            assert hub.hearing.zap.refused == 1
+            hub.edges.add(keys.public, "new")
+            assert (await hub.hears(await connect())).edge == "new"
+
+
+async def test_the_public_key_of_another_edge_is_not_enough() -> None:
+    """Public keys are no secret; without the other half the handshake proves nothing."""
+    async with open_hub() as hub, hub.edge("victim") as link:
+        victim = next(iter(hub.edges._edges))
+        thief = hub.admit("thief")
+        async with hub.connect(KeyPair(public=victim, secret=thief.secret)) as connect:
+            stolen = await connect()
+            await stolen.send(HELLO)
+            assert (await end_of(stolen)).cause in (Cause.UNPROVEN, Cause.SILENT)
+            await hears_only(hub, link, "victim")
+
+
+async def test_identity_is_the_key_whatever_the_routing_id_claims() -> None:
+    async with open_hub() as hub, hub.edge("victim") as link:
+        victim = await hub.hears(link)
+        with RawDealer(hub, hub.admit("thief")) as thief:
+            thief.socket.disconnect(hub.address)
+            thief.socket.setsockopt(zmq.ROUTING_ID, b"victim")
+            thief.socket.connect(hub.address)
+            thief.send(*encode(HELLO))
+            peer, message = await hub.hearing.receive()
+            assert (peer.edge, message) == ("thief", HELLO)
+        await hub.hearing.send(victim, WELCOME)
+        assert await link.receive() == WELCOME
+
+
+async def test_a_wrong_server_key() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        keys = hub.admit("deceived")
+        async with hub.connect(keys, server_key=new_key_pair().public) as connect:
+            deceived = await connect()
+            await deceived.send(HELLO)
+            assert (await end_of(deceived)).cause is Cause.UNPROVEN
+            await hears_only(hub, link, "honest")
+
+
+async def test_a_revoked_key_is_dropped_on_its_next_message() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        keys = hub.admit("revoked")
+        async with hub.connect(keys) as connect:
+            revoked = await connect()
+            await hub.hears(revoked)
+            assert hub.edges.remove_edge("revoked") == 1
+            for _ in range(5):
+                await revoked.send(BATCH)
+            await hears_only(hub, link, "honest")
+            assert hub.hearing.stats.revoked == 5
+            assert (await end_of(await connect())).cause is Cause.REFUSED
+            hub.edges.add(keys.public, "revoked")
+            assert (await hub.hears(revoked)).edge == "revoked", "the connection was still there"
+
+
+async def test_a_message_that_waited_is_judged_when_it_is_read() -> None:
+    async with (
+        open_hub() as hub,
+        hub.edge("honest") as link,
+        hub.connect(hub.admit("revoked")) as connect,
+    ):
+        revoked = await connect()
+        await revoked.send(BATCH)
+        await eventually(lambda: bool(hub.hearing._pump._inbox.items))
+        hub.edges.remove_edge("revoked")
+        await hears_only(hub, link, "honest")
+        assert hub.hearing.stats.revoked == 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b""],
+        [b"nonsense"],
+        [b"", b"", b""],
+        [b"x"] * 100,
+        [bytes(64 * 1024 + 8)],
+        [encode(BATCH)[0]],
+        [encode(BATCH)[0], b"another payload"],
+        [encode(BATCH)[0], bytes(600 * 1024)],
+    ],
+    ids=["empty", "nonsense", "three", "hundred", "large", "half", "crc", "huge"],
+)
+async def test_a_malformed_message_is_a_strike_and_nothing_else(frames: list[bytes]) -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        with RawDealer(hub, hub.admit("broken")) as broken:
+            broken.send(*frames)
+            broken.send(*encode(ACK))
+            peer, message = await hub.hearing.receive()
+            assert (peer.edge, message) == ("broken", ACK)
+        assert hub.hearing.stats.edges["broken"].malformed == 1
+        assert "honest" not in hub.hearing.stats.edges
+        await hears_only(hub, link, "honest")
+
+
+async def test_a_message_of_a_later_version_is_counted_and_no_strike() -> None:
+    frame = bytearray(encode(BYE)[0])
+    frame[16] = 200
+    async with open_hub() as hub:
+        with RawDealer(hub, hub.admit("newer")) as newer:
+            newer.send(bytes(frame))
+            newer.send(*encode(ACK))
+            assert (await hub.hearing.receive())[1] == ACK
+        counts = hub.hearing.stats.edges["newer"]
+        assert (counts.unknown, counts.malformed) == (1, 0)
+
+
+async def test_a_malformed_answer_of_the_hub_is_dropped() -> None:
+    async with open_hub() as hub, hub.edge("plant-7") as link:
+        peer = await hub.hears(link)
+        assert hub.hearing._pump.send_soon([peer.route, b"nonsense"])
+        await hub.hearing.send(peer, WELCOME)
+        assert await link.receive() == WELCOME
+        assert (link.malformed, link.unknown) == (1, 0)
+
+
+async def test_a_frame_over_the_limit_ends_only_its_own_connection() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        with RawDealer(hub, hub.admit("greedy")) as greedy:
+            greedy.send(*encode(HELLO))
+            await hub.hearing.receive()
+            before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            greedy.send(bytes(2 * 1024 * 1024))
+            await hears_only(hub, link, "honest")
+            # libzmq connects that client again by itself.
+            greedy.send(*encode(ACK))
+            peer, message = await hub.hearing.receive()
+            assert (peer.edge, message) == ("greedy", ACK)
+            grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
+            assert grown_kib < 16 * 1024
+
+
+async def test_a_giant_frame_before_the_handshake_is_not_read() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        stream = await trio.open_tcp_stream(*hub.target)
+        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        async with stream:
+            await stream.send_all(GREETING)
+            # A long command frame of 200 MiB: flags 0x06, then its length.
+            await stream.send_all(b"\x06" + struct.pack(">Q", 200 * 1024 * 1024))
+            with pytest.raises(trio.BrokenResourceError):
+                await send_all(stream, 200)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 32 * 1024
+        await hears_only(hub, link, "honest")
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        bytes(4096),
+        b"\xff" * 4096,
+        GREETING + b"\x04\xff" + bytes(255),
+        GREETING + b"\x04\x06\x05HELLO",
+        GREETING[:30],
+    ],
+    ids=["http", "tls", "zeros", "ones", "command", "hello", "partial"],
+)
+async def test_noise_on_the_port(noise: bytes) -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        for _ in range(20):
+            stream = await trio.open_tcp_stream(*hub.target)
+            await stream.send_all(noise)
+            await trio.aclose_forcefully(stream)
+        stream = await trio.open_tcp_stream(*hub.target)
+        await stream.send_all(noise)
+        assert (await hub.hears(link)).edge == "honest"
+        await read_to_the_end(stream)
+        await trio.aclose_forcefully(stream)
+        await hears_only(hub, link, "honest")
+
+
+async def test_three_hundred_silent_connections_keep_nobody_out() -> None:
+    async with open_hub() as hub, AsyncExitStack() as stack:
+        silent = [
+            await stack.enter_async_context(await trio.open_tcp_stream(*hub.target))
+            for _ in range(300)
+        ]
+        async with hub.connect(hub.admit("honest")) as connect:
+            link = await connect()
+            assert (await hub.hears(link)).edge == "honest"
+            for token in range(100):
+                await hub.hears(link, token)
+            # Each is closed by the hub when its time for a handshake is over.
+            for stream in silent:
+                await read_to_the_end(stream)
+            assert (await hub.hears(link)).edge == "honest"
+
+
+async def send_all(stream: trio.SocketStream, mebibytes: int) -> None:
+    for _ in range(mebibytes):
+        await stream.send_all(bytes(1024 * 1024))
+
+
+async def read_to_the_end(stream: trio.SocketStream) -> None:
+    try:
+        while await stream.receive_some(4096):
+            pass
+    except trio.BrokenResourceError:
+        pass
+
+
+async def test_something_that_accepts_but_is_no_hub() -> None:
+    async def mute(stream: trio.SocketStream) -> None:
+        await read_to_the_end(stream)
+
+    async def rude(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 10)
+
+    async with open_hub() as hub, trio.open_nursery() as nursery:
+        for serve, causes in ((mute, {Cause.SILENT}), (rude, {Cause.UNPROVEN})):
+            listeners = await nursery.start(trio.serve_tcp, serve, 0)
+            port = listeners[0].socket.getsockname()[1]
+            async with hub.connect(hub.admit("e"), address=f"tcp://127.0.0.1:{port}") as connect:
+                assert (await end_of(await connect())).cause in causes
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_stranger_who_hammers_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with open_hub() as hub, hub.connect(new_key_pair()) as connect:
+        for _ in range(10):
+            assert (await end_of(await connect())).cause is Cause.REFUSED
+        assert hub.hearing.zap.refused == 10
+    lines = [line for line in caplog.messages if "unknown key" in line]
+    assert len(lines) == 1
+
+
+async def test_a_neighbours_nonsense_does_not_delay_the_honest() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        with RawDealer(hub, hub.admit("broken")) as broken:
+            for _ in range(900):
+                broken.send(b"nonsense")
+            for token in range(200):
+                await link.send(Ping(epoch=1, token=token, at_ns=0))
+                peer, message = await hub.hearing.receive()
+                assert (peer.edge, message) == ("honest", Ping(epoch=1, token=token, at_ns=0))
+                await hub.hearing.send(peer, message)
+            assert len(await collect(link, 200)) == 200
