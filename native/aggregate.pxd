@@ -53,6 +53,7 @@ cdef inline bint has_nan(const uint64_t *values, uint32_t n) noexcept nogil:
         top = size if size > top else top
     return top > <uint64_t>0x7FF << 53
 
+
 @cython.cdivision(True)
 cdef inline void aggregate(
     const uint64_t *values, uint32_t n, bint is_float, Moments *m,
@@ -97,6 +98,7 @@ cdef inline void aggregate(
         square[0] += x * x
     m.m2 = (square[0] + square[1]) + (square[2] + square[3])
 
+
 @cython.cdivision(True)
 cdef inline int64_t bucket_of(int64_t t, int64_t width) noexcept nogil:
     """Largest multiple of `width` that is not after t; at the edge of int64 the smallest."""
@@ -115,6 +117,7 @@ cdef inline void open_run(
     b.count = 0
     b.low = b.high = b.first = b.last = x
     b.sum = 0
+
 
 @cython.cdivision(True)
 cdef inline Py_ssize_t roll_up(

@@ -103,7 +103,7 @@ cdef uint32_t checked_rows(bytes rows) except? 0xFFFFFFFF:
 
 def records(rows: bytes) -> list[Record]:
     """Return every record of `rows`; raises RecordError."""
-    cdef uint32_t count = checked_rows(rows)
+    checked_rows(rows)
     cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(rows)
     cdef const uint8_t *end = at + PyBytes_GET_SIZE(rows)
     cdef Row row
@@ -272,7 +272,8 @@ def unpack(
     limit_bytes: int = 64 << 20, limit_records: int = 65536,
 ) -> bytes:
     """Return the rows again, checksums and chains recomputed; raises RecordError on bad input."""
-    return rows_of(open_payload(codec, payload, limit_bytes, limit_records), lane, first, prev_chain)
+    opened = open_payload(codec, payload, limit_bytes, limit_records)
+    return rows_of(opened, lane, first, prev_chain)
 
 
 def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:
@@ -280,7 +281,7 @@ def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:
     cdef Envelope e
     cdef Cur c
     cdef uint64_t origin, first, count
-    cdef uint32_t i
+    cdef uint32_t _i
     cdef int status
     if codec != CODEC_ROWS and codec != CODEC_COLUMNS:
         raise RecordError(f"unknown batch codec {codec}")
@@ -291,7 +292,7 @@ def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:
         raise_status(status, "batch payload")
     c = e.range_list
     result = []
-    for i in range(e.ranges):
+    for _i in range(e.ranges):
         take64(&c, &origin)
         take_varint(&c, &first)
         take_varint(&c, &count)
@@ -305,7 +306,7 @@ def columns(
     """Return the telemetry by series, and the EVENT records with their index in the batch.
 
     Columns come in the order in which their series first appear. The chain of the records is 0:
-    it needs the batch before. Raises RecordError, also for a READINGS record that is not well formed.
+    it needs the batch before. Raises RecordError, also for a READINGS record that is malformed.
     """
     cdef _Opened o = open_payload(codec, payload, limit_bytes, RECORDS_MAX)
     cdef Group again
@@ -528,13 +529,13 @@ def parse_readings(
     cdef list series = []
     cdef list values = []
     cdef double number
-    cdef int i
+    cdef int _i
     if n < 0:
         raise RecordError("the body of a READINGS record is malformed")
     time_ns = <int64_t>load64(at)
     vtype = at[8]
     at += READINGS_HEAD_BYTES
-    for i in range(n):
+    for _i in range(n):
         series.append(load64(at))
         if vtype == VT_F64:
             memcpy(&number, at + 8, 8)

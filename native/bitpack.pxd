@@ -51,6 +51,7 @@ cdef inline uint64_t bits_at(const uint8_t *p, uint32_t shift, uint64_t mask) no
     """`mask` wide item at bit `shift` (0..7) of p; reads nine bytes."""
     return (load64(p) >> shift | <uint64_t>p[8] << 1 << (63 - shift)) & mask
 
+
 @cython.cdivision(True)
 cdef inline void unpack_bits(
     uint64_t *items, const uint8_t *p, uint32_t n, uint32_t width,

@@ -31,15 +31,15 @@ from edgesync.errors import RecordError
 
 from aggregate cimport Moments, Totals, aggregate, has_nan, roll_up
 from buffer cimport (
-    DAMAGED, NO_MEMORY, OK, TOO_LARGE, Buf, Cur, buf_free, buf_need, load32, load64, put32,
+    DAMAGED, NO_MEMORY, OK, Buf, Cur, buf_free, buf_need, load32, load64, put32,
     put_bytes, store32, store64,
 )
 from crc cimport crc32c
 from lz4 cimport LZ4_MAX_INPUT_SIZE
-from rows cimport VT_BOOL, VT_F64, VT_I64, VT_TEXT
+from rows cimport VT_BOOL, VT_F64, VT_TEXT
 from section cimport DIRECTORY, POINTS_MAX
 from texts cimport address_texts, choose_texts, take_texts
-from times cimport T_FIXED, TimeHead, put_times, take_times
+from times cimport TimeHead, put_times, take_times
 from values cimport (
     EXCEPTION_BYTES, V_DEC_FOR, Scratch, ValueHead, choose_values, free_scratch, new_scratch,
     put_exceptions, take_exceptions, take_values,
@@ -76,8 +76,8 @@ cdef struct Head:
 cdef class Stats:
     """What a block says about its points without being decoded.
 
-    Of f64, i64 and bool, as doubles; a block with a nan has none. m2 is the sum of squared distances
-    from the mean (Welford), so that blocks can be merged.
+    Of f64, i64 and bool, as doubles; a block with a nan has none. m2 is the sum of squared
+    distances from the mean, so that blocks can be merged.
     """
 
     cdef readonly int count
@@ -162,6 +162,7 @@ cdef int gather(Head *head, Buf *column, Buf *arena, object values) except -1:
 
 cdef int gather_texts(Head *head, uint64_t *to, Buf *arena, object values) except -1:
     cdef bytes text
+    cdef size_t limit
     cdef uint32_t i = 0
     cdef list held = list(values)
     if isinstance(held[0], bytes):
@@ -173,7 +174,8 @@ cdef int gather_texts(Head *head, uint64_t *to, Buf *arena, object values) excep
             text = value if head.flags & IS_OPAQUE else (<str?>value).encode()
         except (TypeError, UnicodeEncodeError) as error:
             raise RecordError(f"point {i}: {error}") from error
-        if arena.size + 4 + <size_t>PyBytes_GET_SIZE(text) > TEXT_BYTES_MAX:
+        limit = <size_t>min(TEXT_BYTES_MAX, LZ4_MAX_INPUT_SIZE)
+        if arena.size + PyBytes_GET_SIZE(text) + 4 > limit:
             raise RecordError(f"texts of more than {TEXT_BYTES_MAX} bytes")
         to[i] = arena.size
         if put32(arena, <uint32_t>PyBytes_GET_SIZE(text)) != OK:
@@ -416,9 +418,9 @@ def rollup(
 ) -> list[tuple[int, int, float, float, float, float, float]]:
     """Aggregate into aligned buckets: (bucket start, count, min, max, sum, first, last).
 
-    A bucket begins at a multiple of `width_ns`. Points need not be in order of time: first and last
-    are those of the earliest and the latest time, of equal ones the one given first and last. nan is
-    no number and is left out. Buckets come in order; raises RecordError if width_ns < 1.
+    A bucket begins at a multiple of `width_ns`. Points need not be in order of time: first and
+    last are those of the earliest and the latest time, of equal ones the one given first and last.
+    nan is no number and is left out. Buckets come in order; raises RecordError if width_ns < 1.
     """
     cdef const int64_t[::1] t = times
     cdef const double[::1] floats

@@ -96,6 +96,7 @@ cdef inline bint to_mantissa(uint64_t bits, uint32_t e, int64_t *m) noexcept nog
     memcpy(&back_bits, &back, 8)
     return back_bits == bits
 
+
 @cython.cdivision(True)
 cdef inline int choose_exponent(const uint64_t *bits, uint32_t n) noexcept nogil:
     """Smallest exponent that fits up to 64 spaced samples, -1 when one in eight fits none."""
@@ -133,6 +134,7 @@ cdef inline bint convert_one(
     # An exception's slot repeats its neighbour, which costs the fewest bits.
     mantissas[i] = mantissas[i - 1] if i else 0
     return True
+
 
 @cython.cdivision(True)
 cdef inline bint convert(

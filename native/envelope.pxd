@@ -1,8 +1,8 @@
 """What both codecs of a batch begin with: sizes, event ids as ranges, chains that do not follow.
 
-`raw_size u32 | version u8 | records | ranges (origin u64, first, count)* | oddities (index, chain
-u64)*`, plain integers as varints. An oddity is a record whose chain is not the mix of the one before
-it: a loss record in the place of a damaged one keeps the chain that was there.
+`raw_size u32 | version u8 | records | ranges (origin u64, first, count)* | oddities (index,
+chain u64)*`, plain integers as varints. An oddity is a record whose chain is not the mix of the one
+before it: a loss record in the place of a damaged one keeps the chain that was there.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -112,7 +112,7 @@ cdef inline int take_envelope(
     """Check the envelope and find its parts; the lists are walked here, so later walks succeed."""
     cdef uint8_t version
     cdef uint64_t origin, first, count, total = 0, index, before = 0
-    cdef uint32_t i
+    cdef uint32_t i, _r
     if not take32(&c, &e.raw_size) or not take8(&c, &version) or version != BATCH_VERSION:
         return DAMAGED
     if not take_varint(&c, &count):
@@ -123,7 +123,7 @@ cdef inline int take_envelope(
     if <uint64_t>e.raw_size < count * ROW_BYTES or not take_count(&c, count, &e.ranges):
         return DAMAGED
     e.range_list.at = c.at
-    for i in range(e.ranges):
+    for _r in range(e.ranges):
         if not take64(&c, &origin) or not take_varint(&c, &first) or not take_varint(&c, &count):
             return DAMAGED
         if count == 0 or count > e.records - total:

@@ -20,7 +20,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from buffer cimport load16, load32, load64, store16, store32, store64
+from buffer cimport load16, load32, load64, store64
 
 from edgesync.errors import RecordError
 

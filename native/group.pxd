@@ -118,8 +118,8 @@ cdef inline uint64_t mark_of(const uint8_t *body, uint32_t n) noexcept nogil:
     cdef uint8_t vtype = body[8]
     cdef const uint8_t *item = body + READINGS_HEAD_BYTES
     cdef uint64_t mark = n * 4 + vtype
-    cdef uint32_t j
-    for j in range(n):
+    cdef uint32_t _j
+    for _j in range(n):
         mark = mix_chain(mark, load64(item))
         item += step_of(item, vtype)
     return mark

@@ -6,9 +6,8 @@ wins; below 8 % gain the reader's time is worth more than the bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
 
 from buffer cimport load32, store32
 from lz4 cimport LZ4_compress_default, LZ4_decompress_safe

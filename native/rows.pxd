@@ -63,7 +63,7 @@ cdef inline void seal_row(uint8_t *row, uint64_t seq, uint8_t lane) noexcept nog
 cdef inline int readings_count(const uint8_t *body, uint32_t size) noexcept nogil:
     """Number of readings in a well-formed READINGS body, else -1."""
     cdef uint8_t vtype
-    cdef uint32_t n, i, length
+    cdef uint32_t n, i, _i, length
     cdef size_t at = READINGS_HEAD_BYTES
     if size < READINGS_HEAD_BYTES or size > BODY_BYTES_MAX:
         return -1
@@ -79,7 +79,7 @@ cdef inline int readings_count(const uint8_t *body, uint32_t size) noexcept nogi
                 if load64(body + 16 * i + 24) > 1:
                     return -1
         return n
-    for i in range(n):
+    for _i in range(n):
         if size - at < 12:
             return -1
         length = load32(body + at + 8)

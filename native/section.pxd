@@ -43,6 +43,7 @@ cdef struct Plan:
     uint8_t mode
     uint8_t width
 
+
 @cython.cdivision(True)
 cdef inline uint32_t mini_count(uint32_t n) noexcept nogil:
     return (n + MINI - 1) // MINI
@@ -217,6 +218,7 @@ cdef inline int take_section(Cur *c, uint64_t *x, uint32_t n, int layout) noexce
         offset += size
     c.at += offset
     return OK
+
 
 @cython.cdivision(True)
 cdef inline int take_stream(Cur *c, uint64_t *x, uint32_t n) noexcept nogil:

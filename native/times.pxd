@@ -46,21 +46,23 @@ cdef struct Divisor:
     uint64_t most
     uint32_t shift
 
+
 @cython.cdivision(True)
 cdef inline void set_divisor(Divisor *v, uint64_t d) noexcept nogil:
     cdef uint64_t odd, inverse
-    cdef int i
+    cdef int _i
     v.d = d
     v.shift = trailing_zeros(d)
     odd = d >> v.shift
     inverse = odd  # right modulo 8; each Newton step doubles the bits
-    for i in range(5):
+    for _i in range(5):
         inverse *= 2 - odd * inverse
     v.inverse = inverse
     v.most = ~<uint64_t>0 / odd
 
 cdef inline bint divides(const Divisor *v, uint64_t x) noexcept nogil:
     return x & ((<uint64_t>1 << v.shift) - 1) == 0 and (x >> v.shift) * v.inverse <= v.most
+
 
 @cython.cdivision(True)
 cdef inline uint64_t gcd(uint64_t a, uint64_t b) noexcept nogil:
@@ -70,6 +72,7 @@ cdef inline uint64_t gcd(uint64_t a, uint64_t b) noexcept nogil:
         a = b
         b = t
     return a
+
 
 @cython.cdivision(True)
 cdef inline int64_t floor_div(int64_t a, int64_t b) noexcept nogil:
@@ -82,6 +85,7 @@ cdef inline uint64_t ten_to(uint32_t power) noexcept nogil:
         p *= 10
         power -= 1
     return p
+
 
 @cython.cdivision(True)
 cdef inline uint8_t power_dividing(uint64_t d) noexcept nogil:
@@ -136,6 +140,7 @@ cdef inline void residuals(
         if carry >= unit:
             carry -= unit
             line += 1
+
 
 @cython.cdivision(True)
 cdef inline int put_times(

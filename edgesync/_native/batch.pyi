@@ -23,9 +23,7 @@ class Record:
     @property
     def body(self) -> bytes: ...
 
-def pack(
-    rows: bytes, *, columns: bool = True, prev_chain: int | None = None
-) -> tuple[int, bytes]:
+def pack(rows: bytes, *, columns: bool = True, prev_chain: int | None = None) -> tuple[int, bytes]:
     """Return (codec, payload), the smaller of ROWS and COLUMNS.
 
     A chain that does not follow from the record before travels in full; with `prev_chain` that
@@ -34,8 +32,14 @@ def pack(
     """
 
 def unpack(
-    codec: int, payload: bytes, lane: int, first: int, prev_chain: int, *,
-    limit_bytes: int = ..., limit_records: int = 65536,
+    codec: int,
+    payload: bytes,
+    lane: int,
+    first: int,
+    prev_chain: int,
+    *,
+    limit_bytes: int = ...,
+    limit_records: int = 65536,
 ) -> bytes:
     """Return the rows again, checksums and chains recomputed; raises RecordError on bad input."""
 

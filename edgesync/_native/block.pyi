@@ -34,9 +34,12 @@ class Stats:
     def m2(self) -> float: ...
 
 def encode(
-    series: int, vtype: int, times: array.array[int],
+    series: int,
+    vtype: int,
+    times: array.array[int],
     values: array.array[float] | array.array[int] | Sequence[str] | Sequence[bytes],
-    *, stats: bool = True,
+    *,
+    stats: bool = True,
 ) -> bytes:
     """Pack 1 to 8,192 points; the codecs are those that come out smallest.
 
@@ -50,7 +53,9 @@ def encode(
 def decode(
     block: bytes,
 ) -> tuple[
-    int, int, array.array[int],
+    int,
+    int,
+    array.array[int],
     array.array[float] | array.array[int] | list[str] | list[bytes],
 ]:
     """Return (series, vtype, times, values); raises RecordError on anything that is not a block.

@@ -1,8 +1,14 @@
 """The Cap'n Proto `Event` record by hand, both directions, total on hostile input."""
 
 def encode(
-    type: int, action: int, entity_type: int, entity_id: str, body: bytes,
-    time_ns: int, created_ns: int, hlc: int,
+    type: int,
+    action: int,
+    entity_type: int,
+    entity_id: str,
+    body: bytes,
+    time_ns: int,
+    created_ns: int,
+    hlc: int,
 ) -> bytes:
     """Return the framed message; raises RecordError beyond 64 MiB, OverflowError past a field."""
 

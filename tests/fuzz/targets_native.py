@@ -52,7 +52,11 @@ def blocks() -> list[bytes]:
     whole = array.array("q", [i * 1000 + rng.randint(0, 9) for i in range(20)])
     noise = array.array("q", [rng.getrandbits(64) - 2**63 for _ in range(20)])
     cycle = array.array("q", [noise[i % 7] for i in range(20)])
-    out += [block.encode(7, I64, t, v, stats=False) for v in (whole, noise, cycle) for t in (sparse, wide)]
+    out += [
+        block.encode(7, I64, t, v, stats=False)
+        for v in (whole, noise, cycle)
+        for t in (sparse, wide)
+    ]
     out += [block.encode(7, BOOL, fixed, array.array("q", [i // 9 % 2 for i in range(20)]))]
     out += [block.encode(7, BOOL, fixed, array.array("q", [rng.getrandbits(1) for _ in range(20)]))]
     out += [block.encode(7, TEXT, fixed, ["on", "off"] * 10)]
@@ -105,8 +109,8 @@ def drafts(seed: int) -> list[Draft]:
             continue
         vtype = rng.randrange(4) if seed % 2 else F64
         series = [rng.randrange(1, 5) for _ in range(rng.randrange(1, 4))]
-        values = {F64: i / 10, I64: i, BOOL: i % 2, TEXT: f"t{i % 3}"}[vtype]
-        body = batch.readings(START + i * 10**9, vtype, series, [values] * len(series))
+        value: float | str = (i / 10, i, i % 2, f"t{i % 3}")[vtype]
+        body = batch.readings(START + i * 10**9, vtype, series, [value] * len(series))
         out.append(Draft(2, body, number=i))
     return out
 
@@ -114,7 +118,7 @@ def drafts(seed: int) -> list[Draft]:
 def plain(payload: bytes, *, columns: bool) -> bytes:
     """`payload` with its compressed parts stored as they are, so that mutations reach inside."""
     at = 5
-    records, at = varint(payload, at)
+    _, at = varint(payload, at)
     ranges, at = varint(payload, at)
     for _ in range(ranges):
         _, at = varint(payload, at + 8)
@@ -154,7 +158,9 @@ def payloads(*, columns: bool) -> list[bytes]:
     for seed in range(24):
         made = [*drafts(seed), *(drafts(seed + 100) if seed % 3 == 0 else [])]
         if columns:
-            made += [Draft(2, batch.readings(START, F64, [1, 2], [i / 2, 1]), number=i) for i in range(9)]
+            made += [
+                Draft(2, batch.readings(START, F64, [1, 2], [i / 2, 1]), number=i) for i in range(9)
+            ]
         codec, payload = batch.pack(make_rows(made), columns=columns)
         if codec == columns:
             out += [payload, plain(payload, columns=columns)]

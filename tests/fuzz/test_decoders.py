@@ -1,6 +1,7 @@
 """A small share of the fuzzing, in every test run; `python -m tests.fuzz.fuzz` does millions."""
 
 import pytest
+
 from tests.fuzz.fuzz import Target, all_targets, attack
 
 INPUTS = 3000

@@ -192,8 +192,27 @@ def times_of(codec: int, data: bytes, n: int, first: int, step: int, power: int)
 
 
 def decode(block: bytes) -> Points:
-    (magic, version, vtype, tcodec, vcodec, n, exponent, flags, power, zero, series, first, step,
-     tsize, vsize, exceptions, size, body_crc, head_crc) = struct.unpack("<4s4BI4BQqq6I", block[:64])
+    (
+        magic,
+        version,
+        vtype,
+        tcodec,
+        vcodec,
+        n,
+        exponent,
+        flags,
+        power,
+        zero,
+        series,
+        first,
+        step,
+        tsize,
+        vsize,
+        exceptions,
+        size,
+        body_crc,
+        head_crc,
+    ) = struct.unpack("<4s4BI4BQqq6I", block[:64])
     assert (magic, version, zero, size) == (b"ESB1", 1, 0, len(block))
     assert (head_crc, body_crc) == (crc32c(block[:60]), crc32c(block[64:]))
     times = times_of(tcodec, block[64 : 64 + tsize], n, first, step, power)

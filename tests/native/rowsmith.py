@@ -69,9 +69,7 @@ def make_rows(drafts: Iterable[Draft], lane: int = 2, first: int = 1, prev_chain
     rows, chain = [], prev_chain
     for seq, draft in enumerate(drafts, first):
         chain = chain_after(chain, draft) if draft.chain is None else draft.chain
-        rest = struct.pack(
-            "<BBHQQQ", draft.kind, draft.flags, 0, chain, draft.origin, draft.number
-        )
+        rest = struct.pack("<BBHQQQ", draft.kind, draft.flags, 0, chain, draft.origin, draft.number)
         rest += draft.body
         checksum = crc32c(struct.pack("<QB", seq, lane) + rest)
         rows.append(struct.pack("<II", len(rest) + 4, checksum) + rest)

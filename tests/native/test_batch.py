@@ -7,10 +7,11 @@ import random
 import struct
 
 import pytest
-from edgesync._native import batch, pack
-from edgesync.errors import RecordError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgesync._native import batch, pack
+from edgesync.errors import RecordError
 from tests.native.rowsmith import Draft, chain_after, make_rows
 
 ROWS, COLUMNS = 0, 1
@@ -21,7 +22,9 @@ START = 1_700_000_000_000_000_000
 SERIES = st.integers(0, 2**64 - 1)
 TIMES = st.integers(-(2**63), 2**63 - 1) | st.integers(0, 1000).map(lambda s: START + s * 10**9)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-VALUES = {
+Value = bytes | float | int | str
+Some = float | int | bool | str
+VALUES: dict[int, st.SearchStrategy[Some]] = {
     F64: st.floats() | st.integers(-1000, 1000).map(lambda m: m / 10),
     I64: st.integers(-(2**63), 2**63 - 1),
     BOOL: st.booleans(),
@@ -48,7 +51,7 @@ def drafts(draw: st.DrawFn) -> list[Draft]:
             | st.tuples(st.sampled_from([EVENT, READINGS, 9]), st.binary(max_size=60))
         )
         flags = 1 if draw(st.integers(0, 9)) == 0 else 0
-        number = number + 1 if draw(st.integers(0, 9)) else draw(st.integers(0, 2**64 - 1))
+        number = (number + 1) % 2**64 if draw(st.integers(0, 9)) else draw(st.integers(0, 2**64 - 1))
         chain = None if draw(st.integers(0, 9)) else draw(st.integers(1, 2**64 - 1))
         body = pack.pack(body) if flags else body
         out.append(Draft(kind, body, draw(st.sampled_from([99, 2**64 - 1])), number, flags, chain))
@@ -64,7 +67,7 @@ def test_any_rows_come_back(made: list[Draft], lane: int, first: int, prev: int)
         assert codec in ((ROWS, COLUMNS) if columns else (ROWS,))
         assert batch.unpack(codec, payload, lane, first, prev) == rows
         ids = [
-            (origin, number + i)
+            (origin, (number + i) % 2**64)
             for origin, number, count in batch.ids(codec, payload)
             for i in range(count)
         ]
@@ -83,9 +86,9 @@ def polls(count: int, width: int = 5, seed: int = 1) -> list[Draft]:
     return out
 
 
-def table(made: list[Draft]) -> dict[tuple[int, int], tuple[list[int], list[object]]]:
+def table(made: list[Draft]) -> dict[tuple[int, int], tuple[list[int], list[Value]]]:
     """The columns in plain Python, from one record after the other."""
-    out: dict[tuple[int, int], tuple[list[int], list[object]]] = {}
+    out: dict[tuple[int, int], tuple[list[int], list[Value]]] = {}
     for draft in made:
         if draft.kind == READINGS:
             body = pack.unpack(draft.body) if draft.flags else draft.body
@@ -97,10 +100,10 @@ def table(made: list[Draft]) -> dict[tuple[int, int], tuple[list[int], list[obje
     return out
 
 
-def seen(columns: list[batch.Column]) -> dict[tuple[int, int], tuple[list[int], list[object]]]:
-    out: dict[tuple[int, int], tuple[list[int], list[object]]] = {}
+def seen(columns: list[batch.Column]) -> dict[tuple[int, int], tuple[list[int], list[Value]]]:
+    out: dict[tuple[int, int], tuple[list[int], list[Value]]] = {}
     for c in columns:
-        values = [struct.pack("<d", v) if c.vtype == F64 else v for v in c.values]
+        values: list[Value] = [struct.pack("<d", v) if c.vtype == F64 else v for v in c.values]
         out[c.series, c.vtype] = (list(c.times), values)
     return out
 
@@ -140,7 +143,9 @@ def test_hundreds_of_shapes() -> None:
     made = []
     for i in range(3000):
         names = rng.sample(range(300), rng.randint(1, 4))
-        body = batch.readings(START + i * 10**9, F64, names, [rng.randint(0, 99) / 10 for _ in names])
+        body = batch.readings(
+            START + i * 10**9, F64, names, [rng.randint(0, 99) / 10 for _ in names]
+        )
         made.append(Draft(READINGS, body, number=i))
     codec, payload = batch.pack(make_rows(made))
     assert codec == COLUMNS
@@ -154,7 +159,7 @@ def test_columns_beat_rows_on_telemetry() -> None:
     codec, payload = batch.pack(make_rows(made))
     assert codec == COLUMNS
     assert len(payload) <= 1.2 * 50_000
-    singles = []
+    singles: list[Draft] = []
     for draft in made[:200]:
         time_ns, vtype, series, values = batch.parse_readings(draft.body)
         for one, value in zip(series, values, strict=True):
@@ -222,8 +227,9 @@ def test_limits_hold() -> None:
             batch.unpack(codec, payload, 2, 1, 0, limit_bytes=len(rows) - 1)
         with pytest.raises(RecordError, match="limits"):
             batch.columns(codec, payload, limit_bytes=len(rows) - 1)
-        assert batch.unpack(
-            codec, payload, 2, 1, 0, limit_bytes=len(rows), limit_records=100) == rows
+        assert (
+            batch.unpack(codec, payload, 2, 1, 0, limit_bytes=len(rows), limit_records=100) == rows
+        )
     row = make_rows([Draft(EVENT, b"")])
     with pytest.raises(RecordError, match="65537 records"):
         batch.pack(row * 65537)

@@ -7,14 +7,18 @@ import math
 import random
 import statistics
 import struct
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pytest
-from edgesync._native import block
-from edgesync.errors import RecordError
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+from edgesync._native import block
+from edgesync.errors import RecordError
 from tests.native import esb1
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 F64, I64, BOOL, TEXT = range(4)
 RAW, CONST, DEC_FOR, DICT, XOR, LZ4_PLANES, LZ4, BITMAP, RUNS = range(9)
@@ -25,7 +29,8 @@ SECOND = 1_000_000_000
 DECIMALS = st.builds(lambda m, e: m / 10**e, st.integers(-(10**15), 10**15), st.integers(0, 15))
 FLOATS = st.lists(DECIMALS, min_size=1, max_size=300) | st.lists(
     st.floats() | st.sampled_from([math.nan, -0.0, math.inf, -math.inf, 5e-324]) | DECIMALS,
-    min_size=1, max_size=300,
+    min_size=1,
+    max_size=300,
 )
 WHOLE = st.integers(-(2**63), 2**63 - 1)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -96,7 +101,9 @@ def test_any_times_come_back(times: list[int]) -> None:
 
 
 @given(
-    st.integers(-(2**40), 2**40), st.integers(-(10**12), 10**12), st.sampled_from([1, 7, 1000, 10**6]),
+    st.integers(-(2**40), 2**40),
+    st.integers(-(10**12), 10**12),
+    st.sampled_from([1, 7, 1000, 10**6]),
     st.lists(st.integers(-20, 20), min_size=2, max_size=300),
 )
 def test_periodic_times_come_back(first: int, step: int, unit: int, jitter: list[int]) -> None:
@@ -124,7 +131,12 @@ CASES: list[tuple[str, int, int, array.array[float] | array.array[int]]] = [
     ("decimals with nan", DEC_FOR, F64, noisy(walk(1000), 30, math.nan)),
     ("decimals with -0.0", DEC_FOR, F64, noisy(walk(1000), 30, -0.0)),
     ("one value", CONST, F64, array.array("d", [math.inf])),
-    ("few levels", DICT, F64, array.array("d", [RNG.randint(0, 60) * 3.3 / 4096 for _ in range(999)])),
+    (
+        "few levels",
+        DICT,
+        F64,
+        array.array("d", [RNG.randint(0, 60) * 3.3 / 4096 for _ in range(999)]),
+    ),
     ("doubles of one size", XOR, F64, array.array("d", [RNG.uniform(1, 2) for _ in range(1000)])),
     ("counter", DEC_FOR, I64, array.array("q", [i * 17 + RNG.randint(0, 9) for i in range(8192)])),
     ("noise", RAW, I64, array.array("q", [RNG.getrandbits(64) - 2**63 for _ in range(500)])),
@@ -136,7 +148,9 @@ CASES: list[tuple[str, int, int, array.array[float] | array.array[int]]] = [
 ]
 
 
-@pytest.mark.parametrize(("codec", "vtype", "values"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+@pytest.mark.parametrize(
+    ("codec", "vtype", "values"), [c[1:] for c in CASES], ids=[c[0] for c in CASES]
+)
 def test_the_chooser_takes(
     codec: int, vtype: int, values: array.array[float] | array.array[int]
 ) -> None:
@@ -187,7 +201,10 @@ def test_stats_are_those_of_the_points() -> None:
     assert got is not None
     assert (got.count, got.time_first, got.time_last) == (1001, START, START + 1000 * SECOND)
     assert (got.first, got.last, got.min, got.max) == (
-        values[0], values[-1], min(values), max(values)
+        values[0],
+        values[-1],
+        min(values),
+        max(values),
     )
     assert got.sum == math.fsum(values)
     assert got.mean == pytest.approx(statistics.fmean(values), rel=1e-15)
@@ -201,7 +218,9 @@ def test_stats_are_left_out_where_they_would_lie() -> None:
     with_nan = array.array("d", [1.0, math.nan])
     assert block.stats(block.encode(1, F64, fixed(2), with_nan)) is None
     assert block.stats(block.encode(1, TEXT, fixed(1), ["a"])) is None
-    assert block.stats(block.encode(1, F64, fixed(2), array.array("d", [1, 2]), stats=False)) is None
+    assert (
+        block.stats(block.encode(1, F64, fixed(2), array.array("d", [1, 2]), stats=False)) is None
+    )
 
 
 def rolled(times: Sequence[int], values: Sequence[float], width: int) -> list[tuple[float, ...]]:
@@ -211,8 +230,9 @@ def rolled(times: Sequence[int], values: Sequence[float], width: int) -> list[tu
             buckets.setdefault(t // width * width, []).append((t, i, v))
     out: list[tuple[float, ...]] = []
     for start, points in sorted(buckets.items()):
-        v = [p[2] for p in points]
-        out.append((start, len(v), min(v), max(v), sum(v), min(points)[2], max(points)[2]))
+        held = [p[2] for p in points]
+        ends = (min(points)[2], max(points)[2])
+        out.append((start, len(held), min(held), max(held), sum(held), *ends))
     return out
 
 
@@ -221,7 +241,10 @@ def rolled(times: Sequence[int], values: Sequence[float], width: int) -> list[tu
     st.integers(1, 200),
 )
 def test_rollup_in_any_order_of_time(points: list[tuple[int, int]], width: int) -> None:
-    times, values = array.array("q", [p[0] for p in points]), array.array("q", [p[1] for p in points])
+    times, values = (
+        array.array("q", [p[0] for p in points]),
+        array.array("q", [p[1] for p in points]),
+    )
     floats = array.array("d", values)
     assert block.rollup(times, values, width) == rolled(times, values, width)
     assert block.rollup(times, floats, width) == rolled(times, floats, width)

@@ -2,16 +2,16 @@
 
 import struct
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import capnp
-import edgesync_transport
 import pytest
-from edgesync._native import event
-from edgesync.errors import RecordError
 from hypothesis import given
 from hypothesis import strategies as st
+
+import edgesync_transport
+from edgesync._native import event
+from edgesync.errors import RecordError
 
 U16 = st.integers(0, 2**16 - 1)
 I64 = st.integers(-(2**63), 2**63 - 1)
@@ -24,8 +24,7 @@ SAMPLE = (2, 1, 2, "meter0", b'{"key":"ActivePower"}', 1_700_000_000_000_000_000
 
 def schema() -> Any:
     folder = Path(edgesync_transport.__file__).parent / "schema"
-    loaded: ModuleType = capnp.load(str(folder / "event.capnp"))
-    return loaded.Event
+    return capnp.load(str(folder / "event.capnp")).Event
 
 
 EVENT = schema()

@@ -2,10 +2,11 @@ import random
 import struct
 
 import pytest
-from edgesync._native import pack
-from edgesync.errors import RecordError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgesync._native import pack
+from edgesync.errors import RecordError
 
 
 @given(st.binary(max_size=300) | st.binary(max_size=8).map(lambda part: part * 100))
