@@ -46,6 +46,13 @@ class NotAppended(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """What `open_session` has made durable: the epoch, and where each lane stands."""
+
+    epoch: int
+    floors: tuple[LaneFloor, LaneFloor, LaneFloor]
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One stored batch. Positions start at 1 and grow; they may have holes."""
 
@@ -72,14 +79,14 @@ class Log(Protocol):
         """Position of the newest entry; 0 when the log is empty."""
         ...
 
-    async def open_session(self, edge: str) -> int:
-        """Return a new epoch, higher than any before it for `edge`, durably (I6)."""
-        ...
+    async def open_session(
+        self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor]
+    ) -> Session:
+        """Begin a session of `edge`, durably: its epoch is higher than any before it (I6).
 
-    async def floors(
-        self, edge: str, incarnation: bytes
-    ) -> tuple[LaneFloor, LaneFloor, LaneFloor]:
-        """Where each lane stands; floor 0, chain 0 for an incarnation never seen."""
+        An incarnation never seen begins on each lane at `starts`: a fork keeps its seqs, so it
+        need not begin at 0. For a known one `starts` means nothing.
+        """
         ...
 
     async def append(self, batches: Sequence[Append]) -> Sequence[Appended | NotAppended]:

@@ -69,12 +69,12 @@ class Received(Event, frozen=True):
 
 
 class Opened(Event, frozen=True):
-    """The answer to Open: the epoch is durable. `floors` of an incarnation never seen are None."""
+    """The answer to Open: the epoch is durable, and this is where each lane stands."""
 
     token: int
     epoch: int
     generation: bytes
-    floors: tuple[LaneFloor, LaneFloor, LaneFloor] | None
+    floors: tuple[LaneFloor, LaneFloor, LaneFloor]
 
 
 class OpenFailed(Event, frozen=True):
@@ -107,11 +107,14 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class Open(Effect, frozen=True):
-    """Draw a new epoch durably, look the floors up, answer Opened or OpenFailed."""
+    """Draw a new epoch durably, look the floors up, answer Opened or OpenFailed.
+
+    An incarnation never seen begins at `starts`: a fork keeps its seqs (R4).
+    """
 
     token: int
     incarnation: bytes
-    offers: Hello
+    starts: tuple[LaneFloor, LaneFloor, LaneFloor]
 
 
 class Store(Effect, frozen=True):
@@ -253,7 +256,11 @@ class Receiver:
         self._token += 1
         self._opening = (self._token, peer, hello)
         self.state = State.OPENING
-        return [*effects, Open(self._token, hello.incarnation, hello)]
+        critical, normal, bulk = (
+            LaneFloor(floor=offer.start, chain=offer.start_chain, safe=offer.start)
+            for offer in hello.lanes
+        )
+        return [*effects, Open(self._token, hello.incarnation, (critical, normal, bulk))]
 
     def _supersede(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
         """End the live session for a newer one, and notice two gateways fighting (F21)."""
@@ -289,11 +296,7 @@ class Receiver:
         _, peer, hello = self._opening
         self._opening = None
         session = Session(peer, hello, event.epoch, now)
-        floors = event.floors or tuple(
-            # A fork keeps seqs, so an incarnation never seen begins where the edge says (R4).
-            LaneFloor(floor=offer.start, chain=offer.start_chain, safe=offer.start)
-            for offer in hello.lanes
-        )
+        floors = event.floors
         self.floors = list(floors)
         self.tails = [offer.tail for offer in hello.lanes]
         session.taken = [lane.floor for lane in floors]
@@ -307,7 +310,7 @@ class Receiver:
             protocol=min(hello.protocol_newest, PROTOCOL_VERSION),
             epoch=event.epoch,
             generation=event.generation,
-            lanes=(floors[0], floors[1], floors[2]),
+            lanes=floors,
             limits=self.settings.limits,
             clock_ns=wall_ns,
             heartbeat_s=self.settings.heartbeat_s,

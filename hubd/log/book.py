@@ -1,0 +1,223 @@
+"""What the log knows about each edge, and what follows from it for a batch.              [sans-IO]
+
+One set of decisions for every implementation of the log: gap, chain, epoch, doubles. `Shelf` is
+where what is not in memory is looked up; what a decision changes is listed in `Changes`, to be
+written in the same step as the entries (I4).
+"""
+
+import bisect
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from edgesync._native import batch
+from edgesync.errors import RecordError
+from edgesync_transport.messages import Codec, Lane, LaneFloor, NackCode
+from hubd.log.base import Append, Appended, NotAppended, Session
+
+# rows: u32 length, then crc u32, kind u8, flags u8, reserved u16, chain u64, origin u64, number u64
+ROW: Final = struct.Struct("<I8xQQQ")
+LENGTH_BYTES: Final = 4
+
+LaneKey = tuple[str, bytes, int]
+IdKey = tuple[str, int]
+Interval = tuple[int, int]
+
+# Cold keys kept in memory: beyond it the book forgets and looks up again (I7).
+CACHED_MAX: Final = 100_000
+
+
+class Shelf(Protocol):
+    """Where the durable facts are."""
+
+    def epoch(self, edge: str) -> int: ...
+    def lane(self, key: LaneKey) -> LaneFloor | None: ...
+    def ids(self, key: IdKey) -> list[Interval]: ...
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """What of a batch is stored: records `first .. last`, none of them stored before."""
+
+    append: Append
+    first: int
+    last: int
+    codec: Codec
+    payload: bytes
+
+
+class Changes(msgspec.Struct):
+    """What one group of decisions has to write."""
+
+    pieces: list[Piece] = []
+    epochs: set[str] = set()
+    lanes: set[LaneKey] = set()
+    ids: set[IdKey] = set()
+
+
+class Book:
+    """Facts about all edges; forget() after a write that failed."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self.epochs: dict[str, int] = {}
+        self.lanes: dict[LaneKey, LaneFloor] = {}
+        self.ids: dict[IdKey, list[Interval]] = {}
+
+    def forget(self) -> None:
+        self.epochs.clear()
+        self.lanes.clear()
+        self.ids.clear()
+
+    def bound(self) -> None:
+        """Keep memory bounded; call it between groups, when everything is durable."""
+        if len(self.lanes) + len(self.ids) + len(self.epochs) > CACHED_MAX:
+            self.forget()
+
+    def epoch(self, edge: str) -> int:
+        if edge not in self.epochs:
+            self.epochs[edge] = self._shelf.epoch(edge)
+        return self.epochs[edge]
+
+    def lane(self, key: LaneKey) -> LaneFloor | None:
+        if key not in self.lanes:
+            stored = self._shelf.lane(key)
+            if stored is None:
+                return None
+            self.lanes[key] = stored
+        return self.lanes[key]
+
+    def open_session(
+        self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor], changes: Changes
+    ) -> Session:
+        epoch = self.epoch(edge) + 1
+        self.epochs[edge] = epoch
+        changes.epochs.add(edge)
+        floors: list[LaneFloor] = []
+        for lane, start in zip(Lane, starts, strict=True):
+            key = (edge, incarnation, int(lane))
+            known = self.lane(key)
+            if known is None:
+                known = LaneFloor(floor=start.floor, chain=start.chain, safe=start.floor)
+                self.lanes[key] = known
+                changes.lanes.add(key)
+            floors.append(known)
+        return Session(epoch=epoch, floors=(floors[0], floors[1], floors[2]))
+
+    def decide(self, asked: Append, changes: Changes) -> Appended | NotAppended:
+        """Judge one batch and note what it changes; the answer counts once that is durable."""
+        key = (asked.edge, asked.incarnation, int(asked.lane))
+        stands = self.lane(key) or LaneFloor(floor=0, chain=0, safe=0)
+        floor = stands.floor
+        if asked.epoch != self.epoch(asked.edge):
+            return NotAppended(code=None, floor=floor, reason="a newer session has begun")
+        if asked.last <= floor:
+            return Appended(position=0, floor=floor, safe=stands.safe)
+        if asked.first > floor + 1:
+            return NotAppended(code=NackCode.GAP, floor=floor, reason=f"expected {floor + 1}")
+        try:
+            pieces, numbers = self._fresh(asked, stands)
+        except ChainDiffers:
+            reason = f"another history at {floor}"
+            return NotAppended(code=NackCode.CHAIN, floor=floor, reason=reason)
+        except RecordError as error:
+            return NotAppended(code=NackCode.POISON, floor=floor, reason=str(error))
+        for origin, first, last in numbers:
+            self._add_ids((asked.edge, origin), (first, last))
+            changes.ids.add((asked.edge, origin))
+        self.lanes[key] = LaneFloor(floor=asked.last, chain=asked.last_chain, safe=stands.safe)
+        changes.lanes.add(key)
+        changes.pieces += pieces
+        return Appended(position=0, floor=asked.last, safe=stands.safe)
+
+    def _fresh(
+        self, asked: Append, stands: LaneFloor
+    ) -> tuple[list[Piece], list[tuple[int, int, int]]]:
+        """Return what of a batch was never stored, and the event ids in it."""
+        is_whole = asked.first == stands.floor + 1
+        if is_whole and asked.prev_chain != stands.chain:
+            raise ChainDiffers
+        if asked.codec in (Codec.DEAD, Codec.GAP):
+            if not is_whole:
+                raise RecordError("a dead letter or a gap begins right after the floor")
+            return [Piece(asked, asked.first, asked.last, asked.codec, asked.payload)], []
+        numbers = [
+            (origin, first, first + count - 1)
+            for origin, first, count in batch.ids(asked.codec, asked.payload)
+        ]
+        if sum(last - first + 1 for _, first, last in numbers) != asked.last - asked.first + 1:
+            raise RecordError("the payload holds another number of records than the batch says")
+        if is_whole and not any(self._is_known(asked.edge, ids) for ids in numbers):
+            piece = Piece(asked, asked.first, asked.last, asked.codec, asked.payload)
+            return [piece], numbers
+        return self._sifted(asked, stands), numbers
+
+    def _sifted(self, asked: Append, stands: LaneFloor) -> list[Piece]:
+        """Cut a batch into the runs of records that are new: after a fork, or a cut resend."""
+        rows = batch.unpack(asked.codec, asked.payload, asked.lane, asked.first, asked.prev_chain)
+        pieces: list[Piece] = []
+        run: list[bytes] = []
+        seq = asked.first - 1
+        for row, chain, origin, number in _split(rows):
+            seq += 1
+            if seq == stands.floor and chain != stands.chain:
+                raise ChainDiffers
+            if seq > stands.floor and not self._is_known(asked.edge, (origin, number, number)):
+                run.append(row)
+                continue
+            pieces += _packed(asked, run, seq - 1)
+            run = []
+        return pieces + _packed(asked, run, seq)
+
+    def _intervals(self, key: IdKey) -> list[Interval]:
+        if key not in self.ids:
+            self.ids[key] = self._shelf.ids(key)
+        return self.ids[key]
+
+    def _is_known(self, edge: str, ids: tuple[int, int, int]) -> bool:
+        """Whether any number of the range is stored already."""
+        origin, first, last = ids
+        known = self._intervals((edge, origin))
+        place = bisect.bisect_right(known, (first, 1 << 64)) - 1
+        if place >= 0 and known[place][1] >= first:
+            return True
+        return place + 1 < len(known) and known[place + 1][0] <= last
+
+    def _add_ids(self, key: IdKey, fresh: Interval) -> None:
+        known = self._intervals(key)
+        if known and known[-1][1] + 1 == fresh[0]:  # the usual case: the next numbers
+            known[-1] = (known[-1][0], fresh[1])
+        else:
+            self.ids[key] = merged([*known, fresh])
+
+
+class ChainDiffers(Exception):
+    """The batch does not continue what is stored."""
+
+
+def merged(intervals: Iterable[Interval]) -> list[Interval]:
+    """Return `intervals` sorted, with those that touch or overlap made one."""
+    result: list[Interval] = []
+    for first, last in sorted(intervals):
+        if result and first <= result[-1][1] + 1:
+            result[-1] = (result[-1][0], max(last, result[-1][1]))
+        else:
+            result.append((first, last))
+    return result
+
+
+def _split(rows: bytes) -> Iterable[tuple[bytes, int, int, int]]:
+    at = 0
+    while at < len(rows):
+        length, chain, origin, number = ROW.unpack_from(rows, at)
+        end = at + LENGTH_BYTES + length
+        yield rows[at:end], chain, origin, number
+        at = end
+
+
+def _packed(asked: Append, run: Sequence[bytes], last: int) -> list[Piece]:
+    if not run:
+        return []
+    codec, payload = batch.pack(b"".join(run))
+    return [Piece(asked, last - len(run) + 1, last, Codec(codec), payload)]

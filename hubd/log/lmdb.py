@@ -1,0 +1,378 @@
+r"""The hub's log in one LMDB environment: the same compiled store as the edge's.
+
+    entries    position u64 BE                     -> header (msgpack) and payload
+    lanes      edge \0 incarnation[16] lane u8     -> floor u64, chain u64, safe u64
+    sessions   edge                                -> epoch u64
+    ids        edge \0 origin u64 BE               -> intervals of numbers, (first u64, last u64)*
+    facts      name                                -> generation, ...
+
+Every value begins with the CRC-32 of key and value (I14). Appends that come while a commit is under
+way wait and go into the next one together: one sync for all edges.
+"""
+
+import logging
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import outcome
+import trio
+
+from edgesync._native.store import Store
+from edgesync._native.write import Write
+from edgesync.store.commit import GroupCommit
+from edgesync_transport.messages import Codec, Lane, LaneFloor
+from hubd.log.base import Append, Appended, Entry, NotAppended, Session
+from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
+
+log = logging.getLogger(__name__)
+
+ENTRIES, LANES, SESSIONS, IDS, FACTS = "entries", "lanes", "sessions", "ids", "facts"
+GENERATION: Final = b"generation"
+CRC: Final = struct.Struct("<I")
+U64: Final = struct.Struct("<Q")
+LANE_VALUE: Final = struct.Struct("<3Q")
+INTERVAL: Final = struct.Struct("<2Q")
+HEADER_LENGTH: Final = struct.Struct("<H")
+
+# Batches decided in one go; the rest waits for the next commit (I7).
+GROUP_BATCHES_MAX: Final = 1024
+GROUP_BYTES_MAX: Final = 32 << 20
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True):
+    """What an entry says besides its payload."""
+
+    edge: str
+    incarnation: bytes
+    lane: int
+    first: int
+    last: int
+    codec: int
+    stored_at_ns: int
+    reason: str
+
+
+class LogStats(msgspec.Struct, frozen=True):
+    entries: int
+    damaged: int
+    used_bytes: int
+    limit_bytes: int
+
+
+def seal(key: bytes, value: bytes) -> bytes:
+    return CRC.pack(zlib.crc32(value, zlib.crc32(key))) + value
+
+
+def unseal(key: bytes, sealed: bytes) -> bytes | None:
+    """Return the value, or None when its checksum does not fit."""
+    value = sealed[CRC.size :]
+    if len(sealed) < CRC.size or CRC.unpack_from(sealed)[0] != zlib.crc32(value, zlib.crc32(key)):
+        return None
+    return value
+
+
+def position_key(position: int) -> bytes:
+    return position.to_bytes(8, "big")
+
+
+def lane_key(key: LaneKey) -> bytes:
+    edge, incarnation, lane = key
+    return edge.encode() + b"\0" + incarnation + bytes([lane])
+
+
+def ids_key(key: IdKey) -> bytes:
+    edge, origin = key
+    return edge.encode() + b"\0" + origin.to_bytes(8, "big")
+
+
+class StoreShelf:
+    """The durable facts, for the book."""
+
+    def __init__(self, store: Store, on_damage: Callable[[str, bytes], None]) -> None:
+        self._store = store
+        self._on_damage = on_damage
+
+    def _get(self, db: str, key: bytes) -> bytes | None:
+        sealed = self._store.get(db, key)
+        if sealed is None:
+            return None
+        value = unseal(key, sealed)
+        if value is None:
+            self._on_damage(db, key)
+        return value
+
+    def epoch(self, edge: str) -> int:
+        value = self._get(SESSIONS, edge.encode())
+        return int(U64.unpack(value)[0]) if value else 0
+
+    def lane(self, key: LaneKey) -> LaneFloor | None:
+        value = self._get(LANES, lane_key(key))
+        if value is None:
+            return None
+        floor, chain, safe = LANE_VALUE.unpack(value)
+        return LaneFloor(floor=floor, chain=chain, safe=safe)
+
+    def ids(self, key: IdKey) -> list[Interval]:
+        value = self._get(IDS, ids_key(key)) or b""
+        return [(first, last) for first, last in INTERVAL.iter_unpack(value)]
+
+
+class _Asked:
+    """Batches of one caller, waiting for a commit."""
+
+    def __init__(self, batches: Sequence[Append]) -> None:
+        self.batches = batches
+        self.answer: outcome.Outcome[Sequence[Appended | NotAppended]] | None = None
+
+
+class LmdbLog:
+    """Implements `base.Log`. One process, one object per directory; call from Trio's thread.
+
+    has_backups     safe is what the newest registered backup contains; otherwise it is the floor
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        map_bytes_max: int = 64 << 30,
+        has_backups: bool = False,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.path = path
+        self._clock_ns = clock_ns
+        self._has_backups = has_backups
+        self._store = Store(
+            str(path),
+            databases=(ENTRIES, LANES, SESSIONS, IDS, FACTS),
+            map_bytes=16 << 20,
+            map_bytes_max=map_bytes_max,
+        )
+        self._commit = GroupCommit(self._store)
+        self._book = Book(StoreShelf(self._store, self._damaged))
+        self._asked: list[_Asked] = []
+        self._turn = trio.Lock()
+        self._grown = trio.Event()
+        self._damaged_count = 0
+        newest = self._store.scan(ENTRIES, reverse=True, limit=1)
+        self._head = int.from_bytes(newest[0][0], "big") if newest else 0
+        self._written = self._head
+        self.generation = self._load_generation()
+
+    def _load_generation(self) -> bytes:
+        sealed = self._store.get(FACTS, GENERATION)
+        value = unseal(GENERATION, sealed) if sealed else None
+        if value is None:
+            value = secrets.token_bytes(16)
+            write = Write()
+            write.put(FACTS, GENERATION, seal(GENERATION, value), essential=True)
+            self._commit.submit_sync(write)
+        return value
+
+    def renew_generation(self) -> None:
+        """Call on a copy that was restored from a backup, before any edge speaks to it."""
+        self.generation = secrets.token_bytes(16)
+        write = Write()
+        write.put(FACTS, GENERATION, seal(GENERATION, self.generation), essential=True)
+        self._commit.submit_sync(write)
+
+    def _damaged(self, db: str, key: bytes) -> None:
+        self._damaged_count += 1
+        log.error("damaged value in the log: db=%s key=%s", db, key.hex())
+
+    @property
+    def head(self) -> int:
+        return self._head
+
+    def stats(self) -> LogStats:
+        return LogStats(
+            entries=self._store.count(ENTRIES),
+            damaged=self._damaged_count,
+            used_bytes=self._store.used_bytes,
+            limit_bytes=self._store.map_bytes_max,
+        )
+
+    async def open_session(
+        self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor]
+    ) -> Session:
+        async with self._turn:
+            changes = Changes()
+            session = self._book.open_session(edge, incarnation, starts, changes)
+            await self._store_changes(changes)
+        return session
+
+    async def append(self, batches: Sequence[Append]) -> Sequence[Appended | NotAppended]:
+        """Wait for the commit under way, then commit everything that has come meanwhile."""
+        asked = _Asked(batches)
+        self._asked.append(asked)
+        async with self._turn:
+            if asked.answer is None:
+                await self._commit_group()
+        assert asked.answer is not None
+        return asked.answer.unwrap()
+
+    async def _commit_group(self) -> None:
+        group = self._take_group()
+        changes = Changes()
+        answers: list[list[Appended | NotAppended]] = []
+        for asked in group:
+            mine: list[Appended | NotAppended] = []
+            for one in asked.batches:
+                before = len(changes.pieces)
+                answer = self._book.decide(one, changes)
+                if isinstance(answer, Appended):
+                    safe = answer.safe if self._has_backups else answer.floor
+                    stored = len(changes.pieces) > before
+                    position = self._written + len(changes.pieces) if stored else 0
+                    answer = Appended(position=position, floor=answer.floor, safe=safe)
+                mine.append(answer)
+            answers.append(mine)
+        # Cancelled or not, those who wait must hear what became of their batches.
+        with trio.CancelScope(shield=True):
+            try:
+                await self._store_changes(changes)
+            except Exception as error:
+                for asked in group:
+                    asked.answer = outcome.Error(error)
+                return
+        for asked, mine in zip(group, answers, strict=True):
+            asked.answer = outcome.Value(mine)
+
+    def _take_group(self) -> list[_Asked]:
+        group: list[_Asked] = []
+        nbytes = count = 0
+        while self._asked and (
+            not group or (nbytes < GROUP_BYTES_MAX and count < GROUP_BATCHES_MAX)
+        ):
+            asked = self._asked.pop(0)
+            group.append(asked)
+            nbytes += sum(len(one.payload) for one in asked.batches)
+            count += len(asked.batches)
+        return group
+
+    async def _store_changes(self, changes: Changes) -> None:
+        """One transaction, one sync (I4). On an error nothing of it has happened."""
+        if not (changes.pieces or changes.lanes or changes.epochs):
+            return
+        write = self._written_out(changes)
+        try:
+            await self._commit.submit(write)
+        except BaseException:
+            self._book.forget()
+            raise
+        self._book.bound()
+        self._written += len(changes.pieces)
+        if changes.pieces:
+            self._head = self._written
+            self._grown.set()
+            self._grown = trio.Event()
+
+    def _written_out(self, changes: Changes) -> Write:
+        write = Write()
+        for offset, piece in enumerate(changes.pieces, start=1):
+            key = position_key(self._written + offset)
+            write.put(ENTRIES, key, seal(key, self._entry_bytes(piece)))
+        for edge in changes.epochs:
+            key = edge.encode()
+            write.put(SESSIONS, key, seal(key, U64.pack(self._book.epochs[edge])))
+        for lane in changes.lanes:
+            key, stands = lane_key(lane), self._book.lanes[lane]
+            write.put(
+                LANES, key, seal(key, LANE_VALUE.pack(stands.floor, stands.chain, stands.safe))
+            )
+        for ids in changes.ids:
+            key = ids_key(ids)
+            packed = b"".join(INTERVAL.pack(*interval) for interval in self._book.ids[ids])
+            write.put(IDS, key, seal(key, packed))
+        return write
+
+    def _entry_bytes(self, piece: Piece) -> bytes:
+        asked = piece.append
+        header = msgspec.msgpack.encode(
+            Header(
+                edge=asked.edge,
+                incarnation=asked.incarnation,
+                lane=int(asked.lane),
+                first=piece.first,
+                last=piece.last,
+                codec=int(piece.codec),
+                stored_at_ns=self._clock_ns(),
+                reason=asked.reason[:1024],
+            )
+        )
+        return HEADER_LENGTH.pack(len(header)) + header + piece.payload
+
+    async def read(self, after: int, *, limit_bytes: int = 4 << 20) -> Sequence[Entry]:
+        """Entries with position > `after`; a damaged one is reported and left out (I14)."""
+        await trio.lowlevel.checkpoint()
+        start = position_key(after + 1)
+        while rows := self._store.scan(ENTRIES, start, limit_bytes=limit_bytes):
+            if entries := list(self._entries(rows)):
+                return entries
+            start = position_key(int.from_bytes(rows[-1][0], "big") + 1)
+        return []
+
+    def _entries(self, rows: Sequence[tuple[bytes, bytes]]) -> Iterator[Entry]:
+        for key, sealed in rows:
+            value = unseal(key, sealed)
+            entry = None if value is None else read_entry(int.from_bytes(key, "big"), value)
+            if entry is None:
+                self._damaged(ENTRIES, key)
+            else:
+                yield entry
+
+    async def wait_beyond(self, position: int) -> None:
+        while self._head <= position:
+            await self._grown.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def backup(self, path: Path) -> None:
+        """Write a consistent copy into `path`, and raise `safe` to what it contains (I3)."""
+        async with self._turn:
+            await trio.to_thread.run_sync(self._store.copy, str(path))
+            changes = Changes()
+            for key, sealed in self._store.scan(LANES, limit=1_000_000, limit_bytes=1 << 30):
+                edge, _, rest = key.partition(b"\0")
+                lane = (edge.decode(), rest[:16], rest[16])
+                value = unseal(key, sealed)
+                if value is None:
+                    continue
+                floor, chain, _ = LANE_VALUE.unpack(value)
+                self._book.lanes[lane] = LaneFloor(floor=floor, chain=chain, safe=floor)
+                changes.lanes.add(lane)
+            await self._store_changes(changes)
+
+    async def aclose(self) -> None:
+        await trio.to_thread.run_sync(self.close)
+
+    def close(self) -> None:
+        self._commit.close()
+        self._store.close()
+
+
+def read_entry(position: int, value: bytes) -> Entry | None:
+    """Decode the bytes of an entry; None if they are none."""
+    try:
+        (length,) = HEADER_LENGTH.unpack_from(value)
+        raw = value[HEADER_LENGTH.size : HEADER_LENGTH.size + length]
+        header = msgspec.msgpack.decode(raw, type=Header)
+        return Entry(
+            position=position,
+            edge=header.edge,
+            incarnation=header.incarnation,
+            lane=Lane(header.lane),
+            first=header.first,
+            last=header.last,
+            codec=Codec(header.codec),
+            payload=value[HEADER_LENGTH.size + length :],
+            stored_at_ns=header.stored_at_ns,
+            reason=header.reason,
+        )
+    except (struct.error, msgspec.DecodeError, ValueError):
+        return None
