@@ -50,13 +50,13 @@ PACKAGES := gcc:gcc make:make strace:strace spin:spin e2fsprogs:mke2fs pkg-confi
 .venv/.ready: pyproject.toml | .venv/bin/python
 	$(PY) -m pip install --quiet --disable-pip-version-check \
 	  "setuptools>=77" "cython>=3.1,<4" "patch-ng>=1.17" "wheel"
-	flock .cache/build.lock $(PY) -m pip install --quiet --disable-pip-version-check \
+	EDGESYNC_SKIP_NATIVE=1 flock .cache/build.lock $(PY) -m pip install --quiet --disable-pip-version-check \
 	  --no-build-isolation -e '.[dev]'
 	@touch $@
 
 build/.built: .venv/.ready setup.py $(NATIVE)
 	@mkdir -p build
-	flock .cache/build.lock $(PY) setup.py --quiet build_ext --inplace
+	flock .cache/build.lock $(PY) setup.py --quiet build_ext --inplace --parallel 2
 	@touch $@
 
 build: build/.built assets

@@ -143,7 +143,10 @@ def extensions() -> list[Extension]:
         arguments: dict[str, list] = {
             "sources": [f"native/{source.name}"],
             # Hidden: two extensions may each carry a copy of lz4.c.
-            "extra_compile_args": ["-O3", "-fvisibility=hidden", "-Wno-sign-compare"],
+            "extra_compile_args": [
+                *("-O3", "-fvisibility=hidden"),
+                *("-Wno-sign-compare", "-Wno-maybe-uninitialized"),
+            ],
             "extra_link_args": [],
             "include_dirs": ["native"],
             "define_macros": [],
@@ -167,12 +170,21 @@ def extensions() -> list[Extension]:
         result,
         include_path=["native", "."],
         build_dir="build/cython",
+        nthreads=min(os.cpu_count() or 1, 8),
         # No methods for pickle and no __test__: the stubs say all there is.
         compiler_directives={"language_level": "3", "auto_pickle": False, "autotestdict": False},
         show_all_warnings=False,
     )
 
 
-os.chdir(ROOT)
-# `pip download` inside an isolated build and `setup.py --version` need no compiler.
-setup(ext_modules=extensions() if not {"--version", "--name"} & set(sys.argv) else [])
+def main() -> None:
+    os.chdir(ROOT)
+    # Metadata needs no compiler; nor does the Makefile's editable install, which builds afterwards.
+    without = os.environ.get("EDGESYNC_SKIP_NATIVE") == "1"
+    without = without or bool({"--version", "--name", "egg_info", "dist_info"} & set(sys.argv))
+    setup(ext_modules=[] if without else extensions())
+
+
+# A worker of cythonize may import this file again.
+if __name__ == "__main__":
+    main()
