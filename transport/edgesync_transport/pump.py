@@ -22,7 +22,7 @@ import zmq
 Frames = list[bytes]
 
 # Messages moved each way before other tasks get a turn, 1 to 2 ms of 64-byte messages; more wins
-# nothing (bench/benchmarks/pump.py, time_flood).
+# nothing (bench/benchmarks/pump.py).
 BUDGET: Final = 128
 
 # Calls of receive() or send() answered at once before one of them yields: a Trio checkpoint costs
