@@ -4,14 +4,12 @@ Nothing here can hold back an acknowledgement: the log is durable before a proje
 projector that cannot go on lags, says so in its `Progress`, and tries again.
 """
 
-from collections.abc import Sequence
-
 import trio
 
-from hubd.log.base import Log
 from hubd.project.base import Health as Health
 from hubd.project.base import Progress as Progress
 from hubd.project.base import Projector as Projector
+from hubd.project.base import Source as Source
 from hubd.project.base import follow
 from hubd.project.events import EventsProjector as EventsProjector
 from hubd.project.live import Live as Live
@@ -23,11 +21,16 @@ class Projectors:
     """The projectors of a hub and how far each has come."""
 
     def __init__(self, live: Live) -> None:
-        self.all: Sequence[Projector] = (TelemetryProjector(live), EventsProjector(live))
+        self.all: tuple[Projector, ...] = (TelemetryProjector(live), EventsProjector(live))
         self.progress = [Progress(projector.name) for projector in self.all]
 
+    async def reach(self, position: int) -> None:
+        """Return once every projector has come to `position` of the log."""
+        for progress in self.progress:
+            await progress.reach(position)
 
-async def run_projectors(source: Log, state: State, projectors: Projectors) -> None:
+
+async def run_projectors(source: Source, state: State, projectors: Projectors) -> None:
     """Follow the log until cancelled."""
     async with trio.open_nursery() as nursery:
         for projector, progress in zip(projectors.all, projectors.progress, strict=True):

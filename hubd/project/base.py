@@ -5,12 +5,11 @@ import logging
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-import msgspec
 import sqlalchemy as sa
 import trio
 from sqlalchemy.dialects.sqlite import insert
 
-from hubd.log.base import Entry, Log
+from hubd.log.base import Entry
 from hubd.state import State, tables
 
 log = logging.getLogger(__name__)
@@ -49,20 +48,48 @@ class Health(enum.Enum):
     FAILING = "failing"  # the database refuses: tried again, nothing is skipped
 
 
-class Progress(msgspec.Struct):
+class Progress:
     """How far a projector has come; `error` is the newest one, also after it is over."""
 
-    name: str
-    position: int = 0
-    skipped: int = 0
-    health: Health = Health.FOLLOWING
-    error: str = ""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.position = 0
+        self.skipped = 0
+        self.health = Health.FOLLOWING
+        self.error = ""
+        self._changed = trio.Event()
+
+    def note(self) -> None:
+        """Wake those who wait for a change."""
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def reach(self, position: int) -> None:
+        """Return once everything up to `position` is projected."""
+        while self.position < position:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def until(self, health: Health) -> None:
+        while self.health is not health:
+            await self._changed.wait()
+        await trio.lowlevel.checkpoint()
 
 
-async def follow(projector: Projector, source: Log, state: State, progress: Progress) -> None:
+class Source(Protocol):
+    """The reading half of a Log."""
+
+    @property
+    def head(self) -> int: ...
+    async def read(self, after: int, *, limit_bytes: int = ...) -> Sequence[Entry]: ...
+    async def wait_beyond(self, position: int) -> None: ...
+
+
+async def follow(projector: Projector, source: Source, state: State, progress: Progress) -> None:
     """Drive `projector` along the log until cancelled."""
-    progress.position = await state.read(lambda c: read_cursor(c, projector.name))
     progress.skipped = await state.read(lambda c: _count_skipped(c, projector.name))
+    progress.position = await state.read(lambda c: read_cursor(c, projector.name))
+    progress.note()
     failures = 0
     while True:
         await source.wait_beyond(progress.position)
@@ -74,12 +101,14 @@ async def follow(projector: Projector, source: Log, state: State, progress: Prog
             await advance(projector, entries, state, progress)
             failures = 0
             progress.health = Health.FOLLOWING
+            progress.note()
         except sa.exc.OperationalError as error:
             # Disk full, locked, read-only: passes, and no entry is to blame for it.
             if progress.health is not Health.FAILING:
                 log.error("projector %s waits at %d: %s", projector.name, progress.position, error)
             progress.health = Health.FAILING
             progress.error = str(error.orig)[:ERROR_CHARS]
+            progress.note()
             await trio.sleep(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S) - 1)])
             failures += 1
 
@@ -99,6 +128,7 @@ async def advance(
             return
         await _skip(projector, entries[0], error, state, progress)
     progress.position = entries[-1].position
+    progress.note()
 
 
 async def _commit(projector: Projector, entries: Sequence[Entry], state: State) -> None:

@@ -79,9 +79,10 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
         await self.call("Emulation.setEmulatedMedia", features=[scheme])
 
-    async def screenshot(self, path: Path) -> None:
+    async def screenshot(self) -> bytes:
+        """The visible page as PNG."""
         answer = await self.call("Page.captureScreenshot", format="png")
-        path.write_bytes(base64.b64decode(answer["data"]))
+        return base64.b64decode(answer["data"])
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._ids)
@@ -99,9 +100,7 @@ class Browser:
 
     async def attach(self) -> None:
         target = await self.call("Target.createTarget", url="about:blank")
-        answer = await self.call(
-            "Target.attachToTarget", targetId=target["targetId"], flatten=True
-        )
+        answer = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = answer["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self.call(f"{domain}.enable")

@@ -1,6 +1,7 @@
 """A hub with two edges, their state made by the real projectors from real batches."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -24,11 +25,10 @@ def barn(position: int = 1) -> Edge:
     edge.declare(("meter0", "Frequency"), "Hz")
     edge.declare(("door", "IsOpen"))
     edge.declare(("door", "Note"))
+    at = START_NS
     for second in range(MINUTES * 60):
         at = START_NS + second * 10**9
-        edge.readings(
-            at, {("meter0", "ActivePower"): float(second), ("meter0", "Frequency"): 50.0}
-        )
+        edge.readings(at, {("meter0", "ActivePower"): float(second), ("meter0", "Frequency"): 50.0})
     edge.readings(at, {("door", "IsOpen"): True, ("door", "Note"): "left open"})
     edge.event(11, b'{"text": "hinge <b>squeaks</b>"}', entity="door", action=6, time_ns=START_NS)
     edge.event(12, b"\xff\xfe", entity="meter0", time_ns=START_NS + 10**9)
@@ -39,7 +39,7 @@ def fill(state: State, projectors: Projectors) -> None:
     edge = barn()
     entries = [edge.entry(1), edge.refused(2, b"nonsense", "not a record"), edge.gap(3, 5, "trim")]
     for one in projectors.all:
-        state.write_now(lambda c, one=one: one.apply(c, entries))
+        state.write_now(partial(one.apply, entries=entries))
     for progress in projectors.progress:
         progress.position = 3
 

@@ -1,0 +1,119 @@
+"""Opening, upgrading and sharing the state's database."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from edgesync.errors import StoreCorrupt, StoreUnwritable, StoreVersion
+from hubd.state import QueryTooSlow, State, open_state, tables
+from hubd.state.database import READERS
+
+LOG = b"g" * 16
+OTHER_LOG = b"h" * 16
+
+
+def remember(state: State, name: str) -> None:
+    state.write_now(lambda c: c.execute(tables.meta.insert().values(name=name, value=b"")))
+
+
+def names(state: State) -> set[str]:
+    return state.read_now(lambda c: set(c.scalars(sa.select(tables.meta.c.name))))
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG)
+    remember(state, "kept")
+    state.close()
+    state = open_state(tmp_path / "state.db", LOG)
+    assert names(state) == {"generation", "kept"}
+    state.close()
+
+
+def test_migrations_make_exactly_the_tables_the_code_uses(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG)
+    made = sa.MetaData()
+    state.read_now(lambda c: made.reflect(c))
+    state.close()
+    wanted = {name: set(table.c.keys()) for name, table in tables.metadata.tables.items()}
+    found = {name: set(table.c.keys()) for name, table in made.tables.items()}
+    found.pop("alembic_version")
+    assert found == wanted
+    for name, table in tables.metadata.tables.items():
+        indexes = {index.name for index in table.indexes}
+        assert {index.name for index in made.tables[name].indexes} >= indexes
+
+
+def test_a_state_made_from_another_log_is_kept_aside(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG)
+    remember(state, "from the first log")
+    state.close()
+    state = open_state(tmp_path / "state.db", OTHER_LOG)
+    assert names(state) == {"generation"}
+    state.close()
+    state = open_state(tmp_path / "state.db.1", LOG)
+    assert "from the first log" in names(state)
+    state.close()
+
+
+def test_a_state_of_a_newer_hub_is_refused(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG)
+    state.write_now(lambda c: c.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
+    state.close()
+    with pytest.raises(StoreVersion, match="upgrade edgesync"):
+        open_state(tmp_path / "state.db", LOG)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.db").write_bytes(b"not a database, but long enough to look like one" * 100)
+    with pytest.raises(StoreCorrupt, match=r"state\.db.*also in the log"):
+        open_state(tmp_path / "state.db", LOG)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnwritable, match=r"state\.db"):
+        open_state(tmp_path / "nowhere" / "state.db", LOG)
+
+
+def test_a_change_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG)
+
+    def half(connection: sa.Connection) -> None:
+        connection.execute(tables.meta.insert().values(name="half", value=b""))
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        state.write_now(half)
+    assert names(state) == {"generation"}
+    state.close()
+
+
+def test_a_question_that_takes_too_long_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubd.state.database.READ_LIMIT_S", 0.05)
+    state = open_state(tmp_path / "state.db", LOG)
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    # More often than there are connections: each must come back to the pool.
+    for _ in range(READERS + 2):
+        with pytest.raises(QueryTooSlow):
+            state.read_now(lambda c: c.exec_driver_sql(endless).all())
+    assert names(state) == {"generation"}
+    state.close()
+
+
+async def test_readers_see_one_moment_while_a_writer_writes(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG)
+
+    def look_twice(connection: sa.Connection) -> tuple[int, int]:
+        count = sa.select(sa.func.count()).select_from(tables.meta)
+        before = connection.scalar(count)
+        remember(state, "meanwhile")
+        after = connection.scalar(count)
+        assert before is not None
+        assert after is not None
+        return before, after
+
+    assert await state.read(look_twice) == (1, 1)
+    assert "meanwhile" in names(state)
+    state.close()
