@@ -6,7 +6,7 @@ import msgspec
 from starlette.responses import Response
 
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
-_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_FIELD = re.compile(r"(?:unknown|required) field `([^`]*)`")
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,7 @@ def answer(error: ApiError) -> Response:
 def from_validation(error: msgspec.ValidationError, descriptions: dict[str, str]) -> ApiError:
     """Say which parameter was wrong and, from its description, what it should be."""
     text = str(error)
-    found = _AT.search(text) or _UNKNOWN.search(text)
+    found = _AT.search(text) or _FIELD.search(text)
     field = found.group(1) if found else ""
     field = re.sub(r"\[.*", "", field)
     known = ", ".join(sorted(descriptions))

@@ -110,10 +110,11 @@ def parse_time(text: str | None, default_ns: int, now_ns: int, field: str) -> in
     """A `Time` as nanoseconds since 1970 UTC; raises ApiError."""
     if text is None:
         return default_ns
-    if relative := _RELATIVE.match(text):
-        return now_ns - int(relative.group(1)) * _SECONDS[relative.group(2)] * 10**9
     try:
-        time_ns = int(text) if re.fullmatch(r"-?\d{1,19}", text) else _from_iso(text)
+        if relative := _RELATIVE.match(text):
+            time_ns = now_ns - int(relative.group(1)) * _SECONDS[relative.group(2)] * 10**9
+        else:
+            time_ns = int(text) if re.fullmatch(r"-?\d{1,19}", text) else _from_iso(text)
     except (ValueError, OverflowError):
         time_ns = 1 << 63
     if time_ns not in I64:

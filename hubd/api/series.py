@@ -79,7 +79,7 @@ def _fitting(
     """The finest resolution at which the whole range is about one page."""
     if row.type == "text":
         return "raw"
-    if points.count_between(connection, row.ref, from_ns, to_ns) <= limit:
+    if not points.has_more_than(connection, row.ref, from_ns, to_ns, limit):
         return "raw"
     minutes = points.bucket_page(
         connection, tables.rollup_1m, row.ref, from_ns, to_ns, points.NOWHERE[0], limit + 1

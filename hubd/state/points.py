@@ -68,14 +68,20 @@ def page(
     return [Point(-time_ns, -n, value) for time_ns, n, value in found]
 
 
-def count_between(connection: sa.Connection, ref: int, from_ns: int, to_ns: int) -> int:
-    """About how many points lie there: those at the margins are counted by the whole piece."""
+def has_more_than(
+    connection: sa.Connection, ref: int, from_ns: int, to_ns: int, limit: int
+) -> bool:
+    """Whether more than `limit` points lie there."""
     table = tables.history
-    return connection.scalar(
-        sa.select(sa.func.coalesce(sa.func.sum(table.c.size), 0)).where(
-            table.c.ref == ref, table.c.t_min < to_ns, table.c.t_max >= from_ns
+    inside = connection.scalar(
+        sa.select(sa.func.sum(table.c.size)).where(
+            table.c.ref == ref, table.c.t_min >= from_ns, table.c.t_max < to_ns
         )
-    ) or 0  # fmt: skip
+    )
+    if (inside or 0) > limit:
+        return True
+    # Pieces at the margins are counted by looking into them.
+    return len(page(connection, ref, from_ns, to_ns, NOWHERE, limit + 1)) > limit
 
 
 def bucket_page(

@@ -1,0 +1,175 @@
+"""What is asked is answered: each question once, with the contents of a known state."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from hubd.api import Context
+from hubd.project import Health
+from tests.hubd.api.conftest import MINUTES
+from tests.hubd.batches import START_NS
+
+SECOND = 10**9
+POWER = {"entity": "meter0", "key": "ActivePower"}
+ALL = {"from": str(START_NS), "to": str(START_NS + MINUTES * 60 * SECOND)}
+
+
+def ask(client: httpx2.Client, path: str, **params: Any) -> Any:
+    response = client.get(path, params=params)
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"] == "application/json"
+    return response.json()
+
+
+def test_edges_tell_link_health_and_state(client: httpx2.Client) -> None:
+    barn, shop = ask(client, "/api/v1/edges")["edges"]
+    assert barn["link"]["lanes"][2] == {
+        "lane": "bulk", "tail": 1000, "floor": 1000, "safe": 1000,
+    }  # fmt: skip
+    assert (barn["health"], shop["health"]) == ("good", "critical")
+    assert barn["state"]["readings"] == 2 * MINUTES * 60 + 2
+    assert (barn["state"]["dead"], barn["state"]["lost"]) == (1, 5)
+    assert shop["state"]["readings"] == 0
+    assert ask(client, "/api/v1/edges/barn") == barn
+
+
+def test_latest_has_the_newest_value_of_each_series(client: httpx2.Client) -> None:
+    latest = ask(client, "/api/v1/edges/barn/latest")["latest"]
+    assert latest["meter0"]["ActivePower"]["value"] == MINUTES * 60 - 1
+    assert latest["meter0"]["ActivePower"]["unit"] == "W"
+    assert latest["door"]["IsOpen"]["value"] is True
+    assert latest["door"]["Note"]["value"] == "left open"
+
+
+def test_series_come_in_pages(client: httpx2.Client) -> None:
+    found: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = ask(client, "/api/v1/edges/barn/series", limit=3, **after)
+        found += [one["key"] for one in page["series"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert sorted(found) == ["ActivePower", "Frequency", "IsOpen", "Note"]
+
+
+def test_raw_history_comes_in_pages_without_hole_or_overlap(client: httpx2.Client) -> None:
+    times: list[int] = []
+    values: list[float] = []
+    after: dict[str, str] = {}
+    while True:
+        page = ask(
+            client, "/api/v1/edges/barn/history", **POWER, **ALL,
+            resolution="raw", limit=700, **after,
+        )  # fmt: skip
+        assert page["resolution"] == "raw"
+        times += page["raw"]["time_ns"]
+        values += page["raw"]["value"]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert times == [START_NS + n * SECOND for n in range(MINUTES * 60)]
+    assert values == list(range(MINUTES * 60))
+
+
+def test_minutes_have_min_max_mean_first_and_last(client: httpx2.Client) -> None:
+    page = ask(
+        client, "/api/v1/edges/barn/history", **POWER, **ALL, resolution="1m", limit=2
+    )  # fmt: skip
+    buckets = page["buckets"]
+    assert buckets["time_ns"] == [START_NS, START_NS + 60 * SECOND]
+    assert buckets["count"] == [60, 60]
+    assert (buckets["min"], buckets["max"]) == ([0, 60], [59, 119])
+    assert (buckets["first"], buckets["last"]) == ([0, 60], [59, 119])
+    assert buckets["mean"] == [29.5, 89.5]
+    following = ask(
+        client, "/api/v1/edges/barn/history", **POWER, **ALL, limit=2, after=page["next"]
+    )
+    assert following["resolution"] == "1m"
+    assert following["buckets"]["time_ns"][0] == START_NS + 120 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("limit", "resolution"), [(5000, "raw"), (MINUTES, "1m"), (MINUTES - 1, "1h")]
+)
+def test_auto_takes_the_finest_resolution_that_fits(
+    client: httpx2.Client, limit: int, resolution: str
+) -> None:
+    page = ask(client, "/api/v1/edges/barn/history", **POWER, **ALL, limit=limit)
+    assert page["resolution"] == resolution
+    assert page["next"] is None or resolution == "1m"
+
+
+def test_times_may_be_iso_or_relative(client: httpx2.Client) -> None:
+    path = "/api/v1/edges/barn/history"
+    iso = {"from": "2026-01-01T00:00:10Z", "to": "2026-01-01T01:00:12+01:00"}
+    assert ask(client, path, **POWER, **iso)["raw"]["value"] == [10, 11]
+    # It is 01:00 at this hub; the readings end at 00:30.
+    relative = {"from": "-31m", "to": "-1799s"}
+    assert ask(client, path, **POWER, **relative)["raw"]["value"] == list(range(1740, 1800))
+
+
+def test_texts_and_booleans_have_a_history(client: httpx2.Client) -> None:
+    path = "/api/v1/edges/barn/history"
+    note = ask(client, path, entity="door", key="Note", **ALL)
+    assert note["raw"]["value"] == ["left open"]
+    is_open = ask(client, path, entity="door", key="IsOpen", **ALL)
+    assert is_open["raw"]["value"] == [True]
+
+
+def test_events_are_filtered_and_paged(client: httpx2.Client) -> None:
+    path = "/api/v1/edges/barn/events"
+    everything = ask(client, path)["events"]
+    assert [one["status"] for one in everything[:3]] == ["lost", "dead", "stored"]
+    assert len(everything) == 8
+    (door,) = ask(client, path, type="attributes", text="SQUEAKS")["events"]
+    assert door["body"] == {"text": "hinge <b>squeaks</b>"}
+    assert ask(client, path, entity="meter0")["events"][0]["body"] == "fffe"
+    first = ask(client, path, limit=5)
+    rest = ask(client, path, limit=5, after=first["next"])
+    assert first["events"] + rest["events"] == everything
+    assert rest["next"] is None
+
+
+def test_link_events_are_filtered_and_paged(client: httpx2.Client) -> None:
+    path = "/api/v1/link-events"
+    assert [one["n"] for one in ask(client, path)["events"]] == [7, 6, 5, 4, 3, 2, 1]
+    assert {one["edge"] for one in ask(client, path, edge="shop")["events"]} == {"shop"}
+    page = ask(client, path, limit=4)
+    assert [one["n"] for one in ask(client, path, after=page["next"])["events"]] == [3, 2, 1]
+
+
+def test_the_ledger_compares_what_can_be_counted(client: httpx2.Client) -> None:
+    stats = ask(client, "/api/v1/stats")
+    barn = stats["ledger"][0]
+    assert barn["readings_in_state"] == 2 * MINUTES * 60 + 2
+    assert barn["records_at_edge"] == barn["records_in_log"] == 1042
+    assert [(one["name"], one["lag"]) for one in stats["projectors"]] == [
+        ("telemetry", 0),
+        ("events", 0),
+    ]
+
+
+def test_health_is_degraded_while_a_projector_fails(
+    client: httpx2.Client, context: Context
+) -> None:
+    assert ask(client, "/healthz") == {"status": "ok", "problems": []}
+    progress = context.projectors.progress[0]
+    progress.health, progress.error = Health.FAILING, "disk full"
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert response.json()["problems"] == ["projector telemetry waits at 3: disk full"]
+
+
+@pytest.mark.feature("F11")
+def test_metrics_are_what_prometheus_reads(client: httpx2.Client) -> None:
+    response = client.get("/metrics")
+    lines = response.text.splitlines()
+    assert response.headers["content-type"].startswith("text/plain")
+    assert 'edgesync_hub_readings_total{edge="barn"} 3602.0' in lines
+    assert 'edgesync_hub_edge_state{edge="shop",state="disconnected"} 1.0' in lines
+    assert 'edgesync_hub_lane_floor{edge="barn",lane="bulk"} 1000.0' in lines
+    assert 'edgesync_hub_projector_lag{projector="events"} 0.0' in lines
+    new = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert new.text.endswith("# EOF\n")
