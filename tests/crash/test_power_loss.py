@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from edgesync._native.journal import DamagedRecord
 from edgesync.errors import StoreError
 from tests.crash.survivors import Victim, check
 
@@ -80,7 +81,7 @@ def cut(disk: Disk, report: Path, *, sync: str, commits: int, pause_ms: float = 
     disk.power_on()
     try:
         return acknowledged - check(store)
-    except (StoreError, AssertionError):
+    except (StoreError, DamagedRecord, AssertionError):
         return acknowledged
 
 
