@@ -84,7 +84,10 @@ class OpenFailed(Event, frozen=True):
 
 
 class Stored(Event, frozen=True):
-    """The answer to Store: durable up to `floor`, or refused with `code` and nothing changed."""
+    """The answer to Store: durable up to `floor`, or refused with `code` and nothing changed.
+
+    A refusal may not know the floor; it is 0 then.
+    """
 
     token: int
     floor: int
@@ -421,8 +424,9 @@ class Receiver:
             )
         if event.code is not None:
             # What follows in the pipe stands on this batch, so it is refused by the gap it leaves.
-            session.taken[lane] = event.floor
-            self._note_floor(lane, event.floor, event.safe, 0)
+            if event.floor > self.floors[lane].floor:
+                self._note_floor(lane, event.floor, self.floors[lane].safe, 0)
+            session.taken[lane] = self.floors[lane].floor
             return [self._nack(session, batch, event.code, event.reason, 0.5)]
         self._note_floor(lane, event.floor, event.safe, batch.last_chain)
         if any(other.lane == lane for other in session.in_store.values()):

@@ -1,0 +1,5 @@
+"""`python -m hubd`."""
+
+from hubd.cli import main
+
+main()

@@ -1,0 +1,118 @@
+"""`hubd enroll`, `hubd revoke`, `hubd edges`: who may speak to this hub."""
+
+import contextlib
+import json
+import re
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hubd import serve
+from hubd.edges.registry import NAME_PATTERN, Registry
+from hubd.enrol import token_for
+from hubd.settings import Settings, data_dir, read_settings
+
+
+def _registry(config: Path) -> tuple[Settings, Path, Registry]:
+    settings = read_settings(config)
+    folder = data_dir(config, settings)
+    serve.load_keys(folder)
+    return settings, folder, Registry(folder / serve.REGISTRY)
+
+
+def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    if not re.match(NAME_PATTERN, value):
+        raise click.BadParameter(
+            "letters, digits, . _ -, at most 63, beginning with a letter or digit"
+        )
+    return value
+
+
+@click.command(epilog="Example: hubd enroll barn-7 | ssh barn-7 'edgesync init --token -'")
+@click.argument("edge", callback=_edge_name)
+@click.option("--tenant", default="default", show_default=True, help="Whose edge it is.")
+@click.option("--again", is_flag=True, help="Let a known edge come with a new key.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.pass_obj
+def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> None:
+    """Register EDGE and print the one-line token that lets it in, once."""
+    settings, folder, registry = _registry(config)
+    with contextlib.closing(registry):
+        keys = serve.load_keys(folder)
+        # The token first: an address no edge could use is an error before anything is stored.
+        invitation = registry.invite(
+            edge, tenant=tenant, valid_s=float(settings.enrol.valid), again=again
+        )
+        token = token_for(invitation, settings, server_key=keys.public)
+    if as_json:
+        expires_ns = invitation.expires_ns
+        click.echo(json.dumps({"edge": edge, "token": token, "expires_ns": expires_ns}))
+    else:
+        click.echo(token)
+        minutes = (invitation.expires_ns - time.time_ns()) / 60e9
+        click.echo(f"valid once, for {minutes:.0f} minutes: edgesync init --token …", err=True)
+
+
+@click.command(epilog="Example: hubd revoke barn-7")
+@click.argument("edge")
+@click.pass_obj
+def revoke(config: Path, edge: str) -> None:
+    """Let EDGE in no more; a running hub notices within a second. Its data stays."""
+    _, _, registry = _registry(config)
+    with contextlib.closing(registry):
+        registry.revoke(edge)
+    click.echo(f"{edge} is revoked; hubd enroll {edge} --again lets it back in with a new key")
+
+
+@click.command(epilog="Example: hubd edges --json")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.pass_obj
+def edges(config: Path, as_json: bool) -> None:
+    """List the edges, with their present state when the hub is running."""
+    settings, _, registry = _registry(config)
+    with contextlib.closing(registry):
+        registered = registry.edges()
+    live = _live(settings)
+    rows: list[dict[str, Any]] = []
+    for edge in registered:
+        now = live.get(edge.name, {})
+        rows.append(
+            {
+                "edge": edge.name,
+                "tenant": edge.tenant,
+                "state": "revoked" if edge.is_revoked else now.get("state", "unknown"),
+                "lag_records": now.get("lag_records"),
+                "rtt_s": now.get("rtt_s"),
+                "clock_offset_s": now.get("clock_offset_s"),
+                "enrolled": bool(edge.keys),
+            }
+        )
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(rows[0] if rows else ("edge", "tenant", "state")))
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(table)
+
+
+def _live(settings: Settings) -> dict[str, dict[str, Any]]:
+    """Ask the running hub; nothing when it is not running or wants a token."""
+    url = f"http://{settings.api.host}:{settings.api.port}/api/v1/edges"
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            found = json.load(answer)["edges"]
+    except (OSError, ValueError, KeyError):
+        return {}
+    return {one["link"]["edge"]: one["link"] for one in found}
+
+
+def register(group: click.Group) -> None:
+    for command in (enroll, revoke, edges):
+        group.add_command(command)

@@ -1,0 +1,1 @@
+"""Which edges there are, and how a new one gets in."""

@@ -1,0 +1,206 @@
+"""The shell around the receivers: hears edges, stores their batches, answers.
+
+One task a connected edge stores its batches in order; the log commits all edges together. So a slow
+or hostile edge has a queue of its own, bounded, and the others do not wait for it (I7, I8).
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from edgesync._native import batch
+from edgesync.errors import RecordError, StoreError
+from edgesync_transport import receiver as core
+from edgesync_transport.link import Hearing, LinkClosed, Peer
+from edgesync_transport.messages import Codec, Message, NackCode
+from edgesync_transport.receiver import Receiver, ReceiverSettings
+from hubd.log.base import Append, Appended, Log, NotAppended
+from hubd.presence import Presence
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+# Batches stored together for one edge; the log groups across edges by itself.
+TOGETHER_MAX: Final = 16
+# Below this a payload is checked faster than a thread is woken.
+CHECK_INLINE_BYTES: Final = 8 * 1024
+
+
+class EdgePort:
+    """One edge: its receiver and the queue of batches to be stored."""
+
+    def __init__(self, receiver: Receiver, queue_max: int) -> None:
+        self.receiver = receiver
+        self.send, self.receive = trio.open_memory_channel[core.Store](queue_max)
+
+
+class HubLink:
+    """See the module. `run` lasts until cancelled or the hearing is closed."""
+
+    def __init__(
+        self,
+        hearing: Hearing,
+        hub_log: Log,
+        presence: Presence,
+        settings: ReceiverSettings,
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._hearing = hearing
+        self._log = hub_log
+        self._presence = presence
+        self._settings = settings
+        self._wall_ns = wall_ns
+        self._ports: dict[str, EdgePort] = {}
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._tick)
+            try:
+                while True:
+                    peer, message = await self._hearing.receive()
+                    await self._heard(peer, message)
+            except LinkClosed:
+                nursery.cancel_scope.cancel()
+
+    async def _heard(self, peer: Peer, message: Message) -> None:
+        self._presence.seen(peer.edge)
+        await self._step(self._port(peer.edge), core.Received(peer, message))
+
+    def _port(self, edge: str) -> EdgePort:
+        """Return the edge's port; only edges with a registered key get here, so they are few."""
+        port = self._ports.get(edge)
+        if port is None:
+            receiver = Receiver(edge, self._settings)
+            port = EdgePort(receiver, 4 * self._settings.limits.window_batches)
+            self._ports[edge] = port
+            self._presence.watch(receiver)
+            assert self._nursery is not None
+            self._nursery.start_soon(self._keep_storing, port)
+        return port
+
+    async def revoke(self, edge: str) -> None:
+        """End the session of an edge whose key is no longer good."""
+        if edge in self._ports:
+            await self._step(self._ports[edge], core.Revoked())
+
+    async def _tick(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            for port in list(self._ports.values()):
+                await self._step(port, core.Tick())
+
+    async def _step(self, port: EdgePort, event: core.Event) -> None:
+        now = trio.current_time()
+        for effect in port.receiver.step(event, now, self._wall_ns()):
+            match effect:
+                case core.Transmit(peer, message):
+                    await self._hearing.send(peer, message)
+                case core.Store():
+                    # The receiver admits fewer batches than the queue holds.
+                    port.send.send_nowait(effect)
+                case core.Open():
+                    assert self._nursery is not None
+                    self._nursery.start_soon(self._open, port, effect)
+                case core.Report(kind, facts):
+                    edge = port.receiver.edge
+                    log.info("link: edge=%s %s %s", edge, kind, dict(facts))
+                    self._presence.note(edge, kind, facts, now)
+
+    async def _open(self, port: EdgePort, asked: core.Open) -> None:
+        edge = port.receiver.edge
+        try:
+            session = await self._log.open_session(edge, asked.incarnation, asked.starts)
+        except StoreError as error:
+            log.error("no session: edge=%s %s", edge, error)
+            await self._step(port, core.OpenFailed(asked.token, "the hub cannot store now"))
+            return
+        opened = core.Opened(asked.token, session.epoch, self._log.generation, session.floors)
+        await self._step(port, opened)
+
+    async def _keep_storing(self, port: EdgePort) -> None:
+        async for first in port.receive:
+            asked = [first]
+            while len(asked) < TOGETHER_MAX:
+                try:
+                    asked.append(port.receive.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            for answer in await self._store(port.receiver.edge, asked):
+                await self._step(port, answer)
+
+    async def _store(self, edge: str, asked: Sequence[core.Store]) -> list[core.Stored]:
+        """Check and store batches in order. What follows a bad one is refused as a gap."""
+        answers: list[core.Stored] = []
+        sound: list[core.Store] = []
+        for one in asked:
+            if problem := await _problem_of(one):
+                answers.append(_refused(one, NackCode.POISON, problem))
+            else:
+                sound.append(one)
+        try:
+            results = await self._log.append([_append(edge, one) for one in sound])
+        except StoreError as error:
+            log.error("batches not stored: edge=%s %s", edge, error)
+            return [_refused(one, NackCode.BUSY, "the hub cannot store now") for one in asked]
+        return [*map(_stored, sound, results), *answers]
+
+
+async def _problem_of(asked: core.Store) -> str:
+    """Return why the payload cannot be applied, or an empty string."""
+    if asked.batch.codec in (Codec.DEAD, Codec.GAP):
+        return ""
+    if len(asked.batch.payload) <= CHECK_INLINE_BYTES:
+        return _check(asked)
+    return await trio.to_thread.run_sync(_check, asked)
+
+
+def _check(asked: core.Store) -> str:
+    one = asked.batch
+    try:
+        batch.columns(one.codec, one.payload)
+        count = sum(count for _, _, count in batch.ids(one.codec, one.payload))
+    except RecordError as error:
+        return str(error)
+    if count != one.last - one.first + 1:
+        return f"{count} records in a batch of {one.last - one.first + 1}"
+    return ""
+
+
+def _append(edge: str, asked: core.Store) -> Append:
+    one = asked.batch
+    return Append(
+        edge=edge,
+        epoch=one.epoch,
+        incarnation=one.incarnation,
+        lane=one.lane,
+        first=one.first,
+        last=one.last,
+        prev_chain=one.prev_chain,
+        last_chain=one.last_chain,
+        codec=one.codec,
+        payload=one.payload,
+        reason=one.reason,
+    )
+
+
+def _stored(asked: core.Store, result: Appended | NotAppended) -> core.Stored:
+    if isinstance(result, Appended):
+        return core.Stored(asked.token, result.floor, result.safe)
+    return core.Stored(
+        asked.token,
+        result.floor,
+        0,
+        code=result.code,
+        is_stale=result.code is None,
+        reason=result.reason,
+    )
+
+
+def _refused(asked: core.Store, code: NackCode, reason: str) -> core.Stored:
+    return core.Stored(asked.token, 0, 0, code=code, reason=reason)

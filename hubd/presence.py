@@ -1,0 +1,129 @@
+"""What is known about each edge now, and what happened to its link lately."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from edgesync_transport.messages import Lane
+from edgesync_transport.receiver import Receiver
+from hubd.api.context import EdgeView, LaneView, LinkEvent
+from hubd.edges.registry import RegisteredEdge
+from hubd.log.base import Log
+
+# Events kept for screens; the edges' own records tell the whole story.
+EVENTS_MAX: Final = 10_000
+# Sessions begun within this time that make a link a flapping one (S26).
+FLAPPING_WINDOW_S: Final = 60.0
+FLAPPING_SESSIONS: Final = 5
+
+
+class Presence:
+    """Implements `hubd.api.context.Hub`; answers come from memory."""
+
+    def __init__(self, log: Log, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._log = log
+        self._clock_ns = clock_ns
+        self._events: deque[LinkEvent] = deque(maxlen=EVENTS_MAX)
+        self._count = 0
+        self._registered: dict[str, RegisteredEdge] = {}
+        self._receivers: dict[str, Receiver] = {}
+        self._connected_at: dict[str, int] = {}
+        self._seen_at: dict[str, int] = {}
+        self._behind_since: dict[str, int] = {}
+        self._begun: dict[str, deque[float]] = {}
+
+    def set_registered(self, edges: Sequence[RegisteredEdge]) -> None:
+        self._registered = {edge.name: edge for edge in edges}
+
+    def watch(self, receiver: Receiver) -> None:
+        self._receivers[receiver.edge] = receiver
+
+    def seen(self, edge: str) -> None:
+        self._seen_at[edge] = self._clock_ns()
+
+    def note(
+        self, edge: str, kind: str, facts: Mapping[str, str | int | float], now: float
+    ) -> None:
+        """Remember something that happened to a link; `now` is monotonic seconds."""
+        detail = ", ".join(f"{name} {value}" for name, value in facts.items())
+        self._add(edge, kind, detail)
+        if kind != "connected":
+            return
+        self._connected_at[edge] = self._clock_ns()
+        begun = self._begun.setdefault(edge, deque(maxlen=FLAPPING_SESSIONS))
+        begun.append(now)
+        if len(begun) == FLAPPING_SESSIONS and now - begun[0] < FLAPPING_WINDOW_S:
+            self._add(edge, "flapping", f"{FLAPPING_SESSIONS} sessions in {now - begun[0]:.0f} s")
+            begun.clear()
+
+    def _add(self, edge: str, kind: str, detail: str) -> None:
+        self._count += 1
+        self._events.append(
+            LinkEvent(n=self._count, time_ns=self._clock_ns(), edge=edge, kind=kind, detail=detail)
+        )
+
+    # -- what the API asks -----------------------------------------------------------------------
+
+    def edges(self) -> Sequence[EdgeView]:
+        return [self._view(name) for name in sorted(self._registered)]
+
+    def edge(self, name: str) -> EdgeView | None:
+        return self._view(name) if name in self._registered else None
+
+    def link_events(
+        self, *, edge: str | None, before: int | None, limit: int
+    ) -> Sequence[LinkEvent]:
+        found: list[LinkEvent] = []
+        for event in reversed(self._events):
+            if len(found) >= limit:
+                break
+            if (edge is None or event.edge == edge) and (before is None or event.n < before):
+                found.append(event)
+        return found
+
+    @property
+    def log_head(self) -> int:
+        return self._log.head
+
+    def readings_in_log(self) -> Mapping[str, int] | None:
+        return None
+
+    def _view(self, name: str) -> EdgeView:
+        receiver = self._receivers.get(name)
+        if receiver is None:
+            return EdgeView(edge=name, state="disconnected", is_connected=False)
+        session = receiver.session
+        lanes = tuple(
+            LaneView(lane=lane.name.lower(), tail=tail, floor=stands.floor, safe=stands.safe)
+            for lane, tail, stands in zip(Lane, receiver.tails, receiver.floors, strict=True)
+        )
+        lag = sum(max(0, lane.tail - lane.floor) for lane in lanes)
+        return EdgeView(
+            edge=name,
+            state=_state(receiver, lag),
+            is_connected=session is not None,
+            software=receiver.software,
+            incarnation=receiver.incarnation.hex(),
+            epoch=session.epoch if session else 0,
+            connected_at_ns=self._connected_at.get(name),
+            seen_at_ns=self._seen_at.get(name),
+            rtt_s=receiver.rtt_s,
+            clock_offset_s=receiver.clock_offset_s,
+            lag_records=lag,
+            lag_s=self._lag_s(name, lag),
+            lanes=lanes,
+        )
+
+    def _lag_s(self, name: str, lag: int) -> float:
+        now = self._clock_ns()
+        if not lag:
+            self._behind_since.pop(name, None)
+            return 0.0
+        return max(0, now - self._behind_since.setdefault(name, now)) / 1e9
+
+
+def _state(receiver: Receiver, lag: int) -> str:
+    if receiver.session is None:
+        return "disconnected"
+    return "processing" if lag else "connected"

@@ -1,0 +1,188 @@
+"""The hub as one tree of tasks: link, log, projectors, HTTP."""
+
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+from starlette.types import ASGIApp
+
+from edgesync_transport.keys import KeyPair, load_or_create_keys
+from edgesync_transport.messages import Limits
+from edgesync_transport.receiver import ReceiverSettings
+from edgesync_transport.router import open_hearing
+from edgesync_transport.zap import KeyTable
+from hubd.api.app import make_app
+from hubd.api.context import Context
+from hubd.api.server import serve_http
+from hubd.edges.registry import Registry
+from hubd.enrol import enrol_route
+from hubd.link import HubLink
+from hubd.log.lmdb import LmdbLog
+from hubd.presence import Presence
+from hubd.project import Live, Projectors, run_projectors
+from hubd.settings import Settings
+from hubd.state import State, open_state
+
+log = logging.getLogger(__name__)
+
+# How soon `hubd enroll` and `hubd revoke` of another process are noticed.
+REGISTRY_POLL_S: Final = 0.5
+
+LOG, STATE, KEYS, REGISTRY = "log", "state.db", "hub.keys", "registry.db"
+
+
+class Running(msgspec.Struct, frozen=True):
+    """Where a hub that has started can be reached."""
+
+    link_addresses: tuple[str, ...]
+    http_url: str
+
+
+def load_keys(folder: Path) -> KeyPair:
+    """Return the hub's keys, made with the folder on the first start."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return load_or_create_keys(folder / KEYS)
+
+
+async def run(
+    settings: Settings,
+    folder: Path,
+    *,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve from `folder` until `stop` is set; raises StoreLocked when another hub uses it."""
+    keys = load_keys(folder)
+    with contextlib.closing(Registry(folder / REGISTRY)) as registry:
+        async with open_log(settings, folder) as hub_log:
+            with contextlib.closing(open_state(folder / STATE, hub_log.generation)) as state:
+                await _serve(settings, keys, registry, hub_log, state, stop, task_status)
+
+
+@contextlib.asynccontextmanager
+async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
+    hub_log = LmdbLog(
+        folder / LOG,
+        map_bytes_max=int(settings.log.limit),
+        has_backups=settings.log.managed_backups,
+    )
+    try:
+        yield hub_log
+    finally:
+        with trio.CancelScope(shield=True):
+            await hub_log.aclose()
+
+
+async def _serve(
+    settings: Settings,
+    keys: KeyPair,
+    registry: Registry,
+    hub_log: LmdbLog,
+    state: State,
+    stop: trio.Event,
+    task_status: trio.TaskStatus[Running],
+) -> None:
+    presence = Presence(hub_log)
+    table = KeyTable()
+    live = Live()
+    projectors = Projectors(live)
+    context = Context(
+        hub=presence,
+        state=state,
+        live=live,
+        projectors=projectors,
+        settings=settings.api,
+        version=version("edgesync"),
+    )
+    app = with_enrolment(make_app(context), registry, settings, keys.public)
+    async with open_hearing(settings.hub.listen, server_keys=keys, edges=table) as hearing:
+        link = HubLink(hearing, hub_log, presence, _receiver_settings(settings))
+        # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
+        async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
+            await nursery.start(_watch_registry, registry, table, presence, link)
+            nursery.start_soon(link.run)
+            nursery.start_soon(run_projectors, hub_log, state, projectors)
+            url = await outer.start(serve_http, app, settings.api, stop)
+            log.info("hub ready: link=%s http=%s", ",".join(hearing.addresses), url)
+            task_status.started(Running(hearing.addresses, url))
+            await stop.wait()
+            await hearing.aclose()
+            nursery.cancel_scope.cancel()
+    log.info("hub stopped")
+
+
+def with_enrolment(
+    app: ASGIApp, registry: Registry, settings: Settings, server_key: str
+) -> ASGIApp:
+    """Answer enrolment in front of the API: it brings its own credentials, not a token."""
+    route = enrol_route(registry, settings, server_key=server_key)
+
+    async def both(scope: object, receive: object, send: object) -> None:
+        assert isinstance(scope, dict)
+        if scope["type"] == "http" and scope["path"] == route.path and scope["method"] == "POST":
+            await route.handle(scope, receive, send)  # type: ignore[arg-type]
+        else:
+            await app(scope, receive, send)  # type: ignore[arg-type]
+
+    return both
+
+
+def _receiver_settings(settings: Settings) -> ReceiverSettings:
+    return ReceiverSettings(
+        limits=Limits(window_batches=settings.link.window_batches),
+        heartbeat_s=float(settings.link.heartbeat),
+        heartbeats_missed_max=settings.link.heartbeats_missed_max,
+        takeovers_max=settings.link.takeovers_max,
+        holdoff_s=float(settings.link.holdoff),
+        restore_safe=settings.log.managed_backups,
+    )
+
+
+async def _watch_registry(
+    registry: Registry,
+    table: KeyTable,
+    presence: Presence,
+    link: HubLink,
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Keep the key table what the registry says; a revoked edge's session ends (R9)."""
+    known: dict[str, str] = {}
+    is_first = True
+    while True:
+        if registry.has_changed() or is_first:
+            now = registry.live_keys()
+            for public in known.keys() - now.keys():
+                table.remove(public)
+                if known[public] not in now.values():
+                    await link.revoke(known[public])
+            for public in now.keys() - known.keys():
+                table.add(public, now[public])
+            known = now
+            presence.set_registered(registry.edges())
+        if is_first:
+            task_status.started()
+            is_first = False
+        await trio.sleep(REGISTRY_POLL_S)
+
+
+async def run_until_signalled(settings: Settings, folder: Path) -> None:
+    """`run`, ended by SIGTERM or SIGINT."""
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            nursery.start_soon(_stop_on, signals, stop)
+            await run(settings, folder, stop=stop)
+            nursery.cancel_scope.cancel()
+
+
+async def _stop_on(signals: AsyncIterator[int], stop: trio.Event) -> None:
+    async for number in signals:
+        log.info("stopping on %s", signal.Signals(number).name)
+        stop.set()

@@ -1,0 +1,80 @@
+"""What hub.toml may say. Every key has a default; unknown ones are refused."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from edgesync import toml
+from edgesync.units import Bytes, Period, Seconds
+from hubd.api.settings import ApiSettings
+
+Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
+
+
+class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the hub keeps things and listens.
+
+    data_dir    log, state, keys and registry; relative to the file's folder
+    listen      addresses of the link; edges connect here
+    public      the link's address as edges see it, put into tokens; empty: made from `listen`
+    public_url  the HTTP address as edges see it, for enrolment; empty: made from [api]
+    """
+
+    data_dir: str = "data"
+    listen: tuple[Address, ...] = ("tcp://0.0.0.0:7400",)
+    public: str = ""
+    public_url: str = ""
+
+
+class LinkSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the link treats edges; seconds."""
+
+    # Three missed: a dead edge is known after 15 s, on both ends (S17).
+    heartbeat: Period = Period(5.0)
+    heartbeats_missed_max: Annotated[int, Meta(ge=1, le=100)] = 3
+    # Batches of one edge that may wait for the log; more are refused for now.
+    window_batches: Annotated[int, Meta(ge=1, le=256)] = 16
+    takeovers_max: Annotated[int, Meta(ge=1)] = 3
+    holdoff: Seconds = Seconds(10.0)
+
+
+class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`limit` bounds the log's file. `managed_backups`: edges keep what no backup holds yet."""
+
+    limit: Bytes = Bytes(64 << 30)
+    managed_backups: bool = False
+
+
+class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A token can be redeemed once, within this time."""
+
+    valid: Period = Period(900.0)
+
+
+class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    json: bool = True
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """hub.toml, whole."""
+
+    hub: HubSettings = HubSettings()
+    link: LinkSection = LinkSection()
+    log: LogSection = LogSection()
+    api: ApiSettings = ApiSettings()
+    enrol: EnrolSection = EnrolSection()
+    logging: LoggingSection = LoggingSection()
+
+
+def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return what `path` says, with HUBD_SECTION__KEY from the environment over it."""
+    variables = toml.environment() if environment is None else environment
+    return toml.read(path, Settings, environment=variables, prefix="HUBD")
+
+
+def data_dir(path: Path, settings: Settings) -> Path:
+    return (path.parent / settings.hub.data_dir).absolute()
