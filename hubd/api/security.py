@@ -41,9 +41,11 @@ class Guard:
         self._checks_host = is_loopback(settings.host) or bool(self._hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
             return
+        if scope["type"] != "http":
+            return  # No WebSockets here: the server closes what is not accepted.
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -79,6 +81,18 @@ class Guard:
     def _is_known(self, host: str) -> bool:
         name = host_name(host)
         return is_loopback(name) or name in self._hosts
+
+
+async def _live(receive: Receive, send: Send) -> None:
+    """Say yes to starting and stopping: nothing here needs either.
+
+    Starlette's own answer turns being cancelled into a failure, and a hub that stops cancels.
+    """
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
 
 
 def host_name(host: str) -> str:
