@@ -320,11 +320,7 @@ cdef class Store:
 
     cdef disk_is_full(self):
         # A write that only partly fits is reported as an input/output error by LMDB.
-        try:
-            status = os.statvfs(self._path)
-        except OSError:
-            return False
-        return status.f_bavail * status.f_frsize < 1 << 20
+        return directory.free_bytes(self._path) < 1 << 20
 
     cdef size_t used(self) noexcept:
         cdef size_t free_ = 0

@@ -76,6 +76,15 @@ def filesystem_of(path: Path) -> str:
     return ""
 
 
+def free_bytes(path: Path) -> int:
+    """Bytes an unprivileged process may still write there; very many when it is not told."""
+    try:
+        status = os.statvfs(path)
+    except OSError:
+        return 1 << 62
+    return status.f_bavail * status.f_frsize
+
+
 def own(path: Path) -> int:
     """Make the directory if there is none and take it for this process; returns the lock's fd.
 
