@@ -2,15 +2,16 @@
 
     series   count varint, ids u64 each
     shape    of the batch, as in bare.pxd (sizes, LZ4): value type of each series (u8), count of
-             shapes varint, per shape its length and members (zigzag differences) as varints, then
-             for each record 0 or its shape + 1, in bytes, or u16 from 256 shapes on
+             shapes varint, the shapes, then for each record in u8, or u16 from 255 shapes on:
+             0 a bare row, 1 the next shape not yet used, else its shape + 2
     times    u8: 0 one column for all READINGS records, 1 one for each shape, in the order of the
              shapes, each begun by a varint: 0 here it is, k the same as k own columns before
     values   for each series its column, in pieces of 8192
 
-A column of times: codec u8, power u8, first and step as zigzag varints, section. A piece of values:
-codec u8 (bit 7: exceptions), exponent u8 if DEC_FOR of f64, count of exceptions varint if any,
-section, exceptions. Sections have the layout STREAM.
+A shape: varint count*2 + 1 and one bit for each series, or count*2 and its members as zigzag
+varints, each less the one before. A column of times: codec u8, power u8, first and step as zigzag
+varints, section. A piece of values: codec u8 (bit 7: exceptions), exponent u8 if DEC_FOR of f64,
+count of exceptions varint if any, section, exceptions. Sections have the layout STREAM.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -35,7 +36,9 @@ from values cimport (
 )
 
 cdef enum:
-    COUNT_MAX = 65535  # of series, and of shapes
+    COUNT_MAX = 65533  # of series, and of shapes
+    NARROW_MAX = 254  # shapes that a byte can name
+    NEW_SHAPE = 1
     HAS_EXCEPTIONS = 0x80
     SHARED_BACK_MAX = 4  # how many columns of times are compared with a new one
 
@@ -52,10 +55,54 @@ cdef inline int put_series(Buf *out, const Group *g) noexcept nogil:
         put64(out, series_of(g)[i].id)
     return OK
 
+cdef inline bint is_ascending(const uint32_t *members, uint32_t count) noexcept nogil:
+    cdef uint32_t j
+    for j in range(1, count):
+        if members[j] <= members[j - 1]:
+            return False
+    return True
+
+cdef inline int put_shape(
+    Buf *raw, const uint32_t *members, uint32_t count, uint32_t series, uint32_t before,
+) noexcept nogil:
+    """Write a shape as bits where that is shorter: a deadband makes many shapes of a few series."""
+    cdef uint32_t bitmap = (series + 7) >> 3, j
+    cdef int status
+    if bitmap < count and is_ascending(members, count):
+        if put_varint(raw, 2 * count + 1) or buf_need(raw, bitmap):
+            return NO_MEMORY
+        memset(raw.data + raw.size, 0, bitmap)
+        for j in range(count):
+            raw.data[raw.size + (members[j] >> 3)] |= 1 << (members[j] & 7)
+        raw.size += bitmap
+        return OK
+    status = put_varint(raw, 2 * count)
+    for j in range(count):
+        status |= put_varint(raw, zigzag(<uint64_t>(<int64_t>members[j] - <int64_t>before)))
+        before = members[j]
+    return status
+
+cdef inline int put_order(Buf *raw, const Group *g) noexcept nogil:
+    cdef uint32_t wide = 1 if g.shape_count <= NARROW_MAX else 2, used = 0, i, code
+    if buf_need(raw, wide * <size_t>g.records) != OK:
+        return NO_MEMORY
+    for i in range(g.records):
+        code = g.order[i] + 1 if g.order[i] else 0
+        # Shapes are numbered as they first appear, so a new one needs no number.
+        if g.order[i] == used + 1:
+            used += 1
+            code = NEW_SHAPE
+        if wide == 1:
+            raw.data[raw.size + i] = <uint8_t>code
+        else:
+            store16(raw.data + raw.size + 2 * i, <uint16_t>code)
+    raw.size += wide * <size_t>g.records
+    return OK
+
 cdef inline int put_structure(Buf *out, const Group *g) noexcept nogil:
     cdef Buf raw
     cdef const Shape *shape
-    cdef uint32_t h, i, j, before = 0, wide = 1 if g.shape_count < 256 else 2
+    cdef uint32_t h, i, before = 0
     cdef int status = OK
     memset(&raw, 0, sizeof(Buf))
     for i in range(g.series_count):
@@ -63,19 +110,10 @@ cdef inline int put_structure(Buf *out, const Group *g) noexcept nogil:
     status |= put_varint(&raw, g.shape_count)
     for h in range(g.shape_count):
         shape = shapes_of(g) + h
-        status |= put_varint(&raw, shape.count)
-        for j in range(shape.count):
-            i = lists_of(g)[shape.start + j]
-            status |= put_varint(&raw, zigzag(<uint64_t>(<int64_t>i - <int64_t>before)))
-            before = i
-    status |= buf_need(&raw, wide * <size_t>g.records)
+        status |= put_shape(&raw, lists_of(g) + shape.start, shape.count, g.series_count, before)
+        before = lists_of(g)[shape.start + shape.count - 1]
+    status |= put_order(&raw, g)
     if status == OK:
-        for i in range(g.records):
-            if wide == 1:
-                raw.data[raw.size + i] = <uint8_t>g.order[i]
-            else:
-                store16(raw.data + raw.size + 2 * i, <uint16_t>g.order[i])
-        raw.size += wide * <size_t>g.records
         status = put_packed(out, raw.data, raw.size)
     buf_free(&raw)
     return OK if status == OK else NO_MEMORY
@@ -235,32 +273,63 @@ cdef inline int put_columns(Buf *out, Group *g) noexcept nogil:
     free_scratch(s)
     return status
 
+cdef inline int take_bitmap(Cur *c, Group *g, uint32_t *members, uint32_t count) noexcept nogil:
+    """Decode the series whose bits are set, exactly `count` of them."""
+    cdef uint32_t bitmap = (g.series_count + 7) >> 3, i, found = 0
+    if left(c) < bitmap:
+        return DAMAGED
+    for i in range(8 * bitmap):
+        if c.at[i >> 3] >> (i & 7) & 1:
+            if found == count or i >= g.series_count:
+                return DAMAGED
+            members[found] = i
+            found += 1
+    c.at += bitmap
+    return OK if found == count else DAMAGED
+
+cdef inline int take_members(
+    Cur *c, Group *g, uint32_t *members, uint32_t count, uint32_t before,
+) noexcept nogil:
+    cdef uint64_t difference, member = before
+    cdef uint32_t j
+    for j in range(count):
+        if not take_varint(c, &difference):
+            return DAMAGED
+        member += unzigzag(difference)
+        if member >= g.series_count:
+            return DAMAGED
+        members[j] = <uint32_t>member
+    return OK
+
 cdef inline int take_shapes(Cur *c, Group *g) noexcept nogil:
     """Decode the lists of the shapes; each names known series of one type."""
-    cdef uint32_t h, j, shapes, count
-    cdef uint64_t difference, member = 0
+    cdef uint32_t h, j, shapes, code, count, before = 0
+    cdef uint32_t *members
     cdef Shape *shape
+    cdef int status
     if not take_count(c, COUNT_MAX, &shapes):
         return DAMAGED
     for h in range(shapes):
-        if not take_count(c, READINGS_MAX, &count) or count == 0 or count > left(c):
+        if not take_count(c, 2 * READINGS_MAX + 1, &code) or code < 2:
             return DAMAGED
+        count = code >> 1
         if buf_need(&g.shapes, sizeof(Shape)) or buf_need(&g.lists, count * sizeof(uint32_t)):
             return NO_MEMORY
         shape = shapes_of(g) + h
         memset(shape, 0, sizeof(Shape))
-        shape.start = <uint32_t>(g.lists.size / sizeof(uint32_t))
+        shape.start = <uint32_t>(g.lists.size >> 2)
         shape.count = count
+        members = lists_of(g) + shape.start
+        if code & 1:
+            status = take_bitmap(c, g, members, count)
+        else:
+            status = take_members(c, g, members, count, before)
+        if status != OK:
+            return status
+        before = members[count - 1]
+        shape.vtype = series_of(g)[before].vtype
         for j in range(count):
-            if not take_varint(c, &difference):
-                return DAMAGED
-            member += unzigzag(difference)
-            if member >= g.series_count:
-                return DAMAGED
-            lists_of(g)[shape.start + j] = <uint32_t>member
-            if j == 0:
-                shape.vtype = series_of(g)[member].vtype
-            elif shape.vtype != series_of(g)[member].vtype:
+            if series_of(g)[members[j]].vtype != shape.vtype:
                 return DAMAGED
         g.lists.size += count * sizeof(uint32_t)
         g.shapes.size += sizeof(Shape)
@@ -269,27 +338,30 @@ cdef inline int take_shapes(Cur *c, Group *g) noexcept nogil:
 
 cdef inline int take_order(Cur *c, Group *g, uint64_t raw_size) noexcept nogil:
     """Decode which record has which shape; the rows that makes must not pass `raw_size`."""
-    cdef uint32_t wide = 1 if g.shape_count < 256 else 2, i
+    cdef uint32_t wide = 1 if g.shape_count <= NARROW_MAX else 2, i, code, used = 0
     cdef uint64_t total = 0
     cdef Shape *shape
     if left(c) != wide * <size_t>g.records:
         return DAMAGED
     for i in range(g.records):
-        g.order[i] = c.at[i] if wide == 1 else load16(c.at + 2 * i)
-        if g.order[i] > g.shape_count:
+        code = c.at[i] if wide == 1 else load16(c.at + 2 * i)
+        if code == NEW_SHAPE:
+            used += 1
+            code = used + 1
+        elif code > used + 1:
             return DAMAGED
+        if used > g.shape_count:
+            return DAMAGED
+        g.order[i] = code - 1 if code else 0
         total += ROW_BYTES
-        if g.order[i]:
-            shape = shapes_of(g) + g.order[i] - 1
+        if code:
+            shape = shapes_of(g) + code - 2
             shape.uses += 1
             total += READINGS_HEAD_BYTES
             total += <uint64_t>shape.count * (12 if shape.vtype == VT_TEXT else 16)
         if total > raw_size:
             return DAMAGED
-    for i in range(g.shape_count):
-        if shapes_of(g)[i].uses == 0:
-            return DAMAGED
-    return OK
+    return OK if used == g.shape_count else DAMAGED
 
 cdef inline int take_structure(Cur *c, Group *g, uint64_t raw_size) noexcept nogil:
     cdef Buf raw
@@ -306,7 +378,7 @@ cdef inline int take_structure(Cur *c, Group *g, uint64_t raw_size) noexcept nog
     for i in range(count):
         series_of(g)[i].id = load64(c.at + 8 * i)
     c.at += 8 * <size_t>count
-    # Each record and each reading of a row take more bytes there than here.
+    # Each record, and each reading of a row, takes more bytes there than here.
     status = take_packed(c, &raw, raw_size + 64)
     inner.at = raw.data
     inner.end = raw.data + raw.size
