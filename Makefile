@@ -18,29 +18,42 @@ COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
 .PHONY: build demo chaos test check bench sim dev assets features clean
 
-# Debian packages: package:command that tells whether it is there ("-" asks Python's headers).
-PACKAGES := gcc:gcc make:make strace:strace spin:spin e2fsprogs:mke2fs pkg-config:pkg-config \
-            nodejs:node npm:npm chromium:chromium
+# Debian packages, each with the command that tells whether it is there. The headers of C's own
+# library are only recommended by gcc; Python's venv and headers are packages of their own.
+BUILD_PACKAGES := gcc:gcc make:make pkg-config:pkg-config nodejs:node npm:npm
+TEST_PACKAGES := strace:strace spin:spin e2fsprogs:mke2fs chromium:chromium
+
+define install
+@mkdir -p .cache
+@missing=""; export PATH="$$PATH:/usr/sbin:/sbin"; \
+for one in $(1); do \
+  command -v "$${one##*:}" >/dev/null || missing="$$missing $${one%%:*}"; \
+done; \
+case "$$missing" in *gcc*) missing="$$missing libc6-dev";; esac; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+$(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Python.h")' 2>/dev/null \
+  || missing="$$missing python3-dev"; \
+run=""; [ "$$(id -u)" = 0 ] || run="sudo"; \
+if [ -z "$$missing" ]; then :; \
+elif ! command -v apt-get >/dev/null || { [ -n "$$run" ] && ! command -v sudo >/dev/null; }; then \
+  echo "please install:$$missing"; \
+else \
+  echo "installing:$$missing"; \
+  get="$$run env DEBIAN_FRONTEND=noninteractive apt-get -qq"; \
+  $$get update; \
+  $$get install -y --no-install-recommends $$missing \
+    || for one in $$missing; do \
+         $$get install -y --no-install-recommends $$one || echo "could not install $$one"; \
+       done; \
+fi
+@touch $@
+endef
+
 .cache/packages: Makefile
-	@mkdir -p .cache
-	@missing=""; \
-	for one in $(PACKAGES); do \
-	  command -v "$${one##*:}" >/dev/null || missing="$$missing $${one%%:*}"; \
-	done; \
-	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
-	$(PYTHON) -c 'import sysconfig,os,sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' \
-	  || missing="$$missing python3-dev"; \
-	if [ -n "$$missing" ]; then \
-	  if [ "$$(id -u)" = 0 ]; then run=""; elif command -v sudo >/dev/null; then run="sudo"; else run="none"; fi; \
-	  if [ "$$run" = none ] || ! command -v apt-get >/dev/null; then \
-	    echo "not installed, and no way to do it from here:$$missing"; \
-	  else \
-	    echo "installing:$$missing"; \
-	    $$run env DEBIAN_FRONTEND=noninteractive apt-get -qq update; \
-	    $$run env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing; \
-	  fi; \
-	fi
-	@touch $@
+	$(call install,$(BUILD_PACKAGES))
+
+.cache/test-packages: Makefile
+	$(call install,$(TEST_PACKAGES))
 
 .venv/bin/python: | .cache/packages
 	$(PYTHON) -m venv .venv
@@ -75,7 +88,7 @@ chaos: build
 	.venv/bin/edgesync demo --chaos --seconds $(SECONDS)
 
 # Two workers: many tests wait for a disk or a peer. No colours and no bars, for logs.
-test: build
+test: build .cache/test-packages
 	$(PY) -m pytest -n 2 -q --color=no --no-header
 
 features: build
