@@ -8,6 +8,7 @@ proxy and credentials), and of its files only those needed are unpacked, with th
 import base64
 import hashlib
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 VENDOR: Final = Path(__file__).parent / "static" / "vendor"
+# Which packages the files came from: another pin makes them be fetched anew.
+STAMP: Final = "packages.json"
 NPM_LIMIT_S: Final = 120
 FILE_LIMIT_BYTES: Final = 1 << 20
 
@@ -58,7 +61,7 @@ class AssetError(Exception):
 
 
 def are_present(vendor: Path = VENDOR) -> bool:
-    stamp = vendor / "VERSIONS"
+    stamp = vendor / STAMP
     if not stamp.is_file() or stamp.read_text() != _stamp():
         return False
     return all((vendor / file).is_file() for one in PACKAGES for file in one.files.values())
@@ -72,7 +75,7 @@ def fetch(vendor: Path = VENDOR) -> None:
     for package in PACKAGES:
         for name, content in unpack(package, _download(package)).items():
             (vendor / name).write_bytes(content)
-    (vendor / "VERSIONS").write_text(_stamp())
+    (vendor / STAMP).write_text(_stamp())
 
 
 def unpack(package: Package, archive: bytes) -> dict[str, bytes]:
@@ -113,7 +116,7 @@ def _download(package: Package) -> bytes:
 
 
 def _stamp() -> str:
-    return "".join(f"{one.name} {one.version}\n" for one in PACKAGES)
+    return json.dumps({one.name: one.version for one in PACKAGES}, indent=1)
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ def value(one: Value | None) -> str:
         return "n/a"
     if abs(one) >= 1e7 or 0 < abs(one) < 1e-3:
         return f"{one:.4g}"
+    one += 0.0  # no minus before a zero
     digits = 0 if abs(one) >= 10_000 else 1 if abs(one) >= 1000 else 2
     text = f"{one:,.{digits}f}"
     if abs(one) < 100:

@@ -1,10 +1,12 @@
 """The pages, and the streams that keep parts of them fresh."""
 
+import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import trio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -24,6 +26,8 @@ HERE: Final = Path(__file__).parent
 # Ages and lags change with time alone; a person notices a second.
 REFRESH_S: Final = 1.0
 ROWS: Final = 200
+# Different streams whose markup is remembered.
+STREAMS_MAX: Final = 64
 
 Render = Callable[[], Awaitable[str]]
 
@@ -44,10 +48,29 @@ class EventsQuery(params.Params, frozen=True, kw_only=True):
     after: params.Text = ""
 
 
+class Shared:
+    """What many watch is made once: the newest markup of each stream, for about a second."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[float, str]] = {}
+
+    async def get(self, key: str, render: Render) -> str:
+        now = trio.current_time()
+        at, html = self._made.get(key, (-math.inf, ""))
+        if now - at < REFRESH_S / 2:
+            return html
+        html = await render()
+        if len(self._made) >= STREAMS_MAX:
+            self._made.clear()
+        self._made[key] = (now, html)
+        return html
+
+
 class Pages:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._templates = _environment(context)
+        self._shared = Shared()
 
     async def fleet_html(self) -> str:
         nothing = params.Nothing()
@@ -96,27 +119,28 @@ class Pages:
         return self._page("events.html", query=query, names=names, kinds=kinds, content=content)
 
     async def fleet_stream(self, _request: Request) -> Response:
-        return self._stream(None, self.fleet_html)
+        return self._stream("fleet", None, self.fleet_html)
 
     async def edge_stream(self, request: Request) -> Response:
         name = routes.read_params(request, params.OneEdge).edge
         fleet.known_edge(self._context, name)
-        return self._stream(name, lambda: self.edge_html(name))
+        return self._stream(f"edge {name}", name, lambda: self.edge_html(name))
 
     async def events_stream(self, request: Request) -> Response:
         query = routes.read_params(request, EventsQuery)
         if query.edge:
             fleet.known_edge(self._context, query.edge)
-        return self._stream(query.edge or None, lambda: self.events_html(query))
+        key = f"events {request.url.query}"
+        return self._stream(key, query.edge or None, lambda: self.events_html(query))
 
-    def _stream(self, edge: str | None, render: Render) -> Response:
+    def _stream(self, key: str, edge: str | None, render: Render) -> Response:
         shown = ""
 
         async def tell(watcher: Watcher) -> bytes:
             nonlocal shown
             watcher.take()
             try:
-                html = await render()
+                html = await self._shared.get(key, render)
             except (ApiError, QueryTooSlow):
                 return b": not now\n\n"  # the page keeps what it shows
             if html == shown:

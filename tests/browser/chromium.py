@@ -47,11 +47,16 @@ class Browser:
         self._ids = itertools.count(1)
         self._waiting: dict[int, trio.MemorySendChannel[dict[str, Any]]] = {}
         self._session = ""
+        self._loaded = trio.Event()
         self.console: list[str] = []
         self.requests: list[str] = []
 
     async def open(self, url: str) -> None:
+        """Go there and wait until all of the page is loaded."""
+        self._loaded = trio.Event()
         await self.call("Page.navigate", url=url)
+        with trio.fail_after(20):
+            await self._loaded.wait()
 
     async def evaluate(self, script: str) -> Any:
         """The value of an expression in the page; promises are waited for."""
@@ -121,6 +126,8 @@ class Browser:
             return
         params = message.get("params", {})
         match message.get("method"):
+            case "Page.loadEventFired":
+                self._loaded.set()
             case "Runtime.exceptionThrown":
                 self.console.append(str(params["exceptionDetails"].get("exception")))
             case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):

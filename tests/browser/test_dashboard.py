@@ -1,0 +1,143 @@
+"""A real browser sees values change, on every page, and asks nobody but the hub."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from hubd.api import ApiSettings, Context, make_app
+from hubd.api.context import LinkEvent
+from hubd.api.server import serve_http
+from hubd.project import Live, Projectors, run_projectors
+from hubd.state import open_state
+from hubd.web import assets
+from tests.browser.chromium import Browser, open_browser
+from tests.hubd.batches import Edge, Shelf
+from tests.hubd.still import StillHub, an_edge
+
+POWER = ("meter0", "ActivePower")
+SECOND = 10**9
+
+
+class Site:
+    """A hub that is being served, and an edge that can be told what to measure."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.hub = StillHub([an_edge("barn"), an_edge("shop", is_connected=False)])
+        self.shelf = Shelf()
+        self._edge = Edge("barn")
+        self._edge.declare(POWER, "W")
+
+    def measure(self, value: float) -> None:
+        self._edge.readings(time.time_ns(), {POWER: value})
+        self.shelf.put(self._edge.entry(self.shelf.head + 1))
+        self.hub.head = self.shelf.head
+
+    def happen(self, kind: str, detail: str) -> None:
+        self.hub.happened.append(
+            LinkEvent(
+                n=len(self.hub.happened) + 1, time_ns=time.time_ns(), edge="barn", kind=kind,
+                detail=detail,
+            )
+        )  # fmt: skip
+
+
+@pytest.fixture
+async def site(tmp_path: Path, nursery: trio.Nursery) -> Site:
+    assets.fetch()
+    site = Site()
+    live = Live()
+    context = Context(
+        hub=site.hub,
+        state=open_state(tmp_path / "state.db", site.shelf.generation),
+        live=live,
+        projectors=Projectors(live),
+        settings=ApiSettings(port=0),
+        version="0.1.0",
+    )
+    nursery.start_soon(run_projectors, site.shelf, context.state, context.projectors)
+    site.measure(1111.0)
+    site.url = await nursery.start(serve_http, make_app(context), context.settings, trio.Event())
+    return site
+
+
+@pytest.fixture
+async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
+    async with open_browser(tmp_path / "profile") as browser:
+        yield browser
+
+
+def shows(text: str) -> str:
+    """An expression: whether the page shows the text, whatever kind its spaces are."""
+    return f"document.body.innerText.replace(/\\s/g, ' ').includes('{text}')"
+
+
+async def check(browser: Browser, site: Site) -> None:
+    assert browser.console == []
+    assert browser.requests
+    assert [one for one in browser.requests if not one.startswith(site.url)] == []
+
+
+async def test_the_fleet_shows_states_and_counts_live(site: Site, browser: Browser) -> None:
+    await browser.open(site.url)
+    await browser.until(shows("disconnected") + " && " + shows("1 of 2"))
+    await browser.until("document.getElementById('pulse').textContent == 'live'")
+    for value in (1.0, 2.0, 3.0):
+        site.measure(value)
+    row = "document.querySelector('#edge-1 [data-watch]').textContent"
+    await browser.until(f"{row} == '4'")
+    site.hub.all[0] = an_edge("barn", lag=7777)
+    await browser.until(shows("7 777"))
+    await check(browser, site)
+
+
+async def test_an_edge_shows_a_value_change(site: Site, browser: Browser) -> None:
+    await browser.open(site.url + "/edges/barn")
+    cell = "document.querySelector('.values [data-watch]')"
+    await browser.until(f"{cell} && {cell}.textContent == '1\\u202f111.0'")
+    site.measure(2222.5)
+    await browser.until(f"{cell}.textContent == '2\\u202f222.5'")
+    assert await browser.evaluate(f"{cell}.classList.contains('changed')")
+    await check(browser, site)
+
+
+async def test_a_chart_draws_history_and_what_arrives(site: Site, browser: Browser) -> None:
+    for value in range(10):
+        site.measure(float(value))
+    await browser.open(site.url + "/edges/barn/chart?entity=meter0&key=ActivePower")
+    extent = "document.getElementById('extent').textContent"
+    await browser.until("document.querySelector('#chart canvas') != null")
+    await browser.until(f"{extent} == '11 points'")
+    await browser.until("document.getElementById('pulse').textContent == 'live'")
+    site.measure(4321.0)
+    await browser.until("document.getElementById('value').textContent == '4\\u202f321'")
+    await browser.until(f"{extent} == '12 points'")
+    await browser.evaluate("document.querySelectorAll('.ranges button')[3].click()")
+    pressed = "document.querySelector('.ranges [aria-pressed]').textContent"
+    assert await browser.evaluate(pressed) == "24 h"
+    await check(browser, site)
+
+
+async def test_link_events_appear(site: Site, browser: Browser) -> None:
+    site.happen("connected", "session 1")
+    await browser.open(site.url + "/events?edge=barn")
+    await browser.until(shows("session 1"))
+    site.happen("rewind", "<img src=x onerror=alert(1)>")
+    await browser.until(shows("<img src=x onerror=alert(1)>"))
+    await check(browser, site)
+
+
+@pytest.mark.parametrize("is_dark", [False, True])
+async def test_pages_fit_a_phone_in_both_colours(
+    site: Site, browser: Browser, is_dark: bool
+) -> None:
+    await browser.look(390, 800, is_dark=is_dark)
+    for path in ("/", "/edges/barn", "/events?edge=barn"):
+        await browser.open(site.url + path)
+        width = await browser.evaluate("document.documentElement.scrollWidth")
+        assert width <= 390, path
+        ground = await browser.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == ("rgb(14, 20, 19)" if is_dark else "rgb(244, 246, 246)")
