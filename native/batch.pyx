@@ -181,7 +181,7 @@ cdef bytes rows_of(_Opened o, int lane, uint64_t first, uint64_t prev_chain):
     cdef uint8_t *to = <uint8_t *>PyBytes_AS_STRING(rows)
     with nogil:
         put_rows(&o.group, &o.envelope, cursor(&o.bare), to)
-        finish_rows(&o.envelope, to, lane, first, prev_chain)
+        finish_rows(&o.envelope, to, prev_chain, True, lane, first)
     return rows
 
 
@@ -274,6 +274,29 @@ def unpack(
     """Return the rows again, checksums and chains recomputed; raises RecordError on bad input."""
     opened = open_payload(codec, payload, limit_bytes, limit_records)
     return rows_of(opened, lane, first, prev_chain)
+
+
+def last_chain(
+    codec: int, payload: bytes, prev_chain: int, *, limit_bytes: int = 64 << 20,
+) -> int:
+    """Return the running hash after the last record; `prev_chain` if the batch is empty.
+
+    Decodes the whole payload: when it is what the sender's header says, so is every record.
+    """
+    cdef _Opened o = open_payload(codec, payload, limit_bytes, RECORDS_MAX)
+    cdef uint64_t chain = prev_chain
+    cdef Buf rows
+    cdef int status
+    memset(&rows, 0, sizeof(Buf))
+    with nogil:
+        status = buf_need(&rows, o.envelope.raw_size + 1)
+        if status == OK:
+            put_rows(&o.group, &o.envelope, cursor(&o.bare), rows.data)
+            chain = finish_rows(&o.envelope, rows.data, chain, False, 0, 0)
+        buf_free(&rows)
+    if status != OK:
+        raise MemoryError
+    return chain
 
 
 def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:

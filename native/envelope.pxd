@@ -143,10 +143,13 @@ cdef inline int take_envelope(
     e.rest = c
     return OK
 
-cdef inline void finish_rows(
-    const Envelope *e, uint8_t *rows, uint8_t lane, uint64_t seq, uint64_t chain,
+cdef inline uint64_t finish_rows(
+    const Envelope *e, uint8_t *rows, uint64_t chain, bint seal, uint8_t lane, uint64_t seq,
 ) noexcept nogil:
-    """Fill ids, chains and checksums into rows whose lengths, kinds and bodies are there."""
+    """Fill ids and chains into rows whose lengths, kinds and bodies are there; returns the last.
+
+    With `seal` the checksums too, which takes as long again.
+    """
     cdef Cur ids = e.range_list
     cdef Cur odd = e.oddity_list
     cdef uint64_t origin = 0, number = 0, count = 0, odd_index = 0
@@ -166,7 +169,9 @@ cdef inline void finish_rows(
             take64(&odd, &chain)
             is_odd = take_varint(&odd, &odd_index)
         store64(rows + 12, chain)
-        seal_row(rows, seq + i, lane)
+        if seal:
+            seal_row(rows, seq + i, lane)
         rows += 4 + size
         number += 1
         count -= 1
+    return chain

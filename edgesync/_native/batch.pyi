@@ -46,6 +46,12 @@ def unpack(
 def records(rows: bytes) -> list[Record]:
     """Return every record of `rows`; raises RecordError."""
 
+def last_chain(codec: int, payload: bytes, prev_chain: int, *, limit_bytes: int = ...) -> int:
+    """Return the running hash after the last record; `prev_chain` if the batch is empty.
+
+    Decodes the whole payload: when it is what the sender's header says, so is every record.
+    """
+
 def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:
     """Ranges (origin, first number, count) of the event ids in order, without unpacking all."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import struct
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given
@@ -51,7 +52,9 @@ def drafts(draw: st.DrawFn) -> list[Draft]:
             | st.tuples(st.sampled_from([EVENT, READINGS, 9]), st.binary(max_size=60))
         )
         flags = 1 if draw(st.integers(0, 9)) == 0 else 0
-        number = (number + 1) % 2**64 if draw(st.integers(0, 9)) else draw(st.integers(0, 2**64 - 1))
+        number = (
+            (number + 1) % 2**64 if draw(st.integers(0, 9)) else draw(st.integers(0, 2**64 - 1))
+        )
         chain = None if draw(st.integers(0, 9)) else draw(st.integers(1, 2**64 - 1))
         body = pack.pack(body) if flags else body
         out.append(Draft(kind, body, draw(st.sampled_from([99, 2**64 - 1])), number, flags, chain))
@@ -66,6 +69,8 @@ def test_any_rows_come_back(made: list[Draft], lane: int, first: int, prev: int)
         codec, payload = batch.pack(rows, columns=columns, prev_chain=prev)
         assert codec in ((ROWS, COLUMNS) if columns else (ROWS,))
         assert batch.unpack(codec, payload, lane, first, prev) == rows
+        chains = [prev, *(r.chain for r in batch.records(batch.unpack(codec, payload, 0, 1, prev)))]
+        assert batch.last_chain(codec, payload, prev) == chains[-1]
         ids = [
             (origin, (number + i) % 2**64)
             for origin, number, count in batch.ids(codec, payload)
@@ -215,6 +220,20 @@ def test_records_are_unpacked() -> None:
     assert (record.kind, record.origin, record.number, record.body) == (EVENT, 99, 4, text)
     codec, payload = batch.pack(rows)
     assert batch.columns(codec, payload)[1][0][1].body == text
+
+
+def test_threads_do_not_share_what_they_work_on() -> None:
+    """The GIL is away while a batch or a block is packed, and one scratch is kept for reuse."""
+    samples = [make_rows(polls(60, width=8, seed=seed)) for seed in range(4)]
+    alone = [batch.pack(rows) for rows in samples]
+
+    def work(n: int) -> bool:
+        codec, payload = batch.pack(samples[n % 4])
+        rows = batch.unpack(codec, payload, 2, 1, 0)
+        return (codec, payload) == alone[n % 4] and rows == samples[n % 4]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(400)))
 
 
 def test_limits_hold() -> None:
