@@ -104,7 +104,8 @@ def pkg_config(name: str, *flags: str) -> list[str]:
     except (OSError, subprocess.CalledProcessError) as error:
         raise SystemExit(
             f"neither the source distribution of {name.removeprefix('lib')} nor the system's "
-            f"{name} is there ({error}); connect to a package index, or install lib{name}-dev"
+            f"{name} is there ({error}); connect to a package index, or install "
+            f"lib{name.removeprefix('lib')}-dev"
         ) from None
     return answer.stdout.split()
 

@@ -36,9 +36,10 @@ INCARNATION_KEY: Final = b"incarnation"
 STARTS_KEY: Final = b"starts"
 STARTS: Final = struct.Struct("<6Q")
 
-# Records deleted in one transaction: LMDB needs new pages to free old ones, and a full store has
-# few (reliability research §1.2: 50 deletes at once failed in a map filled to the last page).
-TRIM_STEP: Final = 8192
+# Records deleted in one transaction. LMDB needs new pages to free old ones, and a store that is
+# nearly full has few; 50 deletes at once have failed in a map filled to the last page.
+TRIM_STEP: Final = 65_536
+TRIM_STEP_PRESSED: Final = 2048
 # Above this part of the map the retained range gives way: room for new facts comes first.
 PRESSED: Final = 0.75
 
@@ -106,6 +107,7 @@ class EdgeStore:
             log.error("store unreadable, moved to %s: %s", self.moved_to, error)
             self.store = opened()
             self._load(readonly)
+            self._tell_of_loss(f"store unreadable, moved to {self.moved_to.name}")
         self.commit = GroupCommit(self.store)
 
     def _load(self, readonly: bool) -> None:
@@ -127,6 +129,19 @@ class EdgeStore:
         except BaseException:
             self.store.close()
             raise
+
+    def _tell_of_loss(self, reason: str) -> None:
+        """Begin every lane of a new life with what the hub must know of the old one (D4)."""
+        write = Write()
+        for lane in Lane:
+            # Which records they were is not known any more: 0 to 0.
+            write.append(lane, RecordKind.EVENT, self._loss(lane, 0, reason))
+        self.store.apply(write)
+
+    def _loss(self, lane: Lane, seq: int, reason: str) -> bytes:
+        loss = {"lane": int(lane), "first": seq, "last": seq, "reason": reason}
+        now = self._clock_ns()
+        return event.encode(EventType.LOSS, 0, 0, "", msgspec.json.encode(loss), now, now, 0)
 
     @property
     def path(self) -> str:
@@ -178,13 +193,10 @@ class EdgeStore:
 
     def quarantine(self, lane: Lane, seq: int) -> None:
         """Put a loss record in place of the damaged record, and its bytes aside (I14)."""
-        loss = {"lane": int(lane), "first": seq, "last": seq, "reason": "damaged on disk"}
-        now = self._clock_ns()
-        body = event.encode(EventType.LOSS, 0, 0, "", msgspec.json.encode(loss), now, now, 0)
         write = Write()
         raw = self.journal.raw(lane, seq) or b""
         write.put(QUARANTINE, bytes([lane]) + seq.to_bytes(8, "big"), raw, essential=True)
-        write.replace(lane, seq, RecordKind.EVENT, body)
+        write.replace(lane, seq, RecordKind.EVENT, self._loss(lane, seq, "damaged on disk"))
         self.commit.submit_sync(write)
         log.error("damaged record quarantined: lane=%d seq=%d", lane, seq)
 
@@ -205,34 +217,32 @@ class EdgeStore:
     def _acknowledged(self, lane: Lane, floor: int, safe: int) -> Write:
         write = Write()
         write.mark(lane, floor, safe)
-        state = self.state(lane)
-        keep = self._kept(state)
-        up_to = min(max(safe, state.safe) - keep, state.trimmed + TRIM_STEP)
-        if up_to > state.trimmed:
+        up_to = self._trim_to(self.state(lane), safe)
+        if up_to:
             write.trim(lane, up_to)
         return write
 
-    def _kept(self, state: LaneState) -> int:
-        """How many records below `safe` stay."""
-        if self.store.used_bytes > PRESSED * self.store.map_bytes_max:
-            return 0
+    def _trim_to(self, state: LaneState, safe: int) -> int:
+        """Up to which seq records may go in one transaction; 0 for none."""
+        pressed = self.store.used_bytes > PRESSED * self.store.map_bytes_max
         held = state.tail - state.trimmed
-        mean = state.stored_bytes / held if held else 0.0
-        return max(self.retain.records, int(self.retain.nbytes / mean) if mean else 0)
+        mean = state.stored_bytes / held if held else 1.0
+        keep = 0 if pressed else max(self.retain.records, int(self.retain.nbytes / mean))
+        step = TRIM_STEP_PRESSED if pressed else TRIM_STEP
+        up_to = min(max(safe, state.safe) - keep, state.trimmed + step)
+        return up_to if up_to > state.trimmed else 0
 
     async def trim(self) -> int:
         """Delete whatever may go in all lanes, in small steps; returns how many records went."""
         gone = 0
         for lane in Lane:
-            while True:
-                state = self.state(lane)
-                up_to = min(state.safe - self._kept(state), state.trimmed + TRIM_STEP)
-                if up_to <= state.trimmed:
-                    break
+            state = self.state(lane)
+            while up_to := self._trim_to(state, state.safe):
                 write = Write()
                 write.trim(lane, up_to)
                 await self.commit.submit(write)
                 gone += up_to - state.trimmed
+                state = self.state(lane)
         return gone
 
     def rewind(self, lane: Lane, floor: int) -> None:

@@ -128,11 +128,11 @@ async def test_retained_records_give_way_to_new_ones(tmp_path: Path) -> None:
 
 
 async def test_trimming_goes_in_steps_to_the_end(edge: EdgeStore) -> None:
-    for _ in range(10):
-        append(edge, *[b"x"] * 2000)
-    await edge.acknowledge(BULK, 20_000, 20_000)
-    assert edge.state(BULK).trimmed == 8192
-    assert await edge.trim() == 20_000 - 8192
+    for _ in range(5):
+        append(edge, *[b"x"] * 20_000)
+    await edge.acknowledge(BULK, 100_000, 100_000)
+    assert edge.state(BULK).trimmed == 65_536
+    assert await edge.trim() == 100_000 - 65_536
     assert await edge.trim() == 0
     assert edge.state(BULK).stored_bytes == 0
 
@@ -159,6 +159,10 @@ def test_an_unreadable_store_is_moved_aside_only_when_asked(tmp_path: Path) -> N
         assert edge.moved_to == tmp_path / "edge.damaged-1"
         assert (tmp_path / "edge.damaged-1" / "data.mdb").read_bytes() == damaged
         assert edge.incarnation != old
+        for lane in Lane:
+            first = records(edge.read(lane, 1).data)[0]
+            assert event.decode(first.body)[0] == EventType.LOSS
+            assert b"edge.damaged-1" in event.decode(first.body)[4]
         append(edge, b"new life")
     data.write_bytes(b"")
     with EdgeStore(path, replace_unreadable=True) as edge:
