@@ -456,9 +456,13 @@ cdef object values_of(const uint64_t *values, uint32_t count, uint8_t vtype):
             memcpy(column.data.as_voidptr, values, count * sizeof(uint64_t))
         return column
     texts = []
+    made = {}  # one object for each distinct text of a decoded dictionary
     for i in range(count):
-        text = <const char *>values[i]
-        texts.append(decode_text(text + 4, load32(text)))
+        known = made.get(values[i])
+        if known is None:
+            text = <const char *>values[i]
+            known = made[values[i]] = decode_text(text + 4, load32(text))
+        texts.append(known)
     return texts
 
 

@@ -373,19 +373,30 @@ def decode(
 
 
 cdef list texts_of(const uint64_t *addresses, const Head *head):
+    """One object for each distinct text; a dictionary may name a long one 8,192 times."""
     cdef list texts = []
-    cdef const char *text
+    cdef dict made = {}
+    cdef uint64_t total = 0
     cdef uint32_t i
     for i in range(head.n):
-        text = <const char *>addresses[i]
-        if head.flags & IS_OPAQUE:
-            texts.append(PyBytes_FromStringAndSize(text + 4, load32(text)))
-            continue
-        try:
-            texts.append(PyUnicode_DecodeUTF8(text + 4, load32(text), NULL))
-        except UnicodeDecodeError as error:
-            raise RecordError(f"a text of the block is not UTF-8: {error.reason}") from error
+        total += load32(<const uint8_t *>addresses[i])
+        if total > TEXT_BYTES_MAX:
+            raise RecordError(f"texts of more than {TEXT_BYTES_MAX} bytes")
+        text = made.get(addresses[i])
+        if text is None:
+            text = text_of(<const char *>addresses[i], head.flags & IS_OPAQUE)
+            made[addresses[i]] = text
+        texts.append(text)
     return texts
+
+
+cdef object text_of(const char *text, bint opaque):
+    if opaque:
+        return PyBytes_FromStringAndSize(text + 4, load32(text))
+    try:
+        return PyUnicode_DecodeUTF8(text + 4, load32(text), NULL)
+    except UnicodeDecodeError as error:
+        raise RecordError(f"a text of the block is not UTF-8: {error.reason}") from error
 
 
 def stats(block: bytes) -> Stats | None:

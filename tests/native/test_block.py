@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from edgesync._native import block
 from edgesync.errors import RecordError
 from tests.native import esb1
+from tests.native.rowsmith import crc32c
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -289,3 +290,12 @@ def test_every_flipped_bit_and_every_truncation_is_noticed() -> None:
     for size in range(len(packed)):
         with pytest.raises(RecordError):
             block.decode(packed[:size])
+
+
+def test_a_long_text_named_8192_times_is_refused() -> None:
+    """A few bytes must not become gigabytes."""
+    bomb = bytearray(block.encode(1, TEXT, fixed(2), ["a" * 60_000] * 2))
+    struct.pack_into("<I", bomb, 8, 8192)
+    struct.pack_into("<I", bomb, 60, crc32c(bytes(bomb[:60])))
+    with pytest.raises(RecordError, match="more than"):
+        block.decode(bytes(bomb))
