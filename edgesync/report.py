@@ -98,6 +98,6 @@ class Reporter:
         if rule is None or last is None:
             return True
         value, at_s = last
-        if rule.max_age_s is not None and now_s - at_s >= rule.max_age_s:
+        if rule.max_age_s is not None and now_s - at_s >= rule.max_age_s - 1e-6:
             return True
         return rule.is_change(value, reading.value)

@@ -170,8 +170,11 @@ def _float(point: Point, chunk: bytes) -> Value | None:
 
 
 def _shortest(value: float, fmt: str, chunk: bytes) -> float:
-    """Return the shortest decimal that is this float32: 230.1, not 230.10000610351562."""
-    for digits in (6, 7, 8):
+    """Return the shortest decimal that is this float: 230.1, not 230.10000610351562.
+
+    A float16 has 3 to 5 significant digits, a float32 has 6 to 9.
+    """
+    for digits in (3, 4, 5) if len(chunk) == 2 else (6, 7, 8):
         short = float(f"{value:.{digits}g}")
         try:
             if struct.pack(fmt, short) == chunk:
@@ -252,9 +255,10 @@ def _pack(point: Point, value: Value, exponent: int) -> bytes:
         return (int(bool(value)) << (point.bit or 0)).to_bytes(size, "big")
     if point.type == "bits":
         return int(value).to_bytes(size, "big")
-    raw = (Fraction(repr(float(value))) - point.offset) / point.scale
-    if isinstance(value, int):
-        raw = (value - point.offset) / point.scale
+    if point.type in FLOATS and point.scale == 1 and not point.offset:
+        return struct.pack(FLOATS[point.type], float(value))
+    exact = Fraction(value) if isinstance(value, int) else Fraction(repr(float(value)))
+    raw = (exact - point.offset) / point.scale
     if point.type in FLOATS:
         return struct.pack(FLOATS[point.type], float(raw))
     whole = round(raw / Fraction(10) ** exponent)

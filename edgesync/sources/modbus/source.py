@@ -35,11 +35,9 @@ class ModbusSource:
         self._line.on_up = self._line_is_up
         self._units = tuple(Unit(layout, self._line, wall_ns) for layout in layouts)
         if len(self._units) > 1:
-            # Were all units silent at once, each would hold the turn this long: half a period
-            # together, which leaves the other half for those that answer.
             period_s = min(unit.shortest_period_s for unit in self._units)
-            for unit in self._units:
-                unit.share(period_s / 2 / len(self._units))
+            for rank, unit in enumerate(self._units):
+                unit.share(period_s, len(self._units), rank)
 
     @property
     def name(self) -> str:

@@ -19,18 +19,20 @@ class Turns:
     @asynccontextmanager
     async def hold(self, urgency: float) -> AsyncIterator[None]:
         """Wait for the turn and have it for the body; `urgency` is the time it was due."""
-        if self._is_held:
-            await self._wait(urgency)
-        else:
+        mine = (urgency, next(self._arrival), trio.Event())
+        heapq.heappush(self._waiting, mine)
+        if not self._is_held:
+            # Tasks that are due together wake in any order: let all of them queue, then choose.
             self._is_held = True
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            self._pass_on()
+        await self._wait(mine)
         try:
             yield
         finally:
             self._pass_on()
 
-    async def _wait(self, urgency: float) -> None:
-        mine = (urgency, next(self._arrival), trio.Event())
-        heapq.heappush(self._waiting, mine)
+    async def _wait(self, mine: tuple[float, int, trio.Event]) -> None:
         try:
             await mine[2].wait()
         except trio.Cancelled:

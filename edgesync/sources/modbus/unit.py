@@ -35,6 +35,11 @@ INVALID_EVENT_S: Final = 60.0
 SMOOTHING: Final = 0.125
 # An answer that takes four times as long as usual is not coming soon.
 PATIENCE_FACTOR: Final = 4.0
+# Far less than any period: it only decides between units that are due together.
+RANK_S: Final = 1e-6
+# A request repeated after silence stands behind everything due until the middle of the next
+# period: a neighbour then loses the turn to this unit once in a period, not twice.
+REPEAT_PERIODS: Final = 1.5
 
 
 class _Busy(Exception):
@@ -63,6 +68,8 @@ class Unit:
         self._wake = trio.Event()
         self._smoothed_s: float | None = None
         self._turn_share_s = float("inf")
+        self._shortest_shared_s = float("inf")
+        self._rank_s = 0.0
         self._lost_line = False
         self._suspect: Block | None = None
         self._last_success: tuple[int, float] | None = None
@@ -78,9 +85,17 @@ class Unit:
     def shortest_period_s(self) -> float:
         return self._schedule.shortest_s
 
-    def share(self, turn_s: float) -> None:
-        """Set how long this unit may keep the turn at least; inf: alone on its line."""
-        self._turn_share_s = turn_s
+    def share(self, period_s: float, units: int, rank: int) -> None:
+        """Share the line with others, of which the fastest has a period of `period_s`.
+
+        Were all units silent at once, each would hold the turn for its share: half a period
+        together, which leaves the other half to those that answer. A fixed order (`rank`) of
+        units that are due together keeps the time between two polls of each from wavering by
+        a whole round.
+        """
+        self._shortest_shared_s = period_s
+        self._turn_share_s = period_s / 2 / units
+        self._rank_s = rank * RANK_S
 
     async def run(self, sink: Sink) -> None:
         """Poll until cancelled."""
@@ -157,7 +172,7 @@ class Unit:
         if "close_after_poll" in self._layout.quirks:
             self._line.hang_up("closed after the poll, as the profile asks")
         if values:
-            await self._deliver(sink, values)
+            await self._deliver(sink, values, due_s)
         elif error is None:
             error = _Silent(self._last_error or "the device refuses every address")
         if isinstance(error, _Busy):
@@ -237,13 +252,15 @@ class Unit:
             if not tries_left:
                 raise failure
             tries_left -= 1
+            if not isinstance(failure, LineDown):
+                urgency += REPEAT_PERIODS * self._schedule.shortest_s
 
     async def _ask(self, request: Request, urgency: float) -> Sequence[int]:
         try:
             words, took_s = await self._line.ask(
                 request,
                 self._layout.limits,
-                urgency=urgency,
+                urgency=urgency + self._rank_s,
                 patience_s=self._patience_s(),
                 any_unit_id="any_unit_id" in self._layout.quirks,
             )
@@ -257,7 +274,8 @@ class Unit:
     def _patience_s(self) -> float:
         if not self._layout.limits.overlap:
             return float("inf")
-        return max(PATIENCE_FACTOR * (self._smoothed_s or 0.0), self._turn_share_s)
+        usual_s = PATIENCE_FACTOR * (self._smoothed_s or 0.0)
+        return max(min(usual_s, self._shortest_shared_s / 4), self._turn_share_s)
 
     def _count(self, problem: Exception) -> None:
         self._counts["errors"] += 1
@@ -269,8 +287,11 @@ class Unit:
             is_busy = problem.code in (ACKNOWLEDGE, BUSY)
             self._counts["busy" if is_busy else "rejected"] += 1
 
-    async def _deliver(self, sink: Sink, values: dict[str, Value | None]) -> None:
-        """Hand the poll's readings to the sink under one time, and events beside them."""
+    async def _deliver(self, sink: Sink, values: dict[str, Value | None], due_s: float) -> None:
+        """Hand the poll's readings to the sink under one time, and events beside them.
+
+        Ages for reporting count from when polls were due: answers come a little early or late.
+        """
         now_s = trio.current_time()
         # Whole milliseconds: devices are not more exact, and such times take less room.
         time_ns = self._wall_ns() // 1_000_000 * 1_000_000
@@ -288,13 +309,13 @@ class Unit:
             for key, value in values.items()
             if value is not None
         ]
-        due = self._reporter.select(readings, now_s)
+        due = self._reporter.select(readings, due_s)
         self._counts["unchanged"] += len(readings) - len(due)
         if due:
-            await self._store(sink, due, now_s)
+            await self._store(sink, due, due_s)
         await self._tell_invalid(sink, now_s)
 
-    async def _store(self, sink: Sink, readings: Sequence[Reading], now_s: float) -> None:
+    async def _store(self, sink: Sink, readings: Sequence[Reading], due_s: float) -> None:
         try:
             await sink.readings(readings)
         except StoreFull as problem:
@@ -303,7 +324,7 @@ class Unit:
             self._last_error = str(problem)
             return
         self._counts["readings"] += len(readings)
-        self._reporter.reported(readings, now_s)
+        self._reporter.reported(readings, due_s)
 
     def _unit_of(self, key: str) -> str:
         return self._units.get(key, "")

@@ -28,6 +28,7 @@ class Faults(Struct, kw_only=True):
 
     silent       reads requests and never answers
     delay_s      answers that much later (late, if longer than the client's time-out)
+    hold_s       keeps the whole gateway waiting that long first, as a serial line behind it does
     dribble_s    pause after every few bytes of an answer
     exception    answers this exception code instead
     busy         answers "busy" this many times, then serves again
@@ -40,6 +41,7 @@ class Faults(Struct, kw_only=True):
 
     silent: bool = False
     delay_s: float = 0.0
+    hold_s: float = 0.0
     dribble_s: float = 0.0
     exception: int = 0
     busy: int = 0
@@ -95,6 +97,8 @@ class ModbusServer:
         faults = self.faults.get(frame.unit_id, Faults())
         if frame.unit_id in self.requests:
             self.requests[frame.unit_id] += 1
+        if faults.hold_s:
+            await trio.sleep(faults.hold_s)
         if faults.silent:
             return
         if faults.drop:
