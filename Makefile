@@ -104,7 +104,7 @@ check: build
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(PY) -m mypy.stubtest --concise --allowlist native/stubtest.txt $(COMPILED)
+	$(PY) -m mypy.stubtest --concise --mypy-config-file pyproject.toml --allowlist native/stubtest.txt $(COMPILED)
 	.venv/bin/lint-imports
 	.venv/bin/cython-lint native edgesync/_native
 	.venv/bin/codespell edgesync hubd transport native tests bench docs *.md setup.py

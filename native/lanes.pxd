@@ -287,3 +287,50 @@ cdef inline int replace_record(
         rc = rechain(cursor, pos, seq, chain)
     mdb_cursor_close(cursor)
     return rc
+
+cdef inline int rebuild_lane(
+    MDB_txn *txn, MDB_dbi journal, uint8_t lane, LanePos *pos,
+) noexcept nogil:
+    cdef MDB_cursor *cursor = NULL
+    cdef MDB_val key, data
+    cdef uint64_t seq
+    cdef int rc
+    memset(pos, 0, sizeof(LanePos))
+    pos.lane = lane
+    rc = mdb_cursor_open(txn, journal, &cursor)
+    while rc == 0:
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT)
+        if rc == 0 and key.mv_size == 8:
+            memcpy(&seq, key.mv_data, 8)
+            pos.stored_bytes += data.mv_size
+            if record_fits(lane, seq, &data):
+                if pos.tail == 0:
+                    pos.trimmed = pos.floor = pos.safe = seq - 1
+                pos.tail = seq
+                pos.tail_chain = record_chain(&data)
+    if cursor != NULL:
+        mdb_cursor_close(cursor)
+    return 0 if rc == MDB_NOTFOUND else rc
+
+cdef inline int mend_lanes(
+    MDB_txn *txn, MDB_dbi lanes, const MDB_dbi *journals, bint *mended,
+) noexcept nogil:
+    """Derive a lane's positions from its records where the stored ones are damaged.
+
+    What the other side has is not in the records: floor falls back to `trimmed`, and the next
+    greeting tells it again. The hash at `trimmed` is lost with them; it matters only to a side that
+    stands exactly there, which then asks for all that is kept.
+    """
+    cdef LanePos pos
+    cdef uint8_t lane
+    cdef int rc
+    for lane in range(LANES):
+        rc = load_lane(txn, lanes, lane, &pos)
+        mended[lane] = rc == LANE_DAMAGED
+        if mended[lane]:
+            rc = rebuild_lane(txn, journals[lane], lane, &pos)
+            if rc == 0:
+                rc = save_lane(txn, lanes, &pos)
+        if rc:
+            return rc
+    return 0

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EFBIG, EIO, ENOMEM, ENOSPC
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from format cimport FORMAT, read_format, write_format
 from lanes cimport (
     DISK_FULL, INTAKE_FULL, LANE_DAMAGED, MARK_BEYOND_TAIL, NO_JOURNAL, NOT_IN_LANE,
-    OUT_OF_MEMORY, LanePos, chain_before, load_lane,
+    OUT_OF_MEMORY, LanePos, chain_before, load_lane, mend_lanes,
 )
 from lmdb cimport *
 from scan cimport walk
@@ -67,8 +68,6 @@ cdef extern from *:
 
 from lz4 cimport LZ4_versionString
 
-_FORMAT = 1  # of what this package writes into an environment
-_FORMAT_KEY = b"format"
 _META_DATABASE = "meta"
 _JOURNALS = ("journal.0", "journal.1", "journal.2")
 _LANES_DATABASE = "lanes"
@@ -174,35 +173,50 @@ cdef class Store:
     cdef open_databases(self):
         """Check the format before anything is written, then open, or make, every database."""
         cdef MDB_txn *txn = NULL
+        cdef uint32_t found
         cdef int rc
         names, integers, _, _, _, readonly = self.options
         rc = mdb_txn_begin(self.e.env, NULL, MDB_RDONLY, &txn)
         if rc:
             raise self.failure(rc)
-        try:
-            found = self.format_of(txn)
-        finally:
-            mdb_txn_abort(txn)
-        if found > _FORMAT:
-            raise StoreVersion(path=str(self._path), found=found, known=_FORMAT)
+        rc = read_format(txn, &found)
+        mdb_txn_abort(txn)
+        if rc:
+            raise self.failure(rc)
+        if found > FORMAT:
+            raise StoreVersion(path=str(self._path), found=found, known=FORMAT)
         rc = mdb_txn_begin(self.e.env, NULL, MDB_RDONLY if readonly else 0, &txn)
         if rc:
             raise self.failure(rc)
         try:
             self.dbis = self.open_each(txn, names, integers, readonly)
             if not found and not readonly:
-                self.write_format(txn)
+                rc = write_format(txn, self.dbis[_META_DATABASE])
+                if rc:
+                    raise self.failure(rc)
+            self.find_lanes(txn)
         except BaseException:
             mdb_txn_abort(txn)
             raise
         rc = mdb_txn_commit(txn)
         if rc:
             raise self.failure(rc)
+
+    cdef find_lanes(self, MDB_txn *txn):
+        cdef bint mended[3]
+        cdef int rc
+        self.mended = ()
         self.e.has_lanes = _LANES_DATABASE in self.dbis
-        if self.e.has_lanes:
-            self.e.lanes = self.dbis[_LANES_DATABASE]
-            for lane in range(_LANE_COUNT):
-                self.e.journals[lane] = self.dbis[_JOURNALS[lane]]
+        if not self.e.has_lanes:
+            return
+        self.e.lanes = self.dbis[_LANES_DATABASE]
+        for lane in range(_LANE_COUNT):
+            self.e.journals[lane] = self.dbis[_JOURNALS[lane]]
+        if not self.options[5]:
+            rc = mend_lanes(txn, self.e.lanes, self.e.journals, mended)
+            if rc:
+                raise self.failure(rc)
+            self.mended = tuple(lane for lane in range(_LANE_COUNT) if mended[lane])
 
     cdef dict open_each(self, MDB_txn *txn, names, integers, readonly):
         cdef MDB_dbi dbi
@@ -222,39 +236,6 @@ cdef class Store:
                 raise self.failure(rc)
             result[name] = dbi
         return result
-
-    cdef int format_of(self, MDB_txn *txn) except -1:
-        """Format that wrote this environment; 0 for a new one."""
-        cdef MDB_dbi dbi
-        cdef MDB_val key, data
-        cdef int rc
-        rc = mdb_dbi_open(txn, _META_DATABASE.encode(), 0, &dbi)
-        if rc == MDB_NOTFOUND:
-            return 0
-        if rc == 0:
-            key.mv_data = PyBytes_AS_STRING(_FORMAT_KEY)
-            key.mv_size = len(_FORMAT_KEY)
-            rc = mdb_get(txn, dbi, &key, &data)
-        if rc == MDB_NOTFOUND:
-            return 0
-        if rc:
-            raise self.failure(rc)
-        if data.mv_size != 4:
-            raise StoreCorrupt(path=str(self._path), problem="its format version is unreadable")
-        raw = PyBytes_FromStringAndSize(<char *>data.mv_data, 4)
-        return min(int.from_bytes(raw, "little"), 0x7FFFFFFF)
-
-    cdef write_format(self, MDB_txn *txn):
-        cdef MDB_val key, data
-        cdef bytes value = _FORMAT.to_bytes(4, "little")
-        cdef int rc
-        key.mv_data = PyBytes_AS_STRING(_FORMAT_KEY)
-        key.mv_size = len(_FORMAT_KEY)
-        data.mv_data = PyBytes_AS_STRING(value)
-        data.mv_size = 4
-        rc = mdb_put(txn, self.dbis[_META_DATABASE], &key, &data, 0)
-        if rc:
-            raise self.failure(rc)
 
     cdef shut(self):
         self.closing = True
@@ -297,7 +278,7 @@ cdef class Store:
             return StoreFull(
                 used_bytes=self.used(), limit_bytes=self.e.limit_bytes, where="disk")
         if rc == MDB_VERSION_MISMATCH:
-            return StoreVersion(path=path, found=_FORMAT + 1, known=_FORMAT)
+            return StoreVersion(path=path, found=FORMAT + 1, known=FORMAT)
         if rc == MDB_PANIC:
             return StoreUnwritable(path=path, problem="a write failed before; reopen it")
         if rc in (LANE_DAMAGED, MDB_CORRUPTED, MDB_PAGE_NOTFOUND, MDB_INVALID, MDB_PAGE_FULL,
@@ -333,6 +314,11 @@ cdef class Store:
     @property
     def path(self):
         return str(self._path)
+
+    @property
+    def mended_lanes(self):
+        """Lanes whose positions were damaged and have been derived from their records."""
+        return self.mended
 
     @property
     def origin(self):

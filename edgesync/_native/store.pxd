@@ -25,15 +25,15 @@ cdef class Store:
     cdef bint reopening
     cdef void *map_at
     cdef object identity
+    cdef tuple mended
 
     cdef open(self)
     cdef claim(self)
     cdef create(self)
     cdef open_env(self, str path)
     cdef open_databases(self)
+    cdef find_lanes(self, MDB_txn *txn)
     cdef dict open_each(self, MDB_txn *txn, names, integers, readonly)
-    cdef int format_of(self, MDB_txn *txn) except -1
-    cdef write_format(self, MDB_txn *txn)
     cdef shut(self)
     cdef disk_is_full(self)
     cdef size_t used(self) noexcept

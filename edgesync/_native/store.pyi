@@ -24,6 +24,10 @@ class Store:
     @property
     def path(self) -> str: ...
     @property
+    def mended_lanes(self) -> tuple[int, ...]:
+        """Lanes whose positions were damaged and have been derived from their records."""
+
+    @property
     def origin(self) -> int:
         """The random half of the event ids given since this store was opened, or forked."""
 

@@ -113,6 +113,8 @@ class EdgeStore:
     def _load(self, readonly: bool) -> None:
         try:
             self.journal = Journal(self.store)
+            for lane in self.store.mended_lanes:
+                log.error("positions derived from the records: lane=%d", lane)
             incarnation = self.store.get(META, INCARNATION_KEY)
             starts = self.store.get(META, STARTS_KEY)
             for lane in Lane:

@@ -245,6 +245,28 @@ def test_a_stray_key_beyond_the_tail_does_not_stop_the_lane(store: Store) -> Non
     assert contents(Journal(store), BULK) == [b"a", b"b", b"c", b"d"]
 
 
+def test_damaged_positions_are_derived_from_the_records(tmp_path: Path) -> None:
+    with opened(tmp_path / "s") as store:
+        append(store, *(b"%d" % n for n in range(10)))
+        mark(store, 6, 4, trim=4)
+        before = Journal(store).state(BULK)
+        raw = bytearray(store.get("lanes", bytes([BULK])) or b"")
+        raw[10] ^= 4
+        write = Write()
+        write.put("lanes", bytes([BULK]), bytes(raw))
+        store.apply(write)
+    with opened(tmp_path / "s") as store:
+        assert store.mended_lanes == (BULK,)
+        journal = Journal(store)
+        assert positions(journal) == (4, 4, 4, 10)
+        after = journal.state(BULK)
+        assert (after.tail_chain, after.stored_bytes) == (before.tail_chain, before.stored_bytes)
+        append(store, b"on")
+        assert contents(journal, BULK, 5)[-1] == b"on"
+    with opened(tmp_path / "s") as store:
+        assert store.mended_lanes == ()
+
+
 @pytest.mark.slow
 def test_bits_flipped_in_the_file_never_change_a_value(tmp_path: Path) -> None:
     """F10: any value that comes out is the one that went in; all else is an error."""
