@@ -98,7 +98,7 @@ sim: build
 	$(PY) -m tests.sim --seed $(SEED)
 
 bench: build
-	cd bench && asv machine --yes >/dev/null && PYTHONPATH=$(CURDIR) asv run --python=same --show-stderr
+	cd bench && asv machine --yes >/dev/null && ASV_PYTHONPATH=$(CURDIR) asv run --python=same --show-stderr
 
 check: build
 	.venv/bin/ruff check .
