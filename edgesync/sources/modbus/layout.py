@@ -3,6 +3,7 @@
 Errors name the file, the field and what is allowed there; nothing is guessed.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -221,6 +222,9 @@ class _Resolver:
         scaled = settings.scale is not None or settings.offset is not None
         if settings.sf is not None and scaled:
             raise self.error(f"{field}.sf", "excludes scale and offset", "keep one of them")
+        for name in ("scale", "offset", "min", "max"):
+            if not math.isfinite(getattr(settings, name) or 0):
+                raise self.error(f"{field}.{name}", "is no number", "allowed: finite numbers")
         if settings.scale == 0:
             raise self.error(f"{field}.scale", "0 would make every value equal")
         if settings.sf is not None and settings.type not in INTEGERS:
