@@ -1,1 +1,18 @@
-"""edgesync: a local-first edge runtime that never loses, doubles or reorders what it acknowledged."""
+"""edgesync: a local-first edge runtime; what it acknowledged is never lost or doubled."""
+
+from edgesync.model import Action as Action
+from edgesync.model import Event as Event
+from edgesync.model import EventType as EventType
+from edgesync.model import Lane as Lane
+from edgesync.model import Reading as Reading
+
+__all__ = ["Action", "EdgeNode", "Event", "EventType", "Lane", "Reading"]
+
+
+def __getattr__(name: str) -> object:
+    # The node brings Trio and the store along; `import edgesync` alone, as the hub does, need not.
+    if name == "EdgeNode":
+        from edgesync.node import EdgeNode
+
+        return EdgeNode
+    raise AttributeError(name)

@@ -61,7 +61,7 @@ class StoreFull(StoreError):
 
 class StoreCorrupt(StoreError):
     def __init__(self, *, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}; the file is left as it is, move it aside to start anew")
+        super().__init__(f"{path}: {problem}; it is left as it is, move it aside to start anew")
         self.path = path
         self.problem = problem
 

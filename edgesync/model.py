@@ -8,6 +8,7 @@ import enum
 import hashlib
 
 import msgspec
+
 from edgesync_transport.messages import Lane as Lane
 
 Value = float | int | bool | str

@@ -29,6 +29,10 @@ TOGETHER_MAX: Final = 16
 CHECK_INLINE_BYTES: Final = 8 * 1024
 
 
+# Why a batch is not stored.
+Problem = tuple[NackCode, str]
+
+
 class EdgePort:
     """One edge: its receiver and the queue of batches to be stored."""
 
@@ -139,10 +143,11 @@ class HubLink:
         answers: list[core.Stored] = []
         sound: list[core.Store] = []
         for one in asked:
-            if problem := await _problem_of(one):
-                answers.append(_refused(one, NackCode.POISON, problem))
-            else:
+            problem = await _problem_of(one)
+            if problem is None:
                 sound.append(one)
+            else:
+                answers.append(_refused(one, *problem))
         try:
             results = await self._log.append([_append(edge, one) for one in sound])
         except StoreError as error:
@@ -151,25 +156,27 @@ class HubLink:
         return [*map(_stored, sound, results), *answers]
 
 
-async def _problem_of(asked: core.Store) -> str:
-    """Return why the payload cannot be applied, or an empty string."""
+async def _problem_of(asked: core.Store) -> Problem | None:
+    """Return why the payload cannot be applied, or None if it can."""
     if asked.batch.codec in (Codec.DEAD, Codec.GAP):
-        return ""
+        return None
     if len(asked.batch.payload) <= CHECK_INLINE_BYTES:
         return _check(asked)
     return await trio.to_thread.run_sync(_check, asked)
 
 
-def _check(asked: core.Store) -> str:
+def _check(asked: core.Store) -> Problem | None:
     one = asked.batch
     try:
         batch.columns(one.codec, one.payload)
         count = sum(count for _, _, count in batch.ids(one.codec, one.payload))
     except RecordError as error:
-        return str(error)
+        return NackCode.POISON, str(error)
     if count != one.last - one.first + 1:
-        return f"{count} records in a batch of {one.last - one.first + 1}"
-    return ""
+        return NackCode.POISON, f"{count} records in a batch of {one.last - one.first + 1}"
+    if batch.last_chain(one.codec, one.payload, one.prev_chain) != one.last_chain:
+        return NackCode.CHAIN, "the records do not lead to the running hash they came with"
+    return None
 
 
 def _append(edge: str, asked: core.Store) -> Append:

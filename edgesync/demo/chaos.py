@@ -1,4 +1,4 @@
-"""What hits the site, and when: a plan drawn from one seed.                              [sans-IO]"""
+"""What hits the site, and when: a plan drawn from one seed.  [sans-IO]"""
 
 import enum
 from collections.abc import Iterator

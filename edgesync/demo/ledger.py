@@ -14,6 +14,7 @@ the journal may hold more, since a process can die between the commit and the an
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -55,8 +56,10 @@ def compare(places: Places) -> list[Finding]:
     findings = _compare_records(places.journal, places.log)
     for series in sorted(places.journal_points.keys() | places.state_points.keys()):
         findings += _compare_points(
-            "state", f"series {series:016x}",
-            places.journal_points.get(series, ()), places.state_points.get(series, ()),
+            "state",
+            f"series {series:016x}",
+            places.journal_points.get(series, ()),
+            places.state_points.get(series, ()),
         )
     for series, points in sorted(places.witnessed.items()):
         absent = _not_in_order(points, places.journal_points.get(series, ()))
@@ -77,7 +80,7 @@ def _compare_records(journal: Sequence[RecordRow], log: Sequence[RecordRow]) -> 
         counts = {
             "missing": len({row.seq for row in ours} - set(seqs)),
             "doubled": len(seqs) - len(set(seqs)),
-            "out of order": sum(b <= a for a, b in zip(seqs, seqs[1:], strict=False)),
+            "out of order": sum(b <= a for a, b in pairwise(seqs)),
             "changed": sum(row not in known for row in theirs),
         }
         findings += [

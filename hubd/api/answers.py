@@ -19,6 +19,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True):
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: int
     edges: list[Edge]
+    next: str | None
 
 
 class Series(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +132,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     ledger: list[Ledger]
     skips: list[SkipRow]
     watchers: int
+    next: str | None
 
 
 class Healthz(msgspec.Struct, frozen=True, kw_only=True):

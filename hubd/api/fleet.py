@@ -17,7 +17,15 @@ from hubd.api.answers import (
 from hubd.api.context import Context, EdgeView
 from hubd.api.errors import no_such_edge
 from hubd.api.health import health_of
-from hubd.api.params import Int64, LinkEventsPage, Nothing, OneEdge, make_cursor, read_cursor
+from hubd.api.params import (
+    EdgesPage,
+    Int64,
+    LinkEventsPage,
+    Nothing,
+    OneEdge,
+    make_cursor,
+    read_cursor,
+)
 from hubd.api.params import SeriesPage as SeriesParams
 from hubd.project import Health
 from hubd.state import views
@@ -34,13 +42,21 @@ def known_edge(context: Context, name: str) -> EdgeView:
     return view
 
 
-async def edges(context: Context, _params: Nothing) -> Edges:
+async def edges(context: Context, params: EdgesPage) -> Edges:
     totals = await context.state.read(views.totals)
+    found, following = _edge_page(context, params)
     shown = [
         Edge(link=view, health=health_of(view), state=totals.get(view.edge, Totals(edge=view.edge)))
-        for view in context.hub.edges()
+        for view in found
     ]
-    return Edges(now_ns=context.now_ns(), edges=shown)
+    return Edges(now_ns=context.now_ns(), edges=shown, next=following)
+
+
+def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str | None]:
+    (after,) = read_cursor(params.after, tuple[str], ("",))
+    found = [view for view in context.hub.edges() if view.edge > after]
+    page = found[: params.limit]
+    return page, make_cursor(page[-1].edge) if len(found) > len(page) else None
 
 
 async def one_edge(context: Context, params: OneEdge) -> Edge:
@@ -91,7 +107,8 @@ async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:
     return LinkEvents(events=found, next=following)
 
 
-async def stats(context: Context, _params: Nothing) -> Stats:
+async def stats(context: Context, params: EdgesPage) -> Stats:
+    found, following = _edge_page(context, params)
     totals = await context.state.read(views.totals)
     in_log = context.hub.readings_in_log()
     return Stats(
@@ -100,11 +117,11 @@ async def stats(context: Context, _params: Nothing) -> Stats:
         log_head=context.hub.log_head,
         projectors=projector_status(context),
         ledger=[
-            _ledger(view, totals.get(view.edge, Totals(edge=view.edge)), in_log)
-            for view in context.hub.edges()
+            _ledger(view, totals.get(view.edge, Totals(edge=view.edge)), in_log) for view in found
         ],
         skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN)),
         watchers=context.live.watchers,
+        next=following,
     )
 
 

@@ -57,6 +57,11 @@ class OneEdge(Params, frozen=True, kw_only=True):
     edge: EdgeName
 
 
+class EdgesPage(Params, frozen=True, kw_only=True):
+    limit: Limit = PAGE_MAX
+    after: Cursor | None = None
+
+
 class SeriesPage(Params, frozen=True, kw_only=True):
     edge: EdgeName
     limit: Limit = 200

@@ -30,7 +30,7 @@ EDGE: Final = "/api/v1/edges/{edge}"
 ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/edges", "Every edge: link, health, and what the state holds of it",
-        params.Nothing, answers.Edges, fleet.edges,
+        params.EdgesPage, answers.Edges, fleet.edges,
     ),
     Endpoint(EDGE, "One edge", params.OneEdge, answers.Edge, fleet.one_edge),
     Endpoint(
@@ -55,7 +55,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "/api/v1/stats", "The ledger, the projectors, and entries they skipped",
-        params.Nothing, answers.Stats, fleet.stats,
+        params.EdgesPage, answers.Stats, fleet.stats,
     ),
     Endpoint(
         "/healthz", "Whether the hub works; 503 if it does not",

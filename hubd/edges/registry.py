@@ -63,6 +63,7 @@ class Registry:
         # FULL: an enrolment that was answered must survive a power cut (I1).
         self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {SCHEMA}")
         self._seen_version = -1
+        self._own_changes = True
 
     def close(self) -> None:
         self._db.close()
@@ -76,12 +77,15 @@ class Registry:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+        self._own_changes = True
 
     def has_changed(self) -> bool:
-        """Whether another process has changed the registry since the last call."""
+        """Whether anybody has changed the registry since the last call."""
         (version,) = self._db.execute("PRAGMA data_version").fetchone()
-        changed = version != self._seen_version
+        # SQLite counts what other connections do; what this one does is noted here.
+        changed = self._own_changes or version != self._seen_version
         self._seen_version = version
+        self._own_changes = False
         return bool(changed)
 
     def edges(self) -> list[RegisteredEdge]:

@@ -84,23 +84,23 @@ class State:
         self._engine.dispose()
 
 
-def open_state(path: Path, generation: bytes) -> State:
+def open_state(path: Path, generation: bytes, head: int | None = None) -> State:
     """Open the state that was made from the log `generation`, or begin an empty one.
 
-    A state made from another log (the hub was restored from a backup) is moved aside and made
-    anew, since positions in that log meant other batches.
+    A state made from another log (the hub was restored from a backup), or that knows more than the
+    log up to `head` holds, is moved aside and made anew: positions meant other batches there.
 
     Raises StoreCorrupt, StoreVersion or StoreUnwritable.
     """
     try:
         state = _open(path)
-        if _belongs(state, generation):
+        if _belongs(state, generation, head):
             return state
         state.close()
         aside = _move_aside(path)
         log.warning("%s was made from another log: kept as %s, made anew", path, aside)
         state = _open(path)
-        _belongs(state, generation)
+        _belongs(state, generation, head)
     except sa.exc.DatabaseError as error:
         raise _store_error(path, error) from error
     return state
@@ -154,15 +154,17 @@ def _upgrade(connection: sa.Connection, path: Path) -> None:
         raise StoreVersion(path=str(path), found=known + 1, known=known) from error
 
 
-def _belongs(state: State, generation: bytes) -> bool:
+def _belongs(state: State, generation: bytes, head: int | None) -> bool:
     """Whether the state was made from that log; a state without a past is claimed for it."""
+    cursor = sa.func.max(tables.projector_cursor.c.position)
 
     def claim(connection: sa.Connection) -> bool:
         meta = tables.meta
         found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "generation"))
         if found is None:
             connection.execute(meta.insert().values(name="generation", value=generation))
-        return found in (None, generation)
+        is_ahead = head is not None and (connection.scalar(sa.select(cursor)) or 0) > head
+        return found in (None, generation) and not is_ahead
 
     return state.write_now(claim)
 

@@ -73,9 +73,9 @@ class Pages:
         self._shared = Shared()
 
     async def fleet_html(self) -> str:
-        nothing = params.Nothing()
-        answer = await fleet.edges(self._context, nothing)
-        stats = await fleet.stats(self._context, nothing)
+        wanted = params.EdgesPage()
+        answer = await fleet.edges(self._context, wanted)
+        stats = await fleet.stats(self._context, wanted)
         return self._render("_fleet.html", answer=answer, stats=stats)
 
     async def edge_html(self, name: str) -> str:

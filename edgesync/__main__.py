@@ -1,0 +1,5 @@
+"""`python -m edgesync`."""
+
+from edgesync.cli import main
+
+main()

@@ -1,0 +1,73 @@
+"""`edgesync top`: the running edge, live in a terminal."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgesync.cli.ask import data_dir
+from edgesync.serve.control import NotRunning, ask
+
+
+@click.command(epilog="Example: edgesync top --interval 0.5   (Ctrl-C ends it)")
+@click.option("--interval", default=1.0, show_default=True, help="Seconds between looks.")
+@click.pass_obj
+def top(config: Path, interval: float) -> None:
+    """Watch the running edge: link, lanes, devices, rates."""
+    from rich.live import Live
+    from rich.text import Text
+
+    folder = data_dir(config)
+    before: dict[str, Any] | None = None
+    with Live(refresh_per_second=4) as live:
+        while True:
+            try:
+                now: dict[str, Any] | None = ask(folder, "status")
+            except NotRunning as error:
+                live.update(Text(str(error), style="red"))
+                now = None
+            if now is not None:
+                live.update(_screen(now, before))
+            before = now
+            try:
+                time.sleep(interval)
+            except KeyboardInterrupt:
+                return
+
+
+def _screen(now: dict[str, Any], before: dict[str, Any] | None) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    link, store = now["link"], now["store"]
+    colour = "green" if link["epoch"] else "yellow"
+    head = Text.assemble(
+        (f"{now['edge']}  ", "bold"),
+        (f"{link['state']}  ", colour),
+        f"{_rate(now, before):.0f} readings/s  rss {now['rss_bytes'] / 1e6:.0f} MB  "
+        f"store {store['used_bytes'] / 1e6:.1f}/{store['limit_bytes'] / 1e6:.0f} MB  "
+        f"rtt {_ms(link['rtt_s'])}  clock {_ms(link['clock_offset_s'])}  {link['problem']}",
+    )
+    lanes = Table("lane", "tail", "sent", "floor", "safe", "pending")
+    for lane in now["lanes"]:
+        lanes.add_row(
+            *(str(lane[name]) for name in ("lane", "tail", "sent", "floor", "safe", "pending"))
+        )
+    devices = Table("device", "state", "age s", "polls", "errors", "last error")
+    for one in now["sources"]:
+        age = "" if one["age_s"] is None else f"{one['age_s']:.1f}"
+        polls, errors = str(one["polls"]), str(one["errors"])
+        devices.add_row(one["name"], one["state"], age, polls, errors, one["last_error"])
+    return Group(head, lanes, devices)
+
+
+def _rate(now: dict[str, Any], before: dict[str, Any] | None) -> float:
+    if before is None or before["uptime_s"] >= now["uptime_s"]:
+        return 0.0
+    return float((now["readings"] - before["readings"]) / (now["uptime_s"] - before["uptime_s"]))
+
+
+def _ms(seconds: float | None) -> str:
+    return "–" if seconds is None else f"{seconds * 1e3:.1f} ms"

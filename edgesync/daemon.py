@@ -1,0 +1,94 @@
+"""The edge as a daemon: one node, its control socket, HTTP, signals and the service manager."""
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from edgesync.node import EdgeNode
+from edgesync.serve.control import serve_control
+
+log = logging.getLogger(__name__)
+
+WATCHDOG_DEFAULT_S: Final = 10.0
+
+
+async def run(
+    make_node: Callable[[], EdgeNode],
+    *,
+    stop: trio.Event | None = None,
+    task_status: trio.TaskStatus[EdgeNode] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a node until SIGTERM, SIGINT or `stop`; what it acknowledged is on disk in any case."""
+    stopping = stop or trio.Event()
+    async with trio.open_nursery() as nursery:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            nursery.start_soon(_stop_on, signals, stopping)
+            async with make_node() as node, trio.open_nursery() as services:
+                await _start_services(services, node)
+                notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
+                log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
+                task_status.started(node)
+                await stopping.wait()
+                notify("STOPPING=1")
+                services.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+    log.info("edge stopped")
+
+
+async def _start_services(nursery: trio.Nursery, node: EdgeNode) -> None:
+    await nursery.start(serve_control, node)
+    http = node.settings.http
+    if http.port:
+        from edgesync.serve.http import serve_http  # h11 only when it is wanted
+
+        try:
+            await nursery.start(serve_http, node, http.host, http.port)
+        except* OSError as taken:
+            # A port that is taken must not keep a site from being measured (I8).
+            problem = taken.exceptions[0]
+            log.error("no metrics: http.port %d on %s: %s", http.port, http.host, problem)
+    nursery.start_soon(_keep_watchdog, node)
+
+
+async def _stop_on(signals: AsyncIterator[int], stop: trio.Event) -> None:
+    async for number in signals:
+        log.info("stopping on %s", signal.Signals(number).name)
+        stop.set()
+
+
+async def _keep_watchdog(node: EdgeNode) -> None:
+    """Tell the service manager that the loop turns and the disk still answers."""
+    usec = os.environ.get("WATCHDOG_USEC", "")
+    interval_s = int(usec) / 2e6 if usec.isdigit() else WATCHDOG_DEFAULT_S
+    while True:
+        link = node.status().link.state
+        if node.store.commit.stats().busy_s < interval_s:
+            notify("WATCHDOG=1", f"STATUS=link {link}")
+        else:
+            notify("STATUS=the disk does not answer")
+        await trio.sleep(interval_s)
+
+
+def notify(*lines: str) -> None:
+    """Send to systemd's socket (sd_notify(3)); nothing when there is none."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
+        try:
+            sending.sendto("\n".join(lines).encode(), address)
+        except OSError as error:
+            log.warning("service manager not told: %s", error)
+
+
+def run_blocking(settings_path: Path) -> None:
+    """What `edgesync run` does."""
+    trio.run(run, lambda: EdgeNode(settings_path))

@@ -1,0 +1,123 @@
+"""Readings into records: grouped by time and type, each series declared before its first use."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from edgesync._native import batch
+from edgesync._native.write import Write
+from edgesync.errors import RecordError
+from edgesync.model import Lane, Reading, RecordKind, Value, ValueType
+from edgesync.store.series import Series, SeriesTable
+
+# 120 readings are 1,968 bytes with their headers: LMDB keeps up to about 2,000 inside a page, and
+# gives anything larger whole pages of its own.
+READINGS_PER_RECORD: Final = 120
+TEXT_BYTES_MAX: Final = 16 * 1024
+TEXTS_PER_RECORD: Final = 3
+NAME_CHARS_MAX: Final = 255
+I64: Final = 1 << 63
+# Whole numbers up to here are the same number as a float.
+EXACT_FLOAT: Final = 1 << 53
+
+Group = tuple[list[int], list[Value]]
+
+
+class Intake:
+    """Turns readings into what one `Write` must do; see the module. One task at a time."""
+
+    def __init__(self, table: SeriesTable) -> None:
+        self._table = table
+        self._ids: dict[tuple[str, str], Series] = {
+            (series.entity, series.key): series for series in table.all().values()
+        }
+        self._numbers: dict[tuple[str, str], int] = {
+            (series.entity, series.key): number for number, series in table.all().items()
+        }
+
+    def stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+        """Add `readings` to `write`; returns the series to `confirm` once it is committed.
+
+        Raises RecordError, naming the reading, for one that cannot be stored; then `write` must
+        not be used.
+        """
+        groups: dict[tuple[int, ValueType], Group] = {}
+        declared: list[Series] = []
+        told: set[tuple[str, str]] = set()
+        for reading in readings:
+            name = (reading.entity, reading.key)
+            kind = self._kind(reading)
+            if name not in told:
+                told.add(name)
+                series = self._series(reading, kind)
+                if self._table.stage(write, Lane.BULK, series, reading.time_ns):
+                    declared.append(series)
+            numbers, values = groups.setdefault((reading.time_ns, kind), ([], []))
+            numbers.append(self._numbers[name])
+            values.append(float(reading.value) if kind is ValueType.F64 else reading.value)
+        write.append_many(Lane.BULK, RecordKind.READINGS, list(_bodies(groups)))
+        return declared
+
+    def confirm(self, declared: Sequence[Series]) -> None:
+        for series in declared:
+            self._table.confirm(series)
+
+    def _series(self, reading: Reading, kind: ValueType) -> Series:
+        name = (reading.entity, reading.key)
+        known = self._ids.get(name)
+        if known is not None and known.type == kind and known.unit in (reading.unit, ""):
+            if known.unit == reading.unit:
+                return known
+        elif known is not None and not reading.unit and known.type == kind:
+            return known
+        unit = reading.unit or (known.unit if known else "")
+        series = Series(reading.entity, reading.key, unit, kind)
+        self._ids[name] = series
+        self._numbers[name] = series.id
+        return series
+
+    def _kind(self, reading: Reading) -> ValueType:
+        value = reading.value
+        if not -I64 <= reading.time_ns < I64:
+            raise RecordError(f"{reading.entity}/{reading.key}: time_ns is not a 64-bit number")
+        if not (
+            0 < len(reading.entity) <= NAME_CHARS_MAX and 0 < len(reading.key) <= NAME_CHARS_MAX
+        ):
+            raise RecordError(
+                f"{reading.entity[:40]!r}/{reading.key[:40]!r}: "
+                f"entity and key have 1 to {NAME_CHARS_MAX} characters"
+            )
+        match value:
+            case bool():
+                return ValueType.BOOL
+            case float():
+                return ValueType.F64
+            case int():
+                return self._whole(reading, value)
+            case str():
+                if len(value.encode()) > TEXT_BYTES_MAX:
+                    raise RecordError(
+                        f"{reading.entity}/{reading.key}: text over {TEXT_BYTES_MAX} bytes"
+                    )
+                return ValueType.TEXT
+        raise RecordError(
+            f"{reading.entity}/{reading.key}: a value is a number, a boolean or text, "
+            f"not {type(value).__name__}"
+        )
+
+    def _whole(self, reading: Reading, value: int) -> ValueType:
+        """A whole number joins a series of floats, if it is the same number there."""
+        known = self._ids.get((reading.entity, reading.key))
+        if known is not None and known.type == ValueType.F64 and abs(value) <= EXACT_FLOAT:
+            return ValueType.F64
+        if not -I64 <= value < I64:
+            raise RecordError(
+                f"{reading.entity}/{reading.key}: {value} is not a 64-bit number; send a float"
+            )
+        return ValueType.I64
+
+
+def _bodies(groups: Mapping[tuple[int, ValueType], Group]) -> Iterator[bytes]:
+    for (time_ns, kind), (numbers, values) in groups.items():
+        step = TEXTS_PER_RECORD if kind is ValueType.TEXT else READINGS_PER_RECORD
+        for at in range(0, len(numbers), step):
+            yield batch.readings(time_ns, kind, numbers[at : at + step], values[at : at + step])

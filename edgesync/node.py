@@ -1,0 +1,504 @@
+"""EdgeNode: an edge in one `async with`.
+
+    async with EdgeNode("edge.toml") as node:
+        await node.ingest([Reading("scale0", "Weight", 412.5, time.time_ns(), unit="kg")])
+        await node.sync()
+
+`ingest` and `emit` return when what they were given is on disk (I1); nothing here waits for the hub
+but `sync`. A plain synchronous program uses `with EdgeNode.local(path) as node:` and
+`node.ingest_sync(…)`: local work only, delivered by whoever opens the directory with a hub later.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from random import Random, SystemRandom
+from types import TracebackType
+from typing import Any, Final, Self
+
+import msgspec
+import trio
+
+from edgesync import events
+from edgesync import settings as settings_module
+from edgesync._native import event as event_codec
+from edgesync._native.write import Write
+from edgesync.errors import ConfigError, RecordError
+from edgesync.intake import Intake
+from edgesync.model import (
+    Action,
+    EntityType,
+    Event,
+    EventType,
+    Lane,
+    Reading,
+    RecordKind,
+    Value,
+)  # fmt: skip
+from edgesync.settings import Settings
+from edgesync.sources.base import Source
+from edgesync.status import (
+    DeadView,
+    EventView,
+    LaneStatus,
+    LatestView,
+    LinkStatus,
+    Status,
+    StoreStatus,
+)
+from edgesync.store.journal import EdgeStore, Retain
+from edgesync.supervise import keep_running
+from edgesync.sync.driver import SyncDriver
+from edgesync_transport import keys
+from edgesync_transport.sockets import LinkSettings
+
+log = logging.getLogger(__name__)
+
+DEAD: Final = "dead"
+STORE: Final = "store"
+EVENT_BODY_MAX: Final = 60 * 1024
+CLOCK_CHECK_S: Final = 1.0
+# A step larger than this between two looks is a step, not a slow machine or an NTP slew.
+CLOCK_STEP_S: Final = 2.0
+READER_CHECK_S: Final = 60.0
+
+
+class _Latest(msgspec.Struct, frozen=True):
+    value: Value
+    unit: str
+    time_ns: int
+
+
+class EdgeNode:
+    """See the module.
+
+    settings   a path to edge.toml, `Settings`, or a mapping of the same shape
+    sources    besides those the settings name
+    wall_ns    the wall clock; readings carry it, order never depends on it (I5)
+    """
+
+    def __init__(
+        self,
+        settings: Settings | str | os.PathLike[str] | Mapping[str, Any],
+        *,
+        folder: Path | None = None,
+        sources: Sequence[Source] = (),
+        wall_ns: Callable[[], int] = time.time_ns,
+        random: Random | None = None,
+    ) -> None:
+        self.settings, self.folder = _resolved(settings, folder)
+        self.wall_ns = wall_ns
+        self._random = random or SystemRandom()
+        self._extra_sources = tuple(sources)
+        self._sources: tuple[Source, ...] = ()
+        self._stack = contextlib.AsyncExitStack()
+        self._latest: dict[tuple[str, str], _Latest] = {}
+        self._readings = self._events = 0
+        self._started_at = time.monotonic()
+        self._oldest_pending_at: float | None = None
+        self._driver: SyncDriver | None = None
+        self._nursery: trio.Nursery | None = None
+        self._store: EdgeStore | None = None
+        self._intake: Intake | None = None
+
+    @classmethod
+    def local(cls, data_dir: str | os.PathLike[str]) -> Self:
+        """Return a node without link and sources, for `with`."""
+        return cls({"edge": {"data_dir": os.fspath(data_dir)}}, folder=Path())
+
+    # -- life ------------------------------------------------------------------------------------
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / self.settings.edge.data_dir
+
+    @property
+    def store(self) -> EdgeStore:
+        if self._store is None:
+            raise RuntimeError("the node is not open; use `async with` or `with`")
+        return self._store
+
+    def _open(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        section = self.settings.store
+        self._store = EdgeStore(
+            self.data_dir / STORE,
+            map_bytes_max=int(section.limit),
+            retain=Retain(nbytes=int(section.retain)),
+            databases=(DEAD,),
+            replace_unreadable=True,
+            clock_ns=self.wall_ns,
+        )
+        self._intake = Intake(self._store.series)
+        self._started_at = time.monotonic()
+        if self._store.moved_to is not None:
+            moved = {"moved_to": str(self._store.moved_to), "reason": "unreadable at start"}
+            self.emit_sync(self._lifecycle("store_replaced", moved), Lane.CRITICAL)
+
+    def __enter__(self) -> Self:
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.store.close()
+        self._store = None
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            self._open()
+            stack.push_async_callback(self._close)
+            await self.emit(self._lifecycle("started", {"version": version("edgesync")}))
+            nursery = await stack.enter_async_context(_cancelled_at_exit())
+            self._nursery = nursery
+            await self._start_link(nursery)
+            await self._start_sources(nursery)
+            nursery.start_soon(self._watch_clock)
+            nursery.start_soon(self._care_for_store)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    async def _close(self) -> None:
+        with trio.CancelScope(shield=True):
+            if self.store.commit.broken is None:
+                await self.emit(self._lifecycle("stopped", {}))
+            await trio.to_thread.run_sync(self.store.close)
+        self._store = None
+
+    async def _start_link(self, nursery: trio.Nursery) -> None:
+        hub = self.settings.hub
+        if not hub.endpoint:
+            return
+        # Imported when there is a hub: an edge that works alone does without ZeroMQ's memory.
+        from edgesync_transport.dealer import open_connect
+
+        pair = keys.read_keys(self.folder / hub.keys)
+        sync = self.settings.sync
+        link = LinkSettings(
+            heartbeat_interval_s=sync.heartbeat,
+            heartbeat_timeout_s=sync.heartbeat * (sync.heartbeats_missed_max - 1) or sync.heartbeat,
+        )
+
+        async def run(*, task_status: trio.TaskStatus[SyncDriver]) -> None:
+            async with open_connect(
+                hub.endpoint, server_key=hub.server_key, keys=pair, settings=link
+            ) as connect:
+                made = SyncDriver(
+                    self.store,
+                    connect,
+                    self,
+                    settings=sync.sender(f"edgesync {version('edgesync')}"),
+                    backoff=sync.backoff(),
+                    breaker=sync.breaker(),
+                    random=self._random,
+                    wall_ns=self.wall_ns,
+                )
+                task_status.started(made)
+                await made.run()
+
+        self._driver = await nursery.start(run)
+
+    async def _start_sources(self, nursery: trio.Nursery) -> None:
+        made: list[Source] = list(self._extra_sources)
+        if self.settings.modbus:
+            from edgesync.sources.modbus.source import modbus_sources
+
+            made += modbus_sources(self.settings.modbus, folder=self.folder, wall_ns=self.wall_ns)
+        self._sources = tuple(made)
+        for source in self._sources:
+            nursery.start_soon(keep_running, source, _NodeSink(self), self._random)
+        await trio.lowlevel.checkpoint()
+
+    # -- in --------------------------------------------------------------------------------------
+
+    async def ingest(self, readings: Sequence[Reading]) -> None:
+        """Store readings; on disk when this returns. All or none: raises StoreFull, RecordError."""
+        assert self._intake is not None, "the node is not open"
+        if not readings:
+            return
+        write = Write()
+        declared = self._intake.stage(write, readings)
+        tails = await self.store.submit(write)
+        self._intake.confirm(declared)
+        self._note_readings(readings)
+        self._note_grown(tails)
+
+    def ingest_sync(self, readings: Sequence[Reading]) -> None:
+        """Do as `ingest` does, from a plain program."""
+        assert self._intake is not None, "the node is not open"
+        if not readings:
+            return
+        write = Write()
+        declared = self._intake.stage(write, readings)
+        self.store.submit_sync(write)
+        self._intake.confirm(declared)
+        self._note_readings(readings)
+
+    async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        """Store an event; on disk when this returns."""
+        tails = await self.store.submit(self._event_write(event, lane))
+        self._events += 1
+        self._note_grown(tails)
+
+    def emit_sync(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        self.store.submit_sync(self._event_write(event, lane))
+        self._events += 1
+
+    def _event_write(self, event: Event, lane: Lane) -> Write:
+        if len(event.body) > EVENT_BODY_MAX:
+            raise RecordError(f"an event's body is at most {EVENT_BODY_MAX} bytes")
+        raw = event_codec.encode(
+            event.type,
+            event.action,
+            event.entity_type,
+            event.entity_id,
+            event.body,
+            event.time_ns,
+            event.created_ns or self.wall_ns(),
+            event.hlc,
+        )
+        write = Write()
+        write.append(lane, RecordKind.EVENT, raw)
+        return write
+
+    def _note_readings(self, readings: Sequence[Reading]) -> None:
+        self._readings += len(readings)
+        for reading in readings:
+            self._latest[(reading.entity, reading.key)] = _Latest(
+                reading.value, reading.unit, reading.time_ns
+            )
+
+    def _note_grown(self, tails: tuple[int, int, int]) -> None:
+        if self._oldest_pending_at is None:
+            self._oldest_pending_at = time.monotonic()
+        if self._driver is not None:
+            self._driver.grown(tails)
+
+    async def sync(self, timeout_s: float = float("inf")) -> None:
+        """Return once the hub durably has everything stored so far; raises trio.TooSlowError.
+
+        Raises ConfigError when no hub is configured.
+        """
+        if self._driver is None:
+            raise ConfigError(
+                file="settings",
+                field="hub.endpoint",
+                problem="is empty, so there is nothing to sync with",
+                remedy="join a hub with `edgesync init --token …`",
+            )
+        self._driver.retry_now()
+        with trio.fail_after(timeout_s):
+            await self._driver.wait_durable(self._tails())
+
+    def _tails(self) -> tuple[int, int, int]:
+        first, second, third = (self.store.state(lane).tail for lane in Lane)
+        return (first, second, third)
+
+    # -- what the driver tells -------------------------------------------------------------------
+
+    def link_report(self, kind: str, facts: Mapping[str, str | int | float]) -> None:
+        log.info("link: edge=%s %s %s", self.settings.edge.name, kind, dict(facts))
+        if kind in ("fork", "rewind", "clock_skew", "hub_generation"):
+            self._emit_soon(self._lifecycle(kind, facts), Lane.NORMAL)
+
+    def record_dead(self, lane: Lane, seq: int, reason: str) -> None:
+        key = bytes([lane]) + seq.to_bytes(8, "big")
+        value = msgspec.msgpack.encode((reason, self.wall_ns()))
+        write = Write()
+        write.put(DEAD, key, value, essential=True)
+        if self._nursery is not None:
+            self._nursery.start_soon(self.store.submit, write)
+
+    def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None:
+        loss = {"lane": int(lane), "first": first, "last": last, "reason": reason}
+        now = self.wall_ns()
+        body = msgspec.json.encode(loss)
+        self._emit_soon(Event(type=EventType.LOSS, body=body, time_ns=now), Lane.CRITICAL)
+
+    def _emit_soon(self, event: Event, lane: Lane) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(self.emit, event, lane)
+
+    def _lifecycle(self, what: str, facts: Mapping[str, str | int | float]) -> Event:
+        return Event(
+            type=EventType.LIFECYCLE,
+            action=Action.NONE,
+            entity_type=EntityType.EDGE,
+            entity_id=self.settings.edge.name,
+            body=msgspec.json.encode({"what": what, **facts}),
+            time_ns=self.wall_ns(),
+        )
+
+    # -- care ------------------------------------------------------------------------------------
+
+    async def _watch_clock(self) -> None:
+        """Tell when the wall clock steps: order does not mind, people reading times do (S25)."""
+        offset_s = self.wall_ns() / 1e9 - time.monotonic()
+        while True:
+            await trio.sleep(CLOCK_CHECK_S)
+            now_s = self.wall_ns() / 1e9 - time.monotonic()
+            if abs(now_s - offset_s) > CLOCK_STEP_S:
+                step = {"step_s": round(now_s - offset_s, 3)}
+                log.warning("wall clock stepped: by %.3f s", step["step_s"])
+                await self.emit(self._lifecycle("clock_stepped", step))
+            offset_s = now_s
+
+    async def _care_for_store(self) -> None:
+        while True:
+            await trio.sleep(READER_CHECK_S)
+            await trio.to_thread.run_sync(self.store.store.check_readers)
+
+    # -- out -------------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Return how this node is, now."""
+        import psutil
+
+        stats = self.store.commit.stats()
+        lanes = tuple(self._lane_status(lane) for lane in Lane)
+        if not any(lane.pending for lane in lanes):
+            self._oldest_pending_at = None
+        oldest = self._oldest_pending_at
+        broken = self.store.commit.broken
+        return Status(
+            edge=self.settings.edge.name,
+            version=version("edgesync"),
+            incarnation=self.store.incarnation.hex(),
+            uptime_s=time.monotonic() - self._started_at,
+            readings=self._readings,
+            events=self._events,
+            series=len(self.store.series),
+            dead=self.store.store.count(DEAD),
+            oldest_pending_s=None if oldest is None else time.monotonic() - oldest,
+            lanes=lanes,
+            link=self._link_status(),
+            store=StoreStatus(
+                path=self.store.path,
+                used_bytes=self.store.store.used_bytes,
+                limit_bytes=self.store.store.map_bytes_max,
+                commits=stats.groups,
+                last_commit_s=stats.last_commit_s,
+                problem=str(broken) if broken else "",
+                quarantined=len(self.store.quarantined()),
+            ),
+            sources=tuple(one for source in self._sources for one in source.statuses()),
+            rss_bytes=psutil.Process().memory_info().rss,
+        )
+
+    def _lane_status(self, lane: Lane) -> LaneStatus:
+        state = self.store.state(lane)
+        window = self._driver.sender.lanes[lane] if self._driver else None
+        floor = window.floor if window else state.floor
+        return LaneStatus(
+            lane=lane.name.lower(),
+            tail=state.tail,
+            sent=window.sent if window else floor,
+            floor=floor,
+            safe=state.safe,
+            trimmed=state.trimmed,
+            pending=state.tail - floor,
+            stored_bytes=state.stored_bytes,
+        )
+
+    def _link_status(self) -> LinkStatus:
+        endpoint = self.settings.hub.endpoint
+        if self._driver is None:
+            return LinkStatus(state="Disconnected", endpoint=endpoint, problem="no hub configured")
+        sender = self._driver.sender
+        return LinkStatus(
+            state=sender.status().value,
+            endpoint=endpoint,
+            problem="" if sender.epoch else self._driver.last_problem,
+            epoch=sender.epoch,
+            rtt_s=sender.rtt_s,
+            clock_offset_s=sender.clock_offset_s,
+            breaker=self._driver.breaker.state(trio.current_time()).value,
+            reconnects=self._driver.reconnects,
+            restore_safe=sender.restore_safe,
+        )
+
+    def latest(self) -> list[LatestView]:
+        """Return the newest reading of each series since the node was opened."""
+        return [
+            LatestView(entity=entity, key=key, value=one.value, unit=one.unit, time_ns=one.time_ns)
+            for (entity, key), one in sorted(self._latest.items())
+        ]
+
+    def events(self, query: events.EventQuery | None = None) -> list[EventView]:
+        """Return events of the journal, the newest first."""
+        sent = [self._lane_status(lane).sent for lane in Lane]
+        floors = [self._lane_status(lane).floor for lane in Lane]
+        dead = {(one.lane, one.seq) for one in self.dead()}
+        return list(events.find(self.store, query or events.EventQuery(), floors, sent, dead))
+
+    def dead(self, limit: int = 1000) -> list[DeadView]:
+        """Return the records the hub refused for good."""
+        found: list[DeadView] = []
+        for key, value in self.store.store.scan(DEAD, limit=limit):
+            reason, at_ns = msgspec.msgpack.decode(value, type=tuple[str, int])
+            lane = Lane(key[0]).name.lower()
+            seq = int.from_bytes(key[1:], "big")
+            found.append(DeadView(lane=lane, seq=seq, reason=reason, at_ns=at_ns))
+        return found
+
+    async def replay_dead(self) -> int:
+        """Append every dead record that is still in the journal once more; returns how many."""
+        write = Write()
+        count = 0
+        for one in self.dead():
+            lane = Lane[one.lane.upper()]
+            record = events.record_at(self.store, lane, one.seq)
+            if record is not None:
+                write.append(lane, record.kind, record.body)
+                count += 1
+            write.delete(DEAD, bytes([lane]) + one.seq.to_bytes(8, "big"))
+        if len(write):
+            self._note_grown(await self.store.submit(write))
+        return count
+
+
+class _NodeSink:
+    """What sources write to."""
+
+    def __init__(self, node: EdgeNode) -> None:
+        self._node = node
+
+    async def readings(self, readings: Sequence[Reading]) -> None:
+        await self._node.ingest(readings)
+
+    async def event(self, event: Event) -> None:
+        await self._node.emit(event)
+
+
+@contextlib.asynccontextmanager
+async def _cancelled_at_exit() -> AsyncIterator[trio.Nursery]:
+    async with trio.open_nursery() as nursery:
+        yield nursery
+        nursery.cancel_scope.cancel()
+
+
+def _resolved(
+    settings: Settings | str | os.PathLike[str] | Mapping[str, Any], folder: Path | None
+) -> tuple[Settings, Path]:
+    if isinstance(settings, Settings):
+        return settings, (folder or Path()).absolute()
+    if isinstance(settings, Mapping):
+        return settings_module.from_mapping(settings), (folder or Path()).absolute()
+    path = Path(settings)
+    return settings_module.read_settings(path), (folder or path.parent).absolute()

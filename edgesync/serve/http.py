@@ -1,0 +1,155 @@
+"""/metrics, /healthz and /status over HTTP/1.1, for a loopback scraper.
+
+h11 does the protocol. A web framework would cost 14 MB, the Prometheus client 12 MB more: half of
+what an idle edge may use. Nothing here takes a body, and each connection answers one request.
+"""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import h11
+import msgspec
+import trio
+
+from edgesync.node import EdgeNode
+from edgesync.status import Status
+
+log = logging.getLogger(__name__)
+
+HEAD_BYTES_MAX: Final = 16 * 1024
+REQUEST_S: Final = 5.0
+CONNECTIONS_MAX: Final = 32
+# Above this part of its limit the store refuses new facts.
+STORE_PRESSED: Final = 0.9
+
+Page = tuple[int, bytes, bytes]  # status, content type, body
+
+
+async def serve_http(
+    node: EdgeNode,
+    host: str,
+    port: int,
+    *,
+    task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Answer until cancelled; `started` gives the port."""
+    pages: dict[bytes, Callable[[], Page]] = {
+        b"/metrics": lambda: (200, b"text/plain; version=0.0.4", metrics(node.status())),
+        b"/healthz": lambda: health(node.status()),
+        b"/status": lambda: (200, b"application/json", msgspec.json.encode(node.status())),
+    }
+    limiter = trio.CapacityLimiter(CONNECTIONS_MAX)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream, limiter:
+            with trio.move_on_after(REQUEST_S):
+                try:
+                    await _answer_one(stream, pages)
+                except (trio.BrokenResourceError, h11.LocalProtocolError):
+                    return  # The peer went away or spoke no HTTP; nobody to tell.
+
+    listeners = await trio.open_tcp_listeners(port, host=host)
+    task_status.started(int(listeners[0].socket.getsockname()[1]))
+    await trio.serve_listeners(handle, listeners)
+
+
+async def _answer_one(stream: trio.SocketStream, pages: dict[bytes, Callable[[], Page]]) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(await stream.receive_some(HEAD_BYTES_MAX))
+    except h11.RemoteProtocolError as error:
+        if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            await _send(stream, connection, (error.error_status_hint, b"text/plain", b"no HTTP\n"))
+        return
+    if not isinstance(event, h11.Request):
+        return
+    page = pages.get(event.target.partition(b"?")[0])
+    if page is None:
+        known = b", ".join(pages)
+        await _send(stream, connection, (404, b"text/plain", b"here are: " + known + b"\n"))
+    elif event.method not in (b"GET", b"HEAD"):
+        await _send(stream, connection, (405, b"text/plain", b"only GET\n"))
+    else:
+        await _send(stream, connection, page())
+
+
+async def _send(stream: trio.SocketStream, connection: h11.Connection, page: Page) -> None:
+    status, content_type, body = page
+    headers = [
+        (b"Content-Type", content_type),
+        (b"Content-Length", str(len(body)).encode()),
+        (b"Connection", b"close"),
+    ]
+    head = connection.send(h11.Response(status_code=status, headers=headers)) or b""
+    if connection.their_state is not h11.ERROR and connection.our_state is h11.SEND_BODY:
+        head += connection.send(h11.Data(data=body)) or b""
+    await stream.send_all(head)
+
+
+def health(status: Status) -> Page:
+    """503 when what is promised cannot be kept; the hub being away is no such thing."""
+    problems: list[str] = []
+    if status.store.problem:
+        problems.append(f"store: {status.store.problem}")
+    if status.store.used_bytes > STORE_PRESSED * status.store.limit_bytes:
+        problems.append("store full: new readings are refused")
+    body = msgspec.json.encode({"ok": not problems, "problems": problems})
+    return (503 if problems else 200, b"application/json", body)
+
+
+def metrics(status: Status) -> bytes:
+    """Return the Prometheus text exposition (format 0.0.4)."""
+    return "".join(f"{line}\n" for line in _lines(status)).encode()
+
+
+def _lines(status: Status) -> Iterator[str]:
+    edge = f'edge="{_escaped(status.edge)}"'
+    single: list[tuple[str, str, str, float]] = [
+        ("readings_total", "counter", "Readings stored since the start.", status.readings),
+        ("events_total", "counter", "Events stored since the start.", status.events),
+        ("series", "gauge", "Series known.", status.series),
+        ("dead_records", "gauge", "Records the hub refused for good.", status.dead),
+        ("oldest_pending_seconds", "gauge", "Age of the oldest undelivered record.",
+         status.oldest_pending_s or 0.0),
+        ("link_up", "gauge", "1 while a session with the hub is granted.",
+         float(status.link.epoch > 0)),
+        ("link_reconnects_total", "counter", "Links that ended.", status.link.reconnects),
+        ("store_used_bytes", "gauge", "Pages in use.", status.store.used_bytes),
+        ("store_limit_bytes", "gauge", "Limit of the store.", status.store.limit_bytes),
+        ("store_commits_total", "counter", "Synced transactions.", status.store.commits),
+        ("store_quarantined", "gauge", "Damaged records put aside.", status.store.quarantined),
+        ("resident_bytes", "gauge", "Resident memory.", status.rss_bytes),
+        ("uptime_seconds", "gauge", "Since the start.", status.uptime_s),
+    ]  # fmt: skip
+    for name, value in (
+        ("link_rtt", status.link.rtt_s),
+        ("clock_offset", status.link.clock_offset_s),
+    ):
+        if value is not None:
+            single.append((f"{name}_seconds", "gauge", "As measured on the link.", value))
+    for name, kind, text, value in single:
+        yield from _family(name, kind, text)
+        yield f"edgesync_{name}{{{edge}}} {value}"
+    for field in ("tail", "sent", "floor", "safe", "pending"):
+        yield from _family(f"lane_{field}", "gauge", "Position in records, see the vocabulary.")
+        for lane in status.lanes:
+            yield f'edgesync_lane_{field}{{{edge},lane="{lane.lane}"}} {getattr(lane, field)}'
+    yield from _family("source_up", "gauge", "1 while the device answers.")
+    for source in status.sources:
+        up = float(source.state in ("online", "busy"))
+        yield f'edgesync_source_up{{{edge},source="{_escaped(source.name)}"}} {up}'
+    yield from _family("source_errors_total", "counter", "Requests that brought no data.")
+    for source in status.sources:
+        name = _escaped(source.name)
+        yield f'edgesync_source_errors_total{{{edge},source="{name}"}} {source.errors}'
+
+
+def _family(name: str, kind: str, text: str) -> Iterator[str]:
+    yield f"# HELP edgesync_{name} {text}"
+    yield f"# TYPE edgesync_{name} {kind}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,0 +1,141 @@
+"""What edge.toml may say. Every key has a default and a reason; unknown ones are refused."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta
+
+from edgesync import toml
+from edgesync.errors import ConfigError
+from edgesync.sources.modbus.settings import ModbusDeviceSettings
+from edgesync.units import Bytes, Period, Seconds
+from edgesync_transport.backoff import BackoffSettings
+from edgesync_transport.breaker import BreakerSettings
+from edgesync_transport.sender import SenderSettings
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class EdgeSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`data_dir` is relative to the file's folder."""
+
+    name: Name = "edge"
+    data_dir: str = "data"
+
+
+class HubSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the hub is. Without an endpoint the edge works alone and keeps everything.
+
+    server_key  the hub's public key in Z85: no other hub is talked to
+    keys        the edge's key pair; relative to the file's folder
+    """
+
+    endpoint: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
+    server_key: Annotated[str, Meta(pattern=r"^(.{40})?$")] = ""
+    keys: str = "edge.keys"
+
+
+class StoreSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The journal on disk."""
+
+    # A day of 50 points a second, with room: 50 × 86,400 × 16 bytes is 69 MB.
+    limit: Bytes = Bytes(1 << 30)
+    # Kept after the hub has it, for a hub that is restored from an older backup (I3).
+    retain: Bytes = Bytes(32 << 20)
+
+
+class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the link behaves; see SenderSettings, BackoffSettings and BreakerSettings."""
+
+    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 8192
+    batch_timeout: Seconds = Seconds(0.005)
+    ack_timeout: Period = Period(10.0)
+    heartbeat: Period = Period(5.0)
+    heartbeats_missed_max: Annotated[int, Meta(ge=1, le=100)] = 3
+    reconnect_base: Period = Period(3.0)
+    reconnect_factor: Annotated[float, Meta(ge=1, le=10)] = 2.0
+    reconnect_jitter: Annotated[float, Meta(ge=0, lt=1)] = 0.2
+    reconnect_cap: Period = Period(60.0)
+    breaker_failures: Count = 5
+    breaker_open: Period = Period(300.0)
+
+    def backoff(self) -> BackoffSettings:
+        return BackoffSettings(
+            base_s=self.reconnect_base,
+            factor=self.reconnect_factor,
+            jitter=self.reconnect_jitter,
+            cap_s=self.reconnect_cap,
+        )
+
+    def breaker(self) -> BreakerSettings:
+        return BreakerSettings(failures_max=self.breaker_failures, open_s=self.breaker_open)
+
+    def sender(self, software: str) -> SenderSettings:
+        return SenderSettings(
+            batch_records_max=self.batch_size,
+            linger_s=(0.0, min(0.002, self.batch_timeout), float(self.batch_timeout)),
+            ack_timeout_s=float(self.ack_timeout),
+            greeting_timeout_s=float(self.ack_timeout),
+            # Plain floats: these travel, and the wire knows no durations with a unit.
+            heartbeat_s=float(self.heartbeat),
+            heartbeats_missed_max=self.heartbeats_missed_max,
+            software=software,
+        )
+
+
+class HttpSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Metrics, health and status over HTTP; port 0 switches it off."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 9464
+
+
+class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    json: bool = True
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """edge.toml, whole."""
+
+    edge: EdgeSection = EdgeSection()
+    hub: HubSection = HubSection()
+    store: StoreSection = StoreSection()
+    sync: SyncSection = SyncSection()
+    http: HttpSection = HttpSection()
+    logging: LoggingSection = LoggingSection()
+    modbus: tuple[ModbusDeviceSettings, ...] = ()
+
+
+# Names under which these settings are known elsewhere, and what they are here (S16).
+ALIASES: Final[Mapping[str, tuple[str, str, str]]] = {
+    "CLOUD_RPC_KEEP_ALIVE_TIME_SEC": ("sync", "heartbeat", "s"),
+    "CLOUD_RECONNECT_TIMEOUT": ("sync", "reconnect_base", "ms"),
+    "CLOUD_RPC_TIMEOUT": ("sync", "ack_timeout", "s"),
+}
+
+
+def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
+    """Return what `path` says, with EDGESYNC_SECTION__KEY from the environment over it."""
+    variables = dict(toml.environment() if environment is None else environment)
+    for alias, (section, key, unit) in ALIASES.items():
+        name = f"EDGESYNC_{section}__{key}".upper()
+        if alias in variables and name not in variables:
+            variables[name] = f'"{variables[alias]}{unit}"'
+    settings = toml.read(path, Settings, environment=variables, prefix="EDGESYNC")
+    if settings.hub.endpoint and not settings.hub.server_key:
+        raise ConfigError(
+            file=str(path),
+            field="hub.server_key",
+            problem="is missing",
+            remedy="an edge talks only to the hub it knows; `edgesync init --token …` writes it",
+        )
+    return settings
+
+
+def from_mapping(table: Mapping[str, Any]) -> Settings:
+    """Return settings given in a program; raises ConfigError."""
+    return toml.convert(table, Settings, file="settings")

@@ -1,0 +1,94 @@
+"""What an edge tells about itself: one frozen picture of the present."""
+
+import msgspec
+
+from edgesync.sources.base import SourceStatus
+
+
+class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """trimmed <= safe <= floor <= sent <= tail (I3); `pending` is tail - floor."""
+
+    lane: str
+    tail: int
+    sent: int
+    floor: int
+    safe: int
+    trimmed: int
+    pending: int
+    stored_bytes: int
+
+
+class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """state is one of Connected, Processing, Disconnected, Queuing, Reconnecting, Draining."""
+
+    state: str
+    endpoint: str
+    problem: str = ""
+    epoch: int = 0
+    rtt_s: float | None = None
+    clock_offset_s: float | None = None
+    breaker: str = "closed"
+    reconnects: int = 0
+    restore_safe: bool = False
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    used_bytes: int
+    limit_bytes: int
+    commits: int
+    last_commit_s: float
+    problem: str = ""
+    quarantined: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """readings and events count what was stored since the start; series are all known ones."""
+
+    edge: str
+    version: str
+    incarnation: str
+    uptime_s: float
+    readings: int
+    events: int
+    series: int
+    dead: int
+    oldest_pending_s: float | None
+    lanes: tuple[LaneStatus, ...]
+    link: LinkStatus
+    store: StoreStatus
+    sources: tuple[SourceStatus, ...] = ()
+    rss_bytes: int = 0
+
+    @property
+    def pending(self) -> int:
+        return sum(lane.pending for lane in self.lanes)
+
+
+class EventView(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of the journal; `state` is PENDING, IN_FLIGHT, DEPLOYED or DEAD, from positions."""
+
+    lane: str
+    seq: int
+    event_id: str
+    type: str
+    action: str
+    entity: str
+    time_ns: int
+    state: str
+    body: str
+
+
+class LatestView(msgspec.Struct, frozen=True, kw_only=True):
+    entity: str
+    key: str
+    value: float | int | bool | str
+    unit: str
+    time_ns: int
+
+
+class DeadView(msgspec.Struct, frozen=True, kw_only=True):
+    lane: str
+    seq: int
+    reason: str
+    at_ns: int

@@ -1,0 +1,1 @@
+"""The link to the hub: the shell around `edgesync_transport.sender`."""

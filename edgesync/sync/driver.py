@@ -1,0 +1,324 @@
+"""Carries out what the sender decides: connects, reads, packs, sends, remembers.
+
+Four kinds of task share one `Sender`, which is stepped only from Trio's thread: the session (one
+link after the other), the readers (one a lane: journal to packed batch), the keeper (marks, rewinds
+and forks, in order, into the store) and the clock. Taking in readings never waits for any of them.
+"""
+
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Final, Protocol
+
+import trio
+
+from edgesync._native import batch
+from edgesync.store.journal import EdgeStore
+from edgesync_transport import sender as core
+from edgesync_transport.backoff import Backoff, BackoffSettings
+from edgesync_transport.breaker import Breaker, BreakerSettings
+from edgesync_transport.link import Connect, Link, LinkClosed
+from edgesync_transport.messages import Codec, Lane, Message
+from edgesync_transport.sender import LanePositions, Sender, SenderSettings
+
+log = logging.getLogger(__name__)
+
+# Fewer records than this are read and packed faster than a thread is woken.
+INLINE_RECORDS: Final = 64
+# Marks of the floor are stored together: losing one costs a resend, never a record.
+MARK_INTERVAL_S: Final = 0.05
+OUTBOX_MESSAGES: Final = 256
+
+
+class Watcher(Protocol):
+    """Who is told what an operator should see."""
+
+    def link_report(self, kind: str, facts: Mapping[str, str | int | float]) -> None: ...
+
+    def record_dead(self, lane: Lane, seq: int, reason: str) -> None: ...
+
+    def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None: ...
+
+
+class SyncDriver:
+    """See the module. `run` lasts until cancelled."""
+
+    def __init__(
+        self,
+        store: EdgeStore,
+        connect: Connect,
+        watcher: Watcher,
+        *,
+        settings: SenderSettings,
+        backoff: BackoffSettings,
+        breaker: BreakerSettings,
+        random: Random,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._store = store
+        self._connect = connect
+        self._watcher = watcher
+        self._backoff = Backoff(backoff, random)
+        self.breaker = Breaker(breaker)
+        self.sender = Sender(
+            lane_positions(store),
+            incarnation=store.incarnation,
+            chain_at=store.journal.chain_at,
+            wall_ns=wall_ns,
+            random=random,
+            settings=settings,
+        )
+        self.last_problem = ""
+        self.reconnects = 0
+        self._outbox: trio.MemorySendChannel[Message] | None = None
+        self._session: trio.CancelScope | None = None
+        self._hangup: core.Hangup | None = None
+        self._loads: dict[Lane, core.Load] = {}
+        self._wanted = {lane: trio.Event() for lane in Lane}
+        self._chores: deque[core.Mark | core.Rewind | core.Fork] = deque()
+        self._has_chores = trio.Event()
+        self._settled = trio.Event()
+        self._moved = trio.Event()
+        self._poke = trio.Event()
+
+    # -- what the node calls ---------------------------------------------------------------------
+
+    def grown(self, tails: tuple[int, int, int]) -> None:
+        """The journal has grown to `tails`."""
+        for lane in Lane:
+            if tails[lane] > self.sender.lanes[lane].tail:
+                self._step(core.Grown(lane, tails[lane]))
+
+    def retry_now(self) -> None:
+        """Try to connect at once, whatever backoff and breaker say."""
+        self._poke.set()
+
+    async def wait_durable(self, tails: tuple[int, int, int]) -> None:
+        """Return once the hub has everything up to `tails`."""
+        while any(self.sender.lanes[lane].floor < tails[lane] for lane in Lane):
+            await self._moved.wait()
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for lane in Lane:
+                nursery.start_soon(self._keep_reading, lane)
+            nursery.start_soon(self._keep_chores)
+            nursery.start_soon(self._keep_time)
+            await self._keep_connected()
+
+    async def _keep_connected(self) -> None:
+        while True:
+            wait_s = self.breaker.wait_s(trio.current_time())
+            if wait_s:
+                await self._pause(wait_s)
+            self.breaker.attempt(trio.current_time())
+            hangup = await self._one_session()
+            if hangup.is_success:
+                self.breaker.succeeded()
+                self._backoff.reset()
+            else:
+                self.breaker.failed(trio.current_time())
+            self._note_problem(hangup.reason)
+            await self._settled.wait()  # a fork must be durable before the next greeting
+            await self._pause(max(self._backoff.next_s(), hangup.retry_after_s))
+            self.reconnects += 1
+
+    async def _pause(self, seconds: float) -> None:
+        self._poke = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._poke.wait()
+
+    def _note_problem(self, reason: str) -> None:
+        if reason != self.last_problem:
+            log.info("link: %s", reason)
+        self.last_problem = reason
+
+    async def _one_session(self) -> core.Hangup:
+        """Run one link until it ends; returns why, and whether the attempt counts as good."""
+        self._hangup = None
+        link = await self._connect()
+        try:
+            with trio.CancelScope() as self._session:
+                await self._talk(link)
+        except* LinkClosed as closed:
+            self._carry_out(core.Hangup(str(closed.exceptions[0])))
+        finally:
+            self._outbox = None
+            was_granted = self.sender.state is core.State.STREAMING
+            with trio.CancelScope(shield=True):
+                await self._part(link)
+        hangup = self._ended()
+        self._step(core.LinkDown(hangup.reason))
+        if was_granted and not hangup.is_success:
+            return core.Hangup(hangup.reason, hangup.retry_after_s, is_success=True)
+        return hangup
+
+    def _ended(self) -> core.Hangup:
+        return self._hangup or core.Hangup("the link ended")
+
+    async def _part(self, link: Link) -> None:
+        """Close the link; say goodbye when it is we who stop."""
+        if self.sender.state is core.State.STREAMING and self._hangup is None:
+            with trio.move_on_after(1.0), contextlib.suppress(LinkClosed):
+                await self._farewell(link)
+        await link.aclose()
+
+    async def _farewell(self, link: Link) -> None:
+        for effect in self.sender.step(core.Stop(), trio.current_time()):
+            if isinstance(effect, core.Transmit):
+                await link.send(effect.message)
+
+    async def _talk(self, link: Link) -> None:
+        outbox, messages = trio.open_memory_channel[Message](OUTBOX_MESSAGES)
+        self._outbox = outbox
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_sending, link, messages)
+            self._step(core.LinkUp())
+            while True:
+                self._step(core.Received(await link.receive()))
+
+    async def _keep_sending(self, link: Link, messages: trio.MemoryReceiveChannel[Message]) -> None:
+        async for message in messages:
+            await link.send(message)
+
+    async def _keep_time(self) -> None:
+        while True:
+            now = trio.current_time()
+            await trio.sleep(max(0.001, self.sender.due_at(now) - now))
+            self._step(core.Tick())
+
+    async def _keep_reading(self, lane: Lane) -> None:
+        """Answer Load effects of one lane: journal to packed batch."""
+        while True:
+            await self._wanted[lane].wait()
+            self._wanted[lane] = trio.Event()
+            asked = self._loads.pop(lane, None)
+            if asked is None:
+                continue
+            if min(asked.limit_records, asked.last_max - asked.first + 1) <= INLINE_RECORDS:
+                answer = self._read(asked)
+                await trio.lowlevel.checkpoint()
+            else:
+                answer = await trio.to_thread.run_sync(self._read, asked)
+            self._step(answer)
+
+    def _read(self, asked: core.Load) -> core.Loaded | core.LoadedNothing:
+        rows = self._store.read(
+            asked.lane,
+            asked.first,
+            limit_records=min(asked.limit_records, asked.last_max - asked.first + 1),
+            limit_bytes=asked.limit_bytes,
+        )
+        if rows.first > rows.last:
+            return core.LoadedNothing(asked.lane, asked.first)
+        codec, payload = batch.pack(rows.data, prev_chain=rows.prev_chain)
+        return core.Loaded(
+            lane=asked.lane,
+            first=rows.first,
+            last=rows.last,
+            prev_chain=rows.prev_chain,
+            last_chain=rows.last_chain,
+            codec=Codec(codec),
+            payload=payload,
+        )
+
+    async def _keep_chores(self) -> None:
+        """Store marks, rewinds and forks in the order in which they were decided."""
+        self._settled.set()
+        while True:
+            await self._has_chores.wait()
+            self._settled = trio.Event()
+            while self._chores:
+                chore = self._chores.popleft()
+                match chore:
+                    case core.Mark(lane, floor, safe):
+                        await self._store.acknowledge(lane, floor, safe)
+                        self._step(core.Trimmed(lane, self._store.state(lane).trimmed))
+                    case core.Rewind(lane, floor):
+                        await trio.to_thread.run_sync(self._store.rewind, lane, floor)
+                    case core.Fork():
+                        incarnation = await trio.to_thread.run_sync(self._store.fork)
+                        self._step(core.Forked(incarnation, lane_positions(self._store)))
+            self._has_chores = trio.Event()
+            self._settled.set()
+            await trio.sleep(MARK_INTERVAL_S)
+
+    # -- effects ---------------------------------------------------------------------------------
+
+    def _step(self, event: core.Event) -> None:
+        for effect in self.sender.step(event, trio.current_time()):
+            self._carry_out(effect)
+
+    def _carry_out(self, effect: core.Effect) -> None:
+        match effect:
+            case core.Transmit(message):
+                self._transmit(message)
+            case core.Load():
+                self._loads[effect.lane] = effect
+                self._wanted[effect.lane].set()
+            case core.Mark():
+                self._moved.set()
+                self._moved = trio.Event()
+                self._add_chore(effect)
+            case core.Rewind() | core.Fork():
+                self._add_chore(effect)
+            case core.Dead(lane, seq, reason):
+                self._watcher.record_dead(lane, seq, reason)
+            case core.Lost(lane, first, last, reason):
+                self._watcher.records_lost(lane, first, last, reason)
+            case core.Report(kind, facts):
+                self._watcher.link_report(kind, facts)
+            case core.Hangup():
+                self._hangup = self._hangup or effect
+                if self._session is not None:
+                    self._session.cancel()
+
+    def _transmit(self, message: Message) -> None:
+        if self._outbox is None:
+            return
+        try:
+            self._outbox.send_nowait(message)
+        except trio.WouldBlock:
+            # The windows keep far fewer under way: the link does not move at all.
+            self._carry_out(core.Hangup("the link takes no more messages"))
+
+    def _add_chore(self, chore: core.Mark | core.Rewind | core.Fork) -> None:
+        if isinstance(chore, core.Mark):
+            for nth, waiting in enumerate(self._chores):
+                if isinstance(waiting, core.Mark) and waiting.lane == chore.lane:
+                    self._chores[nth] = chore
+                    return
+        else:
+            lane = getattr(chore, "lane", None)
+            kept = [
+                one
+                for one in self._chores
+                if not (isinstance(one, core.Mark) and lane in (None, one.lane))
+            ]
+            self._chores = deque(kept)
+        self._settled = trio.Event()
+        self._chores.append(chore)
+        self._has_chores.set()
+
+
+def lane_positions(store: EdgeStore) -> tuple[LanePositions, LanePositions, LanePositions]:
+    """Where the lanes of the store stand, as the sender wants to know it."""
+    found: list[LanePositions] = []
+    for lane in Lane:
+        state, start = store.state(lane), store.start(lane)
+        found.append(
+            LanePositions(
+                tail=state.tail,
+                floor=state.floor,
+                safe=state.safe,
+                trimmed=state.trimmed,
+                start=start.seq,
+                start_chain=start.chain,
+            )
+        )
+    return (found[0], found[1], found[2])
