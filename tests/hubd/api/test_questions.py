@@ -34,6 +34,16 @@ def test_edges_tell_link_health_and_state(client: httpx2.Client) -> None:
     assert ask(client, "/api/v1/edges/barn") == barn
 
 
+def test_edges_come_in_pages(client: httpx2.Client) -> None:
+    first = ask(client, "/api/v1/edges", limit=1)
+    assert [one["link"]["edge"] for one in first["edges"]] == ["barn"]
+    second = ask(client, "/api/v1/edges", limit=1, after=first["next"])
+    assert [one["link"]["edge"] for one in second["edges"]] == ["shop"]
+    assert second["next"] is None
+    page = ask(client, "/api/v1/stats", limit=1, after=first["next"])
+    assert [one["edge"] for one in page["ledger"]] == ["shop"]
+
+
 def test_latest_has_the_newest_value_of_each_series(client: httpx2.Client) -> None:
     latest = ask(client, "/api/v1/edges/barn/latest")["latest"]
     assert latest["meter0"]["ActivePower"]["value"] == MINUTES * 60 - 1

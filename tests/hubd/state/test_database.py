@@ -6,6 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from edgesync.errors import StoreCorrupt, StoreUnwritable, StoreVersion
+from hubd.project.base import move_cursor, read_cursor
 from hubd.state import QueryTooSlow, State, open_state, tables
 from hubd.state.database import READERS
 
@@ -54,6 +55,18 @@ def test_a_state_made_from_another_log_is_kept_aside(tmp_path: Path) -> None:
     state = open_state(tmp_path / "state.db.1", LOG)
     assert "from the first log" in names(state)
     state.close()
+
+
+def test_a_state_that_knows_more_than_its_log_is_made_anew(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state.db", LOG, 7)
+    state.write_now(lambda c: move_cursor(c, "telemetry", 7))
+    state.close()
+    open_state(tmp_path / "state.db", LOG, 7).close()
+    assert not (tmp_path / "state.db.1").exists()
+    state = open_state(tmp_path / "state.db", LOG, 6)
+    assert state.read_now(lambda c: read_cursor(c, "telemetry")) == 0
+    state.close()
+    assert (tmp_path / "state.db.1").exists()
 
 
 def test_a_state_of_a_newer_hub_is_refused(tmp_path: Path) -> None:
