@@ -61,7 +61,8 @@ async def run(
     keys = load_keys(folder)
     with contextlib.closing(Registry(folder / REGISTRY)) as registry:
         async with open_log(settings, folder) as hub_log:
-            with contextlib.closing(open_state(folder / STATE, hub_log.generation)) as state:
+            state = open_state(folder / STATE, hub_log.generation, hub_log.head)
+            with contextlib.closing(state):
                 await _serve(settings, keys, registry, hub_log, state, stop, task_status)
 
 
