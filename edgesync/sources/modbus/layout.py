@@ -18,6 +18,7 @@ from edgesync.sources.modbus.points import (
     WORDS,
     Point,
     byte_order,
+    linear,
 )
 from edgesync.sources.modbus.settings import (
     GroupSettings,
@@ -32,6 +33,8 @@ from edgesync.units import Period
 
 # What nearly every device can do at once, and what a site wants when it says nothing.
 DEFAULT_GROUPS = {"fast": Period("1s"), "slow": Period("60s")}
+# Between the smallest and the largest unit anybody converts; keeps every product finite.
+SCALE_MAX = 1e15
 _SIZED = ("string", "bcd", "enum", "bits")
 # bcd in 5 registers could pass 2^63; bits and enums are at most a 64-bit word.
 _LENGTH_MAX = {"string": 125, "bcd": 4, "enum": 4, "bits": 4}
@@ -174,11 +177,13 @@ class _Resolver:
             raise self.error(
                 f"points.{settings.name}.group", f"no group {group!r}", _known(self.groups)
             )
+        scale = Fraction(1) if settings.scale is None else Fraction(repr(settings.scale))
+        offset = Fraction(repr(settings.offset or 0))
         return Point(
             name=settings.name, table=settings.table, address=address, words=words,
             type=settings.type, group=group, order=self._order(settings, words), bit=settings.bit,
-            scale=Fraction(repr(settings.scale)) if settings.scale is not None else Fraction(1),
-            offset=Fraction(repr(settings.offset or 0)), sf=settings.sf, unit=settings.unit,
+            scale=scale, offset=offset, linear=linear(scale, offset), sf=settings.sf,
+            unit=settings.unit,
             invalid=self._invalid(settings, words), low=settings.min, high=settings.max,
             symbols=self._symbols(settings, words),
         )  # fmt: skip
@@ -225,6 +230,10 @@ class _Resolver:
         for name in ("scale", "offset", "min", "max"):
             if not math.isfinite(getattr(settings, name) or 0):
                 raise self.error(f"{field}.{name}", "is no number", "allowed: finite numbers")
+        for name in ("scale", "offset"):
+            if abs(getattr(settings, name) or 0) > SCALE_MAX:
+                allowed = f"allowed: {-SCALE_MAX:g} to {SCALE_MAX:g}"
+                raise self.error(f"{field}.{name}", "is beyond any unit", allowed)
         if settings.scale == 0:
             raise self.error(f"{field}.scale", "0 would make every value equal")
         if settings.sf is not None and settings.type not in INTEGERS:

@@ -232,6 +232,25 @@ async def test_an_operator_can_ask_for_a_retry_now(autojump_clock: MockClock) ->
         assert status(lab).state is SourceState.ONLINE
 
 
+@pytest.mark.feature("S25")
+async def test_steps_of_the_wall_clock_move_times_and_nothing_else(
+    autojump_clock: MockClock,
+) -> None:
+    lab = Lab(device(1, max_age=Period(5), deadband=1.0))
+    steady_ns, step_ns = lab._wall_ns, 0
+    lab.source._units[0]._wall_ns = lambda: steady_ns() + step_ns
+    async with running(lab):
+        for step_s in (0, -3600, 10 * 365 * 86400, -10 * 365 * 86400):
+            step_ns += step_s * 10**9
+            await trio.sleep(20)
+        now = status(lab)
+    assert now.overruns == 0
+    assert len(lab.notes.arrivals["d1"]) == 16, "every 5 s by the monotonic clock"
+    assert lab.notes.oldest("d1", 0.0, 80.0) <= 5.01
+    times = [r.time_ns for r in lab.notes.values]
+    assert times != sorted(times)
+
+
 async def test_groups_keep_their_own_rates(autojump_clock: MockClock) -> None:
     points = (
         PointSettings(name="F", address=0, group="fast"),

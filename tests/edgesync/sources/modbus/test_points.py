@@ -210,6 +210,11 @@ def test_the_largest_float32_stays_finite() -> None:
     assert math.isfinite(found)
 
 
+def test_a_product_beyond_all_floats_has_no_value() -> None:
+    assert value([0x7FEF, 0xFFFF, 0xFFFF, 0xFFFF], type="float64", scale=10.0) is None
+    assert value([0xFFFF] * 4, type="uint64", scale=1e15) is None
+
+
 @pytest.mark.parametrize("words", [1, 2, 4])
 def test_every_order_is_a_permutation_of_the_bytes(words: int) -> None:
     for word in ("big", "little"):

@@ -116,6 +116,8 @@ A: dict[str, Any] = {"name": "A", "address": 1}
         ([{**A, "sf": "A", "scale": 2}], "points.A.sf", "excludes scale"),
         ([{**A, "type": "float32", "sf": "A"}], "points.A.sf", "integer types"),
         ([{**A, "scale": 0}], "points.A.scale", "every value equal"),
+        ([{**A, "scale": float("nan")}], "points.A.scale", "finite"),
+        ([{**A, "offset": -1e16}], "points.A.offset", "allowed: -1e+15 to 1e+15"),
         ([{**A, "type": "bool", "scale": 2}], "points.A.scale", "no scale"),
         ([{**A, "min": 2, "max": 1}], "points.A.min", "above max"),
         ([{**A, "invalid": ["x"]}], "points.A.invalid", "cannot occur"),
