@@ -215,3 +215,13 @@ def test_unknown_keys_and_wrong_units_of_a_device_are_refused() -> None:
         device(timeout="3 parsec")
     with pytest.raises(msgspec.ValidationError, match=r"<= 255.*\$\.unit_id"):
         device(unit_id=256)
+
+
+@pytest.mark.parametrize("name", bundled_profiles())
+def test_the_documentation_lists_every_register_of_the_bundled_profiles(name: str) -> None:
+    text = (Path(__file__).parents[4] / "docs" / "modbus.md").read_text()
+    section = text.partition(f"### {name} ")[2].partition("\n### ")[0]
+    rows = {tuple(cell.strip() for cell in row.split("|")[1:5]) for row in section.splitlines()}
+    for point in load_profile(name).points:
+        kind = point.type + (f"[{point.length}]" if point.length else "")
+        assert (point.table, str(point.address), point.name, kind) in rows
