@@ -105,10 +105,11 @@ def _meter(site: Site) -> dict[str, Value]:
         line_v = math.sqrt(
             volts[phase] ** 2 + volts[following] ** 2 + volts[phase] * volts[following]
         )
-        values[f"VoltageL{phase + 1}"] = round(volts[phase], 1)
-        values[f"VoltageL{phase + 1}L{following + 1}"] = round(line_v, 1)
-        values[f"CurrentL{phase + 1}"] = round(phases_w[phase] / volts[phase], 3)
-        values[f"ActivePowerL{phase + 1}"] = round(phases_w[phase])
+        name = f"L{phase + 1}"
+        values[f"Voltage{name}"] = round(volts[phase], 1)
+        values[f"Voltage{name}L{following + 1}"] = round(line_v, 1)
+        values[f"Current{name}"] = round(phases_w[phase] / volts[phase], 3)
+        values[f"ActivePower{name}"] = round(phases_w[phase])
     return values
 
 

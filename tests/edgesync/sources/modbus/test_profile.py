@@ -75,7 +75,7 @@ def test_a_missing_file_and_a_broken_one_are_configuration_errors(tmp_path: Path
 @pytest.mark.parametrize(
     ("point", "problem"),
     [
-        ('adress = 1', "unknown field `adress`.*"),
+        ('addr = 1', "unknown field `addr`.*"),
         ('address = 1\ntype = "int17"', r"Invalid enum value 'int17' - at `\$"),
         ('address = "x"', "Expected `int`"),
         ('address = -1', ">= 0"),
