@@ -19,7 +19,8 @@ def health_of(edge: EdgeView) -> Health:
     if edge.lag_records > LAG_CRITICAL_RECORDS or lag_s > LAG_CRITICAL_S:
         return "critical"
     if not edge.is_connected:
-        return "critical"
+        # An edge that was registered and has not come yet is nothing to be alarmed about.
+        return "warning" if edge.seen_at_ns is None else "critical"
     has_lag = edge.lag_records >= LAG_WARNING_RECORDS or lag_s >= LAG_WARNING_S
     if has_lag or abs(edge.clock_offset_s or 0.0) >= CLOCK_WARNING_S:
         return "warning"

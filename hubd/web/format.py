@@ -44,8 +44,8 @@ def seconds(span: float | None) -> str:
     if span is None:
         return "–"
     sign, span = ("−" if span < 0 else ""), abs(span)
-    if span < 0.0995:
-        return f"{sign}{span * 1000:.3g} ms"
+    if span < 0.9995:
+        return f"{sign}{span * 1000:.{0 if span >= 0.1 else 1}f} ms"
     if span < 60:
         return f"{sign}{span:.1f} s"
     for limit, unit, size in ((3600, "min", 60), (86400, "h", 3600)):

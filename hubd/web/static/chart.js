@@ -33,7 +33,7 @@
     const line = {
       label: isBucket ? "mean" : key, stroke: colour("--chart"), width: 2, points: { show: false },
     };
-    if (type === "bool" || type === "i64") line.paths = uPlot.paths.stepped({ align: 1 });
+    if (type === "bool") line.paths = uPlot.paths.stepped({ align: 1 });
     const edgeLine = (label) => ({ ...line, label, paths: undefined, width: 1, stroke: colour("--band") });
     if (plot) plot.destroy();
     plot = new uPlot({
@@ -41,7 +41,7 @@
       cursor: { y: false, points: { size: 8 } },
       legend: { show: false },
       hooks: { setCursor: [under] },
-      scales: { x: { time: true, range: () => [now() - minutes * 60, now()] } },
+      scales: { x: { time: true, range: () => [start(), now()] } },
       axes: [{ ...axis, values: (_, ticks) => ticks.map(clock) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(number) }],
       series: isBucket ? [{}, line, edgeLine("max"), edgeLine("min")] : [{}, line],
       bands: isBucket ? [{ series: [2, 3], fill: colour("--band") }] : [],
@@ -51,7 +51,8 @@
   const pad = (n) => String(n).padStart(2, "0");
   function clock(seconds) {
     const at = new Date(seconds * 1000);
-    const time = pad(at.getHours()) + ":" + pad(at.getMinutes());
+    const isShort = now() - start() < 600;
+    const time = pad(at.getHours()) + ":" + pad(at.getMinutes()) + (isShort ? ":" + pad(at.getSeconds()) : "");
     const day = pad(at.getMonth() + 1) + "-" + pad(at.getDate());
     return minutes <= 1440 ? time : time === "00:00" ? day : day + " " + time;
   }
@@ -65,6 +66,11 @@
 
   // The edge's clock may be ahead of this one; what it sent must still be in the picture.
   const now = () => Math.max(Date.now() / 1000, data[0].length ? data[0][data[0].length - 1] : 0);
+  // A series younger than the range begins at the left edge instead of far to the right.
+  const start = () => {
+    const whole = now() - minutes * 60;
+    return data[0].length ? Math.max(whole, Math.min(data[0][0], now() - 60)) : whole;
+  };
   const shown = () => (grain === "raw" ? data.slice(0, 2) : data);
 
   function tell() {
@@ -118,6 +124,8 @@
     tell();
   }
 
+  const chosen = document.querySelector(".picker [aria-current]");
+  if (chosen) chosen.closest(".picker").scrollTop = chosen.offsetTop - 120;
   for (const button of document.querySelectorAll(".ranges button")) {
     button.addEventListener("click", () => {
       for (const other of document.querySelectorAll(".ranges button")) other.removeAttribute("aria-pressed");

@@ -40,7 +40,7 @@ def test_values_have_the_digits_that_matter(value: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("span", "text"),
     [
-        (None, "–"), (0.0, "0 ms"), (0.0123, "12.3 ms"), (-0.0021, "−2.1 ms"), (0.31, "0.3 s"),
+        (None, "–"), (0.0, "0.0 ms"), (0.0123, "12.3 ms"), (-0.0021, "−2.1 ms"), (0.31, "310 ms"),
         (59.94, "59.9 s"), (90, "1.5 min"), (7200, "2.0 h"), (200_000, "2.3 d"),
     ],
 )  # fmt: skip
