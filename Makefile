@@ -16,7 +16,7 @@ SECONDS ?= 60
 NATIVE := $(wildcard native/*.pyx native/*.pxd edgesync/_native/*.pxd)
 COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
-.PHONY: build demo chaos test check bench sim dev assets features clean
+.PHONY: build demo chaos test check bench sim fuzz dev assets features clean
 
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
@@ -93,6 +93,10 @@ test: build .cache/test-packages
 
 features: build
 	$(PY) -m pytest --features
+
+# Every decoder of bytes from outside, a million inputs each (some minutes).
+fuzz: build
+	$(PY) -m tests.fuzz.fuzz --inputs 1000000
 
 sim: build
 	$(PY) -m tests.sim --seed $(SEED)

@@ -240,6 +240,17 @@ def free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in held]
 
 
+def is_free(port: int) -> bool:
+    """Whether a hub could listen there now; 0 is no port."""
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return port != 0
+
+
 @contextlib.asynccontextmanager
 async def open_site(
     folder: Path,
@@ -253,10 +264,10 @@ async def open_site(
     """Yield a site in `folder`, enrolled and running; everything is stopped at the end.
 
     every      how often the devices are polled
-    http_port  of the dashboard; 0 takes a free one
+    http_port  of the dashboard; 0, or one that is taken, means any free one
     """
     link_port, free_port = free_ports(2)
-    port = http_port or free_port
+    port = http_port if is_free(http_port) else free_port
     async with trio.open_nursery() as nursery, open_cable(("127.0.0.1", link_port)) as cable:
         simulated = await nursery.start(
             functools.partial(serve_site, "127.0.0.1", 0, seed=seed, speed=speed)

@@ -2,6 +2,7 @@
 
 import pytest
 import trio
+
 from edgesync.demo.cable import Cable, open_cable
 
 

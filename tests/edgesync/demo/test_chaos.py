@@ -2,9 +2,10 @@
 
 from random import Random
 
-from edgesync.demo.chaos import Fault, plan
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgesync.demo.chaos import Fault, plan
 
 
 @given(st.integers(0, 2**32), st.floats(0, 120))

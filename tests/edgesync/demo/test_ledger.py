@@ -1,9 +1,10 @@
 """The ledger must see each kind of difference: a check that cannot fail proves nothing."""
 
 import pytest
-from edgesync.demo.ledger import Finding, Places, Point, RecordRow, compare
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgesync.demo.ledger import Finding, Places, Point, RecordRow, compare
 
 
 def rows(*seqs: int, lane: int = 2) -> list[RecordRow]:
@@ -72,7 +73,10 @@ def test_any_change_to_a_series_is_found(times: list[int]) -> None:
     wanted = points(*times)
     changed = [*wanted, Point(99, 99.0)]
     held = Places(
-        journal=[], log=[], witnessed={},
-        journal_points={1: wanted}, state_points={1: changed},
+        journal=[],
+        log=[],
+        witnessed={},
+        journal_points={1: wanted},
+        state_points={1: changed},
     )
     assert compare(held)
