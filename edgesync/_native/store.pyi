@@ -50,8 +50,14 @@ class Store:
 
     def get(self, db: str, key: bytes) -> bytes | None: ...
     def scan(
-        self, db: str, start: bytes = b"", stop: bytes | None = None, *,
-        limit: int = 1000, limit_bytes: int = 4 << 20, reverse: bool = False,
+        self,
+        db: str,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        *,
+        limit: int = 1000,
+        limit_bytes: int = 4 << 20,
+        reverse: bool = False,
     ) -> list[tuple[bytes, bytes]]:
         """Keys in [start, stop) in order (reverse: from the top of that range)."""
 

@@ -17,9 +17,7 @@ class Write:
     def delete(self, db: str, key: bytes) -> None:
         """Delete one key; a missing key is no error."""
 
-    def append(
-        self, lane: int, kind: int, body: bytes, origin: int = 0, number: int = 0
-    ) -> None:
+    def append(self, lane: int, kind: int, body: bytes, origin: int = 0, number: int = 0) -> None:
         """Append a record; origin 0 means "this opening of the store, next number"."""
 
     def append_many(self, lane: int, kind: int, bodies: Iterable[bytes]) -> None: ...
