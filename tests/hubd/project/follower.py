@@ -1,0 +1,38 @@
+"""A process that projects a log into a state until it is killed: `python -m` with two paths."""
+
+import sys
+from pathlib import Path
+
+import msgspec
+import trio
+
+from hubd.log.base import Entry
+from hubd.project import Live, Projectors, base, run_projectors
+from hubd.state import open_state
+from tests.hubd.batches import Shelf
+
+
+def save(entries: list[Entry], path: Path) -> None:
+    path.write_bytes(msgspec.msgpack.encode(entries))
+
+
+async def follow(entries: list[Entry], database: Path) -> None:
+    """Print each position the telemetry projector comes to, and "done" when both have all."""
+    base.READ_BYTES = 1  # type: ignore[misc]  # a transaction an entry: many, to be killed between
+    shelf = Shelf(entries)
+    state = open_state(database, shelf.generation)
+    projectors = Projectors(Live())
+    telemetry = projectors.progress[0]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_projectors, shelf, state, projectors)
+        while telemetry.position < shelf.head:
+            await telemetry.reach(telemetry.position + 1)
+            print(telemetry.position, flush=True)
+        await projectors.reach(shelf.head)
+        print("done", flush=True)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    log = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=list[Entry])
+    trio.run(follow, log, Path(sys.argv[2]))
