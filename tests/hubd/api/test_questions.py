@@ -172,7 +172,7 @@ def test_health_is_degraded_while_a_projector_fails(
     assert response.json()["problems"] == ["projector telemetry waits at 3: disk full"]
 
 
-@pytest.mark.feature("F11")
+@pytest.mark.feature("F11", "S12")
 def test_metrics_are_what_prometheus_reads(client: httpx2.Client) -> None:
     response = client.get("/metrics")
     lines = response.text.splitlines()
