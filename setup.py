@@ -56,8 +56,8 @@ def download(name: str) -> Path | None:
         *("--no-deps", "--no-binary", name, "--dest", str(CACHE), f"{name}=={version}"),
     ]
     for attempt in (1, 2):
-        # pip runs the distribution's setup.py for its metadata; as "pure" it does not call patch(1),
-        # which a bare Debian has not. The sources are the same either way.
+        # pip runs the distribution's setup.py for its metadata; as "pure" it does not call
+        # patch(1), which a bare Debian has not. The sources are the same either way.
         environment = {**os.environ, "LMDB_PURE": "1"}
         if subprocess.call(command, stdout=sys.stderr, env=environment) == 0:
             break
