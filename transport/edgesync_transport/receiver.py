@@ -429,6 +429,8 @@ class Receiver:
             session.taken[lane] = self.floors[lane].floor
             return [self._nack(session, batch, event.code, event.reason, 0.5)]
         self._note_floor(lane, event.floor, event.safe, batch.last_chain)
+        # A refusal before this answer had put `taken` back.
+        session.taken[lane] = max(session.taken[lane], event.floor)
         if any(other.lane == lane for other in session.in_store.values()):
             return []  # cumulative: the last one under way answers for all (R2)
         return [self._ack(session, lane)]

@@ -280,6 +280,7 @@ class LaneWindow:
         self.start = positions.start
         self.start_chain = positions.start_chain
         self.sent = positions.floor
+        self.reached = positions.floor  # highest seq sent in this session, resent or not
         self.batch_records = max(settings.batch_records_min, min(256, settings.batch_records_max))
         # While a refused range is bisected: the bad record is in floor+1 .. suspect_last, and no
         # batch reaches beyond the ceiling.
@@ -301,6 +302,12 @@ class LaneWindow:
         self.sent = self.floor
         self.in_flight.clear()
         self.loading = None
+
+    def skip_to_floor(self) -> None:
+        """Records up to the floor need not be sent any more."""
+        if self.sent < self.floor:
+            self.sent = self.floor
+            self.loading = None
 
     def forget_refusal(self) -> None:
         self.suspect_last = 0
@@ -547,6 +554,7 @@ class Sender:
             )
         lane.floor = floor
         lane.safe = min(safe, floor)
+        lane.reached = floor
         lane.go_back()
         lane.gap_chain = chain
         if floor < lane.trimmed:
@@ -560,7 +568,7 @@ class Sender:
     def _gap(self, lane: LaneWindow, now: float) -> list[Effect]:
         """R8: what neither side has any more is declared, never passed over in silence."""
         first, last = lane.sent + 1, lane.trimmed
-        lane.sent = last
+        lane.sent = lane.reached = last
         lane.in_flight.append(InFlight(first, last, 0, now))
         return [Transmit(Batch(
             epoch=self.epoch, incarnation=self.incarnation, lane=lane.lane, first=first, last=last,
@@ -700,6 +708,7 @@ class Sender:
             self._shrink(lane)
             return self._fill(lane, now)
         lane.sent = event.last
+        lane.reached = max(lane.reached, lane.sent)
         if lane.sent == lane.tail:
             lane.grown_at = None
         codec, payload, reason, effects = event.codec, event.payload, "", list[Effect]()
@@ -720,12 +729,14 @@ class Sender:
 
     def _acked(self, ack: Ack, now: float) -> list[Effect]:
         lane = self.lanes[ack.lane]
-        if ack.floor > lane.sent or ack.floor < lane.floor:
-            return []  # late, or about records given up for a resend: the next ack covers them
+        if not lane.floor <= ack.floor <= lane.reached:
+            return []  # late, or a claim about records this session never sent
         advanced = ack.floor > lane.floor or ack.safe > lane.safe
         while lane.in_flight and lane.in_flight[0].last <= ack.floor:
             self._adapt(lane, lane.in_flight.popleft(), now)
         lane.floor = ack.floor
+        # After a resend was begun, the answer to the first sending may still come.
+        lane.skip_to_floor()
         lane.safe = max(lane.safe, min(ack.safe, ack.floor))
         lane.narrow()
         effects = [Mark(lane.lane, lane.floor, lane.safe)] if advanced else []
@@ -749,7 +760,7 @@ class Sender:
         lane = self.lanes[nack.lane]
         if not any(batch.first == nack.first for batch in lane.in_flight):
             return []  # already gone back for another reason
-        if nack.code is NackCode.CHAIN or not lane.floor <= nack.floor <= lane.sent:
+        if nack.code is NackCode.CHAIN or not lane.floor <= nack.floor <= lane.reached:
             return [Hangup(f"the hub's floor does not fit: {nack.reason}", is_success=True)]
         effects: list[Effect] = []
         if nack.floor > lane.floor:
