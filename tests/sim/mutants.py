@@ -76,7 +76,7 @@ class AnyPeer(Receiver):
     def _received(
         self, peer: Peer, message: Message, now: float, wall_ns: int
     ) -> list[hub_core.Effect]:
-        if self.session is not None and getattr(message, "epoch", 0):
+        if self.session is not None and getattr(message, "epoch", 0) != 0:
             message = msgspec.structs.replace(message, epoch=self.session.epoch)
             peer = self.session.peer
         return super()._received(peer, message, now, wall_ns)

@@ -1,0 +1,279 @@
+"""What the receiving half does, read like its contract."""
+
+import pytest
+
+from edgesync_transport import receiver as core
+from edgesync_transport.link import Peer
+from edgesync_transport.messages import (
+    Ack,
+    Batch,
+    Bye,
+    Codec,
+    Hello,
+    Lane,
+    LaneFloor,
+    LaneOffer,
+    Limits,
+    Message,
+    Nack,
+    NackCode,
+    Ping,
+    Pong,
+    RefuseCode,
+    Refused,
+    Welcome,
+)
+from edgesync_transport.receiver import (
+    Open,
+    Opened,
+    OpenFailed,
+    Received,
+    Receiver,
+    ReceiverSettings,
+    Report,
+    Revoked,
+    Store,
+    Stored,
+    Tick,
+    Transmit,
+)
+
+HERE, THERE = Peer(b"1", "barn"), Peer(b"2", "barn")
+OFFER = LaneOffer(tail=0, trimmed=0)
+ZERO = LaneFloor(floor=0, chain=0, safe=0)
+GENERATION = b"g" * 16
+
+
+def hello(nonce: int = 5, incarnation: bytes = b"i" * 16) -> Hello:
+    return Hello(nonce=nonce, incarnation=incarnation, lanes=(OFFER, OFFER, OFFER), clock_ns=0)
+
+
+def messages(effects: list[core.Effect], peer: Peer = HERE) -> list[Message]:
+    return [e.message for e in effects if isinstance(e, Transmit) and e.peer == peer]
+
+
+def step(receiver: Receiver, event: core.Event, now: float = 0.0) -> list[core.Effect]:
+    return receiver.step(event, now, 10**18)
+
+
+def greet(
+    receiver: Receiver, peer: Peer = HERE, *, epoch: int = 1, now: float = 0.0, floor: int = 0,
+    incarnation: bytes = b"i" * 16,
+) -> list[core.Effect]:  # fmt: skip
+    asked = step(receiver, Received(peer, hello(epoch, incarnation)), now)
+    opens = [effect for effect in asked if isinstance(effect, Open)]
+    if not opens:
+        return asked
+    floors = (ZERO, ZERO, LaneFloor(floor=floor, chain=9, safe=floor))
+    return asked + step(receiver, Opened(opens[0].token, epoch, GENERATION, floors), now)
+
+
+def batch(first: int, last: int, *, epoch: int = 1, payload: bytes = b"x") -> Batch:
+    return Batch(
+        epoch=epoch, incarnation=b"i" * 16, lane=Lane.BULK, first=first, last=last,
+        prev_chain=first - 1, last_chain=last, codec=Codec.ROWS, payload=payload,
+    )  # fmt: skip
+
+
+def live(*, floor: int = 0, settings: ReceiverSettings | None = None) -> Receiver:
+    receiver = Receiver("barn", settings)
+    greet(receiver, floor=floor)
+    return receiver
+
+
+def store(receiver: Receiver, first: int, last: int) -> int:
+    (effect,) = step(receiver, Received(HERE, batch(first, last)))
+    assert isinstance(effect, Store)
+    return effect.token
+
+
+def test_a_welcome_follows_the_durable_epoch_and_echoes_the_nonce() -> None:
+    receiver = Receiver("barn")
+    (asked,) = step(receiver, Received(HERE, hello(77)))
+    assert isinstance(asked, Open)
+    granted = step(receiver, Opened(asked.token, 4, GENERATION, (ZERO, ZERO, ZERO)))
+    (answer,) = messages(granted)
+    assert isinstance(answer, Welcome)
+    assert (answer.nonce, answer.epoch) == (77, 4)
+
+
+@pytest.mark.feature("S5")
+def test_nothing_is_acknowledged_before_it_is_stored() -> None:
+    receiver = live()
+    effects = step(receiver, Received(HERE, batch(1, 5)))
+    assert messages(effects) == []
+    (asked,) = effects
+    assert isinstance(asked, Store)
+    (answer,) = messages(step(receiver, Stored(asked.token, 5, 5)))
+    assert isinstance(answer, Ack)
+    assert answer.floor == 5
+
+
+def test_one_ack_answers_for_all_that_is_in_the_pipe() -> None:
+    receiver = live()
+    first, second = store(receiver, 1, 5), store(receiver, 6, 9)
+    assert step(receiver, Stored(first, 5, 5)) == []
+    (answer,) = messages(step(receiver, Stored(second, 9, 9)))
+    assert isinstance(answer, Ack)
+    assert answer.floor == 9
+
+
+@pytest.mark.feature("S4")
+def test_a_resend_is_acknowledged_and_changes_nothing() -> None:
+    receiver = live(floor=9)
+    (answer,) = messages(step(receiver, Received(HERE, batch(3, 9))))
+    assert isinstance(answer, Ack)
+    assert answer.floor == 9
+
+
+def test_a_gap_is_refused_by_naming_the_floor() -> None:
+    receiver = live(floor=9)
+    (answer,) = messages(step(receiver, Received(HERE, batch(11, 12))))
+    assert isinstance(answer, Nack)
+    assert (answer.code, answer.floor) == (NackCode.GAP, 9)
+
+
+def test_after_a_refusal_the_pipe_begins_again_at_the_floor() -> None:
+    receiver = live()
+    first, second = store(receiver, 1, 5), store(receiver, 6, 9)
+    (refusal,) = messages(step(receiver, Stored(first, 0, 0, code=NackCode.POISON, reason="bad")))
+    assert isinstance(refusal, Nack)
+    assert refusal.floor == 0
+    step(receiver, Stored(second, 0, 0, code=NackCode.GAP, reason="expected 1"))
+    assert store(receiver, 1, 2)
+
+
+def test_a_refusal_does_not_hide_what_is_stored_after_it() -> None:
+    receiver = live()
+    first, second = store(receiver, 1, 5), store(receiver, 6, 9)
+    step(receiver, Stored(first, 5, 5))
+    third = store(receiver, 10, 12)
+    step(receiver, Stored(third, 0, 0, code=NackCode.BUSY, reason="full"))
+    step(receiver, Stored(second, 9, 9))
+    assert store(receiver, 10, 12)
+
+
+@pytest.mark.feature("S26")
+def test_a_newer_greeting_ends_the_older_session() -> None:
+    receiver = live()
+    effects = greet(receiver, THERE, epoch=2)
+    (told,) = messages(effects, HERE)
+    assert isinstance(told, Refused)
+    assert told.code is RefuseCode.SUPERSEDED
+    late = step(receiver, Received(HERE, batch(1, 5, epoch=1)))
+    (answer,) = messages(late)
+    assert isinstance(answer, Refused)
+    assert not [effect for effect in late if isinstance(effect, Store)]
+    assert receiver.fenced == 1
+
+
+def test_what_an_older_session_stored_is_not_acknowledged_in_the_new_one() -> None:
+    receiver = live()
+    token = store(receiver, 1, 5)
+    greet(receiver, THERE, epoch=2)
+    assert step(receiver, Stored(token, 5, 5)) == []
+
+
+@pytest.mark.feature("S32")
+def test_two_gateways_with_one_key_are_noticed_and_held_off() -> None:
+    receiver = Receiver("barn", ReceiverSettings(takeovers_max=3, holdoff_s=10))
+    told: list[str] = []
+    for turn in range(6):
+        peer = (HERE, THERE)[turn % 2]
+        incarnation = (b"a", b"b")[turn % 2] * 16
+        effects = greet(receiver, peer, epoch=turn + 1, now=float(turn), incarnation=incarnation)
+        told += [effect.kind for effect in effects if isinstance(effect, Report)]
+    assert "duplicate_identity" in told
+    (answer,) = messages(greet(receiver, HERE, epoch=9, now=6.0), HERE)
+    assert isinstance(answer, Refused)
+    assert answer.code is RefuseCode.RATE_LIMITED
+
+
+def test_another_protocol_version_is_refused_in_words() -> None:
+    receiver = Receiver("barn")
+    newer = msgspec.structs.replace(hello(), protocol_oldest=7, protocol_newest=9)
+    effects = step(receiver, Received(HERE, newer))
+    (answer,) = messages(effects)
+    assert isinstance(answer, Refused)
+    assert answer.code is RefuseCode.UNSUPPORTED_VERSION
+    assert "upgrade" in answer.reason
+
+
+def test_a_doubled_greeting_opens_one_session() -> None:
+    receiver = Receiver("barn")
+    step(receiver, Received(HERE, hello(3)))
+    assert step(receiver, Received(HERE, hello(3))) == []
+
+
+def test_a_hub_that_cannot_store_says_unavailable() -> None:
+    receiver = Receiver("barn")
+    (asked,) = step(receiver, Received(HERE, hello()))
+    assert isinstance(asked, Open)
+    (answer,) = messages(step(receiver, OpenFailed(asked.token, "disk full")))
+    assert isinstance(answer, Refused)
+    assert answer.code is RefuseCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (batch(1, 5, payload=bytes(11)), NackCode.TOO_LARGE),
+        (
+            Batch(
+                epoch=1, incarnation=b"j" * 16, lane=Lane.BULK, first=1, last=5, prev_chain=0,
+                last_chain=5, codec=Codec.ROWS, payload=b"x",
+            ),
+            NackCode.CHAIN,
+        ),
+    ],
+)  # fmt: skip
+def test_a_batch_that_does_not_fit_is_refused_before_it_is_stored(
+    asked: Batch, code: NackCode
+) -> None:
+    receiver = live(settings=ReceiverSettings(limits=Limits(batch_bytes=10)))
+    (answer,) = messages(step(receiver, Received(HERE, asked)))
+    assert isinstance(answer, Nack)
+    assert answer.code is code
+
+
+def test_more_than_the_window_is_refused_for_now() -> None:
+    receiver = live(settings=ReceiverSettings(limits=Limits(window_batches=1)))
+    for first in (1, 2, 3):
+        store(receiver, first, first)
+    (answer,) = messages(step(receiver, Received(HERE, batch(4, 4))))
+    assert isinstance(answer, Nack)
+    assert answer.code is NackCode.BUSY
+
+
+@pytest.mark.feature("S17")
+def test_a_silent_edge_is_lost_after_three_heartbeats() -> None:
+    receiver = live()
+    kinds = [e.kind for e in step(receiver, Tick(), 15.0) if isinstance(e, Report)]
+    assert kinds == ["lost"]
+    assert receiver.session is None
+
+
+@pytest.mark.feature("S25")
+def test_heartbeats_measure_round_trip_and_clock() -> None:
+    receiver = live()
+    (ping,) = messages(step(receiver, Tick(), 5.0))
+    assert isinstance(ping, Ping)
+    pong = Pong(epoch=1, token=ping.token, asked_at_ns=ping.at_ns, at_ns=10**18 - 3600 * 10**9)
+    told = step(receiver, Received(HERE, pong), 5.25)
+    assert [effect.kind for effect in told if isinstance(effect, Report)] == ["clock_skew"]
+    assert receiver.rtt_s == 0.25
+    assert receiver.clock_offset_s == pytest.approx(-3600, abs=1)
+
+
+def test_a_revoked_key_ends_the_session() -> None:
+    receiver = live()
+    (answer,) = messages(step(receiver, Revoked()))
+    assert isinstance(answer, Refused)
+    assert answer.code is RefuseCode.BAD_CREDENTIALS
+    assert receiver.session is None
+
+
+def test_a_goodbye_ends_the_session_at_once() -> None:
+    receiver = live()
+    step(receiver, Received(HERE, Bye(epoch=1, reason="stopping")))
+    assert receiver.session is None

@@ -1,0 +1,361 @@
+"""What the sending half does, read like its contract."""
+
+from random import Random
+
+import pytest
+
+from edgesync_transport import sender as core
+from edgesync_transport.messages import (
+    Ack,
+    Batch,
+    Codec,
+    Hello,
+    Lane,
+    LaneFloor,
+    Message,
+    Nack,
+    NackCode,
+    Ping,
+    Pong,
+    RefuseCode,
+    Refused,
+    Welcome,
+)
+from edgesync_transport.sender import (
+    Dead,
+    Fork,
+    Forked,
+    Grown,
+    Hangup,
+    LanePositions,
+    LinkDown,
+    LinkStatus,
+    LinkUp,
+    Load,
+    Loaded,
+    Lost,
+    Mark,
+    Received,
+    Report,
+    Rewind,
+    Sender,
+    SenderSettings,
+    Stop,
+    Tick,
+    Transmit,
+)
+
+NONE = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
+INCARNATION = b"i" * 16
+GENERATION = b"g" * 16
+
+
+def chain(seq: int) -> int:
+    return seq * 1000 + 7 if seq else 0
+
+
+def make(
+    *, tail: int = 0, floor: int = 0, trimmed: int = 0, settings: SenderSettings | None = None
+) -> Sender:
+    bulk = LanePositions(tail=tail, floor=floor, safe=floor, trimmed=trimmed)
+    return Sender(
+        (NONE, NONE, bulk),
+        incarnation=INCARNATION,
+        chain_at=lambda _lane, seq: chain(seq) if trimmed <= seq <= tail else None,
+        wall_ns=lambda: 10**18,
+        random=Random(1),
+        settings=settings or SenderSettings(linger_s=(0.0, 0.0, 0.0)),
+    )
+
+
+def sent(effects: list[core.Effect]) -> list[Message]:
+    return [effect.message for effect in effects if isinstance(effect, Transmit)]
+
+
+def without_reports(effects: list[core.Effect]) -> list[core.Effect]:
+    return [effect for effect in effects if not isinstance(effect, Report)]
+
+
+def greet(sender: Sender, now: float = 0.0) -> int:
+    (hello,) = sent(sender.step(LinkUp(), now))
+    assert isinstance(hello, Hello)
+    return hello.nonce
+
+
+def welcome(
+    sender: Sender, nonce: int, *, floor: int = 0, at: int | None = None, epoch: int = 1
+) -> list[core.Effect]:
+    nothing = LaneFloor(floor=0, chain=0, safe=0)
+    bulk = LaneFloor(floor=floor, chain=chain(floor) if at is None else at, safe=floor)
+    granted = Welcome(
+        nonce=nonce,
+        protocol=1,
+        epoch=epoch,
+        generation=GENERATION,
+        lanes=(nothing, nothing, bulk),
+        clock_ns=10**18,
+    )
+    return sender.step(Received(granted), 0.1)
+
+
+def load(sender: Sender, effects: list[core.Effect], now: float = 0.2) -> list[core.Effect]:
+    """Answer every Load in `effects`, and those that follow; returns what was transmitted."""
+    done: list[core.Effect] = []
+    waiting = list(effects)
+    while waiting:
+        effect = waiting.pop(0)
+        if not isinstance(effect, Load):
+            done.append(effect)
+            continue
+        last = min(effect.last_max, effect.first + effect.limit_records - 1)
+        answer = Loaded(
+            effect.lane, effect.first, last, chain(effect.first - 1), chain(last), Codec.ROWS, b"x"
+        )
+        waiting += sender.step(answer, now)
+    return done
+
+
+def ranges(effects: list[core.Effect]) -> list[tuple[int, int]]:
+    return [(one.first, one.last) for one in sent(effects) if isinstance(one, Batch)]
+
+
+def streaming(*, tail: int, floor: int = 0, **more: int) -> tuple[Sender, list[core.Effect]]:
+    settings = SenderSettings(linger_s=(0.0, 0.0, 0.0), batch_records_max=10, batch_records_min=10)
+    sender = make(tail=tail, floor=floor, settings=settings, **more)
+    return sender, load(sender, welcome(sender, greet(sender), floor=floor))
+
+
+def ack(floor: int, *, epoch: int = 1, incarnation: bytes = INCARNATION) -> Received:
+    return Received(
+        Ack(epoch=epoch, incarnation=incarnation, lane=Lane.BULK, floor=floor, safe=floor)
+    )
+
+
+def nack(first: int, last: int, code: NackCode, floor: int = 0) -> Received:
+    return Received(
+        Nack(
+            epoch=1,
+            incarnation=INCARNATION,
+            lane=Lane.BULK,
+            first=first,
+            last=last,
+            floor=floor,
+            code=code,
+            reason="because",
+        )
+    )
+
+
+@pytest.mark.feature("S4")
+def test_a_session_resumes_at_the_receivers_floor_not_ours() -> None:
+    _, effects = streaming(tail=30, floor=4)
+    assert ranges(effects) == [(5, 14), (15, 24), (25, 30)]
+
+
+@pytest.mark.feature("S5")
+def test_an_ack_is_cumulative_and_stored_once() -> None:
+    sender, _ = streaming(tail=30)
+    assert sender.step(ack(20), 0.3) == [Mark(Lane.BULK, 20, 20)]
+    assert sender.step(ack(10), 0.4) == []
+    assert sender.step(ack(20), 0.4) == []
+    assert sender.step(ack(30), 0.5) == [Mark(Lane.BULK, 30, 30)]
+    assert sender.status() is LinkStatus.CONNECTED
+
+
+def test_an_ack_of_another_session_or_incarnation_means_nothing() -> None:
+    sender, _ = streaming(tail=30)
+    assert sender.step(ack(10, epoch=2), 0.3) == []
+    assert sender.step(ack(10, incarnation=b"j" * 16), 0.3) == []
+
+
+def test_an_ack_beyond_what_was_sent_means_nothing() -> None:
+    sender, _ = streaming(tail=30)
+    assert sender.step(ack(31), 0.3) == []
+
+
+def test_a_late_ack_counts_after_a_resend_has_begun() -> None:
+    sender, _ = streaming(tail=30)
+    resent = [effect for effect in sender.step(Tick(), 10.3) if isinstance(effect, Load)]
+    assert [effect.first for effect in resent] == [1]
+    assert Mark(Lane.BULK, 20, 20) in sender.step(ack(20), 10.4)
+    assert sender.lanes[Lane.BULK].sent == 20
+
+
+@pytest.mark.feature("S26")
+def test_a_welcome_counts_once_and_only_for_its_greeting() -> None:
+    sender = make(tail=3)
+    old = greet(sender)
+    sender.step(LinkDown(), 0.0)
+    assert welcome(sender, old) == []
+    new = greet(sender)
+    assert welcome(sender, old) == []
+    assert without_reports(welcome(sender, new))
+    assert welcome(sender, new) == []
+
+
+@pytest.mark.feature("S32")
+def test_a_receiver_that_fell_back_is_sent_the_rest_again() -> None:
+    sender = make(tail=30, floor=20)
+    effects = without_reports(welcome(sender, greet(sender), floor=10))
+    bulk = [e for e in effects if isinstance(e, Rewind | Mark) and e.lane is Lane.BULK]
+    assert bulk == [Rewind(Lane.BULK, 10), Mark(Lane.BULK, 10, 10)]
+    assert ranges(load(sender, effects))[0][0] == 11
+
+
+@pytest.mark.feature("S32")
+def test_what_neither_side_has_is_declared() -> None:
+    sender = make(tail=30, floor=20, trimmed=15)
+    effects = without_reports(welcome(sender, greet(sender), floor=10))
+    assert any(isinstance(e, Lost) and (e.first, e.last) == (11, 15) for e in effects)
+    gap, *_ = (one for one in sent(effects) if isinstance(one, Batch))
+    assert (gap.first, gap.last, gap.codec, gap.last_chain) == (11, 15, Codec.GAP, chain(15))
+
+
+@pytest.mark.feature("S32")
+@pytest.mark.parametrize(("floor", "at"), [(10, 1), (31, 5)])
+def test_another_history_leads_to_a_fork_before_anything_is_sent(floor: int, at: int) -> None:
+    sender = make(tail=30)
+    effects = without_reports(welcome(sender, greet(sender), floor=floor, at=at))
+    assert isinstance(effects[0], Fork)
+    assert isinstance(effects[1], Hangup)
+    sender.step(LinkDown(), 0.2)
+    assert sender.step(LinkUp(), 0.3) == []
+    new = LanePositions(tail=30, floor=0, safe=0, trimmed=0)
+    sender.step(Forked(b"j" * 16, (NONE, NONE, new)), 0.4)
+    (hello,) = sent(sender.step(LinkUp(), 0.5))
+    assert isinstance(hello, Hello)
+    assert hello.incarnation == b"j" * 16
+
+
+@pytest.mark.feature("S14")
+@pytest.mark.parametrize("bad", [1, 2, 7, 10])
+def test_a_poison_record_is_found_by_halving_and_becomes_a_dead_letter(bad: int) -> None:
+    sender, effects = streaming(tail=10)
+    dead: list[int] = []
+    stored = 0
+    asked = 0
+    pending = list(effects)
+    while pending:
+        effect = pending.pop(0)
+        if isinstance(effect, Dead):
+            dead.append(effect.seq)
+        if not (isinstance(effect, Transmit) and isinstance(effect.message, Batch)):
+            continue
+        batch, asked = effect.message, asked + 1
+        if batch.first <= bad <= batch.last and batch.codec is not Codec.DEAD:
+            answer = nack(batch.first, batch.last, NackCode.POISON, stored)
+        else:
+            stored = batch.last
+            answer = ack(stored)
+        pending += load(sender, sender.step(answer, 0.3), 0.3)
+    assert dead == [bad]
+    assert stored == 10
+    assert asked <= 12
+
+
+def test_a_gap_sends_the_lane_back_to_the_named_floor() -> None:
+    sender, _ = streaming(tail=30)
+    effects = load(sender, sender.step(nack(11, 20, NackCode.GAP, 5), 0.3))
+    assert ranges(effects)[0][0] == 6
+
+
+def test_a_busy_receiver_is_given_time() -> None:
+    sender, _ = streaming(tail=10)
+    busy = nack(1, 10, NackCode.BUSY)
+    assert not [e for e in sender.step(busy, 0.3) if isinstance(e, Load)]
+    assert not [e for e in sender.step(Tick(), 0.35) if isinstance(e, Load)]
+    assert [e for e in sender.step(Tick(), 0.9) if isinstance(e, Load)]
+
+
+def test_a_refused_history_ends_the_link() -> None:
+    sender, _ = streaming(tail=10)
+    (effect,) = sender.step(nack(1, 10, NackCode.CHAIN), 0.3)
+    assert isinstance(effect, Hangup)
+
+
+@pytest.mark.feature("S17")
+def test_a_silent_receiver_is_given_up_after_three_heartbeats() -> None:
+    sender, _ = streaming(tail=0)
+    assert not [e for e in sender.step(Tick(), 14.0) if isinstance(e, Hangup)]
+    assert [e for e in sender.step(Tick(), 15.2) if isinstance(e, Hangup)]
+
+
+def test_a_greeting_nobody_answers_is_given_up() -> None:
+    sender = make()
+    greet(sender)
+    assert sender.step(Tick(), 9.9) == []
+    assert isinstance(sender.step(Tick(), 10.0)[0], Hangup)
+
+
+@pytest.mark.feature("S25")
+def test_a_wrong_clock_is_told_once_and_refuses_nothing() -> None:
+    sender, effects = streaming(tail=0)
+    (ping,) = (one for one in sent(effects) if isinstance(one, Ping))
+    pong = Pong(epoch=1, token=ping.token, asked_at_ns=ping.at_ns, at_ns=10**18 + 10 * 10**9)
+    (told,) = sender.step(Received(pong), 0.2)
+    assert isinstance(told, Report)
+    assert told.kind == "clock_skew"
+    assert sender.clock_offset_s == pytest.approx(-10, abs=0.2)
+
+
+def test_a_refusal_waits_as_long_as_its_kind_needs() -> None:
+    sender = make()
+    refused = Refused(
+        nonce=greet(sender), epoch=0, code=RefuseCode.BAD_CREDENTIALS, reason="unknown"
+    )
+    hangup = sender.step(Received(refused), 0.1)[-1]
+    assert isinstance(hangup, Hangup)
+    assert hangup.retry_after_s >= 60
+    assert not hangup.is_success
+
+
+@pytest.mark.feature("S13")
+def test_batches_grow_while_acks_are_quick_and_shrink_when_they_are_late() -> None:
+    sender = make(tail=100_000)
+    load(sender, welcome(sender, greet(sender)))
+    lane = sender.lanes[Lane.BULK]
+    before = lane.batch_records
+    load(sender, sender.step(ack(lane.in_flight[0].last), 0.3), 0.3)
+    grown = lane.batch_records
+    assert grown > before
+    load(sender, sender.step(ack(lane.in_flight[0].last), 5.0), 5.0)
+    assert lane.batch_records < grown
+
+
+def test_windows_bound_what_is_under_way() -> None:
+    sender, effects = streaming(tail=10_000)
+    assert len(ranges(effects)) == sender.settings.window_batches[Lane.BULK]
+    assert sender.status() is LinkStatus.DRAINING
+
+
+@pytest.mark.feature("S1")
+def test_a_critical_record_does_not_wait_for_the_bulk() -> None:
+    sender, _ = streaming(tail=10_000)
+    (effect,) = sender.step(Grown(Lane.CRITICAL, 1), 0.3)
+    assert isinstance(effect, Load)
+    assert effect.lane is Lane.CRITICAL
+
+
+@pytest.mark.feature("S12")
+def test_the_states_an_operator_sees() -> None:
+    sender = make()
+    assert sender.status() is LinkStatus.DISCONNECTED
+    sender.step(Grown(Lane.BULK, 3), 0.0)
+    assert sender.status() is LinkStatus.QUEUING
+    effects = welcome(sender, greet(sender))
+    assert sender.status() is LinkStatus.DRAINING
+    load(sender, effects)
+    assert sender.status() is LinkStatus.PROCESSING
+    sender.step(ack(3), 0.3)
+    assert sender.status() is LinkStatus.CONNECTED
+    sender.step(LinkDown(), 0.4)
+    sender.step(LinkUp(), 0.5)
+    assert sender.status() is LinkStatus.RECONNECTING
+
+
+def test_stopping_says_goodbye_and_nothing_more() -> None:
+    sender, _ = streaming(tail=10)
+    (bye,) = sent(sender.step(Stop(), 0.3))
+    assert type(bye).__name__ == "Bye"
+    assert sender.step(ack(10), 0.4) == []
+    assert sender.step(LinkUp(), 0.5) == []
