@@ -1,5 +1,6 @@
 """What the receiving half does, read like its contract."""
 
+import msgspec
 import pytest
 
 from edgesync_transport import receiver as core
