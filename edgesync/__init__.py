@@ -1,10 +1,15 @@
 """edgesync: a local-first edge runtime; what it acknowledged is never lost or doubled."""
 
+from typing import TYPE_CHECKING
+
 from edgesync.model import Action as Action
 from edgesync.model import Event as Event
 from edgesync.model import EventType as EventType
 from edgesync.model import Lane as Lane
 from edgesync.model import Reading as Reading
+
+if TYPE_CHECKING:
+    from edgesync.node import EdgeNode as EdgeNode
 
 __all__ = ["Action", "EdgeNode", "Event", "EventType", "Lane", "Reading"]
 

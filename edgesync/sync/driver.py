@@ -81,6 +81,7 @@ class SyncDriver:
         self._chores: deque[core.Mark | core.Rewind | core.Fork] = deque()
         self._has_chores = trio.Event()
         self._settled = trio.Event()
+        self._settled.set()
         self._moved = trio.Event()
         self._poke = trio.Event()
 
@@ -124,7 +125,8 @@ class SyncDriver:
             else:
                 self.breaker.failed(trio.current_time())
             self._note_problem(hangup.reason)
-            await self._settled.wait()  # a fork must be durable before the next greeting
+            while not self._settled.is_set():
+                await self._settled.wait()  # a fork must be durable before the next greeting
             await self._pause(max(self._backoff.next_s(), hangup.retry_after_s))
             self.reconnects += 1
 
@@ -229,10 +231,8 @@ class SyncDriver:
 
     async def _keep_chores(self) -> None:
         """Store marks, rewinds and forks in the order in which they were decided."""
-        self._settled.set()
         while True:
             await self._has_chores.wait()
-            self._settled = trio.Event()
             while self._chores:
                 chore = self._chores.popleft()
                 match chore:
@@ -301,7 +301,8 @@ class SyncDriver:
                 if not (isinstance(one, core.Mark) and lane in (None, one.lane))
             ]
             self._chores = deque(kept)
-        self._settled = trio.Event()
+        if self._settled.is_set():  # who waits for one that is not set must be woken by it
+            self._settled = trio.Event()
         self._chores.append(chore)
         self._has_chores.set()
 

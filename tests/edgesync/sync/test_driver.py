@@ -1,0 +1,252 @@
+"""An edge and a hub in one process, over real sockets: what arrives, and in which order."""
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from edgesync import EdgeNode, Event, EventType, Lane, Reading
+from edgesync._native import batch
+from edgesync.demo.site import free_ports
+from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
+from edgesync_transport.receiver import ReceiverSettings
+from edgesync_transport.router import open_hearing
+from edgesync_transport.zap import KeyTable
+from hubd.link import HubLink
+from hubd.log.base import Entry, Log
+from hubd.log.lmdb import LmdbLog
+from hubd.log.memory import MemoryLog
+from hubd.presence import Presence
+
+SECOND = 10**9
+PATIENCE_S = 30
+
+
+class Hub:
+    """A hub's link over a log of the test's choice, on a port that stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.keys = new_key_pair()
+        self.edge_keys = new_key_pair()
+        self.table = KeyTable({self.edge_keys.public: "barn"})
+        (port,) = free_ports(1)
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.log: Log = MemoryLog()
+
+    @asynccontextmanager
+    async def running(self, log: Log | None = None) -> AsyncIterator[Presence]:
+        self.log = log or self.log
+        presence = Presence(self.log)
+        settings = ReceiverSettings(heartbeat_s=1.0)
+        async with open_hearing([self.address], server_keys=self.keys, edges=self.table) as hearing:
+            link = HubLink(hearing, self.log, presence, settings)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                yield presence
+                nursery.cancel_scope.cancel()
+
+    def node(
+        self, name: str = "edge", *, keys: KeyPair | None = None, retain: str = "8mb"
+    ) -> EdgeNode:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        if not (folder / "edge.keys").exists():
+            write_keys(folder / "edge.keys", keys or self.edge_keys)
+        settings = {
+            "edge": {"name": "barn"},
+            "hub": {"endpoint": self.address, "server_key": self.keys.public},
+            "store": {"retain": "8mb"},
+            "sync": {
+                "heartbeat": "1s", "reconnect_base": "50ms", "reconnect_cap": "200ms",
+                "breaker_failures": 1000,
+            },
+        }  # fmt: skip
+        return EdgeNode(settings, folder=folder)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+def readings(first: int, count: int) -> list[Reading]:
+    return [Reading("m", "P", float(n), n * SECOND) for n in range(first, first + count)]
+
+
+async def entries(log: Log) -> list[Entry]:
+    found: list[Entry] = []
+    while page := await log.read(found[-1].position if found else 0):
+        found += page
+    return found
+
+
+async def values(log: Log) -> list[float]:
+    """Every reading in the log, in its order."""
+    found: list[float] = []
+    for entry in await entries(log):
+        if entry.payload and entry.codec.value < 2:
+            columns, _ = batch.columns(entry.codec, entry.payload)
+            found += [float(value) for column in columns for value in column.values]
+    return found
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    for _ in range(PATIENCE_S * 50):
+        if is_so():
+            return
+        await trio.sleep(0.02)
+    raise TimeoutError("it never became so")
+
+
+@pytest.mark.feature("S4", "S5", "K3")
+async def test_everything_arrives_once_and_in_order(hub: Hub) -> None:
+    async with hub.running(), hub.node() as edge:
+        for first in range(0, 1000, 100):
+            await edge.ingest(readings(first, 100))
+        await edge.sync(PATIENCE_S)
+        assert await values(hub.log) == [float(n) for n in range(1000)]
+        status = edge.status()
+        assert status.link.state == "Connected"
+        assert status.pending == 0
+
+
+@pytest.mark.feature("L1", "S12")
+async def test_intake_goes_on_without_a_hub_and_drains_when_it_comes(hub: Hub) -> None:
+    async with hub.node() as edge:
+        await edge.ingest(readings(0, 500))
+        assert edge.status().link.state in ("Queuing", "Disconnected")
+        async with hub.running():
+            await edge.sync(PATIENCE_S)
+            assert await values(hub.log) == [float(n) for n in range(500)]
+
+
+@pytest.mark.feature("S26")
+async def test_a_hub_that_restarts_is_found_again(hub: Hub) -> None:
+    async with hub.node() as edge:
+        for turn in range(3):
+            async with hub.running():
+                await edge.ingest(readings(turn * 100, 100))
+                await edge.sync(PATIENCE_S)
+            await edge.ingest(readings(turn * 100 + 1000, 10))
+        async with hub.running():
+            await edge.sync(PATIENCE_S)
+    found = await values(hub.log)
+    assert len(found) == len(set(found)) == 330
+
+
+@pytest.mark.feature("S2")
+async def test_an_edge_that_restarts_goes_on_where_the_hub_is(hub: Hub) -> None:
+    async with hub.running():
+        for turn in range(3):
+            async with hub.node() as edge:
+                await edge.ingest(readings(turn * 100, 100))
+                await edge.sync(PATIENCE_S)
+        assert await values(hub.log) == [float(n) for n in range(300)]
+
+
+@pytest.mark.feature("S32")
+async def test_a_hub_restored_from_an_older_backup_is_sent_the_rest_again(hub: Hub) -> None:
+    log = LmdbLog(hub.folder / "log", map_bytes_max=64 << 20)
+    async with hub.node() as edge:
+        async with hub.running(log):
+            await edge.ingest(readings(0, 100))
+            await edge.sync(PATIENCE_S)
+        await log.aclose()
+        shutil.copytree(hub.folder / "log", hub.folder / "backup")
+        log = LmdbLog(hub.folder / "log", map_bytes_max=64 << 20)
+        async with hub.running(log):
+            await edge.ingest(readings(100, 100))
+            await edge.sync(PATIENCE_S)
+        await log.aclose()
+        log = LmdbLog(hub.folder / "backup", map_bytes_max=64 << 20)
+        async with hub.running(log):
+            await until(lambda: edge.status().link.epoch > 0)
+            await edge.ingest(readings(200, 100))
+            await edge.sync(PATIENCE_S)
+            await until(lambda: edge.status().pending == 0)
+            assert await values(log) == [float(n) for n in range(300)]
+        assert any("rewind" in event.body for event in edge.events())
+        await log.aclose()
+
+
+@pytest.mark.feature("S32")
+async def test_a_copied_edge_forks_and_nothing_is_lost_or_doubled(hub: Hub) -> None:
+    async with hub.node() as edge:
+        await edge.ingest(readings(0, 50))
+    shutil.copytree(hub.folder / "edge", hub.folder / "copy")
+    async with hub.running():
+        async with hub.node() as edge:
+            await edge.ingest(readings(100, 50))
+            await edge.sync(PATIENCE_S)
+        async with hub.node("copy") as copy:
+            await copy.ingest(readings(200, 50))
+            await copy.sync(PATIENCE_S)
+            await until(lambda: copy.status().pending == 0)
+            assert any("fork" in event.body for event in copy.events())
+        found = await values(hub.log)
+    wanted = [*range(50), *range(100, 150), *range(200, 250)]
+    assert sorted(found) == [float(n) for n in wanted]
+
+
+@pytest.mark.feature("S6")
+async def test_an_unknown_key_gets_nothing_in_and_is_told_why(hub: Hub) -> None:
+    async with hub.running(), hub.node("stranger", keys=new_key_pair()) as edge:
+        await edge.ingest(readings(0, 10))
+        await until(lambda: "not enrolled" in edge.status().link.problem)
+        assert hub.log.head == 0
+
+
+@pytest.mark.feature("S6")
+async def test_a_key_revoked_while_connected_is_heard_no_more(hub: Hub) -> None:
+    async with hub.running(), hub.node() as edge:
+        await edge.ingest(readings(0, 10))
+        await edge.sync(PATIENCE_S)
+        head = hub.log.head
+        hub.table.remove(hub.edge_keys.public)
+        await edge.ingest(readings(10, 10))
+        await until(lambda: "not enrolled" in edge.status().link.problem)
+        assert hub.log.head == head
+        hub.table.add(hub.edge_keys.public, "barn")
+        await edge.sync(PATIENCE_S)
+        assert await values(hub.log) == [float(n) for n in range(20)]
+
+
+@pytest.mark.feature("S14")
+async def test_a_poison_record_stands_alone_and_its_neighbours_arrive(hub: Hub) -> None:
+    async with hub.node() as edge:
+        await edge.ingest(readings(0, 200))
+        await _append_nonsense(edge)
+        await edge.ingest(readings(200, 200))
+        async with hub.running():
+            await edge.sync(PATIENCE_S)
+            await until(lambda: len(edge.dead()) == 1)
+            assert await values(hub.log) == [float(n) for n in range(400)]
+            kept = [entry for entry in await entries(hub.log) if entry.codec.name == "DEAD"]
+            assert len(kept) == 1
+
+
+async def _append_nonsense(edge: EdgeNode) -> None:
+    """Store a READINGS record that no hub can read, as a broken program might have."""
+    from edgesync._native.write import Write
+    from edgesync.model import RecordKind
+
+    write = Write()
+    write.append(Lane.BULK, RecordKind.READINGS, b"no readings at all")
+    await edge.store.submit(write)
+
+
+@pytest.mark.feature("S1")
+async def test_an_alarm_does_not_wait_behind_the_bulk(hub: Hub) -> None:
+    async with hub.node() as edge:
+        for first in range(0, 20_000, 1000):
+            await edge.ingest(readings(first, 1000))
+        alarm = Event(type=EventType.ALARM, entity_id="m", body=b"{}", time_ns=1)
+        await edge.emit(alarm, Lane.CRITICAL)
+        async with hub.running():
+            await edge.sync(PATIENCE_S)
+        lanes = [entry.lane for entry in await entries(hub.log)]
+    assert lanes.index(Lane.CRITICAL) < len(lanes) - 1

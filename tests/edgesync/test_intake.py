@@ -1,0 +1,143 @@
+"""Readings become records: grouped, declared once, refused whole."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgesync._native import batch, event
+from edgesync._native.write import Write
+from edgesync.errors import RecordError
+from edgesync.intake import READINGS_PER_RECORD, Intake
+from edgesync.model import EventType, Lane, Reading, RecordKind, Value, ValueType, series_id
+from edgesync.store.journal import EdgeStore
+
+pytestmark = pytest.mark.feature("F4", "S2")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EdgeStore]:
+    with EdgeStore(tmp_path / "store") as opened:
+        yield opened
+
+
+def ingest(store: EdgeStore, intake: Intake, *readings: Reading) -> None:
+    write = Write()
+    declared = intake.stage(write, readings)
+    store.submit_sync(write)
+    intake.confirm(declared)
+
+
+def records(store: EdgeStore) -> list[batch.Record]:
+    return batch.records(store.read(Lane.BULK, 1).data)
+
+
+def points(store: EdgeStore) -> list[tuple[int, int, Value]]:
+    found: list[tuple[int, int, Value]] = []
+    for record in records(store):
+        if record.kind == RecordKind.READINGS:
+            time_ns, _, series, values = batch.parse_readings(record.body)
+            found += [(one, time_ns, value) for one, value in zip(series, values, strict=True)]
+    return found
+
+
+def declared(store: EdgeStore) -> list[str]:
+    return [
+        event.decode(record.body)[4].decode()
+        for record in records(store)
+        if record.kind == RecordKind.EVENT and event.decode(record.body)[0] == EventType.SERIES
+    ]
+
+
+def test_readings_of_one_time_and_type_share_a_record(store: EdgeStore) -> None:
+    readings = [Reading(f"m{n}", "P", float(n), 5) for n in range(READINGS_PER_RECORD + 1)]
+    ingest(store, Intake(store.series), *readings)
+    kinds = [record.kind for record in records(store)]
+    assert kinds.count(RecordKind.READINGS) == 2
+    assert len(points(store)) == READINGS_PER_RECORD + 1
+
+
+def test_a_series_is_declared_once_and_before_its_first_use(store: EdgeStore) -> None:
+    intake = Intake(store.series)
+    for n in range(3):
+        ingest(store, intake, Reading("m", "P", float(n), n, unit="W"))
+    assert len(declared(store)) == 1
+    assert '"unit":"W"' in declared(store)[0]
+    assert records(store)[0].kind == RecordKind.EVENT
+    again = Intake(store.series)
+    ingest(store, again, Reading("m", "P", 4.0, 4, unit="W"))
+    ingest(store, again, Reading("m", "P", 5.0, 5))
+    assert len(declared(store)) == 1
+
+
+def test_a_whole_number_joins_a_series_of_floats(store: EdgeStore) -> None:
+    intake = Intake(store.series)
+    ingest(store, intake, Reading("m", "P", 1.5, 1), Reading("m", "P", 2, 2))
+    assert [value for _, _, value in points(store)] == [1.5, 2.0]
+    assert len(declared(store)) == 1
+
+
+@pytest.mark.parametrize(
+    ("reading", "words"),
+    [
+        (Reading("", "P", 1.0, 1), "1 to 255 characters"),
+        (Reading("m", "k" * 256, 1.0, 1), "1 to 255 characters"),
+        (Reading("m", "P", 1 << 63, 1), "64-bit"),
+        (Reading("m", "P", 1.0, 1 << 63), "time_ns"),
+        (Reading("m", "P", "x" * 17_000, 1), "16384 bytes"),
+        (Reading("m", "P", None, 1), "not NoneType"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_reading_that_cannot_be_stored_is_named(
+    store: EdgeStore, reading: Reading, words: str
+) -> None:
+    with pytest.raises(RecordError, match=words):
+        Intake(store.series).stage(Write(), [Reading("m", "good", 1.0, 1), reading])
+
+
+NAMES = st.sampled_from(["a", "b", "ü", "x y"])
+VALUES: st.SearchStrategy[Value] = st.one_of(
+    st.floats(), st.integers(-(1 << 63), (1 << 63) - 1), st.booleans(), st.text(max_size=50)
+)
+READINGS = st.builds(Reading, NAMES, NAMES, VALUES, st.integers(0, 5))
+
+
+@settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(READINGS, max_size=40))
+def test_what_goes_in_comes_out(tmp_path: Path, readings: list[Reading]) -> None:
+    with EdgeStore(tmp_path / str(len(list(tmp_path.iterdir())))) as store:
+        ingest(store, Intake(store.series), *readings)
+        found = points(store)
+    expected = [(series_id(r.entity, r.key), r.time_ns, r.value) for r in readings]
+
+    def plain(rows: list[tuple[int, int, Value]]) -> list[tuple[int, int, str]]:
+        # As text: nan equals itself, True is 1, and 2 in a series of floats is 2.0.
+        return sorted(
+            (series, at, value if isinstance(value, str) else repr(_number(value)))
+            for series, at, value in rows
+        )
+
+    assert plain(found) == plain(expected)
+
+
+def _number(value: float | int | bool) -> float | int:
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value) if math.copysign(1, value) > 0 or value else value
+    return int(value) if isinstance(value, bool) else value
+
+
+def test_types_of_records_are_those_of_the_values(store: EdgeStore) -> None:
+    values: list[Value] = [1.5, 7, True, "on"]
+    readings = [Reading("m", f"k{n}", value, 1) for n, value in enumerate(values)]
+    ingest(store, Intake(store.series), *readings)
+    kinds = [
+        batch.parse_readings(record.body)[1]
+        for record in records(store)
+        if record.kind == RecordKind.READINGS
+    ]
+    assert kinds == [ValueType.F64, ValueType.I64, ValueType.BOOL, ValueType.TEXT]

@@ -1,0 +1,158 @@
+"""EdgeNode as a program that embeds it sees it."""
+
+import itertools
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from edgesync import EdgeNode, Event, EventType, Lane, Reading
+from edgesync.errors import ConfigError, RecordError, StoreFull, StoreLocked
+from edgesync.events import EventQuery
+from edgesync.node import STORE
+
+SECOND = 10**9
+
+
+def node(folder: Path, **more: Any) -> EdgeNode:
+    wall_ns = more.pop("wall_ns", None)
+    settings = {"edge": {"name": "barn"}, "http": {"port": 0}, **more}
+    return EdgeNode(settings, folder=folder, **({"wall_ns": wall_ns} if wall_ns else {}))
+
+
+def reading(n: int, key: str = "Weight") -> Reading:
+    return Reading("scale0", key, n / 10, n * SECOND, unit="kg")
+
+
+@pytest.mark.feature("L13", "S2")
+async def test_what_was_ingested_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with node(tmp_path) as first:
+        await first.ingest([reading(1), reading(2)])
+        tail = first.status().lanes[Lane.BULK].tail
+        assert tail == 3  # the declaration of the series, and a record for each time
+    async with node(tmp_path) as second:
+        assert second.status().lanes[Lane.BULK].tail == tail
+        assert second.status().series == 1
+
+
+@pytest.mark.feature("L1")
+async def test_an_edge_without_a_hub_keeps_everything_and_says_so(tmp_path: Path) -> None:
+    async with node(tmp_path) as alone:
+        await alone.ingest([reading(1)])
+        status = alone.status()
+        assert status.link.state == "Disconnected"
+        assert status.pending == sum(lane.tail for lane in status.lanes)
+        with pytest.raises(ConfigError, match="edgesync init"):
+            await alone.sync()
+
+
+def test_a_plain_program_works_locally(tmp_path: Path) -> None:
+    with EdgeNode.local(tmp_path / "data") as local:
+        local.ingest_sync([reading(1)])
+        local.emit_sync(Event(type=EventType.CUSTOM, body=b"{}", time_ns=1))
+        assert [one.value for one in local.latest()] == [0.1]
+        assert [one.type for one in local.events()] == ["CUSTOM", "SERIES"]
+
+
+def test_a_plain_program_may_use_threads(tmp_path: Path) -> None:
+    with EdgeNode.local(tmp_path / "data") as local:
+        local.ingest_sync([reading(0)])
+        threads = [
+            threading.Thread(target=lambda n=n: local.ingest_sync([reading(n)]))
+            for n in range(1, 9)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert local.store.state(Lane.BULK).tail == 10
+
+
+async def test_events_carry_a_state_computed_from_positions(tmp_path: Path) -> None:
+    async with node(tmp_path) as one:
+        await one.emit(Event(type=EventType.ALARM, entity_id="m1", body=b"hot", time_ns=1))
+        await one.store.acknowledge(Lane.NORMAL, 1, 1)
+        found = {event.type: event.state for event in one.events(EventQuery(lane="normal"))}
+        assert found == {"LIFECYCLE": "DEPLOYED", "ALARM": "PENDING"}
+        assert [e.entity for e in one.events(EventQuery(text="hot"))] == ["m1"]
+        assert one.events(EventQuery(type="RELATION")) == []
+
+
+async def test_all_of_a_group_is_stored_or_none(tmp_path: Path) -> None:
+    async with node(tmp_path) as one:
+        before = one.status().lanes[Lane.BULK].tail
+        with pytest.raises(RecordError):
+            await one.ingest([reading(1), Reading("", "x", 1.0, 1)])
+        assert one.status().lanes[Lane.BULK].tail == before
+        await one.ingest([])
+        assert one.status().lanes[Lane.BULK].tail == before
+
+
+async def ingest_for_ever(edge: EdgeNode) -> None:
+    for n in itertools.count():
+        await edge.ingest([reading(n, str(key)) for key in range(100)])
+
+
+async def test_a_full_store_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    async with node(tmp_path, store={"limit": "2mb", "retain": "0b"}) as one:
+        with pytest.raises(StoreFull, match=r"store\.limit"):
+            await ingest_for_ever(one)
+        assert one.status().lanes[Lane.BULK].tail > 100
+
+
+async def test_a_directory_belongs_to_one_process(tmp_path: Path) -> None:
+    async with node(tmp_path):
+        with pytest.raises((StoreLocked, RuntimeError)):
+            async with node(tmp_path):
+                pass
+
+
+async def test_an_unreadable_store_is_moved_aside_and_told(tmp_path: Path) -> None:
+    async with node(tmp_path) as first:
+        await first.ingest([reading(1)])
+        path = first.data_dir / STORE / "data.mdb"
+    path.write_bytes(b"\xa5" * path.stat().st_size)
+    async with node(tmp_path) as second:
+        told = [event.body for event in second.events(EventQuery(text="store_replaced"))]
+        assert len(told) == 1
+        await second.ingest([reading(2)])
+    assert list((tmp_path / "data").glob("store.damaged-*"))
+
+
+@pytest.mark.feature("S25")
+async def test_a_stepped_clock_is_an_event_and_nothing_else(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    offset_s = [0.0]
+
+    def wall_ns() -> int:
+        import time
+
+        return int((time.monotonic() + 1e9 + offset_s[0]) * 1e9)
+
+    async with node(tmp_path, wall_ns=wall_ns) as one:
+        await trio.sleep(2)
+        offset_s[0] = -315_360_000.0
+        await trio.sleep(2)
+        await one.ingest([reading(1)])  # commits come in order: the event is stored by now
+        told = [event.body for event in one.events(EventQuery(text="clock_stepped"))]
+        assert len(told) == 1
+        assert "-315360000" in told[0]
+
+
+async def test_dead_records_are_listed_and_can_be_tried_again(tmp_path: Path) -> None:
+    async with node(tmp_path) as one:
+        await one.emit(Event(type=EventType.CUSTOM, body=b"odd", time_ns=1))
+        one.record_dead(Lane.NORMAL, 2, "refused")
+        for _ in range(500):
+            if one.dead():
+                break
+            await trio.sleep(0.02)
+        (dead,) = one.dead()
+        assert (dead.lane, dead.seq, dead.reason) == ("normal", 2, "refused")
+        assert [e.state for e in one.events(EventQuery(text="odd"))] == ["DEAD"]
+        assert await one.replay_dead() == 1
+        assert one.dead() == []
+        assert len(one.events(EventQuery(text="odd"))) == 2

@@ -1,0 +1,105 @@
+"""Settings refuse what they do not know, and say what would be right."""
+
+from pathlib import Path
+
+import pytest
+
+from edgesync.errors import ConfigError
+from edgesync.settings import Settings, read_settings
+from hubd.settings import read_settings as read_hub_settings
+
+pytestmark = pytest.mark.feature("L12", "S16")
+
+KEY = "rq:rM>}U?@Lns47E1%kR.o@n%FcmmsL/@{H8]yf7"
+
+
+def read(tmp_path: Path, text: str, **environment: str) -> Settings:
+    path = tmp_path / "edge.toml"
+    path.write_text(text)
+    return read_settings(path, environment)
+
+
+def refused(tmp_path: Path, text: str, **environment: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text, **environment)
+    return caught.value
+
+
+def test_an_empty_file_is_a_working_edge_without_a_hub(tmp_path: Path) -> None:
+    settings = read(tmp_path, "")
+    assert settings.hub.endpoint == ""
+    assert settings.http.host == "127.0.0.1"
+
+
+def test_durations_and_sizes_are_written_as_people_do(tmp_path: Path) -> None:
+    settings = read(tmp_path, '[sync]\nheartbeat = "30s"\n[store]\nlimit = "128mb"')
+    assert float(settings.sync.heartbeat) == 30
+    assert settings.store.limit == 128_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "words"),
+    [
+        ('[sync]\nheart_beat = "5s"', "sync.heart_beat", "did you mean `heartbeat`?"),
+        ("[synk]", "synk", "did you mean `sync`?"),
+        ('[sync]\nheartbeat = "5 parsecs"', "sync.heartbeat", "unit of time"),
+        ('[store]\nlimit = "12 bananas"', "store.limit", "unit of size"),
+        ("[sync]\nbatch_size = 0", "sync.batch_size", ">= 1"),
+        ('[sync]\nbatch_size = "many"', "sync.batch_size", "int"),
+        ('[hub]\nendpoint = "http://x"', "hub.endpoint", "tcp"),
+        ('[hub]\nendpoint = "tcp://hub:7400"', "hub.server_key", "edgesync init"),
+        ('[[modbus]]\nname = "m"', "modbus[0].host", "is missing"),
+        ('[[modbus]]\nname = "m"\nhost = "h"\nprot = 5', "modbus[0].prot", "did you mean `port`?"),
+        ("[edge\n", "(file)", "is not TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_remedy(
+    tmp_path: Path, text: str, field: str, words: str
+) -> None:
+    error = refused(tmp_path, text)
+    assert error.field == field
+    assert words in str(error)
+    assert "edge.toml" in str(error)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="init"):
+        read_settings(tmp_path / "none.toml", {})
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "edge.toml"
+    path.write_bytes(b"\xff\xfe" * 100)
+    with pytest.raises(ConfigError, match="is not TOML"):
+        read_settings(path, {})
+
+
+def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
+    text = '[sync]\nheartbeat = "5s"'
+    changed = {"EDGESYNC_SYNC__HEARTBEAT": "9s", "EDGESYNC_HTTP__PORT": "0"}
+    settings = read(tmp_path, text, **changed)
+    assert float(settings.sync.heartbeat) == 9
+    assert settings.http.port == 0
+    assert refused(tmp_path, text, EDGESYNC_SYNC__HEARTBEAT="soon").field == "sync.heartbeat"
+
+
+def test_names_known_elsewhere_are_understood_with_their_units(tmp_path: Path) -> None:
+    aliases = {"CLOUD_RECONNECT_TIMEOUT": "4500", "CLOUD_RPC_KEEP_ALIVE_TIME_SEC": "12"}
+    settings = read(tmp_path, "", **aliases)
+    assert settings.sync.reconnect_base == 4.5
+    assert float(settings.sync.heartbeat) == 12
+    over = read(tmp_path, "", EDGESYNC_SYNC__HEARTBEAT="3s", **aliases)
+    assert float(over.sync.heartbeat) == 3
+
+
+def test_the_hubs_settings_follow_the_same_rules(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text('[link]\nheartbeats = "5s"')
+    with pytest.raises(ConfigError, match="did you mean `heartbeat`"):
+        read_hub_settings(path, {})
+    path.write_text('[api]\nhost = "0.0.0.0"')
+    with pytest.raises(ConfigError, match="token_sha256"):
+        read_hub_settings(path, {})
+    path.write_text("")
+    settings = read_hub_settings(path, {"HUBD_API__PORT": "9000"})
+    assert settings.api.port == 9000
