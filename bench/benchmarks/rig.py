@@ -22,7 +22,7 @@ START_NS = 1_767_225_600 * 10**9
 
 
 def sensors(polls: int, seed: int = 1) -> Iterator[list[Reading]]:
-    """Yield polls of 50 decimal sensors at 1 Hz, stamped to the millisecond with a little jitter."""
+    """Yield polls of 50 decimal sensors at 1 Hz, stamped to the millisecond with jitter."""
     chance = random.Random(seed)
     levels = [chance.uniform(10, 400) for _ in range(SERIES)]
     for poll in range(polls):

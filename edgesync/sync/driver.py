@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 # Fewer records than this are read and packed faster than a thread is woken.
 INLINE_RECORDS: Final = 64
+# A drain walks through the whole map: pages that were read must not stay resident.
+RELEASE_BYTES: Final = 256 * 1024
 # Marks of the floor are stored together: losing one costs a resend, never a record.
 MARK_INTERVAL_S: Final = 0.05
 OUTBOX_MESSAGES: Final = 256
@@ -218,6 +220,8 @@ class SyncDriver:
         )
         if rows.first > rows.last:
             return core.LoadedNothing(asked.lane, asked.first)
+        if len(rows.data) >= RELEASE_BYTES:
+            self._store.store.release_pages()
         codec, payload = batch.pack(rows.data, prev_chain=rows.prev_chain)
         return core.Loaded(
             lane=asked.lane,
