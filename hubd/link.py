@@ -34,11 +34,26 @@ Problem = tuple[NackCode, str]
 
 
 class EdgePort:
-    """One edge: its receiver and the queue of batches to be stored."""
+    """One edge: its receiver, the batches to be stored, and the newest greeting not yet granted.
 
-    def __init__(self, receiver: Receiver, queue_max: int) -> None:
+    The queue outlives a session: an edge that greets again and again while the disk is slow fills
+    it with batches of sessions that are over. So it has limits of its own (I7).
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        limits = receiver.settings.limits
         self.receiver = receiver
-        self.send, self.receive = trio.open_memory_channel[core.Store](queue_max)
+        self.send, self.receive = trio.open_memory_channel[core.Store](4 * limits.window_batches)
+        self.queued_bytes = 0
+        self.wanted: core.Open | None = None
+        self.is_opening = False
+
+    def has_room(self, nbytes: int) -> bool:
+        held = self.send.statistics()
+        return (
+            held.current_buffer_used < held.max_buffer_size
+            and self.queued_bytes + nbytes <= 2 * self.receiver.settings.limits.window_bytes
+        )
 
 
 class HubLink:
@@ -80,10 +95,9 @@ class HubLink:
         """Return the edge's port; only edges with a registered key get here, so they are few."""
         port = self._ports.get(edge)
         if port is None:
-            receiver = Receiver(edge, self._settings)
-            port = EdgePort(receiver, 4 * self._settings.limits.window_batches)
+            port = EdgePort(Receiver(edge, self._settings))
             self._ports[edge] = port
-            self._presence.watch(receiver)
+            self._presence.watch(port.receiver)
             assert self._nursery is not None
             self._nursery.start_soon(self._keep_storing, port)
         return port
@@ -106,15 +120,36 @@ class HubLink:
                 case core.Transmit(peer, message):
                     await self._hearing.send(peer, message)
                 case core.Store():
-                    # The receiver admits fewer batches than the queue holds.
-                    port.send.send_nowait(effect)
+                    await self._enqueue(port, effect)
                 case core.Open():
-                    assert self._nursery is not None
-                    self._nursery.start_soon(self._open, port, effect)
+                    self._want(port, effect)
                 case core.Report(kind, facts):
                     edge = port.receiver.edge
                     log.info("link: edge=%s %s %s", edge, kind, dict(facts))
                     self._presence.note(edge, kind, facts, now)
+
+    async def _enqueue(self, port: EdgePort, asked: core.Store) -> None:
+        nbytes = len(asked.batch.payload)
+        if port.has_room(nbytes):
+            port.queued_bytes += nbytes
+            port.send.send_nowait(asked)
+        else:
+            busy = _refused(asked, NackCode.BUSY, "too much of this edge waits for the disk")
+            await self._step(port, busy)
+
+    def _want(self, port: EdgePort, asked: core.Open) -> None:
+        """Open one session at a time: of greetings that come meanwhile only the newest counts."""
+        port.wanted = asked
+        if not port.is_opening:
+            port.is_opening = True
+            assert self._nursery is not None
+            self._nursery.start_soon(self._keep_opening, port)
+
+    async def _keep_opening(self, port: EdgePort) -> None:
+        while port.wanted is not None:
+            asked, port.wanted = port.wanted, None
+            await self._open(port, asked)
+        port.is_opening = False
 
     async def _open(self, port: EdgePort, asked: core.Open) -> None:
         edge = port.receiver.edge
@@ -135,19 +170,26 @@ class HubLink:
                     asked.append(port.receive.receive_nowait())
                 except trio.WouldBlock:
                     break
-            for answer in await self._store(port.receiver.edge, asked):
+            for answer in await self._store(port, asked):
                 await self._step(port, answer)
+            port.queued_bytes -= sum(len(one.batch.payload) for one in asked)
 
-    async def _store(self, edge: str, asked: Sequence[core.Store]) -> list[core.Stored]:
+    async def _store(self, port: EdgePort, asked: Sequence[core.Store]) -> list[core.Stored]:
         """Check and store batches in order. What follows a bad one is refused as a gap."""
+        edge = port.receiver.edge
         answers: list[core.Stored] = []
         sound: list[core.Store] = []
         for one in asked:
+            session = port.receiver.session
+            if session is None or session.epoch != one.batch.epoch:
+                continue  # nobody waits for the answer, and the next session finds the floor
             problem = await _problem_of(one)
             if problem is None:
                 sound.append(one)
             else:
                 answers.append(_refused(one, *problem))
+        if not sound:
+            return answers
         try:
             results = await self._log.append([_append(edge, one) for one in sound])
         except StoreError as error:
@@ -170,11 +212,12 @@ def _check(asked: core.Store) -> Problem | None:
     try:
         batch.columns(one.codec, one.payload)
         count = sum(count for _, _, count in batch.ids(one.codec, one.payload))
+        chain = batch.last_chain(one.codec, one.payload, one.prev_chain)
     except RecordError as error:
         return NackCode.POISON, str(error)
     if count != one.last - one.first + 1:
         return NackCode.POISON, f"{count} records in a batch of {one.last - one.first + 1}"
-    if batch.last_chain(one.codec, one.payload, one.prev_chain) != one.last_chain:
+    if chain != one.last_chain:
         return NackCode.CHAIN, "the records do not lead to the running hash they came with"
     return None
 
