@@ -11,6 +11,8 @@ from edgesync.model import Reading as Reading
 if TYPE_CHECKING:
     from edgesync.node import EdgeNode as EdgeNode
 
+__version__ = "0.1.0"
+
 __all__ = ["Action", "EdgeNode", "Event", "EventType", "Lane", "Reading"]
 
 

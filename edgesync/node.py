@@ -14,7 +14,6 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
@@ -23,7 +22,7 @@ from typing import Any, Final, Self
 import msgspec
 import trio
 
-from edgesync import events
+from edgesync import __version__, events
 from edgesync import settings as settings_module
 from edgesync._native import event as event_codec
 from edgesync._native.write import Write
@@ -156,7 +155,7 @@ class EdgeNode:
         async with contextlib.AsyncExitStack() as stack:
             self._open()
             stack.push_async_callback(self._close)
-            await self.emit(self._lifecycle("started", {"version": version("edgesync")}))
+            await self.emit(self._lifecycle("started", {"version": __version__}))
             nursery = await stack.enter_async_context(_cancelled_at_exit())
             self._nursery = nursery
             await self._start_link(nursery)
@@ -203,7 +202,7 @@ class EdgeNode:
                     self.store,
                     connect,
                     self,
-                    settings=sync.sender(f"edgesync {version('edgesync')}"),
+                    settings=sync.sender(f"edgesync {__version__}"),
                     backoff=sync.backoff(),
                     breaker=sync.breaker(),
                     random=self._random,
@@ -378,7 +377,7 @@ class EdgeNode:
         broken = self.store.commit.broken
         return Status(
             edge=self.settings.edge.name,
-            version=version("edgesync"),
+            version=__version__,
             incarnation=self.store.incarnation.hex(),
             uptime_s=time.monotonic() - self._started_at,
             readings=self._readings,

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import signal
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ import msgspec
 import trio
 from starlette.types import ASGIApp
 
+from edgesync import __version__
 from edgesync_transport.keys import KeyPair, load_or_create_keys
 from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
@@ -99,7 +99,7 @@ async def _serve(
         live=live,
         projectors=projectors,
         settings=settings.api,
-        version=version("edgesync"),
+        version=__version__,
     )
     app = with_enrolment(make_app(context), registry, settings, keys.public)
     async with open_hearing(settings.hub.listen, server_keys=keys, edges=table) as hearing:
