@@ -37,16 +37,21 @@ def read(path: Path, kind: type[T], *, environment: Mapping[str, str], prefix: s
             problem=error.strerror or str(error),
             remedy="name another file with --config, or make one with `init`",
         ) from error
+    return parse(raw, kind, file=str(path), environment=environment, prefix=prefix)
+
+
+def parse(
+    raw: bytes, kind: type[T], *, file: str, environment: Mapping[str, str], prefix: str
+) -> T:
+    """Return the settings in the bytes of a file; raises ConfigError."""
     if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(file=str(path), field="(file)", problem=f"over {FILE_BYTES_MAX} bytes")
+        raise ConfigError(file=file, field="(file)", problem=f"over {FILE_BYTES_MAX} bytes")
     try:
         table = tomllib.loads(raw.decode())
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(
-            file=str(path), field="(file)", problem=f"is not TOML: {error}"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(file=file, field="(file)", problem=f"is not TOML: {error}") from error
     override(table, environment, prefix)
-    return convert(table, kind, file=str(path))
+    return convert(table, kind, file=file)
 
 
 def convert(table: Mapping[str, Any], kind: type[T], *, file: str) -> T:
@@ -65,8 +70,12 @@ def override(table: dict[str, Any], environment: Mapping[str, str], prefix: str)
         *sections, key = name.removeprefix(f"{prefix}_").lower().split("__")
         place: dict[str, Any] = table
         for section in sections:
-            place = place.setdefault(section, {})
-        place[key] = _literal(text)
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                break  # no table: reading it into the struct says so
+            place = inner
+        else:
+            place[key] = _literal(text)
 
 
 def _literal(text: str) -> Any:

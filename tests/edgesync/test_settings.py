@@ -51,6 +51,8 @@ def test_durations_and_sizes_are_written_as_people_do(tmp_path: Path) -> None:
         ('[[modbus]]\nname = "m"', "modbus[0].host", "is missing"),
         ('[[modbus]]\nname = "m"\nhost = "h"\nprot = 5', "modbus[0].prot", "did you mean `port`?"),
         ("[edge\n", "(file)", "is not TOML"),
+        ("x = " + "[" * 5000, "(file)", "is not TOML"),
+        ("x = " + "9" * 5000, "(file)", "is not TOML"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_remedy(
@@ -81,6 +83,10 @@ def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
     assert float(settings.sync.heartbeat) == 9
     assert settings.http.port == 0
     assert refused(tmp_path, text, EDGESYNC_SYNC__HEARTBEAT="soon").field == "sync.heartbeat"
+
+
+def test_the_environment_cannot_hide_that_a_section_is_no_table(tmp_path: Path) -> None:
+    assert refused(tmp_path, "sync = 1", EDGESYNC_SYNC__HEARTBEAT="9s").field == "sync"
 
 
 def test_names_known_elsewhere_are_understood_with_their_units(tmp_path: Path) -> None:
