@@ -99,14 +99,16 @@ class Site:
                 [sys.executable, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
 
-    async def start_hub(self) -> None:
+    async def start_hub(self, *, until_ready: bool = True) -> None:
         self._start("hub", "-m", "hubd", "--config", str(self.hub_config), "run")
-        await self._until("hub", self._hub_answers)
+        if until_ready:
+            await self._until("hub", self._hub_answers)
 
-    async def start_edge(self) -> None:
+    async def start_edge(self, *, until_ready: bool = True) -> None:
         config = str(self.edge_folder / "edge.toml")
         self._start("edge", "-m", "edgesync.demo.edge", config, str(self._clock), str(self.witness))
-        await self._until("edge", self._edge_answers)
+        if until_ready:
+            await self._until("edge", self._edge_answers)
 
     async def _until(self, name: str, is_ready: Any) -> None:
         with trio.move_on_after(READY_S):
