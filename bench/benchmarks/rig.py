@@ -81,6 +81,13 @@ class Rig:
             time.sleep(0.1)
         raise RuntimeError((self.folder / "hub.log").read_text())
 
+    def plug_into(self, address: tuple[str, int]) -> None:
+        """Let the edge reach the hub through something that listens there."""
+        text = self.config.read_text()
+        direct = f"127.0.0.1:{self.link_port}"
+        assert direct in text
+        self.config.write_text(text.replace(direct, f"{address[0]}:{address[1]}"))
+
     def stats(self) -> dict[str, Any] | None:
         try:
             with urllib.request.urlopen(f"{self.url}/api/v1/stats", timeout=5) as answer:

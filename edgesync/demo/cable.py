@@ -29,6 +29,8 @@ class Cable:
         self.target = target
         self.state = CableState.PLUGGED
         self.address: tuple[str, int] = ("", 0)
+        # What went through, to the target and back: handshakes, heartbeats, all of it.
+        self.bytes_to = self.bytes_back = 0
         self._connections: set[trio.CancelScope] = set()
         self._plugged = trio.Event()
         self._plugged.set()
@@ -63,18 +65,27 @@ class Cable:
         server = await trio.open_tcp_stream(*self.target)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._pump, client, server, nursery.cancel_scope)
-                nursery.start_soon(self._pump, server, client, nursery.cancel_scope)
+                both = nursery.cancel_scope
+                nursery.start_soon(self._pump, client, server, False, both)
+                nursery.start_soon(self._pump, server, client, True, both)
         finally:
             _reset(server)
 
     async def _pump(
-        self, source: trio.SocketStream, sink: trio.SocketStream, both: trio.CancelScope
+        self,
+        source: trio.SocketStream,
+        sink: trio.SocketStream,
+        is_back: bool,
+        both: trio.CancelScope,
     ) -> None:
         try:
             while data := await source.receive_some(CHUNK_BYTES):
                 await self._plugged.wait()
                 await sink.send_all(data)
+                if is_back:
+                    self.bytes_back += len(data)
+                else:
+                    self.bytes_to += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:

@@ -28,7 +28,8 @@ HUB = [
 WORDS = [
     b"[", b"[[", b"]]", b'"""', b"'''", b"{", b"}", b"= 1\n", b"\n[sync]\n", b"inf", b"nan", b"-1",
     b"1e400", b"9" * 30, b'"5 parsecs"', b'"-5s"', b"true", b"[]", b"{}", b"1979-05-27T07:32:00Z",
-    b"07:32:00", b"\\u0000", b"\\uD800", b"a.b.c = 1\n", b"[[edge]]\n", b"sync = 1\n", b"link = []\n", b"x = " + b"[" * 5000, b"9" * 5000, b"edge = 1\n", b"[" * 40,
+    b"07:32:00", b"\\u0000", b"\\uD800", b"a.b.c = 1\n", b"[[edge]]\n", b"sync = 1\n",
+    b"link = []\n", b"x = " + b"[" * 5000, b"9" * 5000, b"edge = 1\n", b"[" * 40,
 ]  # fmt: skip
 VARIABLES = {"EDGESYNC_SYNC__BATCH_SIZE": "7", "HUBD_LINK__HOLDOFF": "5s"}
 

@@ -32,6 +32,7 @@ async def talk(cable: Cable) -> bytes:
 async def test_a_plugged_cable_carries_bytes_both_ways(nursery: trio.Nursery) -> None:
     async with open_cable(await echo_server(nursery)) as cable:
         assert await talk(cable) == b"hello"
+        assert (cable.bytes_to, cable.bytes_back) == (5, 5)
 
 
 async def test_a_cut_ends_connections_and_refuses_new_ones(nursery: trio.Nursery) -> None:

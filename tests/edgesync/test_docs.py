@@ -1,0 +1,62 @@
+"""The documents say what the settings are: every key, and its default."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import edgesync.settings
+import hubd.settings
+from edgesync.sources.modbus.settings import ModbusDeviceSettings
+from edgesync.units import Bytes, Seconds, parse_duration, parse_size
+
+DOCS = Path(__file__).parents[2] / "docs"
+ROW = re.compile(r"^\| (`[^|]+`) \| ([^|]+) \|", re.M)
+
+
+def documented(file: str) -> dict[str, dict[str, str]]:
+    """Return section -> key -> default, from the tables under `## [section]`."""
+    found: dict[str, dict[str, str]] = {}
+    for part in re.split(r"^## ", (DOCS / file).read_text(), flags=re.M)[1:]:
+        section = part.partition("\n")[0].strip("[]")
+        rows = ROW.findall(part)
+        found[section] = {key: default for keys, default in rows for key in names(keys)}
+    return found
+
+
+def names(keys: str) -> list[str]:
+    return re.findall(r"`(\w+)`", keys)
+
+
+def is_same(written: str, default: Any) -> bool:
+    text = written.strip("` ")
+    if isinstance(default, Bytes):
+        return parse_size(json.loads(text)) == default
+    if isinstance(default, Seconds):
+        return parse_duration(json.loads(text)) == default
+    value = json.loads(text)
+    return bool((tuple(value) if isinstance(value, list) else value) == default)
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [
+        ("configuration.md", edgesync.settings.Settings),
+        ("hub-configuration.md", hubd.settings.Settings),
+    ],
+)
+def test_every_key_is_documented_with_its_default(file: str, kind: type[msgspec.Struct]) -> None:
+    tables = documented(file)
+    defaults = kind()
+    for section in (field for field in msgspec.structs.fields(kind) if field.name != "modbus"):
+        values = getattr(defaults, section.name)
+        said = tables.pop(section.encode_name)
+        for field in msgspec.structs.fields(values):
+            written = said.pop(field.encode_name)
+            assert is_same(written, getattr(values, field.name)), f"{section.name}.{field.name}"
+        assert not said, f"[{section.name}] has no such keys"
+    keys = {field.encode_name for field in msgspec.structs.fields(ModbusDeviceSettings)}
+    assert all(set(said) == keys for said in tables.values())
