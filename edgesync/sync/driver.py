@@ -33,6 +33,8 @@ RELEASE_BYTES: Final = 256 * 1024
 # Marks of the floor are stored together: losing one costs a resend, never a record.
 MARK_INTERVAL_S: Final = 0.05
 OUTBOX_MESSAGES: Final = 256
+# Something may be due that a Tick cannot change, such as a batch while the window is full.
+TICK_MIN_S: Final = 0.001
 
 
 class Watcher(Protocol):
@@ -86,6 +88,12 @@ class SyncDriver:
         self._settled.set()
         self._moved = trio.Event()
         self._poke = trio.Event()
+        self._nap = trio.CancelScope()
+
+    @property
+    def tick_at(self) -> float:
+        """When the sender is next told the time, on Trio's clock."""
+        return self._nap.deadline
 
     # -- what the node calls ---------------------------------------------------------------------
 
@@ -192,9 +200,11 @@ class SyncDriver:
 
     async def _keep_time(self) -> None:
         while True:
-            now = trio.current_time()
-            await trio.sleep(max(0.001, self.sender.due_at(now) - now))
+            due = self.sender.due_at(trio.current_time())
+            with trio.CancelScope(deadline=due) as self._nap:
+                await trio.sleep_forever()
             self._step(core.Tick())
+            await trio.sleep(TICK_MIN_S)
 
     async def _keep_reading(self, lane: Lane) -> None:
         """Answer Load effects of one lane: journal to packed batch."""
@@ -255,8 +265,11 @@ class SyncDriver:
     # -- effects ---------------------------------------------------------------------------------
 
     def _step(self, event: core.Event) -> None:
-        for effect in self.sender.step(event, trio.current_time()):
+        now = trio.current_time()
+        for effect in self.sender.step(event, now):
             self._carry_out(effect)
+        # What has just happened may be due before what the clock was set to.
+        self._nap.deadline = min(self._nap.deadline, self.sender.due_at(now))
 
     def _carry_out(self, effect: core.Effect) -> None:
         match effect:

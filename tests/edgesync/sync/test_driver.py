@@ -114,6 +114,17 @@ async def test_everything_arrives_once_and_in_order(hub: Hub) -> None:
         assert status.pending == 0
 
 
+@pytest.mark.feature("S13")
+async def test_the_clock_is_set_anew_when_something_is_due_earlier(hub: Hub) -> None:
+    async with hub.running(), hub.node() as edge:
+        await edge.sync(PATIENCE_S)
+        driver = edge._driver
+        assert driver is not None
+        await edge.ingest(readings(0, 1))
+        # One record lingers for others, and is sent when its time is over: not at the next beat.
+        assert driver.tick_at == driver.sender.due_at(trio.current_time())
+
+
 @pytest.mark.feature("L1", "S12")
 async def test_intake_goes_on_without_a_hub_and_drains_when_it_comes(hub: Hub) -> None:
     async with hub.node() as edge:
