@@ -13,7 +13,7 @@ from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.units import Bytes, Period, Seconds
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
-from edgesync_transport.sender import SenderSettings
+from edgesync_transport.window import SenderSettings
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Count = Annotated[int, Meta(ge=1)]

@@ -22,7 +22,8 @@ from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.breaker import Breaker, BreakerSettings
 from edgesync_transport.link import Connect, Link, LinkClosed
 from edgesync_transport.messages import Codec, Lane, Message
-from edgesync_transport.sender import LanePositions, Sender, SenderSettings
+from edgesync_transport.sender import Sender
+from edgesync_transport.window import LanePositions, SenderSettings
 
 log = logging.getLogger(__name__)
 

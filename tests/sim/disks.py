@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from edgesync._native import batch
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Lane, LaneFloor
-from edgesync_transport.sender import LanePositions
+from edgesync_transport.window import LanePositions
 from hubd.log.base import Append, Appended, NotAppended, Session
 from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
 from tests.native.rowsmith import Draft, make_rows

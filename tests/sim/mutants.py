@@ -8,7 +8,8 @@ from edgesync_transport import receiver as hub_core
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Message, Welcome
 from edgesync_transport.receiver import Receiver
-from edgesync_transport.sender import Effect, LaneWindow, Sender
+from edgesync_transport.sender import Effect, Sender
+from edgesync_transport.window import LaneWindow
 from hubd.log.base import Append, Appended, NotAppended
 from hubd.log.book import Book, Changes
 from tests.sim.world import Rules

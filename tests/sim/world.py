@@ -18,7 +18,8 @@ from edgesync_transport import sender as edge_core
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Codec, Lane, Limits, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
-from edgesync_transport.sender import Sender, SenderSettings
+from edgesync_transport.sender import Sender
+from edgesync_transport.window import SenderSettings
 from hubd.log.base import Append, Appended
 from hubd.log.book import Book, Changes
 from tests.sim.disks import POISON, Record, SimJournal, SimLog, Stored, contents_in, rows_of

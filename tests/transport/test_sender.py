@@ -27,7 +27,6 @@ from edgesync_transport.sender import (
     Forked,
     Grown,
     Hangup,
-    LanePositions,
     LinkDown,
     LinkStatus,
     LinkUp,
@@ -39,11 +38,11 @@ from edgesync_transport.sender import (
     Report,
     Rewind,
     Sender,
-    SenderSettings,
     Stop,
     Tick,
     Transmit,
 )
+from edgesync_transport.window import LanePositions, SenderSettings
 
 NONE = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
 INCARNATION = b"i" * 16
@@ -326,6 +325,12 @@ def test_windows_bound_what_is_under_way() -> None:
     sender, effects = streaming(tail=10_000)
     assert len(ranges(effects)) == sender.settings.window_batches[Lane.BULK]
     assert sender.status() is LinkStatus.DRAINING
+
+
+def test_a_full_window_is_not_due_for_anything() -> None:
+    sender, _ = streaming(tail=10_000)
+    sender.step(Grown(Lane.BULK, 10_001), 0.3)
+    assert sender.due_at(0.4) > 0.4
 
 
 @pytest.mark.feature("S1")

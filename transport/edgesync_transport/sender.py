@@ -17,7 +17,6 @@ Rules R1 to R12 are explained in docs/protocol.md.
 """
 
 import enum
-from collections import deque
 from collections.abc import Callable, Mapping
 from random import Random
 from typing import Final
@@ -44,32 +43,7 @@ from edgesync_transport.messages import (
     Refused,
     Welcome,
 )
-
-
-class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits and times of one side; seconds and counts.
-
-    batch_records_min   size adapts between these two (S13)
-    window_batches      unacknowledged batches a lane may have
-    linger_s            how long a lane waits for more before it sends less than a full batch
-    """
-
-    batch_records_min: int = 16
-    batch_records_max: int = 8192
-    # Raw rows of one batch; what travels is smaller and bounded by the receiver's limits.
-    # A megabyte is 50,000 readings; more gains no speed (bench/benchmarks/drain.py), only memory.
-    batch_raw_bytes: int = 1024 * 1024
-    window_batches: tuple[int, int, int] = (4, 8, 8)
-    window_bytes: tuple[int, int, int] = (256 << 10, 1 << 20, 2 << 20)
-    linger_s: tuple[float, float, float] = (0.0, 0.002, 0.005)
-    ack_target_s: float = 0.25
-    ack_timeout_s: float = 10.0
-    greeting_timeout_s: float = 10.0
-    # Three heartbeats without a word: 15 s, the design's bound for a dead peer (S17).
-    heartbeat_s: float = 5.0
-    heartbeats_missed_max: int = 3
-    clock_offset_warn_s: float = 5.0
-    software: str = ""
+from edgesync_transport.window import InFlight, LanePositions, LaneWindow, SenderSettings
 
 
 class State(enum.Enum):
@@ -89,17 +63,6 @@ class LinkStatus(enum.Enum):
     QUEUING = "Queuing"
     RECONNECTING = "Reconnecting"
     DRAINING = "Draining"
-
-
-class LanePositions(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a lane of the journal stands when the sender is made, or after a fork."""
-
-    tail: int
-    floor: int
-    safe: int
-    trimmed: int
-    start: int = 0
-    start_chain: int = 0
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -260,72 +223,6 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 
 
 NOT_RETAINED: Final = "the hub was restored from a backup older than what this edge retains"
-
-
-class InFlight(msgspec.Struct, frozen=True):
-    first: int
-    last: int
-    nbytes: int
-    at: float
-
-
-class LaneWindow:
-    """One lane's positions and what is under way on it."""
-
-    def __init__(self, lane: Lane, positions: LanePositions, settings: SenderSettings) -> None:
-        self.lane = lane
-        self.tail = positions.tail
-        self.floor = positions.floor
-        self.safe = positions.safe
-        self.trimmed = positions.trimmed
-        self.start = positions.start
-        self.start_chain = positions.start_chain
-        self.sent = positions.floor
-        self.reached = positions.floor  # highest seq sent in this session, resent or not
-        self.batch_records = max(settings.batch_records_min, min(256, settings.batch_records_max))
-        # While a refused range is bisected: the bad record is in floor+1 .. suspect_last, and no
-        # batch reaches beyond the ceiling.
-        self.suspect_last = 0
-        self.ceiling: int | None = None
-        self.refused: tuple[int, str] | None = None  # seq and reason of a record refused alone
-        self.gap_chain = 0  # the receiver's chain at the floor, when that lies before `trimmed`
-        self.loading: int | None = None
-        self.in_flight: deque[InFlight] = deque()
-        self.hold_until = 0.0
-        self.grown_at: float | None = None
-
-    @property
-    def in_flight_bytes(self) -> int:
-        return sum(batch.nbytes for batch in self.in_flight)
-
-    def go_back(self) -> None:
-        """Forget what is under way; go on after the floor."""
-        self.sent = self.floor
-        self.in_flight.clear()
-        self.loading = None
-
-    def skip_to_floor(self) -> None:
-        """Records up to the floor need not be sent any more."""
-        if self.sent < self.floor:
-            self.sent = self.floor
-            self.loading = None
-
-    def forget_refusal(self) -> None:
-        self.suspect_last = 0
-        self.ceiling = None
-        self.refused = None
-
-    def narrow(self) -> None:
-        """Halve what is left of a refused range after its good front was stored."""
-        if self.ceiling is None or self.refused or self.floor < self.ceiling:
-            return
-        if self.floor >= self.suspect_last:
-            self.forget_refusal()
-        else:
-            self.ceiling = self.floor + max(1, (self.suspect_last - self.floor) // 2)
-
-    def check(self) -> None:
-        assert self.floor <= self.sent <= self.tail, self.lane  # I3
 
 
 class Sender:
@@ -637,7 +534,7 @@ class Sender:
         for lane in self.lanes:
             if lane.in_flight and now - lane.in_flight[0].at >= self.settings.ack_timeout_s:
                 effects.append(Report("resend", {"lane": int(lane.lane), "after": lane.floor}))
-                self._shrink(lane)
+                lane.shrink()
                 lane.go_back()
         return [*effects, *self._fill_all(now)]
 
@@ -647,7 +544,8 @@ class Sender:
         if self.state is State.STREAMING:
             due = min(due, self._pinged_at + self._heartbeat_s)
             for lane in self.lanes:
-                if lane.grown_at is not None and lane.loading is None and lane.sent < lane.tail:
+                is_waiting = lane.loading is None and lane.sent < lane.tail
+                if lane.grown_at is not None and is_waiting and lane.has_room(self.limits):
                     due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
                 if lane.hold_until > now:
                     due = min(due, lane.hold_until)
@@ -672,7 +570,7 @@ class Sender:
         waiting = lane.tail - lane.sent
         if self.state is not State.STREAMING or lane.loading is not None or not waiting:
             return []
-        if now < lane.hold_until or not self._has_room(lane):
+        if now < lane.hold_until or not lane.has_room(self.limits):
             return []
         if lane.sent < lane.trimmed:
             return self._gap(lane, now)
@@ -690,14 +588,6 @@ class Sender:
             limit_bytes=self.settings.batch_raw_bytes,
         )]  # fmt: skip
 
-    def _has_room(self, lane: LaneWindow) -> bool:
-        batches = min(self.settings.window_batches[lane.lane], self.limits.window_batches)
-        nbytes = min(self.settings.window_bytes[lane.lane], self.limits.window_bytes)
-        # While a refused range is bisected, one batch at a time keeps the answers apart.
-        if lane.ceiling is not None:
-            batches = 1
-        return len(lane.in_flight) < batches and lane.in_flight_bytes < nbytes
-
     def _loaded(self, event: Loaded, now: float) -> list[Effect]:
         lane = self.lanes[event.lane]
         if lane.loading != event.first:
@@ -706,7 +596,7 @@ class Sender:
         if self.state is not State.STREAMING or event.first != lane.sent + 1:
             return []
         if len(event.payload) > self.limits.batch_bytes and event.first < event.last:
-            self._shrink(lane)
+            lane.shrink()
             return self._fill(lane, now)
         lane.sent = event.last
         lane.reached = max(lane.reached, lane.sent)
@@ -733,8 +623,7 @@ class Sender:
         if not lane.floor <= ack.floor <= lane.reached:
             return []  # late, or a claim about records this session never sent
         advanced = ack.floor > lane.floor or ack.safe > lane.safe
-        while lane.in_flight and lane.in_flight[0].last <= ack.floor:
-            self._adapt(lane, lane.in_flight.popleft(), now)
+        lane.acked(ack.floor, now)
         lane.floor = ack.floor
         # After a resend was begun, the answer to the first sending may still come.
         lane.skip_to_floor()
@@ -742,20 +631,6 @@ class Sender:
         lane.narrow()
         effects = [Mark(lane.lane, lane.floor, lane.safe)] if advanced else []
         return [*effects, *self._fill(lane, now)]
-
-    def _adapt(self, lane: LaneWindow, batch: InFlight, now: float) -> None:
-        """AIMD on the time to the ack (S13); only full batches tell what a larger one would do."""
-        if now - batch.at > 2 * self.settings.ack_target_s:
-            self._shrink(lane)
-        elif now - batch.at <= self.settings.ack_target_s and (
-            batch.last - batch.first + 1 >= lane.batch_records
-        ):
-            step = max(64, lane.batch_records // 2)
-            lane.batch_records = min(lane.batch_records + step, self.settings.batch_records_max)
-
-    def _shrink(self, lane: LaneWindow) -> None:
-        # Below batch_records_min only the receiver's refusal leads: a record may be that large.
-        lane.batch_records = max(1, lane.batch_records // 2)
 
     def _nacked(self, nack: Nack, now: float) -> list[Effect]:
         lane = self.lanes[nack.lane]
@@ -770,24 +645,12 @@ class Sender:
         lane.go_back()
         match nack.code:
             case NackCode.POISON:
-                self._bisect(lane, nack)
+                lane.bisect(nack)
             case NackCode.TOO_LARGE if nack.first == nack.last:
-                self._bisect(lane, nack)
+                lane.bisect(nack)
             case NackCode.TOO_LARGE:
-                self._shrink(lane)
+                lane.shrink()
             case NackCode.BUSY:
                 lane.hold_until = now + max(nack.retry_after_s, 0.1)
                 effects.append(Report("hub_busy", {"lane": int(lane.lane), "reason": nack.reason}))
         return [*effects, *self._fill(lane, now)]
-
-    def _bisect(self, lane: LaneWindow, nack: Nack) -> None:
-        """S14: halve the refused range until the bad record stands alone.
-
-        The good half in front is stored on the way, so the next refusal is about a shorter range.
-        """
-        if nack.first == nack.last:
-            lane.refused = (nack.first, nack.reason or "refused")
-            lane.ceiling = lane.suspect_last = nack.first
-        else:
-            lane.suspect_last = nack.last
-            lane.ceiling = lane.floor + max(1, (nack.last - lane.floor) // 2)
