@@ -2,9 +2,8 @@
 
 import logging
 import os
-import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +11,7 @@ import trio
 
 from edgesync.node import EdgeNode
 from edgesync.serve.control import serve_control
+from edgesync.signals import stopping_on_signals
 
 log = logging.getLogger(__name__)
 
@@ -26,18 +26,18 @@ async def run(
 ) -> None:
     """Run a node until SIGTERM, SIGINT or `stop`; what it acknowledged is on disk in any case."""
     stopping = stop or trio.Event()
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            nursery.start_soon(_stop_on, signals, stopping)
-            async with make_node() as node, trio.open_nursery() as services:
-                await _start_services(services, node)
-                notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
-                log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
-                task_status.started(node)
-                await stopping.wait()
-                notify("STOPPING=1")
-                services.cancel_scope.cancel()
-            nursery.cancel_scope.cancel()
+    async with (
+        stopping_on_signals(stopping),
+        make_node() as node,
+        trio.open_nursery() as services,
+    ):
+        await _start_services(services, node)
+        notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
+        log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
+        task_status.started(node)
+        await stopping.wait()
+        notify("STOPPING=1")
+        services.cancel_scope.cancel()
     log.info("edge stopped")
 
 
@@ -54,12 +54,6 @@ async def _start_services(nursery: trio.Nursery, node: EdgeNode) -> None:
             problem = taken.exceptions[0]
             log.error("no metrics: http.port %d on %s: %s", http.port, http.host, problem)
     nursery.start_soon(_keep_watchdog, node)
-
-
-async def _stop_on(signals: AsyncIterator[int], stop: trio.Event) -> None:
-    async for number in signals:
-        log.info("stopping on %s", signal.Signals(number).name)
-        stop.set()
 
 
 async def _keep_watchdog(node: EdgeNode) -> None:

@@ -16,13 +16,22 @@ EVENTS_MAX: Final = 10_000
 # Sessions begun within this time that make a link a flapping one (S26).
 FLAPPING_WINDOW_S: Final = 60.0
 FLAPPING_SESSIONS: Final = 5
+# More than a batch or two: a backlog, not what has just been measured.
+DRAINING_RECORDS: Final = 1000
 
 
 class Presence:
     """Implements `hubd.api.context.Hub`; answers come from memory."""
 
-    def __init__(self, log: Log, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        log: Log,
+        *,
+        address_of: Callable[[str], str] = lambda _edge: "",
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._log = log
+        self._address_of = address_of
         self._clock_ns = clock_ns
         self._events: deque[LinkEvent] = deque(maxlen=EVENTS_MAX)
         self._count = 0
@@ -86,13 +95,11 @@ class Presence:
     def log_head(self) -> int:
         return self._log.head
 
-    def readings_in_log(self) -> Mapping[str, int] | None:
-        return None
-
     def _view(self, name: str) -> EdgeView:
         receiver = self._receivers.get(name)
         if receiver is None:
-            return EdgeView(edge=name, state="disconnected", is_connected=False)
+            address = self._address_of(name)
+            return EdgeView(edge=name, state="disconnected", is_connected=False, address=address)
         session = receiver.session
         lanes = tuple(
             LaneView(lane=lane.name.lower(), tail=tail, floor=stands.floor, safe=stands.safe)
@@ -103,6 +110,7 @@ class Presence:
             edge=name,
             state=_state(receiver, lag),
             is_connected=session is not None,
+            address=self._address_of(name),
             software=receiver.software,
             incarnation=receiver.incarnation.hex(),
             epoch=session.epoch if session else 0,
@@ -124,6 +132,9 @@ class Presence:
 
 
 def _state(receiver: Receiver, lag: int) -> str:
+    """The states of S12 that can be told apart from here."""
     if receiver.session is None:
         return "disconnected"
+    if lag > DRAINING_RECORDS:
+        return "draining"
     return "processing" if lag else "connected"

@@ -2,16 +2,15 @@
 
 import contextlib
 import logging
-import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import trio
-from starlette.types import ASGIApp
 
 from edgesync import __version__
+from edgesync.signals import stopping_on_signals
 from edgesync_transport.keys import KeyPair, load_or_create_keys
 from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
@@ -20,8 +19,8 @@ from edgesync_transport.zap import KeyTable
 from hubd.api.app import make_app
 from hubd.api.context import Context
 from hubd.api.server import serve_http
+from hubd.edges.enrol import enrol_route
 from hubd.edges.registry import Registry
-from hubd.enrol import enrol_route
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
@@ -89,8 +88,8 @@ async def _serve(
     stop: trio.Event,
     task_status: trio.TaskStatus[Running],
 ) -> None:
-    presence = Presence(hub_log)
     table = KeyTable()
+    presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
     projectors = Projectors(live)
     context = Context(
@@ -101,7 +100,8 @@ async def _serve(
         settings=settings.api,
         version=__version__,
     )
-    app = with_enrolment(make_app(context), registry, settings, keys.public)
+    enrol = enrol_route(registry, settings, server_key=keys.public)
+    app = make_app(context, open_routes=[enrol])
     async with open_hearing(settings.hub.listen, server_keys=keys, edges=table) as hearing:
         link = HubLink(hearing, hub_log, presence, _receiver_settings(settings))
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
@@ -116,22 +116,6 @@ async def _serve(
             await hearing.aclose()
             nursery.cancel_scope.cancel()
     log.info("hub stopped")
-
-
-def with_enrolment(
-    app: ASGIApp, registry: Registry, settings: Settings, server_key: str
-) -> ASGIApp:
-    """Answer enrolment in front of the API: it brings its own credentials, not a token."""
-    route = enrol_route(registry, settings, server_key=server_key)
-
-    async def both(scope: object, receive: object, send: object) -> None:
-        assert isinstance(scope, dict)
-        if scope["type"] == "http" and scope["path"] == route.path and scope["method"] == "POST":
-            await route.handle(scope, receive, send)  # type: ignore[arg-type]
-        else:
-            await app(scope, receive, send)  # type: ignore[arg-type]
-
-    return both
 
 
 def _receiver_settings(settings: Settings) -> ReceiverSettings:
@@ -176,14 +160,5 @@ async def _watch_registry(
 async def run_until_signalled(settings: Settings, folder: Path) -> None:
     """`run`, ended by SIGTERM or SIGINT."""
     stop = trio.Event()
-    async with trio.open_nursery() as nursery:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            nursery.start_soon(_stop_on, signals, stop)
-            await run(settings, folder, stop=stop)
-            nursery.cancel_scope.cancel()
-
-
-async def _stop_on(signals: AsyncIterator[int], stop: trio.Event) -> None:
-    async for number in signals:
-        log.info("stopping on %s", signal.Signals(number).name)
-        stop.set()
+    async with stopping_on_signals(stop):
+        await run(settings, folder, stop=stop)

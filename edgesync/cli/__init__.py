@@ -1,18 +1,12 @@
 """`edgesync …`: the edge's daemon and what an operator asks of it."""
 
 import importlib
-import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import click
 
-from edgesync.errors import ConfigError, EdgesyncError, StoreLocked
-
-# sysexits.h: a service manager and a script can tell these apart.
-EX_UNAVAILABLE: Final = 69
-EX_TEMPFAIL: Final = 75
-EX_CONFIG: Final = 78
+from edgesync.cli.program import Program
 
 # command -> module and its one-line help: what is not called is not imported.
 COMMANDS: Final = {
@@ -32,8 +26,8 @@ COMMANDS: Final = {
 }
 
 
-class Edge(click.Group):
-    """Loads a command when it is called; turns mendable errors into one line and an exit code."""
+class Edge(Program):
+    """Loads a command when it is called."""
 
     def list_commands(self, context: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -48,29 +42,6 @@ class Edge(click.Group):
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-    def invoke(self, context: click.Context) -> object:
-        try:
-            return super().invoke(context)
-        except* ConfigError as error:
-            _fail(error, EX_CONFIG)
-        except* StoreLocked as error:
-            _fail(error, EX_TEMPFAIL)
-        except* (EdgesyncError, OSError) as error:
-            _fail(error, EX_UNAVAILABLE)
-
-
-def _fail(group: BaseExceptionGroup[BaseException], code: int) -> NoReturn:
-    for error in _leaves(group):
-        click.echo(f"edgesync: {error}", err=True)
-    sys.exit(code)
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
 
 
 @click.group(

@@ -117,7 +117,6 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     edge: str
     records_at_edge: int
     records_in_log: int
-    readings_in_log: int | None
     readings_in_state: int
     events_in_state: int
     dead: int

@@ -1,5 +1,7 @@
 """Puts the API, the metrics and the dashboard together into one ASGI application."""
 
+from collections.abc import Sequence
+
 import msgspec
 import trio
 from starlette.applications import Starlette
@@ -21,8 +23,12 @@ from hubd.state import QueryTooSlow, views
 from hubd.web.pages import page_routes
 
 
-def make_app(context: Context) -> ASGIApp:
-    """The hub's HTTP side. Needs a running Trio; listens on nothing by itself."""
+def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
+    """The hub's HTTP side. Needs a running Trio; listens on nothing by itself.
+
+    open_routes     of others; they check credentials of their own, and neither token nor host is
+                    asked for
+    """
     description = msgspec.json.encode(openapi.document(context.version))
 
     async def describe(_request: Request) -> Response:
@@ -50,6 +56,7 @@ def make_app(context: Context) -> ASGIApp:
             Route("/openapi.json", describe, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             *page_routes(context),
+            *open_routes,
         ],
         exception_handlers={
             ApiError: routes.on_api_error,
@@ -57,4 +64,4 @@ def make_app(context: Context) -> ASGIApp:
             HTTPException: routes.on_http_error,
         },
     )
-    return Guard(app, context.settings)
+    return Guard(app, context.settings, open_paths={route.path for route in open_routes})

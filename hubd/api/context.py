@@ -1,7 +1,7 @@
 """What the API needs from the rest of the hub, and no more."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -77,10 +77,6 @@ class Hub(Protocol):
 
     @property
     def log_head(self) -> int: ...
-
-    def readings_in_log(self) -> Mapping[str, int] | None:
-        """By edge, if the log counts them; None if it does not."""
-        ...
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

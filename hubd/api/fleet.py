@@ -1,7 +1,5 @@
 """Answers about edges, the links they have, and the hub itself."""
 
-from collections.abc import Mapping
-
 from hubd.api.answers import (
     Edge,
     Edges,
@@ -110,27 +108,23 @@ async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:
 async def stats(context: Context, params: EdgesPage) -> Stats:
     found, following = _edge_page(context, params)
     totals = await context.state.read(views.totals)
-    in_log = context.hub.readings_in_log()
     return Stats(
         now_ns=context.now_ns(),
         version=context.version,
         log_head=context.hub.log_head,
         projectors=projector_status(context),
-        ledger=[
-            _ledger(view, totals.get(view.edge, Totals(edge=view.edge)), in_log) for view in found
-        ],
+        ledger=[_ledger(view, totals.get(view.edge, Totals(edge=view.edge))) for view in found],
         skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN)),
         watchers=context.live.watchers,
         next=following,
     )
 
 
-def _ledger(view: EdgeView, held: Totals, in_log: Mapping[str, int] | None) -> Ledger:
+def _ledger(view: EdgeView, held: Totals) -> Ledger:
     return Ledger(
         edge=view.edge,
         records_at_edge=sum(lane.tail for lane in view.lanes),
         records_in_log=sum(lane.floor for lane in view.lanes),
-        readings_in_log=None if in_log is None else in_log.get(view.edge, 0),
         readings_in_state=held.readings,
         events_in_state=held.events,
         dead=held.dead,

@@ -6,7 +6,7 @@ Plain ASGI instead of a framework's middleware class, which would buffer server-
 import base64
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -33,8 +33,11 @@ OPEN_PATHS: Final = ("/healthz",)
 class Guard:
     """Checks host and token, adds the headers."""
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: ApiSettings, *, open_paths: Set[str] = frozenset()
+    ) -> None:
         self._app = app
+        self._open_paths = open_paths
         self._digests = [bytes.fromhex(digest) for digest in settings.token_sha256]
         self._hosts = {host.lower() for host in settings.allowed_hosts}
         # On a public address the token is what protects; a browser's Host says nothing then.
@@ -64,6 +67,8 @@ class Guard:
         await self._app(scope, receive, send_guarded)
 
     def _check(self, scope: Scope) -> None:
+        if scope["path"] in self._open_paths:
+            return
         headers = Headers(scope=scope)
         if self._checks_host and not self._is_known(headers.get("host", "")):
             raise ApiError(

@@ -1,37 +1,15 @@
 """`hubd …`: the hub's daemon and what an operator does beside it."""
 
-import sys
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
-from edgesync.errors import ConfigError, EdgesyncError, StoreLocked
+from edgesync.cli.program import MENDABLE, Program
 from hubd.errors import HubError
 
-# sysexits.h: a service manager and a script can tell these apart.
-EX_UNAVAILABLE = 69
-EX_TEMPFAIL = 75
-EX_CONFIG = 78
 
-
-class Hub(click.Group):
-    """Turns the errors an operator can mend into one line and an exit code."""
-
-    def invoke(self, context: click.Context) -> object:
-        try:
-            return super().invoke(context)
-        except ConfigError as error:
-            _fail(error, EX_CONFIG)
-        except StoreLocked as error:
-            _fail(error, EX_TEMPFAIL)
-        except (EdgesyncError, HubError, OSError, ValueError) as error:
-            _fail(error, EX_UNAVAILABLE)
-
-
-def _fail(error: Exception, code: int) -> NoReturn:
-    click.echo(f"hubd: {error}", err=True)
-    sys.exit(code)
+class Hub(Program):
+    mendable = (*MENDABLE, HubError, ValueError)
 
 
 @click.group(

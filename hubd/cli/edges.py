@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from hubd import serve
+from hubd.edges.enrol import public_address, token_for
 from hubd.edges.registry import NAME_PATTERN, Registry
-from hubd.enrol import token_for
 from hubd.settings import Settings, data_dir, read_settings
 
 
@@ -42,7 +42,8 @@ def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> 
     settings, folder, registry = _registry(config)
     with contextlib.closing(registry):
         keys = serve.load_keys(folder)
-        # The token first: an address no edge could use is an error before anything is stored.
+        # First this: an address no edge could use is an error before anything is stored.
+        public_address(settings)
         invitation = registry.invite(
             edge, tenant=tenant, valid_s=float(settings.enrol.valid), again=again
         )

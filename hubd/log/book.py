@@ -57,9 +57,13 @@ class Changes(msgspec.Struct):
 
 
 class Book:
-    """Facts about all edges; forget() after a write that failed."""
+    """Facts about all edges; forget() after a write that failed.
 
-    def __init__(self, shelf: Shelf) -> None:
+    has_backups     safe is what the newest registered backup contains; otherwise it is the floor
+    """
+
+    def __init__(self, shelf: Shelf, *, has_backups: bool = False) -> None:
+        self.has_backups = has_backups
         self._shelf = shelf
         self.epochs: dict[str, int] = {}
         self.lanes: dict[LaneKey, LaneFloor] = {}
@@ -102,7 +106,7 @@ class Book:
                 known = LaneFloor(floor=start.floor, chain=start.chain, safe=start.floor)
                 self.lanes[key] = known
                 changes.lanes.add(key)
-            floors.append(known)
+            floors.append(msgspec.structs.replace(known, safe=self._safe(known)))
         return Session(epoch=epoch, floors=(floors[0], floors[1], floors[2]))
 
     def decide(self, asked: Append, changes: Changes) -> Appended | NotAppended:
@@ -113,7 +117,7 @@ class Book:
         if asked.epoch != self.epoch(asked.edge):
             return NotAppended(code=None, floor=floor, reason="a newer session has begun")
         if asked.last <= floor:
-            return Appended(position=0, floor=floor, safe=stands.safe)
+            return Appended(position=0, floor=floor, safe=self._safe(stands))
         if asked.first > floor + 1:
             return NotAppended(code=NackCode.GAP, floor=floor, reason=f"expected {floor + 1}")
         try:
@@ -126,10 +130,14 @@ class Book:
         for origin, first, last in numbers:
             self._add_ids((asked.edge, origin), (first, last))
             changes.ids.add((asked.edge, origin))
-        self.lanes[key] = LaneFloor(floor=asked.last, chain=asked.last_chain, safe=stands.safe)
+        stands = LaneFloor(floor=asked.last, chain=asked.last_chain, safe=stands.safe)
+        self.lanes[key] = stands
         changes.lanes.add(key)
         changes.pieces += pieces
-        return Appended(position=0, floor=asked.last, safe=stands.safe)
+        return Appended(position=0, floor=stands.floor, safe=self._safe(stands))
+
+    def _safe(self, stands: LaneFloor) -> int:
+        return stands.safe if self.has_backups else stands.floor
 
     def _fresh(
         self, asked: Append, stands: LaneFloor

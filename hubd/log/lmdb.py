@@ -134,7 +134,7 @@ class _Asked:
 class LmdbLog:
     """Implements `base.Log`. One process, one object per directory; call from Trio's thread.
 
-    has_backups     safe is what the newest registered backup contains; otherwise it is the floor
+    has_backups     as in Book: `backup` makes them
     """
 
     def __init__(
@@ -147,7 +147,6 @@ class LmdbLog:
     ) -> None:
         self.path = path
         self._clock_ns = clock_ns
-        self._has_backups = has_backups
         self._store = Store(
             str(path),
             databases=(ENTRIES, LANES, SESSIONS, IDS, FACTS),
@@ -155,7 +154,7 @@ class LmdbLog:
             map_bytes_max=map_bytes_max,
         )
         self._commit = GroupCommit(self._store)
-        self._book = Book(StoreShelf(self._store, self._damaged))
+        self._book = Book(StoreShelf(self._store, self._damaged), has_backups=has_backups)
         self._asked: list[_Asked] = []
         self._turn = trio.Lock()
         self._grown = trio.Event()
@@ -227,10 +226,9 @@ class LmdbLog:
                 before = len(changes.pieces)
                 answer = self._book.decide(one, changes)
                 if isinstance(answer, Appended):
-                    safe = answer.safe if self._has_backups else answer.floor
                     stored = len(changes.pieces) > before
                     position = self._written + len(changes.pieces) if stored else 0
-                    answer = Appended(position=position, floor=answer.floor, safe=safe)
+                    answer = msgspec.structs.replace(answer, position=position)
                 mine.append(answer)
             answers.append(mine)
         # Cancelled or not, those who wait must hear what became of their batches.

@@ -4,6 +4,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 
+import msgspec
 import trio
 
 from edgesync_transport.messages import LaneFloor
@@ -66,9 +67,7 @@ class MemoryLog:
                     )
                 )
             if changes.pieces and isinstance(answer, Appended):
-                answer = Appended(position=self.head, floor=answer.floor, safe=answer.floor)
-            elif isinstance(answer, Appended):
-                answer = Appended(position=0, floor=answer.floor, safe=answer.floor)
+                answer = msgspec.structs.replace(answer, position=self.head)
             answers.append(answer)
         self._grown.set()
         self._grown = trio.Event()

@@ -1,6 +1,6 @@
 """A hub at one moment: what the API asks of it, answered from lists."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from hubd.api.context import EdgeView, LaneView, LinkEvent
 
@@ -32,9 +32,6 @@ class StillHub:
     @property
     def log_head(self) -> int:
         return self.head
-
-    def readings_in_log(self) -> Mapping[str, int] | None:
-        return None
 
 
 def an_edge(name: str, *, lag: int = 0, is_connected: bool = True) -> EdgeView:

@@ -160,14 +160,13 @@ class SimLog:
 
     def __init__(self, generation: bytes, make_book: type[Book] = Book) -> None:
         self.stored = Stored(generation)
-        self.has_backups = False
         self._make_book = make_book
         self.book = make_book(_Shelf(self.stored))
 
     def reopen(self, stored: Stored) -> None:
         """Forget everything that was not durable."""
         self.stored = stored
-        self.book = self._make_book(_Shelf(stored))
+        self.book = self._make_book(_Shelf(stored), has_backups=self.book.has_backups)
 
     def backup(self) -> Stored:
         return copy.deepcopy(self.stored)
@@ -187,11 +186,7 @@ class SimLog:
         return self.book.open_session(edge, incarnation, list(starts), changes)
 
     def decide(self, asked: Append, changes: Changes) -> Appended | NotAppended:
-        answer = self.book.decide(asked, changes)
-        if isinstance(answer, Appended):
-            safe = answer.safe if self.has_backups else answer.floor
-            return Appended(position=answer.position, floor=answer.floor, safe=safe)
-        return answer
+        return self.book.decide(asked, changes)
 
     def commit(self, changes: Changes) -> None:
         for edge in changes.epochs:

@@ -497,7 +497,7 @@ class HubSim:
     def __init__(self, world: World) -> None:
         self.world = world
         self.log = SimLog(world.bytes16(), world.rules.book)
-        self.log.has_backups = world.weather.has_backups
+        self.log.book.has_backups = world.weather.has_backups
         self.newest_backup = self.log.backup()
         self.life = 0
         self._boot()

@@ -32,6 +32,7 @@ class KeyTable:
 
     def __init__(self, edges: Mapping[str, str] | None = None) -> None:
         self._edges: dict[str, str] = {}
+        self._addresses: dict[str, str] = {}
         for public, edge in (edges or {}).items():
             self.add(public, edge)
 
@@ -60,6 +61,13 @@ class KeyTable:
 
     def edge_of(self, public: str) -> str | None:
         return self._edges.get(public)
+
+    def came_from(self, edge: str, address: str) -> None:
+        self._addresses[edge] = address
+
+    def address_of(self, edge: str) -> str:
+        """The IP address of the edge's latest handshake; empty before the first."""
+        return self._addresses.get(edge, "")
 
 
 class Zap:
@@ -109,7 +117,8 @@ class Zap:
         if edge is None:
             return self._refuse(address, f"unknown key {public.decode()}")
         self.accepted += 1
-        log.debug("handshake: edge=%s from %s", edge, address.decode("ascii", "replace"))
+        self._keys.came_from(edge, address.decode("ascii", "replace"))
+        log.debug("handshake: edge=%s from %s", edge, self._keys.address_of(edge))
         return b"200", b"OK", public
 
     def _refuse(self, address: bytes, why: str) -> tuple[bytes, bytes, bytes]:

@@ -3,6 +3,7 @@
 import ipaddress
 import time
 from collections import OrderedDict
+from contextlib import aclosing
 from typing import Annotated, Final
 
 import msgspec
@@ -129,10 +130,11 @@ def enrol_route(registry: Registry, settings: Settings, *, server_key: str) -> R
 
 async def _read(request: Request) -> EnrolRequest:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > BODY_BYTES_MAX:
-            raise msgspec.DecodeError(f"a body of over {BODY_BYTES_MAX} bytes")
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise msgspec.DecodeError(f"a body of over {BODY_BYTES_MAX} bytes")
     return msgspec.json.decode(bytes(body), type=EnrolRequest)
 
 

@@ -1,0 +1,154 @@
+"""`edgesync …` as an operator uses it, against a running hub."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgesync.cli import COMMANDS
+from edgesync.serve.control import ask
+from tests.terminal import Terminal, open_terminal, screen_of
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    with open_terminal(tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A hub, and an edge that reads a simulated meter; tests only ask."""
+    with open_terminal(tmp_path_factory.mktemp("site")) as found:
+        found.start_hub()
+        found.enrol()
+        found.add_meter()
+        found.start_edge()
+        found.until(lambda: len(found.json("edgesync", "latest")) > 10)
+        yield found
+
+
+@pytest.mark.feature("S12")
+def test_status_says_how_the_edge_is(site: Terminal) -> None:
+    site.out("edgesync", "sync", "--timeout", "20")
+    found = site.json("edgesync", "status")
+    assert found["edge"] == "barn-7"
+    assert found["link"]["state"] in ("Connected", "Processing", "Draining")
+    assert found["readings"] > 10
+    assert found["sources"][0]["state"] == "online"
+    assert "meter0" in site.out("edgesync", "status")
+
+
+@pytest.mark.feature("S5")
+def test_queue_events_and_latest_answer(site: Terminal) -> None:
+    assert site.json("edgesync", "queue")["dead"] == []
+    assert "bulk" in site.out("edgesync", "queue")
+    assert site.json("edgesync", "queue", "--replay") == {"replayed": 0}
+    rows = site.json("edgesync", "events", "--type", "LIFECYCLE", "--limit", "5")
+    assert any(row["action"] == "ADDED" or "started" in json.dumps(row) for row in rows)
+    assert "LIFECYCLE" in site.out("edgesync", "events")
+    powers = [one for one in site.json("edgesync", "latest") if one["unit"] == "W"]
+    assert powers
+    assert "meter0" in site.out("edgesync", "latest")
+
+
+def test_top_draws_link_lanes_and_devices(site: Terminal) -> None:
+    shown = screen_of(site.command("edgesync", "top", "--interval", "0.2"), until="meter0")
+    assert "bulk" in shown
+    assert "readings/s" in shown
+
+
+def test_a_question_nobody_knows_is_answered_with_those_there_are(site: Terminal) -> None:
+    with pytest.raises(Exception, match="unknown question"):
+        ask(site.edge_config.parent / "data", "wether")
+
+
+def test_a_second_daemon_in_one_folder_is_refused(site: Terminal) -> None:
+    second = site.run("edgesync", "run")
+    assert second.returncode == 75  # EX_TEMPFAIL
+    assert "in use" in second.stderr or "another process" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert site.run("edgesync", "status").returncode == 0
+
+
+def test_init_overwrites_nothing(site: Terminal) -> None:
+    again = site.run("edgesync", "init")
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+
+
+def test_an_edge_without_a_hub_stores_and_stops_cleanly(terminal: Terminal) -> None:
+    terminal.out("edgesync", "init", "--name", "alone")
+    text = terminal.edge_config.read_text().replace("port = 9464", "port = 0")
+    terminal.edge_config.write_text(text)
+    assert terminal.json("edgesync", "check")["hub"] is None
+    assert "none" in terminal.out("edgesync", "check")
+    edge = terminal.start_edge()
+    assert terminal.json("edgesync", "status")["link"]["endpoint"] == ""
+    synced = terminal.run("edgesync", "sync")
+    assert synced.returncode == 69
+    assert "init --token" in synced.stderr
+    assert terminal.stop(edge) == 0
+    gone = terminal.run("edgesync", "status")
+    assert gone.returncode == 69
+    assert "edgesync run" in gone.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[edge]\nnmae = "x"', "did you mean `name`"),
+        ('[sync]\nheartbeat = "5 lightyears"', "unit of time"),
+        ('[[modbus]]\nname = "m"\nhost = "h"\nprofile = "no-such-profile"', "no-such-profile"),
+    ],
+)
+def test_wrong_settings_end_in_one_line_and_their_own_code(
+    terminal: Terminal, text: str, words: str
+) -> None:
+    terminal.edge_config.parent.mkdir()
+    terminal.edge_config.write_text(text)
+    for command in ("check", "run"):
+        done = terminal.run("edgesync", command)
+        assert done.returncode == 78  # EX_CONFIG
+        assert words in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_token_is_refused_before_anything_is_written(terminal: Terminal) -> None:
+    for token, words in (("rubbish", "token"), ("est1.AAAA", "token")):
+        done = terminal.run("edgesync", "init", "--token", token)
+        assert done.returncode != 0
+        assert words in done.stderr
+        assert not terminal.edge_config.exists()
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_shows_an_example(command: str) -> None:
+    words = [sys.executable, "-m", "edgesync", *filter(None, [command]), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "Example:" in done.stdout
+
+
+@pytest.mark.parametrize("program", ["edgesync", "hubd"])
+def test_completion_knows_the_commands(program: str) -> None:
+    words = [sys.executable, "-m", "edgesync", "completion", "bash", "--program", program]
+    script = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"_{program.upper()}_COMPLETE" in script
+    completing = {
+        **os.environ, f"_{program.upper()}_COMPLETE": "bash_complete",
+        "COMP_WORDS": f"{program} r", "COMP_CWORD": "1",
+    }  # fmt: skip
+    executable = Path(sys.executable).with_name(program)
+    answer = subprocess.run([executable], capture_output=True, text=True, env=completing)
+    assert "run" in answer.stdout
+
+
+def test_bench_measures_this_machine(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "edgesync", "bench", "--folder", str(tmp_path), "--json"]
+    found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+    assert [row["records"] for row in found["append"]] == [1, 10, 100, 1000, 10000]
+    assert found["pack"]["bytes"] > 0

@@ -1,0 +1,156 @@
+"""`hubd …` as an operator uses it, with a real edge on the other side."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.terminal import Terminal, open_terminal
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
+    with open_terminal(tmp_path) as found:
+        yield found
+
+
+@pytest.mark.feature("S6")
+def test_an_edge_is_let_in_seen_revoked_and_let_in_again(terminal: Terminal) -> None:
+    terminal.start_hub()
+    token = terminal.enrol()
+    edge = terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "20")
+
+    def state() -> str:
+        return str(terminal.json("hubd", "edges")[0]["state"])
+
+    assert state() in ("connected", "processing")
+    assert "barn-7" in terminal.out("hubd", "edges")
+
+    used = terminal.run("edgesync", "--config", str(terminal.folder / "x" / "edge.toml"),
+                        "init", "--token", token)  # fmt: skip
+    assert used.returncode == 1
+    assert "used already" in used.stderr
+
+    terminal.out("hubd", "revoke", "barn-7")
+    terminal.until(lambda: state() == "revoked")
+    terminal.until(lambda: terminal.json("edgesync", "status")["link"]["epoch"] == 0)
+    assert terminal.run("hubd", "enroll", "barn-7").returncode == 69  # known: --again is needed
+    assert terminal.stop(edge) == 0
+
+    again = terminal.out("hubd", "enroll", "barn-7", "--again").strip()
+    terminal.edge_config.unlink()
+    terminal.out("edgesync", "init", "--token", again)
+    text = terminal.edge_config.read_text().replace("port = 9464", "port = 0")
+    terminal.edge_config.write_text(text)
+    terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    assert state() in ("connected", "processing")
+
+
+@pytest.mark.feature("S32")
+def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
+    """The backup is older than what the edge saw acknowledged; nothing is missing afterwards."""
+    hub = terminal.start_hub()
+    terminal.enrol()
+    edge = terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    assert terminal.stop(hub) == 0
+    backup = terminal.folder / "backup"
+    assert "holds the log" in terminal.out("hubd", "backup", str(backup))
+    before = _log(terminal)
+    assert before
+
+    hub = terminal.start_hub()
+    assert terminal.stop(edge) == 0
+    edge = terminal.start_edge()  # says that it started: records after the backup
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    assert terminal.stop(hub) == 0
+    full = _log(terminal)
+    assert len(full) > len(before)
+
+    data = terminal.hub_config.parent / "data"
+    kept = terminal.run("hubd", "restore", str(backup))
+    assert kept.returncode == 1
+    assert "move it aside" in kept.stderr
+    data.rename(data.with_name("lost"))
+    assert "restored up to position" in terminal.out("hubd", "restore", str(backup))
+    assert _log(terminal) == before
+
+    hub = terminal.start_hub()
+    terminal.until(lambda: "rewind" in terminal.out("edgesync", "events", "--json"))
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    assert terminal.stop(hub) == 0
+    again = _log(terminal)
+    assert again[: len(full)] == full
+
+
+def _log(terminal: Terminal) -> list[tuple[int, int, str]]:
+    """Every record in the log: lane, seq, event id."""
+    lines = terminal.out("hubd", "ledger", "--edge", "barn-7").splitlines()
+    rows = [json.loads(line) for line in lines]
+    return [(r["lane"], r["seq"], r["event_id"]) for r in rows if r["place"] == "log"]
+
+
+def test_the_log_is_listed(terminal: Terminal) -> None:
+    hub = terminal.start_hub()
+    terminal.enrol()
+    terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    locked = terminal.run("hubd", "log")
+    assert locked.returncode == 75
+    assert "Traceback" not in locked.stderr
+    second = terminal.run("hubd", "run")
+    assert second.returncode == 75
+    assert "Traceback" not in second.stderr
+    assert terminal.stop(hub) == 0
+    entries = [json.loads(line) for line in terminal.out("hubd", "log", "--json").splitlines()]
+    assert [one["position"] for one in entries] == list(range(1, len(entries) + 1))
+    assert {one["edge"] for one in entries} == {"barn-7"}
+    assert terminal.out("hubd", "log", "--edge", "nobody") == ""
+    assert len(terminal.out("hubd", "log", "--after", "1").splitlines()) == len(entries) - 1
+
+
+def test_what_no_edge_could_use_is_refused_before_it_is_stored(terminal: Terminal) -> None:
+    terminal.out("hubd", "init")  # listens on all addresses: which one would an edge use?
+    refused = terminal.run("hubd", "enroll", "barn-7")
+    assert refused.returncode == 69
+    assert "hub.public" in refused.stderr
+    assert terminal.json("hubd", "edges") == []
+    bad_name = terminal.run("hubd", "enroll", "barn 7")
+    assert bad_name.returncode == 2
+    again = terminal.run("hubd", "init")
+    assert again.returncode == 1
+    assert "exists" in again.stderr
+    unknown = terminal.run("hubd", "revoke", "nobody")
+    assert unknown.returncode == 69
+    assert "nobody" in unknown.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[hub]\nlisten = ["0.0.0.0:7400"]', "hub.listen"),
+        ("[link]\nwindow = 3", "is not a known key"),
+        ('[api]\nhost = "0.0.0.0"', "token_sha256"),
+    ],
+)
+def test_wrong_settings_end_in_one_line_and_their_own_code(
+    terminal: Terminal, text: str, words: str
+) -> None:
+    terminal.hub_config.parent.mkdir()
+    terminal.hub_config.write_text(text)
+    done = terminal.run("hubd", "run")
+    assert done.returncode == 78
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["", "init", "run", "enroll", "revoke", "edges", "log", "ledger", "backup"]
+)
+def test_help_shows_an_example(terminal: Terminal, command: str) -> None:
+    assert "Example:" in terminal.out("hubd", *filter(None, [command]), "--help") or (
+        command == "ledger"
+    )

@@ -1,0 +1,107 @@
+"""Enrolment over HTTP: credentials of its own, the guard's headers, and a limit to guessing."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.testclient import TestClient
+
+from edgesync_transport.keys import decode_token, new_key_pair
+from hubd.api import ApiSettings, Context, make_app
+from hubd.edges.enrol import ATTEMPTS_MAX, BODY_BYTES_MAX, PATH, enrol_route, token_for
+from hubd.edges.registry import Registry
+from hubd.project import Live, Projectors
+from hubd.settings import HubSettings, Settings
+from hubd.state import open_state
+from tests.hubd.still import StillHub
+
+pytestmark = pytest.mark.feature("S6")
+
+SERVER_KEY = new_key_pair().public
+SETTINGS = Settings(
+    hub=HubSettings(public="tcp://hub.example:7400", public_url="https://hub.example"),
+    api=ApiSettings(host="0.0.0.0", token_sha256=("0" * 64,)),
+)
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with closing(Registry(tmp_path / "registry.db")) as found:
+        yield found
+
+
+@pytest.fixture
+def client(registry: Registry, tmp_path: Path) -> Iterator[TestClient]:
+    live = Live()
+    state = open_state(tmp_path / "state.db", b"g" * 16)
+    context = Context(
+        hub=StillHub([]), state=state, live=live, projectors=Projectors(live),
+        settings=SETTINGS.api, version="0",
+    )  # fmt: skip
+    route = enrol_route(registry, SETTINGS, server_key=SERVER_KEY)
+    app = make_app(context, open_routes=[route])
+    with closing(state), TestClient(app, backend="trio", base_url="https://hub.example") as found:
+        yield found
+
+
+def body(registry: Registry, **changes: str) -> dict[str, Any]:
+    invitation = registry.invite("barn", tenant="default", valid_s=900, again=True)
+    token = decode_token(token_for(invitation, SETTINGS, server_key=SERVER_KEY))
+    assert (token.edge, token.address) == ("barn", "tcp://hub.example:7400")
+    return {
+        "routing_key": token.routing_key,
+        "secret": token.secret,
+        "public_key": new_key_pair().public,
+        **changes,
+    }
+
+
+def test_a_token_is_enough_where_the_api_wants_one_of_its_own(
+    client: TestClient, registry: Registry
+) -> None:
+    assert client.get("/api/v1/edges").status_code == 401
+    answer = client.post(PATH, json=body(registry))
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "edge": "barn", "address": "tcp://hub.example:7400", "server_key": SERVER_KEY,
+    }  # fmt: skip
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert list(registry.live_keys().values()) == ["barn"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"", 400), (b"{", 400), (b"[]", 400), (b'{"routing_key": "x"}', 400),
+        (b'{"routing_key": 1, "secret": 2, "public_key": 3}', 400),
+        (b'{"routing_key":"' + b"x" * 256 + b'","secret":"y","public_key":"z"}', 400),
+        (b" " * (BODY_BYTES_MAX + 1), 400),
+        (b'{"routing_key":"x","secret":"y","public_key":"z","more":1}', 400),
+    ],
+)  # fmt: skip
+def test_what_is_no_request_is_refused(client: TestClient, raw: bytes, status: int) -> None:
+    answer = client.post(PATH, content=raw)
+    assert answer.status_code == status
+    assert answer.json()["code"] == "bad_request"
+
+
+def test_refusals_have_their_own_codes(client: TestClient, registry: Registry) -> None:
+    assert client.post(PATH, json=body(registry, secret="x")).status_code == 403
+    assert client.post(PATH, json=body(registry, public_key="x")).status_code == 422
+    good = body(registry)
+    client.post(PATH, json=good)
+    other = {**good, "public_key": new_key_pair().public}
+    assert client.post(PATH, json=other).status_code == 409
+    assert client.get(PATH).status_code in (404, 405)
+
+
+def test_guessing_is_stopped(client: TestClient, registry: Registry) -> None:
+    for _ in range(ATTEMPTS_MAX):
+        wrong = {"routing_key": "x", "secret": "y", "public_key": new_key_pair().public}
+        assert client.post(PATH, json=wrong).status_code == 403
+    answer = client.post(PATH, json=body(registry))
+    assert answer.status_code == 429
+    assert msgspec.json.decode(answer.content)["remedy"]
