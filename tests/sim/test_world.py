@@ -5,6 +5,7 @@
 
 import pytest
 
+from edgesync_transport.memory import Weather as LinkWeather
 from tests.sim.mutants import MUTANTS
 from tests.sim.world import Rules, Weather, World
 
@@ -27,9 +28,7 @@ def test_the_trace_tells_worlds_apart() -> None:
 
 
 WILD = Weather(
-    loss=0.1,
-    double=0.3,
-    delay_s=0.3,
+    link=LinkWeather(loss=0.1, double=0.3, delay_s=0.3),
     partition_every_s=4.0,
     edge_crash_every_s=5.0,
     hub_crash_every_s=4.0,

@@ -16,6 +16,7 @@ from edgesync._native import batch
 from edgesync_transport import receiver as hub_core
 from edgesync_transport import sender as edge_core
 from edgesync_transport.link import Peer
+from edgesync_transport.memory import Weather as LinkWeather
 from edgesync_transport.messages import Codec, Lane, Limits, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from edgesync_transport.sender import Sender
@@ -53,11 +54,9 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Weather(msgspec.Struct, frozen=True, kw_only=True):
-    """How bad it gets; probabilities a message, mean seconds between events (0: never)."""
+    """How bad it gets: the link, and mean seconds between events (0: never)."""
 
-    loss: float = 0.1
-    double: float = 0.1
-    delay_s: float = 0.05
+    link: LinkWeather = LinkWeather(loss=0.1, double=0.1, delay_s=0.05)
     partition_every_s: float = 8.0
     edge_crash_every_s: float = 12.0
     hub_crash_every_s: float = 12.0
@@ -78,9 +77,11 @@ def weather_of(random: Random) -> Weather:
     restores = random.random()
     with_backups = restores < 0.6
     return Weather(
-        loss=random.choice((0.0, 0.05, 0.3)),
-        double=random.choice((0.0, 0.1, 0.4)),
-        delay_s=random.choice((0.001, 0.05, 0.5)),
+        link=LinkWeather(
+            loss=random.choice((0.0, 0.05, 0.3)),
+            double=random.choice((0.0, 0.1, 0.4)),
+            delay_s=random.choice((0.001, 0.05, 0.5)),
+        ),
         partition_every_s=random.choice((0.0, 5.0)),
         edge_crash_every_s=random.choice((0.0, 4.0, 12.0)),
         hub_crash_every_s=random.choice((0.0, 4.0, 12.0)),
@@ -107,6 +108,7 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self.weather = weather or weather_of(self.random)
+        self.link = self.weather.link
         self.rules = rules or Rules()
         self.now = 0.0
         self.is_calm = False
@@ -213,6 +215,7 @@ class World:
 
     def _calm_down(self) -> None:
         self.is_calm = True
+        self.link = LinkWeather(delay_s=self.weather.link.delay_s)
         self._records_left = 0
         self.partition = (False, False)
         self.note("calm")
@@ -221,13 +224,10 @@ class World:
 
     def carry(self, message: Message, deliver: Callable[[Message], None], *, is_up: bool) -> None:
         """Deliver a message late, twice, out of order, or not at all."""
-        weather = self.weather
-        blocked = self.partition[0 if is_up else 1]
-        if not self.is_calm and (blocked or self.random.random() < weather.loss):
+        if self.partition[0 if is_up else 1]:
             return
-        copies = 2 if not self.is_calm and self.random.random() < weather.double else 1
-        for _ in range(copies):
-            self.at(self.random.expovariate(1 / weather.delay_s), lambda: deliver(message))
+        for delay_s in self.link.delays(self.random):
+            self.at(delay_s, lambda: deliver(message))
 
     # -- what must hold --------------------------------------------------------------------------
 
