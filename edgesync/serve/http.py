@@ -72,10 +72,12 @@ async def _answer_one(stream: trio.SocketStream, pages: dict[bytes, Callable[[],
     elif event.method not in (b"GET", b"HEAD"):
         await _send(stream, connection, (405, b"text/plain", b"only GET\n"))
     else:
-        await _send(stream, connection, page())
+        await _send(stream, connection, page(), with_body=event.method == b"GET")
 
 
-async def _send(stream: trio.SocketStream, connection: h11.Connection, page: Page) -> None:
+async def _send(
+    stream: trio.SocketStream, connection: h11.Connection, page: Page, *, with_body: bool = True
+) -> None:
     status, content_type, body = page
     headers = [
         (b"Content-Type", content_type),
@@ -83,7 +85,7 @@ async def _send(stream: trio.SocketStream, connection: h11.Connection, page: Pag
         (b"Connection", b"close"),
     ]
     head = connection.send(h11.Response(status_code=status, headers=headers)) or b""
-    if connection.their_state is not h11.ERROR and connection.our_state is h11.SEND_BODY:
+    if with_body and connection.our_state is h11.SEND_BODY:
         head += connection.send(h11.Data(data=body)) or b""
     await stream.send_all(head)
 
