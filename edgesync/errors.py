@@ -5,7 +5,7 @@
       StoreError
         StoreLocked           another process has the data directory: stop that one
         StoreFull             wait for the hub, free space, or raise the limit; nothing was written
-        StoreCorrupt          stop writing; the files are kept for `edgesync doctor`
+        StoreCorrupt          stop writing; the files are left as they are
         StoreVersion          the directory was written by a newer edgesync: upgrade
         StoreUnwritable       the disk refused: read-only, no permission, input/output error
       SourceError             one device failed; the others go on

@@ -16,6 +16,7 @@ from typing import Final, Protocol
 import trio
 
 from edgesync._native import batch
+from edgesync.errors import StoreError
 from edgesync.store.journal import EdgeStore
 from edgesync_transport import sender as core
 from edgesync_transport.backoff import Backoff, BackoffSettings
@@ -34,8 +35,12 @@ RELEASE_BYTES: Final = 256 * 1024
 # Marks of the floor are stored together: losing one costs a resend, never a record.
 MARK_INTERVAL_S: Final = 0.05
 OUTBOX_MESSAGES: Final = 256
+DISK_RETRY_S: Final = 0.5
 # Something may be due that a Tick cannot change, such as a batch while the window is full.
 TICK_MIN_S: Final = 0.001
+
+
+Chore = core.Mark | core.Rewind | core.Fork
 
 
 class Watcher(Protocol):
@@ -83,7 +88,7 @@ class SyncDriver:
         self._hangup: core.Hangup | None = None
         self._loads: dict[Lane, core.Load] = {}
         self._wanted = {lane: trio.Event() for lane in Lane}
-        self._chores: deque[core.Mark | core.Rewind | core.Fork] = deque()
+        self._chores: deque[Chore] = deque()
         self._has_chores = trio.Event()
         self._settled = trio.Event()
         self._settled.set()
@@ -215,12 +220,23 @@ class SyncDriver:
             asked = self._loads.pop(lane, None)
             if asked is None:
                 continue
-            if min(asked.limit_records, asked.last_max - asked.first + 1) <= INLINE_RECORDS:
-                answer = self._read(asked)
-                await trio.lowlevel.checkpoint()
+            try:
+                if min(asked.limit_records, asked.last_max - asked.first + 1) <= INLINE_RECORDS:
+                    answer = self._read(asked)
+                    await trio.lowlevel.checkpoint()
+                else:
+                    answer = await trio.to_thread.run_sync(self._read, asked)
+            except StoreError as error:
+                await self._wait_for_disk(error)
+                self._loads.setdefault(lane, asked)
+                self._wanted[lane].set()
             else:
-                answer = await trio.to_thread.run_sync(self._read, asked)
-            self._step(answer)
+                self._step(answer)
+
+    async def _wait_for_disk(self, error: StoreError) -> None:
+        """A disk that refuses delays the link; taking in readings says so for itself (I8)."""
+        log.error("link waits for the disk: %s", error)
+        await trio.sleep(DISK_RETRY_S)
 
     def _read(self, asked: core.Load) -> core.Loaded | core.LoadedNothing:
         rows = self._store.read(
@@ -249,19 +265,29 @@ class SyncDriver:
         while True:
             await self._has_chores.wait()
             while self._chores:
-                chore = self._chores.popleft()
-                match chore:
-                    case core.Mark(lane, floor, safe):
-                        await self._store.acknowledge(lane, floor, safe)
-                        self._step(core.Trimmed(lane, self._store.state(lane).trimmed))
-                    case core.Rewind(lane, floor):
-                        await trio.to_thread.run_sync(self._store.rewind, lane, floor)
-                    case core.Fork():
-                        incarnation = await trio.to_thread.run_sync(self._store.fork)
-                        self._step(core.Forked(incarnation, lane_positions(self._store)))
+                chore = self._chores[0]
+                try:
+                    await self._do(chore)
+                except StoreError as error:
+                    await self._wait_for_disk(error)
+                    continue
+                # While it was done a newer mark may have taken its place, to be done as well.
+                if self._chores and self._chores[0] is chore:
+                    self._chores.popleft()
             self._has_chores = trio.Event()
             self._settled.set()
             await trio.sleep(MARK_INTERVAL_S)
+
+    async def _do(self, chore: Chore) -> None:
+        match chore:
+            case core.Mark(lane, floor, safe):
+                await self._store.acknowledge(lane, floor, safe)
+                self._step(core.Trimmed(lane, self._store.state(lane).trimmed))
+            case core.Rewind(lane, floor):
+                await trio.to_thread.run_sync(self._store.rewind, lane, floor)
+            case core.Fork():
+                incarnation = await trio.to_thread.run_sync(self._store.fork)
+                self._step(core.Forked(incarnation, lane_positions(self._store)))
 
     # -- effects ---------------------------------------------------------------------------------
 
@@ -305,7 +331,7 @@ class SyncDriver:
             # The windows keep far fewer under way: the link does not move at all.
             self._carry_out(core.Hangup("the link takes no more messages"))
 
-    def _add_chore(self, chore: core.Mark | core.Rewind | core.Fork) -> None:
+    def _add_chore(self, chore: Chore) -> None:
         if isinstance(chore, core.Mark):
             for nth, waiting in enumerate(self._chores):
                 if isinstance(waiting, core.Mark) and waiting.lane == chore.lane:

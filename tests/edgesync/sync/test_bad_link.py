@@ -9,7 +9,9 @@ import trio
 
 from edgesync import Lane
 from edgesync._native import batch
+from edgesync._native.journal import Rows
 from edgesync._native.write import Write
+from edgesync.errors import StoreUnwritable
 from edgesync.model import RecordKind, ValueType
 from edgesync.store.journal import EdgeStore
 from edgesync.sync.driver import SyncDriver
@@ -21,7 +23,7 @@ from edgesync_transport.window import SenderSettings
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
-from tests.edgesync.sync.test_driver import values
+from tests.edgesync.sync.test_driver import until, values
 
 RECORDS = 400
 SENDER = SenderSettings(
@@ -35,6 +37,27 @@ STORMS = {
     "doubles out of order": Weather(double=0.5, delay_s=0.01),
     "all of it": Weather(loss=0.1, double=0.2, delay_s=0.02),
 }
+
+
+class FailingStore(EdgeStore):
+    """A store whose disk refuses for a while, now and then."""
+
+    refusals = 0
+
+    async def acknowledge(self, lane: Lane, floor: int, safe: int) -> None:
+        self._refuse()
+        await super().acknowledge(lane, floor, safe)
+
+    def read(
+        self, lane: Lane, first: int, *, limit_records: int = 65536, limit_bytes: int = 4 << 20
+    ) -> Rows:
+        self._refuse()
+        return super().read(lane, first, limit_records=limit_records, limit_bytes=limit_bytes)
+
+    def _refuse(self) -> None:
+        self.refusals += 1
+        if self.refusals % 3 == 1:
+            raise StoreUnwritable(path=self.path, problem="input/output error")
 
 
 class Silent:
@@ -68,6 +91,38 @@ async def pull_cables(hub: MemoryHub, random: Random) -> None:
         hub.mend()
 
 
+@pytest.mark.feature("S2")
+async def test_a_disk_that_refuses_delays_but_ends_nothing(tmp_path: Path) -> None:
+    random = Random(3)
+    log = LmdbLog(tmp_path / "log", map_bytes_max=64 << 20)
+    async with open_memory_hub(random=random) as hub:
+        with FailingStore(tmp_path / "store") as store:
+            driver = make_driver(store, hub, random)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(HubLink(hub, log, Presence(log), RECEIVER).run)
+                nursery.start_soon(driver.run)
+                await produce(store, driver, random)
+                with trio.fail_after(60):
+                    await driver.wait_durable((0, 0, RECORDS))
+                    await until(lambda: store.state(Lane.BULK).floor == RECORDS)
+                nursery.cancel_scope.cancel()
+        assert store.refusals > 1
+    assert await values(log) == [float(n) for n in range(RECORDS)]
+    await log.aclose()
+
+
+def make_driver(store: EdgeStore, hub: MemoryHub, random: Random) -> SyncDriver:
+    return SyncDriver(
+        store,
+        hub.connect_as("barn"),
+        Silent(),
+        settings=SENDER,
+        backoff=BackoffSettings(base_s=0.005, cap_s=0.05),
+        breaker=BreakerSettings(failures_max=100_000),
+        random=random,
+    )
+
+
 @pytest.mark.feature("S3", "S4", "S26")
 @pytest.mark.parametrize("storm", STORMS)
 @pytest.mark.parametrize("seed", [1, 2])
@@ -77,15 +132,7 @@ async def test_everything_arrives_once_and_in_order(storm: str, seed: int, tmp_p
     async with open_memory_hub(random=random, weather=STORMS[storm]) as hub:
         link = HubLink(hub, log, Presence(log), RECEIVER)
         with EdgeStore(tmp_path / "store") as store:
-            driver = SyncDriver(
-                store,
-                hub.connect_as("barn"),
-                Silent(),
-                settings=SENDER,
-                backoff=BackoffSettings(base_s=0.005, cap_s=0.05),
-                breaker=BreakerSettings(failures_max=100_000),
-                random=random,
-            )
+            driver = make_driver(store, hub, random)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.run)
                 nursery.start_soon(driver.run)
