@@ -114,10 +114,13 @@ def open_terminal(folder: Path) -> Iterator[Terminal]:
         terminal.close()
 
 
-def screen_of(command: Sequence[str], until: str) -> str:
+def screen_of(command: Sequence[str], until: str, kind: str = "xterm") -> str:
     """Run a command in a terminal of its own until its screen shows `until`, then Ctrl-C."""
     master, slave = os.openpty()
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
+    environment = {**os.environ, "TERM": kind, "COLUMNS": "120", "LINES": "40"}
+    with subprocess.Popen(
+        command, stdin=slave, stdout=slave, stderr=slave, env=environment
+    ) as process:
         os.close(slave)
         shown = ""
         try:

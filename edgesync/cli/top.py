@@ -1,6 +1,8 @@
 """`edgesync top`: the running edge, live in a terminal."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +16,38 @@ from edgesync.serve.control import NotRunning, ask
 @click.option("--interval", default=1.0, show_default=True, help="Seconds between looks.")
 @click.pass_obj
 def top(config: Path, interval: float) -> None:
-    """Watch the running edge: link, lanes, devices, rates."""
+    """Watch the running edge: link, lanes, devices, rates.
+
+    Where a screen cannot be drawn over, in a pipe or a plain terminal, one follows the other.
+    """
+    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
     folder = data_dir(config)
+    console = Console()
+    with contextlib.suppress(KeyboardInterrupt):
+        if not console.is_terminal or console.is_dumb_terminal:
+            for screen in _screens(folder, interval):
+                console.print(screen)
+            return
+        with Live(console=console, refresh_per_second=4) as live:
+            for screen in _screens(folder, interval):
+                live.update(screen)
+
+
+def _screens(folder: Path, interval: float) -> Iterator[Any]:
+    from rich.text import Text
+
     before: dict[str, Any] | None = None
-    with Live(refresh_per_second=4) as live:
-        while True:
-            try:
-                now: dict[str, Any] | None = ask(folder, "status")
-            except NotRunning as error:
-                live.update(Text(str(error), style="red"))
-                now = None
-            if now is not None:
-                live.update(_screen(now, before))
-            before = now
-            try:
-                time.sleep(interval)
-            except KeyboardInterrupt:
-                return
+    while True:
+        try:
+            now = ask(folder, "status")
+            yield _screen(now, before)
+        except NotRunning as error:
+            now = None
+            yield Text(str(error), style="red")
+        before = now
+        time.sleep(interval)
 
 
 def _screen(now: dict[str, Any], before: dict[str, Any] | None) -> Any:

@@ -56,8 +56,10 @@ def test_queue_events_and_latest_answer(site: Terminal) -> None:
     assert "meter0" in site.out("edgesync", "latest")
 
 
-def test_top_draws_link_lanes_and_devices(site: Terminal) -> None:
-    shown = screen_of(site.command("edgesync", "top", "--interval", "0.2"), until="meter0")
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_top_draws_link_lanes_and_devices(site: Terminal, kind: str) -> None:
+    command = site.command("edgesync", "top", "--interval", "0.2")
+    shown = screen_of(command, until="meter0", kind=kind)
     assert "bulk" in shown
     assert "readings/s" in shown
 
