@@ -22,9 +22,12 @@ async def keep_running(source: Source, sink: Sink, random: Random) -> None:
     """
     backoff = Backoff(RESTART, random)
     while True:
+        started_at = trio.current_time()
         try:
             return await source.run(sink)
         except* (SourceError, StoreFull) as failed:
+            if trio.current_time() - started_at > RESTART.cap_s:
+                backoff.reset()
             delay_s = backoff.next_s()
             problem = failed.exceptions[0]
             log.warning("source %s: %s; again in %.1f s", source.name, problem, delay_s)
