@@ -11,6 +11,8 @@ from edgesync._native.journal import DamagedRecord, Journal
 from edgesync._native.store import Store, Write
 from edgesync.errors import StoreError
 
+pytestmark = pytest.mark.feature("K1")
+
 BULK = 2
 HEADER = 32
 
