@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from hubd import serve
-from hubd.edges.enrol import public_address, token_for
+from hubd.edges.enrol import is_only_here, public_address, public_url, token_for
 from hubd.edges.registry import NAME_PATTERN, Registry
 from hubd.settings import Settings, data_dir, read_settings
 
@@ -55,6 +55,12 @@ def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> 
         click.echo(token)
         minutes = (invitation.expires_ns - time.time_ns()) / 60e9
         click.echo(f"valid once, for {minutes:.0f} minutes: edgesync init --token …", err=True)
+    if is_only_here(settings):
+        click.echo(
+            f"gateways elsewhere cannot reach {public_url(settings)} to enrol: "
+            "set hub.public_url to the address of a proxy in front of it",
+            err=True,
+        )
 
 
 @click.command(epilog="Example: hubd revoke barn-7")

@@ -5,6 +5,7 @@ import time
 from collections import OrderedDict
 from contextlib import aclosing
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgesync_transport.keys import Token, encode_token
+from hubd.api.settings import is_loopback
 from hubd.edges.registry import Invitation, Registry
 from hubd.errors import EnrolRefused
 from hubd.settings import Settings
@@ -81,6 +83,13 @@ def public_address(settings: Settings) -> str:
 
 def public_url(settings: Settings) -> str:
     return settings.hub.public_url or f"http://{settings.api.host}:{settings.api.port}"
+
+
+def is_only_here(settings: Settings) -> bool:
+    """Whether edges of other machines could use the link, but not enrol."""
+    link = urlsplit(public_address(settings)).hostname or ""
+    http = urlsplit(public_url(settings)).hostname or ""
+    return is_loopback(http) and not is_loopback(link)
 
 
 class Attempts:

@@ -118,6 +118,12 @@ def test_what_no_edge_could_use_is_refused_before_it_is_stored(terminal: Termina
     assert refused.returncode == 69
     assert "hub.public" in refused.stderr
     assert terminal.json("hubd", "edges") == []
+    done = terminal.run("hubd", "--config", str(terminal.folder / "far" / "hub.toml"),
+                        "init", "--public", "tcp://hub.example.org:7400")  # fmt: skip
+    assert done.returncode == 0
+    told = terminal.run("hubd", "--config", str(terminal.folder / "far" / "hub.toml"),
+                        "enroll", "barn-7")  # fmt: skip
+    assert "hub.public_url" in told.stderr
     bad_name = terminal.run("hubd", "enroll", "barn 7")
     assert bad_name.returncode == 2
     again = terminal.run("hubd", "init")
