@@ -106,7 +106,7 @@ def encode(
     Raises RecordError for other numbers of points, unequal lengths and values of another type.
     """
     cdef uint32_t n = <uint32_t>min(len(times), POINTS_MAX + 1)
-    cdef Buf arena, column
+    cdef Buf arena
     cdef Head head
     cdef Scratch *s = NULL
     if n < 1 or n > POINTS_MAX or len(values) != n:
@@ -114,23 +114,19 @@ def encode(
             f"{len(times)} times with {len(values)} values; 1..{POINTS_MAX} of each in a block")
     memset(&head, 0, sizeof(Head))
     memset(&arena, 0, sizeof(Buf))
-    memset(&column, 0, sizeof(Buf))
     head.series, head.n = series, n
     head.vtype = <uint8_t>checked_vtype(vtype)
     try:
-        if buf_need(&column, 16 * n) != OK:
-            raise MemoryError
-        # Copies: another thread may change its arrays while ours are encoded.
-        copy_array(column.data + 8 * n, times, b"q", n)
-        gather(&head, &column, &arena, values)
         s = new_scratch()
         if s == NULL:
             raise MemoryError
-        return packed(&head, <const uint64_t *>column.data, s, stats)
+        # Copies: another thread may change its arrays while ours are encoded.
+        copy_array(s.own_times, times, b"q", n)
+        gather(&head, s.own_values, &arena, values)
+        return packed(&head, s, stats)
     finally:
         free_scratch(s)
         buf_free(&arena)
-        buf_free(&column)
 
 
 cdef int checked_vtype(vtype) except -1:
@@ -147,8 +143,7 @@ cdef int copy_array(void *to, object source, char typecode, uint32_t n) except -
     return 0
 
 
-cdef int gather(Head *head, Buf *column, Buf *arena, object values) except -1:
-    cdef uint64_t *to = <uint64_t *>column.data
+cdef int gather(Head *head, uint64_t *to, Buf *arena, object values) except -1:
     cdef uint32_t i
     if head.vtype == VT_TEXT:
         return gather_texts(head, to, arena, values)
@@ -187,14 +182,13 @@ cdef int gather_texts(Head *head, uint64_t *to, Buf *arena, object values) excep
     return 0
 
 
-cdef bytes packed(Head *head, const uint64_t *v, Scratch *s, bint stats):
-    cdef const int64_t *t = <const int64_t *>v + head.n
+cdef bytes packed(Head *head, Scratch *s, bint stats):
     cdef Buf out
     cdef int status
     memset(&out, 0, sizeof(Buf))
     try:
         with nogil:
-            status = put_block(&out, head, t, v, s, stats)
+            status = put_block(&out, head, s.own_times, s.own_values, s, stats)
         if status != OK:
             raise MemoryError
         return PyBytes_FromStringAndSize(<const char *>out.data, out.size)

@@ -35,8 +35,10 @@ cdef enum:
     # From this many bytes a value on it is worth the time to try XOR and LZ4.
     POOR_BYTES = 4
 
-# What an encoder needs besides its input: about 0.5 MB, of which a short column touches little.
+# What an encoder needs: about 0.6 MB, of which a short column touches little.
 cdef struct Scratch:
+    int64_t own_times[POINTS_MAX]
+    uint64_t own_values[POINTS_MAX]
     uint64_t mantissas[POINTS_MAX]
     uint64_t ids[POINTS_MAX]
     uint64_t dictionary[DICT_MAX]
