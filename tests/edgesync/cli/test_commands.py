@@ -66,7 +66,7 @@ def test_top_draws_link_lanes_and_devices(site: Terminal, kind: str) -> None:
 
 def test_a_question_nobody_knows_is_answered_with_those_there_are(site: Terminal) -> None:
     with pytest.raises(Exception, match="unknown question"):
-        ask(site.edge_config.parent / "data", "wether")
+        ask(site.edge_config.parent / "data", "gossip")
 
 
 def test_a_second_daemon_in_one_folder_is_refused(site: Terminal) -> None:
@@ -104,7 +104,7 @@ def test_an_edge_without_a_hub_stores_and_stops_cleanly(terminal: Terminal) -> N
     ("text", "words"),
     [
         ('[edge]\nnmae = "x"', "did you mean `name`"),
-        ('[sync]\nheartbeat = "5 lightyears"', "unit of time"),
+        ('[sync]\nheartbeat = "5 parsecs"', "unit of time"),
         ('[[modbus]]\nname = "m"\nhost = "h"\nprofile = "no-such-profile"', "no-such-profile"),
     ],
 )
