@@ -6,9 +6,8 @@ stores a million records a second needs 1,000 messages a second from here.
 The sender is a process of its own, as an edge is; the figure is what the receiver counts.
 """
 
-import multiprocessing
+import sys
 import time
-from collections.abc import Callable
 from typing import ClassVar
 
 import trio
@@ -20,13 +19,14 @@ from edgesync_transport.pump import Pump
 WARM_UP = 1_000
 
 
-def flood(port: int, size: int, count: int, server_key: str | None, keys: KeyPair) -> None:
+def flood(port: int, size: int, count: int, server_key: str) -> None:
     """Send `count` messages of `size` bytes as fast as the pump takes them."""
 
     async def main() -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         socket = context.socket(zmq.DEALER)
-        if server_key is not None:
+        if server_key:
+            keys = new_key_pair()
             socket.curve_serverkey = server_key.encode()
             socket.curve_publickey = keys.public.encode()
             socket.curve_secretkey = keys.secret.encode()
@@ -41,7 +41,7 @@ def flood(port: int, size: int, count: int, server_key: str | None, keys: KeyPai
     trio.run(main)
 
 
-async def receive(start_sender: Callable[[int], None], count: int, server: KeyPair | None) -> float:
+async def receive(size: int, count: int, server: KeyPair | None) -> float:
     """Return the seconds between message WARM_UP and the last of `count`."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)
@@ -50,7 +50,9 @@ async def receive(start_sender: Callable[[int], None], count: int, server: KeyPa
         socket.curve_server = True
         socket.curve_publickey = server.public.encode()
         socket.curve_secretkey = server.secret.encode()
-    start_sender(socket.bind_to_random_port("tcp://127.0.0.1"))
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    arguments = [str(port), str(size), str(count), server.public if server else ""]
+    sender = await trio.lowlevel.open_process([sys.executable, __file__, "flood", *arguments])
     pump = Pump(socket)
     try:
         async with trio.open_nursery() as nursery:
@@ -64,29 +66,14 @@ async def receive(start_sender: Callable[[int], None], count: int, server: KeyPa
             nursery.cancel_scope.cancel()
         return taken_s
     finally:
+        sender.kill()
+        await sender.wait()
         socket.close()
         context.term()
 
 
 def messages_per_s(size: int, count: int, *, curve: bool) -> float:
-    spawn = multiprocessing.get_context("spawn")
-    server, client = new_key_pair(), new_key_pair()
-    senders: list[multiprocessing.process.BaseProcess] = []
-
-    def start_sender(port: int) -> None:
-        server_key = server.public if curve else None
-        process = spawn.Process(
-            target=flood, args=(port, size, count, server_key, client), daemon=True
-        )
-        process.start()
-        senders.append(process)
-
-    try:
-        taken_s = trio.run(receive, start_sender, count, server if curve else None)
-    finally:
-        for process in senders:
-            process.kill()
-            process.join()
+    taken_s = trio.run(receive, size, count, new_key_pair() if curve else None)
     return (count - WARM_UP) / taken_s
 
 
@@ -101,7 +88,10 @@ class Flood:
         return messages_per_s(size, count, curve=curve)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:2] == ["flood"]:
+    port, size, count = map(int, sys.argv[2:5])
+    flood(port, size, count, sys.argv[5])
+elif __name__ == "__main__":
     for curve in (False, True):
         for size in (64, 4096, 65536):
             figures = sorted(Flood().track_messages_per_s(size, curve) for _ in range(5))
