@@ -1,6 +1,7 @@
 """What all tests share: the markers, and `--features`, which shows what each feature rests on."""
 
 import re
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,6 +21,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A suite started in the background of a script inherits "Ctrl-C is ignored", and so would every
+    # program it starts and means to end with one.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in (
         "feature(*ids): the feature rows this test shows, e.g. 'S4'",
         "slow: takes more than a few seconds",
