@@ -16,7 +16,7 @@ SECONDS ?= 60
 NATIVE := $(wildcard native/*.pyx native/*.pxd edgesync/_native/*.pxd)
 COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
-.PHONY: build demo chaos test check bench sim fuzz crash dev assets features clean
+.PHONY: build demo chaos test check bench sim converge fuzz crash dev assets features clean
 
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
@@ -101,6 +101,10 @@ fuzz: build
 # A real edge and a real hub, each killed with SIGKILL 120 times (some minutes).
 crash: build
 	EDGESYNC_KILLS=120 $(PY) -m pytest -q -s --color=no --no-header tests/crash/test_kill_daemons.py
+
+# Random schedules of three edges and a hub against the full history (about 14 minutes on 2 cores).
+converge: build
+	$(PY) -m tests.cells --schedules 50000
 
 sim: build
 	$(PY) -m tests.sim --seed $(SEED)

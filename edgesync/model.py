@@ -30,6 +30,15 @@ class RecordKind(enum.IntEnum):
     READINGS = 2
 
 
+class Strategy(enum.IntEnum):
+    """How the siblings of a cell are ranked; a matter of reading, never of what is stored."""
+
+    CRDT_MERGE = 0  # additions beat removals nobody had seen, amounts add up, else the last write
+    LAST_WRITE_WINS = 1
+    CLOUD_WINS = 2  # what was written at the hub counts before what was written at an edge
+    EDGE_WINS = 3
+
+
 class EventType(enum.IntEnum):
     """Kinds of event. Unknown numbers from a newer peer are kept and passed on."""
 

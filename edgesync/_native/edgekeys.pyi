@@ -1,0 +1,91 @@
+"""An edge's keys, and what of them the hub has not confirmed."""
+
+from collections.abc import Iterable
+from typing import final
+
+from typing_extensions import disjoint_base
+
+from edgesync._native.cells import Entry, Op
+from edgesync._native.keyspace import Key, Keyspace
+from edgesync.cells.view import View
+
+def element_name(side: int, hlc: int, n: int) -> bytes:
+    """Return the name of a new list element: elements come in the order of their names.
+
+    side   0 for the left end, where later ones come first, 1 for the right
+    """
+
+@final
+class Pending:
+    """An operation the hub has not confirmed; what it wrote stands in its cell.
+
+    n      its number here
+    q      the hub's sequence of the key as its writer knew it
+    kind   VALUE, AMOUNT or TOMB
+    name   of the cell; empty for a removal of the whole key
+    """
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def q(self) -> int: ...
+    @property
+    def kind(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def name(self) -> bytes: ...
+
+@disjoint_base
+class EdgeKeys(Keyspace):
+    """An edge's replica.
+
+    sent      operations up to this number have been given to the link
+    pending   operations not confirmed
+    """
+
+    def __new__(
+        cls, view: View, *, strategies: Iterable[tuple[bytes, int]] = (), may_pack: bool = True
+    ) -> EdgeKeys: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    def save_counters(self) -> None:
+        """Put the counters into the view: once for all that is stored together."""
+
+    def rejoin(self, r: int) -> None:
+        """Be the replica the hub has named now: at first contact, after a fork or a long absence.
+
+        What the hub has not confirmed counts as written without having seen anything, and what it
+        has delivered so far counts for nothing until it is delivered again: the hub may have
+        dropped what would tell "after" from "beside". At worst two values stand beside each other.
+        """
+
+    def push(self, key: bytes, side: int, values: Iterable[bytes]) -> None:
+        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+
+    def is_on_the_wire(self, n: int) -> bool:
+        """Whether the hub may have operation n already: it can be followed, not changed."""
+
+    def context(self, key: Key) -> int:
+        """The hub's sequence number up to which a writer here knows the key."""
+
+    def take(self, limit: int = 1000, limit_bytes: int = 1 << 20) -> list[Op]:
+        """Return the next operations for the link, in order, and count them as sent.
+
+        From here on they are not merged with later ones, for the hub may have them.
+        """
+
+    def deliver(self, entries: list[Entry], acked: int) -> None:
+        """Take the hub's state of some keys, made with all our operations up to `acked` in it.
+
+        What the hub has not heard of yet is done again on top: nobody sees their own writes go,
+        and where the hub knew what we had not seen, both stand beside each other.
+        """
+
+    def forget_unlisted(self, listed: set[bytes], acked: int) -> None:
+        """End a pass from the beginning: what the hub did not list, it does not have."""
+
+    def settle(self, stable: int) -> None:
+        """Forget keys that are gone and that the hub has forgotten too, up to that number."""

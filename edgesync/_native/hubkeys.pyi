@@ -1,0 +1,66 @@
+"""The hub's keys: where the operations of all edges meet, and the feed that tells edges of it."""
+
+from collections.abc import Iterable
+
+from typing_extensions import disjoint_base
+
+from edgesync._native.cells import Dot, Entry, Op
+from edgesync._native.keyspace import Key, Keyspace
+from edgesync.cells.view import View
+
+@disjoint_base
+class HubKeys(Keyspace):
+    """The hub's replica, number 0.
+
+    seq       number of the last change
+    clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
+    """
+
+    ahead_ms_max: int
+
+    def __new__(
+        cls, view: View, *, strategies: Iterable[tuple[bytes, int]] = (), may_pack: bool = True
+    ) -> HubKeys: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def clamped(self) -> int: ...
+    def save_counters(self) -> None:
+        """Put the counters into the view: once for all that is stored together."""
+
+    def push(self, key: bytes, side: int, values: Iterable[bytes]) -> None:
+        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+
+    def hear(self, r: int, op: Op, *, is_known: bool = True) -> None:
+        """Carry out an edge's operation. Any order between edges gives the same cells.
+
+        is_known   the edge wrote it as replica r; else (fork, long absence) what it had seen counts
+                   for nothing, since what would prove it may be gone
+
+        A stamp from too far in the future counts as now: a wrong clock may not win for days.
+        """
+
+    def beginning(self, key: Key, before: list[Dot]) -> list[Dot]:
+        """What a cell holds before an operation: one that begins does so beside the removals of
+        its key; one that was there has its own dots of them.
+        """
+
+    def tombs_of(self, key: Key) -> list[Dot]:
+        """Return the removals of a key that somebody may not have seen."""
+
+    def page(self, base: int, after: int, limit: int = 500) -> tuple[list[Entry], int, bool]:
+        """Return keys that changed after `after`, the position there, and whether that is all.
+
+        base   what the edge has confirmed to have in full: of each key, the cells changed since
+
+        Not cells changed since `after`: a key that changes again moves on in the feed, so within a
+        pass an edge is past changes it never got.
+        """
+
+    def collect(self, first: int, stable: int, limit: int = 1000) -> int:
+        """Drop what no edge can need any more of keys last changed in (first, stable].
+
+        stable   every edge has confirmed to have all up to here, and what it wrote before is in
+
+        Returns the position reached; call again until that is `stable`. Nobody sees a difference.
+        """

@@ -1,0 +1,63 @@
+"""What the two replicas, `edgekeys` and `hubkeys`, are built on."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from edgesync._native.clock cimport Clock
+
+cdef class Key:
+    cdef readonly bytes name
+    cdef readonly uint64_t kseq   # the hub's sequence of its last change, as known here
+    cdef readonly uint64_t kid    # names its cells; 0 without any
+    cdef uint64_t cells           # records of cells, also of absent ones
+    cdef uint64_t counts[4]       # cells present, by type in the order of COLLECTIONS
+    cdef uint8_t strategy         # under which `counts` were taken
+    cdef list string
+    cdef list ttl
+    cdef list tombs               # removals of the whole key: pending ones, at the hub all
+    cdef bint is_told             # some operation on it has been given to the link
+    cdef bint was_present         # as stored
+    cdef uint64_t life            # of the edge, when `kseq` was delivered
+
+    cdef bint is_empty(self)
+
+cdef class Keyspace:
+    cdef readonly object view
+    cdef readonly uint32_t r
+    cdef readonly uint64_t n
+    cdef readonly uint64_t keys
+    cdef readonly Clock clock
+    cdef public uint64_t now_ms
+    cdef uint64_t kids
+    cdef tuple rules
+    cdef uint8_t fallback
+    cdef bint may_pack
+
+    cpdef uint8_t strategy_of(self, bytes key)
+    cdef Key load(self, bytes key)
+    cdef Key alive(self, bytes key)
+    cdef uint64_t deadline_in(self, Key key)
+    cpdef int type_of(self, bytes key)
+    cdef int type_in(self, Key key)
+    cdef int ranked_type(self, Key key)
+    cpdef bytes get(self, bytes key, bytes name)
+    cpdef bytes get_string(self, bytes key)
+    cpdef uint64_t count(self, bytes key, int kind)
+    cdef list dots_of(self, Key key, bytes name)
+    cdef list rows(self, Key key)
+    cdef Key open_key(self, bytes key)
+    cpdef put(self, bytes key, bytes name, bytes value)
+    cpdef remove(self, bytes key, bytes name)
+    cpdef add(self, bytes key, bytes name, bytes amount)
+    cpdef delete(self, bytes key)
+    cdef write(self, Key key, bytes name, uint8_t kind, bytes payload)
+    cdef remove_in(self, Key key)
+    cdef set_dots(self, Key key, bytes name, list before, list after)
+    cdef set_ttl(self, Key key, list after)
+    cdef recount(self, Key key)
+    cdef save(self, Key key)
+
+cdef bytes be64(uint64_t number)
+cdef uint64_t of_be64(bytes data, Py_ssize_t at)
+
+cdef bytes STRING_NAME
+cdef bytes TTL_NAME

@@ -1,0 +1,143 @@
+"""Keys: cells on top of an ordered map of bytes, the *view*."""
+
+from collections.abc import Iterable, Iterator
+from typing import Final, final
+
+from typing_extensions import disjoint_base
+
+from edgesync._native.cells import Dot
+from edgesync._native.clock import Clock
+from edgesync.cells.view import View
+
+STRING: Final[int]
+HASH: Final[int]
+SET: Final[int]
+ZSET: Final[int]
+LIST: Final[int]
+STRING_CELL: Final[bytes]
+TTL_CELL: Final[bytes]
+NEVER: Final[int]
+KEY_BYTES_MAX: Final[int]
+NAME_BYTES_MAX: Final[int]
+
+def sortable(score: float) -> bytes:
+    """Return eight bytes that sort as the numbers do."""
+
+def score_of(data: bytes) -> float:
+    """Undo `sortable`."""
+
+@final
+class Key:
+    """What one key is, apart from the cells of a collection."""
+
+    def __new__(cls, name: bytes) -> Key: ...
+    @property
+    def name(self) -> bytes: ...
+    @property
+    def kseq(self) -> int: ...
+    @property
+    def kid(self) -> int: ...
+
+@disjoint_base
+class Keyspace:
+    """The keys of one replica, in `view`.
+
+    strategies   (prefix, strategy), the longest prefix counts; the empty one is the default
+    may_pack     compress values where that helps
+
+    r            this replica; 0 is the hub, and an edge has none before a hub has named it
+    n            operations made here
+    keys         keys present, those past their deadline too until they are removed
+    """
+
+    now_ms: int
+
+    def __new__(
+        cls, view: View, *, strategies: Iterable[tuple[bytes, int]] = (), may_pack: bool = True
+    ) -> Keyspace: ...
+    @property
+    def view(self) -> View: ...
+    @property
+    def r(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def keys(self) -> int: ...
+    @property
+    def clock(self) -> Clock: ...
+    def choose(self, strategies: Iterable[tuple[bytes, int]]) -> None:
+        """Rank siblings by these from now on; needs no traffic, and can be undone."""
+
+    def strategy_of(self, key: bytes) -> int:
+        """Return the strategy that ranks this key's siblings."""
+
+    def load_counters(self) -> None:
+        """Take the counters from the view, as after a batch that was not stored."""
+
+    def type_of(self, key: bytes) -> int:
+        """Return STRING, HASH, SET, ZSET or LIST; 0 when the key is absent."""
+
+    def get(self, key: bytes, name: bytes) -> bytes | None:
+        """Return the value of a cell; None when it is absent."""
+
+    def get_string(self, key: bytes) -> bytes | None:
+        """Return a string; None when the key is absent. Raises TypeError for another type."""
+
+    def deadline(self, key: bytes) -> int | None:
+        """Return when the key expires, in Unix ms; NEVER, or None when the key is absent."""
+
+    def siblings(self, key: bytes, name: bytes) -> list[Dot]:
+        """Return the dots of a cell: more than one live is a conflict somebody may resolve."""
+
+    def count(self, key: bytes, kind: int) -> int:
+        """Return how many cells of that type are present."""
+
+    def cells(
+        self,
+        key: bytes,
+        kind: int,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        *,
+        reverse: bool = False,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (name without its type, value) of present cells in [start, stop), in order."""
+
+    def by_score(
+        self, key: bytes, low: bytes = b"", high: bytes = ..., *, reverse: bool = False
+    ) -> Iterator[tuple[float, bytes]]:
+        """Yield (score, member) in order, from `low` to before `high`: sortable score | member."""
+
+    def names(
+        self, after: bytes | None = None, prefix: bytes = b"", limit: int = 1000
+    ) -> list[bytes]:
+        """Return up to `limit` keys with that prefix behind `after`, present or not, in order."""
+
+    def expired(self, limit: int = 1000) -> list[bytes]:
+        """Return keys past their deadline that are still kept."""
+
+    def walk(
+        self, start: bytes, stop: bytes, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Yield rows of the view in [start, stop), some at a time."""
+
+    def put(self, key: bytes, name: bytes, value: bytes) -> None:
+        """Set a cell: what it held is replaced."""
+
+    def put_many(self, key: bytes, items: Iterable[tuple[bytes, bytes]]) -> None:
+        """Set several cells of one key."""
+
+    def remove(self, key: bytes, name: bytes) -> None:
+        """Remove a cell; the caller knows that it is present."""
+
+    def remove_many(self, key: bytes, names: Iterable[bytes]) -> None:
+        """Remove several cells of one key that are present."""
+
+    def add(self, key: bytes, name: bytes, amount: bytes) -> None:
+        """Add a decimal amount to a cell; nothing anybody adds elsewhere is lost by it."""
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key with all its cells."""
+
+    def expire(self, key: bytes, deadline_ms: int) -> None:
+        """Let the key end at that time, in Unix ms; NEVER lets it stay."""

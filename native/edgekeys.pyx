@@ -1,0 +1,390 @@
+"""An edge's keys, and what of them the hub has not confirmed.
+
+Besides what `keyspace` keeps:
+
+    d | n u64 BE          an operation the hub has not confirmed:
+                          kind u8 | q | size of the key | key | name
+    g | seq u64 BE | key  a key that is gone: how far we know it, while the hub remembers it
+
+An operation is pending from its write until the hub's state of its key has arrived with it in. What
+it wrote stands in its cell, marked pending. A later operation on the same cell takes the place of
+an earlier one, so what is pending is bounded by the cells, not by the writes. Reads and writes
+never wait for the hub.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+
+from buffer cimport (
+    Buf, Cur, OK, buf_free, left, put8, put_bytes, put_varint, take8, take_varint,
+)
+
+from edgesync._native.cells cimport (
+    AMOUNT, Dot, Entry, Op, TOMB, add_up, apply, new_dot, decode,
+)
+from edgesync._native.clock cimport Clock
+from edgesync._native.keyspace cimport Key, Keyspace, STRING_NAME, TTL_NAME, be64, of_be64
+
+from edgesync.errors import RecordError
+
+cdef enum:
+    LIST_TYPE = 108  # ord("l")
+    BIRTH_AT = 10    # in the name of a list element: type, side and stamp come before its number
+    COUNTERS_BYTES = 64
+    NOBODY = 0xFFFFFFFF
+
+
+def element_name(side: int, hlc: int, n: int) -> bytes:
+    """Return the name of a new list element: elements come in the order of their names.
+
+    side   0 for the left end, where later ones come first, 1 for the right
+    """
+    cdef uint64_t stamp = hlc
+    return b"l" + bytes([side]) + be64(stamp if side else ~stamp) + be64(n)
+
+
+cdef class Pending:
+    """An operation the hub has not confirmed; what it wrote stands in its cell.
+
+    n      its number here
+    q      the hub's sequence of the key as its writer knew it
+    kind   VALUE, AMOUNT or TOMB
+    name   of the cell; empty for a removal of the whole key
+    """
+
+    cdef readonly uint64_t n
+    cdef readonly uint64_t q
+    cdef readonly uint8_t kind
+    cdef readonly bytes key
+    cdef readonly bytes name
+
+    cdef bytes encoded(self):
+        cdef Buf out
+        out.data, out.size, out.room = NULL, 0, 0
+        try:
+            if (
+                put8(&out, self.kind) | put_varint(&out, self.q)
+                | put_varint(&out, PyBytes_GET_SIZE(self.key))
+                | put_bytes(&out, PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
+                | put_bytes(&out, PyBytes_AS_STRING(self.name), PyBytes_GET_SIZE(self.name))
+            ) != OK:
+                raise MemoryError
+            return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+        finally:
+            buf_free(&out)
+
+
+cdef Pending pending_of(uint64_t n, bytes data):
+    cdef Cur cur
+    cdef uint64_t size = 0
+    cdef Pending made = Pending()
+    made.n = n
+    cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cur.end = cur.at + PyBytes_GET_SIZE(data)
+    if (
+        not take8(&cur, &made.kind) or made.kind > TOMB or not take_varint(&cur, &made.q)
+        or not take_varint(&cur, &size) or size > left(&cur)
+    ):
+        raise RecordError(f"the record of pending operation {n} is damaged")
+    made.key = PyBytes_FromStringAndSize(<const char *>cur.at, <Py_ssize_t>size)
+    cur.at += size
+    made.name = PyBytes_FromStringAndSize(<const char *>cur.at, left(&cur))
+    return made
+
+
+cdef class EdgeKeys(Keyspace):
+    """An edge's replica.
+
+    sent      operations up to this number have been given to the link
+    pending   operations not confirmed
+    """
+
+    cdef readonly uint64_t sent
+    cdef readonly uint64_t pending
+    cdef uint64_t life  # how often the hub has given this edge another name
+
+    def load_counters(self) -> None:
+        """Take the counters from the view, as after a batch that was not stored."""
+        cdef bytes raw = self.view.get(b"m")
+        if raw is None:
+            self.r = NOBODY
+            self.n = self.sent = self.kids = self.keys = self.pending = self.life = 0
+            self.clock = Clock()
+            return
+        if len(raw) != COUNTERS_BYTES:
+            raise RecordError("the counters of the keyspace are damaged")
+        self.r = of_be64(raw, 0)
+        self.n, self.sent, self.kids = of_be64(raw, 8), of_be64(raw, 16), of_be64(raw, 24)
+        self.keys, self.pending = of_be64(raw, 32), of_be64(raw, 40)
+        self.clock, self.life = Clock(of_be64(raw, 48)), of_be64(raw, 56)
+
+    def save_counters(self) -> None:
+        """Put the counters into the view: once for all that is stored together."""
+        self.view.put(b"m", b"".join((
+            be64(self.r), be64(self.n), be64(self.sent), be64(self.kids), be64(self.keys),
+            be64(self.pending), be64(self.clock.last), be64(self.life))))
+
+    def rejoin(self, r: int) -> None:
+        """Be the replica the hub has named now: at first contact, after a fork or a long absence.
+
+        What the hub has not confirmed counts as written without having seen anything, and what it
+        has delivered so far counts for nothing until it is delivered again: the hub may have
+        dropped what would tell "after" from "beside". At worst two values stand beside each other.
+        """
+        cdef Pending one
+        if self.r != NOBODY:
+            self.life += 1
+        for row, raw in self.walk(b"d", b"e"):
+            one = pending_of(of_be64(row, 1), raw)
+            one.q = 0
+            self.view.put(row, one.encoded())
+        self.r = r
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def push(self, key: bytes, side: int, values) -> None:
+        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+        cdef Key found = self.open_key(key)
+        cdef uint64_t stamp
+        for value in values:
+            stamp = self.clock.tick(self.now_ms)
+            self.write(found, element_name(side, stamp, self.n + 1), 0, value)
+        self.save(found)
+
+    cdef write(self, Key key, bytes name, uint8_t kind, bytes payload):
+        cdef list before = self.dots_of(key, name)
+        cdef list after = []
+        cdef Dot dot
+        if kind == TOMB and name[0] == LIST_TYPE and self.is_ours_alone(name, before):
+            # Only we know this element: it vanishes, and the hub need not hear of it at all.
+            self.forget(before)
+            self.set_dots(key, name, before, [])
+            return
+        if kind == AMOUNT:
+            for dot in before:
+                if dot.pending and dot.kind == AMOUNT and not self.is_on_the_wire(dot.n):
+                    self.forget_one(dot.n)
+                    payload = add_up(dot.stored, [payload])
+                elif dot.kind != TOMB or dot.pending:
+                    after.append(dot)
+        else:
+            self.forget(before)
+        self.n += 1
+        dot = new_dot(self.r, self.n, self.clock.tick(self.now_ms), kind, payload, self.may_pack)
+        self.set_dots(key, name, before, apply(after, dot, self.context(key)))
+        self.note(kind, key, name)
+
+    cdef bint is_ours_alone(self, bytes name, list dots):
+        """Whether nobody else can have seen this list element: it is as born, and never sent."""
+        cdef Dot dot
+        if len(dots) != 1 or PyBytes_GET_SIZE(name) != BIRTH_AT + 8:
+            return False
+        dot = dots[0]
+        return (
+            dot.pending and not self.is_on_the_wire(dot.n) and dot.n == of_be64(name, BIRTH_AT))
+
+    cpdef bint is_on_the_wire(self, uint64_t n):
+        """Whether the hub may have operation n already: it can be followed, not changed."""
+        return n <= self.sent
+
+    cpdef uint64_t context(self, Key key):
+        """The hub's sequence number up to which a writer here knows the key."""
+        return key.kseq if key.life == self.life else 0
+
+    cdef remove_in(self, Key key):
+        for dots in (key.string, key.ttl, key.tombs):
+            self.forget(dots)
+        if key.ttl:
+            self.set_dots(key, TTL_NAME, key.ttl, [])
+        key.string, key.tombs = [], []
+        if key.cells:
+            for name, raw in self.rows(key):
+                dots = decode(raw)
+                self.forget(dots)
+                self.set_dots(key, name, dots, [])
+        if not key.kseq and not key.is_told:
+            return  # nobody else ever saw it
+        self.n += 1
+        key.tombs = [new_dot(self.r, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)]
+        self.note(TOMB, key, b"")
+
+    cdef note(self, uint8_t kind, Key key, bytes name):
+        """Remember operation `n`, the one just made, until the hub has confirmed it."""
+        cdef Pending made = Pending()
+        made.n, made.q, made.kind = self.n, self.context(key), kind
+        made.key, made.name = key.name, name
+        self.view.put(b"d" + be64(self.n), made.encoded())
+        self.pending += 1
+
+    cdef forget(self, list dots):
+        """Another operation has taken their place."""
+        cdef Dot dot
+        for dot in dots:
+            if dot.pending:
+                self.forget_one(dot.n)
+
+    cdef forget_one(self, uint64_t n):
+        self.view.delete(b"d" + be64(n))
+        self.pending -= 1
+
+    # -- to the hub --------------------------------------------------------------------------
+
+    def take(self, limit: int = 1000, limit_bytes: int = 1 << 20) -> list[Op]:
+        """Return the next operations for the link, in order, and count them as sent.
+
+        From here on they are not merged with later ones, for the hub may have them.
+        """
+        cdef Pending one
+        cdef Key key
+        cdef Dot dot
+        cdef list ops = []
+        cdef Py_ssize_t size = 0
+        for row, raw in self.walk(b"d" + be64(self.sent + 1), b"e"):
+            one = pending_of(of_be64(row, 1), raw)
+            key = self.load(one.key)
+            dot = self.dot_of(one, key)
+            if not key.is_told:
+                key.is_told = True
+                self.save(key)
+            self.sent = one.n
+            ops.append(
+                Op(one.n, dot.hlc, one.q, one.kind, one.key, one.name, dot.stored, dot.packed))
+            size += len(one.key) + len(one.name) + len(dot.stored)
+            if len(ops) >= limit or size >= limit_bytes:
+                break
+        return ops
+
+    cdef Dot dot_of(self, Pending one, Key key):
+        """What a pending operation wrote."""
+        cdef Dot dot
+        for dot in self.dots_of(key, one.name) if one.name else key.tombs:
+            if dot.pending and dot.n == one.n:
+                return dot
+        raise RecordError(f"pending operation {one.n} is not in its cell of {one.key!r}")
+
+    # -- from the hub ------------------------------------------------------------------------
+
+    def deliver(self, entries: list[Entry], acked: int) -> None:
+        """Take the hub's state of some keys, made with all our operations up to `acked` in it.
+
+        What the hub has not heard of yet is done again on top: nobody sees their own writes go,
+        and where the hub knew what we had not seen, both stand beside each other.
+        """
+        cdef Entry entry
+        cdef Pending one
+        ours = {}
+        for row, raw in self.walk(b"d", b"e"):
+            one = pending_of(of_be64(row, 1), raw)
+            ours.setdefault(one.key, []).append(one)
+        for entry in entries:
+            self.deliver_key(entry, ours.get(entry.key, []), acked)
+
+    cdef deliver_key(self, Entry entry, list ours, uint64_t acked):
+        cdef Key key = self.load(entry.key)
+        cdef Pending one
+        cdef dict written = {}
+        cdef list waiting = []
+        cdef list removals = []
+        if key is None:
+            key = Key(entry.key)
+        for one in ours:
+            written[one.n] = self.dot_of(one, key)
+        for one in ours:
+            if one.n <= acked:
+                self.forget_one(one.n)
+            elif one.name:
+                waiting.append(one)
+            else:
+                removals.append(one)
+        key.tombs = [written[(<Pending>one).n] for one in removals]
+        listed = set()
+        for name, dots in entry.cells:
+            listed.add(name)
+            self.hear(dots)
+            self.redo(key, name, dots, waiting, removals, written)
+        self.hear(entry.tombs)
+        for name in {(<Pending>one).name for one in ours}:
+            if name and name not in listed:
+                self.redo_unknown(key, name, entry.tombs, waiting, removals, written)
+        if entry.is_whole:
+            self.keep_only(key, listed | {(<Pending>one).name for one in waiting})
+        key.kseq, key.life = entry.position, self.life
+        # An operation on its way may be one that a later one has replaced: it is not noted here.
+        key.is_told = entry.position != 0 or (key.is_told and acked < self.sent)
+        self.save(key)
+
+    def forget_unlisted(self, listed: set[bytes], acked: int) -> None:
+        """End a pass from the beginning: what the hub did not list, it does not have."""
+        last = None
+        while names := self.names(last):
+            for name in names:
+                if name not in listed:
+                    self.deliver([Entry(name, 0, True, [], [])], acked)
+            last = names[-1]
+
+    def settle(self, stable: int) -> None:
+        """Forget keys that are gone and that the hub has forgotten too, up to that number."""
+        cdef Key key
+        for row, _ in list(self.walk(b"g", b"g" + be64(stable + 1))):
+            self.view.delete(row)
+            key = self.load(row[9:])
+            if key is not None and key.is_empty() and key.kseq <= stable:
+                self.view.delete(b"k" + key.name)
+
+    cdef save(self, Key key):
+        Keyspace.save(self, key)
+        if key.is_empty() and key.kseq:
+            self.view.put(b"g" + be64(key.kseq) + key.name, b"")
+
+    cdef hear(self, list dots):
+        cdef Dot dot
+        for dot in dots:
+            self.clock.hear(dot.hlc)
+
+    cdef redo(
+        self, Key key, bytes name, list dots, list waiting, list removals, dict written,
+    ):
+        """Put what the hub has in place of a cell, and our operations on top."""
+        cdef Pending one
+        cdef Dot dot
+        todo = sorted(
+            [one for one in waiting if (<Pending>one).name == name] + removals, key=_number_of)
+        for one in todo:
+            dot = written[one.n]
+            # A removal of the whole key stays noted with the key, not in each of its cells.
+            dots = apply(dots, dot.at(0, len(one.name) != 0).by(self.r), one.q)
+        kept = [dot if (<Dot>dot).pending else (<Dot>dot).at(0, False) for dot in dots]
+        if not any((<Dot>dot).pending or (<Dot>dot).kind != TOMB for dot in kept):
+            kept = []  # the hub remembers removals for all of us
+        self.set_dots(key, name, self.dots_of(key, name), kept)
+
+    cdef redo_unknown(
+        self, Key key, bytes name, list tombs, list waiting, list removals, dict written,
+    ):
+        """A cell of ours that the hub did not list.
+
+        Either it has not changed there, and what stands here is right; or the hub does not have it
+        (yet), and it begins with what is left of the whole key's removals.
+        """
+        cdef Dot dot
+        dots = self.dots_of(key, name)
+        if any(not (<Dot>dot).pending for dot in dots):
+            return
+        if not any((<Pending>one).name == name for one in waiting):
+            tombs = []
+        self.redo(key, name, tombs, waiting, removals, written)
+
+    cdef keep_only(self, Key key, set names):
+        """The hub listed all it has: other cells are gone."""
+        if key.string and STRING_NAME not in names:
+            key.string = []
+        if key.ttl and TTL_NAME not in names:
+            self.set_dots(key, TTL_NAME, key.ttl, [])
+        if key.cells:
+            for name, raw in self.rows(key):
+                if name not in names:
+                    self.set_dots(key, name, decode(raw), [])
+
+
+def _number_of(one: Pending) -> int:
+    return one.n

@@ -1,0 +1,233 @@
+"""The hub's keys: where the operations of all edges meet, and the feed that tells edges of it.
+
+Besides what `keyspace` keeps:
+
+    f | seq u64 BE    the key whose last change has that sequence number
+
+Every change of the hub takes the next number of one sequence. A cell's last change is the highest
+number of its dots, for every operation leaves one, removals too: *tombs* stay until all edges have
+confirmed a later state (`collect`). An edge's operation says up to which number of the key its
+writer knew; that is all the hub needs to tell "after" from "beside".
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from edgesync._native.cells cimport (
+    AMOUNT, Dot, Entry, LAST_WRITE_WINS, Op, TOMB, add_up, apply, decode, new_dot, winner,
+)
+from edgesync._native.clock cimport Clock
+from edgesync._native.keyspace cimport Key, Keyspace, STRING_NAME, TTL_NAME, be64, of_be64
+
+from edgesync.errors import RecordError
+
+cdef enum:
+    COUNTERS_BYTES = 48
+    STAMP_MS = 1 << 16
+
+cdef uint64_t ALL_SEEN = <uint64_t>-1
+
+
+cdef class HubKeys(Keyspace):
+    """The hub's replica, number 0.
+
+    seq       number of the last change
+    clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
+    """
+
+    cdef readonly uint64_t seq
+    cdef readonly uint64_t clamped
+    cdef public uint64_t ahead_ms_max
+
+    def load_counters(self) -> None:
+        """Take the counters from the view, as after a batch that was not stored."""
+        cdef bytes raw = self.view.get(b"m")
+        self.r = 0
+        self.ahead_ms_max = 5000
+        if raw is None:
+            self.n = self.seq = self.kids = self.keys = self.clamped = 0
+            self.clock = Clock()
+            return
+        if len(raw) != COUNTERS_BYTES:
+            raise RecordError("the counters of the keyspace are damaged")
+        self.n, self.seq, self.kids = of_be64(raw, 0), of_be64(raw, 8), of_be64(raw, 16)
+        self.keys, self.clamped = of_be64(raw, 24), of_be64(raw, 32)
+        self.clock = Clock(of_be64(raw, 40))
+
+    def save_counters(self) -> None:
+        """Put the counters into the view: once for all that is stored together."""
+        self.view.put(b"m", b"".join((
+            be64(self.n), be64(self.seq), be64(self.kids), be64(self.keys), be64(self.clamped),
+            be64(self.clock.last))))
+
+    # -- writing -----------------------------------------------------------------------------
+
+    cdef write(self, Key key, bytes name, uint8_t kind, bytes payload):
+        """An operation of a client of the hub itself, who has seen everything."""
+        self.n += 1
+        self.seq += 1
+        dot = new_dot(0, self.n, self.clock.tick(self.now_ms), kind, payload, self.may_pack)
+        self.meet(key, name, dot.at(self.seq, False), ALL_SEEN)
+
+    cdef remove_in(self, Key key):
+        self.n += 1
+        self.seq += 1
+        dot = new_dot(0, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)
+        self.meet(key, b"", dot.at(self.seq, False), ALL_SEEN)
+
+    def push(self, key: bytes, side: int, values) -> None:
+        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+        from edgesync._native.edgekeys import element_name
+
+        found = self.open_key(key)
+        for value in values:
+            stamp = self.clock.tick(self.now_ms)
+            self.write(found, element_name(side, stamp, self.n + 1), 0, value)
+        self.save(found)
+
+    def hear(self, r: int, op: Op, *, is_known: bool = True) -> None:
+        """Carry out an edge's operation. Any order between edges gives the same cells.
+
+        is_known   the edge wrote it as replica r; else (fork, long absence) what it had seen counts
+                   for nothing, since what would prove it may be gone
+
+        A stamp from too far in the future counts as now: a wrong clock may not win for days.
+        """
+        cdef Key key = self.load(op.key)
+        cdef Op heard = op
+        cdef uint64_t limit = (self.now_ms + self.ahead_ms_max) * STAMP_MS
+        cdef uint64_t hlc = heard.hlc
+        if key is None:
+            key = Key(op.key)
+        if hlc > limit:
+            self.clamped += 1
+            hlc = self.now_ms * STAMP_MS
+        else:
+            self.clock.hear(hlc)
+        self.seq += 1
+        self.meet(key, heard.name, heard.dot(r, self.seq).stamped(hlc), heard.q if is_known else 0)
+        self.save(key)
+
+    cdef meet(self, Key key, bytes name, Dot dot, uint64_t q):
+        cdef list before
+        if name:
+            before = self.dots_of(key, name)
+            self.set_dots(key, name, before, apply(self.beginning(key, before), dot, q))
+        else:
+            if key.string:
+                key.string = apply(key.string, dot, q)
+            if key.ttl:
+                self.set_dots(key, TTL_NAME, key.ttl, apply(key.ttl, dot, q))
+            if key.cells:
+                for cell, raw in self.rows(key):
+                    before = decode(raw)
+                    self.set_dots(key, cell, before, apply(before, dot, q))
+            key.tombs = apply(key.tombs, dot, q)
+        self.move(key)
+
+    cpdef list beginning(self, Key key, list before):
+        """What a cell holds before an operation: one that begins does so beside the removals of
+        its key; one that was there has its own dots of them.
+        """
+        return before or key.tombs
+
+    def tombs_of(self, key: Key) -> list[Dot]:
+        """Return the removals of a key that somebody may not have seen."""
+        return list(key.tombs)
+
+    cdef move(self, Key key):
+        """The key has changed: it is the last in the feed now."""
+        if key.kseq:
+            self.view.delete(b"f" + be64(key.kseq))
+        key.kseq = self.seq
+        self.view.put(b"f" + be64(key.kseq), key.name)
+
+    # -- to the edges ------------------------------------------------------------------------
+
+    def page(self, base: int, after: int, limit: int = 500) -> tuple[list[Entry], int, bool]:
+        """Return keys that changed after `after`, the position there, and whether that is all.
+
+        base   what the edge has confirmed to have in full: of each key, the cells changed since
+
+        Not cells changed since `after`: a key that changes again moves on in the feed, so within a
+        pass an edge is past changes it never got.
+        """
+        entries = []
+        position = after
+        for row, name in self.view.scan(b"f" + be64(after + 1), b"g", limit=limit):
+            position = of_be64(row, 1)
+            entries.append(self.entry(self.load(name), base))
+        return entries, position, len(entries) < limit
+
+    cdef Entry entry(self, Key key, uint64_t base):
+        cells = []
+        if key.string and changed(key.string) > base:
+            cells.append((STRING_NAME, key.string))
+        if key.ttl and changed(key.ttl) > base:
+            cells.append((TTL_NAME, key.ttl))
+        if key.cells:
+            for name, raw in self.rows(key):
+                dots = decode(raw)
+                if changed(dots) > base:
+                    cells.append((name, dots))
+        return Entry(key.name, key.kseq, base == 0, key.tombs, cells)
+
+    # -- care --------------------------------------------------------------------------------
+
+    def collect(self, first: int, stable: int, limit: int = 1000) -> int:
+        """Drop what no edge can need any more of keys last changed in (first, stable].
+
+        stable   every edge has confirmed to have all up to here, and what it wrote before is in
+
+        Returns the position reached; call again until that is `stable`. Nobody sees a difference.
+        """
+        rows = self.view.scan(b"f" + be64(first + 1), b"f" + be64(stable + 1), limit=limit)
+        for _, name in rows:
+            self.collect_in(self.load(name))
+        return of_be64(rows[-1][0], 1) if len(rows) == limit else stable
+
+    cdef collect_in(self, Key key):
+        key.tombs = []
+        key.string = folded(key.string)
+        self.set_dots(key, TTL_NAME, key.ttl, folded(key.ttl))
+        if key.cells:
+            for name, raw in self.rows(key):
+                before = decode(raw)
+                after = folded(before)
+                if after != before:
+                    self.set_dots(key, name, before, after)
+        if key.is_empty():
+            self.view.delete(b"f" + be64(key.kseq))
+            key.kseq = 0
+        self.save(key)
+
+
+cdef uint64_t changed(list dots):
+    cdef Dot dot
+    cdef uint64_t last = 0
+    for dot in dots:
+        last = dot.seq if dot.seq > last else last
+    return last
+
+
+cdef list folded(list dots):
+    """A cell without what only told others of changes: tombs alone, and amounts one by one.
+
+    Amounts written here and at edges are kept apart, and each sum ranks as the highest of its
+    parts did: beside other siblings the cell reads as before, under every strategy.
+    """
+    cdef Dot dot
+    if not any((<Dot>dot).kind != TOMB for dot in dots):
+        return []
+    kept = [dot for dot in dots if (<Dot>dot).kind != AMOUNT]
+    for is_hub in (True, False):
+        amounts = [
+            dot for dot in dots if (<Dot>dot).kind == AMOUNT and ((<Dot>dot).r == 0) == is_hub]
+        if amounts:
+            top = winner(amounts, LAST_WRITE_WINS)
+            total = add_up(b"0", [(<Dot>dot).payload for dot in amounts])
+            kept.append(top.with_payload(total).at(changed(amounts), False))
+    return sorted(kept, key=_identity_of)
+
+
+def _identity_of(dot: Dot) -> tuple[int, int]:
+    return dot.r, dot.n

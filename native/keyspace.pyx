@@ -1,0 +1,540 @@
+"""Keys: cells on top of an ordered map of bytes, the *view*.
+
+Everything lives in that one map, so that a fact and what follows from it are one transaction (I2),
+whoever keeps the map:
+
+    k | key                         what a key is: see `encode_key`
+    c | kid u64 BE | name           a cell of a collection; its name begins with its type
+    z | kid | score | member        a sorted set by score
+    x | deadline ms u64 BE | key    keys that expire
+    m                               counters
+
+`edgekeys` and `hubkeys` say what writing means on either side. Nothing here looks at a clock:
+`now_ms` is set by the caller (I13). Cells may stand beside cells of other types, as they will after
+two edges made one key differently; callers check `type_of` before they write.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
+
+from buffer cimport (
+    Buf, Cur, OK, buf_free, left, put8, put_bytes, put_varint, take8, take_varint,
+)
+
+from edgesync._native.cells cimport (
+    AMOUNT, CRDT_MERGE, Dot, TOMB, VALUE, decode, encode, read, winner,
+)
+
+from edgesync.errors import RecordError
+
+cdef enum:
+    HAS_STRING = 1
+    HAS_TTL = 2
+    HAS_TOMBS = 4
+    HAS_CELLS = 8
+    IS_TOLD = 16
+    HAS_LIFE = 32
+    KNOWN_BITS = 63
+    FIRST_LOOK = 16
+    NEXT_LOOKS = 256
+
+# The type of a cell is the first byte of its name; a key has that of what it holds.
+STRING = ord("s")
+HASH = ord("h")
+SET = ord("e")
+ZSET = ord("z")
+LIST = ord("l")
+STRING_CELL = b"s"
+TTL_CELL = b"t"
+NEVER = (1 << 64) - 1
+KEY_BYTES_MAX = 500
+NAME_BYTES_MAX = 480  # with the type; LMDB's keys end at 511 bytes
+
+STRING_NAME = STRING_CELL
+TTL_NAME = TTL_CELL
+cdef bytes COLLECTIONS = b"hezl"
+cdef uint64_t NO_DEADLINE = <uint64_t>-1
+
+
+cdef bytes be64(uint64_t number):
+    cdef uint8_t raw[8]
+    cdef int i
+    for i in range(8):
+        raw[7 - i] = <uint8_t>(number & 0xFF)
+        number >>= 8
+    return PyBytes_FromStringAndSize(<char *>raw, 8)
+
+
+cdef uint64_t of_be64(bytes data, Py_ssize_t at):
+    cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(data) + at
+    cdef uint64_t number = 0
+    cdef int i
+    for i in range(8):
+        number = number << 8 | p[i]
+    return number
+
+
+cpdef bytes sortable(double score):
+    """Return eight bytes that sort as the numbers do."""
+    cdef uint64_t bits = 0
+    if score == 0:
+        score = 0.0  # there is one zero
+    memcpy(&bits, &score, 8)
+    bits = ~bits if bits >> 63 else bits | (<uint64_t>1 << 63)
+    return be64(bits)
+
+
+cpdef double score_of(bytes data):
+    """Undo `sortable`."""
+    cdef uint64_t bits = of_be64(data, 0)
+    cdef double score = 0
+    bits = bits & ~(<uint64_t>1 << 63) if bits >> 63 else ~bits
+    memcpy(&score, &bits, 8)
+    return score
+
+
+cdef class Key:
+    """What one key is, apart from the cells of a collection."""
+
+    def __cinit__(self, bytes name):
+        self.name = name
+        self.string, self.ttl, self.tombs = [], [], []
+
+    cdef bint is_empty(self):
+        return not (self.string or self.ttl or self.tombs or self.cells)
+
+
+cdef bytes encode_key(Key key):
+    """`flags u8 | kseq | [life] | [kid cells 4×count strategy] | [ttl] | [tombs] | [string]`.
+
+    Numbers are varints. Expiry and removals follow their length; a string reaches to the end.
+    """
+    cdef Buf out
+    cdef int bad, i
+    cdef bytes part
+    out.data, out.size, out.room = NULL, 0, 0
+    try:
+        bad = put8(
+            &out, (HAS_STRING if key.string else 0) | (HAS_TTL if key.ttl else 0)
+            | (HAS_TOMBS if key.tombs else 0) | (HAS_CELLS if key.cells else 0)
+            | (IS_TOLD if key.is_told else 0) | (HAS_LIFE if key.life else 0))
+        bad |= put_varint(&out, key.kseq)
+        if key.life:
+            bad |= put_varint(&out, key.life)
+        if key.cells:
+            bad |= put_varint(&out, key.kid)
+            bad |= put_varint(&out, key.cells)
+            for i in range(4):
+                bad |= put_varint(&out, key.counts[i])
+            bad |= put8(&out, key.strategy)
+        for dots in (key.ttl, key.tombs):
+            if dots:
+                part = encode(dots)
+                bad |= put_varint(&out, PyBytes_GET_SIZE(part))
+                bad |= put_bytes(&out, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if key.string:
+            part = encode(key.string)
+            bad |= put_bytes(&out, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if bad != OK:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+    finally:
+        buf_free(&out)
+
+
+cdef Key decode_key(bytes name, bytes data):
+    cdef Cur cur
+    cdef Key key = Key(name)
+    cdef uint8_t flags = 0
+    cdef bint is_whole
+    cdef int i
+    cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cur.end = cur.at + PyBytes_GET_SIZE(data)
+    is_whole = take8(&cur, &flags) and flags <= KNOWN_BITS and take_varint(&cur, &key.kseq)
+    key.is_told = (flags & IS_TOLD) != 0
+    if is_whole and flags & HAS_LIFE:
+        is_whole = take_varint(&cur, &key.life)
+    if is_whole and flags & HAS_CELLS:
+        is_whole = take_varint(&cur, &key.kid) and take_varint(&cur, &key.cells)
+        for i in range(4):
+            is_whole = is_whole and take_varint(&cur, &key.counts[i])
+        is_whole = is_whole and take8(&cur, &key.strategy)
+    if not is_whole:
+        raise RecordError(f"the record of key {name!r} is damaged")
+    if flags & HAS_TTL:
+        key.ttl = take_part(&cur)
+    if flags & HAS_TOMBS:
+        key.tombs = take_part(&cur)
+    if flags & HAS_STRING:
+        key.string = decode(PyBytes_FromStringAndSize(<const char *>cur.at, left(&cur)))
+    elif left(&cur):
+        raise RecordError(f"bytes follow the record of key {name!r}")
+    return key
+
+
+cdef list take_part(Cur *cur):
+    cdef uint64_t size = 0
+    if not take_varint(cur, &size) or size > left(cur):
+        raise RecordError("the record of a key is cut short")
+    cur.at += size
+    return decode(PyBytes_FromStringAndSize(<const char *>cur.at - size, <Py_ssize_t>size))
+
+
+cdef class Keyspace:
+    """The keys of one replica, in `view`.
+
+    strategies   (prefix, strategy), the longest prefix counts; the empty one is the default
+    may_pack     compress values where that helps
+
+    r            this replica; 0 is the hub, and an edge has none before a hub has named it
+    n            operations made here
+    keys         keys present, those past their deadline too until they are removed
+    """
+
+    def __cinit__(self, view, *, strategies=(), bint may_pack=True):
+        self.view = view
+        self.may_pack = may_pack
+        self.choose(strategies)
+        self.load_counters()
+
+    def choose(self, strategies) -> None:
+        """Rank siblings by these from now on; needs no traffic, and can be undone."""
+        rules = sorted(strategies, key=lambda rule: -len(rule[0]))
+        self.fallback = next((int(one) for prefix, one in rules if not prefix), CRDT_MERGE)
+        self.rules = tuple((bytes(prefix), int(one)) for prefix, one in rules if prefix)
+
+    cpdef uint8_t strategy_of(self, bytes key):
+        """Return the strategy that ranks this key's siblings."""
+        for prefix, strategy in self.rules:
+            if key.startswith(prefix):
+                return strategy
+        return self.fallback
+
+    def load_counters(self) -> None:
+        """Take the counters from the view, as after a batch that was not stored."""
+        raise NotImplementedError
+
+    # -- reading -----------------------------------------------------------------------------
+
+    cdef Key load(self, bytes key):
+        """The key as stored, past its deadline or not; None without a record."""
+        cdef bytes raw = self.view.get(b"k" + key)
+        cdef Key found
+        if raw is None:
+            return None
+        found = decode_key(key, raw)
+        found.was_present = self.type_in(found) != 0
+        return found
+
+    cdef Key alive(self, bytes key):
+        """The key as readers see it: None when it is absent, or past its deadline."""
+        cdef Key found = self.load(key)
+        if found is None or (found.ttl and self.deadline_in(found) <= self.now_ms):
+            return None
+        if found.cells and found.strategy != self.strategy_of(key):
+            self.recount(found)
+        return found
+
+    cdef uint64_t deadline_in(self, Key key):
+        """The latest of the siblings: the longer of two wins, and "never" over both."""
+        cdef Dot dot
+        cdef uint64_t latest = 0
+        cdef uint64_t one
+        cdef bint has_any = False
+        for dot in key.ttl:
+            if dot.kind == VALUE and PyBytes_GET_SIZE(dot.stored) == 8:
+                has_any = True
+                one = of_be64(dot.stored, 0)
+                latest = one if one > latest else latest
+        return latest if has_any else NO_DEADLINE
+
+    cpdef int type_of(self, bytes key):
+        """Return STRING, HASH, SET, ZSET or LIST; 0 when the key is absent."""
+        cdef Key found = self.alive(key)
+        return 0 if found is None else self.type_in(found)
+
+    cdef int type_in(self, Key key):
+        cdef int i, kinds = 0, only = 0
+        if key.string and winner(key.string, self.strategy_of(key.name)) is not None:
+            kinds, only = 1, STRING
+        if key.cells:
+            for i in range(4):
+                if key.counts[i]:
+                    kinds += 1
+                    only = COLLECTIONS[i]
+        return only if kinds < 2 else self.ranked_type(key)
+
+    cdef int ranked_type(self, Key key):
+        """Two edges made one key as different things: it is what its highest dot is."""
+        cdef uint8_t strategy = self.strategy_of(key.name)
+        cdef Dot best, before
+        tops = {STRING: winner(key.string, strategy)}
+        for name, raw in self.rows(key):
+            best = winner(decode(raw), strategy)
+            before = tops.get(name[0])
+            if best is not None and (before is None or winner([before, best], strategy) is best):
+                tops[name[0]] = best
+        top = winner([dot for dot in tops.values() if dot is not None], strategy)
+        return next((kind for kind, dot in tops.items() if dot is top), 0)
+
+    cpdef bytes get(self, bytes key, bytes name):
+        """Return the value of a cell; None when it is absent."""
+        cdef Key found = self.alive(key)
+        if found is None:
+            return None
+        return read(self.dots_of(found, name), self.strategy_of(key))
+
+    cpdef bytes get_string(self, bytes key):
+        """Return a string; None when the key is absent. Raises TypeError for another type."""
+        cdef Key found = self.alive(key)
+        cdef int kind
+        if found is None:
+            return None
+        if found.cells:
+            kind = self.type_in(found)
+            if kind and kind != STRING:
+                raise TypeError
+        return read(found.string, self.strategy_of(key))
+
+    def deadline(self, key: bytes) -> int | None:
+        """Return when the key expires, in Unix ms; NEVER, or None when the key is absent."""
+        cdef Key found = self.alive(key)
+        if found is None or not self.type_in(found):
+            return None
+        return self.deadline_in(found)
+
+    def siblings(self, key: bytes, name: bytes) -> list[Dot]:
+        """Return the dots of a cell: more than one live is a conflict somebody may resolve."""
+        cdef Key found = self.load(key)
+        return [] if found is None else list(self.dots_of(found, name))
+
+    cpdef uint64_t count(self, bytes key, int kind):
+        """Return how many cells of that type are present."""
+        cdef Key found = self.alive(key)
+        if found is None or not found.cells:
+            return 0
+        return found.counts[COLLECTIONS.index(kind)]
+
+    def cells(
+        self, key: bytes, kind: int, start: bytes = b"", stop: bytes | None = None, *,
+        reverse: bool = False,
+    ):
+        """Yield (name without its type, value) of present cells in [start, stop), in order."""
+        cdef Key found = self.alive(key)
+        if found is None or not found.cells:
+            return
+        strategy = self.strategy_of(key)
+        prefix = b"c" + be64(found.kid)
+        mark = prefix + bytes([kind])
+        end = prefix + bytes([kind + 1]) if stop is None else mark + stop
+        for row, raw in self.walk(mark + start, end, reverse):
+            value = read(decode(raw), strategy)
+            if value is not None:
+                yield row[10:], value
+
+    def by_score(
+        self, key: bytes, low: bytes = b"", high: bytes = b"\xff" * 9, *, reverse: bool = False
+    ):
+        """Yield (score, member) in order, from `low` to before `high`: sortable score | member."""
+        cdef Key found = self.alive(key)
+        if found is None or not found.cells:
+            return
+        prefix = b"z" + be64(found.kid)
+        for row, _ in self.walk(prefix + low, prefix + high, reverse):
+            yield score_of(row[9:17]), row[17:]
+
+    def names(
+        self, after: bytes | None = None, prefix: bytes = b"", limit: int = 1000
+    ) -> list[bytes]:
+        """Return up to `limit` keys with that prefix behind `after`, present or not, in order."""
+        start = b"k" + (prefix if after is None else max(prefix, after + b"\0"))
+        return [row[1:] for row, _ in self.view.scan(start, _behind(b"k" + prefix), limit=limit)]
+
+    def expired(self, limit: int = 1000) -> list[bytes]:
+        """Return keys past their deadline that are still kept."""
+        rows = self.view.scan(b"x", b"x" + be64(self.now_ms + 1), limit=limit)
+        return [row[9:] for row, _ in rows]
+
+    cdef list dots_of(self, Key key, bytes name):
+        cdef bytes raw
+        if name == STRING_NAME:
+            return key.string
+        if name == TTL_NAME:
+            return key.ttl
+        if not key.cells:
+            return []
+        raw = self.view.get(b"c" + be64(key.kid) + name)
+        return [] if raw is None else decode(raw)
+
+    cdef list rows(self, Key key):
+        """(name, record) of every cell of a collection."""
+        prefix = b"c" + be64(key.kid)
+        return [(row[9:], raw) for row, raw in self.walk(prefix, prefix + b"\xff")]
+
+    def walk(self, start: bytes, stop: bytes, reverse: bool = False):
+        """Yield rows of the view in [start, stop), some at a time."""
+        limit = FIRST_LOOK
+        while True:
+            rows = self.view.scan(start, stop, limit=limit, reverse=reverse)
+            yield from rows
+            if len(rows) < limit:
+                return
+            if reverse:
+                stop = rows[-1][0]
+            else:
+                start = rows[-1][0] + b"\0"
+            limit = NEXT_LOOKS
+
+    # -- writing -----------------------------------------------------------------------------
+
+    cdef Key open_key(self, bytes key):
+        """The key to write to; one past its deadline is removed first, so that it begins anew."""
+        cdef Key found
+        if PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
+            raise RecordError(f"a key of {len(key)} bytes; at most {KEY_BYTES_MAX}")
+        found = self.load(key)
+        if found is None:
+            return Key(key)
+        if found.ttl and self.deadline_in(found) <= self.now_ms:
+            self.remove_in(found)
+        elif found.cells and found.strategy != self.strategy_of(key):
+            self.recount(found)
+        return found
+
+    cpdef put(self, bytes key, bytes name, bytes value):
+        """Set a cell: what it held is replaced."""
+        cdef Key found = self.open_key(key)
+        self.write(found, name, VALUE, value)
+        self.save(found)
+
+    def put_many(self, key: bytes, items) -> None:
+        """Set several cells of one key."""
+        cdef Key found = self.open_key(key)
+        for name, value in items:
+            self.write(found, name, VALUE, value)
+        self.save(found)
+
+    cpdef remove(self, bytes key, bytes name):
+        """Remove a cell; the caller knows that it is present."""
+        cdef Key found = self.open_key(key)
+        self.write(found, name, TOMB, b"")
+        self.save(found)
+
+    def remove_many(self, key: bytes, names) -> None:
+        """Remove several cells of one key that are present."""
+        cdef Key found = self.open_key(key)
+        for name in names:
+            self.write(found, name, TOMB, b"")
+        self.save(found)
+
+    cpdef add(self, bytes key, bytes name, bytes amount):
+        """Add a decimal amount to a cell; nothing anybody adds elsewhere is lost by it."""
+        cdef Key found = self.open_key(key)
+        self.write(found, name, AMOUNT, amount)
+        self.save(found)
+
+    cpdef delete(self, bytes key):
+        """Remove a key with all its cells."""
+        cdef Key found = self.load(key)
+        if found is not None:
+            self.remove_in(found)
+            self.save(found)
+
+    def expire(self, key: bytes, deadline_ms: int) -> None:
+        """Let the key end at that time, in Unix ms; NEVER lets it stay."""
+        self.put(key, TTL_NAME, be64(deadline_ms))
+
+    cdef write(self, Key key, bytes name, uint8_t kind, bytes payload):
+        """Carry out one operation on a cell of an open key."""
+        raise NotImplementedError
+
+    cdef remove_in(self, Key key):
+        """Carry out the removal of all that an open key holds."""
+        raise NotImplementedError
+
+    cdef set_dots(self, Key key, bytes name, list before, list after):
+        """Put the dots of a cell in place, with the indices that follow from them."""
+        cdef bytes row
+        cdef bytes old
+        cdef bytes new
+        cdef uint8_t strategy
+        if name == STRING_NAME:
+            key.string = after
+            return
+        if name == TTL_NAME:
+            self.set_ttl(key, after)
+            return
+        if not name or COLLECTIONS.find(name[0]) < 0 or PyBytes_GET_SIZE(name) > NAME_BYTES_MAX:
+            raise RecordError(f"{name[:40]!r} is no name of a cell: a type, then at most 479 bytes")
+        strategy = self.strategy_of(key.name)
+        if not key.cells:
+            if not after:
+                return
+            self.kids += 1
+            key.kid = self.kids
+            key.strategy = strategy
+        row = b"c" + be64(key.kid) + name
+        if after:
+            self.view.put(row, encode(after))
+            key.cells += not before
+        elif before:
+            self.view.delete(row)
+            key.cells -= 1
+        old = read(before, strategy) if before else None
+        new = read(after, strategy) if after else None
+        at = COLLECTIONS.index(name[0])
+        key.counts[at] += (new is not None) - (old is not None)
+        if name[0] == ZSET and old != new:
+            if old is not None:
+                self.view.delete(b"z" + be64(key.kid) + sortable(float(old)) + name[1:])
+            if new is not None:
+                self.view.put(b"z" + be64(key.kid) + sortable(float(new)) + name[1:], b"")
+
+    cdef set_ttl(self, Key key, list after):
+        cdef uint64_t before = self.deadline_in(key)
+        cdef uint64_t now
+        key.ttl = after
+        now = self.deadline_in(key)
+        if before == now:
+            return
+        if before != NO_DEADLINE:
+            self.view.delete(b"x" + be64(before) + key.name)
+        if now != NO_DEADLINE:
+            self.view.put(b"x" + be64(now) + key.name, b"")
+
+    cdef recount(self, Key key):
+        """The strategy has changed: which cells are present follows anew."""
+        cdef uint8_t strategy = self.strategy_of(key.name)
+        cdef int i
+        prefix = b"z" + be64(key.kid)
+        for row, _ in list(self.walk(prefix, prefix + b"\xff" * 9)):
+            self.view.delete(row)
+        for i in range(4):
+            key.counts[i] = 0
+        for name, raw in self.rows(key):
+            value = read(decode(raw), strategy)
+            if value is None:
+                continue
+            key.counts[COLLECTIONS.index(name[0])] += 1
+            if name[0] == ZSET:
+                self.view.put(prefix + sortable(float(value)) + name[1:], b"")
+        key.strategy = strategy
+        self.view.put(b"k" + key.name, encode_key(key))
+
+    cdef save(self, Key key):
+        """Put the key's record in place; `keys` follows."""
+        cdef bint is_present = self.type_in(key) != 0
+        if is_present != key.was_present:
+            self.keys += 1 if is_present else -1
+            key.was_present = is_present
+        if key.is_empty() and not key.kseq and not key.is_told:
+            self.view.delete(b"k" + key.name)
+        else:
+            self.view.put(b"k" + key.name, encode_key(key))
+
+
+def _behind(prefix: bytes) -> bytes:
+    """Return the first bytes behind all that begin with `prefix`."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1])

@@ -1,0 +1,456 @@
+"""Three edges, a hub and its clients, from one seed: what happens between them, and the oracle.
+
+The lane carries operations in order and once each; what asks for the hub's state and what answers
+may be lost, come late or twice. Every step ends with cells compared with the full history, under
+all four strategies.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from edgesync._native import cells
+from edgesync._native.cells import Dot, Entry, Op
+from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.hubkeys import HubKeys
+from edgesync.model import Strategy
+from tests.cells.memory import MemoryView
+from tests.cells.oracle import AMOUNT, TOMB, VALUE, Fact, deadline_of, value_of
+
+KEYS = (b"a", b"b", b"c")
+NAMES = (b"s", b"hx", b"hy", b"em", b"zm", b"t")
+History = dict[bytes, set[Fact]]
+
+
+class Diverged(AssertionError):
+    """The cells hold something else than the full history says."""
+
+
+class Request:
+    def __init__(self, edge: "Edge", whole: bool) -> None:
+        self.edge, self.whole = edge, whole
+        self.base, self.after, self.made = edge.base, edge.position, edge.keys.n
+        self.r = edge.keys.r
+
+
+class Reply:
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.r = 0
+        self.entries: list[Entry] = []
+        self.position = self.acked = self.stable = 0
+        self.is_all = False
+        self.histories: History = {}
+
+
+class Edge:
+    """An edge as its store has it: what is not committed is lost in a crash."""
+
+    def __init__(self, number: int, make: Callable[[MemoryView], EdgeKeys]) -> None:
+        self.number = number
+        self.make = make
+        self.view = MemoryView()
+        self.keys = make(self.view)
+        self.history: History = defaultdict(set)
+        self.confirmed: set[Fact] = set()
+        self.facts: dict[int, list[Fact]] = {}  # by the number of the operation they go in
+        self.lane: list[tuple[int, Op, list[Fact]]] = []  # (r it was written as, …)
+        self.base = self.position = 0
+        self.listed: set[bytes] | None = set()
+        self.request: Request | None = None
+        self.delivered: set[bytes] = set()  # keys, since it has this name
+        self.is_fresh = False  # just rejoined: what it shows is checked after a whole pass
+        self.saved: dict[str, Any] = {}
+        self.commit()
+
+    def shown(self, key: bytes) -> set[Fact]:
+        """What a writer here can show to have from the hub: since it has its name."""
+        return self.history[key] & self.confirmed if key in self.delivered else set()
+
+    def commit(self) -> None:
+        self.keys.save_counters()
+        self.view.commit()
+        self.saved = {
+            "history": {key: set(facts) for key, facts in self.history.items()},
+            "confirmed": set(self.confirmed),
+            "facts": dict(self.facts),
+            "lane": list(self.lane),
+            "base": self.base,
+            "position": self.position,
+            "is_fresh": self.is_fresh,
+            "delivered": set(self.delivered),
+        }
+
+    def crash(self) -> None:
+        self.view.crash()
+        now = self.keys.now_ms
+        self.keys = self.make(self.view)
+        self.keys.now_ms = now
+        saved = self.saved
+        self.history = defaultdict(set, {key: set(one) for key, one in saved["history"].items()})
+        self.confirmed, self.facts = set(saved["confirmed"]), dict(saved["facts"])
+        # Only what the hub had not taken in the meantime is still to be sent; the lane is durable.
+        self.lane = [one for one in saved["lane"] if one in self.lane]
+        self.base, self.position = saved["base"], saved["position"]
+        self.is_fresh, self.delivered = saved["is_fresh"], set(saved["delivered"])
+        if self.base == 0:
+            self.position, self.listed = 0, set()
+        self.request = None
+
+
+class World:
+    def __init__(
+        self,
+        seed: int,
+        *,
+        edges: int | None = None,
+        make_edge: Callable[[MemoryView], EdgeKeys] = EdgeKeys,
+        make_hub: Callable[[MemoryView], HubKeys] = HubKeys,
+    ) -> None:
+        self.random = Random(seed)
+        self.make_hub = make_hub
+        self.view = MemoryView()
+        self.hub = make_hub(self.view)
+        self.history: History = defaultdict(set)
+        self.now_ms = 1_700_000_000_000
+        self.replicas: dict[int, int] = {}
+        self.acked: dict[int, int] = defaultdict(int)  # by edge: what the lane has brought
+        self.bases: dict[int, int] = {}  # by replica, what it confirmed
+        self.collected = 0
+        self.air: list[Request | Reply] = []
+        count = edges or self.random.choice((2, 3, 3))
+        self.edges = [Edge(number, make_edge) for number in range(1, count + 1)]
+        self.next_r = 1
+        for edge in self.edges:
+            self.admit(edge)
+            edge.keys.rejoin(self.replicas[edge.number])
+            edge.commit()
+        self.page_limit = self.random.choice((1, 1, 2, 100))
+        # Few cells meet often, many seldom: both find what the other does not.
+        self.keys = self.random.sample(KEYS, self.random.choice((2, 3)))
+        self.names = self.random.sample(NAMES, self.random.choice((1, 2, 2, 6)))
+        self.kinds = self.random.choice((
+            (VALUE, VALUE, AMOUNT, AMOUNT, TOMB, "delete"),
+            (VALUE, AMOUNT, AMOUNT, AMOUNT, AMOUNT, TOMB),
+        ))  # fmt: skip
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        self.now_ms += self.random.randrange(3)
+        actions = (
+            (30, self.write_at_edge), (8, self.write_at_hub), (10, self.send_operations),
+            (10, self.hear_operations), (24, self.exchange), (6, self.ask), (6, self.move_message),
+            (4, self.collect), (2, self.crash_edge), (2, self.step_clock), (1, self.retire),
+        )  # fmt: skip
+        weights = [weight for weight, _ in actions]
+        self.random.choices([act for _, act in actions], weights)[0]()
+        self.check()
+
+    def write_at_edge(self) -> None:
+        edge = self.random.choice(self.edges)
+        for _ in range(self.random.choice((1, 1, 1, 3))):
+            self.edit(edge.keys, edge.history, edge.number, edge)
+            if self.random.random() < 0.8:
+                edge.commit()
+
+    def write_at_hub(self) -> None:
+        self.hub.now_ms = self.now_ms
+        self.edit(self.hub, self.history, 0, None)
+        self.hub.save_counters()
+
+    def edit(
+        self, space: EdgeKeys | HubKeys, history: History, writer: int, edge: Edge | None
+    ) -> None:
+        key, name = self.random.choice(self.keys), self.random.choice(self.names)
+        if edge is not None:
+            space.now_ms = max(self.now_ms + getattr(edge, "skew", 0), 0)
+        kind = self.random.choice(self.kinds)
+        payload = b"%d" % self.random.randrange(-5, 20)
+        own = {fact for fact in history[key] if fact.writer == writer}
+        hub = history[key] if edge is None else edge.shown(key)
+        before = space.n
+        merged: list[Fact] = []
+        if kind == "delete":
+            space.delete(key)
+            if space.n == before:  # nothing is there, or nothing that anybody else ever heard of
+                history[key] = {one for one in history[key] if one in self.history[key]}
+                return
+            name, kind, payload = b"", TOMB, b""
+        elif kind == TOMB:
+            if space.get(key, name) is None:
+                return
+            space.remove(key, name)
+            payload = b""
+        elif kind == AMOUNT:
+            if name == b"t":
+                return
+            if edge is not None:
+                merged = self.merged_with(edge, key, name)
+            space.add(key, name, payload)
+            total = sum(int(one.payload) for one in merged) + int(payload)
+            payload = b"%d" % total
+        else:
+            if name == b"t":
+                payload = (self.now_ms + 10**9 + self.random.randrange(9)).to_bytes(8, "big")
+            space.put(key, name, payload)
+        # Facts that go as one with this are one fact, known to whoever knew them.
+        history[key] -= set(merged)
+        fact = Fact(
+            writer, space.n, key, name, int(kind), payload, space.clock.last, space.r,
+            frozenset(own - set(merged)), frozenset(hub),
+        )  # fmt: skip
+        history[key].add(fact)
+        if edge is not None and space.n != before:
+            edge.facts[space.n] = [fact]
+        if edge is None:
+            fact.hub_hlc, fact.hub_r = fact.hlc, 0
+
+    def merged_with(self, edge: Edge, key: bytes, name: bytes) -> list[Fact]:
+        """The amount that has not been sent and will go together with the next one."""
+        numbers = [
+            dot.n
+            for dot in edge.keys.siblings(key, name)
+            if dot.pending and dot.kind == AMOUNT and dot.n > edge.keys.sent
+        ]
+        return [fact for n in numbers for fact in edge.facts.get(n, [])]
+
+    def send_operations(self) -> None:
+        self.send(self.random.choice(self.edges), self.random.choice((1, 3, 100)))
+
+    def send(self, edge: Edge, limit: int) -> None:
+        """Move operations to the lane: one transaction, as in the store."""
+        for op in edge.keys.take(limit=limit):
+            edge.lane.append((edge.keys.r, op, edge.facts.get(op.n, [])))
+        edge.commit()
+
+    def hear_operations(self) -> None:
+        edge = self.random.choice(self.edges)
+        # Only what is on the edge's disk is on the line.
+        ready = [one for one in edge.lane if one in edge.saved["lane"]]
+        for one in ready[: self.random.choice((1, 2, 100))]:
+            self.hear(edge, one)
+
+    def hear(self, edge: Edge, one: tuple[int, Op, list[Fact]]) -> None:
+        edge.lane.remove(one)
+        written_as, op, facts = one
+        r = self.replicas.get(edge.number) or self.admit(edge)
+        self.hub.now_ms = self.now_ms
+        is_known = written_as == r
+        self.hub.hear(r, op, is_known=is_known)
+        self.hub.save_counters()
+        self.acked[edge.number] = op.n
+        if edge.keys.r != r:
+            # It has been given up and does not know yet: what it shows is right for it alone.
+            edge.is_fresh = edge.saved["is_fresh"] = True
+        for fact in facts:
+            fact.hub_r = r
+            limit = (self.now_ms + self.hub.ahead_ms_max) << 16
+            fact.hub_hlc = self.now_ms << 16 if fact.hlc > limit else fact.hlc
+            if not is_known:
+                fact.hub = frozenset()
+            self.history[fact.key].add(fact)
+
+    def admit(self, edge: Edge) -> int:
+        """Name a replica: new ones, and those that come back after they were given up."""
+        r = self.replicas[edge.number] = self.next_r
+        self.next_r += 1
+        self.bases[r] = 0
+        return r
+
+    def ask(self) -> None:
+        edge = self.random.choice(self.edges)
+        if edge.request is not None and self.random.random() < 0.7:
+            return
+        edge.request = Request(edge, edge.base == 0)
+        self.air.append(edge.request)
+
+    def exchange(self) -> None:
+        """Go through a whole round, as on a good line; the answer may still be lost."""
+        edge = self.random.choice(self.edges)
+        edge.commit()
+        if self.random.random() < 0.8:
+            self.send(edge, 100)
+            for one in list(edge.lane):
+                self.hear(edge, one)
+        request = edge.request = Request(edge, edge.base == 0)
+        self.answer(request)
+        reply = self.air[-1]
+        assert isinstance(reply, Reply)
+        if self.random.random() < 0.75:
+            self.air.remove(reply)
+            self.take_in(reply)
+        if self.random.random() < 0.5:
+            self.collect()
+
+    def move_message(self) -> None:
+        """One message arrives; or is lost, or stays in the air to arrive once more."""
+        if not self.air:
+            return
+        message = self.random.choice(self.air)
+        if self.random.random() < 0.85:
+            self.air.remove(message)
+        if self.random.random() < 0.2:
+            return
+        if isinstance(message, Request):
+            self.answer(message)
+        else:
+            self.take_in(message)
+
+    def answer(self, request: Request) -> None:
+        edge = request.edge
+        r = self.replicas.get(edge.number) or self.admit(edge)
+        reply = Reply(request)
+        reply.r = r
+        if request.r == r:
+            if self.acked[edge.number] >= request.made:
+                self.confirm(r, request)
+            reply.entries, reply.position, reply.is_all = self.page(request)
+            reply.acked, reply.stable = self.acked[edge.number], self.collected
+        reply.histories = {one.key: set(self.history[one.key]) for one in reply.entries}
+        self.air.append(reply)
+
+    def confirm(self, r: int, request: Request) -> None:
+        self.bases[r] = request.base
+
+    def page(self, request: Request) -> tuple[list[Entry], int, bool]:
+        return self.hub.page(request.base, request.after, self.page_limit)
+
+    def take_in(self, reply: Reply) -> None:
+        edge, request = reply.request.edge, reply.request
+        if edge.request is not request:
+            return
+        edge.request = None
+        if reply.r != edge.keys.r:
+            self.rejoin(edge, reply.r)
+            return
+        edge.keys.deliver(reply.entries, reply.acked)
+        for key, facts in reply.histories.items():
+            if request.whole:
+                edge.history[key] = {
+                    f for f in edge.history[key] if f not in edge.confirmed
+                    and any(f in waiting for n, waiting in edge.facts.items() if n > reply.acked)
+                }  # fmt: skip
+            edge.history[key] |= facts
+            edge.confirmed |= facts
+            edge.delivered.add(key)
+        edge.position = reply.position
+        if request.whole:
+            assert edge.listed is not None
+            edge.listed |= {one.key for one in reply.entries}
+        if reply.is_all:
+            if request.whole and edge.listed is not None:
+                edge.keys.forget_unlisted(edge.listed, reply.acked)
+                edge.is_fresh = False
+            edge.base = edge.position
+            edge.listed = None if edge.base else set()
+        edge.keys.settle(reply.stable)
+        edge.commit()
+
+    def rejoin(self, edge: Edge, r: int) -> None:
+        edge.keys.rejoin(r)
+        edge.base = edge.position = 0
+        edge.listed = set()
+        edge.delivered = set()
+        edge.is_fresh = True
+        # What the hub has not heard counts as written without having seen anything.
+        for facts in edge.facts.values():
+            for fact in facts:
+                if fact.hub_r is None:
+                    fact.hub, fact.r = frozenset(), r
+        edge.commit()
+
+    def collect(self) -> None:
+        stable = self.stable()
+        if stable > self.collected:
+            self.hub.collect(self.collected, stable)
+            self.hub.save_counters()
+            self.collected = stable
+
+    def stable(self) -> int:
+        return min((self.bases[r] for r in self.replicas.values()), default=self.hub.seq)
+
+    def crash_edge(self) -> None:
+        self.random.choice(self.edges).crash()
+
+    def step_clock(self) -> None:
+        edge = self.random.choice(self.edges)
+        edge.skew = self.random.choice((0, -(10**9), 3000, 86_400_000))  # type: ignore[attr-defined]
+
+    def retire(self) -> None:
+        """Give an edge up: nothing waits for it any more; it may come back all the same."""
+        if self.random.random() < 0.3:
+            self.replicas.pop(self.random.choice(self.edges).number, None)
+
+    # -- checks ----------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        for key in self.keys:
+            self.compare("hub", self.hub, key, self.history[key], None)
+            for edge in self.edges:
+                if not edge.is_fresh:
+                    name = f"edge {edge.number}"
+                    self.compare(name, edge.keys, key, edge.history[key], edge.confirmed)
+
+    def compare(
+        self,
+        who: str,
+        space: EdgeKeys | HubKeys,
+        key: bytes,
+        history: set[Fact],
+        confirmed: set[Fact] | None,
+    ) -> None:
+        for name in self.names:
+            dots = space.siblings(key, name)
+            if name == b"t":
+                self.same(who, key, name, 0, longest(dots), deadline_of(history))
+                continue
+            for strategy in Strategy:
+                found = cells.read(dots, strategy) if dots else None
+                meant = value_of(history, name, strategy, confirmed)
+                self.same(who, key, name, strategy, found, meant)
+
+    def same(
+        self, who: str, key: bytes, name: bytes, strategy: int, found: object, meant: object
+    ) -> None:
+        if found != meant:
+            raise Diverged(f"{who} {key!r} {name!r} strategy {strategy}: {found!r}, not {meant!r}")
+
+    # -- quiet -----------------------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """Let everything arrive, then everybody shows the same."""
+        for edge in self.edges:
+            edge.commit()
+        for _ in range(8):
+            for edge in self.edges:
+                self.send(edge, 1000)
+                for one in list(edge.lane):
+                    self.hear(edge, one)
+                for _ in range(100):
+                    edge.request = Request(edge, edge.base == 0)
+                    self.answer(edge.request)
+                    reply = self.air.pop()
+                    assert isinstance(reply, Reply)
+                    self.take_in(reply)
+                    if reply.is_all and reply.r == reply.request.r:
+                        break
+            self.collect()
+            self.check()
+        for edge in self.edges:
+            assert edge.keys.pending == 0
+            for key in self.keys:
+                self.compare(
+                    f"edge {edge.number} at the end", edge.keys, key, self.history[key], None
+                )
+
+
+def longest(dots: list[Dot]) -> bytes | None:
+    return max((dot.payload for dot in dots if dot.kind == VALUE), default=None)
+
+
+def run(world: World, steps: int = 40) -> None:
+    for _ in range(steps):
+        world.step()
+    world.settle()
