@@ -130,9 +130,10 @@ cdef class HubKeys(Keyspace):
         """
         return before or key.tombs
 
-    def tombs_of(self, key: Key) -> list[Dot]:
+    def tombs_of(self, key: bytes) -> list[Dot]:
         """Return the removals of a key that somebody may not have seen."""
-        return list(key.tombs)
+        cdef Key found = self.load(key)
+        return [] if found is None else list(found.tombs)
 
     cdef move(self, Key key):
         """The key has changed: it is the last in the feed now."""

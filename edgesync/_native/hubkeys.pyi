@@ -45,7 +45,7 @@ class HubKeys(Keyspace):
         its key; one that was there has its own dots of them.
         """
 
-    def tombs_of(self, key: Key) -> list[Dot]:
+    def tombs_of(self, key: bytes) -> list[Dot]:
         """Return the removals of a key that somebody may not have seen."""
 
     def page(self, base: int, after: int, limit: int = 500) -> tuple[list[Entry], int, bool]:

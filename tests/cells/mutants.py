@@ -19,7 +19,7 @@ class TombsEveryTime(HubKeys):
     def beginning(self, key: Key, before: list[Dot]) -> list[Dot]:
         found = list(before)
         known = {(dot.r, dot.n) for dot in found}
-        found += [dot for dot in self.tombs_of(key) if (dot.r, dot.n) not in known]
+        found += [dot for dot in self.tombs_of(key.name) if (dot.r, dot.n) not in known]
         return sorted(found, key=lambda dot: (dot.r, dot.n))
 
 

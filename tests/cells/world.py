@@ -238,6 +238,7 @@ class World:
         r = self.replicas.get(edge.number) or self.admit(edge)
         self.hub.now_ms = self.now_ms
         is_known = written_as == r
+        forgotten = frozenset() if is_known else self.forgotten(op)
         self.hub.hear(r, op, is_known=is_known)
         self.hub.save_counters()
         self.acked[edge.number] = op.n
@@ -249,8 +250,15 @@ class World:
             limit = (self.now_ms + self.hub.ahead_ms_max) << 16
             fact.hub_hlc = self.now_ms << 16 if fact.hlc > limit else fact.hlc
             if not is_known:
-                fact.hub = frozenset()
+                fact.hub = forgotten
             self.history[fact.key].add(fact)
+
+    def forgotten(self, op: Op) -> frozenset[Fact]:
+        """Removals collected since: nobody waited for the edge that did not know of them."""
+        dots = self.hub.siblings(op.key, op.name) or self.hub.tombs_of(op.key)
+        kept = {(dot.r, dot.n) for dot in dots}
+        tombs = {fact for fact in self.history[op.key] if fact.kind == TOMB}
+        return frozenset(fact for fact in tombs if (fact.hub_r, fact.n) not in kept)
 
     def admit(self, edge: Edge) -> int:
         """Name a replica: new ones, and those that come back after they were given up."""
