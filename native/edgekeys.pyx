@@ -13,7 +13,7 @@ never wait for the hub.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from buffer cimport (
     Buf, Cur, OK, buf_free, left, put8, put_bytes, put_varint, take8, take_varint,
@@ -29,18 +29,11 @@ from edgesync.errors import RecordError
 
 cdef enum:
     LIST_TYPE = 108  # ord("l")
-    BIRTH_AT = 10    # in the name of a list element: type, side and stamp come before its number
+    BIRTH_AT = 14    # in the name of a list element: type, side, stamp and replica come first
     COUNTERS_BYTES = 64
-    NOBODY = 0xFFFFFFFF
 
-
-def element_name(side: int, hlc: int, n: int) -> bytes:
-    """Return the name of a new list element: elements come in the order of their names.
-
-    side   0 for the left end, where later ones come first, 1 for the right
-    """
-    cdef uint64_t stamp = hlc
-    return b"l" + bytes([side]) + be64(stamp if side else ~stamp) + be64(n)
+# A hub names replicas below this; above it an edge has named itself, by chance.
+UNNAMED_FROM = 1 << 31
 
 
 cdef class Pending:
@@ -95,6 +88,7 @@ cdef Pending pending_of(uint64_t n, bytes data):
 cdef class EdgeKeys(Keyspace):
     """An edge's replica.
 
+    r         as the hub has named it; before that, a number the caller has drawn: UNNAMED_FROM and up
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     """
@@ -107,7 +101,7 @@ cdef class EdgeKeys(Keyspace):
         """Take the counters from the view, as after a batch that was not stored."""
         cdef bytes raw = self.view.get(b"m")
         if raw is None:
-            self.r = NOBODY
+            self.r = <uint32_t>UNNAMED_FROM
             self.n = self.sent = self.kids = self.keys = self.pending = self.life = 0
             self.clock = Clock()
             return
@@ -124,6 +118,12 @@ cdef class EdgeKeys(Keyspace):
             be64(self.r), be64(self.n), be64(self.sent), be64(self.kids), be64(self.keys),
             be64(self.pending), be64(self.clock.last), be64(self.life))))
 
+    def call_yourself(self, r: int) -> None:
+        """Take a number drawn by chance, UNNAMED_FROM or above, until a hub gives a name."""
+        if r < UNNAMED_FROM or self.r < UNNAMED_FROM:
+            raise ValueError(f"{r}: replicas below {UNNAMED_FROM} are named by a hub, and stay so")
+        self.r = r
+
     def rejoin(self, r: int) -> None:
         """Be the replica the hub has named now: at first contact, after a fork or a long absence.
 
@@ -132,7 +132,7 @@ cdef class EdgeKeys(Keyspace):
         dropped what would tell "after" from "beside". At worst two values stand beside each other.
         """
         cdef Pending one
-        if self.r != NOBODY:
+        if self.r < UNNAMED_FROM:
             self.life += 1
         for row, raw in self.walk(b"d", b"e"):
             one = pending_of(of_be64(row, 1), raw)
@@ -141,15 +141,6 @@ cdef class EdgeKeys(Keyspace):
         self.r = r
 
     # -- writing -----------------------------------------------------------------------------
-
-    def push(self, key: bytes, side: int, values) -> None:
-        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
-        cdef Key found = self.open_key(key)
-        cdef uint64_t stamp
-        for value in values:
-            stamp = self.clock.tick(self.now_ms)
-            self.write(found, element_name(side, stamp, self.n + 1), 0, value)
-        self.save(found)
 
     cdef write(self, Key key, bytes name, uint8_t kind, bytes payload):
         cdef list before = self.dots_of(key, name)

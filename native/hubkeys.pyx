@@ -74,16 +74,6 @@ cdef class HubKeys(Keyspace):
         dot = new_dot(0, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)
         self.meet(key, b"", dot.at(self.seq, False), ALL_SEEN)
 
-    def push(self, key: bytes, side: int, values) -> None:
-        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
-        from edgesync._native.edgekeys import element_name
-
-        found = self.open_key(key)
-        for value in values:
-            stamp = self.clock.tick(self.now_ms)
-            self.write(found, element_name(side, stamp, self.n + 1), 0, value)
-        self.save(found)
-
     def hear(self, r: int, op: Op, *, is_known: bool = True) -> None:
         """Carry out an edge's operation. Any order between edges gives the same cells.
 

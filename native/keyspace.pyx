@@ -304,6 +304,15 @@ cdef class Keyspace:
             return None
         return self.deadline_in(found)
 
+    def stored_bytes(self, key: bytes) -> int | None:
+        """Return how many bytes of rows a key takes; None when it is absent."""
+        cdef Key found = self.alive(key)
+        if found is None or not self.type_in(found):
+            return None
+        rows = self.rows(found) if found.cells else []
+        size = len(key) + len(encode_key(found))
+        return size + sum(8 + len(name) + len(raw) for name, raw in rows)
+
     def siblings(self, key: bytes, name: bytes) -> list[Dot]:
         """Return the dots of a cell: more than one live is a conflict somebody may resolve."""
         cdef Key found = self.load(key)
@@ -406,6 +415,33 @@ cdef class Keyspace:
         """Set a cell: what it held is replaced."""
         cdef Key found = self.open_key(key)
         self.write(found, name, VALUE, value)
+        self.save(found)
+
+    def push(self, key: bytes, side: int, values) -> None:
+        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+        cdef Key found = self.open_key(key)
+        for value in values:
+            self.write(found, self.element_name(side), VALUE, value)
+        self.save(found)
+
+    cdef bytes element_name(self, int side):
+        """The name of the next element: elements stand in the order of their names.
+
+        On the right end later ones come last, on the left end, which sorts before, first.
+        """
+        cdef uint64_t stamp = self.clock.tick(self.now_ms)
+        return b"l" + bytes([side]) + be64(stamp if side else ~stamp) + be64(
+            <uint64_t>self.r)[4:] + be64(self.n + 1)
+
+    cpdef set_string(self, bytes key, bytes value, bint keep_ttl=False):
+        """Make the key this string, whatever it was; without a deadline unless that is kept."""
+        cdef Key found = self.open_key(key)
+        if found.cells:
+            if self.type_in(found) != STRING:
+                self.remove_in(found)
+        if found.ttl and not keep_ttl and self.deadline_in(found) != NO_DEADLINE:
+            self.write(found, TTL_NAME, VALUE, be64(NO_DEADLINE))
+        self.write(found, STRING_NAME, VALUE, value)
         self.save(found)
 
     def put_many(self, key: bytes, items) -> None:

@@ -1,7 +1,7 @@
 """An edge's keys, and what of them the hub has not confirmed."""
 
 from collections.abc import Iterable
-from typing import final
+from typing import Final, final
 
 from typing_extensions import disjoint_base
 
@@ -9,11 +9,7 @@ from edgesync._native.cells import Entry, Op
 from edgesync._native.keyspace import Key, Keyspace
 from edgesync.cells.view import View
 
-def element_name(side: int, hlc: int, n: int) -> bytes:
-    """Return the name of a new list element: elements come in the order of their names.
-
-    side   0 for the left end, where later ones come first, 1 for the right
-    """
+UNNAMED_FROM: Final[int]
 
 @final
 class Pending:
@@ -40,6 +36,7 @@ class Pending:
 class EdgeKeys(Keyspace):
     """An edge's replica.
 
+    r         as the hub has named it; before that, a number the caller has drawn: UNNAMED_FROM and up
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     """
@@ -54,6 +51,9 @@ class EdgeKeys(Keyspace):
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
 
+    def call_yourself(self, r: int) -> None:
+        """Take a number drawn by chance, UNNAMED_FROM or above, until a hub gives a name."""
+
     def rejoin(self, r: int) -> None:
         """Be the replica the hub has named now: at first contact, after a fork or a long absence.
 
@@ -61,9 +61,6 @@ class EdgeKeys(Keyspace):
         has delivered so far counts for nothing until it is delivered again: the hub may have
         dropped what would tell "after" from "beside". At worst two values stand beside each other.
         """
-
-    def push(self, key: bytes, side: int, values: Iterable[bytes]) -> None:
-        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
 
     def is_on_the_wire(self, n: int) -> bool:
         """Whether the hub may have operation n already: it can be followed, not changed."""

@@ -28,9 +28,6 @@ class HubKeys(Keyspace):
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
 
-    def push(self, key: bytes, side: int, values: Iterable[bytes]) -> None:
-        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
-
     def hear(self, r: int, op: Op, *, is_known: bool = True) -> None:
         """Carry out an edge's operation. Any order between edges gives the same cells.
 

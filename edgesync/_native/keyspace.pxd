@@ -45,6 +45,8 @@ cdef class Keyspace:
     cdef list dots_of(self, Key key, bytes name)
     cdef list rows(self, Key key)
     cdef Key open_key(self, bytes key)
+    cdef bytes element_name(self, int side)
+    cpdef set_string(self, bytes key, bytes value, bint keep_ttl=*)
     cpdef put(self, bytes key, bytes name, bytes value)
     cpdef remove(self, bytes key, bytes name)
     cpdef add(self, bytes key, bytes name, bytes amount)

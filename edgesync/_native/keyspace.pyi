@@ -86,6 +86,9 @@ class Keyspace:
     def deadline(self, key: bytes) -> int | None:
         """Return when the key expires, in Unix ms; NEVER, or None when the key is absent."""
 
+    def stored_bytes(self, key: bytes) -> int | None:
+        """Return how many bytes of rows a key takes; None when it is absent."""
+
     def siblings(self, key: bytes, name: bytes) -> list[Dot]:
         """Return the dots of a cell: more than one live is a conflict somebody may resolve."""
 
@@ -123,6 +126,12 @@ class Keyspace:
 
     def put(self, key: bytes, name: bytes, value: bytes) -> None:
         """Set a cell: what it held is replaced."""
+
+    def push(self, key: bytes, side: int, values: Iterable[bytes]) -> None:
+        """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+
+    def set_string(self, key: bytes, value: bytes, keep_ttl: bool = False) -> None:
+        """Make the key this string, whatever it was; without a deadline unless that is kept."""
 
     def put_many(self, key: bytes, items: Iterable[tuple[bytes, bytes]]) -> None:
         """Set several cells of one key."""

@@ -64,6 +64,11 @@ class Edge:
         self.saved: dict[str, Any] = {}
         self.commit()
 
+    def unheard(self, key: bytes, acked: int) -> set[Fact]:
+        """Facts from here that the hub's state does not hold yet."""
+        waiting = {fact for n, facts in self.facts.items() if n > acked for fact in facts}
+        return {fact for fact in self.history[key] & waiting if fact not in self.confirmed}
+
     def shown(self, key: bytes) -> set[Fact]:
         """What a writer here can show to have from the hub: since it has its name."""
         return self.history[key] & self.confirmed if key in self.delivered else set()
@@ -118,6 +123,7 @@ class World:
         self.acked: dict[int, int] = defaultdict(int)  # by edge: what the lane has brought
         self.bases: dict[int, int] = {}  # by replica, what it confirmed
         self.collected = 0
+        self.collected_before: dict[int, int] = {}  # by replica, when it was named
         self.air: list[Request | Reply] = []
         count = edges or self.random.choice((2, 3, 3))
         self.edges = [Edge(number, make_edge) for number in range(1, count + 1)]
@@ -238,7 +244,9 @@ class World:
         r = self.replicas.get(edge.number) or self.admit(edge)
         self.hub.now_ms = self.now_ms
         is_known = written_as == r
-        forgotten = frozenset() if is_known else self.forgotten(op)
+        # What was collected before it came (back), nobody could wait for it to learn.
+        is_late = not is_known or op.q < self.collected_before[r]
+        forgotten = self.forgotten(op) if is_late else frozenset()
         self.hub.hear(r, op, is_known=is_known)
         self.hub.save_counters()
         self.acked[edge.number] = op.n
@@ -249,22 +257,28 @@ class World:
             fact.hub_r = r
             limit = (self.now_ms + self.hub.ahead_ms_max) << 16
             fact.hub_hlc = self.now_ms << 16 if fact.hlc > limit else fact.hlc
-            if not is_known:
-                fact.hub = forgotten
+            fact.hub = (fact.hub if is_known else frozenset()) | forgotten
             self.history[fact.key].add(fact)
 
     def forgotten(self, op: Op) -> frozenset[Fact]:
         """Removals collected since: nobody waited for the edge that did not know of them."""
-        dots = self.hub.siblings(op.key, op.name) or self.hub.tombs_of(op.key)
+        dots = self.hub.tombs_of(op.key)
+        if op.name:
+            dots = self.hub.siblings(op.key, op.name) or dots
+        else:
+            dots += [dot for name in NAMES for dot in self.hub.siblings(op.key, name)]
         kept = {(dot.r, dot.n) for dot in dots}
-        tombs = {fact for fact in self.history[op.key] if fact.kind == TOMB}
+        here = (op.name, b"") if op.name else (*NAMES, b"")
+        tombs = {
+            fact for fact in self.history[op.key] if fact.kind == TOMB and fact.name in here
+        }  # fmt: skip
         return frozenset(fact for fact in tombs if (fact.hub_r, fact.n) not in kept)
 
     def admit(self, edge: Edge) -> int:
         """Name a replica: new ones, and those that come back after they were given up."""
         r = self.replicas[edge.number] = self.next_r
         self.next_r += 1
-        self.bases[r] = 0
+        self.bases[r], self.collected_before[r] = 0, self.collected
         return r
 
     def ask(self) -> None:
@@ -336,10 +350,7 @@ class World:
         edge.keys.deliver(reply.entries, reply.acked)
         for key, facts in reply.histories.items():
             if request.whole:
-                edge.history[key] = {
-                    f for f in edge.history[key] if f not in edge.confirmed
-                    and any(f in waiting for n, waiting in edge.facts.items() if n > reply.acked)
-                }  # fmt: skip
+                edge.history[key] = edge.unheard(key, reply.acked)
             edge.history[key] |= facts
             edge.confirmed |= facts
             edge.delivered.add(key)
@@ -350,6 +361,8 @@ class World:
         if reply.is_all:
             if request.whole and edge.listed is not None:
                 edge.keys.forget_unlisted(edge.listed, reply.acked)
+                for key in set(edge.history) - edge.listed:
+                    edge.history[key] = edge.unheard(key, reply.acked)
                 edge.is_fresh = False
             edge.base = edge.position
             edge.listed = None if edge.base else set()

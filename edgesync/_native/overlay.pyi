@@ -1,0 +1,44 @@
+"""A store's rows with changes on top that are not committed yet."""
+
+from typing import final
+
+from edgesync._native.store import Store
+from edgesync._native.write import Write
+
+@final
+class Overlay:
+    """The rows of database `db` of a store, changed or not. One thread at a time."""
+
+    touched: set[bytes] | None
+
+    def __new__(cls, store: Store, db: str) -> Overlay: ...
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is something to commit."""
+
+    @property
+    def is_committing(self) -> bool:
+        """Whether a frozen layer is under way to the disk."""
+
+    def get(self, key: bytes, /) -> bytes | None:
+        """Return the value of a row; None without one."""
+
+    def put(self, key: bytes, value: bytes, /) -> None:
+        """Set a row."""
+
+    def delete(self, key: bytes, /) -> None:
+        """Delete a row; a missing one is no error."""
+
+    def scan(
+        self, start: bytes, stop: bytes, /, *, limit: int, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """Return up to `limit` rows of [start, stop) in order, or the last ones backwards."""
+
+    def freeze(self) -> Write:
+        """Return the changes as one write; further ones go on top of them."""
+
+    def committed(self) -> None:
+        """The frozen layer is on disk: the store has it now."""
+
+    def abandon(self) -> None:
+        """The frozen layer was refused: neither it nor what was built on it has happened."""

@@ -1,0 +1,358 @@
+# cython: boundscheck=False, wraparound=False
+"""RESP: requests of Redis clients out of bytes, and replies into bytes.
+
+The parser is fed whatever a socket gave and holds no more than one unfinished command, within
+limits that are checked before memory is taken. Errors read as Redis' own; after one the connection
+is to be closed, for nobody knows where the next command begins.
+
+Source: the RESP specification (redis.io, "RESP protocol description"), versions 2 and 3.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t
+from libc.string cimport memchr
+
+from buffer cimport Buf, buf_free, put_bytes
+
+cdef enum:
+    COUNT_LINE_MAX = 65536
+    INLINE_MAX = 65536
+    STRANGER_ARGUMENTS_MAX = 10
+    STRANGER_BYTES_MAX = 16384
+    CR = 13
+    LF = 10
+    BAD_NUMBER = -2
+    UNKNOWN = -1
+
+
+cdef class Parser:
+    """Requests of one connection.
+
+    arguments_max   of one command
+    bytes_max       of one argument
+    command_max     bytes of all arguments of one command
+    is_stranger     not authenticated yet: 10 arguments of 16 KiB are all it may send
+    error           why no more can be read; "" while all is well
+    """
+
+    cdef bytearray data
+    cdef Py_ssize_t at
+    cdef list arguments
+    cdef int64_t missing       # arguments still to come; 0 between commands
+    cdef int64_t bulk          # bytes of the argument that has been announced; -1 for none
+    cdef Py_ssize_t size       # bytes of the arguments so far
+    cdef readonly str error
+    cdef public bint is_stranger
+    cdef int64_t arguments_max, bytes_max, command_max
+
+    def __cinit__(
+        self, *, int64_t arguments_max = 1 << 20, int64_t bytes_max = 512 << 20,
+        int64_t command_max = 1 << 30,
+    ):
+        self.data = bytearray()
+        self.arguments = []
+        self.bulk = UNKNOWN
+        self.error = ""
+        self.arguments_max, self.bytes_max = arguments_max, bytes_max
+        self.command_max = command_max
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held for a command that is not complete."""
+        return PyByteArray_GET_SIZE(self.data) + self.size
+
+    def feed(self, chunk: bytes) -> list[list[bytes]]:
+        """Return the commands that are complete now; then look at `error`."""
+        cdef list commands = []
+        if self.error:
+            return commands
+        self.data += chunk
+        while self.step(commands):
+            pass
+        if self.at:
+            del self.data[:self.at]
+            self.at = 0
+        if self.error:
+            self.data = bytearray()
+            self.arguments = []
+        return commands
+
+    cdef bint step(self, list commands) except -1:
+        """Read one thing; False when it is not all there, or wrong."""
+        cdef Py_ssize_t end
+        cdef int64_t number
+        if self.missing == 0:
+            if self.at >= PyByteArray_GET_SIZE(self.data):
+                return False
+            if PyByteArray_AS_STRING(self.data)[self.at] != 42:  # "*"
+                return self.inline(commands)
+            end = self.line_end(COUNT_LINE_MAX, "too big mbulk count string")
+            if end < 0:
+                return False
+            number = self.number(self.at + 1, end)
+            if number > self.arguments_max or number == BAD_NUMBER:
+                return self.fail("invalid multibulk length")
+            if self.is_stranger and number > STRANGER_ARGUMENTS_MAX:
+                return self.fail("unauthenticated multibulk length")
+            self.at = end + 2
+            if number > 0:
+                self.missing, self.size = number, 0
+            return True
+        if self.bulk < 0:
+            end = self.line_end(COUNT_LINE_MAX, "too big bulk count string")
+            if end < 0:
+                return False
+            if PyByteArray_AS_STRING(self.data)[self.at] != 36:  # "$"
+                found = chr(self.data[self.at])
+                return self.fail(f"expected '$', got '{found if found.isprintable() else '?'}'")
+            number = self.number(self.at + 1, end)
+            if number < 0 or number > self.bytes_max:
+                return self.fail("invalid bulk length")
+            if self.is_stranger and number > STRANGER_BYTES_MAX:
+                return self.fail("unauthenticated bulk length")
+            self.size += number
+            if self.size > self.command_max:
+                return self.fail("command too large")
+            self.bulk = number
+            self.at = end + 2
+        if PyByteArray_GET_SIZE(self.data) - self.at < self.bulk + 2:
+            return False
+        self.arguments.append(
+            PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self.data) + self.at, self.bulk))
+        self.at += self.bulk + 2
+        self.bulk = UNKNOWN
+        self.missing -= 1
+        if self.missing == 0:
+            commands.append(self.arguments)
+            self.arguments, self.size = [], 0
+        return True
+
+    cdef bint fail(self, str why) except -1:
+        self.error = f"Protocol error: {why}"
+        return False
+
+    cdef Py_ssize_t line_end(self, Py_ssize_t limit, str why) except -2:
+        """Where the CR of this line stands; -1 when it has not come."""
+        cdef const char *start = PyByteArray_AS_STRING(self.data) + self.at
+        cdef Py_ssize_t have = PyByteArray_GET_SIZE(self.data) - self.at
+        cdef const char *found = <const char *>memchr(start, CR, have)
+        if found == NULL:
+            if have > limit:
+                self.fail(why)
+            return -1
+        if found - start + 1 >= have:
+            return -1
+        return self.at + (found - start)
+
+    cdef int64_t number(self, Py_ssize_t at, Py_ssize_t end) except? -3:
+        """A decimal integer without spaces or leading zeros; BAD_NUMBER for anything else.
+
+        All negative ones are -1: no command has use for one.
+        """
+        cdef const char *digits = PyByteArray_AS_STRING(self.data)
+        cdef int64_t value = 0
+        cdef bint is_negative = at < end and digits[at] == 45
+        if is_negative:
+            at += 1
+        if at >= end or end - at > 18 or (digits[at] == 48 and end - at > 1):
+            return BAD_NUMBER
+        while at < end:
+            if digits[at] < 48 or digits[at] > 57:
+                return BAD_NUMBER
+            value = value * 10 + (digits[at] - 48)
+            at += 1
+        return -1 if is_negative else value
+
+    cdef bint inline(self, list commands) except -1:
+        """A command typed as a line, with quotes as in a shell."""
+        cdef const char *start = PyByteArray_AS_STRING(self.data) + self.at
+        cdef Py_ssize_t have = PyByteArray_GET_SIZE(self.data) - self.at
+        cdef const char *found = <const char *>memchr(start, LF, have)
+        if found == NULL:
+            if have > INLINE_MAX:
+                return self.fail("too big inline request")
+            return False
+        if found - start > INLINE_MAX:
+            return self.fail("too big inline request")
+        line = bytes(self.data[self.at:self.at + (found - start)])
+        arguments = split(line)
+        if arguments is None:
+            return self.fail("unbalanced quotes in request")
+        self.at += found - start + 1
+        if arguments:
+            commands.append(arguments)
+        return True
+
+
+cdef list split(bytes line):
+    """The words of a line; None when a quote is not closed, or closed inside a word."""
+    cdef Py_ssize_t at = 0, end = len(line)
+    cdef list words = []
+    cdef bytearray word
+    while True:
+        while at < end and line[at:at + 1].isspace():
+            at += 1
+        if at >= end:
+            return words
+        word = bytearray()
+        while at < end and not line[at:at + 1].isspace():
+            if line[at] in b"\"'":
+                at = quoted(line, at, word)
+                if at < 0:
+                    return None
+            else:
+                word.append(line[at])
+                at += 1
+        words.append(bytes(word))
+
+
+cdef dict ESCAPES = {
+    ord("n"): ord("\n"), ord("r"): ord("\r"), ord("t"): ord("\t"), ord("b"): 8, ord("a"): 7}
+
+
+cdef Py_ssize_t quoted(bytes line, Py_ssize_t at, bytearray word) except -2:
+    """Take a quoted part; where it ends, or -1 when it does not, or not at the end of a word."""
+    cdef int quote = line[at]
+    cdef Py_ssize_t end = len(line)
+    at += 1
+    while at < end:
+        if line[at] == quote:
+            return -1 if at + 1 < end and not line[at + 1:at + 2].isspace() else at + 1
+        if line[at] == 92 and at + 1 < end:  # a backslash
+            if quote == 39:
+                if line[at + 1] == 39:
+                    at += 1
+            elif line[at + 1] == 120 and is_hex(line[at + 2:at + 4]):
+                word.append(int(line[at + 2:at + 4], 16))
+                at += 4
+                continue
+            else:
+                word.append(ESCAPES.get(line[at + 1], line[at + 1]))
+                at += 2
+                continue
+        word.append(line[at])
+        at += 1
+    return -1
+
+
+cdef bint is_hex(bytes digits):
+    return len(digits) == 2 and all(one in b"0123456789abcdefABCDEF" for one in digits)
+
+
+class ReplyError(Exception):
+    """A reply that says what went wrong: `ERR`, `WRONGTYPE`, … and why."""
+
+
+class NullArray:
+    """No array, which RESP2 tells from no string."""
+
+
+class Pairs(list):
+    """Pairs, as of member and score: RESP2 has them flat."""
+
+
+class Push:
+    """What comes without having been asked for, as a published message does."""
+
+    def __init__(self, items: list[object]) -> None:
+        self.items = items
+
+
+cdef inline int text(Buf *out, bytes raw) except -1:
+    if put_bytes(out, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw)):
+        raise MemoryError
+    return 0
+
+
+cdef int bulk(Buf *out, bytes raw) except -1:
+    text(out, b"$%d\r\n" % PyBytes_GET_SIZE(raw))
+    text(out, raw)
+    text(out, b"\r\n")
+    return 0
+
+
+cdef int head(Buf *out, bytes mark, Py_ssize_t count) except -1:
+    text(out, b"%b%d\r\n" % (mark, count))
+    return 0
+
+
+def number_text(value: float) -> bytes:
+    """Return a double as Redis writes it: 17 digits at most, integers without a point."""
+    if value != value:
+        return b"nan"
+    if value in (float("inf"), float("-inf")):
+        return b"inf" if value > 0 else b"-inf"
+    if value == int(value) and abs(value) < 1e17:
+        return b"%d" % int(value)
+    shortest = repr(value)
+    return shortest.encode()
+
+
+cdef int write(Buf *out, object reply, int proto) except -1:
+    if type(reply) is bytes:
+        bulk(out, <bytes>reply)
+    elif type(reply) is str:
+        text(out, b"+" + (<str>reply).encode() + b"\r\n")
+    elif type(reply) is bool:
+        text(out, (b"#t\r\n" if reply else b"#f\r\n") if proto == 3 else b":%d\r\n" % reply)
+    elif type(reply) is int:
+        text(out, b":%d\r\n" % reply)
+    elif reply is None:
+        text(out, b"_\r\n" if proto == 3 else b"$-1\r\n")
+    elif type(reply) is float:
+        if proto == 3:
+            text(out, b"," + number_text(reply) + b"\r\n")
+        else:
+            bulk(out, number_text(reply))
+    elif type(reply) is list or type(reply) is tuple:
+        head(out, b"*", len(reply))
+        for one in reply:
+            write(out, one, proto)
+    elif type(reply) is dict:
+        if proto == 3:
+            head(out, b"%", len(reply))
+        else:
+            head(out, b"*", 2 * len(reply))
+        for key, value in reply.items():
+            write(out, key, proto)
+            write(out, value, proto)
+    elif type(reply) is set or type(reply) is frozenset:
+        head(out, b"~" if proto == 3 else b"*", len(reply))
+        for one in reply:
+            write(out, one, proto)
+    elif type(reply) is Pairs:
+        head(out, b"*", len(reply) if proto == 3 else 2 * len(reply))
+        for first, second in reply:
+            if proto == 3:
+                head(out, b"*", 2)
+            write(out, first, proto)
+            write(out, second, proto)
+    elif isinstance(reply, ReplyError):
+        text(out, b"-" + str(reply).encode(errors="replace").replace(b"\r", b" ").replace(
+            b"\n", b" ") + b"\r\n")
+    elif reply is NullArray:
+        text(out, b"_\r\n" if proto == 3 else b"*-1\r\n")
+    elif isinstance(reply, Push):
+        head(out, b">" if proto == 3 else b"*", len(reply.items))
+        for one in reply.items:
+            write(out, one, proto)
+    else:
+        raise TypeError(f"{type(reply).__name__} is no reply")
+    return 0
+
+
+def encode(replies, proto: int) -> bytes:
+    """Return replies in a row, in protocol version 2 or 3.
+
+    bytes is a bulk string, str a simple one, None nothing; int, float, bool, list, dict and set are
+    themselves, a ReplyError an error.
+    """
+    cdef Buf out
+    out.data, out.size, out.room = NULL, 0, 0
+    try:
+        for reply in replies:
+            write(&out, reply, proto)
+        return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+    finally:
+        buf_free(&out)
