@@ -31,7 +31,7 @@ async def run(
         make_node() as node,
         trio.open_nursery() as services,
     ):
-        await _start_services(services, node)
+        await _start_services(services, node, stopping.set)
         notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
         log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
         task_status.started(node)
@@ -41,8 +41,10 @@ async def run(
     log.info("edge stopped")
 
 
-async def _start_services(nursery: trio.Nursery, node: EdgeNode) -> None:
+async def _start_services(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:
     await nursery.start(serve_control, node)
+    if node.settings.cells.port:
+        await _start_resp(nursery, node, stop)
     http = node.settings.http
     if http.port:
         from edgesync.serve.http import serve_http  # h11 only when it is wanted
@@ -54,6 +56,24 @@ async def _start_services(nursery: trio.Nursery, node: EdgeNode) -> None:
             problem = taken.exceptions[0]
             log.error("no metrics: http.port %d on %s: %s", http.port, http.host, problem)
     nursery.start_soon(_keep_watchdog, node)
+
+
+async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:
+    from edgesync.serve.resp.server import RespServer  # only when it is wanted
+
+    cells = node.settings.cells
+    server = RespServer(
+        node.cells,
+        password=cells.password,
+        durability=cells.durability,
+        clients_max=cells.clients_max,
+        edge=node.settings.edge.name,
+        stop=stop,
+    )
+    try:
+        await nursery.start(server.serve, cells.host, cells.port)
+    except OSError as error:
+        log.error("no Redis clients: cells.port %d on %s: %s", cells.port, cells.host, error)
 
 
 async def _keep_watchdog(node: EdgeNode) -> None:

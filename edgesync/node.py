@@ -49,6 +49,8 @@ from edgesync.status import (
     Status,
     StoreStatus,
 )
+from edgesync.store.cells import DATABASE as CELLS
+from edgesync.store.cells import CellStore
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.supervise import keep_running
 from edgesync.sync.driver import SyncDriver
@@ -103,6 +105,7 @@ class EdgeNode:
         self._nursery: trio.Nursery | None = None
         self._store: EdgeStore | None = None
         self._intake: Intake | None = None
+        self._cells: CellStore | None = None
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str]) -> Self:
@@ -121,6 +124,13 @@ class EdgeNode:
             raise RuntimeError("the node is not open; use `async with` or `with`")
         return self._store
 
+    @property
+    def cells(self) -> CellStore:
+        """The local-first store; `command` runs Redis commands on it."""
+        if self._cells is None:
+            raise RuntimeError("the node is not open; use `async with` or `with`")
+        return self._cells
+
     def _open(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         section = self.settings.store
@@ -128,11 +138,20 @@ class EdgeNode:
             self.data_dir / STORE,
             map_bytes_max=int(section.limit),
             retain=Retain(nbytes=int(section.retain)),
-            databases=(DEAD,),
+            databases=(DEAD, CELLS),
             replace_unreadable=True,
             clock_ns=self.wall_ns,
         )
         self._intake = Intake(self._store.series)
+        cells = self.settings.cells
+        self._cells = CellStore(
+            self._store,
+            strategies=cells.strategies(),
+            may_pack=cells.compression,
+            value_max=int(cells.value_limit),
+            random=self._random,
+            wall_ns=self.wall_ns,
+        )
         self._started_at = time.monotonic()
         if self._store.moved_to is not None:
             moved = {"moved_to": str(self._store.moved_to), "reason": "unreadable at start"}
@@ -148,8 +167,9 @@ class EdgeNode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.cells.commit()
         self.store.close()
-        self._store = None
+        self._store = self._cells = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -160,6 +180,7 @@ class EdgeNode:
             self._nursery = nursery
             await self._start_link(nursery)
             await self._start_sources(nursery)
+            nursery.start_soon(self.cells.keep_committing, self.settings.cells.commit_every_s())
             nursery.start_soon(self._watch_clock)
             nursery.start_soon(self._care_for_store)
             self._stack = stack.pop_all()
@@ -176,9 +197,10 @@ class EdgeNode:
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
             if self.store.commit.broken is None:
+                await trio.to_thread.run_sync(self.cells.commit)
                 await self.emit(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
-        self._store = None
+        self._store = self._cells = None
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from edgesync import toml
+from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.units import Bytes, Period, Seconds
@@ -105,6 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hub: HubSection = HubSection()
     store: StoreSection = StoreSection()
     sync: SyncSection = SyncSection()
+    cells: CellsSection = CellsSection()
     http: HttpSection = HttpSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()

@@ -204,6 +204,10 @@ cdef class Keyspace:
         self.fallback = next((int(one) for prefix, one in rules if not prefix), CRDT_MERGE)
         self.rules = tuple((bytes(prefix), int(one)) for prefix, one in rules if prefix)
 
+    def strategies(self) -> list[tuple[bytes, int]]:
+        """Return the rules, the longest prefix first and the default last."""
+        return [*self.rules, (b"", self.fallback)]
+
     cpdef uint8_t strategy_of(self, bytes key):
         """Return the strategy that ranks this key's siblings."""
         for prefix, strategy in self.rules:

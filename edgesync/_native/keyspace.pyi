@@ -68,6 +68,9 @@ class Keyspace:
     def choose(self, strategies: Iterable[tuple[bytes, int]]) -> None:
         """Rank siblings by these from now on; needs no traffic, and can be undone."""
 
+    def strategies(self) -> list[tuple[bytes, int]]:
+        """Return the rules, the longest prefix first and the default last."""
+
     def strategy_of(self, key: bytes) -> int:
         """Return the strategy that ranks this key's siblings."""
 

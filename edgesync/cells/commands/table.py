@@ -170,7 +170,7 @@ def span(start: int, stop: int, size: int) -> range:
 
 
 def glob(pattern: bytes) -> re.Pattern[bytes]:
-    """Return Redis' patterns (`*`, `?`, `[a-z]`, `[^x]`, `\\`) as a regular expression."""
+    r"""Return Redis' patterns (`*`, `?`, `[a-z]`, `[^x]`, `\\`) as a regular expression."""
     out, at = [], 0
     while at < len(pattern):
         one = pattern[at : at + 1]

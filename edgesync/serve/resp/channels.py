@@ -1,0 +1,79 @@
+"""Publishing and subscribing among the clients of this node."""
+
+from typing import TYPE_CHECKING
+
+from edgesync._native.resp import Push
+from edgesync.cells.commands.table import glob
+
+if TYPE_CHECKING:
+    import re
+
+    from edgesync.serve.resp.session import Session
+
+
+class Channels:
+    """Who listens to what."""
+
+    def __init__(self) -> None:
+        self._channels: dict[bytes, set[Session]] = {}
+        self._patterns: dict[bytes, tuple[re.Pattern[bytes], set[Session]]] = {}
+
+    def join(self, session: "Session", name: bytes, *, is_pattern: bool = False) -> Push:
+        if is_pattern:
+            self._patterns.setdefault(name, (glob(name), set()))[1].add(session)
+            session.patterns.add(name)
+        else:
+            self._channels.setdefault(name, set()).add(session)
+            session.subscribed.add(name)
+        return self._answer(session, b"subscribe", name, is_pattern)
+
+    def part(self, session: "Session", name: bytes | None, *, is_pattern: bool = False) -> Push:
+        if name is not None:
+            self._drop(session, name, is_pattern)
+        return self._answer(session, b"unsubscribe", name, is_pattern)
+
+    def _answer(
+        self, session: "Session", word: bytes, name: bytes | None, is_pattern: bool
+    ) -> Push:
+        word = b"p" + word if is_pattern else word
+        return Push([word, name, len(session.subscribed) + len(session.patterns)])
+
+    def _drop(self, session: "Session", name: bytes, is_pattern: bool) -> None:
+        if is_pattern and name in self._patterns:
+            self._patterns[name][1].discard(session)
+            if not self._patterns[name][1]:
+                del self._patterns[name]
+        elif not is_pattern and name in self._channels:
+            self._channels[name].discard(session)
+            if not self._channels[name]:
+                del self._channels[name]
+        (session.patterns if is_pattern else session.subscribed).discard(name)
+
+    def leave(self, session: "Session") -> None:
+        """Forget a client that is gone."""
+        for name in list(session.subscribed):
+            self._drop(session, name, is_pattern=False)
+        for name in list(session.patterns):
+            self._drop(session, name, is_pattern=True)
+
+    def publish(self, name: bytes, message: bytes) -> int:
+        """Send to all who listen; returns how many got it."""
+        heard = 0
+        for session in list(self._channels.get(name, ())):
+            session.send(Push([b"message", name, message]))
+            heard += 1
+        for pattern, (matches, sessions) in list(self._patterns.items()):
+            if matches.fullmatch(name):
+                for session in list(sessions):
+                    session.send(Push([b"pmessage", pattern, name, message]))
+                    heard += 1
+        return heard
+
+    def names(self) -> list[bytes]:
+        return sorted(self._channels)
+
+    def count(self, name: bytes) -> int:
+        return len(self._channels.get(name, ()))
+
+    def patterns_count(self) -> int:
+        return len(self._patterns)

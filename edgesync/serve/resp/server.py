@@ -1,0 +1,311 @@
+"""The sockets of all Redis clients, owned by one task.
+
+A task a client costs a switch for every request; with fifty clients on a small machine that is most
+of the time. Here one task waits on one epoll, runs whatever has arrived, and sends replies when the
+commit they wait for is on disk (I1): while a sync is under way, the next commit fills.
+
+A client that does not read its replies is not read from either, until it does; one whose pushes
+pile up is cut off (I7).
+"""
+
+import logging
+import resource
+import select
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import trio
+
+from edgesync._native.resp import Parser, Push, ReplyError, encode
+from edgesync.errors import StoreError, StoreFull
+from edgesync.serve.resp.session import House, Session
+from edgesync.store.cells import CellStore
+
+log = logging.getLogger(__name__)
+
+CHUNK: Final = 64 * 1024
+# Replies on their way to one client before nothing more is read from it.
+UNSENT_MAX: Final = 1 << 20
+# … and before a client that only listens is cut off.
+PUSHED_MAX: Final = 8 << 20
+EVENTS_A_TURN: Final = 256
+EXPIRE_EVERY_S: Final = 0.25
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+GONE: Final = select.EPOLLHUP | select.EPOLLERR
+
+
+class Client:
+    """One connection: what it has sent, and what it has not read yet."""
+
+    __slots__ = ("due", "events", "out", "out_bytes", "parser", "pushed", "session", "socket",
+                 "todo", "waiting")  # fmt: skip
+
+    def __init__(self, connection: socket.socket, parser: Parser) -> None:
+        self.socket = connection
+        self.parser = parser
+        self.session: Session
+        self.todo: deque[Sequence[bytes]] = deque()
+        # Replies that wait for a commit: its generation, the bytes, how many replies they are.
+        self.waiting: deque[tuple[int, bytes, int]] = deque()
+        self.out: deque[bytes] = deque()
+        self.out_bytes = 0
+        self.pushed: list[Push] = []
+        self.events = READ
+        self.due = False  # it has something to be sent, and is in the list of those
+
+    @property
+    def unsent(self) -> int:
+        return self.out_bytes + sum(len(raw) for _, raw, _ in self.waiting)
+
+
+class RespServer:
+    """Answers Redis clients out of `cells` until cancelled.
+
+    stop   what SHUTDOWN does; None where it is not the client's to do
+    """
+
+    def __init__(
+        self,
+        cells: CellStore,
+        *,
+        password: str = "",
+        durability: str = "always",
+        clients_max: int = 10_000,
+        edge: str = "",
+        stop: Callable[[], None] | None = None,
+    ) -> None:
+        self.house = House(cells, password=password, stop=stop)
+        self.house.facts.durability = durability
+        self.house.facts.clients_max = clients_max
+        self.house.facts.edge = edge
+        self._cells = cells
+        self._epoll: select.epoll
+        self._listening: socket.socket
+        self._is_durable = durability == "always"
+        self._clients: dict[int, Client] = {}
+        self._due: list[Client] = []
+
+    async def serve(
+        self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen and answer; `started` gives the port."""
+        _allow_files(self.house.facts.clients_max)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+        with listening, select.epoll() as epoll:
+            listening.setblocking(False)
+            epoll.register(listening.fileno(), READ)
+            self._epoll, self._listening = epoll, listening
+            self.house.facts.port = listening.getsockname()[1]
+            self._cells.on_commit(self._committed)
+            task_status.started(self.house.facts.port)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._expire)
+                    while True:
+                        await trio.lowlevel.wait_readable(epoll.fileno())
+                        self._turn()
+            finally:
+                for client in list(self._clients.values()):
+                    self._close(client)
+
+    def _turn(self) -> None:
+        for number, events in self._epoll.poll(0, EVENTS_A_TURN):
+            if number == self._listening.fileno():
+                self._accept()
+                continue
+            client = self._clients.get(number)
+            if client is None:
+                continue
+            if events & READ:
+                self._read(client)
+            elif events & GONE:
+                self._close(client)
+                continue
+            if events & WRITE and number in self._clients:
+                self._send(client)
+                self._work(client)
+        self._flush()
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, address = self._listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                log.warning("a client could not be let in: %s", error)
+                return
+            connection.setblocking(False)
+            if len(self._clients) >= self.house.facts.clients_max:
+                self.house.facts.rejected += 1
+                connection.send(b"-ERR max number of clients reached\r\n")
+                connection.close()
+                continue
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client = Client(connection, Parser(bytes_max=self._cells.call.value_max + 1024))
+            send = partial(self._push, client)
+            client.session = self.house.admit(f"{address[0]}:{address[1]}", send)
+            client.parser.is_stranger = not client.session.is_known
+            self._clients[connection.fileno()] = client
+            self._epoll.register(connection.fileno(), READ)
+
+    def _close(self, client: Client) -> None:
+        number = client.socket.fileno()
+        if self._clients.pop(number, None) is None:
+            return
+        self._epoll.unregister(number)
+        client.session.close()
+        client.socket.close()
+
+    def _listen_for(self, client: Client, events: int) -> None:
+        if client.events != events:
+            client.events = events
+            self._epoll.modify(client.socket.fileno(), events)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _read(self, client: Client) -> None:
+        try:
+            chunk = client.socket.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""
+        if not chunk:
+            self._close(client)
+            return
+        client.todo.extend(client.parser.feed(chunk))
+        self._work(client)
+
+    def _work(self, client: Client) -> None:
+        """Run what the client asked for, as long as it takes its replies."""
+        replies: list[object] = []
+        session, cells = client.session, self._cells
+        gate = 0
+        while client.todo and client.unsent < UNSENT_MAX and not session.is_over:
+            proto = session.proto
+            found = session.run(client.todo.popleft())
+            if session.proto != proto or len(replies) + len(found) > 512:
+                # What was asked before HELLO is answered as it was then; and memory has an end.
+                self._owe(client, gate, replies, proto)
+                replies = []
+            replies += found
+            gate = cells.gate() if self._is_durable else 0
+            client.parser.is_stranger = not session.is_known
+        if not client.todo and client.parser.error and not session.is_over:
+            replies.append(ReplyError(f"ERR {client.parser.error}"))
+            session.is_over = True
+        if replies:
+            self._owe(client, gate, replies, session.proto)
+        if client.pushed:
+            pushed, client.pushed = client.pushed, []
+            self._owe(client, gate, pushed, session.proto)
+        self._kill_marked()
+
+    def _owe(self, client: Client, gate: int, replies: Sequence[object], proto: int) -> None:
+        if not replies:
+            return
+        raw = encode(replies, proto)
+        if gate or client.waiting:
+            client.waiting.append((gate, raw, len(replies)))
+            return
+        client.out.append(raw)
+        client.out_bytes += len(raw)
+        self._mark(client)
+
+    def _push(self, client: Client, push: Push) -> None:
+        """Something for a subscriber. It comes after the replies of what it asked before."""
+        if client.unsent > PUSHED_MAX:
+            log.warning("a subscriber does not read, cut off: %s", client.session.address)
+            client.session.to_kill = True
+            return
+        gate = self._cells.gate() if self._is_durable else 0
+        self._owe(client, gate, [push], client.session.proto)
+
+    def _kill_marked(self) -> None:
+        for session in [one for one in self.house.sessions.values() if one.to_kill]:
+            client = next((c for c in self._clients.values() if c.session is session), None)
+            if client is not None:
+                self._close(client)
+
+    # -- replies -------------------------------------------------------------------------------
+
+    def _committed(self, generation: int, error: StoreError | None) -> None:
+        """Let go what waited for this commit; or say what came of it, to all who waited."""
+        for client in list(self._clients.values()):
+            waiting = client.waiting
+            while waiting and (error is not None or waiting[0][0] <= generation):
+                _, raw, count = waiting.popleft()
+                if error is not None:
+                    raw = encode([_refusal(error)] * count, client.session.proto)
+                client.out.append(raw)
+                client.out_bytes += len(raw)
+                self._mark(client)
+        self._flush()
+
+    def _mark(self, client: Client) -> None:
+        if not client.due:
+            client.due = True
+            self._due.append(client)
+
+    def _flush(self) -> None:
+        while self._due:
+            due, self._due = self._due, []
+            for client in due:
+                client.due = False
+                if client.socket.fileno() in self._clients:
+                    self._send(client)
+                    if client.todo and client.socket.fileno() in self._clients:
+                        self._work(client)
+
+    def _send(self, client: Client) -> None:
+        try:
+            while client.out:
+                raw = client.out[0] if len(client.out) == 1 else b"".join(client.out)
+                sent = client.socket.send(raw)
+                client.out_bytes -= sent
+                client.out.clear()
+                if sent < len(raw):
+                    client.out.append(raw[sent:])
+                    break
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._close(client)
+            return
+        is_done = not client.out and not client.waiting and not client.todo
+        if client.session.is_over and not client.out and not client.waiting:
+            self._close(client)
+            return
+        wants = READ if is_done or client.unsent < UNSENT_MAX else 0
+        self._listen_for(client, wants | (WRITE if client.out else 0))
+
+    async def _expire(self) -> None:
+        """Remove keys past their deadline; readers do not see them in any case."""
+        while True:
+            await trio.sleep(EXPIRE_EVERY_S)
+            while self._cells.expire():
+                await trio.lowlevel.checkpoint()
+
+
+def _refusal(error: StoreError) -> ReplyError:
+    if isinstance(error, StoreFull):
+        return ReplyError(f"OOM nothing was stored: {error}")
+    return ReplyError(f"MISCONF nothing was stored: {error}")
+
+
+def _allow_files(clients: int) -> None:
+    """Let this process have as many open files as clients may come."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = clients + 256
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            log.warning("only %d open files are allowed, for %d clients", most, clients)
