@@ -12,6 +12,7 @@
         SourceTimeout         worth a retry
         SourceRejected        the device answered "no": a retry will not help
       RecordError             bytes that are not a valid record, block or batch
+      CommandError            a Redis command that was refused; nothing of it happened
 
 There is no LinkError: a hub out of reach is a state (`EdgeNode.status`), since everything
 acknowledged is safe in the journal meanwhile.
@@ -102,3 +103,7 @@ class SourceRejected(SourceError):
 
 class RecordError(EdgesyncError, ValueError):
     """Bytes from outside that are no valid record, block or batch."""
+
+
+class CommandError(EdgesyncError):
+    """What Redis would have replied: `WRONGTYPE …`, `ERR …`."""

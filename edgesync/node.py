@@ -14,10 +14,11 @@ import logging
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
 
 import msgspec
 import trio
@@ -25,8 +26,10 @@ import trio
 from edgesync import __version__, events
 from edgesync import settings as settings_module
 from edgesync._native import event as event_codec
+from edgesync._native.resp import ReplyError
 from edgesync._native.write import Write
-from edgesync.errors import ConfigError, RecordError
+from edgesync.cells.commands import Argument, Reply, as_bytes
+from edgesync.errors import CommandError, ConfigError, RecordError
 from edgesync.intake import Intake
 from edgesync.model import (
     Action,
@@ -330,6 +333,74 @@ class EdgeNode:
     def _tails(self) -> tuple[int, int, int]:
         first, second, third = (self.store.state(lane).tail for lane in Lane)
         return (first, second, third)
+
+    # -- keys --------------------------------------------------------------------------------
+
+    def command(self, name: str, *args: Argument) -> Reply:
+        """Carry out a Redis command, such as `command("HSET", "h", "f", 1)`; returns its reply.
+
+        What it changed is on disk when this returns, which may take a sync of the disk (I1);
+        `execute` does the same without holding up other tasks. Raises CommandError where Redis
+        would reply with an error, and StoreError when nothing could be stored.
+        """
+        reply = self._run(name, args)
+        self.cells.commit()
+        return reply
+
+    async def execute(self, name: str, *args: Argument) -> Reply:
+        """Do as `command` does, and let other tasks run until the disk has it."""
+        reply = self._run(name, args)
+        await self.cells.wait_durable()
+        return reply
+
+    def _run(self, name: str, args: Sequence[Argument]) -> Reply:
+        reply = self.cells.run([name.encode(), *map(as_bytes, args)])
+        if isinstance(reply, ReplyError):
+            raise CommandError(str(reply))
+        return reply
+
+    def get(self, key: Argument) -> bytes | None:
+        """Return a string; None when the key is absent."""
+        return cast("bytes | None", self.command("GET", key))
+
+    def set(self, key: Argument, value: Argument, *, ttl_s: float | None = None) -> None:
+        """Make the key this string, to end after `ttl_s` seconds or to stay."""
+        ending = () if ttl_s is None else ("PX", round(ttl_s * 1000))
+        self.command("SET", key, value, *ending)
+
+    def delete(self, *keys: Argument) -> int:
+        """Remove keys; returns how many there were."""
+        return cast("int", self.command("DEL", *keys))
+
+    def incr(self, key: Argument, amount: int = 1) -> int:
+        """Add to a counter; what other edges add meanwhile adds up with it."""
+        return cast("int", self.command("INCRBY", key, amount))
+
+    def hset(self, key: Argument, fields: Mapping[Argument, Argument]) -> int:
+        """Set fields of a hash; returns how many are new."""
+        pairs = [part for pair in fields.items() for part in pair]
+        return cast("int", self.command("HSET", key, *pairs))
+
+    def hincrby(self, key: Argument, field: Argument, amount: int = 1) -> int:
+        return cast("int", self.command("HINCRBY", key, field, amount))
+
+    def hgetall(self, key: Argument) -> dict[bytes, bytes]:
+        return cast("dict[bytes, bytes]", self.command("HGETALL", key))
+
+    def lpush(self, key: Argument, *values: Argument) -> int:
+        return cast("int", self.command("LPUSH", key, *values))
+
+    def rpush(self, key: Argument, *values: Argument) -> int:
+        return cast("int", self.command("RPUSH", key, *values))
+
+    def lrange(self, key: Argument, start: int = 0, stop: int = -1) -> list[bytes]:
+        return cast("list[bytes]", self.command("LRANGE", key, start, stop))
+
+    def sadd(self, key: Argument, *members: Argument) -> int:
+        return cast("int", self.command("SADD", key, *members))
+
+    def smembers(self, key: Argument) -> AbstractSet[bytes]:
+        return cast("AbstractSet[bytes]", self.command("SMEMBERS", key))
 
     # -- what the driver tells -------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ cdef Pending pending_of(uint64_t n, bytes data):
 cdef class EdgeKeys(Keyspace):
     """An edge's replica.
 
-    r         as the hub has named it; before that, a number the caller has drawn: UNNAMED_FROM and up
+    r         as the hub has named it; before that, a number drawn by chance: UNNAMED_FROM and up
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     """

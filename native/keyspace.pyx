@@ -440,9 +440,12 @@ cdef class Keyspace:
     cpdef set_string(self, bytes key, bytes value, bint keep_ttl=False):
         """Make the key this string, whatever it was; without a deadline unless that is kept."""
         cdef Key found = self.open_key(key)
-        if found.cells:
-            if self.type_in(found) != STRING:
-                self.remove_in(found)
+        cdef uint64_t deadline
+        if found.cells and self.type_in(found) != STRING:
+            deadline = self.deadline_in(found)
+            self.remove_in(found)
+            if keep_ttl and deadline != NO_DEADLINE:
+                self.write(found, TTL_NAME, VALUE, be64(deadline))
         if found.ttl and not keep_ttl and self.deadline_in(found) != NO_DEADLINE:
             self.write(found, TTL_NAME, VALUE, be64(NO_DEADLINE))
         self.write(found, STRING_NAME, VALUE, value)
@@ -457,15 +460,16 @@ cdef class Keyspace:
 
     cpdef remove(self, bytes key, bytes name):
         """Remove a cell; the caller knows that it is present."""
-        cdef Key found = self.open_key(key)
-        self.write(found, name, TOMB, b"")
-        self.save(found)
+        self.remove_many(key, (name,))
 
     def remove_many(self, key: bytes, names) -> None:
         """Remove several cells of one key that are present."""
         cdef Key found = self.open_key(key)
         for name in names:
             self.write(found, name, TOMB, b"")
+        if found.ttl and self.deadline_in(found) != NO_DEADLINE and not self.type_in(found):
+            # Without its last member the key is gone, and its deadline with it.
+            self.write(found, TTL_NAME, TOMB, b"")
         self.save(found)
 
     cpdef add(self, bytes key, bytes name, bytes amount):

@@ -129,6 +129,11 @@ cdef class Overlay:
         self.frozen, self.now = self.now, {}
         return write
 
+    def freeze_all(self) -> Write:
+        """Return a write of both layers, which are one from here on."""
+        self.now = {**self.frozen, **self.now}
+        return self.freeze()
+
     def committed(self) -> None:
         """The frozen layer is on disk: the store has it now."""
         self.frozen = {}

@@ -37,6 +37,9 @@ class Overlay:
     def freeze(self) -> Write:
         """Return the changes as one write; further ones go on top of them."""
 
+    def freeze_all(self) -> Write:
+        """Return a write of both layers, which are one from here on."""
+
     def committed(self) -> None:
         """The frozen layer is on disk: the store has it now."""
 

@@ -51,6 +51,7 @@ class CellStore:
         self.call = Call(self.space, random, value_max=value_max)
         self.generation = 1
         self.commands = 0
+        self._overtaken = False
         self._changed = trio.Event()
         self._listeners: list[Callable[[int, StoreError | None], None]] = []
 
@@ -105,20 +106,32 @@ class CellStore:
             if not self.rows.is_changed:
                 continue
             write = self._freeze()
+            problem: StoreError | None = None
             try:
                 # Cut short here, nobody would know whether it is stored.
                 with trio.CancelScope(shield=True):
                     await self._store.submit(write)
             except StoreError as error:
-                self._refused(error)
-            else:
+                problem = error
+            if self._overtaken:
+                self._overtaken = False  # `commit` has told already what became of it
+            elif problem is None:
                 self._stored()
+            else:
+                self._refused(problem)
 
     def commit(self) -> None:
-        """Do at once what `keep_committing` does, for a plain program."""
-        if not self.rows.is_changed:
+        """Return when everything changed so far is on disk; raises StoreError if it was refused.
+
+        A commit that is under way is made once more together with the rest: whatever becomes of it,
+        what this one says is true.
+        """
+        if not self.gate():
             return
-        write = self._freeze()
+        self._overtaken |= self.rows.is_committing
+        self.space.save_counters()
+        self.generation += 1
+        write = self.rows.freeze_all()
         try:
             self._store.submit_sync(write)
         except StoreError as error:

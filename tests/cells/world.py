@@ -208,10 +208,20 @@ class World:
             frozenset(own - set(merged)), frozenset(hub),
         )  # fmt: skip
         history[key].add(fact)
-        if edge is not None and space.n != before:
-            edge.facts[space.n] = [fact]
-        if edge is None:
-            fact.hub_hlc, fact.hub_r = fact.hlc, 0
+        made = [fact]
+        if kind == TOMB and name and space.n == before + 2:
+            # The key is gone with its last cell; what came with it is the removal of its deadline.
+            fact.n, fact.hlc = space.n - 1, fact.hlc - 1
+            seen = frozenset(fact.own | {fact})
+            made.append(
+                Fact(writer, space.n, key, b"t", TOMB, b"", fact.hlc + 1, space.r, seen, fact.hub)
+            )
+            history[key].add(made[1])
+        for one in made:
+            if edge is None:
+                one.hub_hlc, one.hub_r = one.hlc, 0
+            elif space.n != before:
+                edge.facts[one.n] = [one]
 
     def merged_with(self, edge: Edge, key: bytes, name: bytes) -> list[Fact]:
         """The amount that has not been sent and will go together with the next one."""

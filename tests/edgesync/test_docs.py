@@ -1,4 +1,4 @@
-"""The documents say what the settings are: every key, and its default."""
+"""The documents say what there is: every setting and its default, every command."""
 
 import json
 import re
@@ -10,6 +10,8 @@ import pytest
 
 import edgesync.settings
 import hubd.settings
+from edgesync.cells.commands import TABLE
+from edgesync.serve.resp.session import OWN
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.units import Bytes, Seconds, parse_duration, parse_size
 
@@ -39,6 +41,16 @@ def is_same(written: str, default: Any) -> bool:
         return parse_duration(json.loads(text)) == default
     value = json.loads(text)
     return bool((tuple(value) if isinstance(value, list) else value) == default)
+
+
+def test_every_redis_command_is_documented_and_no_other() -> None:
+    text = (DOCS / "redis-commands.md").read_text()
+    table = text.partition("## Commands")[2].partition("## What differs")[0]
+    rows = [line.split("|")[2] for line in table.splitlines() if line.startswith("|")]
+    options = re.compile(r"\(.*?\)|with .*")
+    named = {one for row in rows for one in re.findall(r"`([A-Z]+)`", options.sub("", row))}
+    there = {name.decode().upper() for name in (*TABLE, *OWN) if b"." not in name}
+    assert named == there
 
 
 @pytest.mark.parametrize(

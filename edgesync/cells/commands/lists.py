@@ -145,6 +145,8 @@ def ltrim(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("rpoplpush", 3, writes=True, keys=(1, 2, 1))
 def rpoplpush(call: Call, args: Sequence[bytes]) -> Reply:
+    if not typed(call, args[0], LIST):
+        return None
     typed(call, args[1], LIST)
     value = _pop(call, args[:1], RIGHT)
     if isinstance(value, bytes):

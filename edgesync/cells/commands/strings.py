@@ -122,11 +122,12 @@ def getdel(call: Call, args: Sequence[bytes]) -> Reply:
 def getex(call: Call, args: Sequence[bytes]) -> Reply:
     key, options = args[0], [one.lower() for one in args[1:]]
     deadline = 0
-    if options and options != [b"persist"]:
-        if len(options) != 2 or options[0] not in EXPIRES:
-            raise ReplyError(SYNTAX)
-        deadline = deadline_of(call, "getex", options[0], args[2])
+    is_known = options in ([], [b"persist"]) or (len(options) == 2 and options[0] in EXPIRES)
+    if not is_known:
+        raise ReplyError(SYNTAX)
     value = call.space.get_string(key)
+    if value is not None and len(options) == 2:
+        deadline = deadline_of(call, "getex", options[0], args[2])
     if value is not None and deadline:
         _end(call, key, deadline)
     elif value is not None and options and call.space.deadline(key) != NEVER:
@@ -256,8 +257,9 @@ def counted(old: bytes | None, amount: int, problem: str) -> int:
 
 @command("incrbyfloat", 3, writes=True)
 def incrbyfloat(call: Call, args: Sequence[bytes]) -> Reply:
+    old = call.space.get_string(args[0])
     amount = exact(args[1])
-    total = summed(call.space.get_string(args[0]), amount, NOT_A_FLOAT)
+    total = summed(old, amount, NOT_A_FLOAT)
     call.space.add(args[0], STRING_CELL, amount)
     return total
 
@@ -269,7 +271,8 @@ def exact(raw: bytes) -> bytes:
     value = decimal.Decimal(raw.decode())
     if abs(value) >= FLOAT_MAX:
         raise ReplyError("ERR increment would produce NaN or Infinity")
-    return f"{value.quantize(PLACES, context=decimal.Context(prec=60)):f}".encode()
+    rounded = value.quantize(PLACES, context=decimal.Context(prec=60))
+    return cells.add_up(b"0", [f"{rounded:f}".encode()])
 
 
 def summed(old: bytes | None, amount: bytes, problem: str) -> bytes:

@@ -6,8 +6,7 @@ anything and returns a reply as `resp.encode` takes it; errors read as those of 
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -15,7 +14,11 @@ from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace
 from edgesync._native.resp import ReplyError
 from edgesync.errors import RecordError
 
+if TYPE_CHECKING:
+    from random import Random
+
 Reply = object
+Argument = bytes | str | int | float
 
 TYPE_NAMES: Final = {
     STRING: "string", HASH: "hash", LIST: "list", SET: "set", ZSET: "zset", 0: "none",
@@ -41,7 +44,7 @@ class Call:
     cursors     of SCAN and its like: where a number continues
     """
 
-    def __init__(self, space: Keyspace, random: Random, *, value_max: int = 512 << 20) -> None:
+    def __init__(self, space: Keyspace, random: "Random", *, value_max: int = 512 << 20) -> None:
         self.space = space
         self.random = random
         self.value_max = value_max
@@ -97,6 +100,11 @@ def command(
         return run
 
     return put
+
+
+def as_bytes(argument: Argument) -> bytes:
+    """Return what a client would send for it."""
+    return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
 def carry_out(call: Call, request: Sequence[bytes]) -> Reply:

@@ -32,6 +32,8 @@ UNSENT_MAX: Final = 1 << 20
 # … and before a client that only listens is cut off.
 PUSHED_MAX: Final = 8 << 20
 EVENTS_A_TURN: Final = 256
+REPLIES_A_TIME: Final = 256
+SMALL_BYTES: Final = 1024
 EXPIRE_EVERY_S: Final = 0.25
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 GONE: Final = select.EPOLLHUP | select.EPOLLERR
@@ -40,8 +42,10 @@ GONE: Final = select.EPOLLHUP | select.EPOLLERR
 class Client:
     """One connection: what it has sent, and what it has not read yet."""
 
-    __slots__ = ("due", "events", "out", "out_bytes", "parser", "pushed", "session", "socket",
-                 "todo", "waiting")  # fmt: skip
+    __slots__ = (
+        "due", "events", "out", "out_bytes", "parser", "pushed", "session", "socket", "todo",
+        "waiting", "waiting_bytes",
+    )  # fmt: skip
 
     def __init__(self, connection: socket.socket, parser: Parser) -> None:
         self.socket = connection
@@ -51,14 +55,15 @@ class Client:
         # Replies that wait for a commit: its generation, the bytes, how many replies they are.
         self.waiting: deque[tuple[int, bytes, int]] = deque()
         self.out: deque[bytes] = deque()
-        self.out_bytes = 0
+        self.out_bytes = self.waiting_bytes = 0
         self.pushed: list[Push] = []
         self.events = READ
         self.due = False  # it has something to be sent, and is in the list of those
 
     @property
     def unsent(self) -> int:
-        return self.out_bytes + sum(len(raw) for _, raw, _ in self.waiting)
+        """Bytes of replies that wait for a commit, or for the client."""
+        return self.out_bytes + self.waiting_bytes
 
 
 class RespServer:
@@ -86,7 +91,9 @@ class RespServer:
         self._listening: socket.socket
         self._is_durable = durability == "always"
         self._clients: dict[int, Client] = {}
+        self._of_session: dict[int, Client] = {}
         self._due: list[Client] = []
+        self._working: Client | None = None
 
     async def serve(
         self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -153,6 +160,7 @@ class RespServer:
             client.session = self.house.admit(f"{address[0]}:{address[1]}", send)
             client.parser.is_stranger = not client.session.is_known
             self._clients[connection.fileno()] = client
+            self._of_session[client.session.number] = client
             self._epoll.register(connection.fileno(), READ)
 
     def _close(self, client: Client) -> None:
@@ -160,6 +168,8 @@ class RespServer:
         if self._clients.pop(number, None) is None:
             return
         self._epoll.unregister(number)
+        del self._of_session[client.session.number]
+        self.house.doomed.discard(client.session.number)
         client.session.close()
         client.socket.close()
 
@@ -185,27 +195,32 @@ class RespServer:
 
     def _work(self, client: Client) -> None:
         """Run what the client asked for, as long as it takes its replies."""
+        self._working = client
         replies: list[object] = []
         session, cells = client.session, self._cells
         gate = 0
         while client.todo and client.unsent < UNSENT_MAX and not session.is_over:
             proto = session.proto
             found = session.run(client.todo.popleft())
-            if session.proto != proto or len(replies) + len(found) > 512:
-                # What was asked before HELLO is answered as it was then; and memory has an end.
+            if session.proto != proto:
+                # What was asked before HELLO is answered as it was then.
                 self._owe(client, gate, replies, proto)
                 replies = []
+            # Like Redis: what it published to itself comes before the answer to PUBLISH.
+            replies += client.pushed
             replies += found
+            client.pushed.clear()
             gate = cells.gate() if self._is_durable else 0
             client.parser.is_stranger = not session.is_known
+            if len(replies) >= REPLIES_A_TIME or not _is_small(found[0]):
+                self._owe(client, gate, replies, session.proto)
+                replies = []
         if not client.todo and client.parser.error and not session.is_over:
             replies.append(ReplyError(f"ERR {client.parser.error}"))
             session.is_over = True
         if replies:
             self._owe(client, gate, replies, session.proto)
-        if client.pushed:
-            pushed, client.pushed = client.pushed, []
-            self._owe(client, gate, pushed, session.proto)
+        self._working = None
         self._kill_marked()
 
     def _owe(self, client: Client, gate: int, replies: Sequence[object], proto: int) -> None:
@@ -214,6 +229,7 @@ class RespServer:
         raw = encode(replies, proto)
         if gate or client.waiting:
             client.waiting.append((gate, raw, len(replies)))
+            client.waiting_bytes += len(raw)
             return
         client.out.append(raw)
         client.out_bytes += len(raw)
@@ -223,16 +239,17 @@ class RespServer:
         """Something for a subscriber. It comes after the replies of what it asked before."""
         if client.unsent > PUSHED_MAX:
             log.warning("a subscriber does not read, cut off: %s", client.session.address)
-            client.session.to_kill = True
+            self.house.doomed.add(client.session.number)
+            return
+        if client is self._working:
+            client.pushed.append(push)
             return
         gate = self._cells.gate() if self._is_durable else 0
         self._owe(client, gate, [push], client.session.proto)
 
     def _kill_marked(self) -> None:
-        for session in [one for one in self.house.sessions.values() if one.to_kill]:
-            client = next((c for c in self._clients.values() if c.session is session), None)
-            if client is not None:
-                self._close(client)
+        while self.house.doomed:
+            self._close(self._of_session[self.house.doomed.pop()])
 
     # -- replies -------------------------------------------------------------------------------
 
@@ -242,6 +259,7 @@ class RespServer:
             waiting = client.waiting
             while waiting and (error is not None or waiting[0][0] <= generation):
                 _, raw, count = waiting.popleft()
+                client.waiting_bytes -= len(raw)
                 if error is not None:
                     raw = encode([_refusal(error)] * count, client.session.proto)
                 client.out.append(raw)
@@ -292,6 +310,13 @@ class RespServer:
             await trio.sleep(EXPIRE_EVERY_S)
             while self._cells.expire():
                 await trio.lowlevel.checkpoint()
+
+
+def _is_small(reply: object) -> bool:
+    """Whether many such replies may be gathered before they are counted."""
+    return not isinstance(reply, list | dict | set) and not (
+        isinstance(reply, bytes) and len(reply) > SMALL_BYTES
+    )
 
 
 def _refusal(error: StoreError) -> ReplyError:

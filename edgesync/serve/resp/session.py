@@ -27,6 +27,7 @@ class House:
     """What all clients share.
 
     sessions   by number
+    doomed     numbers of those whose connection is to be closed
     stop       what SHUTDOWN does; None where that is nobody's to do
     """
 
@@ -37,6 +38,7 @@ class House:
         self.password = password.encode()
         self.stop = stop
         self.sessions: dict[int, Session] = {}
+        self.doomed: set[int] = set()
         self.channels = Channels()
         self.watchers: dict[bytes, set[Session]] = {}
         self.facts = info.Facts()
@@ -72,7 +74,7 @@ class Session:
 
     __slots__ = (
         "address", "house", "is_known", "is_over", "is_spoiled", "library", "name", "number",
-        "patterns", "proto", "queue", "queue_is_bad", "send", "subscribed", "to_kill", "watched",
+        "patterns", "proto", "queue", "queue_is_bad", "send", "subscribed", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -83,7 +85,6 @@ class Session:
         self.name = self.library = b""
         self.is_known = not house.password
         self.is_over = self.is_spoiled = self.queue_is_bad = False
-        self.to_kill = False
         self.queue: list[Sequence[bytes]] | None = None
         self.watched: dict[bytes, int] = {}
         self.subscribed: set[bytes] = set()
@@ -227,8 +228,7 @@ class Session:
             found = [one for one in self.house.sessions.values() if one.number == number]
         else:
             raise ReplyError("ERR syntax error")
-        for one in found:
-            one.to_kill = True
+        self.house.doomed |= {one.number for one in found}
         return "OK" if len(rest) == 1 else len(found)
 
     # -- small talk ----------------------------------------------------------------------------

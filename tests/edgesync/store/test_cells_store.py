@@ -1,0 +1,116 @@
+"""Commands see each other's work at once; who is told of it is told after the disk has it."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from edgesync import EdgeNode
+from edgesync._native.overlay import Overlay
+from edgesync._native.store import Store
+from edgesync.errors import CommandError, StoreFull
+from edgesync.store.cells import DATABASE, CellStore
+from edgesync.store.journal import EdgeStore
+
+pytestmark = pytest.mark.feature("L1", "L4", "L13")
+
+
+def open_cells(folder: Path) -> tuple[EdgeStore, CellStore]:
+    store = EdgeStore(folder, databases=(DATABASE,), map_bytes_max=4 << 20)
+    return store, CellStore(store, random=Random(1))
+
+
+def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:
+    random = Random(3)
+    with Store(str(tmp_path / "s"), databases=("x",)) as store:
+        rows, model = Overlay(store, "x"), dict[bytes, bytes]()
+        for _ in range(6000):
+            key = b"%03d" % random.randrange(300)
+            match random.randrange(12):
+                case 0 | 1 | 2 | 3:
+                    rows.put(key, value := b"%d" % random.randrange(99))
+                    model[key] = value
+                case 4 | 5 | 6:
+                    rows.delete(key)
+                    model.pop(key, None)
+                case 7 if not rows.is_committing:
+                    store.apply(rows.freeze())
+                case 8:
+                    rows.committed()
+                case 9:
+                    assert rows.get(key) == model.get(key)
+                case _:
+                    start, stop = sorted((key, b"%03d" % random.randrange(300)))
+                    limit, reverse = random.randrange(1, 20), random.random() < 0.5
+                    meant = sorted(one for one in model if start <= one < stop)
+                    meant = meant[::-1][:limit] if reverse else meant[:limit]
+                    found = rows.scan(start, stop, limit=limit, reverse=reverse)
+                    assert found == [(one, model[one]) for one in meant]
+
+
+async def test_a_reply_waits_for_the_commit_of_what_it_read(tmp_path: Path) -> None:
+    store, cells = open_cells(tmp_path / "s")
+    with store:
+        assert cells.gate() == 0
+        assert cells.run([b"set", b"k", b"1"]) == "OK"
+        assert cells.run([b"get", b"k"]) == b"1"
+        assert cells.gate() == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cells.keep_committing)
+            await cells.wait_durable()
+            assert cells.gate() == 0
+            cells.run([b"incr", b"k"])
+            cells.commit()  # does not wait for the loop
+            assert cells.gate() == 0
+            await trio.sleep(0.01)
+            cells.run([b"incr", b"k"])
+            await cells.wait_durable()
+            nursery.cancel_scope.cancel()
+    store, cells = open_cells(tmp_path / "s")
+    with store:
+        assert cells.run([b"get", b"k"]) == b"3"
+
+
+def test_what_was_refused_has_not_happened(tmp_path: Path) -> None:
+    store, cells = open_cells(tmp_path / "s")
+    with store:
+        cells.run([b"set", b"first", b"1"])
+        cells.commit()
+        made = cells.space.n
+        full = False
+        for number in range(2000):
+            cells.run([b"set", b"k%d" % number, Random(number).randbytes(8000)])
+            try:
+                cells.commit()
+            except StoreFull:
+                full = True
+                assert cells.run([b"get", b"k%d" % number]) is None
+                assert cells.space.n == made + number
+                break
+        assert full
+        assert cells.run([b"get", b"first"]) == b"1"
+        assert cells.run([b"dbsize"]) == number + 1
+
+
+async def test_a_program_uses_keys_like_any_client(tmp_path: Path) -> None:
+    async with EdgeNode({"edge": {"name": "till"}}, folder=tmp_path) as node:
+        node.set("k", "v", ttl_s=100)
+        assert node.get("k") == b"v"
+        assert node.incr("n", 5) == 5
+        assert node.hset("h", {"a": 1}) == 1
+        assert node.hincrby("h", "a") == 2
+        assert node.hgetall("h") == {b"a": b"2"}
+        assert node.rpush("l", "x", "y") == node.lpush("l", "w") - 1 == 2
+        assert node.lrange("l") == [b"w", b"x", b"y"]
+        assert node.sadd("s", "m") == 1
+        assert node.smembers("s") == {b"m"}
+        assert await node.execute("ZADD", "z", 1, "m") == 1
+        with pytest.raises(CommandError, match="WRONGTYPE"):
+            node.incr("h")
+        assert node.delete("k", "nothing") == 1
+    with EdgeNode.local(tmp_path / "data") as again:
+        assert again.get("n") == b"5"
+        again.set("n", 7)
+    with EdgeNode.local(tmp_path / "data") as third:
+        assert third.get("n") == b"7"
