@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import msgspec
 import trio
@@ -26,10 +26,10 @@ import trio
 from edgesync import __version__, events
 from edgesync import settings as settings_module
 from edgesync._native import event as event_codec
-from edgesync._native.resp import ReplyError
 from edgesync._native.write import Write
-from edgesync.cells.commands import Argument, Reply, as_bytes
-from edgesync.errors import CommandError, ConfigError, RecordError
+from edgesync.cells import DATABASE as CELLS
+from edgesync.cells import Argument, Reply
+from edgesync.errors import ConfigError, RecordError
 from edgesync.intake import Intake
 from edgesync.model import (
     Action,
@@ -52,13 +52,14 @@ from edgesync.status import (
     Status,
     StoreStatus,
 )
-from edgesync.store.cells import DATABASE as CELLS
-from edgesync.store.cells import CellStore
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.supervise import keep_running
 from edgesync.sync.driver import SyncDriver
 from edgesync_transport import keys
 from edgesync_transport.sockets import LinkSettings
+
+if TYPE_CHECKING:
+    from edgesync.store.cells import CellStore
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +129,23 @@ class EdgeNode:
         return self._store
 
     @property
-    def cells(self) -> CellStore:
+    def cells(self) -> "CellStore":
         """The local-first store; `command` runs Redis commands on it."""
         if self._cells is None:
-            raise RuntimeError("the node is not open; use `async with` or `with`")
+            from edgesync.store.cells import CellStore  # 2 MB, for those who use keys
+
+            wanted = self.settings.cells
+            self._cells = CellStore(
+                self.store,
+                strategies=wanted.strategies(),
+                may_pack=wanted.compression,
+                value_max=int(wanted.value_limit),
+                random=self._random,
+                wall_ns=self.wall_ns,
+            )
+            if self._nursery is not None:
+                every_s = wanted.commit_every_s()
+                self._nursery.start_soon(self._cells.keep_committing, every_s)
         return self._cells
 
     def _open(self) -> None:
@@ -146,15 +160,6 @@ class EdgeNode:
             clock_ns=self.wall_ns,
         )
         self._intake = Intake(self._store.series)
-        cells = self.settings.cells
-        self._cells = CellStore(
-            self._store,
-            strategies=cells.strategies(),
-            may_pack=cells.compression,
-            value_max=int(cells.value_limit),
-            random=self._random,
-            wall_ns=self.wall_ns,
-        )
         self._started_at = time.monotonic()
         if self._store.moved_to is not None:
             moved = {"moved_to": str(self._store.moved_to), "reason": "unreadable at start"}
@@ -170,7 +175,8 @@ class EdgeNode:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.cells.commit()
+        if self._cells is not None:
+            self._cells.commit()
         self.store.close()
         self._store = self._cells = None
 
@@ -183,7 +189,6 @@ class EdgeNode:
             self._nursery = nursery
             await self._start_link(nursery)
             await self._start_sources(nursery)
-            nursery.start_soon(self.cells.keep_committing, self.settings.cells.commit_every_s())
             nursery.start_soon(self._watch_clock)
             nursery.start_soon(self._care_for_store)
             self._stack = stack.pop_all()
@@ -200,7 +205,8 @@ class EdgeNode:
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
             if self.store.commit.broken is None:
-                await trio.to_thread.run_sync(self.cells.commit)
+                if self._cells is not None:
+                    await trio.to_thread.run_sync(self._cells.commit)
                 await self.emit(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
         self._store = self._cells = None
@@ -343,20 +349,14 @@ class EdgeNode:
         `execute` does the same without holding up other tasks. Raises CommandError where Redis
         would reply with an error, and StoreError when nothing could be stored.
         """
-        reply = self._run(name, args)
+        reply = self.cells.ask(name, args)
         self.cells.commit()
         return reply
 
     async def execute(self, name: str, *args: Argument) -> Reply:
         """Do as `command` does, and let other tasks run until the disk has it."""
-        reply = self._run(name, args)
+        reply = self.cells.ask(name, args)
         await self.cells.wait_durable()
-        return reply
-
-    def _run(self, name: str, args: Sequence[Argument]) -> Reply:
-        reply = self.cells.run([name.encode(), *map(as_bytes, args)])
-        if isinstance(reply, ReplyError):
-            raise CommandError(str(reply))
         return reply
 
     def get(self, key: Argument) -> bytes | None:

@@ -13,12 +13,13 @@ import trio
 
 from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
 from edgesync._native.overlay import Overlay
+from edgesync._native.resp import ReplyError
 from edgesync._native.write import Write
-from edgesync.cells.commands import Call, Reply, carry_out
-from edgesync.errors import StoreError
+from edgesync.cells import DATABASE, Argument, Reply, as_bytes
+from edgesync.cells.commands import Call, carry_out
+from edgesync.errors import CommandError, StoreError
 from edgesync.store.journal import EdgeStore
 
-DATABASE: Final = "cells"
 # Keys past their deadline that are removed in one go, between commands.
 EXPIRED_A_TURN: Final = 256
 
@@ -62,6 +63,13 @@ class CellStore:
         reply = carry_out(self.call, request)
         if self.rows.is_changed:
             self._changed.set()
+        return reply
+
+    def ask(self, name: str, args: Sequence[Argument]) -> Reply:
+        """Do as `run` does, for a program; raises CommandError for an error."""
+        reply = self.run([name.encode(), *map(as_bytes, args)])
+        if isinstance(reply, ReplyError):
+            raise CommandError(str(reply))
         return reply
 
     def gate(self) -> int:

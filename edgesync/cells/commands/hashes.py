@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from edgesync._native.keyspace import HASH
 from edgesync._native.resp import Pairs, ReplyError
+from edgesync.cells import Reply
 from edgesync.cells.commands.strings import counted, exact, summed
 from edgesync.cells.commands.table import (
     SYNTAX,
     Call,
-    Reply,
     command,
     integer,
     sized,

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 from edgesync._native.keyspace import LIST, NEVER, STRING, STRING_CELL
 from edgesync._native.resp import ReplyError
+from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
     SYNTAX,
     TYPE_NAMES,
     Call,
-    Reply,
     command,
     glob,
     integer,

@@ -5,9 +5,9 @@ from itertools import islice
 
 from edgesync._native.keyspace import LIST
 from edgesync._native.resp import NullArray, ReplyError
+from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
     Call,
-    Reply,
     command,
     count_of,
     integer,

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from edgesync._native.keyspace import SET
 from edgesync._native.resp import ReplyError
+from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
     SYNTAX,
     Call,
-    Reply,
     command,
     count_of,
     integer,

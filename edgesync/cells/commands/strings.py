@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from edgesync._native import cells
 from edgesync._native.keyspace import NEVER, STRING_CELL
 from edgesync._native.resp import ReplyError
+from edgesync.cells import Reply
 from edgesync.cells.commands.keys import deadline_of
 from edgesync.cells.commands.table import (
     COUNTER_MAX,
@@ -15,7 +16,6 @@ from edgesync.cells.commands.table import (
     NOT_AN_INTEGER,
     SYNTAX,
     Call,
-    Reply,
     command,
     integer,
     sized,

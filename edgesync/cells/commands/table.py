@@ -12,13 +12,11 @@ import msgspec
 
 from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace
 from edgesync._native.resp import ReplyError
+from edgesync.cells import Reply
 from edgesync.errors import RecordError
 
 if TYPE_CHECKING:
     from random import Random
-
-Reply = object
-Argument = bytes | str | int | float
 
 TYPE_NAMES: Final = {
     STRING: "string", HASH: "hash", LIST: "list", SET: "set", ZSET: "zset", 0: "none",
@@ -100,11 +98,6 @@ def command(
         return run
 
     return put
-
-
-def as_bytes(argument: Argument) -> bytes:
-    """Return what a client would send for it."""
-    return argument if isinstance(argument, bytes) else str(argument).encode()
 
 
 def carry_out(call: Call, request: Sequence[bytes]) -> Reply:

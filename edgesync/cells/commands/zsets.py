@@ -6,12 +6,12 @@ from itertools import islice
 
 from edgesync._native.keyspace import ZSET, sortable
 from edgesync._native.resp import Pairs, ReplyError, number_text
+from edgesync.cells import Reply
 from edgesync.cells.commands.strings import exact
 from edgesync.cells.commands.table import (
     NOT_A_FLOAT,
     SYNTAX,
     Call,
-    Reply,
     command,
     count_of,
     floating,

@@ -8,7 +8,8 @@ from typing import Final
 
 from edgesync._native.keyspace import KEY_BYTES_MAX
 from edgesync._native.resp import NullArray, Push, ReplyError
-from edgesync.cells.commands import TABLE, Reply
+from edgesync.cells import Reply
+from edgesync.cells.commands import TABLE
 from edgesync.cells.commands.table import glob, integer, unknown
 from edgesync.serve.resp import info
 from edgesync.serve.resp.channels import Channels

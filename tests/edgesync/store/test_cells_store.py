@@ -9,8 +9,9 @@ import trio
 from edgesync import EdgeNode
 from edgesync._native.overlay import Overlay
 from edgesync._native.store import Store
+from edgesync.cells import DATABASE
 from edgesync.errors import CommandError, StoreFull
-from edgesync.store.cells import DATABASE, CellStore
+from edgesync.store.cells import CellStore
 from edgesync.store.journal import EdgeStore
 
 pytestmark = pytest.mark.feature("L1", "L4", "L13")

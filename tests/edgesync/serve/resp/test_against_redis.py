@@ -19,8 +19,9 @@ import pytest
 import redis
 
 from edgesync._native.resp import encode
+from edgesync.cells import DATABASE
 from edgesync.serve.resp.session import House, Session
-from edgesync.store.cells import DATABASE, CellStore
+from edgesync.store.cells import CellStore
 from edgesync.store.journal import EdgeStore
 from tests.edgesync.serve.resp.redis_server import open_redis
 
