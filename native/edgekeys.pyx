@@ -51,20 +51,20 @@ cdef class Pending:
     cdef readonly bytes key
     cdef readonly bytes name
 
-    cdef bytes encoded(self):
-        cdef Buf out
-        out.data, out.size, out.room = NULL, 0, 0
-        try:
-            if (
-                put8(&out, self.kind) | put_varint(&out, self.q)
-                | put_varint(&out, PyBytes_GET_SIZE(self.key))
-                | put_bytes(&out, PyBytes_AS_STRING(self.key), PyBytes_GET_SIZE(self.key))
-                | put_bytes(&out, PyBytes_AS_STRING(self.name), PyBytes_GET_SIZE(self.name))
-            ) != OK:
-                raise MemoryError
-            return PyBytes_FromStringAndSize(<char *>out.data, out.size)
-        finally:
-            buf_free(&out)
+
+cdef bytes pending_row(uint8_t kind, uint64_t q, bytes key, bytes name):
+    cdef Buf out
+    out.data, out.size, out.room = NULL, 0, 0
+    try:
+        if (
+            put8(&out, kind) | put_varint(&out, q) | put_varint(&out, PyBytes_GET_SIZE(key))
+            | put_bytes(&out, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+            | put_bytes(&out, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
+        ) != OK:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+    finally:
+        buf_free(&out)
 
 
 cdef Pending pending_of(uint64_t n, bytes data):
@@ -136,8 +136,7 @@ cdef class EdgeKeys(Keyspace):
             self.life += 1
         for row, raw in self.walk(b"d", b"e"):
             one = pending_of(of_be64(row, 1), raw)
-            one.q = 0
-            self.view.put(row, one.encoded())
+            self.view.put(row, pending_row(one.kind, 0, one.key, one.name))
         self.r = r
 
     # -- writing -----------------------------------------------------------------------------
@@ -201,10 +200,8 @@ cdef class EdgeKeys(Keyspace):
 
     cdef note(self, uint8_t kind, Key key, bytes name):
         """Remember operation `n`, the one just made, until the hub has confirmed it."""
-        cdef Pending made = Pending()
-        made.n, made.q, made.kind = self.n, self.context(key), kind
-        made.key, made.name = key.name, name
-        self.view.put(b"d" + be64(self.n), made.encoded())
+        self.view.put(
+            b"d" + be64(self.n), pending_row(kind, self.context(key), key.name, name))
         self.pending += 1
 
     cdef forget(self, list dots):

@@ -94,7 +94,9 @@ def command(
     """Put a function into the table. `keys`: first, last and step of the arguments that are."""
 
     def put(run: Callable[[Call, Sequence[bytes]], Reply]) -> Callable[..., Reply]:
-        TABLE[name.encode()] = Command(name, run, arity, writes, keys)
+        one = Command(name, run, arity, writes, keys)
+        # In the spelling of most clients too: one look for each.
+        TABLE[name.encode()] = TABLE[name.upper().encode()] = one
         return run
 
     return put

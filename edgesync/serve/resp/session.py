@@ -17,6 +17,7 @@ from edgesync.store.cells import CellStore
 
 # What an answer to HELLO and INFO names, for clients that choose features by it.
 REDIS_VERSION: Final = "7.0.15"
+NAMES: Final = [name for name in TABLE if name.islower()]
 QUEUE_MAX: Final = 65_536
 # In protocol version 2 a subscriber may say nothing else.
 SUBSCRIBER: Final = (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"ping", b"quit",
@@ -74,8 +75,8 @@ class Session:
     """
 
     __slots__ = (
-        "address", "house", "is_known", "is_over", "is_spoiled", "library", "name", "number",
-        "patterns", "proto", "queue", "queue_is_bad", "send", "subscribed", "watched",
+        "address", "house", "is_known", "is_over", "is_plain", "is_spoiled", "library", "name",
+        "number", "patterns", "proto", "queue", "queue_is_bad", "send", "subscribed", "watched",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,7 @@ class Session:
     ) -> None:
         self.house, self.number, self.address, self.send = house, number, address, send
         self.proto = 2
+        self.is_plain = False  # nothing but commands on keys is to be thought of
         self.name = self.library = b""
         self.is_known = not house.password
         self.is_over = self.is_spoiled = self.queue_is_bad = False
@@ -98,9 +100,26 @@ class Session:
 
     def run(self, request: Sequence[bytes]) -> list[Reply]:
         """Carry out one request; most have one reply, SUBSCRIBE one a channel."""
+        replies = self._run(request)
+        self.is_plain = (
+            self.is_known and self.queue is None and not self.subscribed and not self.patterns
+        )
+        return replies
+
+    def answer(self, request: Sequence[bytes]) -> Reply:
+        """Carry out a command of the table, for a session that is plain."""
+        house = self.house
+        reply = house.cells.run(request)
+        if house.watchers:
+            house.tell_watchers()
+        house.facts.commands += 1
+        if type(reply) is ReplyError:
+            house.facts.errors += 1
+        return reply
+
+    def _run(self, request: Sequence[bytes]) -> list[Reply]:
         name = request[0].lower()
         facts = self.house.facts
-        facts.commands += 1
         refused = self._refused(name)
         if refused is not None:
             facts.errors += 1
@@ -110,7 +129,6 @@ class Session:
         ):  # fmt: skip
             return [self._enqueue(name, request)]
         replies = self._carry_out(name, request)
-        facts.errors += sum(isinstance(reply, ReplyError) for reply in replies)
         return replies
 
     def _refused(self, name: bytes) -> ReplyError | None:
@@ -127,17 +145,16 @@ class Session:
     def _carry_out(self, name: bytes, request: Sequence[bytes]) -> list[Reply]:
         own = OWN.get(name)
         if own is None:
-            reply = self.house.cells.run(request)
-            if self.house.watchers:
-                self.house.tell_watchers()
-            return [reply]
+            return [self.answer(request)]
         run, arity = own
+        self.house.facts.commands += 1
         if len(request) != arity and (arity > 0 or len(request) < -arity):
             shown = name.decode()
             return [ReplyError(f"ERR wrong number of arguments for '{shown}' command")]
         try:
             answered = run(self, request[1:])
         except ReplyError as error:
+            self.house.facts.errors += 1
             return [error]
         return answered.replies if isinstance(answered, Several) else [answered]
 
@@ -268,15 +285,15 @@ class Session:
     def command(self, args: Sequence[bytes]) -> Reply:
         word = args[0].lower() if args else b""
         if word == b"count":
-            return len(TABLE) + len(OWN)
+            return len(NAMES) + len(OWN)
         if word == b"docs":
             return {}
         if word == b"list":
-            return [*TABLE, *OWN]
+            return [*NAMES, *OWN]
         if word not in (b"", b"info"):
             shown = args[0].decode(errors="replace")
             raise ReplyError(f"ERR unknown subcommand '{shown}'. Try COMMAND COUNT, INFO or LIST.")
-        wanted = [one.lower() for one in args[1:]] or [*TABLE]
+        wanted = [one.lower() for one in args[1:]] or NAMES
         return [info.command_row(TABLE[one]) if one in TABLE else None for one in wanted]
 
     def info(self, args: Sequence[bytes]) -> Reply:
