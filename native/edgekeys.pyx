@@ -198,6 +198,23 @@ cdef class EdgeKeys(Keyspace):
         key.tombs = [new_dot(self.r, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)]
         self.note(TOMB, key, b"")
 
+    def reclaim(self, limit: int = 256) -> int:
+        """Remove keys past their deadline that only this edge knows; returns how many it looked at.
+
+        Others stay, unseen, until the hub removes them: it alone knows whether somebody has given
+        them more time.
+        """
+        cdef Key key
+        gone = self.expired(limit)
+        for name in gone:
+            key = self.load(name)
+            if key.kseq or key.is_told:
+                self.view.delete(b"x" + be64(self.deadline_in(key)) + name)
+            else:
+                self.remove_in(key)
+                self.save(key)
+        return len(gone)
+
     cdef note(self, uint8_t kind, Key key, bytes name):
         """Remember operation `n`, the one just made, until the hub has confirmed it."""
         self.view.put(

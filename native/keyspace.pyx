@@ -564,18 +564,25 @@ cdef class Keyspace:
             if name[0] == ZSET:
                 self.view.put(prefix + sortable(float(value)) + name[1:], b"")
         key.strategy = strategy
-        self.view.put(b"k" + key.name, encode_key(key))
+        self.store_key(key)
 
     cdef save(self, Key key):
-        """Put the key's record in place; `keys` follows."""
+        """Put the key's record in place, or away when nothing of it is left to be known."""
+        if key.is_empty() and not key.kseq and not key.is_told:
+            self.count_key(key)
+            self.view.delete(b"k" + key.name)
+        else:
+            self.store_key(key)
+
+    cdef store_key(self, Key key):
+        self.count_key(key)
+        self.view.put(b"k" + key.name, encode_key(key))
+
+    cdef count_key(self, Key key):
         cdef bint is_present = self.type_in(key) != 0
         if is_present != key.was_present:
             self.keys += 1 if is_present else -1
             key.was_present = is_present
-        if key.is_empty() and not key.kseq and not key.is_told:
-            self.view.delete(b"k" + key.name)
-        else:
-            self.view.put(b"k" + key.name, encode_key(key))
 
 
 def _behind(prefix: bytes) -> bytes:

@@ -1,7 +1,7 @@
 """How many commands a second does an edge answer, every write on disk before its reply?
 
-Decides whether a shop's tills can write to the edge as they would to a local Redis. Beside it, in the
-same run, redis-server with `appendfsync always` on the same disk: figures are also given as ratios.
+Decides whether a shop's tills can write to the edge as they would to a local Redis. Beside it, in
+the same run, redis-server with `appendfsync always` on the same disk: figures are ratios too.
 
 `one key` is how redis-benchmark comes; with 100,000 keys each commit touches as many pages.
 """
@@ -82,11 +82,15 @@ def main() -> None:
         for pipeline in (1, 16):
             for command in ("set", "get"):
                 edge, redis = [], []
-                with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as two:
-                    with open_edge(Path(one)) as ours, open_redis(Path(two)) as theirs:
-                        for _ in range(5):
-                            edge.append(per_s(ours, command, pipeline, keys))
-                            redis.append(per_s(theirs, command, pipeline, keys))
+                with (
+                    tempfile.TemporaryDirectory() as one,
+                    tempfile.TemporaryDirectory() as two,
+                    open_edge(Path(one)) as ours,
+                    open_redis(Path(two)) as theirs,
+                ):
+                    for _ in range(5):
+                        edge.append(per_s(ours, command, pipeline, keys))
+                        redis.append(per_s(theirs, command, pipeline, keys))
                 ours_s, theirs_s = statistics.median(edge), statistics.median(redis)
                 print(
                     f"{command} P={pipeline:2} keys={keys:6}: edge {ours_s:9,.0f}/s  "

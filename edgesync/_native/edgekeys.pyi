@@ -62,6 +62,13 @@ class EdgeKeys(Keyspace):
         dropped what would tell "after" from "beside". At worst two values stand beside each other.
         """
 
+    def reclaim(self, limit: int = 256) -> int:
+        """Remove keys past their deadline that only this edge knows; returns how many it looked at.
+
+        Others stay, unseen, until the hub removes them: it alone knows whether somebody has given
+        them more time.
+        """
+
     def is_on_the_wire(self, n: int) -> bool:
         """Whether the hub may have operation n already: it can be followed, not changed."""
 

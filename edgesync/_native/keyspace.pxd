@@ -57,6 +57,8 @@ cdef class Keyspace:
     cdef set_ttl(self, Key key, list after)
     cdef recount(self, Key key)
     cdef save(self, Key key)
+    cdef store_key(self, Key key)
+    cdef count_key(self, Key key)
 
 cdef bytes be64(uint64_t number)
 cdef uint64_t of_be64(bytes data, Py_ssize_t at)

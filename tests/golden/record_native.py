@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edgesync._native import batch, block, event
+from edgesync._native.edgekeys import EdgeKeys
+from tests.cells.memory import MemoryView
 from tests.native import esb1
 from tests.native.rowsmith import Draft, make_rows
 from tests.native.test_block import CASES, events, fixed, jittered
@@ -70,6 +72,33 @@ def batches() -> dict[str, Any]:
     return out
 
 
+def keyspace() -> dict[str, str]:
+    """The rows of an edge's keys of every type, some of them sent."""
+    view = MemoryView()
+    fill_keyspace(EdgeKeys(view))
+    return {row.hex(): raw.hex() for row, raw in sorted(view.rows().items())}
+
+
+def fill_keyspace(space: EdgeKeys) -> None:
+    space.rejoin(7)
+    space.now_ms = 1_700_000_000_000
+    space.put(b"string", b"s", b"value")
+    space.put(b"packed", b"s", b"x" * 300)
+    space.add(b"counter", b"s", b"41")
+    space.take()
+    space.add(b"counter", b"s", b"1")
+    space.put_many(b"hash", [(b"ha", b"1"), (b"hb", b"2")])
+    space.push(b"list", 1, [b"x", b"y"])
+    space.push(b"list", 0, [b"w"])
+    space.put(b"set", b"em", b"")
+    space.put(b"zset", b"zm", b"-2.5")
+    space.expire(b"hash", 1_800_000_000_000)
+    space.put(b"gone", b"s", b"v")
+    space.take()
+    space.delete(b"gone")
+    space.save_counters()
+
+
 def events_written() -> list[dict[str, Any]]:
     return [
         {
@@ -96,3 +125,4 @@ if __name__ == "__main__":
     record("event-1.json", events_written())
     record("block-1.json", blocks())
     record("batch-1.json", batches())
+    record("keyspace-1.json", keyspace())

@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 
 from edgesync._native import batch, block, event
+from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.keyspace import HASH, LIST
+from tests.cells.memory import MemoryView
+from tests.golden.record_native import fill_keyspace
 from tests.native import esb1
 
 FOLDER = Path(__file__).parent
@@ -44,3 +48,25 @@ def test_events_of_version_1(kept: dict[str, Any]) -> None:
     fields[4] = bytes.fromhex(fields[4])
     assert event.decode(bytes.fromhex(kept["bytes"])) == tuple(fields)
     assert event.encode(*fields).hex() == kept["bytes"]
+
+
+def test_keyspaces_of_version_1() -> None:
+    view = MemoryView()
+    for row, raw in golden("keyspace-1.json").items():
+        view.put(bytes.fromhex(row), bytes.fromhex(raw))
+    space = EdgeKeys(view)
+    space.now_ms = 1_700_000_000_000
+    assert (space.r, space.keys) == (7, 7)
+    assert space.get_string(b"string") == b"value"
+    assert space.get_string(b"packed") == b"x" * 300
+    assert space.get_string(b"counter") == b"42"
+    assert dict(space.cells(b"hash", HASH)) == {b"a": b"1", b"b": b"2"}
+    assert space.deadline(b"hash") == 1_800_000_000_000
+    assert [value for _, value in space.cells(b"list", LIST)] == [b"w", b"x", b"y"]
+    assert list(space.by_score(b"zset")) == [(-2.5, b"m")]
+    assert space.type_of(b"gone") == 0
+    assert [op.key for op in space.take()] == [b"gone"]
+    # Written today they are the same bytes.
+    again = MemoryView()
+    fill_keyspace(EdgeKeys(again))
+    assert {row.hex(): raw.hex() for row, raw in again.rows().items()} == golden("keyspace-1.json")

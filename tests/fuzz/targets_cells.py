@@ -1,0 +1,99 @@
+"""What a keyspace keeps, and what Redis clients send."""
+
+from edgesync._native import cells
+from edgesync._native.cells import Dot
+from edgesync._native.clock import VersionVector
+from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.keyspace import HASH, ZSET
+from edgesync._native.resp import Parser
+from edgesync.errors import RecordError
+from tests.cells.memory import MemoryView
+from tests.fuzz.fuzz import Target
+
+VALUE, AMOUNT, TOMB = 0, 1, 2
+
+
+def cells_written() -> list[bytes]:
+    lone = [Dot(1, 2, 3, VALUE, b"value")]
+    several = [
+        Dot(0, 9, 1 << 60, TOMB, seq=7),
+        Dot(1, 2, 3, AMOUNT, b"-17", seq=1 << 40),
+        Dot(1, 5, 4, AMOUNT, b"2.5", pending=True),
+        Dot(4_000_000_000, (1 << 64) - 1, 5, VALUE, b"x" * 100),
+    ]
+    return [cells.encode(one) for one in ([], lone, several, several[1:2])]
+
+
+def run_cell(data: bytes) -> None:
+    dots = cells.decode(data)
+    assert cells.encode(dots) == data or len(cells.encode(dots)) <= len(data)
+    for strategy in range(4):
+        cells.read(dots, strategy)
+
+
+def filled() -> EdgeKeys:
+    space = EdgeKeys(MemoryView())
+    space.now_ms = 1_700_000_000_000
+    for number in range(6):
+        space.put(b"key", b"hf%d" % number, b"%d" % number)
+        space.put(b"key", b"zm%d" % number, b"%d" % number)
+    space.put(b"key", b"s", b"a string")
+    space.expire(b"key", space.now_ms + 5000)
+    space.take()
+    space.add(b"key", b"s", b"5")
+    return space
+
+
+def records() -> list[bytes]:
+    space = filled()
+    raw = [space.view.get(b"kkey") or b""]
+    space.delete(b"key")
+    raw.append(space.view.get(b"kkey") or b"")
+    space.put(b"key", b"s", b"again")
+    return [*raw, space.view.get(b"kkey") or b""]
+
+
+def run_record(data: bytes) -> None:
+    """A key's record, damaged: an error, or a key that can be read and written."""
+    space = filled()
+    space.view.put(b"kkey", data)
+    space.type_of(b"key")
+    space.get(b"key", b"s")
+    list(space.cells(b"key", HASH))
+    list(space.by_score(b"key"))
+    space.count(b"key", ZSET)
+    space.deadline(b"key")
+    space.put(b"key", b"s", b"new")
+
+
+def requests() -> list[bytes]:
+    return [
+        b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*1\r\n$4\r\nPING\r\n",
+        b"set 'a b' \"c\\x41\\n\"\r\nPING\r\n",
+        b"*0\r\n*-1\r\n*2\r\n$4\r\necho\r\n$0\r\n\r\n",
+        b"*4000000000\r\n",
+    ]
+
+
+def run_requests(data: bytes) -> None:
+    """However the bytes are cut, the same requests; and no more is held than was sent."""
+    whole, pieces = Parser(bytes_max=1 << 20), Parser(bytes_max=1 << 20)
+    found = whole.feed(data)
+    half = len(data) // 2
+    assert pieces.feed(data[:half]) + pieces.feed(data[half:]) == found
+    assert whole.error == pieces.error
+    if whole.error:
+        raise RecordError(whole.error)
+
+
+TARGETS = [
+    Target("cell", cells_written(), run_cell, (RecordError,)),
+    Target("key-record", records(), run_record, (RecordError, ValueError)),
+    Target(
+        "version-vector",
+        [VersionVector({1: 5, 7: 1 << 40}).encode(), VersionVector().encode()],
+        VersionVector.decode,
+        (RecordError,),
+    ),
+    Target("resp", requests(), run_requests, (RecordError,)),
+]
