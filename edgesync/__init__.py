@@ -9,11 +9,12 @@ from edgesync.model import Lane as Lane
 from edgesync.model import Reading as Reading
 
 if TYPE_CHECKING:
+    from edgesync.aggregate import EdgeAggregator as EdgeAggregator
     from edgesync.node import EdgeNode as EdgeNode
 
 __version__ = "0.1.0"
 
-__all__ = ["Action", "EdgeNode", "Event", "EventType", "Lane", "Reading"]
+__all__ = ["Action", "EdgeAggregator", "EdgeNode", "Event", "EventType", "Lane", "Reading"]
 
 
 def __getattr__(name: str) -> object:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> object:
         from edgesync.node import EdgeNode
 
         return EdgeNode
+    if name == "EdgeAggregator":
+        from edgesync.aggregate import EdgeAggregator
+
+        return EdgeAggregator
     raise AttributeError(name)

@@ -1,0 +1,567 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""Statistics of the readings of one window of time, which merge: parts give what the whole gives.
+
+Counts, extremes and the sketch of a merge are those of a single pass, bit for bit; the sum is
+compensated (Neumaier) and within one unit in the last place; mean and variance come by Welford's
+and Chan's formulas, which keep their digits where a sum of squares loses all of them. What is no
+number (NaN, infinities) is counted apart and mixed with nothing.
+
+Quantiles are those of DDSketch (Masson, Rim, Lee, 2019) with a relative error of 1 %: values are
+counted in buckets that grow by 2 %, placed by a cubic approximation of the logarithm. When the
+buckets would be too many, the lowest are counted as one.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.math cimport fabs, floor, isfinite, log, log1p, sqrt
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from buffer cimport (
+    Buf, Cur, OK, buf_free, left, put64, put8, put_varint, take64, take8, take_varint,
+)
+
+from edgesync.errors import RecordError
+
+cdef enum:
+    VERSION = 1
+    BUCKETS_MAX = 2048
+    ROOM_FIRST = 64
+    CHUNK = 128
+
+# Relative error; gamma is what one bucket spans: (1 + error) / (1 - error).
+cdef double ERROR = 0.01
+cdef double CUBE = 6.0 / 35.0, SQUARE = -3.0 / 5.0, LINE = 10.0 / 7.0
+cdef double PER_LOG2 = 1.0 / (LINE * (log1p(ERROR) - log(1.0 - ERROR)))
+cdef double SMALLEST = 2.2250738585072014e-308  # below, the exponent says nothing: zero
+cdef uint64_t FRACTION = (<uint64_t>1 << 52) - 1
+
+
+cdef struct Sketch:
+    uint64_t *counts
+    int64_t first     # index of counts[0]
+    int64_t room
+    int64_t low       # lowest and highest index in use, when there are `counts`
+    int64_t high
+    uint64_t total
+
+
+cdef inline int64_t bucket_of(double size) noexcept nogil:
+    """The bucket of a positive number: about its logarithm, times PER_LOG2, rounded up."""
+    cdef uint64_t bits
+    cdef double s
+    cdef int64_t exponent
+    memcpy(&bits, &size, 8)
+    exponent = <int64_t>(bits >> 52) - 1023
+    bits = (bits & FRACTION) | (<uint64_t>1023 << 52)
+    memcpy(&s, &bits, 8)
+    s -= 1.0
+    s = (((CUBE * s + SQUARE) * s + LINE) * s + exponent) * PER_LOG2
+    # Rounded up by hand: without SSE 4.1, which not every compiler may use, ceil() is a call.
+    exponent = <int64_t>s
+    return exponent + (s > <double>exponent)
+
+
+cdef double edge_of(int64_t bucket) noexcept:
+    """The largest number of a bucket: `bucket_of` turned round, by Newton's method."""
+    cdef double target = bucket / PER_LOG2
+    cdef double exponent = floor(target)
+    cdef double s = target - exponent
+    cdef double want = s
+    cdef int _
+    for _ in range(8):
+        s -= (((CUBE * s + SQUARE) * s + LINE) * s - want) / (
+            (3 * CUBE * s + 2 * SQUARE) * s + LINE)
+    return (1.0 + s) * 2.0 ** exponent
+
+
+cdef int widen(Sketch *sketch, int64_t low, int64_t high) except -1:
+    """Make room for those buckets, of which there are at most BUCKETS_MAX."""
+    cdef int64_t room = ROOM_FIRST, first, kept, span = high - low + 1
+    cdef uint64_t *counts
+    if sketch.counts != NULL and low >= sketch.first and high < sketch.first + sketch.room:
+        return 0
+    while room < span:
+        room *= 2
+    # Room on both sides: values wander.
+    first = low - (room - span) // 2
+    counts = <uint64_t *>calloc(room, 8)
+    if counts == NULL:
+        raise MemoryError
+    if sketch.counts != NULL and sketch.high >= low:
+        # What is below `low` has been taken out already.
+        kept = max(sketch.low, low)
+        memcpy(
+            counts + (kept - first), sketch.counts + (kept - sketch.first),
+            (sketch.high - kept + 1) * 8)
+    free(sketch.counts)
+    sketch.counts, sketch.first, sketch.room = counts, first, room
+    return 0
+
+
+cdef inline int count(Sketch *sketch, int64_t bucket, uint64_t times) except -1:
+    if sketch.counts != NULL and sketch.low <= bucket <= sketch.high:
+        sketch.counts[bucket - sketch.first] += times
+        sketch.total += times
+        return 0
+    return count_outside(sketch, bucket, times)
+
+
+cdef int count_outside(Sketch *sketch, int64_t bucket, uint64_t times) except -1:
+    cdef int64_t low = bucket, high = bucket
+    cdef uint64_t sunk = 0
+    if sketch.counts != NULL:
+        low = min(low, sketch.low)
+        high = max(high, sketch.high)
+        if high - low >= BUCKETS_MAX:
+            # The lowest are counted as one, at the lowest place there is.
+            low = high - BUCKETS_MAX + 1
+            bucket = max(bucket, low)
+            sunk = sink(sketch, low)
+    widen(sketch, low, high)
+    sketch.low, sketch.high = low, high
+    sketch.counts[low - sketch.first] += sunk
+    sketch.counts[bucket - sketch.first] += times
+    sketch.total += sunk + times
+    return 0
+
+
+cdef uint64_t sink(Sketch *sketch, int64_t low) noexcept:
+    """Take out what is counted below `low`, and return how much that was."""
+    cdef uint64_t sunk = 0
+    cdef int64_t at = sketch.low
+    while at < low and at <= sketch.high:
+        sunk += sketch.counts[at - sketch.first]
+        sketch.counts[at - sketch.first] = 0
+        at += 1
+    sketch.total -= sunk
+    sketch.low = at if at <= sketch.high else sketch.high
+    return sunk
+
+
+cdef class Window:
+    """Readings of one series in one window; times in nanoseconds since 1970.
+
+    count     finite readings
+    missing   readings that are no number
+    """
+
+    cdef readonly uint64_t count
+    cdef readonly uint64_t missing
+    cdef double low, high, start, end, total, rest, middle, squares
+    cdef int64_t low_at, high_at, start_at, end_at
+    cdef uint64_t zeros
+    cdef Sketch above, below
+
+    def __cinit__(self):
+        memset(&self.above, 0, sizeof(Sketch))
+        memset(&self.below, 0, sizeof(Sketch))
+
+    def __dealloc__(self):
+        free(self.above.counts)
+        free(self.below.counts)
+
+    def add(self, int64_t time_ns, double value):
+        """Take one reading; any order of times will do."""
+        self.take(time_ns, value)
+
+    cdef int take(self, int64_t time_ns, double value) except -1:
+        cdef double delta
+        if not isfinite(value):
+            self.missing += 1
+            return 0
+        self.count += 1
+        if self.count == 1:
+            self.low = self.high = self.start = self.end = value
+            self.low_at = self.high_at = self.start_at = self.end_at = time_ns
+        else:
+            if value < self.low or (value == self.low and time_ns < self.low_at):
+                self.low, self.low_at = value, time_ns
+            if value > self.high or (value == self.high and time_ns < self.high_at):
+                self.high, self.high_at = value, time_ns
+            if time_ns < self.start_at:
+                self.start, self.start_at = value, time_ns
+            if time_ns >= self.end_at:
+                self.end, self.end_at = value, time_ns
+        self.put_sum(value, 0)
+        delta = value - self.middle
+        self.middle += delta / self.count
+        self.squares += delta * (value - self.middle)
+        self.count_one(value)
+        return 0
+
+    def add_many(self, times, values) -> None:
+        """Take readings of two arrays of the same length: int64 times, float64 values."""
+        cdef const int64_t[::1] at = times
+        cdef const double[::1] what = values
+        cdef Py_ssize_t i, size
+        if at.shape[0] != what.shape[0]:
+            raise ValueError(f"{at.shape[0]} times for {what.shape[0]} values")
+        i = 0
+        while i < at.shape[0]:
+            size = min(CHUNK, at.shape[0] - i)
+            self.take_chunk(&at[i], &what[i], size)
+            i += size
+
+    cdef int take_chunk(self, const int64_t *at, const double *what, Py_ssize_t n) except -1:
+        """Take some readings as if they were a window of their own, merged.
+
+        One by one, each reading waits for the division of the one before it: 13 ns instead of 6.
+        """
+        cdef Py_ssize_t i, low = 0, high = 0, start = 0, end = 0
+        cdef double total = 0, rest = 0, sum_, middle, delta, squares = 0, check = 0, value
+        cdef double lowest = what[0], highest = what[0]
+        cdef uint64_t both
+        for i in range(n):
+            check += what[i] - what[i]  # not 0 when one is infinite or no number
+        if check != 0:
+            for i in range(n):
+                self.take(at[i], what[i])
+            return 0
+        for i in range(n):
+            value = what[i]
+            sum_ = total + value
+            rest += (total - sum_) + value if fabs(total) >= fabs(value) else (
+                value - sum_) + total
+            total = sum_
+            lowest = value if value < lowest else lowest
+            highest = value if value > highest else highest
+        for i in range(n):
+            if at[i] < at[start]:
+                start = i
+            if at[i] >= at[end]:
+                end = i
+        low, high = first_of(at, what, n, lowest), first_of(at, what, n, highest)
+        middle = (total + rest) / n
+        for i in range(n):
+            delta = what[i] - middle
+            squares += delta * delta
+        if lowest >= SMALLEST:
+            self.count_positive(what, n)
+        else:
+            for i in range(n):
+                self.count_one(what[i])
+        if self.count == 0 or what[low] < self.low or (
+                what[low] == self.low and at[low] < self.low_at):
+            self.low, self.low_at = what[low], at[low]
+        if self.count == 0 or what[high] > self.high or (
+                what[high] == self.high and at[high] < self.high_at):
+            self.high, self.high_at = what[high], at[high]
+        if self.count == 0 or at[start] < self.start_at:
+            self.start, self.start_at = what[start], at[start]
+        if self.count == 0 or at[end] >= self.end_at:
+            self.end, self.end_at = what[end], at[end]
+        self.put_sum(total, rest)
+        both = self.count + n
+        delta = middle - self.middle
+        self.middle += delta * n / both
+        self.squares += squares + delta * delta * self.count * n / both
+        self.count = both
+        return 0
+
+    cdef int count_positive(self, const double *what, Py_ssize_t n) except -1:
+        """Count many in the sketch: buckets first, all at once, then into their places."""
+        cdef int64_t buckets[CHUNK]
+        cdef int64_t low, high
+        cdef Py_ssize_t i
+        cdef uint64_t *counts
+        for i in range(n):
+            buckets[i] = bucket_of(what[i])
+        low = high = buckets[0]
+        for i in range(1, n):
+            low = buckets[i] if buckets[i] < low else low
+            high = buckets[i] if buckets[i] > high else high
+        count(&self.above, high, 0)
+        count(&self.above, low, 0)
+        if low < self.above.low:
+            for i in range(n):
+                count(&self.above, buckets[i], 1)
+            return 0
+        counts = self.above.counts - self.above.first
+        for i in range(n):
+            counts[buckets[i]] += 1
+        self.above.total += n
+        return 0
+
+    cdef int count_one(self, double value) except -1:
+        cdef double size = fabs(value)
+        if size < SMALLEST:
+            self.zeros += 1
+        else:
+            count(&self.above if value > 0 else &self.below, bucket_of(size), 1)
+        return 0
+
+    cdef void put_sum(self, double total, double rest) noexcept:
+        cdef double sum_ = self.total + total
+        if fabs(self.total) >= fabs(total):
+            self.rest += (self.total - sum_) + total
+        else:
+            self.rest += (total - sum_) + self.total
+        self.total = sum_
+        self.rest += rest
+
+    def merge(self, other: Window) -> None:
+        """Take in the readings of `other`, which counts as having come later."""
+        cdef uint64_t both = self.count + other.count
+        cdef double delta
+        self.missing += other.missing
+        if other.count == 0:
+            return
+        if self.count == 0:
+            self.low, self.low_at = other.low, other.low_at
+            self.high, self.high_at = other.high, other.high_at
+            self.start, self.start_at = other.start, other.start_at
+            self.end, self.end_at = other.end, other.end_at
+        else:
+            if other.low < self.low or (other.low == self.low and other.low_at < self.low_at):
+                self.low, self.low_at = other.low, other.low_at
+            if other.high > self.high or (other.high == self.high and other.high_at < self.high_at):
+                self.high, self.high_at = other.high, other.high_at
+            if other.start_at < self.start_at:
+                self.start, self.start_at = other.start, other.start_at
+            if other.end_at >= self.end_at:
+                self.end, self.end_at = other.end, other.end_at
+        self.put_sum(other.total, other.rest)
+        delta = other.middle - self.middle
+        self.middle += delta * other.count / both
+        self.squares += other.squares + delta * delta * self.count * other.count / both
+        self.count = both
+        self.zeros += other.zeros
+        pour(&self.above, &other.above)
+        pour(&self.below, &other.below)
+
+    # -- what came of it ---------------------------------------------------------------------
+
+    @property
+    def sum(self) -> float:
+        """Sum of all readings."""
+        return self.total + self.rest
+
+    @property
+    def mean(self) -> float | None:
+        """Mean; None without readings."""
+        return self.middle if self.count else None
+
+    @property
+    def variance(self) -> float | None:
+        """Variance of the population; None without readings."""
+        return self.squares / self.count if self.count else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the population; None without readings."""
+        return sqrt(self.squares / self.count) if self.count else None
+
+    @property
+    def min(self) -> tuple[float, int] | None:
+        """The lowest reading and when it first was; None without readings."""
+        return (self.low, self.low_at) if self.count else None
+
+    @property
+    def max(self) -> tuple[float, int] | None:
+        """The highest reading and when it first was; None without readings."""
+        return (self.high, self.high_at) if self.count else None
+
+    @property
+    def first(self) -> tuple[float, int] | None:
+        """The reading of the earliest time; of several the one that came first."""
+        return (self.start, self.start_at) if self.count else None
+
+    @property
+    def last(self) -> tuple[float, int] | None:
+        """The reading of the latest time; of several the one that came last."""
+        return (self.end, self.end_at) if self.count else None
+
+    def quantile(self, q: float) -> float | None:
+        """Return the value below which a share `q` of the readings is, within 1 % of it."""
+        cdef double rank
+        cdef uint64_t seen = 0
+        cdef int64_t at
+        if not 0 <= q <= 1:
+            raise ValueError(f"a quantile is between 0 and 1, not {q}")
+        if self.count == 0:
+            return None
+        if q == 0 or q == 1:
+            return self.high if q else self.low
+        rank = q * (self.count - 1)
+        at = self.below.high
+        while self.below.total and at >= self.below.low:
+            seen += self.below.counts[at - self.below.first]
+            if seen > rank:
+                return self.inside(-middle_of(at))
+            at -= 1
+        seen += self.zeros
+        if seen > rank:
+            return self.inside(0.0)
+        at = self.above.low
+        while self.above.total and at <= self.above.high:
+            seen += self.above.counts[at - self.above.first]
+            if seen > rank:
+                return self.inside(middle_of(at))
+            at += 1
+        return self.high
+
+    cdef double inside(self, double value):
+        """What is known exactly bounds what is estimated."""
+        return min(max(value, self.low), self.high)
+
+    def buckets(self) -> dict[int, int]:
+        """Return how many readings are in each bucket: equal for equal readings, in any order.
+
+        Of positive numbers 2 b, of negative ones 2 b + 1; zeros under the key -(1 << 40).
+        """
+        found = {-(1 << 40): self.zeros} if self.zeros else {}
+        for at, times in listed(&self.above):
+            found[2 * at] = times
+        for at, times in listed(&self.below):
+            found[2 * at + 1] = times
+        return found
+
+    # -- its bytes ---------------------------------------------------------------------------
+
+    def encode(self) -> bytes:
+        """Return its bytes: `1 | count | missing | 12 × 8 bytes | zeros | buckets above | below`.
+
+        Numbers are varints, indices of buckets differences (zigzag); little-endian.
+        """
+        cdef Buf out
+        cdef int bad
+        cdef double number
+        cdef uint64_t bits
+        cdef int64_t stamp
+        out.data, out.size, out.room = NULL, 0, 0
+        try:
+            bad = put8(&out, VERSION) | put_varint(&out, self.count)
+            bad |= put_varint(&out, self.missing)
+            if self.count:
+                for number in (
+                    self.low, self.high, self.start, self.end, self.total, self.rest, self.middle,
+                    self.squares,
+                ):
+                    memcpy(&bits, &number, 8)
+                    bad |= put64(&out, bits)
+                for stamp in (self.low_at, self.high_at, self.start_at, self.end_at):
+                    bad |= put64(&out, <uint64_t>stamp)
+                bad |= put_varint(&out, self.zeros)
+                bad |= put_sketch(&out, &self.above) | put_sketch(&out, &self.below)
+            if bad != OK:
+                raise MemoryError
+            return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+        finally:
+            buf_free(&out)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Window:
+        """Undo `encode`; raises RecordError on anything else."""
+        cdef Cur cur
+        cdef Window made = Window()
+        cdef uint8_t version = 0
+        cdef uint64_t bits[12]
+        cdef double numbers[8]
+        cdef int i
+        cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
+        cur.end = cur.at + PyBytes_GET_SIZE(data)
+        if (
+            not take8(&cur, &version) or version != VERSION
+            or not take_varint(&cur, &made.count) or not take_varint(&cur, &made.missing)
+        ):
+            raise RecordError("a window cut short, or of another version")
+        if made.count:
+            for i in range(12):
+                if not take64(&cur, &bits[i]):
+                    raise RecordError("a window cut short")
+            memcpy(numbers, bits, 64)
+            for i in range(4):
+                if not isfinite(numbers[i]):
+                    raise RecordError("a window with statistics that are no numbers")
+            made.low, made.high, made.start, made.end = (
+                numbers[0], numbers[1], numbers[2], numbers[3])
+            made.total, made.rest, made.middle, made.squares = (
+                numbers[4], numbers[5], numbers[6], numbers[7])
+            made.low_at, made.high_at = <int64_t>bits[8], <int64_t>bits[9]
+            made.start_at, made.end_at = <int64_t>bits[10], <int64_t>bits[11]
+            if not take_varint(&cur, &made.zeros) or made.zeros > made.count:
+                raise RecordError("a window cut short or damaged")
+            take_sketch(&cur, &made.above, made.count)
+            take_sketch(&cur, &made.below, made.count)
+            if made.zeros + made.above.total + made.below.total != made.count:
+                raise RecordError("a window whose buckets hold other readings than it counts")
+        if left(&cur):
+            raise RecordError("bytes follow a window")
+        return made
+
+    def __repr__(self) -> str:
+        if not self.count:
+            return f"Window(empty, missing={self.missing})"
+        return (
+            f"Window(count={self.count}, mean={self.middle:g}, min={self.low:g}, "
+            f"max={self.high:g})")
+
+
+cdef Py_ssize_t first_of(
+    const int64_t *at, const double *what, Py_ssize_t n, double value,
+) noexcept nogil:
+    """Where that value is, at the earliest time."""
+    cdef Py_ssize_t i, found = -1
+    for i in range(n):
+        if what[i] == value and (found < 0 or at[i] < at[found]):
+            found = i
+    return found
+
+
+cdef double middle_of(int64_t bucket):
+    """What stands for a bucket: 1 % from its upper edge, and from its lower one."""
+    cdef double low = edge_of(bucket - 1), high = edge_of(bucket)
+    return low * (2.0 * high / (low + high))
+
+
+cdef int pour(Sketch *into, const Sketch *other) except -1:
+    cdef int64_t at
+    if other.total == 0:
+        return 0
+    # From the top: then every bucket knows at once where the lowest one will be.
+    at = other.high
+    while at >= other.low:
+        if other.counts[at - other.first]:
+            count(into, at, other.counts[at - other.first])
+        at -= 1
+    return 0
+
+
+cdef list listed(const Sketch *sketch):
+    if sketch.total == 0:
+        return []
+    return [
+        (at, sketch.counts[at - sketch.first]) for at in range(sketch.low, sketch.high + 1)
+        if sketch.counts[at - sketch.first]]
+
+
+cdef int put_sketch(Buf *out, const Sketch *sketch) except -1:
+    cdef int64_t before = 0, step
+    cdef int bad
+    rows = listed(sketch)
+    bad = put_varint(out, len(rows))
+    for at, times in rows:
+        step = at - before
+        bad |= put_varint(out, <uint64_t>((step << 1) ^ (step >> 63)))
+        bad |= put_varint(out, times)
+        before = at
+    return bad
+
+
+cdef int take_sketch(Cur *cur, Sketch *sketch, uint64_t limit) except -1:
+    cdef uint64_t rows = 0, step = 0, times = 0, _i
+    cdef int64_t at = 0, top = 0
+    if not take_varint(cur, &rows) or rows > BUCKETS_MAX:
+        raise RecordError("a sketch cut short, or of too many buckets")
+    for _i in range(rows):
+        if not take_varint(cur, &step) or not take_varint(cur, &times):
+            raise RecordError("a sketch cut short")
+        if step >> 40 or times == 0 or times > limit - sketch.total:
+            raise RecordError("a sketch with a bucket that cannot be")
+        at += <int64_t>(step >> 1) ^ -<int64_t>(step & 1)
+        if _i and (at <= top or at - sketch.low >= BUCKETS_MAX):
+            raise RecordError("a sketch whose buckets are not in order")
+        count(sketch, at, times)
+        top = at
+    return 0
