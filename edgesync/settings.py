@@ -112,6 +112,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     modbus: tuple[ModbusDeviceSettings, ...] = ()
 
 
+LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+
 # Names under which these settings are known elsewhere, and what they are here (S16).
 ALIASES: Final[Mapping[str, tuple[str, str, str]]] = {
     "CLOUD_RPC_KEEP_ALIVE_TIME_SEC": ("sync", "heartbeat", "s"),
@@ -134,6 +136,14 @@ def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
             field="hub.server_key",
             problem="is missing",
             remedy="an edge talks only to the hub it knows; `edgesync init --token …` writes it",
+        )
+    cells = settings.cells
+    if cells.port and not cells.password and cells.host not in LOOPBACK:
+        raise ConfigError(
+            file=str(path),
+            field="cells.password",
+            problem=f"is empty, and {cells.host} lets clients of other machines in",
+            remedy='set one, or host = "127.0.0.1"',
         )
     return settings
 

@@ -49,6 +49,8 @@ def test_durations_and_sizes_are_written_as_people_do(tmp_path: Path) -> None:
         ('[hub]\nendpoint = "http://x"', "hub.endpoint", "tcp"),
         ('[hub]\nendpoint = "tcp://hub:7400"', "hub.server_key", "edgesync init"),
         ('[[modbus]]\nname = "m"', "modbus[0].host", "is missing"),
+        ('[cells]\nport = 6379\nhost = "0.0.0.0"', "cells.password", "is empty"),
+        ('[cells]\nstrategy = "newest"', "cells.strategy", "newest"),
         ('[[modbus]]\nname = "m"\nhost = "h"\nprot = 5', "modbus[0].prot", "did you mean `port`?"),
         ("[edge\n", "(file)", "is not TOML"),
         ("x = " + "[" * 5000, "(file)", "is not TOML"),
