@@ -14,6 +14,7 @@ from edgesync._native.write import Write
 cdef enum:
     SORT_FROM = 64
     LOOK_BYTES = 4 << 20
+    LOOK_ROWS = 32
 
 
 cdef class Overlay:
@@ -70,25 +71,45 @@ cdef class Overlay:
         bint reverse=False,
     ) -> list[tuple[bytes, bytes]]:
         """Return up to `limit` rows of [start, stop) in order, or the last ones backwards."""
-        cdef list changed
-        cdef Py_ssize_t gone, want
+        cdef Py_ssize_t low, high
         self.sort()
-        changed = self.order[bisect_left(self.order, start):bisect_left(self.order, stop)]
-        if not changed:
+        low, high = bisect_left(self.order, start), bisect_left(self.order, stop)
+        if low == high:
             return self.stored(start, stop, limit, reverse)
-        layer = {key: self.now[key] if key in self.now else self.frozen[key] for key in changed}
-        gone = sum(1 for value in layer.values() if value is None)
-        want = limit + gone
-        rows = dict(self.stored(start, stop, want, reverse))
-        if len(rows) == want:
-            # Behind the last one there may be others of the store: nothing from there yet.
-            edge = next(reversed(rows))
-            layer = {
-                key: value for key, value in layer.items()
-                if (key >= edge if reverse else key <= edge)}
-        rows.update(layer)
-        found = sorted((key for key in rows if rows[key] is not None), reverse=reverse)
-        return [(key, rows[key]) for key in found[:limit]]
+        return self.merged(start, stop, limit, reverse, low, high)
+
+    cdef list merged(
+        self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, Py_ssize_t low,
+        Py_ssize_t high,
+    ):
+        """Walk through both at once: `order[low:high]` and the store, which is asked in pieces."""
+        cdef list found = []
+        cdef list rows = []
+        cdef Py_ssize_t at = 0, step = -1 if reverse else 1
+        cdef Py_ssize_t place = high - 1 if reverse else low
+        cdef bint has_more = True
+        cdef bytes key, ours
+        while len(found) < limit:
+            if at == len(rows) and has_more:
+                rows = self.stored(start, stop, max(limit, LOOK_ROWS), reverse)
+                at = 0
+                has_more = len(rows) == max(limit, LOOK_ROWS)
+                if rows:
+                    start, stop = (start, rows[-1][0]) if reverse else (rows[-1][0] + b"\0", stop)
+            ours = self.order[place] if low <= place < high else None
+            key = rows[at][0] if at < len(rows) else None
+            if ours is None and key is None:
+                break
+            if ours is not None and (key is None or (ours >= key if reverse else ours <= key)):
+                at += ours == key  # what stands here goes over what the store has
+                place += step
+                value = self.now[ours] if ours in self.now else self.frozen[ours]
+                if value is not None:
+                    found.append((ours, value))
+            else:
+                found.append(rows[at])
+                at += 1
+        return found
 
     cdef list stored(self, bytes start, bytes stop, Py_ssize_t limit, bint reverse):
         """Rows of the store; it may need several looks, for one takes a limited size."""
