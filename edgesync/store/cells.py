@@ -113,7 +113,7 @@ class CellStore:
             self._changed = trio.Event()
             if not self.rows.is_changed:
                 continue
-            write = self._freeze()
+            write = self._freeze(self.rows.freeze)
             problem: StoreError | None = None
             try:
                 # Cut short here, nobody would know whether it is stored.
@@ -137,9 +137,7 @@ class CellStore:
         if not self.gate():
             return
         self._overtaken |= self.rows.is_committing
-        self.space.save_counters()
-        self.generation += 1
-        write = self.rows.freeze_all()
+        write = self._freeze(self.rows.freeze_all)
         try:
             self._store.submit_sync(write)
         except StoreError as error:
@@ -147,10 +145,10 @@ class CellStore:
             raise
         self._stored()
 
-    def _freeze(self) -> Write:
+    def _freeze(self, layers: Callable[[], Write]) -> Write:
         self.space.save_counters()
         self.generation += 1
-        return self.rows.freeze()
+        return layers()
 
     def _stored(self) -> None:
         self.rows.committed()

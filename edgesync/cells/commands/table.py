@@ -107,8 +107,8 @@ def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
     one = TABLE.get(request[0]) or TABLE.get(request[0].lower())
     if one is None:
         return unknown(request)
-    if len(request) != one.arity and (one.arity > 0 or len(request) < -one.arity):
-        return ReplyError(f"ERR wrong number of arguments for '{one.name}' command")
+    if wrong := miscounted(one.name, one.arity, request):
+        return wrong
     try:
         return one.run(call, request[1:])
     except ReplyError as error:
@@ -117,6 +117,13 @@ def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
         return ReplyError(WRONG_TYPE)
     except RecordError as error:
         return ReplyError(f"ERR {error}")
+
+
+def miscounted(name: str, arity: int, request: Sequence[bytes]) -> ReplyError | None:
+    """Return what is to be said when a command comes with too few or too many arguments."""
+    if len(request) == arity or (arity < 0 and len(request) >= -arity):
+        return None
+    return ReplyError(f"ERR wrong number of arguments for '{name}' command")
 
 
 def unknown(request: Sequence[bytes]) -> ReplyError:

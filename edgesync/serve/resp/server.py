@@ -244,6 +244,10 @@ class RespServer:
             client.waiting.append((gate, raw, len(replies)))
             client.waiting_bytes += len(raw)
             return
+        self._let_go(client, raw)
+
+    def _let_go(self, client: Client, raw: bytes) -> None:
+        """Send at the end of the turn."""
         client.out.append(raw)
         client.out_bytes += len(raw)
         if not client.due:
@@ -276,11 +280,7 @@ class RespServer:
                 client.waiting_bytes -= len(raw)
                 if error is not None:
                     raw = encode([_refusal(error)] * count, client.session.proto)
-                client.out.append(raw)
-                client.out_bytes += len(raw)
-                if not client.due:
-                    client.due = True
-                    self._due.append(client)
+                self._let_go(client, raw)
         self._flush()
 
     def _flush(self) -> None:

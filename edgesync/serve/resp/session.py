@@ -10,7 +10,7 @@ from edgesync._native.keyspace import KEY_BYTES_MAX
 from edgesync._native.resp import NullArray, Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
-from edgesync.cells.commands.table import glob, integer, unknown
+from edgesync.cells.commands.table import glob, integer, miscounted, unknown
 from edgesync.serve.resp import info
 from edgesync.serve.resp.channels import Channels
 from edgesync.store.cells import CellStore
@@ -128,8 +128,7 @@ class Session:
             b"exec", b"discard", b"multi", b"watch", b"quit", b"reset",
         ):  # fmt: skip
             return [self._enqueue(name, request)]
-        replies = self._carry_out(name, request)
-        return replies
+        return self._carry_out(name, request)
 
     def _refused(self, name: bytes) -> ReplyError | None:
         if not self.is_known and name not in WITHOUT_PASSWORD:
@@ -148,9 +147,8 @@ class Session:
             return [self.answer(request)]
         run, arity = own
         self.house.facts.commands += 1
-        if len(request) != arity and (arity > 0 or len(request) < -arity):
-            shown = name.decode()
-            return [ReplyError(f"ERR wrong number of arguments for '{shown}' command")]
+        if wrong := miscounted(name.decode(), arity, request):
+            return [wrong]
         try:
             answered = run(self, request[1:])
         except ReplyError as error:
@@ -362,9 +360,7 @@ class Session:
             arity = TABLE[name].arity
         else:
             return unknown(request)
-        if len(request) != arity and (arity > 0 or len(request) < -arity):
-            return ReplyError(f"ERR wrong number of arguments for '{name.decode()}' command")
-        return None
+        return miscounted(name.decode(), arity, request)
 
     def multi(self, _args: Sequence[bytes]) -> Reply:
         if self.queue is not None:
