@@ -28,6 +28,7 @@ class RecordKind(enum.IntEnum):
 
     EVENT = 1
     READINGS = 2
+    CELLS = 3  # operations on keys (native/cells.pyx)
 
 
 class Strategy(enum.IntEnum):

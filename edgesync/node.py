@@ -59,7 +59,8 @@ from edgesync_transport import keys
 from edgesync_transport.sockets import LinkSettings
 
 if TYPE_CHECKING:
-    from edgesync.store.cells import CellStore
+    from edgesync.store.cells import EdgeCells
+    from edgesync.sync.cells import CellSync
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,8 @@ class EdgeNode:
         self._nursery: trio.Nursery | None = None
         self._store: EdgeStore | None = None
         self._intake: Intake | None = None
-        self._cells: CellStore | None = None
+        self._cells: EdgeCells | None = None
+        self._cell_sync: CellSync | None = None
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str]) -> Self:
@@ -129,14 +131,15 @@ class EdgeNode:
         return self._store
 
     @property
-    def cells(self) -> "CellStore":
+    def cells(self) -> "EdgeCells":
         """The local-first store; `command` runs Redis commands on it."""
         if self._cells is None:
-            from edgesync.store.cells import CellStore  # 2 MB, for those who use keys
+            from edgesync.store.cells import EdgeCells  # 2 MB, for those who use keys
 
             wanted = self.settings.cells
-            self._cells = CellStore(
+            self._cells = EdgeCells(
                 self.store,
+                tail=self.store.state(Lane.NORMAL).tail,
                 strategies=wanted.strategies(),
                 may_pack=wanted.compression,
                 value_max=int(wanted.value_limit),
@@ -146,7 +149,20 @@ class EdgeNode:
             if self._nursery is not None:
                 every_s = wanted.commit_every_s()
                 self._nursery.start_soon(self._cells.keep_committing, every_s)
+                self._start_cell_sync(self._nursery)
         return self._cells
+
+    def _start_cell_sync(self, nursery: trio.Nursery) -> None:
+        """Keep keys and hub the same, once there are both a link and keys."""
+        if self._driver is None or self._cells is None or self._cell_sync is not None:
+            return
+        from edgesync.sync.cells import CellSync
+
+        interval_s = float(self.settings.sync.interval)
+        self._cell_sync = CellSync(
+            self._cells, self._driver, interval_s=interval_s, wall_ns=self.wall_ns
+        )
+        nursery.start_soon(self._cell_sync.run)
 
     def _open(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -178,7 +194,7 @@ class EdgeNode:
         if self._cells is not None:
             self._cells.commit()
         self.store.close()
-        self._store = self._cells = None
+        self._store = self._cells = self._cell_sync = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -209,7 +225,7 @@ class EdgeNode:
                     await trio.to_thread.run_sync(self._cells.commit)
                 await self.emit(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
-        self._store = self._cells = None
+        self._store = self._cells = self._cell_sync = None
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub
@@ -243,6 +259,9 @@ class EdgeNode:
                 await made.run()
 
         self._driver = await nursery.start(run)
+        if self.store.store.count(CELLS):
+            self.cells.note_changes()  # what is there is to be kept the same as the hub's
+        self._start_cell_sync(nursery)
 
     async def _start_sources(self, nursery: trio.Nursery) -> None:
         made: list[Source] = list(self._extra_sources)
@@ -323,6 +342,9 @@ class EdgeNode:
     async def sync(self, timeout_s: float = float("inf")) -> None:
         """Return once the hub durably has everything stored so far; raises trio.TooSlowError.
 
+        With keys in use: once the hub has carried out what was written to them, and its newest
+        state of them is here.
+
         Raises ConfigError when no hub is configured.
         """
         if self._driver is None:
@@ -335,6 +357,8 @@ class EdgeNode:
         self._driver.retry_now()
         with trio.fail_after(timeout_s):
             await self._driver.wait_durable(self._tails())
+            if self._cell_sync is not None:
+                await self._cell_sync.sync()
 
     def _tails(self) -> tuple[int, int, int]:
         first, second, third = (self.store.state(lane).tail for lane in Lane)

@@ -51,6 +51,8 @@ class StoreSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the link behaves; see SenderSettings, BackoffSettings and BreakerSettings."""
 
+    # Between two rounds in which operations on keys are told; 0: as soon as there are any.
+    interval: Seconds = Seconds(0.0)
     batch_size: Annotated[int, Meta(ge=1, le=65536)] = 8192
     batch_timeout: Seconds = Seconds(0.005)
     ack_timeout: Period = Period(10.0)

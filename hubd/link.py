@@ -17,6 +17,7 @@ from edgesync_transport import receiver as core
 from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
+from hubd.cells import Answers
 from hubd.log.base import Append, Appended, Log, NotAppended
 from hubd.presence import Presence
 
@@ -66,9 +67,11 @@ class HubLink:
         presence: Presence,
         settings: ReceiverSettings,
         *,
+        answers: Answers | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._hearing = hearing
+        self._answers = answers
         self._log = hub_log
         self._presence = presence
         self._settings = settings
@@ -123,6 +126,9 @@ class HubLink:
                     await self._enqueue(port, effect)
                 case core.Open():
                     self._want(port, effect)
+                case core.Asked(peer, pull):
+                    if self._answers is not None:
+                        self._answers.ask(peer, pull, port.receiver, self._hearing.send)
                 case core.Report(kind, facts):
                     edge = port.receiver.edge
                     log.info("link: edge=%s %s %s", edge, kind, dict(facts))

@@ -4,6 +4,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
+from random import SystemRandom
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from edgesync_transport.zap import KeyTable
 from hubd.api.app import make_app
 from hubd.api.context import Context
 from hubd.api.server import serve_http
+from hubd.cells import Answers, HubCells
 from hubd.edges.enrol import enrol_route
 from hubd.edges.registry import Registry
 from hubd.link import HubLink
@@ -33,7 +35,8 @@ log = logging.getLogger(__name__)
 # How soon `hubd enroll` and `hubd revoke` of another process are noticed.
 REGISTRY_POLL_S: Final = 0.5
 
-LOG, STATE, KEYS, REGISTRY = "log", "state.db", "hub.keys", "registry.db"
+LOG, STATE, CELLS = "log", "state.db", "cells"
+KEYS, REGISTRY = "hub.keys", "registry.db"
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -61,8 +64,9 @@ async def run(
     with contextlib.closing(Registry(folder / REGISTRY)) as registry:
         async with open_log(settings, folder) as hub_log:
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
-            with contextlib.closing(state):
-                await _serve(settings, keys, registry, hub_log, state, stop, task_status)
+            cells = open_cells(settings, folder, hub_log)
+            with contextlib.closing(state), contextlib.closing(cells):
+                await _serve(settings, keys, registry, hub_log, state, cells, stop, task_status)
 
 
 @contextlib.asynccontextmanager
@@ -79,16 +83,31 @@ async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
             await hub_log.aclose()
 
 
+def open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
+    section = settings.cells
+    return HubCells(
+        folder / CELLS,
+        hub_log.generation,
+        hub_log.head,
+        map_bytes_max=int(section.limit),
+        strategies=section.strategies(),
+        value_max=int(section.value_limit),
+        random=SystemRandom(),
+    )
+
+
 async def _serve(
     settings: Settings,
     keys: KeyPair,
     registry: Registry,
     hub_log: LmdbLog,
     state: State,
+    cells: HubCells,
     stop: trio.Event,
     task_status: trio.TaskStatus[Running],
 ) -> None:
     table = KeyTable()
+    answers = Answers(cells, hub_log, retire_after_s=float(settings.cells.retire_after))
     presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
     projectors = Projectors(live)
@@ -103,10 +122,11 @@ async def _serve(
     enrol = enrol_route(registry, settings, server_key=keys.public)
     app = make_app(context, open_routes=[enrol])
     async with open_hearing(settings.hub.listen, server_keys=keys, edges=table) as hearing:
-        link = HubLink(hearing, hub_log, presence, _receiver_settings(settings))
+        link = HubLink(hearing, hub_log, presence, _receiver_settings(settings), answers=answers)
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
-            await nursery.start(_watch_registry, registry, table, presence, link)
+            await nursery.start(_watch_registry, registry, table, presence, link, answers)
+            await nursery.start(answers.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
             url = await outer.start(serve_http, app, settings.api, stop)
@@ -134,6 +154,7 @@ async def _watch_registry(
     table: KeyTable,
     presence: Presence,
     link: HubLink,
+    answers: Answers,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -147,6 +168,7 @@ async def _watch_registry(
                 table.remove(public)
                 if known[public] not in now.values():
                     await link.revoke(known[public])
+                    answers.forget(known[public])
             for public in now.keys() - known.keys():
                 table.add(public, now[public])
             known = now

@@ -8,6 +8,8 @@ import msgspec
 from msgspec import Meta
 
 from edgesync import toml
+from edgesync.cells.settings import PrefixRule, StrategyName, ranking
+from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
 
@@ -48,6 +50,23 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     managed_backups: bool = False
 
 
+class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys edges write: how the hub's own clients read them, and when an edge is given up.
+
+    limit          bounds the file of the keys
+    retire_after   an edge that has not asked so long holds up no clearing; it comes back as new
+    """
+
+    limit: Bytes = Bytes(16 << 30)
+    strategy: StrategyName = "crdt_merge"
+    prefix: tuple[PrefixRule, ...] = ()
+    value_limit: Bytes = Bytes(1 << 20)
+    retire_after: Period = Period(30 * 86400.0)
+
+    def strategies(self) -> list[tuple[bytes, Strategy]]:
+        return ranking(self.strategy, self.prefix)
+
+
 class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token can be redeemed once, within this time."""
 
@@ -65,6 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     hub: HubSettings = HubSettings()
     link: LinkSection = LinkSection()
     log: LogSection = LogSection()
+    cells: CellsSection = CellsSection()
     api: ApiSettings = ApiSettings()
     enrol: EnrolSection = EnrolSection()
     logging: LoggingSection = LoggingSection()

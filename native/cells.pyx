@@ -35,6 +35,8 @@ cdef enum:
     KNOWN_BITS = 63
     DOT_BYTES_MIN = 12  # head, replica, number, stamp, size of the payload
     PACK_FROM = 64
+    OP_BYTES_MIN = 14  # head, number, stamp, q, three sizes, a byte of key
+    NAME_BYTES_MAX = 511
 
 # A payload may unpack to this much; presets set lower limits on what is written.
 cdef object VALUE_BYTES_MAX = 512 << 20
@@ -379,3 +381,131 @@ cdef class Entry:
 
     def __repr__(self) -> str:
         return f"Entry({self.key!r} at {self.position}, {self.cells}, tombs={self.tombs})"
+
+
+cdef int put_part(Buf *out, bytes part) noexcept:
+    return put_varint(out, PyBytes_GET_SIZE(part)) | put_bytes(
+        out, PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+
+
+cdef bytes take_part(Cur *cur, str what):
+    cdef uint64_t size = 0
+    if not take_varint(cur, &size) or size > left(cur):
+        raise RecordError(f"{what} cut short")
+    part = PyBytes_FromStringAndSize(<const char *>cur.at, <Py_ssize_t>size)
+    cur.at += size
+    return part
+
+
+def encode_ops(r: int, ops: list[Op]) -> bytes:
+    """Return operations of replica `r`, in order, as they travel (docs/cells-format.md)."""
+    cdef Buf out
+    cdef Op op
+    cdef int bad
+    cdef uint64_t before = 0
+    out.data, out.size, out.room = NULL, 0, 0
+    try:
+        bad = put_varint(&out, r) | put_varint(&out, len(ops))
+        for op in ops:
+            if op.n <= before:
+                raise ValueError("operations out of order")
+            bad |= put8(&out, op.kind | (PACKED if op.packed else 0))
+            bad |= put_varint(&out, op.n - before)
+            bad |= put64(&out, op.hlc)
+            bad |= put_varint(&out, op.q)
+            bad |= put_part(&out, op.key) | put_part(&out, op.name) | put_part(&out, op.stored)
+            before = op.n
+        if bad != OK:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+    finally:
+        buf_free(&out)
+
+
+def decode_ops(data: bytes) -> tuple[int, list[Op]]:
+    """Undo `encode_ops`: the replica and its operations; raises RecordError on anything else."""
+    cdef Cur cur
+    cdef uint64_t r = 0, count = 0, step = 0, n = 0, hlc = 0, q = 0, _i
+    cdef uint8_t head = 0
+    cdef list ops = []
+    cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cur.end = cur.at + PyBytes_GET_SIZE(data)
+    if not take_varint(&cur, &r) or r >> 32 or not take_varint(&cur, &count):
+        raise RecordError("operations cut short")
+    if count > left(&cur) // OP_BYTES_MIN:
+        raise RecordError("operations cut short")
+    for _i in range(count):
+        if (
+            not take8(&cur, &head) or head & ~(KIND_MASK | PACKED) or head & KIND_MASK > TOMB
+            or not take_varint(&cur, &step) or step == 0 or n + step < n
+            or not take64(&cur, &hlc) or not take_varint(&cur, &q)
+        ):
+            raise RecordError("an operation cut short or damaged")
+        n += step
+        key, name = take_part(&cur, "a key"), take_part(&cur, "the name of a cell")
+        stored = take_part(&cur, "a value")
+        if not 0 < len(key) <= NAME_BYTES_MAX or len(name) > NAME_BYTES_MAX:
+            raise RecordError("an operation on a key or cell whose name has no such size")
+        if not name and head != TOMB:
+            raise RecordError("an operation on a whole key that is no removal")
+        if head & KIND_MASK == AMOUNT and (head & PACKED or DECIMAL.fullmatch(stored) is None):
+            raise RecordError("an amount that is no number")
+        ops.append(Op(n, hlc, q, head & KIND_MASK, key, name, stored, (head & PACKED) != 0))
+    if left(&cur):
+        raise RecordError("bytes follow the operations")
+    return r, ops
+
+
+def encode_entries(entries: list[Entry]) -> bytes:
+    """Return the hub's state of some keys as it travels (docs/cells-format.md)."""
+    cdef Buf out
+    cdef Entry entry
+    cdef int bad
+    out.data, out.size, out.room = NULL, 0, 0
+    try:
+        bad = put_varint(&out, len(entries))
+        for entry in entries:
+            bad |= put_part(&out, entry.key) | put_varint(&out, entry.position)
+            bad |= put8(&out, entry.is_whole)
+            write_cell(&out, entry.tombs)
+            bad |= put_varint(&out, len(entry.cells))
+            for name, dots in entry.cells:
+                bad |= put_part(&out, name)
+                write_cell(&out, dots)
+        if bad != OK:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+    finally:
+        buf_free(&out)
+
+
+def decode_entries(data: bytes) -> list[Entry]:
+    """Undo `encode_entries`; raises RecordError on anything else."""
+    cdef Cur cur
+    cdef uint64_t count = 0, position = 0, size = 0, _i, _j
+    cdef uint8_t is_whole = 0
+    cdef list entries = []
+    cdef list cells
+    cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cur.end = cur.at + PyBytes_GET_SIZE(data)
+    if not take_varint(&cur, &count) or count > left(&cur):
+        raise RecordError("a page of keys cut short")
+    for _i in range(count):
+        key = take_part(&cur, "a key")
+        if not 0 < len(key) <= NAME_BYTES_MAX:
+            raise RecordError("a key whose name has no such size")
+        if not take_varint(&cur, &position) or not take8(&cur, &is_whole) or is_whole > 1:
+            raise RecordError("a key cut short or damaged")
+        tombs = read_cell(&cur)
+        if not take_varint(&cur, &size) or size > left(&cur):
+            raise RecordError("a key cut short")
+        cells = []
+        for _j in range(size):
+            name = take_part(&cur, "the name of a cell")
+            if not 0 < len(name) <= NAME_BYTES_MAX:
+                raise RecordError("a cell whose name has no such size")
+            cells.append((name, read_cell(&cur)))
+        entries.append(Entry(key, position, is_whole != 0, tombs, cells))
+    if left(&cur):
+        raise RecordError("bytes follow a page of keys")
+    return entries

@@ -259,6 +259,16 @@ cdef class EdgeKeys(Keyspace):
                 break
         return ops
 
+    def oldest_pending(self) -> int:
+        """Return the number of the oldest operation the hub has not confirmed; 0 without any."""
+        rows = self.view.scan(b"d", b"e", limit=1) if self.pending else []
+        return of_be64(rows[0][0], 1) if rows else 0
+
+    def has_untaken(self) -> bool:
+        """Whether `take` would return anything."""
+        return self.n > self.sent and bool(
+            self.view.scan(b"d" + be64(self.sent + 1), b"e", limit=1))
+
     cdef Dot dot_of(self, Pending one, Key key):
         """What a pending operation wrote."""
         cdef Dot dot
@@ -276,22 +286,49 @@ cdef class EdgeKeys(Keyspace):
         and where the hub knew what we had not seen, both stand beside each other.
         """
         cdef Entry entry
-        cdef Pending one
-        ours = {}
-        for row, raw in self.walk(b"d", b"e"):
-            one = pending_of(of_be64(row, 1), raw)
-            ours.setdefault(one.key, []).append(one)
         for entry in entries:
-            self.deliver_key(entry, ours.get(entry.key, []), acked)
+            self.deliver_key(entry, acked)
 
-    cdef deliver_key(self, Entry entry, list ours, uint64_t acked):
+    cdef list pending_in(self, Key key):
+        """Return the pending operations on a key, in order."""
+        cdef Dot dot
+        cdef Pending one
+        cdef list found = []
+        if key.cells and key.cells > self.pending:
+            for row, raw in self.walk(b"d", b"e"):
+                one = pending_of(of_be64(row, 1), raw)
+                if one.key == key.name:
+                    found.append(one)
+            return found
+        for dots in (key.string, key.ttl, key.tombs):
+            for dot in dots:
+                if dot.pending:
+                    found.append(self.pending_at(dot.n))
+        if key.cells:
+            for _, raw in self.rows(key):
+                for dot in decode(raw):
+                    if dot.pending:
+                        found.append(self.pending_at(dot.n))
+        found.sort(key=_number_of)
+        return found
+
+    cdef Pending pending_at(self, uint64_t n):
+        cdef bytes raw = self.view.get(b"d" + be64(n))
+        if raw is None:
+            raise RecordError(f"pending operation {n} has no record")
+        return pending_of(n, raw)
+
+    cdef deliver_key(self, Entry entry, uint64_t acked):
         cdef Key key = self.load(entry.key)
         cdef Pending one
+        cdef list ours = []
         cdef dict written = {}
         cdef list waiting = []
         cdef list removals = []
         if key is None:
             key = Key(entry.key)
+        else:
+            ours = self.pending_in(key)
         for one in ours:
             written[one.n] = self.dot_of(one, key)
         for one in ours:
@@ -318,13 +355,19 @@ cdef class EdgeKeys(Keyspace):
         key.is_told = entry.position != 0 or (key.is_told and acked < self.sent)
         self.save(key)
 
-    def forget_unlisted(self, listed: set[bytes], acked: int) -> None:
-        """End a pass from the beginning: what the hub did not list, it does not have."""
+    def forget_unlisted(self, acked: int) -> None:
+        """End a pass from the beginning: what the hub did not list, it does not have.
+
+        Listed are the keys delivered since the hub gave this name: it forgets nothing before an
+        edge has confirmed a whole pass.
+        """
+        cdef Key key
         last = None
         while names := self.names(last):
             for name in names:
-                if name not in listed:
-                    self.deliver([Entry(name, 0, True, [], [])], acked)
+                key = self.load(name)
+                if key.kseq == 0 or key.life != self.life:
+                    self.deliver_key(Entry(name, 0, True, [], []), acked)
             last = names[-1]
 
     def settle(self, stable: int) -> None:

@@ -10,6 +10,7 @@ confirmed a later state (`collect`). An edge's operation says up to which number
 writer knew; that is all the hub needs to tell "after" from "beside".
 """
 
+from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
 from edgesync._native.cells cimport (
@@ -134,20 +135,31 @@ cdef class HubKeys(Keyspace):
 
     # -- to the edges ------------------------------------------------------------------------
 
-    def page(self, base: int, after: int, limit: int = 500) -> tuple[list[Entry], int, bool]:
+    def page(
+        self, base: int, after: int, limit: int = 500, limit_bytes: int = 1 << 20
+    ) -> tuple[list[Entry], int, bool]:
         """Return keys that changed after `after`, the position there, and whether that is all.
 
-        base   what the edge has confirmed to have in full: of each key, the cells changed since
+        base          what the edge has confirmed to have in full: of each key, the cells changed
+                      since
+        limit_bytes   no further key is begun beyond it; one key comes whole, however large
 
         Not cells changed since `after`: a key that changes again moves on in the feed, so within a
         pass an edge is past changes it never got.
         """
+        cdef Entry entry
+        cdef Py_ssize_t size = 0
         entries = []
         position = after
-        for row, name in self.view.scan(b"f" + be64(after + 1), b"g", limit=limit):
+        rows = self.view.scan(b"f" + be64(after + 1), b"g", limit=limit)
+        for row, name in rows:
             position = of_be64(row, 1)
-            entries.append(self.entry(self.load(name), base))
-        return entries, position, len(entries) < limit
+            entry = self.entry(self.load(name), base)
+            entries.append(entry)
+            size += size_of(entry)
+            if size >= limit_bytes:
+                return entries, position, False
+        return entries, position, len(rows) < limit
 
     cdef Entry entry(self, Key key, uint64_t base):
         cells = []
@@ -190,6 +202,17 @@ cdef class HubKeys(Keyspace):
             self.view.delete(b"f" + be64(key.kseq))
             key.kseq = 0
         self.save(key)
+
+
+cdef Py_ssize_t size_of(Entry entry):
+    """About how many bytes it has on its way."""
+    cdef Dot dot
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(entry.key) + 16
+    for name, dots in entry.cells:
+        size += len(name) + 4
+        for dot in dots:
+            size += PyBytes_GET_SIZE(dot.stored) + 24
+    return size
 
 
 cdef uint64_t changed(list dots):

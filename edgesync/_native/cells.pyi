@@ -158,3 +158,15 @@ def encode(dots: list[Dot]) -> bytes:
 
 def decode(data: bytes) -> list[Dot]:
     """Undo `encode`; raises RecordError on anything else."""
+
+def encode_ops(r: int, ops: list[Op]) -> bytes:
+    """Return operations of replica `r`, in order, as they travel (docs/cells-format.md)."""
+
+def decode_ops(data: bytes) -> tuple[int, list[Op]]:
+    """Undo `encode_ops`: the replica and its operations; raises RecordError on anything else."""
+
+def encode_entries(entries: list[Entry]) -> bytes:
+    """Return the hub's state of some keys as it travels (docs/cells-format.md)."""
+
+def decode_entries(data: bytes) -> list[Entry]:
+    """Undo `encode_entries`; raises RecordError on anything else."""

@@ -81,6 +81,12 @@ class EdgeKeys(Keyspace):
         From here on they are not merged with later ones, for the hub may have them.
         """
 
+    def oldest_pending(self) -> int:
+        """Return the number of the oldest operation the hub has not confirmed; 0 without any."""
+
+    def has_untaken(self) -> bool:
+        """Whether `take` would return anything."""
+
     def deliver(self, entries: list[Entry], acked: int) -> None:
         """Take the hub's state of some keys, made with all our operations up to `acked` in it.
 
@@ -88,8 +94,12 @@ class EdgeKeys(Keyspace):
         and where the hub knew what we had not seen, both stand beside each other.
         """
 
-    def forget_unlisted(self, listed: set[bytes], acked: int) -> None:
-        """End a pass from the beginning: what the hub did not list, it does not have."""
+    def forget_unlisted(self, acked: int) -> None:
+        """End a pass from the beginning: what the hub did not list, it does not have.
+
+        Listed are the keys delivered since the hub gave this name: it forgets nothing before an
+        edge has confirmed a whole pass.
+        """
 
     def settle(self, stable: int) -> None:
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""

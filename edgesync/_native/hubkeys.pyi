@@ -45,10 +45,14 @@ class HubKeys(Keyspace):
     def tombs_of(self, key: bytes) -> list[Dot]:
         """Return the removals of a key that somebody may not have seen."""
 
-    def page(self, base: int, after: int, limit: int = 500) -> tuple[list[Entry], int, bool]:
+    def page(
+        self, base: int, after: int, limit: int = 500, limit_bytes: int = 1 << 20
+    ) -> tuple[list[Entry], int, bool]:
         """Return keys that changed after `after`, the position there, and whether that is all.
 
-        base   what the edge has confirmed to have in full: of each key, the cells changed since
+        base          what the edge has confirmed to have in full: of each key, the cells changed
+                      since
+        limit_bytes   no further key is begun beyond it; one key comes whole, however large
 
         Not cells changed since `after`: a key that changes again moves on in the feed, so within a
         pass an edge is past changes it never got.

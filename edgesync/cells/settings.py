@@ -1,5 +1,6 @@
 """[cells] of edge.toml: the local-first store and its door for Redis clients."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -42,5 +43,10 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return {"always": 0.0, "everysec": 1.0, "no": 5.0}[self.durability]
 
     def strategies(self) -> list[tuple[bytes, Strategy]]:
-        rules = [(rule.prefix.encode(), Strategy[rule.strategy.upper()]) for rule in self.prefix]
-        return [(b"", Strategy[self.strategy.upper()]), *rules]
+        return ranking(self.strategy, self.prefix)
+
+
+def ranking(strategy: str, rules: Iterable[PrefixRule]) -> list[tuple[bytes, Strategy]]:
+    """Return the strategy of each prefix, that of all others under the empty one."""
+    some = [(rule.prefix.encode(), Strategy[rule.strategy.upper()]) for rule in rules]
+    return [(b"", Strategy[strategy.upper()]), *some]

@@ -1,4 +1,4 @@
-"""The cells of an edge's store: commands run at once, and what they changed is committed together.
+"""The cells of a store: commands run at once, and what they changed is committed together.
 
 A command sees all before it, committed or not; whoever is told of it is told after the commit that
 stored it (I1). Commits of cells and of readings share the store's one writer and its syncs.
@@ -7,49 +7,72 @@ stored it (I1). Commits of cells and of readings share the store's one writer an
 import time
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
+import msgspec
 import trio
 
+from edgesync._native import cells as codec
+from edgesync._native.cells import Entry
 from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
+from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
+from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Argument, Reply, as_bytes
 from edgesync.cells.commands import Call, carry_out
+from edgesync.cells.parts import cut
 from edgesync.errors import CommandError, StoreError
-from edgesync.store.journal import EdgeStore
+from edgesync.model import Lane, RecordKind
+from edgesync.store.commit import Tails
 
 # Keys past their deadline that are removed in one go, between commands.
 EXPIRED_A_TURN: Final = 256
+# Operations given to the link in one go, and records of them the hub has not stored yet. What waits
+# here can still be replaced by later operations on the same cell; what was given away cannot.
+TOLD_OPS: Final = 2000
+TOLD_BYTES: Final = 256 * 1024
+TOLD_GROUPS_MAX: Final = 8
+NOT_ALL: Final = 2**64 - 1
+
+
+class Disk(Protocol):
+    """A store and the one writer it has."""
+
+    @property
+    def store(self) -> Store: ...
+    async def submit(self, write: Write) -> Tails: ...
+    def submit_sync(self, write: Write) -> Tails: ...
 
 
 class CellStore:
-    """The keys of an edge. One thread at a time; `wait_durable` is for tasks.
+    """The keys of an edge or of the hub. One thread at a time; `wait_durable` is for tasks.
 
+    space        the keys, over `rows`
     value_max    bytes of one value
     wall_ns      deadlines and stamps; order never depends on it alone (clock.pyx)
 
     generation   number of the commit that will store what the next command changes
     """
 
+    space: EdgeKeys | HubKeys
+
     def __init__(
         self,
-        store: EdgeStore,
+        disk: Disk,
+        rows: Overlay,
+        space: EdgeKeys | HubKeys,
         *,
-        strategies: Iterable[tuple[bytes, int]] = (),
-        may_pack: bool = True,
         value_max: int = 1 << 20,
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._store = store
+        self._disk = disk
         self._wall_ns = wall_ns
-        self.rows = Overlay(store.store, DATABASE)
-        self.space = EdgeKeys(self.rows, strategies=strategies, may_pack=may_pack)
-        if self.space.n == 0 and self.space.r == UNNAMED_FROM:
-            self.space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
-        self.call = Call(self.space, random, value_max=value_max)
+        self.rows = rows
+        self.space = space
+        self.call = Call(space, random, value_max=value_max)
         self.generation = 1
         self.commands = 0
         self._overtaken = False
@@ -61,9 +84,13 @@ class CellStore:
         self.space.now_ms = self._wall_ns() // 1_000_000
         self.commands += 1
         reply = carry_out(self.call, request)
+        self.note_changes()
+        return reply
+
+    def note_changes(self) -> None:
+        """Wake the task that commits, if there is something to be committed."""
         if self.rows.is_changed:
             self._changed.set()
-        return reply
 
     def ask(self, name: str, args: Sequence[Argument]) -> Reply:
         """Do as `run` does, for a program; raises CommandError for an error."""
@@ -114,18 +141,19 @@ class CellStore:
             if not self.rows.is_changed:
                 continue
             write = self._freeze(self.rows.freeze)
+            tails: Tails | None = None
             problem: StoreError | None = None
             try:
                 # Cut short here, nobody would know whether it is stored.
                 with trio.CancelScope(shield=True):
-                    await self._store.submit(write)
+                    tails = await self._disk.submit(write)
             except StoreError as error:
                 problem = error
             if self._overtaken:
                 self._overtaken = False  # `commit` has told already what became of it
-            elif problem is None:
-                self._stored()
-            else:
+            elif tails is not None:
+                self._stored(tails)
+            elif problem is not None:
                 self._refused(problem)
 
     def commit(self) -> None:
@@ -139,18 +167,18 @@ class CellStore:
         self._overtaken |= self.rows.is_committing
         write = self._freeze(self.rows.freeze_all)
         try:
-            self._store.submit_sync(write)
+            tails = self._disk.submit_sync(write)
         except StoreError as error:
             self._refused(error)
             raise
-        self._stored()
+        self._stored(tails)
 
     def _freeze(self, layers: Callable[[], Write]) -> Write:
         self.space.save_counters()
         self.generation += 1
         return layers()
 
-    def _stored(self) -> None:
+    def _stored(self, tails: Tails) -> None:
         self.rows.committed()
         for listener in list(self._listeners):
             listener(self.generation - 1, None)
@@ -165,7 +193,172 @@ class CellStore:
     def expire(self) -> int:
         """Remove keys past their deadline, some at a time; returns how many it looked at."""
         self.space.now_ms = self._wall_ns() // 1_000_000
-        looked = self.space.reclaim(EXPIRED_A_TURN)
-        if self.rows.is_changed:
-            self._changed.set()
+        looked = self._expire_some()
+        self.note_changes()
         return looked
+
+    def _expire_some(self) -> int:
+        raise NotImplementedError
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """How far an edge knows the hub's keys.
+
+    keyspace   the hub's, 16 bytes; zeros before the first contact
+    base       the hub's state up to here is known in full
+    position   ... and in the pass under way, of the keys changed up to here
+    made       operations made here before `base` was reached
+    """
+
+    keyspace: bytes = bytes(16)
+    base: int = 0
+    position: int = 0
+    made: int = 0
+
+
+CURSOR_ROW: Final = b"p"
+
+
+class EdgeCells(CellStore):
+    """The keys of an edge, and what passes between them and the hub.
+
+    Operations become records of the `normal` lane in the commit that counts them as sent (I2). The
+    hub says up to which seq it has carried them out, and `_told` knows what that means: after a
+    restart, that all sent so far are at or before the tail of the lane.
+
+    applied   operations up to this number are in what the hub has delivered
+    """
+
+    space: EdgeKeys
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        tail: int = 0,
+        strategies: Iterable[tuple[bytes, int]] = (),
+        may_pack: bool = True,
+        value_max: int = 1 << 20,
+        random: Random,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        rows = Overlay(disk.store, DATABASE)
+        space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
+        super().__init__(disk, rows, space, value_max=value_max, random=random, wall_ns=wall_ns)
+        if space.n == 0 and space.r == UNNAMED_FROM:
+            space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
+        self.cursor = self._stored_cursor()
+        self.applied = 0
+        self.on_told: Callable[[Tails], None] = _nobody
+        self._told = [(tail, space.sent)] if space.sent else []
+        self._fresh: list[bytes] = []  # bodies of records for the next commit
+        self._under_way: list[bytes] = []  # … of the one under way
+        self._sent = space.sent  # … up to this operation
+
+    def _stored_cursor(self) -> Cursor:
+        raw = self.rows.get(CURSOR_ROW)
+        found = msgspec.msgpack.decode(raw, type=Cursor) if raw else Cursor()
+        return found if found.base else msgspec.structs.replace(found, position=0)
+
+    # -- to the hub --------------------------------------------------------------------------
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether there are operations the link has not been given."""
+        return self.space.has_untaken()
+
+    def has_pending(self, made: int) -> bool:
+        """Whether some operation up to number `made` has not come back from the hub."""
+        oldest = self.space.oldest_pending()
+        return oldest != 0 and oldest <= made
+
+    def tell(self, floor: int) -> bool:
+        """Give operations to the link, with the next commit; False when there are none.
+
+        floor   seq of the lane the hub has; beyond it only so much may be under way
+        """
+        waiting = sum(seq > floor for seq, _ in self._told)
+        if waiting + bool(self._fresh) + bool(self._under_way) > TOLD_GROUPS_MAX:
+            return False
+        ops = self.space.take(TOLD_OPS, TOLD_BYTES)
+        if not ops:
+            return False
+        self._fresh += cut(codec.encode_ops(self.space.r, ops))
+        self.note_changes()
+        return True
+
+    def made_at(self) -> int:
+        """Return the seq by which all operations made before `base` are in the lane."""
+        if self.cursor.made <= self.applied:
+            return 0
+        for seq, n in self._told:
+            if n >= self.cursor.made:
+                return seq
+        if self._fresh or self._under_way or self.space.has_untaken():
+            return NOT_ALL
+        return self._told[-1][0] if self._told else 0
+
+    def _freeze(self, layers: Callable[[], Write]) -> Write:
+        write = super()._freeze(layers)
+        # A commit that overtakes another tells once more what that one told: the hub knows doubles.
+        self._under_way += self._fresh
+        self._fresh, self._sent = [], self.space.sent
+        for body in self._under_way:
+            write.append(Lane.NORMAL, RecordKind.CELLS, body)
+        return write
+
+    def _stored(self, tails: Tails) -> None:
+        if self._under_way:
+            self._under_way = []
+            self._told.append((tails[Lane.NORMAL], self._sent))
+            self.on_told(tails)
+        super()._stored(tails)
+
+    def _refused(self, error: StoreError) -> None:
+        self._fresh, self._under_way = [], []
+        super()._refused(error)
+        self.cursor = self._stored_cursor()
+
+    # -- from the hub ------------------------------------------------------------------------
+
+    def take_in(
+        self, cursor: Cursor, entries: list[Entry], *, applied: int, stable: int, is_all: bool
+    ) -> None:
+        """Take a page of the hub's state, which leads to `cursor`.
+
+        applied   seq of the lane up to which our operations are in it
+        """
+        whole = cursor.base == 0
+        done = self._done(applied)
+        self.space.deliver(entries, done)
+        if is_all:
+            if whole:
+                self.space.forget_unlisted(done)
+            cursor = msgspec.structs.replace(cursor, base=cursor.position, made=self.space.n)
+        self.space.settle(stable)
+        self.applied = max(self.applied, done)
+        self._move(cursor)
+
+    def rejoin(self, keyspace: bytes, r: int) -> None:
+        """Be the replica `r` of that keyspace from here on, and know nothing of it yet."""
+        self.space.rejoin(r)
+        self._move(Cursor(keyspace=keyspace))
+
+    def _done(self, applied: int) -> int:
+        """Return up to which operation the hub has carried ours out."""
+        done = self.applied
+        while self._told and self._told[0][0] <= applied:
+            done = max(done, self._told.pop(0)[1])
+        return done
+
+    def _move(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.rows.put(CURSOR_ROW, msgspec.msgpack.encode(cursor))
+        self.note_changes()
+
+    def _expire_some(self) -> int:
+        return self.space.reclaim(EXPIRED_A_TURN)
+
+
+def _nobody(_tails: Tails) -> None:
+    pass

@@ -22,7 +22,7 @@ from edgesync_transport import sender as core
 from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.breaker import Breaker, BreakerSettings
 from edgesync_transport.link import Connect, Link, LinkClosed
-from edgesync_transport.messages import Codec, Lane, Message
+from edgesync_transport.messages import Codec, ConflictReport, Lane, Message, Page, Pull
 from edgesync_transport.sender import Sender
 from edgesync_transport.window import LanePositions, SenderSettings
 
@@ -83,6 +83,9 @@ class SyncDriver:
         )
         self.last_problem = ""
         self.reconnects = 0
+        # Who keeps the keys; without any, nobody asks the hub for them.
+        self.on_hear: Callable[[Page | ConflictReport], None] = lambda _message: None
+        self.on_session: Callable[[], None] = lambda: None
         self._outbox: trio.MemorySendChannel[Message] | None = None
         self._session: trio.CancelScope | None = None
         self._hangup: core.Hangup | None = None
@@ -93,6 +96,7 @@ class SyncDriver:
         self._settled = trio.Event()
         self._settled.set()
         self._moved = trio.Event()
+        self._session_changed = trio.Event()
         self._poke = trio.Event()
         self._nap = trio.CancelScope()
 
@@ -112,6 +116,22 @@ class SyncDriver:
     def retry_now(self) -> None:
         """Try to connect at once, whatever backoff and breaker say."""
         self._poke.set()
+
+    @property
+    def epoch(self) -> int:
+        """Number of the session; 0 while there is none."""
+        return self.sender.epoch if self.sender.state is core.State.STREAMING else 0
+
+    async def wait_session(self, beside: int = 0) -> int:
+        """Return the number of the session once there is one, other than `beside`."""
+        while self.epoch in (0, beside):
+            await self._session_changed.wait()
+        return self.epoch
+
+    def ask(self, pull: Pull) -> None:
+        """Send a question; it is lost when its session is over."""
+        if pull.epoch == self.epoch:
+            self._transmit(pull)
 
     async def wait_durable(self, tails: tuple[int, int, int]) -> None:
         """Return once the hub has everything up to `tails`."""
@@ -292,9 +312,13 @@ class SyncDriver:
     # -- effects ---------------------------------------------------------------------------------
 
     def _step(self, event: core.Event) -> None:
-        now = trio.current_time()
+        now, epoch = trio.current_time(), self.epoch
         for effect in self.sender.step(event, now):
             self._carry_out(effect)
+        if self.epoch != epoch:
+            self._session_changed.set()
+            self._session_changed = trio.Event()
+            self.on_session()
         # What has just happened may be due before what the clock was set to.
         self._nap.deadline = min(self._nap.deadline, self.sender.due_at(now))
 
@@ -315,6 +339,8 @@ class SyncDriver:
                 self._watcher.record_dead(lane, seq, reason)
             case core.Lost(lane, first, last, reason):
                 self._watcher.records_lost(lane, first, last, reason)
+            case core.Hear(message):
+                self.on_hear(message)
             case core.Report(kind, facts):
                 self._watcher.link_report(kind, facts)
             case core.Hangup():

@@ -125,10 +125,15 @@ def backup(config: Path, target: Path) -> None:
     with contextlib.closing(hub_log):
         (target / serve.LOG).mkdir(parents=True)
         trio.run(hub_log.backup, target / serve.LOG)
+    if (folder / serve.CELLS).exists():
+        shutil.copytree(folder / serve.CELLS, target / serve.CELLS)
     for name in (serve.KEYS, serve.REGISTRY):
         if (folder / name).exists():
             shutil.copy2(folder / name, target / name)
-    click.echo(f"{target} holds the log, the keys and the registry; the state is made from the log")
+    click.echo(
+        f"{target} holds the log, the cells, the hub's own keys and the registry; "
+        "the state is made from the log"
+    )
 
 
 @click.command(epilog="Example: hubd restore /backups/hub-2026-11-21")
@@ -144,7 +149,9 @@ def restore(config: Path, source: Path) -> None:
     for name in (serve.KEYS, serve.REGISTRY):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
-    shutil.copytree(source / serve.LOG, folder / serve.LOG)
+    for name in (serve.LOG, serve.CELLS):
+        if (source / name).exists():
+            shutil.copytree(source / name, folder / name)
     with contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log:
         hub_log.renew_generation()
         head = hub_log.head

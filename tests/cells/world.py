@@ -30,7 +30,7 @@ class Diverged(AssertionError):
 class Request:
     def __init__(self, edge: "Edge", whole: bool) -> None:
         self.edge, self.whole = edge, whole
-        self.base, self.after, self.made = edge.base, edge.position, edge.keys.n
+        self.base, self.after, self.made = edge.base, edge.position, edge.made
         self.r = edge.keys.r
 
 
@@ -57,7 +57,8 @@ class Edge:
         self.facts: dict[int, list[Fact]] = {}  # by the number of the operation they go in
         self.lane: list[tuple[int, Op, list[Fact]]] = []  # (r it was written as, …)
         self.base = self.position = 0
-        self.listed: set[bytes] | None = set()
+        self.made = 0  # operations made before `base` was reached
+        self.listed: set[bytes] = set()  # in the pass from the beginning under way
         self.request: Request | None = None
         self.delivered: set[bytes] = set()  # keys, since it has this name
         self.is_fresh = False  # just rejoined: what it shows is checked after a whole pass
@@ -83,6 +84,7 @@ class Edge:
             "lane": list(self.lane),
             "base": self.base,
             "position": self.position,
+            "made": self.made,
             "is_fresh": self.is_fresh,
             "delivered": set(self.delivered),
         }
@@ -97,7 +99,7 @@ class Edge:
         self.confirmed, self.facts = set(saved["confirmed"]), dict(saved["facts"])
         # Only what the hub had not taken in the meantime is still to be sent; the lane is durable.
         self.lane = [one for one in saved["lane"] if one in self.lane]
-        self.base, self.position = saved["base"], saved["position"]
+        self.base, self.position, self.made = saved["base"], saved["position"], saved["made"]
         self.is_fresh, self.delivered = saved["is_fresh"], set(saved["delivered"])
         if self.base == 0:
             self.position, self.listed = 0, set()
@@ -366,16 +368,15 @@ class World:
             edge.delivered.add(key)
         edge.position = reply.position
         if request.whole:
-            assert edge.listed is not None
             edge.listed |= {one.key for one in reply.entries}
         if reply.is_all:
-            if request.whole and edge.listed is not None:
-                edge.keys.forget_unlisted(edge.listed, reply.acked)
+            if request.whole:
+                edge.keys.forget_unlisted(reply.acked)
                 for key in set(edge.history) - edge.listed:
                     edge.history[key] = edge.unheard(key, reply.acked)
                 edge.is_fresh = False
-            edge.base = edge.position
-            edge.listed = None if edge.base else set()
+            edge.base, edge.made = edge.position, edge.keys.n
+            edge.listed = set()
         edge.keys.settle(reply.stable)
         edge.commit()
 

@@ -7,6 +7,9 @@ from edgesync_transport.messages import (
     Batch,
     Bye,
     Codec,
+    ConflictReport,
+    DeltaSync,
+    FullSync,
     Hello,
     Lane,
     LaneFloor,
@@ -17,6 +20,7 @@ from edgesync_transport.messages import (
     NackCode,
     Ping,
     Pong,
+    Pull,
     RefuseCode,
     Refused,
     Welcome,
@@ -110,6 +114,44 @@ NACK: Final = Nack(
 PING: Final = Ping(epoch=41, token=3, at_ns=-1)
 PONG: Final = Pong(epoch=41, token=3, asked_at_ns=-1, at_ns=I64_MIN)
 BYE: Final = Bye(epoch=41, reason="stopped by the operator")
+PULL: Final = Pull(
+    epoch=41,
+    token=7,
+    keyspace=bytes(16),
+    replica=2**32 - 1,
+    base=5,
+    after=9,
+    made=U64_MAX,
+    part=3,
+    conflicts=2,
+    wait_s=30.0,
+)
+FULL_SYNC: Final = FullSync(
+    epoch=41,
+    token=7,
+    keyspace=GENERATION,
+    replica=3,
+    position=0,
+    applied=0,
+    stable=0,
+    is_all=True,
+    part=0,
+    parts=1,
+)
+DELTA_SYNC: Final = DeltaSync(
+    epoch=41,
+    token=U64_MAX,
+    keyspace=GENERATION,
+    replica=3,
+    position=U64_MAX,
+    applied=17,
+    stable=12,
+    is_all=False,
+    part=1,
+    parts=2,
+    payload=b"keys and cells",
+)
+CONFLICT_REPORT: Final = ConflictReport(epoch=41, last=3, count=1, payload=b"who met whom")
 
 SAMPLES: Final[dict[str, Message]] = {
     "hello": HELLO,
@@ -123,4 +165,8 @@ SAMPLES: Final[dict[str, Message]] = {
     "ping": PING,
     "pong": PONG,
     "bye": BYE,
+    "pull": PULL,
+    "full_sync": FULL_SYNC,
+    "delta_sync": DELTA_SYNC,
+    "conflict_report": CONFLICT_REPORT,
 }

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from edgesync_transport import messages, wire
-from edgesync_transport.messages import Batch, Bye, Codec, Message, RefuseCode
+from edgesync_transport.messages import Bye, Codec, Message, RefuseCode
 from edgesync_transport.wire import UnknownMessage, WireError, WireLimits, decode, encode
 from tests.transport.samples import ACK, BATCH, BYE, GAP, HELLO, NACK, REFUSED, SAMPLES, WELCOME
 
@@ -31,24 +31,31 @@ def test_what_is_encoded_is_decoded(name: str) -> None:
 
 
 def test_every_message_has_a_sample() -> None:
-    assert {type(sample) for sample in SAMPLES.values()} == set(Message.__subclasses__())
+    assert {type(sample) for sample in SAMPLES.values()} == set(wire.KINDS)
 
 
 def test_schema_and_messages_have_the_same_fields() -> None:
     schema = Path(wire.__file__).parent / "schema" / "link.capnp"
     structs = dict(re.findall(r"^struct (\w+) \{(.*?)^\}", schema.read_text(), re.M | re.S))
     classes: list[type[msgspec.Struct]] = [messages.LaneOffer, messages.LaneFloor, messages.Limits]
-    for cls in [*Message.__subclasses__(), *classes]:
-        found = set(re.findall(r"^  (\w+) @", structs[cls.__name__], re.M))
+    for cls in [*wire.KINDS, *classes]:
+        name = "Page" if issubclass(cls, messages.Page) else cls.__name__
+        found = set(re.findall(r"^  (\w+) @", structs[name], re.M))
         expected = {wire._camel(name) for name in cls.__struct_fields__}
-        if cls is Batch:
+        if "payload" in cls.__struct_fields__:
             expected = (expected - {"payload"}) | {"payloadBytes", "payloadCrc32"}
         assert found == expected
 
 
-def test_only_a_batch_with_records_has_a_second_frame() -> None:
+def test_only_what_has_a_payload_has_a_second_frame() -> None:
     frames = {name: len(encode(sample)) for name, sample in SAMPLES.items()}
-    assert {name for name, count in frames.items() if count == 2} == {"batch", "batch_dead"}
+    two = {name for name, count in frames.items() if count == 2}
+    assert two == {"batch", "batch_dead", "delta_sync", "conflict_report"}
+
+
+def test_a_part_beyond_the_last_is_refused() -> None:
+    with pytest.raises(WireError, match="fullSync: part 2 of 2"):
+        encode(msgspec.structs.replace(SAMPLES["full_sync"], part=2, parts=2))
 
 
 def test_the_payload_frame_is_the_payload_itself() -> None:
@@ -161,7 +168,7 @@ def test_a_payload_that_is_not_the_one_announced() -> None:
         decode([control])
     with pytest.raises(WireError, match="payload of 0 bytes, claimed 0"):
         decode([encode(GAP)[0], b""])
-    with pytest.raises(WireError, match="a second frame, only a batch has one"):
+    with pytest.raises(WireError, match="a second frame, which this kind never has"):
         decode([encode(ACK)[0], b"more"])
 
 

@@ -171,6 +171,73 @@ class Nack(Message, frozen=True, kw_only=True):
     retry_after_s: float = 0.0
 
 
+class Pull(Message, frozen=True, kw_only=True):
+    """The edge asks for what changed in the hub's keys, and confirms what it has.
+
+    keyspace    the hub's keyspace it knows; zeros before it knows one
+    replica     as which the edge writes
+    base        it has the hub's state up to here in full
+    after       ... and of the pass under way all up to here
+    made        seq of its `normal` lane by which all its operations up to now are in the lane;
+                the largest number while some are not
+    part        which part of the answer; 0 begins a new one
+    conflicts   it knows the conflicts up to this number
+    wait_s      how long the hub may hold back an answer that would tell nothing new
+    """
+
+    epoch: int
+    token: int
+    keyspace: bytes
+    replica: int
+    base: int
+    after: int
+    made: int
+    part: int = 0
+    conflicts: int = 0
+    wait_s: float = 0.0
+
+
+class Page(Message, frozen=True, kw_only=True):
+    """Keys of the hub that changed: part `part` of `parts` of the answer to a Pull.
+
+    keyspace   the hub's; another one than before means that numbers begin anew
+    replica    the edge's name there; when it has another now, nothing else in here counts
+    position   where the pass goes on
+    applied    seq of the edge's `normal` lane up to which its operations are in this state
+    stable     what every edge has confirmed, which the hub has forgotten the removals of
+    is_all     the pass has reached the newest change
+    """
+
+    epoch: int
+    token: int
+    keyspace: bytes
+    replica: int
+    position: int
+    applied: int
+    stable: int
+    is_all: bool
+    part: int
+    parts: int
+    payload: bytes = b""
+
+
+class FullSync(Page, frozen=True, kw_only=True):
+    """... of a pass from the beginning: whatever it does not list, the hub does not have."""
+
+
+class DeltaSync(Page, frozen=True, kw_only=True):
+    """... of a pass from `base`: cells that changed since."""
+
+
+class ConflictReport(Message, frozen=True, kw_only=True):
+    """Writes that met at the hub and had not seen each other, up to number `last`."""
+
+    epoch: int
+    last: int
+    count: int
+    payload: bytes = b""
+
+
 class Ping(Message, frozen=True, kw_only=True):
     """Liveness, round-trip time and clock offset in one. `at_ns` is the asker's wall clock."""
 

@@ -28,6 +28,7 @@ from edgesync_transport.messages import (
     NackCode,
     Ping,
     Pong,
+    Pull,
     RefuseCode,
     Refused,
     Welcome,
@@ -132,6 +133,13 @@ class Transmit(Effect, frozen=True):
     message: Message
 
 
+class Asked(Effect, frozen=True):
+    """The edge asks for the hub's keys; whoever keeps them answers `peer` in this session."""
+
+    peer: Peer
+    pull: Pull
+
+
 class Report(Effect, frozen=True):
     """Something an operator should see once: `kind` is a word, `facts` its values."""
 
@@ -216,6 +224,8 @@ class Receiver:
                 return [Transmit(peer, pong)]
             case Pong():
                 return self._ponged(message, now, wall_ns)
+            case Pull():
+                return [Asked(peer, message)]
             case Bye():
                 self._forget()
                 return [Report("disconnected", {"reason": message.reason})]
@@ -224,7 +234,7 @@ class Receiver:
     def _fence(self, peer: Peer, message: Message, epoch: int) -> list[Effect]:
         """R7: a session that is over can write nothing; its peer is told, once per message."""
         self.fenced += 1
-        if not isinstance(message, Batch | Ping):
+        if not isinstance(message, Batch | Ping | Pull):
             return []
         refused = Refused(
             nonce=0, epoch=epoch, code=RefuseCode.STALE_EPOCH, reason="this session is over"

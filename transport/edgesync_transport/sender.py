@@ -30,6 +30,7 @@ from edgesync_transport.messages import (
     Batch,
     Bye,
     Codec,
+    ConflictReport,
     Hello,
     Lane,
     LaneOffer,
@@ -37,6 +38,7 @@ from edgesync_transport.messages import (
     Message,
     Nack,
     NackCode,
+    Page,
     Ping,
     Pong,
     RefuseCode,
@@ -181,6 +183,12 @@ class Lost(Effect, frozen=True):
     first: int
     last: int
     reason: str
+
+
+class Hear(Effect, frozen=True):
+    """The hub tells of its keys: the business of whoever keeps them (edgesync/sync/cells.py)."""
+
+    message: Page | ConflictReport
 
 
 class Report(Effect, frozen=True):
@@ -383,6 +391,8 @@ class Sender:
                     epoch=self.epoch, token=message.token,
                     asked_at_ns=message.at_ns, at_ns=self._wall_ns(),
                 ))]  # fmt: skip
+            case Page() | ConflictReport() if message.epoch == self.epoch:
+                return [Hear(message)]
             case Bye() if message.epoch == self.epoch:
                 return [Hangup(f"the hub said goodbye: {message.reason}", is_success=True)]
         return []

@@ -1,7 +1,7 @@
 """Messages to ZeroMQ frames and back; the schema is `schema/link.capnp`.
 
-A message is one control frame, a single-segment Cap'n Proto `Control`; a batch with records
-carries them in a second frame, untouched. `decode` is total: whatever a peer sends ends as a
+A message is one control frame, a single-segment Cap'n Proto `Control`; what has a payload carries
+it in a second frame, untouched. `decode` is total: whatever a peer sends ends as a
 message that keeps every rule below or as a WireError, and every limit is checked before memory
 is taken for what it limits.
 
@@ -54,7 +54,7 @@ class UnknownMessage(WireError):
 
 
 def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]:
-    """Return the frames of `message`: the control frame and, of a batch with records, its payload.
+    """Return the frames of `message`: the control frame and, if it has one, its payload.
 
     Texts over `limits.text_bytes` of UTF-8 are cut: they are for people. Raises WireError for a
     value the protocol has no room for, which only a bug can produce.
@@ -71,11 +71,12 @@ def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]
             field.write(body, field.wire, getattr(message, field.name), limits)
         except (_kj_exception(), OverflowError, TypeError) as error:
             raise _refusal(message, field.name, error) from error
-    if not isinstance(message, Batch) or not message.payload:
+    payload: bytes = getattr(message, "payload", b"")
+    if not payload:
         return [builder.to_bytes()]
-    body.payloadBytes = len(message.payload)
-    body.payloadCrc32 = zlib.crc32(message.payload)
-    return [builder.to_bytes(), message.payload]
+    body.payloadBytes = len(payload)
+    body.payloadCrc32 = zlib.crc32(payload)
+    return [builder.to_bytes(), payload]
 
 
 def decode(frames: Sequence[bytes], limits: WireLimits = DEFAULT_LIMITS) -> Message:
@@ -123,37 +124,37 @@ def _read(kind: str, body: Any, frames: Sequence[bytes], limits: WireLimits) -> 
         # UnicodeDecodeError is a ValueError, and so is our own WireError.
         except (_kj_exception(), ValueError) as error:
             raise WireError(f"{kind}.{field.wire}: {_first_line(error)}") from error
-    if cls is Batch:
-        values["payload"] = _payload(body, frames, limits)
+    if "payload" in cls.__struct_fields__:
+        values["payload"] = _payload(kind, body, frames, limits)
     elif len(frames) != 1:
-        raise WireError(f"{kind}: a second frame, only a batch has one")
+        raise WireError(f"{kind}: a second frame, which this kind never has")
     message = cls(**values)
     _check(message, limits)
     return message
 
 
-def _payload(body: Any, frames: Sequence[bytes], limits: WireLimits) -> bytes:
+def _payload(kind: str, body: Any, frames: Sequence[bytes], limits: WireLimits) -> bytes:
     claimed = body.payloadBytes
     payload = frames[1] if len(frames) == 2 else b""
     if len(payload) > limits.payload_bytes:
-        raise WireError(f"batch: payload of {len(payload)} bytes, limit {limits.payload_bytes}")
+        raise WireError(f"{kind}: payload of {len(payload)} bytes, limit {limits.payload_bytes}")
     if len(payload) != claimed or (len(frames) == 2) != (claimed > 0):
-        raise WireError(f"batch: payload of {len(payload)} bytes, claimed {claimed}")
+        raise WireError(f"{kind}: payload of {len(payload)} bytes, claimed {claimed}")
     # CURVE already proves who sent the frame; this finds memory that flipped before it was sealed.
     if zlib.crc32(payload) != body.payloadCrc32:
-        raise WireError("batch: the payload does not match its CRC-32")
+        raise WireError(f"{kind}: the payload does not match its CRC-32")
     return payload
 
 
 def _check(message: Message, limits: WireLimits) -> None:
     """Hold what a type cannot say, before a message is written and after it is read."""
-    if isinstance(message, Batch):
-        if len(message.payload) > limits.payload_bytes:
-            raise WireError(
-                f"batch: payload of {len(message.payload)} bytes, limit {limits.payload_bytes}"
-            )
-        if message.codec is Codec.GAP and message.payload:
-            raise WireError("batch: a GAP has no payload")
+    size, kind = len(getattr(message, "payload", b"")), _KIND_OF[type(message)]
+    if size > limits.payload_bytes:
+        raise WireError(f"{kind}: payload of {size} bytes, limit {limits.payload_bytes}")
+    if isinstance(message, Batch) and message.codec is Codec.GAP and message.payload:
+        raise WireError("batch: a GAP has no payload")
+    if isinstance(message, messages.Page) and not message.part < message.parts:
+        raise WireError(f"{kind}: part {message.part} of {message.parts}")
     if isinstance(message, Batch | messages.Nack) and not 1 <= message.first <= message.last:
         raise WireError(f"records {message.first} .. {message.last}: no such range")
     if (
@@ -299,8 +300,15 @@ def _camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
+def _kinds(base: type[Message]) -> list[type[Message]]:
+    """The classes of messages: those nothing is derived from."""
+    derived = base.__subclasses__()
+    return [kind for cls in derived for kind in _kinds(cls)] or [base]
+
+
+KINDS: Final = tuple(_kinds(Message))
 _CLASS_OF: Final[dict[str, type[Message]]] = {
-    cls.__name__.lower(): cls for cls in Message.__subclasses__()
+    cls.__name__[0].lower() + cls.__name__[1:]: cls for cls in KINDS
 }
 _KIND_OF: Final = {cls: kind for kind, cls in _CLASS_OF.items()}
 

@@ -23,7 +23,7 @@ from edgesync._native.resp import Parser, Push, ReplyError, encode
 from edgesync.cells.commands import TABLE
 from edgesync.errors import StoreError, StoreFull
 from edgesync.serve.resp.session import House, Session
-from edgesync.store.cells import CellStore
+from edgesync.store.cells import EdgeCells
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class RespServer:
 
     def __init__(
         self,
-        cells: CellStore,
+        cells: EdgeCells,
         *,
         password: str = "",
         durability: str = "always",

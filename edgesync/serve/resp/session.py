@@ -13,7 +13,7 @@ from edgesync.cells.commands import TABLE
 from edgesync.cells.commands.table import glob, integer, miscounted, unknown
 from edgesync.serve.resp import info
 from edgesync.serve.resp.channels import Channels
-from edgesync.store.cells import CellStore
+from edgesync.store.cells import EdgeCells
 
 # What an answer to HELLO and INFO names, for clients that choose features by it.
 REDIS_VERSION: Final = "7.0.15"
@@ -34,7 +34,7 @@ class House:
     """
 
     def __init__(
-        self, cells: CellStore, *, password: str = "", stop: Callable[[], None] | None = None
+        self, cells: EdgeCells, *, password: str = "", stop: Callable[[], None] | None = None
     ) -> None:
         self.cells = cells
         self.password = password.encode()

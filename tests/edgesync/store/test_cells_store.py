@@ -11,15 +11,15 @@ from edgesync._native.overlay import Overlay
 from edgesync._native.store import Store
 from edgesync.cells import DATABASE
 from edgesync.errors import CommandError, StoreFull
-from edgesync.store.cells import CellStore
+from edgesync.store.cells import EdgeCells
 from edgesync.store.journal import EdgeStore
 
 pytestmark = pytest.mark.feature("L1", "L4", "L13")
 
 
-def open_cells(folder: Path) -> tuple[EdgeStore, CellStore]:
+def open_cells(folder: Path) -> tuple[EdgeStore, EdgeCells]:
     store = EdgeStore(folder, databases=(DATABASE,), map_bytes_max=4 << 20)
-    return store, CellStore(store, random=Random(1))
+    return store, EdgeCells(store, random=Random(1))
 
 
 def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 # The wire protocol between an edge and its hub, version 1. Prose: docs/protocol.md.
 #
 # One ZeroMQ message is one `Control` in the standard Cap'n Proto stream framing, always a single
-# segment, at most 64 KiB. A batch with records carries them in a second frame, at most 512 KiB.
+# segment, at most 64 KiB. What has a payload carries it in a second frame, at most 512 KiB.
 # Both sides speak the same words: the *sender* has records to deliver, the *receiver* stores them.
 #
 # Growing it: add fields and members of `Control` at the end, never renumber, never reuse. A peer
@@ -20,6 +20,10 @@ struct Control {
     ping @6 :Ping;
     pong @7 :Pong;
     bye @8 :Bye;
+    pull @9 :Pull;
+    fullSync @10 :Page;
+    deltaSync @11 :Page;
+    conflictReport @12 :ConflictReport;
   }
 }
 
@@ -157,4 +161,43 @@ struct Pong {
 struct Bye {
   epoch @0 :UInt64;
   reason @1 :Text;
+}
+
+# The local-first store. Operations of an edge are records of its `normal` lane; what follows is how
+# the state they lead to comes back.
+
+struct Pull {
+  epoch @0 :UInt64;
+  token @1 :UInt64;
+  keyspace @2 :Data;      # exactly 16 bytes; zeros before the edge knows one
+  replica @3 :UInt32;
+  base @4 :UInt64;        # the edge has the hub's state up to here in full
+  after @5 :UInt64;       # ... and of the pass under way all up to here
+  made @6 :UInt64;        # `normal` seq by which all its operations are in the lane; else the largest
+  part @7 :UInt32;
+  conflicts @8 :UInt64;
+  waitS @9 :Float64;      # how long an answer that tells nothing new may be held back
+}
+
+struct Page {
+  epoch @0 :UInt64;
+  token @1 :UInt64;       # of the Pull this answers
+  keyspace @2 :Data;      # exactly 16 bytes
+  replica @3 :UInt32;     # when it is another, the edge has a new name and nothing else counts
+  position @4 :UInt64;
+  applied @5 :UInt64;     # `normal` seq up to which the edge's operations are in this state
+  stable @6 :UInt64;
+  isAll @7 :Bool;
+  part @8 :UInt32;
+  parts @9 :UInt32;       # 0 <= part < parts
+  payloadBytes @10 :UInt32;
+  payloadCrc32 @11 :UInt32;
+}
+
+struct ConflictReport {
+  epoch @0 :UInt64;
+  last @1 :UInt64;        # number of the newest conflict in here
+  count @2 :UInt32;
+  payloadBytes @3 :UInt32;
+  payloadCrc32 @4 :UInt32;
 }

@@ -21,7 +21,7 @@ import redis
 from edgesync._native.resp import encode
 from edgesync.cells import DATABASE
 from edgesync.serve.resp.session import House, Session
-from edgesync.store.cells import CellStore
+from edgesync.store.cells import EdgeCells
 from edgesync.store.journal import EdgeStore
 from tests.edgesync.serve.resp.redis_server import open_redis
 
@@ -40,7 +40,7 @@ class Ours:
 
     def __init__(self, folder: Path) -> None:
         self.store = EdgeStore(folder, databases=(DATABASE,), sync="none")
-        self.cells = CellStore(self.store, random=Random(1))
+        self.cells = EdgeCells(self.store, random=Random(1))
         self.session = Session(House(self.cells), 1, "test", lambda push: None)
 
     def ask(self, request: list[bytes], proto: int = 2) -> object:

@@ -1,0 +1,202 @@
+"""Keeps an edge's keys and the hub's the same, over the link of the driver.
+
+Two tasks: one gives operations to the lane, as long as the hub keeps up; the other asks for what
+has changed there, and the hub holds its answer back until there is something to tell. Commands on
+keys wait for neither.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from edgesync.errors import RecordError, StoreError
+from edgesync.store.cells import EdgeCells
+from edgesync.sync.driver import SyncDriver
+from edgesync.sync.puller import Puller, entries_of
+from edgesync_transport.messages import ConflictReport, Lane, Page, Pull
+
+log = logging.getLogger(__name__)
+
+# The hub may hold an answer back so long; what is lost is asked for again a little later.
+HOLD_S: Final = 20.0
+ANSWER_S: Final = 10.0
+RETRY_S: Final = 1.0
+# Operations written close together go together.
+TELL_PAUSE_S: Final = 0.02
+CROWDED_S: Final = 0.1
+
+
+class CellSync:
+    """See the module.
+
+    last_round_ns   wall clock when the hub's newest state had arrived; 0 for never
+    rounds          passes that reached it
+    """
+
+    def __init__(
+        self,
+        cells: EdgeCells,
+        driver: SyncDriver,
+        *,
+        interval_s: float = 0.0,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._cells = cells
+        self._driver = driver
+        self._interval_s = interval_s
+        self._wall_ns = wall_ns
+        self._puller = Puller()
+        self._answer: Page | None = None
+        self._answered = trio.Event()
+        self._news = trio.Event()
+        self._round_over = trio.Event()
+        self._hurried = self._asks_soon = False
+        self._question = trio.CancelScope()
+        self.last_round_ns = 0
+        self.rounds = self.full_rounds = 0
+        self.last_problem = ""
+        driver.on_hear = self._heard
+        driver.on_session = self._session_changed
+        cells.on_told = driver.grown
+        cells.on_commit(self._committed)
+
+    async def run(self) -> None:
+        """Last until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_telling)
+            nursery.start_soon(self._keep_pulling)
+
+    async def sync(self) -> None:
+        """Return once the hub has what was written here, and its newest state has arrived."""
+        await self._cells.wait_durable()
+        made, rounds = self._cells.space.n, self.rounds
+        self.hurry()
+        while self.rounds == rounds or self._cells.has_pending(made):
+            await self._round_over.wait()
+
+    async def wait_heard(self) -> None:
+        """Return once the hub has carried out what was written here."""
+        made = self._cells.space.n
+        while self._cells.has_pending(made):
+            await self._round_over.wait()
+
+    def hurry(self) -> None:
+        """Begin a round now, whatever the interval says."""
+        self._hurried = self._asks_soon = True
+        self._driver.retry_now()
+        self._news.set()
+        self._question.cancel()
+
+    # -- to the hub --------------------------------------------------------------------------
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await self._driver.wait_session()
+            self._news = trio.Event()
+            try:
+                told = self._cells.tell(self._driver.sender.lanes[Lane.NORMAL].floor)
+                if told:
+                    await self._cells.wait_durable()
+            except StoreError as error:
+                await self._pause(error)
+                continue
+            if told:
+                await trio.sleep(TELL_PAUSE_S)
+            elif self._cells.has_untold:
+                await trio.sleep(CROWDED_S)  # the hub does not keep up
+            else:
+                await self._news.wait()
+                await self._wait_interval()
+
+    async def _wait_interval(self) -> None:
+        if self._interval_s and not self._hurried:
+            self._news = trio.Event()
+            with trio.move_on_after(self._interval_s):
+                while not self._hurried:
+                    await self._news.wait()
+                    self._news = trio.Event()
+        self._hurried = False
+
+    def _committed(self, _generation: int, error: StoreError | None) -> None:
+        if error is None and self._cells.has_untold:
+            self._news.set()
+
+    async def _pause(self, error: StoreError | RecordError) -> None:
+        self.last_problem = str(error)
+        log.error("keys: not the same as the hub's for now: %s", error)
+        await trio.sleep(RETRY_S)
+
+    # -- from the hub ------------------------------------------------------------------------
+
+    async def _keep_pulling(self) -> None:
+        wait_s = 0.0  # the first answer is due at once
+        while True:
+            epoch = await self._driver.wait_session()
+            page = await self._ask(epoch, wait_s)
+            if page is None:
+                wait_s = 0.0
+                continue
+            try:
+                self._take(page)
+                # What is confirmed with the next question must not be forgotten by a power cut.
+                await self._cells.wait_durable()
+            except (RecordError, StoreError) as error:
+                await self._pause(error)
+                continue
+            wait_s = HOLD_S if self._is_over(page) else 0.0
+
+    def _is_over(self, page: Page) -> bool:
+        """Whether the page ended a pass; tells those who wait for one."""
+        if not page.is_all or page.replica != self._cells.space.r:
+            return False
+        self.rounds += 1
+        self.last_round_ns = self._wall_ns()
+        self.last_problem = ""
+        self._round_over.set()
+        self._round_over = trio.Event()
+        return True
+
+    async def _ask(self, epoch: int, wait_s: float) -> Page | None:
+        """Return the answer; None when there is none in time, or somebody is in a hurry."""
+        cells = self._cells
+        self._answered, self._answer = trio.Event(), None
+        if self._asks_soon:
+            self._asks_soon, wait_s = False, 0.0
+        question = Pull(
+            epoch=epoch, token=0, keyspace=cells.cursor.keyspace, replica=cells.space.r,
+            base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
+            wait_s=wait_s,
+        )  # fmt: skip
+        with trio.move_on_after(wait_s + ANSWER_S) as self._question:
+            self._driver.ask(self._puller.ask(question))
+            await self._answered.wait()
+        return self._answer
+
+    def _session_changed(self) -> None:
+        self._answered.set()
+
+    def _heard(self, message: Page | ConflictReport) -> None:
+        if isinstance(message, ConflictReport):
+            return
+        found = self._puller.heard(message)
+        if isinstance(found, Pull):
+            self._driver.ask(found)
+        elif found is not None:
+            self._answer = found
+            self._answered.set()
+
+    def _take(self, page: Page) -> None:
+        cells = self._cells
+        if page.replica != cells.space.r or page.keyspace != cells.cursor.keyspace:
+            log.info("keys: the hub calls this edge replica %d", page.replica)
+            cells.rejoin(page.keyspace, page.replica)
+            return
+        cursor = msgspec.structs.replace(cells.cursor, position=page.position)
+        cells.take_in(
+            cursor, entries_of(page),
+            applied=page.applied, stable=page.stable, is_all=page.is_all,
+        )  # fmt: skip

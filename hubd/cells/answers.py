@@ -1,0 +1,201 @@
+"""The shell around the hub's keys: follows the log, answers edges, takes care.
+
+An edge has one question at a time. Its answer waits until the log is carried out up to what the
+edge's operations had reached, and, when it would tell nothing new, until there is news or the time
+the edge gave is over. It is sent after the commit of all it tells (I1).
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import trio
+
+from edgesync._native.cells import encode_entries
+from edgesync.errors import RecordError, StoreError
+from edgesync.sync.puller import payload_of
+from edgesync_transport.link import Peer
+from edgesync_transport.messages import DeltaSync, FullSync, Lane, Message, Pull
+from edgesync_transport.receiver import Receiver
+from hubd.cells.store import Answer, HubCells
+from hubd.log.base import Log
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 1 << 20
+PART_BYTES: Final = 256 * 1024
+WAIT_MAX_S: Final = 60.0
+# Changes close together are told together.
+NEWS_PAUSE_S: Final = 0.01
+CARE_S: Final = 1.0
+RETRY_S: Final = 1.0
+
+Send = Callable[[Peer, Message], Awaitable[None]]
+
+
+class _Asking:
+    """An edge with a question: what cancels it, and the last answer's bytes, for its parts."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.token = -1
+        self.page: FullSync | DeltaSync | None = None
+        self.acked = -1  # as of the last answer
+
+
+class Answers:
+    """See the module.
+
+    retire_after_s   an edge that has not asked so long is waited for no more
+    """
+
+    def __init__(
+        self, cells: HubCells, hub_log: Log, *, retire_after_s: float = 30 * 86400.0
+    ) -> None:
+        self.cells = cells
+        self.skipped = 0
+        self._log = hub_log
+        self._retire_after_s = retire_after_s
+        self._asking: dict[str, _Asking] = {}
+        self._changed = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Last until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            nursery.start_soon(self.cells.keep_committing)
+            nursery.start_soon(self._take_care)
+            self.cells.on_commit(self._committed)
+            await self._follow()
+
+    # -- the log -----------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        while True:
+            position = self.cells.mark.position
+            await self._log.wait_beyond(position)
+            for entry in await self._log.read(position, limit_bytes=READ_BYTES):
+                try:
+                    for _ in self.cells.project(entry):
+                        self.cells.note_changes()
+                        await trio.lowlevel.checkpoint()
+                except RecordError as error:
+                    self.skipped += 1
+                    log.error(
+                        "keys: skipped entry %d (%s %d..%d): %s",
+                        entry.position, entry.edge, entry.first, entry.last, error,
+                    )  # fmt: skip
+                    self.cells.pass_over(entry)
+            await self._keep_pace()
+
+    async def _keep_pace(self) -> None:
+        """Let commits keep up: what is not on disk is held in memory (I7)."""
+        try:
+            await self.cells.wait_durable()
+        except StoreError as error:
+            log.error("keys wait for the disk: %s", error)
+            await trio.sleep(RETRY_S)
+
+    def _committed(self, _generation: int, error: StoreError | None) -> None:
+        if error is None:
+            self._changed.set()
+            self._changed = trio.Event()
+
+    # -- questions ---------------------------------------------------------------------------
+
+    def ask(self, peer: Peer, pull: Pull, receiver: Receiver, send: Send) -> None:
+        """Answer an edge's question, in time; a newer one takes its place."""
+        assert self._nursery is not None
+        asking = self._asking.setdefault(peer.edge, _Asking())
+        asking.scope.cancel()
+        asking.scope = trio.CancelScope()
+        self._nursery.start_soon(self._answer, asking, asking.scope, peer, pull, receiver, send)
+
+    def forget(self, edge: str) -> None:
+        """The edge may not come any more (its key was revoked): nothing waits for it."""
+        if edge in self._asking:
+            self._asking.pop(edge).scope.cancel()
+        self.cells.give_up(edge)
+
+    async def _answer(
+        self, asking: _Asking, scope: trio.CancelScope, peer: Peer, pull: Pull,
+        receiver: Receiver, send: Send,
+    ) -> None:  # fmt: skip
+        with scope:
+            if pull.part and asking.token == pull.token and asking.page is not None:
+                page = asking.page
+            else:
+                try:
+                    page = await self._page(asking, peer.edge, pull, receiver)
+                except StoreError as error:
+                    log.error("keys: no answer for %s: %s", peer.edge, error)
+                    return  # the edge will ask again
+                asking.token, asking.page = pull.token, page if page.parts > 1 else None
+            at = pull.part * PART_BYTES
+            if pull.part < page.parts:
+                await send(
+                    peer,
+                    msgspec.structs.replace(
+                        page, part=pull.part, payload=page.payload[at : at + PART_BYTES]
+                    ),
+                )
+
+    async def _page(
+        self, asking: _Asking, edge: str, pull: Pull, receiver: Receiver
+    ) -> FullSync | DeltaSync:
+        until = trio.current_time() + min(pull.wait_s, WAIT_MAX_S)
+        while True:
+            # Read in this order: what is up to the floor is in the log up to its head.
+            session = receiver.session
+            incarnation = b"" if session is None else session.incarnation
+            applied = receiver.floors[Lane.NORMAL].floor
+            await self._reach(self._log.head)
+            answer = self.cells.answer(edge, incarnation, pull, applied)
+            acked = self.cells.replica_of(edge, incarnation).acked
+            is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
+            is_news = bool(answer.entries) or not is_named
+            changed = self._changed
+            await self.cells.wait_durable()
+            if is_news or acked != asking.acked or trio.current_time() >= until:
+                asking.acked = acked
+                return self._page_of(pull, answer, applied)
+            with trio.move_on_at(until):
+                await changed.wait()
+                await trio.sleep(NEWS_PAUSE_S)
+
+    async def _reach(self, position: int) -> None:
+        while self.cells.mark.position < position:
+            await self._changed.wait()
+
+    def _page_of(self, pull: Pull, answer: Answer, applied: int) -> FullSync | DeltaSync:
+        payload = payload_of(answer.entries, encode_entries(answer.entries))
+        kind = DeltaSync if pull.base else FullSync
+        return kind(
+            epoch=pull.epoch,
+            token=pull.token,
+            keyspace=self.cells.mark.keyspace,
+            replica=answer.replica,
+            position=answer.position,
+            applied=applied,
+            stable=answer.stable,
+            is_all=answer.is_all,
+            part=0,
+            parts=max(1, -(-len(payload) // PART_BYTES)),
+            payload=payload,
+        )
+
+    # -- care --------------------------------------------------------------------------------
+
+    async def _take_care(self) -> None:
+        while True:
+            await trio.sleep(CARE_S)
+            while self.cells.expire():
+                await trio.lowlevel.checkpoint()
+            now_ms = self.cells.now_ms()
+            for edge in self.cells.give_up_unseen(now_ms - int(self._retire_after_s * 1000)):
+                log.warning("keys: %s has not asked for long and is waited for no more", edge)
+            while self.cells.collect():
+                await trio.lowlevel.checkpoint()

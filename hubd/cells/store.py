@@ -1,0 +1,305 @@
+"""The keys of the hub in a store of their own, projected from the log.
+
+Each edge's operations are carried out in the order of its lane, with the cursor in the log in the
+same transaction (I9); what the hub's own clients write goes into the same keys and is on disk
+before it is answered. Numbers of the feed that were told to an edge never mean something else
+later: they are told after the commit, and a log that was restored makes a new *keyspace*.
+
+Besides the keys (native/hubkeys.pyx):
+
+    p              the keyspace's id, the log's generation, the cursor in it, what was collected
+    r | edge       the edge's replica: see Replica
+    o | edge       operations of a record that is not the last of its group
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import msgspec
+
+from edgesync._native import batch
+from edgesync._native.cells import Entry, decode_ops
+from edgesync._native.hubkeys import HubKeys
+from edgesync._native.overlay import Overlay
+from edgesync._native.store import Store
+from edgesync._native.write import Write
+from edgesync.cells import DATABASE
+from edgesync.cells.parts import join
+from edgesync.errors import RecordError, StoreError
+from edgesync.model import RecordKind
+from edgesync.store.cells import EXPIRED_A_TURN, CellStore
+from edgesync.store.commit import GroupCommit, Tails
+from edgesync_transport.messages import Codec, Lane, Pull
+from hubd.log.base import Entry as LogEntry
+
+UNPACKED_LIMIT_BYTES: Final = 64 << 20
+# Carried out before other tasks get their turn.
+OPS_A_TURN: Final = 256
+COLLECTED_A_TURN: Final = 256
+PAGE_KEYS: Final = 500
+PAGE_BYTES: Final = 256 * 1024
+# Keys live this much longer here than at the edges: one that was given more time may say so late.
+GRACE_MS: Final = 60_000
+MARK_ROW: Final = b"p"
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Where this keyspace stands."""
+
+    keyspace: bytes
+    generation: bytes
+    position: int = 0
+    collected: int = 0
+
+
+class Replica(msgspec.Struct, frozen=True):
+    """What an edge is called, and what it has confirmed.
+
+    acked     its operations up to this number are carried out
+    base      it has all changes up to here
+    seen_ms   when it last asked; wall clock, for giving up those that never come again
+    """
+
+    r: int
+    incarnation: bytes
+    acked: int = 0
+    base: int = 0
+    seen_ms: int = 0
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a question leads to: the edge's name, and unless that is new to it, a page."""
+
+    replica: int
+    entries: list[Entry]
+    position: int
+    stable: int
+    is_all: bool
+
+
+class Disk:
+    """The store and its writer."""
+
+    def __init__(self, path: Path, map_bytes_max: int) -> None:
+        self.store = Store(
+            str(path), databases=(DATABASE,), map_bytes=16 << 20, map_bytes_max=map_bytes_max
+        )
+        self.commit = GroupCommit(self.store)
+
+    async def submit(self, write: Write) -> Tails:
+        return await self.commit.submit(write)
+
+    def submit_sync(self, write: Write) -> Tails:
+        return self.commit.submit_sync(write)
+
+    def close(self) -> None:
+        self.commit.close()
+        self.store.close()
+
+
+class HubCells(CellStore):
+    """See the module. One process, one object per directory; call from Trio's thread.
+
+    generation, head   of the log whose operations are carried out here
+    """
+
+    space: HubKeys
+
+    def __init__(
+        self,
+        path: Path,
+        generation: bytes,
+        head: int,
+        *,
+        map_bytes_max: int = 16 << 30,
+        strategies: Iterable[tuple[bytes, int]] = (),
+        value_max: int = 1 << 20,
+        random: Random,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._own = Disk(path, map_bytes_max)
+        rows = Overlay(self._own.store, DATABASE)
+        space = HubKeys(rows, strategies=strategies)
+        super().__init__(
+            self._own, rows, space, value_max=value_max, random=random, wall_ns=wall_ns
+        )
+        self._replicas: dict[str, Replica] = {}
+        self._next_r = 1
+        self._load()
+        self._belong(generation, head)
+        self.commit()
+
+    def _load(self) -> None:
+        raw = self.rows.get(MARK_ROW)
+        none = Mark(keyspace=secrets.token_bytes(16), generation=b"")
+        self.mark = msgspec.msgpack.decode(raw, type=Mark) if raw else none
+        self._replicas = {
+            row[1:].decode(): msgspec.msgpack.decode(value, type=Replica)
+            for row, value in self.space.walk(b"r", b"s")
+        }
+        last = self.rows.get(b"s")
+        self._next_r = int.from_bytes(last or b"\1", "big")
+
+    def _belong(self, generation: bytes, head: int) -> None:
+        """Follow this log. After a restore what edges know of us means nothing any more."""
+        if self.mark.generation == generation and self.mark.position <= head:
+            return
+        if self.mark.generation:
+            for edge in list(self._replicas):
+                self.give_up(edge)
+            self._set_mark(keyspace=secrets.token_bytes(16), collected=0)
+        self._set_mark(generation=generation, position=min(self.mark.position, head))
+
+    def _set_mark(self, **changes: bytes | int) -> None:
+        self.mark = msgspec.structs.replace(self.mark, **changes)
+        self.rows.put(MARK_ROW, msgspec.msgpack.encode(self.mark))
+
+    def close(self) -> None:
+        """Store what has changed, and close."""
+        try:
+            self.commit()
+        finally:
+            self._own.close()
+
+    @property
+    def used_bytes(self) -> int:
+        return self._own.store.used_bytes
+
+    def _refused(self, error: StoreError) -> None:
+        super()._refused(error)
+        self._load()
+
+    # -- replicas ----------------------------------------------------------------------------
+
+    def replicas(self) -> dict[str, Replica]:
+        """Return the edges that have a name, by their own."""
+        return dict(self._replicas)
+
+    def replica_of(self, edge: str, incarnation: bytes) -> Replica:
+        """Return what the edge is called in this life of its store: a new name for a new one."""
+        found = self._replicas.get(edge)
+        if found is not None and found.incarnation == incarnation:
+            return found
+        found = Replica(self._next_r, incarnation, seen_ms=self.now_ms())
+        self._next_r += 1
+        self.rows.put(b"s", self._next_r.to_bytes(4, "big"))
+        self._put_replica(edge, found)
+        return found
+
+    def give_up(self, edge: str) -> None:
+        """Wait for this edge no longer; should it come back, it begins anew under another name."""
+        if self._replicas.pop(edge, None) is not None:
+            self.rows.delete(b"r" + edge.encode())
+            self.rows.delete(b"o" + edge.encode())
+            self.note_changes()
+
+    def give_up_unseen(self, since_ms: int) -> list[str]:
+        """Give up edges that have not asked since; returns their names."""
+        gone = [edge for edge, one in self._replicas.items() if one.seen_ms < since_ms]
+        for edge in gone:
+            self.give_up(edge)
+        return gone
+
+    def _put_replica(self, edge: str, one: Replica) -> None:
+        self._replicas[edge] = one
+        self.rows.put(b"r" + edge.encode(), msgspec.msgpack.encode(one))
+        self.note_changes()
+
+    def now_ms(self) -> int:
+        return self._wall_ns() // 1_000_000
+
+    # -- from the log ------------------------------------------------------------------------
+
+    def project(self, entry: LogEntry) -> Iterator[None]:
+        """Carry out the operations of an entry of the log, in steps; raises RecordError.
+
+        Cut short after any of them, it may be begun again: what is done is known by its number.
+        """
+        if entry.position <= self.mark.position:
+            return
+        if entry.lane is Lane.NORMAL and entry.codec in (Codec.ROWS, Codec.COLUMNS):
+            _, records = batch.columns(entry.codec, entry.payload, limit_bytes=UNPACKED_LIMIT_BYTES)
+            for _, record in records:
+                if record.kind == RecordKind.CELLS:
+                    yield from self._hear(entry, record.body)
+        self.pass_over(entry)
+
+    def pass_over(self, entry: LogEntry) -> None:
+        """Go on behind an entry."""
+        self._set_mark(position=entry.position)
+        self.note_changes()
+
+    def _hear(self, entry: LogEntry, body: bytes) -> Iterator[None]:
+        row = b"o" + entry.edge.encode()
+        before = self.rows.get(row) or b""
+        try:
+            data, is_last = join(before, body)
+        except RecordError:
+            self.rows.delete(row)
+            raise
+        if not is_last:
+            self.rows.put(row, data)
+            return
+        if before:
+            self.rows.delete(row)
+        written_as, ops = decode_ops(data)
+        # When it came, not when it is read: reading the log again must lead to the same (I9).
+        self.space.now_ms = entry.stored_at_ns // 1_000_000
+        for at in range(0, len(ops), OPS_A_TURN):
+            one = self.replica_of(entry.edge, entry.incarnation)
+            for op in ops[at : at + OPS_A_TURN]:
+                if op.n > one.acked:
+                    self.space.hear(one.r, op, is_known=written_as == one.r)
+            acked = max(one.acked, ops[min(at + OPS_A_TURN, len(ops)) - 1].n)
+            self._put_replica(entry.edge, msgspec.structs.replace(one, acked=acked))
+            yield
+
+    # -- to the edges ------------------------------------------------------------------------
+
+    def answer(self, edge: str, incarnation: bytes, pull: Pull, applied: int) -> Answer:
+        """Note what the edge confirms, and return what it asks for; on disk later (I1).
+
+        applied   seq of its `normal` lane up to which its operations are carried out here
+        """
+        one = self.replica_of(edge, incarnation)
+        if pull.replica == one.r and pull.keyspace == self.mark.keyspace and pull.base < one.base:
+            # It knew more before: its disk was put back to an older state.
+            self.give_up(edge)
+            one = self.replica_of(edge, incarnation)
+        if pull.replica != one.r or pull.keyspace != self.mark.keyspace:
+            return Answer(one.r, [], 0, 0, is_all=False)
+        base = pull.base if applied >= pull.made else one.base
+        now_ms = self.now_ms()
+        if base != one.base or now_ms - one.seen_ms > GRACE_MS:
+            self._put_replica(edge, msgspec.structs.replace(one, base=base, seen_ms=now_ms))
+        entries, position, is_all = self.space.page(pull.base, pull.after, PAGE_KEYS, PAGE_BYTES)
+        return Answer(one.r, entries, position, self.mark.collected, is_all)
+
+    # -- care --------------------------------------------------------------------------------
+
+    def stable(self) -> int:
+        """Return the number up to which every edge has confirmed to know all changes."""
+        return min((one.base for one in self._replicas.values()), default=self.space.seq)
+
+    def collect(self) -> bool:
+        """Forget some of what no edge needs any more; whether there is more to forget."""
+        stable = self.stable()
+        if stable <= self.mark.collected:
+            return False
+        reached = self.space.collect(self.mark.collected, stable, COLLECTED_A_TURN)
+        self._set_mark(collected=reached)
+        self.note_changes()
+        return reached < stable
+
+    def _expire_some(self) -> int:
+        """Only the hub removes what is past its time: it alone knows who gave it more."""
+        self.space.now_ms = self.now_ms() - GRACE_MS
+        gone = self.space.expired(EXPIRED_A_TURN)
+        self.space.now_ms += GRACE_MS
+        for key in gone:
+            self.space.delete(key)
+        return len(gone)

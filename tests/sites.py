@@ -1,0 +1,109 @@
+"""Edges with keys and their hub in one process, over real sockets and on real disks."""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import trio
+
+from edgesync import EdgeNode
+from edgesync.demo.site import free_ports
+from edgesync_transport.keys import new_key_pair, write_keys
+from edgesync_transport.link import Peer
+from edgesync_transport.messages import Message
+from edgesync_transport.receiver import ReceiverSettings
+from edgesync_transport.router import open_hearing
+from edgesync_transport.zap import KeyTable
+from hubd.cells import Answers, HubCells
+from hubd.link import HubLink
+from hubd.log.lmdb import LmdbLog
+from hubd.presence import Presence
+
+PATIENCE_S = 30
+
+
+class Sites:
+    """A hub that can be switched on and off, and the nodes that know it.
+
+    sent   every message the hub has sent: (edge, message)
+    """
+
+    def __init__(self, folder: Path, *, retire_after_s: float = 1e9) -> None:
+        self.folder = folder
+        self.keys = new_key_pair()
+        self.table = KeyTable({})
+        (port,) = free_ports(1)
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.retire_after_s = retire_after_s
+        self.sent: list[tuple[str, Message]] = []
+        self.cells: HubCells
+        self.answers: Answers
+
+    @asynccontextmanager
+    async def hub(self) -> AsyncIterator[HubCells]:
+        hub_log = LmdbLog(self.folder / "hub" / "log")
+        try:
+            self.cells = HubCells(
+                self.folder / "hub" / "cells", hub_log.generation, hub_log.head, random=Random(1)
+            )
+            with contextlib.closing(self.cells):
+                async with self._serving(hub_log):
+                    yield self.cells
+        finally:
+            with trio.CancelScope(shield=True):
+                await hub_log.aclose()
+
+    @asynccontextmanager
+    async def _serving(self, hub_log: LmdbLog) -> AsyncIterator[None]:
+        self.answers = Answers(self.cells, hub_log, retire_after_s=self.retire_after_s)
+        async with open_hearing([self.address], server_keys=self.keys, edges=self.table) as hearing:
+            send = hearing.send
+
+            async def note(peer: Peer, message: Message) -> None:
+                self.sent.append((peer.edge, message))
+                await send(peer, message)
+
+            hearing.send = note  # type: ignore[method-assign]
+            settings = ReceiverSettings(heartbeat_s=1.0)
+            link = HubLink(hearing, hub_log, Presence(hub_log), settings, answers=self.answers)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self.answers.run)
+                nursery.start_soon(link.run)
+                yield
+                nursery.cancel_scope.cancel()
+
+    def node(self, name: str, *, folder: Path | None = None, **sections: Any) -> EdgeNode:
+        folder = folder or self.folder / name
+        folder.mkdir(exist_ok=True, parents=True)
+        if not (folder / "edge.keys").exists():
+            pair = new_key_pair()
+            write_keys(folder / "edge.keys", pair)
+            self.table.add(pair.public, name)
+        settings = {
+            "edge": {"name": name},
+            "hub": {"endpoint": self.address, "server_key": self.keys.public},
+            "sync": {
+                "heartbeat": "1s", "reconnect_base": "50ms", "reconnect_cap": "200ms",
+                "breaker_failures": 1000,
+            },
+            **sections,
+        }  # fmt: skip
+        return EdgeNode(settings, folder=folder)
+
+
+async def settle(*nodes: EdgeNode, rounds: int = 2) -> None:
+    """Let everybody hear of everything."""
+    for _ in range(rounds):
+        for node in nodes:
+            await node.sync(PATIENCE_S)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    for _ in range(PATIENCE_S * 100):
+        if is_so():
+            return
+        await trio.sleep(0.01)
+    raise TimeoutError("it never became so")
