@@ -64,6 +64,7 @@ async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], 
     cells = node.settings.cells
     server = RespServer(
         node.cells,
+        site=node,
         password=cells.password,
         durability=cells.durability,
         clients_max=cells.clients_max,

@@ -152,6 +152,21 @@ class EdgeNode:
                 self._start_cell_sync(self._nursery)
         return self._cells
 
+    @property
+    def cell_sync(self) -> "CellSync | None":
+        """What keeps the keys and the hub the same; None without a hub or without keys."""
+        return self._cell_sync
+
+    def options(self) -> dict[str, object]:
+        """Return the settings this node runs with, secrets left out, as `section.name`."""
+        found: dict[str, object] = {}
+        for section, values in msgspec.structs.asdict(self.settings).items():
+            if isinstance(values, msgspec.Struct):
+                for name, value in msgspec.structs.asdict(values).items():
+                    if name != "password":
+                        found[f"{section}.{name}"] = value
+        return found
+
     def _start_cell_sync(self, nursery: trio.Nursery) -> None:
         """Keep keys and hub the same, once there are both a link and keys."""
         if self._driver is None or self._cells is None or self._cell_sync is not None:

@@ -264,6 +264,15 @@ cdef class EdgeKeys(Keyspace):
         rows = self.view.scan(b"d", b"e", limit=1) if self.pending else []
         return of_be64(rows[0][0], 1) if rows else 0
 
+    def oldest_stamp(self) -> int:
+        """Return the stamp of the oldest operation the hub has not confirmed; 0 without any."""
+        cdef Pending one
+        cdef uint64_t n = self.oldest_pending()
+        if not n:
+            return 0
+        one = self.pending_at(n)
+        return self.dot_of(one, self.load(one.key)).hlc
+
     def has_untaken(self) -> bool:
         """Whether `take` would return anything."""
         return self.n > self.sent and bool(

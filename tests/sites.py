@@ -1,6 +1,7 @@
 """Edges with keys and their hub in one process, over real sockets and on real disks."""
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,14 +44,17 @@ class Sites:
         self.answers: Answers
 
     @asynccontextmanager
-    async def hub(self) -> AsyncIterator[HubCells]:
+    async def hub(self, *, is_reachable: bool = True) -> AsyncIterator[HubCells]:
         hub_log = LmdbLog(self.folder / "hub" / "log")
         try:
             self.cells = HubCells(
                 self.folder / "hub" / "cells", hub_log.generation, hub_log.head, random=Random(1)
             )
             with contextlib.closing(self.cells):
-                async with self._serving(hub_log):
+                if is_reachable:
+                    async with self._serving(hub_log):
+                        yield self.cells
+                else:
                     yield self.cells
         finally:
             with trio.CancelScope(shield=True):
@@ -75,7 +79,14 @@ class Sites:
                 yield
                 nursery.cancel_scope.cancel()
 
-    def node(self, name: str, *, folder: Path | None = None, **sections: Any) -> EdgeNode:
+    def node(
+        self,
+        name: str,
+        *,
+        folder: Path | None = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+        **sections: Any,
+    ) -> EdgeNode:
         folder = folder or self.folder / name
         folder.mkdir(exist_ok=True, parents=True)
         if not (folder / "edge.keys").exists():
@@ -91,7 +102,7 @@ class Sites:
             },
             **sections,
         }  # fmt: skip
-        return EdgeNode(settings, folder=folder)
+        return EdgeNode(settings, folder=folder, wall_ns=wall_ns)
 
 
 async def settle(*nodes: EdgeNode, rounds: int = 2) -> None:

@@ -84,6 +84,9 @@ class EdgeKeys(Keyspace):
     def oldest_pending(self) -> int:
         """Return the number of the oldest operation the hub has not confirmed; 0 without any."""
 
+    def oldest_stamp(self) -> int:
+        """Return the stamp of the oldest operation the hub has not confirmed; 0 without any."""
+
     def has_untaken(self) -> bool:
         """Whether `take` would return anything."""
 

@@ -272,6 +272,16 @@ class EdgeCells(CellStore):
         oldest = self.space.oldest_pending()
         return oldest != 0 and oldest <= made
 
+    def oldest_stamp(self) -> int:
+        """Return the stamp of the oldest operation that is pending; 0 without any."""
+        return self.space.oldest_stamp()
+
+    def pending_bytes(self) -> int:
+        """Return about how many bytes the pending operations are, from the first thousand."""
+        rows = self.rows.scan(b"d", b"e", limit=1000)
+        sample = sum(len(row) + len(raw) for row, raw in rows)
+        return sample * self.space.pending // len(rows) if rows else 0
+
     def tell(self, floor: int) -> bool:
         """Give operations to the link, with the next commit; False when there are none.
 

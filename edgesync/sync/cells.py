@@ -34,7 +34,8 @@ class CellSync:
     """See the module.
 
     last_round_ns   wall clock when the hub's newest state had arrived; 0 for never
-    rounds          passes that reached it
+    rounds          passes that reached it; `full_rounds` of them from the beginning
+    pages, keys     taken in
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class CellSync:
         self._hurried = self._asks_soon = False
         self._question = trio.CancelScope()
         self.last_round_ns = 0
-        self.rounds = self.full_rounds = 0
+        self.rounds = self.full_rounds = self.pages = self.keys = 0
         self.last_problem = ""
         driver.on_hear = self._heard
         driver.on_session = self._session_changed
@@ -69,6 +70,16 @@ class CellSync:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_telling)
             nursery.start_soon(self._keep_pulling)
+
+    def state(self) -> str:
+        """Return offline, full_sync, syncing, degraded or idle."""
+        if not self._driver.epoch:
+            return "offline"
+        if self.last_problem:
+            return "degraded"
+        if not self._cells.cursor.base and not self.rounds:
+            return "full_sync"
+        return "syncing" if self._cells.space.pending else "idle"
 
     async def sync(self) -> None:
         """Return once the hub has what was written here, and its newest state has arrived."""
@@ -196,7 +207,11 @@ class CellSync:
             cells.rejoin(page.keyspace, page.replica)
             return
         cursor = msgspec.structs.replace(cells.cursor, position=page.position)
+        entries = entries_of(page)
+        self.pages += 1
+        self.keys += len(entries)
+        self.full_rounds += page.is_all and cursor.base == 0
         cells.take_in(
-            cursor, entries_of(page),
+            cursor, entries,
             applied=page.applied, stable=page.stable, is_all=page.is_all,
         )  # fmt: skip

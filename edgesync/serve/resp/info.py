@@ -6,9 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from edgesync import __version__
-from edgesync._native.clock import wall_ms_of
 from edgesync.cells.commands import Command
-from edgesync.model import Strategy
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.session import House, Session
@@ -123,39 +121,3 @@ def command_row(one: Command) -> list[object]:
     """One entry of COMMAND INFO: name, arity, flags, first key, last key, step."""
     flags = {"write" if one.writes else "readonly"}
     return [one.name.encode(), one.arity, flags, *one.keys, set(), [], [], []]
-
-
-def edge_status(house: "House") -> dict[bytes, object]:
-    space = house.cells.space
-    return {
-        b"pending_ops": space.pending,
-        b"node_id": house.facts.edge.encode(),
-        b"mode": b"edge",
-        b"keys": space.keys,
-        b"operations": space.n,
-        b"durability": house.facts.durability.encode(),
-        b"uptime_s": int(house.facts.monotonic() - house.facts.begun),
-    }
-
-
-def edge_queue(house: "House") -> dict[bytes, object]:
-    space = house.cells.space
-    return {b"pending_ops": space.pending, b"sent": space.sent, b"made": space.n}
-
-
-def edge_clock(house: "House") -> dict[bytes, object]:
-    space = house.cells.space
-    return {
-        b"replica": space.r,
-        b"operations": space.n,
-        b"stamp": space.clock.last,
-        b"stamp_ms": wall_ms_of(space.clock.last),
-        b"wall_ms": house.facts.wall_ns() // 1_000_000,
-    }
-
-
-def edge_prefixes(house: "House") -> list[object]:
-    return [
-        {b"prefix": prefix, b"strategy": Strategy(strategy).name.lower().encode()}
-        for prefix, strategy in house.cells.space.strategies()
-    ]

@@ -20,8 +20,10 @@ from typing import Final
 import trio
 
 from edgesync._native.resp import Parser, Push, ReplyError, encode
+from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
 from edgesync.errors import StoreError, StoreFull
+from edgesync.serve.resp.edge import Later, Site
 from edgesync.serve.resp.session import House, Session
 from edgesync.store.cells import EdgeCells
 
@@ -45,8 +47,8 @@ class Client:
     """One connection: what it has sent, and what it has not read yet."""
 
     __slots__ = (
-        "due", "events", "out", "out_bytes", "parser", "pushed", "session", "socket", "todo",
-        "waiting", "waiting_bytes",
+        "due", "events", "held", "out", "out_bytes", "parser", "pushed", "session", "socket",
+        "todo", "waiting", "waiting_bytes",
     )  # fmt: skip
 
     def __init__(self, connection: socket.socket, parser: Parser) -> None:
@@ -60,6 +62,7 @@ class Client:
         self.out_bytes = self.waiting_bytes = 0
         self.pushed: list[Push] = []
         self.events = READ
+        self.held: trio.CancelScope | None = None  # it waits for something else than a commit
         self.due = False  # it has something to be sent, and is in the list of those
 
     @property
@@ -78,13 +81,14 @@ class RespServer:
         self,
         cells: EdgeCells,
         *,
+        site: Site | None = None,
         password: str = "",
         durability: str = "always",
         clients_max: int = 10_000,
         edge: str = "",
         stop: Callable[[], None] | None = None,
     ) -> None:
-        self.house = House(cells, password=password, stop=stop)
+        self.house = House(cells, site=site, password=password, stop=stop)
         self.house.facts.durability = durability
         self.house.facts.clients_max = clients_max
         self.house.facts.edge = edge
@@ -96,6 +100,7 @@ class RespServer:
         self._of_session: dict[int, Client] = {}
         self._due: list[Client] = []
         self._working: Client | None = None
+        self._nursery: trio.Nursery
 
     async def serve(
         self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
@@ -113,6 +118,7 @@ class RespServer:
             task_status.started(self.house.facts.port)
             try:
                 async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
                     nursery.start_soon(self._expire)
                     while True:
                         await trio.lowlevel.wait_readable(epoll.fileno())
@@ -176,13 +182,15 @@ class RespServer:
             return
         self._epoll.unregister(number)
         del self._of_session[client.session.number]
+        if client.held is not None:
+            client.held.cancel()
         self.house.doomed.discard(client.session.number)
         client.session.close()
         client.socket.close()
 
     def _listen_for(self, client: Client, write: int) -> None:
         """Read from a client only when it has been served what it sent before."""
-        events = write if client.todo else write | READ
+        events = write if client.todo or client.held else write | READ
         if client.events != events and client.socket.fileno() in self._clients:
             client.events = events
             self._epoll.modify(client.socket.fileno(), events)
@@ -205,8 +213,8 @@ class RespServer:
     def _work(self, client: Client) -> None:
         """Run what the client asked for, as long as it takes its replies."""
         self._working = client
-        session, todo, replies = client.session, client.todo, list[object]()
-        while todo and client.unsent < UNSENT_MAX and not session.is_over:
+        session, todo, replies = client.session, client.todo, list[Reply]()
+        while todo and client.unsent < UNSENT_MAX and not (session.is_over or client.held):
             request = todo.popleft()
             if session.is_plain and request[0] in TABLE:
                 reply = session.answer(request)
@@ -215,16 +223,18 @@ class RespServer:
                     continue
             else:
                 proto = session.proto
-                found = session.run(request)
+                found = self._run(session, request)
                 # What was asked before HELLO is answered as it was then. And like Redis: what it
                 # published to itself comes before the answer to PUBLISH.
                 self._owe(client, replies, proto)
                 replies = [*client.pushed, *found]
                 client.pushed.clear()
+                if isinstance(replies[-1], Later):
+                    self._hold(client, replies.pop())
                 client.parser.is_stranger = not session.is_known
             self._owe(client, replies, session.proto)
             replies = []
-        if not todo and client.parser.error and not session.is_over:
+        if not todo and client.parser.error and not (session.is_over or client.held):
             replies.append(ReplyError(f"ERR {client.parser.error}"))
             session.is_over = True
         self._owe(client, replies, session.proto)
@@ -233,6 +243,30 @@ class RespServer:
         self._listen_for(client, client.events & WRITE)
         if self.house.doomed:
             self._kill_doomed()
+
+    def _run(self, session: Session, request: Sequence[bytes]) -> list[Reply]:
+        """Run one request; a mistake of ours costs its client an answer, nobody more (I8)."""
+        try:
+            return session.run(request)
+        except Exception:
+            log.exception("a request failed: %.100r", request[0])
+            return [ReplyError("ERR this request failed at the edge; its log says why")]
+
+    def _hold(self, client: Client, later: Reply) -> None:
+        """Let a client wait; what it has asked for after it waits as well."""
+        assert isinstance(later, Later)
+        client.held = trio.CancelScope()
+        self._nursery.start_soon(self._wait_for, client, client.held, later)
+
+    async def _wait_for(self, client: Client, scope: trio.CancelScope, later: Later) -> None:
+        with scope:
+            reply = await later.wait()
+        if scope.cancelled_caught:
+            return  # the client has gone
+        client.held = None
+        self._owe(client, [reply], client.session.proto)
+        self._work(client)
+        self._flush()
 
     def _owe(self, client: Client, replies: Sequence[object], proto: int) -> None:
         """Send replies when what they rest on is on disk; those of one client in their order."""

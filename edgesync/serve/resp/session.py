@@ -11,7 +11,7 @@ from edgesync._native.resp import NullArray, Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
 from edgesync.cells.commands.table import glob, integer, miscounted, unknown
-from edgesync.serve.resp import info
+from edgesync.serve.resp import edge, info
 from edgesync.serve.resp.channels import Channels
 from edgesync.store.cells import EdgeCells
 
@@ -28,15 +28,22 @@ WITHOUT_PASSWORD: Final = (b"auth", b"hello", b"quit", b"reset")
 class House:
     """What all clients share.
 
+    site       the node around the keys; None where there are only keys
     sessions   by number
     doomed     numbers of those whose connection is to be closed
     stop       what SHUTDOWN does; None where that is nobody's to do
     """
 
     def __init__(
-        self, cells: EdgeCells, *, password: str = "", stop: Callable[[], None] | None = None
+        self,
+        cells: EdgeCells,
+        *,
+        site: edge.Site | None = None,
+        password: str = "",
+        stop: Callable[[], None] | None = None,
     ) -> None:
         self.cells = cells
+        self.site = site
         self.password = password.encode()
         self.stop = stop
         self.sessions: dict[int, Session] = {}
@@ -325,18 +332,10 @@ class Session:
 
     def edge(self, args: Sequence[bytes]) -> Reply:
         """EDGE STATUS and its like; `EDGE.STATUS` is the same."""
-        name = args[0].lower()
-        if name == b"status":
-            return info.edge_status(self.house)
-        if name == b"queue":
-            return info.edge_queue(self.house)
-        if name == b"clock":
-            return info.edge_clock(self.house)
-        if name == b"prefixes":
-            return info.edge_prefixes(self.house)
-        known = "STATUS, QUEUE, CLOCK, PREFIXES"
-        shown = args[0].decode(errors="replace")
-        raise ReplyError(f"ERR unknown subcommand '{shown}' of EDGE; there are {known}")
+        return edge.answer(self.house, args)
+
+    def wait(self, args: Sequence[bytes]) -> Reply:
+        return edge.wait(self.house, args)
 
     # -- transactions --------------------------------------------------------------------------
 
@@ -383,7 +382,8 @@ class Session:
         if is_spoiled:
             return NullArray
         # Nothing comes between: no command waits, and one commit takes all of them.
-        return [self._carry_out(one[0].lower(), one)[0] for one in queue]
+        replies = [self._carry_out(one[0].lower(), one)[0] for one in queue]
+        return [one.at_once if isinstance(one, edge.Later) else one for one in replies]
 
     def discard(self, _args: Sequence[bytes]) -> Reply:
         if self.queue is None:
@@ -497,6 +497,6 @@ OWN: Final[dict[bytes, tuple[Callable[[Session, Sequence[bytes]], Reply], int]]]
     b"publish": (Session.publish, 3),
     b"pubsub": (Session.pubsub, -2),
     b"edge": (Session.edge, -2),
-    **{b"edge." + word: (_edge_dotted(word), 1)
-       for word in (b"status", b"queue", b"clock", b"prefixes")},
+    b"wait": (Session.wait, 3),
+    **{b"edge." + word: (_edge_dotted(word), -1) for word in edge.COMMANDS},
 }  # fmt: skip
