@@ -212,6 +212,33 @@ cpdef Dot base_of(list dots, uint8_t strategy):
     return None if best is None or best.kind == TOMB else best
 
 
+cpdef uint8_t meeting_of(list dots):
+    """Return what has met in a cell: MEET_NOTHING, MEET_VALUES or MEET_REMOVAL.
+
+    MEET_VALUES    two values that differ, and neither's writer had seen the other
+    MEET_REMOVAL   a removal, and what its writer had not seen
+
+    Amounts add up, and two who wrote the same agree: nothing has to be chosen there.
+    """
+    cdef Dot dot
+    cdef Dot value = None
+    cdef bint has_tomb = False, has_content = False
+    if len(dots) < 2:
+        return MEET_NOTHING
+    for dot in dots:
+        if dot.spent:
+            continue
+        if dot.kind == TOMB:
+            has_tomb = True
+            continue
+        has_content = True
+        if dot.kind == VALUE:
+            if value is not None and value.payload != dot.payload:
+                return MEET_VALUES
+            value = dot
+    return MEET_REMOVAL if has_tomb and has_content else MEET_NOTHING
+
+
 cpdef bytes read(list dots, uint8_t strategy):
     """Return the cell's value; None when it is absent.
 

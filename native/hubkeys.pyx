@@ -14,7 +14,8 @@ from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
 from edgesync._native.cells cimport (
-    AMOUNT, Dot, Entry, LAST_WRITE_WINS, Op, TOMB, add_up, apply, decode, new_dot, winner,
+    AMOUNT, Dot, Entry, LAST_WRITE_WINS, Op, TOMB, add_up, apply, decode, meeting_of, new_dot,
+    winner,
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport Key, Keyspace, STRING_NAME, TTL_NAME, be64, of_be64
@@ -33,11 +34,19 @@ cdef class HubKeys(Keyspace):
 
     seq       number of the last change
     clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
+    met       (key, cell) of each operation that met something its writer had not seen, or that
+              changed a cell in `watched`; whoever is interested empties it
     """
 
     cdef readonly uint64_t seq
     cdef readonly uint64_t clamped
     cdef public uint64_t ahead_ms_max
+    cdef public list met
+    cdef public object watched
+
+    def __cinit__(self, view, *, strategies=(), bint may_pack=True):
+        # Not with the counters: the keyspace loads those before this class has its objects.
+        self.met, self.watched = [], ()
 
     def load_counters(self) -> None:
         """Take the counters from the view, as after a batch that was not stored."""
@@ -102,18 +111,25 @@ cdef class HubKeys(Keyspace):
         cdef list before
         if name:
             before = self.dots_of(key, name)
-            self.set_dots(key, name, before, apply(self.beginning(key, before), dot, q))
+            self.change(key, name, before, apply(self.beginning(key, before), dot, q))
         else:
             if key.string:
-                key.string = apply(key.string, dot, q)
+                self.change(key, STRING_NAME, key.string, apply(key.string, dot, q))
             if key.ttl:
-                self.set_dots(key, TTL_NAME, key.ttl, apply(key.ttl, dot, q))
+                self.change(key, TTL_NAME, key.ttl, apply(key.ttl, dot, q))
             if key.cells:
                 for cell, raw in self.rows(key):
                     before = decode(raw)
-                    self.set_dots(key, cell, before, apply(before, dot, q))
+                    self.change(key, cell, before, apply(before, dot, q))
             key.tombs = apply(key.tombs, dot, q)
         self.move(key)
+
+    cdef change(self, Key key, bytes name, list before, list after):
+        self.set_dots(key, name, before, after)
+        if name == TTL_NAME:
+            return  # the longest time counts: nothing is lost to anybody
+        if len(after) > 1 and meeting_of(after) or self.watched and (key.name, name) in self.watched:
+            self.met.append((key.name, name))
 
     cpdef list beginning(self, Key key, list before):
         """What a cell holds before an operation: one that begins does so beside the removals of

@@ -29,6 +29,12 @@ cdef enum Strategy:
     CLOUD_WINS = 2
     EDGE_WINS = 3
 
+cdef enum Meeting:
+    MEET_NOTHING = 0
+    MEET_VALUES = 1
+    MEET_REMOVAL = 2
+
+cpdef uint8_t meeting_of(list dots)
 cpdef Dot new_dot(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes value, bint may_pack)
 cpdef list apply(list dots, Dot op, uint64_t q)
 cpdef Dot winner(list dots, uint8_t strategy)

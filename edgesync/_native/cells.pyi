@@ -143,6 +143,12 @@ def winner(dots: list[Dot], strategy: int) -> Dot | None:
 def base_of(dots: list[Dot], strategy: int) -> Dot | None:
     """Return the VALUE amounts add to; None for nothing, that is 0."""
 
+def meeting_of(dots: list[Dot]) -> int:
+    """Return what has met in a cell: 0 nothing, 1 two values, 2 a removal and something.
+
+    Amounts add up, and two who wrote the same agree: nothing has to be chosen there.
+    """
+
 def read(dots: list[Dot], strategy: int) -> bytes | None:
     """Return the cell's value; None when it is absent.
 

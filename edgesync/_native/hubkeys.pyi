@@ -1,6 +1,6 @@
 """The hub's keys: where the operations of all edges meet, and the feed that tells edges of it."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from typing_extensions import disjoint_base
 
@@ -14,9 +14,13 @@ class HubKeys(Keyspace):
 
     seq       number of the last change
     clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
+    met       (key, cell) of each operation that met something its writer had not seen, or that
+              changed a cell in `watched`; whoever is interested empties it
     """
 
     ahead_ms_max: int
+    met: list[tuple[bytes, bytes]]
+    watched: Container[tuple[bytes, bytes]]
 
     def __new__(
         cls, view: View, *, strategies: Iterable[tuple[bytes, int]] = (), may_pack: bool = True

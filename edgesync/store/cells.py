@@ -22,6 +22,7 @@ from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Argument, Reply, as_bytes
 from edgesync.cells.commands import Call, carry_out
+from edgesync.cells.conflicts import Conflict, resolve
 from edgesync.cells.parts import cut
 from edgesync.errors import CommandError, StoreError
 from edgesync.model import Lane, RecordKind
@@ -208,14 +209,18 @@ class Cursor(msgspec.Struct, frozen=True):
     base       the hub's state up to here is known in full
     position   ... and in the pass under way, of the keys changed up to here
     made       operations made here before `base` was reached
+    conflicts  changes of conflicts up to here are known
     """
 
     keyspace: bytes = bytes(16)
     base: int = 0
     position: int = 0
     made: int = 0
+    conflicts: int = 0
 
 
+# Conflicts kept here; the hub has all of them.
+CONFLICTS_MAX: Final = 1000
 CURSOR_ROW: Final = b"p"
 
 
@@ -352,7 +357,38 @@ class EdgeCells(CellStore):
     def rejoin(self, keyspace: bytes, r: int) -> None:
         """Be the replica `r` of that keyspace from here on, and know nothing of it yet."""
         self.space.rejoin(r)
+        for row, _ in self.rows.scan(b"v", b"w", limit=2 * CONFLICTS_MAX):
+            self.rows.delete(row)
         self._move(Cursor(keyspace=keyspace))
+
+    def take_conflicts(self, changed: Sequence[Conflict], last: int) -> None:
+        """Take what the hub says of conflicts this edge has a part in, up to change `last`."""
+        for one in changed:
+            self.rows.put(b"v" + one.id.to_bytes(8, "big"), msgspec.msgpack.encode(one))
+        rows = self.rows.scan(b"v", b"w", limit=2 * CONFLICTS_MAX) if changed else []
+        for row, _ in rows[: max(0, len(rows) - CONFLICTS_MAX)]:
+            self.rows.delete(row)
+        self._move(msgspec.structs.replace(self.cursor, conflicts=last))
+
+    def conflicts(
+        self, *, status: str = "", prefix: bytes = b"", after: int = 0, limit: int = 100
+    ) -> list[Conflict]:
+        """Return conflicts this edge has a part in, as far as the hub has told, by id."""
+        start = b"v" + (after + 1).to_bytes(8, "big")
+        rows = self.rows.scan(start, b"w", limit=CONFLICTS_MAX)
+        found = (msgspec.msgpack.decode(raw, type=Conflict) for _, raw in rows)
+        wanted = (one for one in found if status in ("", one.status))
+        return [one for one in wanted if one.key.startswith(prefix)][:limit]
+
+    def resolve(self, number: int, choice: Sequence[bytes]) -> None:
+        """Resolve a conflict by a write of our own; raises ReplyError."""
+        raw = self.rows.get(b"v" + number.to_bytes(8, "big"))
+        if raw is None:
+            raise ReplyError(f"ERR no conflict {number} is known here")
+        one = msgspec.msgpack.decode(raw, type=Conflict)
+        self.space.now_ms = self._wall_ns() // 1_000_000
+        resolve(self.space, one, choice)
+        self.note_changes()
 
     def _done(self, applied: int) -> int:
         """Return up to which operation the hub has carried ours out."""

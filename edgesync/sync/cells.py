@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 import trio
 
+from edgesync.cells.conflicts import Conflict
 from edgesync.errors import RecordError, StoreError
 from edgesync.store.cells import EdgeCells
 from edgesync.sync.driver import SyncDriver
@@ -180,7 +181,7 @@ class CellSync:
         question = Pull(
             epoch=epoch, token=0, keyspace=cells.cursor.keyspace, replica=cells.space.r,
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
-            wait_s=wait_s,
+            conflicts=cells.cursor.conflicts, wait_s=wait_s,
         )  # fmt: skip
         with trio.move_on_after(wait_s + ANSWER_S) as self._question:
             self._driver.ask(self._puller.ask(question))
@@ -192,6 +193,7 @@ class CellSync:
 
     def _heard(self, message: Page | ConflictReport) -> None:
         if isinstance(message, ConflictReport):
+            self._take_report(message)
             return
         found = self._puller.heard(message)
         if isinstance(found, Pull):
@@ -199,6 +201,16 @@ class CellSync:
         elif found is not None:
             self._answer = found
             self._answered.set()
+
+    def _take_report(self, report: ConflictReport) -> None:
+        """What the hub says of conflicts comes before the page it belongs to, or again later."""
+        try:
+            changed = msgspec.msgpack.decode(report.payload or b"\x90", type=list[Conflict])
+        except msgspec.DecodeError as error:
+            self.last_problem = f"conflicts the hub told of cannot be read: {error}"
+            log.error("keys: %s", self.last_problem)
+            return
+        self._cells.take_conflicts(changed, report.last)
 
     def _take(self, page: Page) -> None:
         cells = self._cells

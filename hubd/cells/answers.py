@@ -13,10 +13,11 @@ import msgspec
 import trio
 
 from edgesync._native.cells import encode_entries
+from edgesync.cells.conflicts import Conflict
 from edgesync.errors import RecordError, StoreError
 from edgesync.sync.puller import payload_of
 from edgesync_transport.link import Peer
-from edgesync_transport.messages import DeltaSync, FullSync, Lane, Message, Pull
+from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Lane, Message, Pull
 from edgesync_transport.receiver import Receiver
 from hubd.cells.store import Answer, HubCells
 from hubd.log.base import Log
@@ -41,7 +42,8 @@ class _Asking:
         self.scope = trio.CancelScope()
         self.token = -1
         self.page: FullSync | DeltaSync | None = None
-        self.acked = -1  # as of the last answer
+        # What the last answer of that session said of the edge's own operations.
+        self.epoch = self.applied = 0
 
 
 class Answers:
@@ -125,6 +127,8 @@ class Answers:
         receiver: Receiver, send: Send,
     ) -> None:  # fmt: skip
         with scope:
+            if asking.epoch != pull.epoch:
+                asking.epoch, asking.applied = pull.epoch, 0
             if pull.part and asking.token == pull.token and asking.page is not None:
                 page = asking.page
             else:
@@ -134,14 +138,13 @@ class Answers:
                     log.error("keys: no answer for %s: %s", peer.edge, error)
                     return  # the edge will ask again
                 asking.token, asking.page = pull.token, page if page.parts > 1 else None
-            at = pull.part * PART_BYTES
+            if not pull.part and page.replica == pull.replica:
+                await self._report(peer, pull, send)
             if pull.part < page.parts:
-                await send(
-                    peer,
-                    msgspec.structs.replace(
-                        page, part=pull.part, payload=page.payload[at : at + PART_BYTES]
-                    ),
-                )
+                at = pull.part * PART_BYTES
+                part = page.payload[at : at + PART_BYTES]
+                await send(peer, msgspec.structs.replace(page, part=pull.part, payload=part))
+                asking.applied = page.applied
 
     async def _page(
         self, asking: _Asking, edge: str, pull: Pull, receiver: Receiver
@@ -151,16 +154,16 @@ class Answers:
             # Read in this order: what is up to the floor is in the log up to its head.
             session = receiver.session
             incarnation = b"" if session is None else session.incarnation
-            applied = receiver.floors[Lane.NORMAL].floor
+            floor = receiver.floors[Lane.NORMAL].floor
             await self._reach(self._log.head)
+            told = self.cells.heard_of(edge, incarnation)
+            applied = max(floor, told)
             answer = self.cells.answer(edge, incarnation, pull, applied)
-            acked = self.cells.replica_of(edge, incarnation).acked
-            is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
-            is_news = bool(answer.entries) or not is_named
             changed = self._changed
             await self.cells.wait_durable()
-            if is_news or acked != asking.acked or trio.current_time() >= until:
-                asking.acked = acked
+            is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
+            is_news = bool(answer.entries) or not is_named or told > asking.applied
+            if is_news or self._unreported(pull) or trio.current_time() >= until:
                 return self._page_of(pull, answer, applied)
             with trio.move_on_at(until):
                 await changed.wait()
@@ -169,6 +172,24 @@ class Answers:
     async def _reach(self, position: int) -> None:
         while self.cells.mark.position < position:
             await self._changed.wait()
+
+    def _unreported(self, pull: Pull) -> list[Conflict]:
+        """Conflicts this edge has a part in and does not know as they are now."""
+        found = self.cells.conflicts
+        if found.change <= pull.conflicts:
+            return []
+        return [one for one in found.since(pull.conflicts) if one.involves(pull.replica)]
+
+    async def _report(self, peer: Peer, pull: Pull, send: Send) -> None:
+        changed = self.cells.conflicts.since(pull.conflicts)
+        if not changed:
+            return
+        told = [one for one in changed if one.involves(pull.replica)]
+        payload = msgspec.msgpack.encode(told) if told else b""
+        report = ConflictReport(
+            epoch=pull.epoch, last=changed[-1].change, count=len(told), payload=payload
+        )
+        await send(peer, report)
 
     def _page_of(self, pull: Pull, answer: Answer, applied: int) -> FullSync | DeltaSync:
         payload = payload_of(answer.entries, encode_entries(answer.entries))

@@ -9,12 +9,16 @@ Besides the keys (native/hubkeys.pyx):
 
     p              the keyspace's id, the log's generation, the cursor in it, what was collected
     r | edge       the edge's replica: see Replica
+    n | r u32 BE   the edge that replica is, or was
     o | edge       operations of a record that is not the last of its group
+    s              the next replica's number
+
+Conflicts have rows of their own (conflicts.py).
 """
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -25,15 +29,18 @@ from edgesync._native import batch
 from edgesync._native.cells import Entry, decode_ops
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
+from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
 from edgesync._native.write import Write
-from edgesync.cells import DATABASE
+from edgesync.cells import DATABASE, Reply
+from edgesync.cells.conflicts import resolve
 from edgesync.cells.parts import join
-from edgesync.errors import RecordError, StoreError
+from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
 from edgesync.store.commit import GroupCommit, Tails
 from edgesync_transport.messages import Codec, Lane, Pull
+from hubd.cells.conflicts import Conflicts
 from hubd.log.base import Entry as LogEntry
 
 UNPACKED_LIMIT_BYTES: Final = 64 << 20
@@ -128,7 +135,10 @@ class HubCells(CellStore):
             self._own, rows, space, value_max=value_max, random=random, wall_ns=wall_ns
         )
         self._replicas: dict[str, Replica] = {}
+        self._names: dict[int, str] = {}
         self._next_r = 1
+        self._heard: dict[str, tuple[bytes, int]] = {}
+        self.conflicts = Conflicts(rows, space, self.edge_of)
         self._load()
         self._belong(generation, head)
         self.commit()
@@ -143,6 +153,11 @@ class HubCells(CellStore):
         }
         last = self.rows.get(b"s")
         self._next_r = int.from_bytes(last or b"\1", "big")
+        self._names = {
+            int.from_bytes(row[1:], "big"): name.decode()
+            for row, name in self.space.walk(b"n", b"o")
+        }
+        self.conflicts.load()
 
     def _belong(self, generation: bytes, head: int) -> None:
         """Follow this log. After a restore what edges know of us means nothing any more."""
@@ -173,6 +188,24 @@ class HubCells(CellStore):
         super()._refused(error)
         self._load()
 
+    def run(self, request: Sequence[bytes]) -> Reply:
+        reply = super().run(request)
+        self.conflicts.note(self.space.now_ms)
+        return reply
+
+    def resolve(self, number: int, choice: Sequence[bytes]) -> None:
+        """Resolve a conflict: WINNER, DOT r n or VALUE v; raises CommandError."""
+        one = self.conflicts.get(number)
+        if one is None:
+            raise CommandError(f"ERR there is no conflict {number}")
+        self.space.now_ms = self.now_ms()
+        try:
+            resolve(self.space, one, choice)
+        except ReplyError as error:
+            raise CommandError(str(error)) from error
+        self.conflicts.note(self.space.now_ms)
+        self.note_changes()
+
     # -- replicas ----------------------------------------------------------------------------
 
     def replicas(self) -> dict[str, Replica]:
@@ -187,8 +220,14 @@ class HubCells(CellStore):
         found = Replica(self._next_r, incarnation, seen_ms=self.now_ms())
         self._next_r += 1
         self.rows.put(b"s", self._next_r.to_bytes(4, "big"))
+        self.rows.put(b"n" + found.r.to_bytes(4, "big"), edge.encode())
+        self._names[found.r] = edge
         self._put_replica(edge, found)
         return found
+
+    def edge_of(self, r: int) -> str:
+        """Return which edge a replica is or was; `hub` for the hub's own clients."""
+        return self._names.get(r, "") if r else "hub"
 
     def give_up(self, edge: str) -> None:
         """Wait for this edge no longer; should it come back, it begins anew under another name."""
@@ -221,12 +260,21 @@ class HubCells(CellStore):
         """
         if entry.position <= self.mark.position:
             return
+        has_ops = False
         if entry.lane is Lane.NORMAL and entry.codec in (Codec.ROWS, Codec.COLUMNS):
             _, records = batch.columns(entry.codec, entry.payload, limit_bytes=UNPACKED_LIMIT_BYTES)
             for _, record in records:
                 if record.kind == RecordKind.CELLS:
                     yield from self._hear(entry, record.body)
+                    has_ops = True
+        if has_ops:
+            self._heard[entry.edge] = (entry.incarnation, entry.last)
         self.pass_over(entry)
+
+    def heard_of(self, edge: str, incarnation: bytes) -> int:
+        """Return the seq up to which the edge's operations have been carried out of late, or 0."""
+        life, seq = self._heard.get(edge, (b"", 0))
+        return seq if life == incarnation else 0
 
     def pass_over(self, entry: LogEntry) -> None:
         """Go on behind an entry."""
@@ -254,6 +302,7 @@ class HubCells(CellStore):
             for op in ops[at : at + OPS_A_TURN]:
                 if op.n > one.acked:
                     self.space.hear(one.r, op, is_known=written_as == one.r)
+            self.conflicts.note(self.space.now_ms)
             acked = max(one.acked, ops[min(at + OPS_A_TURN, len(ops)) - 1].n)
             self._put_replica(entry.edge, msgspec.structs.replace(one, acked=acked))
             yield
@@ -302,4 +351,5 @@ class HubCells(CellStore):
         self.space.now_ms += GRACE_MS
         for key in gone:
             self.space.delete(key)
+        self.conflicts.note(self.now_ms())
         return len(gone)

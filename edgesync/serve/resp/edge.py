@@ -14,8 +14,10 @@ from edgesync._native.clock import wall_ms_of
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.table import glob, integer
+from edgesync.cells.conflicts import Conflict, Side
 from edgesync.model import Strategy
 from edgesync.status import Status
+from edgesync.store.cells import CONFLICTS_MAX
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.session import House
@@ -67,6 +69,7 @@ def status(house: "House", args: Sequence[bytes]) -> Reply:
         "local_clock": space.n,
         "hub_seq": house.cells.cursor.base,
         "oldest_pending_ms": _oldest_ms(house),
+        "conflicts_open": len(house.cells.conflicts(status="open", limit=CONFLICTS_MAX)),
         "durability": facts.durability,
         "uptime_s": int(facts.monotonic() - facts.begun),
     }
@@ -171,6 +174,60 @@ def peers(house: "House", args: Sequence[bytes]) -> Reply:
     return [_texts(found)]
 
 
+def conflicts(house: "House", args: Sequence[bytes]) -> Reply:
+    """EDGE.CONFLICTS [OPEN | ALL | COUNT] [PREFIX p] [AFTER id] [LIMIT n]."""
+    rest, word = list(args), b"OPEN"
+    if rest and rest[0].upper() in (b"OPEN", b"ALL", b"COUNT"):
+        word = rest.pop(0).upper()
+    prefix, after, limit = b"", 0, 100
+    while len(rest) >= 2:
+        name, value = rest.pop(0).upper(), rest.pop(0)
+        match name:
+            case b"PREFIX":
+                prefix = value
+            case b"AFTER":
+                after = integer(value)
+            case b"LIMIT":
+                limit = integer(value)
+            case _:
+                rest = [name]
+                break
+    if rest or not 0 <= after < 1 << 63 or not 1 <= limit <= CONFLICTS_MAX:
+        raise ReplyError(
+            "ERR syntax error; EDGE.CONFLICTS [OPEN | ALL | COUNT] [PREFIX p] [AFTER id] "
+            f"[LIMIT 1..{CONFLICTS_MAX}]"
+        )
+    status = "" if word == b"ALL" else "open"
+    if word == b"COUNT":
+        return len(house.cells.conflicts(status=status, prefix=prefix, limit=CONFLICTS_MAX))
+    found = house.cells.conflicts(status=status, prefix=prefix, after=after, limit=limit)
+    return [_shown_conflict(one) for one in found]
+
+
+def _shown_conflict(one: Conflict) -> Reply:
+    return _texts({
+        "id": one.id, "key": one.key, "cell": one.cell, "kind": one.kind, "status": one.status,
+        "found_ms": one.found_ms, "strategy": one.strategy,
+        "winner": None if one.winner is None else _shown_side(one.winner),
+        "losers": [_shown_side(side) for side in one.losers],
+    })  # fmt: skip
+
+
+def _shown_side(side: Side) -> Reply:
+    return _texts({
+        "edge": side.edge, "replica": side.r, "number": side.n, "time_ms": side.time_ms,
+        "value": side.value,
+    })  # fmt: skip
+
+
+def resolve(house: "House", args: Sequence[bytes]) -> Reply:
+    """EDGE.RESOLVE id WINNER | DOT replica number | VALUE v: a write, told to everybody."""
+    if not args or not args[0].isdigit() or len(args[0]) > 18:
+        raise ReplyError("ERR syntax error; EDGE.RESOLVE id WINNER | DOT replica number | VALUE v")
+    house.cells.resolve(int(args[0]), args[1:])
+    return "OK"
+
+
 # -- what waits ----------------------------------------------------------------------------------
 
 
@@ -272,4 +329,6 @@ COMMANDS: Final[dict[bytes, Callable[["House", Sequence[bytes]], Reply]]] = {
     b"config": config,
     b"peers": peers,
     b"sync": sync,
+    b"conflicts": conflicts,
+    b"resolve": resolve,
 }

@@ -17,7 +17,8 @@ from tests.sites import Sites, settle
 
 pytestmark = pytest.mark.feature("L9", "L14")
 
-NAMES = ("STATUS", "QUEUE", "CLOCK", "PREFIXES", "STATS", "CONFIG", "PEERS", "SYNC")
+NAMES = ("STATUS", "QUEUE", "CLOCK", "PREFIXES", "STATS", "CONFIG", "PEERS", "SYNC",
+         "CONFLICTS")  # fmt: skip
 
 
 @asynccontextmanager
@@ -127,6 +128,28 @@ async def test_what_follows_a_wait_comes_after_it(sites: Sites) -> None:
         assert await ask(port, lambda c: c.ping())
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_conflicts_are_listed_and_resolved(sites: Sites, protocol: int) -> None:
+    async with sites.node("till") as node, sites.node("other") as other, served(node) as port:
+        node.set("price", 10)
+        other.set("price", 12)
+        async with sites.hub():
+            await settle(node, other)
+            (one,) = await ask(port, partial(said, ("EDGE.CONFLICTS",)), protocol=protocol)
+            found = texts(one)
+            winner, (loser,) = texts(found["winner"]), map(texts, found["losers"])
+            assert {winner["edge"], loser["edge"]} == {"till", "other"}
+            assert await ask(port, partial(said, ("EDGE.CONFLICTS", "COUNT"))) == 1
+            none = ("EDGE.CONFLICTS", "PREFIX", "x", "AFTER", "0", "LIMIT", "5")
+            assert await ask(port, partial(said, none)) == []
+            dot = ("DOT", str(loser["replica"]), str(loser["number"]))
+            assert await ask(port, partial(said, ("EDGE.RESOLVE", str(found["id"]), *dot))) == b"OK"
+            await settle(node, other)
+            assert node.get("price") == other.get("price") == loser["value"].encode()
+            assert await ask(port, partial(said, ("EDGE.CONFLICTS", "COUNT"))) == 0
+            assert len(await ask(port, partial(said, ("EDGE.CONFLICTS", "ALL")))) == 1
+
+
 async def test_errors_say_what_to_do(sites: Sites, tmp_path: Path) -> None:
     async with EdgeNode({"edge": {"name": "alone"}}, folder=tmp_path) as node, served(node) as port:
         for words, error in (
@@ -134,6 +157,10 @@ async def test_errors_say_what_to_do(sites: Sites, tmp_path: Path) -> None:
             (("EDGE.SYNC", "WAIT"), "there is no hub"),
             (("EDGE", "WHAT"), "there are CLOCK, CONFIG"),
             (("EDGE.STATUS", "x"), "takes nothing more"),
+            (("EDGE.CONFLICTS", "LIMIT", "0"), "syntax error"),
+            (("EDGE.CONFLICTS", "OPEN", "WHAT"), "syntax error"),
+            (("EDGE.RESOLVE", "x"), "syntax error"),
+            (("EDGE.RESOLVE", "1", "WINNER"), "no conflict 1"),
             (("WAIT", "1", "-1"), "timeout out of range"),
             (("WAIT", "-1", "1"), "must not be negative"),
             (("WAIT", "1", "0"), "one hub to wait for"),
