@@ -128,7 +128,9 @@ cdef class HubKeys(Keyspace):
         self.set_dots(key, name, before, after)
         if name == TTL_NAME:
             return  # the longest time counts: nothing is lost to anybody
-        if len(after) > 1 and meeting_of(after) or self.watched and (key.name, name) in self.watched:
+        if len(after) > 1 and meeting_of(after):
+            self.met.append((key.name, name))
+        elif self.watched and (key.name, name) in self.watched:
             self.met.append((key.name, name))
 
     cpdef list beginning(self, Key key, list before):

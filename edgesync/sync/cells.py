@@ -57,6 +57,7 @@ class CellSync:
         self._news = trio.Event()
         self._round_over = trio.Event()
         self._hurried = self._asks_soon = False
+        self._asked = self._reached = 0  # questions, and the one whose answer ended the last round
         self._question = trio.CancelScope()
         self.last_round_ns = 0
         self.rounds = self.full_rounds = self.pages = self.keys = 0
@@ -85,9 +86,10 @@ class CellSync:
     async def sync(self) -> None:
         """Return once the hub has what was written here, and its newest state has arrived."""
         await self._cells.wait_durable()
-        made, rounds = self._cells.space.n, self.rounds
+        made, asked = self._cells.space.n, self._asked
         self.hurry()
-        while self.rounds == rounds or self._cells.has_pending(made):
+        # An answer to a question asked before now may not know what is at the hub now.
+        while self._reached <= asked or self._cells.has_pending(made):
             await self._round_over.wait()
 
     async def wait_heard(self) -> None:
@@ -166,6 +168,7 @@ class CellSync:
         if not page.is_all or page.replica != self._cells.space.r:
             return False
         self.rounds += 1
+        self._reached = self._asked
         self.last_round_ns = self._wall_ns()
         self.last_problem = ""
         self._round_over.set()
@@ -183,6 +186,7 @@ class CellSync:
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
             conflicts=cells.cursor.conflicts, wait_s=wait_s,
         )  # fmt: skip
+        self._asked += 1
         with trio.move_on_after(wait_s + ANSWER_S) as self._question:
             self._driver.ask(self._puller.ask(question))
             await self._answered.wait()
