@@ -134,12 +134,12 @@ class EdgeNode:
     def cells(self) -> "EdgeCells":
         """The local-first store; `command` runs Redis commands on it."""
         if self._cells is None:
-            from edgesync.store.cells import EdgeCells  # 2 MB, for those who use keys
+            from edgesync.store.cells import EdgeCells, told_since  # 2 MB, for those with keys
 
             wanted = self.settings.cells
             self._cells = EdgeCells(
                 self.store,
-                tail=self.store.state(Lane.NORMAL).tail,
+                told=told_since(self.store),
                 strategies=wanted.strategies(),
                 may_pack=wanted.compression,
                 value_max=int(wanted.value_limit),

@@ -483,6 +483,24 @@ def decode_ops(data: bytes) -> tuple[int, list[Op]]:
     return r, ops
 
 
+def first_op(data: bytes) -> int:
+    """Return the number of the first operation of what may be only the beginning of `encode_ops`.
+
+    Raises RecordError.
+    """
+    cdef Cur cur
+    cdef uint64_t r = 0, count = 0, n = 0
+    cdef uint8_t head = 0
+    cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cur.end = cur.at + PyBytes_GET_SIZE(data)
+    if (
+        not take_varint(&cur, &r) or not take_varint(&cur, &count) or not count
+        or not take8(&cur, &head) or not take_varint(&cur, &n)
+    ):
+        raise RecordError("operations cut short")
+    return n
+
+
 def encode_entries(entries: list[Entry]) -> bytes:
     """Return the hub's state of some keys as it travels (docs/cells-format.md)."""
     cdef Buf out

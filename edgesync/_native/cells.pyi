@@ -171,6 +171,12 @@ def encode_ops(r: int, ops: list[Op]) -> bytes:
 def decode_ops(data: bytes) -> tuple[int, list[Op]]:
     """Undo `encode_ops`: the replica and its operations; raises RecordError on anything else."""
 
+def first_op(data: bytes) -> int:
+    """Return the number of the first operation of what may be only the beginning of `encode_ops`.
+
+    Raises RecordError.
+    """
+
 def encode_entries(entries: list[Entry]) -> bytes:
     """Return the hub's state of some keys as it travels (docs/cells-format.md)."""
 

@@ -23,6 +23,11 @@ def cut(data: bytes) -> list[bytes]:
     return bodies
 
 
+def goes_on(body: bytes) -> bool:
+    """Whether the record goes on with the one before."""
+    return bool(body[0] & GOES_ON)
+
+
 def join(before: bytes, body: bytes) -> tuple[bytes, bool]:
     """Return `before` with the next part, and whether that was the last; raises RecordError.
 

@@ -12,6 +12,7 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
+from edgesync._native import batch
 from edgesync._native import cells as codec
 from edgesync._native.cells import Entry
 from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
@@ -23,10 +24,11 @@ from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Argument, Reply, as_bytes
 from edgesync.cells.commands import Call, carry_out
 from edgesync.cells.conflicts import Conflict, resolve
-from edgesync.cells.parts import cut
+from edgesync.cells.parts import cut, goes_on
 from edgesync.errors import CommandError, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.commit import Tails
+from edgesync.store.journal import EdgeStore
 
 # Keys past their deadline that are removed in one go, between commands.
 EXPIRED_A_TURN: Final = 256
@@ -36,6 +38,8 @@ TOLD_OPS: Final = 2000
 TOLD_BYTES: Final = 256 * 1024
 TOLD_GROUPS_MAX: Final = 8
 NOT_ALL: Final = 2**64 - 1
+# More than the largest group has: a value of 64 MiB.
+GROUP_RECORDS_MAX: Final = 1400
 
 
 class Disk(Protocol):
@@ -228,9 +232,11 @@ class EdgeCells(CellStore):
     """The keys of an edge, and what passes between them and the hub.
 
     Operations become records of the `normal` lane in the commit that counts them as sent (I2). The
-    hub says up to which seq it has carried them out, and `_told` knows what that means: after a
-    restart, that all sent so far are at or before the tail of the lane.
+    hub says up to which seq it has carried them out, and `told` knows up to which operation that
+    is: exactly, for one that is wrongly taken for unheard is carried out twice in what is shown.
 
+    told      (seq, operation) of the records the hub may not have, see `told_since`; no operation
+              for the last means all that were sent
     applied   operations up to this number are in what the hub has delivered
     """
 
@@ -240,7 +246,7 @@ class EdgeCells(CellStore):
         self,
         disk: Disk,
         *,
-        tail: int = 0,
+        told: Sequence[tuple[int, int | None]] = (),
         strategies: Iterable[tuple[bytes, int]] = (),
         may_pack: bool = True,
         value_max: int = 1 << 20,
@@ -255,7 +261,7 @@ class EdgeCells(CellStore):
         self.cursor = self._stored_cursor()
         self.applied = 0
         self.on_told: Callable[[Tails], None] = _nobody
-        self._told = [(tail, space.sent)] if space.sent else []
+        self._told = [(seq, space.sent if n is None else n) for seq, n in told]
         self._fresh: list[bytes] = []  # bodies of records for the next commit
         self._under_way: list[bytes] = []  # … of the one under way
         self._sent = space.sent  # … up to this operation
@@ -404,6 +410,32 @@ class EdgeCells(CellStore):
 
     def _expire_some(self) -> int:
         return self.space.reclaim(EXPIRED_A_TURN)
+
+
+def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:
+    """Return where the lane's groups of operations end that the hub may not have yet.
+
+    The operation that goes with each is the one before the first of the next group.
+    """
+    state = store.state(Lane.NORMAL)
+    # The group the floor may be in the middle of is looked at from its beginning.
+    at = max(state.trimmed, state.floor - GROUP_RECORDS_MAX) + 1
+    ends, firsts = [at - 1], list[int]()
+    while at <= state.tail:
+        rows = store.read(Lane.NORMAL, at)
+        for seq, record in enumerate(batch.records(rows.data), start=rows.first):
+            if record.kind != RecordKind.CELLS:
+                continue
+            if not goes_on(record.body):
+                firsts.append(codec.first_op(record.body[1:]))
+                ends.append(seq)
+            ends[-1] = seq
+        at = rows.last + 1
+    befores = [*(first - 1 for first in firsts), None]
+    found = list(zip(ends, befores, strict=True))
+    # Of what is below the floor, the last says it all.
+    below = sum(seq <= state.floor for seq in ends)
+    return found[max(0, below - 1) :]
 
 
 def _nobody(_tails: Tails) -> None:

@@ -20,7 +20,7 @@ from edgesync_transport.link import Peer
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Lane, Message, Pull
 from edgesync_transport.receiver import Receiver
 from hubd.cells.store import Answer, HubCells
-from hubd.log.base import Log
+from hubd.log.base import Entry, Log
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class Answers:
         self._retire_after_s = retire_after_s
         self._asking: dict[str, _Asking] = {}
         self._changed = trio.Event()
+        self._moved = trio.Event()  # by an entry of the log
+        self._hearing = ""  # the edge whose entry is being carried out
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -80,18 +82,25 @@ class Answers:
             position = self.cells.mark.position
             await self._log.wait_beyond(position)
             for entry in await self._log.read(position, limit_bytes=READ_BYTES):
-                try:
-                    for _ in self.cells.project(entry):
-                        self.cells.note_changes()
-                        await trio.lowlevel.checkpoint()
-                except RecordError as error:
-                    self.skipped += 1
-                    log.error(
-                        "keys: skipped entry %d (%s %d..%d): %s",
-                        entry.position, entry.edge, entry.first, entry.last, error,
-                    )  # fmt: skip
-                    self.cells.pass_over(entry)
+                self._hearing = entry.edge
+                await self._project(entry)
+                self._hearing = ""
+                self._moved.set()
+                self._moved = trio.Event()
             await self._keep_pace()
+
+    async def _project(self, entry: Entry) -> None:
+        try:
+            for _ in self.cells.project(entry):
+                self.cells.note_changes()
+                await trio.lowlevel.checkpoint()
+        except RecordError as error:
+            self.skipped += 1
+            log.error(
+                "keys: skipped entry %d (%s %d..%d): %s",
+                entry.position, entry.edge, entry.first, entry.last, error,
+            )  # fmt: skip
+            self.cells.pass_over(entry)
 
     async def _keep_pace(self) -> None:
         """Let commits keep up: what is not on disk is held in memory (I7)."""
@@ -155,7 +164,7 @@ class Answers:
             session = receiver.session
             incarnation = b"" if session is None else session.incarnation
             floor = receiver.floors[Lane.NORMAL].floor
-            await self._reach(self._log.head)
+            await self._reach(self._log.head, edge)
             told = self.cells.heard_of(edge, incarnation)
             applied = max(floor, told)
             answer = self.cells.answer(edge, incarnation, pull, applied)
@@ -169,9 +178,10 @@ class Answers:
                 await changed.wait()
                 await trio.sleep(NEWS_PAUSE_S)
 
-    async def _reach(self, position: int) -> None:
-        while self.cells.mark.position < position:
-            await self._changed.wait()
+    async def _reach(self, position: int, edge: str) -> None:
+        """Return between two entries of the edge: what is told of its operations must be exact."""
+        while self.cells.mark.position < position or self._hearing == edge:
+            await self._moved.wait()
 
     def _unreported(self, pull: Pull) -> list[Conflict]:
         """Conflicts this edge has a part in and does not know as they are now."""

@@ -9,6 +9,8 @@ Besides the keys (native/hubkeys.pyx):
 
     p              the keyspace's id, the log's generation, the cursor in it, what was collected
     r | edge       the edge's replica: see Replica
+    e | origin     the highest number of a record from that opening of a store: a copied disk tells
+                   again what its original has told, under another name perhaps
     n | r u32 BE   the edge that replica is, or was
     o | edge       operations of a record that is not the last of its group
     s              the next replica's number
@@ -26,6 +28,7 @@ from typing import Final
 import msgspec
 
 from edgesync._native import batch
+from edgesync._native.batch import Record
 from edgesync._native.cells import Entry, decode_ops
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
@@ -264,8 +267,8 @@ class HubCells(CellStore):
         if entry.lane is Lane.NORMAL and entry.codec in (Codec.ROWS, Codec.COLUMNS):
             _, records = batch.columns(entry.codec, entry.payload, limit_bytes=UNPACKED_LIMIT_BYTES)
             for _, record in records:
-                if record.kind == RecordKind.CELLS:
-                    yield from self._hear(entry, record.body)
+                if record.kind == RecordKind.CELLS and self._is_new(record):
+                    yield from self._hear(entry, record)
                     has_ops = True
         if has_ops:
             self._heard[entry.edge] = (entry.incarnation, entry.last)
@@ -281,8 +284,17 @@ class HubCells(CellStore):
         self._set_mark(position=entry.position)
         self.note_changes()
 
-    def _hear(self, entry: LogEntry, body: bytes) -> Iterator[None]:
-        row = b"o" + entry.edge.encode()
+    def _is_new(self, record: Record) -> bool:
+        """Whether it comes for the first time; numbers of one origin come in order."""
+        raw = self.rows.get(b"e" + record.origin.to_bytes(8, "big"))
+        return raw is None or record.number > int.from_bytes(raw, "big")
+
+    def _note_heard(self, record: Record) -> None:
+        number = record.number.to_bytes(8, "big")
+        self.rows.put(b"e" + record.origin.to_bytes(8, "big"), number)
+
+    def _hear(self, entry: LogEntry, record: Record) -> Iterator[None]:
+        row, body = b"o" + entry.edge.encode(), record.body
         before = self.rows.get(row) or b""
         try:
             data, is_last = join(before, body)
@@ -291,6 +303,7 @@ class HubCells(CellStore):
             raise
         if not is_last:
             self.rows.put(row, data)
+            self._note_heard(record)
             return
         if before:
             self.rows.delete(row)
@@ -306,6 +319,7 @@ class HubCells(CellStore):
             acked = max(one.acked, ops[min(at + OPS_A_TURN, len(ops)) - 1].n)
             self._put_replica(entry.edge, msgspec.structs.replace(one, acked=acked))
             yield
+        self._note_heard(record)
 
     # -- to the edges ------------------------------------------------------------------------
 

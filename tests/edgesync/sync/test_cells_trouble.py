@@ -1,0 +1,253 @@
+"""Keys when things go wrong: crashes, copies of disks, restored hubs, wrong clocks, large keys."""
+
+import shutil
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from edgesync import EdgeNode, Event, EventType, Lane
+from edgesync.store.cells import told_since
+from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync
+from hubd.log.lmdb import LmdbLog
+from tests.sites import Sites, settle, until
+
+pytestmark = pytest.mark.feature("L4", "L5")
+HOUR_NS = 3_600 * 10**9
+
+
+@pytest.fixture
+def sites(tmp_path: Path) -> Sites:
+    return Sites(tmp_path)
+
+
+def number(node: EdgeNode, key: str) -> int:
+    return int(node.get(key) or 0)
+
+
+async def test_each_kind_of_answer_is_on_the_wire(sites: Sites) -> None:
+    async with sites.hub(), sites.node("a") as a, sites.node("b") as b:
+        a.set("k", 1)
+        b.set("k", 2)
+        await settle(a, b)
+        a.set("other", 1)
+        await settle(a, b)
+    kinds = {type(message) for _, message in sites.sent}
+    assert {FullSync, DeltaSync, ConflictReport} <= kinds
+
+
+async def test_what_an_edge_takes_back_after_a_restart(sites: Sites) -> None:
+    async with sites.hub():
+        async with sites.node("a") as a, sites.node("b") as b:
+            a.incr("n", 5)
+            b.incr("n", 7)
+            await settle(a, b)
+            a.incr("n", 1)
+        async with sites.node("a") as a, sites.node("b") as b:
+            assert number(a, "n") == 13
+            await settle(a, b)
+            assert number(a, "n") == number(b, "n") == 13
+            assert a.cells.space.pending == 0
+
+
+async def test_what_was_told_is_known_after_a_restart(sites: Sites) -> None:
+    """Exactly: up to each seq the hub may name, up to which operation it has heard."""
+    async with sites.node("a") as a:
+        told: list[tuple[int, int]] = []
+        for count in (3, 1, 7):
+            for number in range(count):
+                a.set(f"key{count}.{number}", Random(count).randbytes(20_000))
+            assert a.cells.tell(0)
+            a.cells.commit()
+            told.append((a.store.state(Lane.NORMAL).tail, a.cells.space.sent))
+            await a.emit(Event(type=EventType.CUSTOM, time_ns=0))
+        first, second, (third, _) = told
+        assert third - second[0] > 2  # a group of several records, and an event
+        assert told_since(a.store)[-3:] == [first, second, (third, None)]
+        # In the middle of a group, as behind the group before it.
+        for floor in (first[0], first[0] + 1, second[0] - 1):
+            a.store.acknowledge_sync(Lane.NORMAL, floor, first[0])
+            assert told_since(a.store) == [first, second, (third, None)]
+        a.store.acknowledge_sync(Lane.NORMAL, third, third)
+        assert told_since(a.store) == [(third, None)]
+
+
+async def test_the_hub_is_away_and_comes_back_again_and_again(sites: Sites) -> None:
+    random, total = Random(5), 0
+    async with sites.node("a") as a, sites.node("b") as b:
+        for _ in range(6):
+            for node in (a, b):
+                for _ in range(random.randrange(20)):
+                    amount = random.randrange(1, 9)
+                    node.incr("n", amount)
+                    total += amount
+            async with sites.hub():
+                await trio.sleep(random.random() / 3)
+        async with sites.hub() as hub:
+            await settle(a, b)
+            assert number(a, "n") == number(b, "n") == total
+            assert hub.ask("GET", ["n"]) == b"%d" % total
+
+
+async def test_a_copied_disk_becomes_another_replica(sites: Sites) -> None:
+    """Two gateways with one disk's past: nothing either counted is lost or counted twice."""
+    async with sites.hub() as hub:
+        async with sites.node("a") as a:
+            a.incr("n", 5)
+            await settle(a)
+            first = a.cells.space.r
+        shutil.copytree(sites.folder / "a", sites.folder / "copy")
+        async with sites.node("a") as a:
+            a.incr("n", 3)
+            await settle(a)
+        async with sites.node("a", folder=sites.folder / "copy") as copy:
+            copy.incr("n", 4)
+            await settle(copy)
+            assert number(copy, "n") == 12
+            assert copy.cells.space.r != first
+        async with sites.node("a") as a:
+            a.incr("n", 10)
+            await settle(a)
+            assert number(a, "n") == 22
+        assert hub.ask("GET", ["n"]) == b"22"
+
+
+async def test_the_disk_of_another_gateway_tells_nothing_twice(sites: Sites) -> None:
+    async with sites.hub() as hub:
+        async with sites.node("a") as a:
+            a.incr("n", 5)
+            await settle(a)
+        async with sites.node("b"):
+            pass
+        shutil.rmtree(sites.folder / "b" / "data")
+        shutil.copytree(sites.folder / "a" / "data", sites.folder / "b" / "data")
+        async with sites.node("b") as b:
+            b.incr("n", 2)
+            await settle(b)
+            assert number(b, "n") == 7
+        assert hub.ask("GET", ["n"]) == b"7"
+
+
+async def test_a_disk_put_back_to_an_older_state(sites: Sites) -> None:
+    """It had confirmed what it no longer has: it begins anew, and sees no removed key again."""
+    async with sites.hub() as hub, sites.node("b") as b:
+        async with sites.node("a") as a:
+            a.set("gone", 1)
+            assert b.get("gone") is None
+            await settle(a, b)
+            assert b.get("gone") == b"1"
+        shutil.copytree(sites.folder / "a", sites.folder / "older")
+        b.delete("gone")
+        async with sites.node("a") as a:
+            await settle(a, b)
+            assert a.get("gone") is None
+        await until(lambda: hub.mark.collected == hub.space.seq)
+        async with sites.node("a", folder=sites.folder / "older") as a:
+            assert a.get("gone") == b"1"
+            await settle(a, b)
+            assert a.get("gone") is None
+            assert hub.ask("EXISTS", ["gone"]) == 0
+
+
+async def test_a_hub_that_lost_its_keys_gets_them_back_from_its_log(sites: Sites) -> None:
+    async with sites.node("a") as a, sites.node("b") as b:
+        a.incr("n", 5)
+        b.rpush("l", "x", "y")
+        async with sites.hub():
+            await settle(a, b)
+        shutil.rmtree(sites.folder / "hub" / "cells")
+        a.incr("n", 1)
+        async with sites.hub() as hub:
+            await settle(a, b)
+            assert number(a, "n") == number(b, "n") == 6
+            assert a.lrange("l") == b.lrange("l") == [b"x", b"y"]
+            assert hub.ask("GET", ["n"]) == b"6"
+
+
+async def test_a_hub_restored_from_a_backup_hears_again_what_it_lost(sites: Sites) -> None:
+    folder = sites.folder / "hub"
+    store = {"retain": "8mb"}
+    async with sites.node("a", store=store) as a, sites.node("b", store=store) as b:
+        a.incr("n", 5)
+        async with sites.hub():
+            await settle(a, b)
+        shutil.copytree(folder, sites.folder / "backup")
+        b.incr("n", 2)
+        a.sadd("s", "m")
+        async with sites.hub():
+            await settle(a, b)
+            assert number(a, "n") == 7
+        shutil.rmtree(folder)
+        shutil.copytree(sites.folder / "backup", folder)
+        restored = LmdbLog(folder / "log")
+        restored.renew_generation()
+        await restored.aclose()
+        async with sites.hub() as hub:
+            await settle(a, b)
+            assert number(a, "n") == number(b, "n") == 7
+            assert a.smembers("s") == b.smembers("s") == {b"m"}
+            assert hub.ask("GET", ["n"]) == b"7"
+
+
+async def test_an_edge_given_up_comes_back_with_its_writes(sites: Sites) -> None:
+    async with sites.node("away") as away, sites.node("b") as b:
+        away.set("old", 1)
+        b.incr("n", 1)
+        async with sites.hub():
+            await settle(away, b)
+        away.incr("n", 10)
+        b.delete("old")
+        async with sites.hub() as hub:
+            # Only b is heard: the other is given up, and what only it would need is forgotten.
+            hub.give_up("away")
+            await settle(b)
+            assert hub.ask("EXISTS", ["old"]) == 0
+        async with sites.hub():
+            await settle(away, b)
+            assert away.get("old") is None
+            assert number(away, "n") == number(b, "n") == 11
+
+
+async def test_large_values_and_large_keys_arrive_whole(sites: Sites) -> None:
+    random = Random(3)
+    value = random.randbytes(700_000)
+    async with sites.node("a") as a, sites.node("b") as b:
+        a.set("value", value)
+        a.rpush("list", *(random.randbytes(200) for _ in range(5000)))
+        a.hset("hash", {f"field{n}": random.randbytes(100) for n in range(3000)})
+        assert b.get("value") is None
+        async with sites.hub():
+            await settle(a, b)
+            assert b.get("value") == value
+            assert b.lrange("list") == a.lrange("list")
+            assert b.hgetall("hash") == a.hgetall("hash")
+    assert max(message.parts for _, message in sites.sent if isinstance(message, FullSync)) > 1
+
+
+async def test_a_clock_that_runs_ahead_does_not_win_for_long(sites: Sites) -> None:
+    async with sites.node("ahead", wall_ns=lambda: time.time_ns() + 24 * HOUR_NS) as ahead:
+        ahead.set("k", "from tomorrow")
+        async with sites.node("b") as b, sites.hub() as hub:
+            b.cells.note_changes()
+            await settle(ahead, b)
+            assert b.get("k") == b"from tomorrow"
+            assert hub.space.clamped == 1
+            b.set("k", "from today")
+            await settle(b, ahead)
+            assert ahead.get("k") == b.get("k") == b"from today"
+
+
+async def test_only_the_hub_removes_what_is_past_its_time(sites: Sites) -> None:
+    now = time.time_ns()
+    async with sites.node("a", wall_ns=lambda: now) as a, sites.node("b", wall_ns=lambda: now) as b:
+        a.set("k", "v", ttl_s=10)
+        async with sites.hub() as hub:
+            b.cells.note_changes()
+            await settle(a, b)
+            now += 20 * 10**9
+            assert a.get("k") is None
+            assert b.get("k") is None
+            assert a.cells.space.pending == 0
+            assert hub.ask("GET", ["k"]) == b"v"  # the hub's own clock
