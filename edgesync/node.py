@@ -140,6 +140,8 @@ class EdgeNode:
             self._cells = EdgeCells(
                 self.store,
                 told=told_since(self.store),
+                scope=wanted.scope(),
+                writable=wanted.writable(),
                 strategies=wanted.strategies(),
                 may_pack=wanted.compression,
                 value_max=int(wanted.value_limit),

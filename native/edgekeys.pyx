@@ -23,7 +23,9 @@ from edgesync._native.cells cimport (
     AMOUNT, Dot, Entry, Op, TOMB, add_up, apply, new_dot, decode,
 )
 from edgesync._native.clock cimport Clock
-from edgesync._native.keyspace cimport Key, Keyspace, STRING_NAME, TTL_NAME, be64, of_be64
+from edgesync._native.keyspace cimport (
+    Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
+)
 
 from edgesync.errors import RecordError
 
@@ -364,7 +366,24 @@ cdef class EdgeKeys(Keyspace):
         key.is_told = entry.position != 0 or (key.is_told and acked < self.sent)
         self.save(key)
 
-    def forget_unlisted(self, acked: int) -> None:
+    def let_go(self, acked: int, scope) -> None:
+        """Take operations up to `acked` on keys outside `scope` as done: they do not come back."""
+        cdef Key key
+        cdef Pending one
+        for row, raw in self.walk(b"d", b"d" + be64(acked + 1)):
+            one = pending_of(of_be64(row, 1), raw)
+            if is_in(one.key, scope):
+                continue
+            self.forget_one(one.n)
+            key = self.load(one.key)
+            if one.name:
+                before = self.dots_of(key, one.name)
+                self.set_dots(key, one.name, before, without_pending(before, one.n))
+            else:
+                key.tombs = without_pending(key.tombs, one.n)
+            self.save(key)
+
+    def forget_unlisted(self, acked: int, scope=()) -> None:
         """End a pass from the beginning: what the hub did not list, it does not have.
 
         Listed are the keys delivered since the hub gave this name: it forgets nothing before an
@@ -375,7 +394,7 @@ cdef class EdgeKeys(Keyspace):
         while names := self.names(last):
             for name in names:
                 key = self.load(name)
-                if key.kseq == 0 or key.life != self.life:
+                if (key.kseq == 0 or key.life != self.life) and is_in(name, scope):
                     self.deliver_key(Entry(name, 0, True, [], []), acked)
             last = names[-1]
 
@@ -441,6 +460,14 @@ cdef class EdgeKeys(Keyspace):
             for name, raw in self.rows(key):
                 if name not in names:
                     self.set_dots(key, name, decode(raw), [])
+
+
+cdef list without_pending(list dots, uint64_t n):
+    """A cell of which operation `n` has been done: what it wrote stays, a removal need not."""
+    cdef Dot dot
+    return [
+        dot.at(dot.seq, False) if dot.pending and dot.n == n else dot
+        for dot in dots if not (dot.pending and dot.n == n and dot.kind == TOMB)]
 
 
 def _number_of(one: Pending) -> int:

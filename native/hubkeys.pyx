@@ -18,13 +18,16 @@ from edgesync._native.cells cimport (
     winner,
 )
 from edgesync._native.clock cimport Clock
-from edgesync._native.keyspace cimport Key, Keyspace, STRING_NAME, TTL_NAME, be64, of_be64
+from edgesync._native.keyspace cimport (
+    Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
+)
 
 from edgesync.errors import RecordError
 
 cdef enum:
     COUNTERS_BYTES = 48
     STAMP_MS = 1 << 16
+    LOOKS = 20
 
 cdef uint64_t ALL_SEEN = <uint64_t>-1
 
@@ -154,13 +157,14 @@ cdef class HubKeys(Keyspace):
     # -- to the edges ------------------------------------------------------------------------
 
     def page(
-        self, base: int, after: int, limit: int = 500, limit_bytes: int = 1 << 20
+        self, base: int, after: int, limit: int = 500, limit_bytes: int = 1 << 20, scope=()
     ) -> tuple[list[Entry], int, bool]:
         """Return keys that changed after `after`, the position there, and whether that is all.
 
         base          what the edge has confirmed to have in full: of each key, the cells changed
                       since
         limit_bytes   no further key is begun beyond it; one key comes whole, however large
+        scope         which keys the edge wants (keyspace.is_in)
 
         Not cells changed since `after`: a key that changes again moves on in the feed, so within a
         pass an edge is past changes it never got.
@@ -169,15 +173,19 @@ cdef class HubKeys(Keyspace):
         cdef Py_ssize_t size = 0
         entries = []
         position = after
-        rows = self.view.scan(b"f" + be64(after + 1), b"g", limit=limit)
+        # What is not wanted costs a look only; there is a limit to those as well.
+        walked = LOOKS * limit if scope else limit
+        rows = self.view.scan(b"f" + be64(after + 1), b"g", limit=walked)
         for row, name in rows:
             position = of_be64(row, 1)
+            if scope and not is_in(name, scope):
+                continue
             entry = self.entry(self.load(name), base)
             entries.append(entry)
             size += size_of(entry)
-            if size >= limit_bytes:
+            if size >= limit_bytes or len(entries) >= limit:
                 return entries, position, False
-        return entries, position, len(rows) < limit
+        return entries, position, len(rows) < walked
 
     cdef Entry entry(self, Key key, uint64_t base):
         cells = []

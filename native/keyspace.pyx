@@ -585,6 +585,18 @@ cdef class Keyspace:
             key.was_present = is_present
 
 
+cpdef bint is_in(bytes key, scope):
+    """Whether a key is in a scope: (prefix, whether those with it are), the longest first.
+
+    The first prefix that fits counts; a key with none of them is in it.
+    """
+    cdef bytes prefix
+    for prefix, is_wanted in scope:
+        if key.startswith(prefix):
+            return is_wanted
+    return True
+
+
 def _behind(prefix: bytes) -> bytes:
     """Return the first bytes behind all that begin with `prefix`."""
     trimmed = prefix.rstrip(b"\xff")

@@ -1,6 +1,6 @@
 """An edge's keys, and what of them the hub has not confirmed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, final
 
 from typing_extensions import disjoint_base
@@ -97,7 +97,10 @@ class EdgeKeys(Keyspace):
         and where the hub knew what we had not seen, both stand beside each other.
         """
 
-    def forget_unlisted(self, acked: int) -> None:
+    def let_go(self, acked: int, scope: Sequence[tuple[bytes, bool]]) -> None:
+        """Take operations up to `acked` on keys outside `scope` as done: they do not come back."""
+
+    def forget_unlisted(self, acked: int, scope: Sequence[tuple[bytes, bool]] = ()) -> None:
         """End a pass from the beginning: what the hub did not list, it does not have.
 
         Listed are the keys delivered since the hub gave this name: it forgets nothing before an

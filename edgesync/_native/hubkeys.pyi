@@ -1,6 +1,6 @@
 """The hub's keys: where the operations of all edges meet, and the feed that tells edges of it."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from typing_extensions import disjoint_base
 
@@ -50,13 +50,19 @@ class HubKeys(Keyspace):
         """Return the removals of a key that somebody may not have seen."""
 
     def page(
-        self, base: int, after: int, limit: int = 500, limit_bytes: int = 1 << 20
+        self,
+        base: int,
+        after: int,
+        limit: int = 500,
+        limit_bytes: int = 1 << 20,
+        scope: Sequence[tuple[bytes, bool]] = (),
     ) -> tuple[list[Entry], int, bool]:
         """Return keys that changed after `after`, the position there, and whether that is all.
 
         base          what the edge has confirmed to have in full: of each key, the cells changed
                       since
         limit_bytes   no further key is begun beyond it; one key comes whole, however large
+        scope         which keys the edge wants (keyspace.is_in)
 
         Not cells changed since `after`: a key that changes again moves on in the feed, so within a
         pass an edge is past changes it never got.

@@ -1,6 +1,6 @@
 """Keys: cells on top of an ordered map of bytes, the *view*."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, final
 
 from typing_extensions import disjoint_base
@@ -25,6 +25,12 @@ def sortable(score: float) -> bytes:
 
 def score_of(data: bytes) -> float:
     """Undo `sortable`."""
+
+def is_in(key: bytes, scope: Sequence[tuple[bytes, bool]]) -> bool:
+    """Whether a key is in a scope: (prefix, whether those with it are), the longest first.
+
+    The first prefix that fits counts; a key with none of them is in it.
+    """
 
 @final
 class Key:

@@ -1,6 +1,6 @@
 """[cells] of edge.toml: the local-first store and its door for Redis clients."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Literal
 
 import msgspec
@@ -10,14 +10,21 @@ from edgesync.model import Strategy
 from edgesync.units import Bytes
 
 StrategyName = Literal["crdt_merge", "last_write_wins", "cloud_wins", "edge_wins"]
+Direction = Literal["both", "up", "down"]
 Durability = Literal["always", "everysec", "no"]
 
 
 class PrefixRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How siblings of keys with this prefix are ranked; the longest prefix counts."""
+    """What is so for keys with this prefix; the longest prefix counts.
 
-    prefix: Annotated[str, Meta(min_length=1, max_length=200)]
-    strategy: StrategyName
+    strategy    how siblings are ranked; as for all others when not given
+    direction   both; up: what is written here goes to the hub and nothing comes back; down: what
+                the hub has comes here, and is only changed there
+    """
+
+    prefix: Annotated[str, Meta(max_length=200)]
+    strategy: StrategyName | None = None
+    direction: Direction = "both"
 
 
 class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,8 +52,26 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def strategies(self) -> list[tuple[bytes, Strategy]]:
         return ranking(self.strategy, self.prefix)
 
+    def scope(self) -> list[tuple[bytes, bool]]:
+        """Return which keys the hub is asked for, the longest prefix first; empty for all."""
+        return self._by_prefix(lambda rule: rule.direction != "up")
+
+    def writable(self) -> list[tuple[bytes, bool]]:
+        """Return which keys may be written here, in the same way."""
+        return self._by_prefix(lambda rule: rule.direction != "down")
+
+    def _by_prefix(self, has: Callable[[PrefixRule], bool]) -> list[tuple[bytes, bool]]:
+        found = [(rule.prefix.encode(), has(rule)) for rule in self.prefix]
+        if all(one for _, one in found):
+            return []
+        return sorted(found, key=lambda one: len(one[0]), reverse=True)
+
 
 def ranking(strategy: str, rules: Iterable[PrefixRule]) -> list[tuple[bytes, Strategy]]:
     """Return the strategy of each prefix, that of all others under the empty one."""
-    some = [(rule.prefix.encode(), Strategy[rule.strategy.upper()]) for rule in rules]
+    some = [
+        (rule.prefix.encode(), Strategy[(rule.strategy or strategy).upper()])
+        for rule in rules
+        if rule.prefix
+    ]
     return [(b"", Strategy[strategy.upper()]), *some]

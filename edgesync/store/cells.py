@@ -55,6 +55,7 @@ class CellStore:
     """The keys of an edge or of the hub. One thread at a time; `wait_durable` is for tasks.
 
     space        the keys, over `rows`
+    writable     which of them commands may write (keyspace.is_in)
     value_max    bytes of one value
     wall_ns      deadlines and stamps; order never depends on it alone (clock.pyx)
 
@@ -70,6 +71,7 @@ class CellStore:
         space: EdgeKeys | HubKeys,
         *,
         value_max: int = 1 << 20,
+        writable: Sequence[tuple[bytes, bool]] = (),
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -77,7 +79,7 @@ class CellStore:
         self._wall_ns = wall_ns
         self.rows = rows
         self.space = space
-        self.call = Call(space, random, value_max=value_max)
+        self.call = Call(space, random, value_max=value_max, writable=writable)
         self.generation = 1
         self.commands = 0
         self._overtaken = False
@@ -214,6 +216,7 @@ class Cursor(msgspec.Struct, frozen=True):
     position   ... and in the pass under way, of the keys changed up to here
     made       operations made here before `base` was reached
     conflicts  changes of conflicts up to here are known
+    scope      which keys were asked for, see `EdgeKeys`
     """
 
     keyspace: bytes = bytes(16)
@@ -221,6 +224,7 @@ class Cursor(msgspec.Struct, frozen=True):
     position: int = 0
     made: int = 0
     conflicts: int = 0
+    scope: tuple[tuple[bytes, bool], ...] = ()
 
 
 # Conflicts kept here; the hub has all of them.
@@ -237,6 +241,7 @@ class EdgeCells(CellStore):
 
     told      (seq, operation) of the records the hub may not have, see `told_since`; no operation
               for the last means all that were sent
+    scope     which keys the hub is asked for (keyspace.is_in)
     applied   operations up to this number are in what the hub has delivered
     """
 
@@ -247,6 +252,8 @@ class EdgeCells(CellStore):
         disk: Disk,
         *,
         told: Sequence[tuple[int, int | None]] = (),
+        scope: Sequence[tuple[bytes, bool]] = (),
+        writable: Sequence[tuple[bytes, bool]] = (),
         strategies: Iterable[tuple[bytes, int]] = (),
         may_pack: bool = True,
         value_max: int = 1 << 20,
@@ -255,9 +262,13 @@ class EdgeCells(CellStore):
     ) -> None:
         rows = Overlay(disk.store, DATABASE)
         space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
-        super().__init__(disk, rows, space, value_max=value_max, random=random, wall_ns=wall_ns)
+        super().__init__(
+            disk, rows, space,
+            value_max=value_max, writable=writable, random=random, wall_ns=wall_ns,
+        )  # fmt: skip
         if space.n == 0 and space.r == UNNAMED_FROM:
             space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
+        self.scope = tuple(scope)
         self.cursor = self._stored_cursor()
         self.applied = 0
         self.on_told: Callable[[Tails], None] = _nobody
@@ -265,6 +276,14 @@ class EdgeCells(CellStore):
         self._fresh: list[bytes] = []  # bodies of records for the next commit
         self._under_way: list[bytes] = []  # … of the one under way
         self._sent = space.sent  # … up to this operation
+        if self.cursor.scope != self.scope:
+            self._change_scope()
+
+    def _change_scope(self) -> None:
+        """Other keys are wanted than before: what is known of the hub's is not all of them."""
+        if self.cursor.base or self.cursor.position:
+            self.space.rejoin(self.space.r)
+        self._move(Cursor(keyspace=self.cursor.keyspace, scope=self.scope))
 
     def _stored_cursor(self) -> Cursor:
         raw = self.rows.get(CURSOR_ROW)
@@ -354,8 +373,10 @@ class EdgeCells(CellStore):
         self.space.deliver(entries, done)
         if is_all:
             if whole:
-                self.space.forget_unlisted(done)
+                self.space.forget_unlisted(done, self.scope)
             cursor = msgspec.structs.replace(cursor, base=cursor.position, made=self.space.n)
+        if self.scope:
+            self.space.let_go(done, self.scope)
         self.space.settle(stable)
         self.applied = max(self.applied, done)
         self._move(cursor)
@@ -365,7 +386,7 @@ class EdgeCells(CellStore):
         self.space.rejoin(r)
         for row, _ in self.rows.scan(b"v", b"w", limit=2 * CONFLICTS_MAX):
             self.rows.delete(row)
-        self._move(Cursor(keyspace=keyspace))
+        self._move(Cursor(keyspace=keyspace, scope=self.scope))
 
     def take_conflicts(self, changed: Sequence[Conflict], last: int) -> None:
         """Take what the hub says of conflicts this edge has a part in, up to change `last`."""
@@ -431,8 +452,8 @@ def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:
                 ends.append(seq)
             ends[-1] = seq
         at = rows.last + 1
-    befores = [*(first - 1 for first in firsts), None]
-    found = list(zip(ends, befores, strict=True))
+    heard = [*(first - 1 for first in firsts), None]
+    found = list(zip(ends, heard, strict=True))
     # Of what is below the floor, the last says it all.
     below = sum(seq <= state.floor for seq in ends)
     return found[max(0, below - 1) :]

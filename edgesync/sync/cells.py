@@ -185,6 +185,7 @@ class CellSync:
             epoch=epoch, token=0, keyspace=cells.cursor.keyspace, replica=cells.space.r,
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
             conflicts=cells.cursor.conflicts, wait_s=wait_s,
+            payload=msgspec.msgpack.encode(cells.scope) if cells.scope else b"",
         )  # fmt: skip
         self._asked += 1
         with trio.move_on_after(wait_s + ANSWER_S) as self._question:
@@ -201,6 +202,7 @@ class CellSync:
             return
         found = self._puller.heard(message)
         if isinstance(found, Pull):
+            self._question.deadline = trio.current_time() + ANSWER_S
             self._driver.ask(found)
         elif found is not None:
             self._answer = found

@@ -143,7 +143,7 @@ class Answers:
             else:
                 try:
                     page = await self._page(asking, peer.edge, pull, receiver)
-                except StoreError as error:
+                except (StoreError, RecordError) as error:
                     log.error("keys: no answer for %s: %s", peer.edge, error)
                     return  # the edge will ask again
                 asking.token, asking.page = pull.token, page if page.parts > 1 else None

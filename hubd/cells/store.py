@@ -54,6 +54,7 @@ PAGE_KEYS: Final = 500
 PAGE_BYTES: Final = 256 * 1024
 # Keys live this much longer here than at the edges: one that was given more time may say so late.
 GRACE_MS: Final = 60_000
+RULES_MAX: Final = 1000
 MARK_ROW: Final = b"p"
 
 
@@ -339,7 +340,9 @@ class HubCells(CellStore):
         now_ms = self.now_ms()
         if base != one.base or now_ms - one.seen_ms > GRACE_MS:
             self._put_replica(edge, msgspec.structs.replace(one, base=base, seen_ms=now_ms))
-        entries, position, is_all = self.space.page(pull.base, pull.after, PAGE_KEYS, PAGE_BYTES)
+        entries, position, is_all = self.space.page(
+            pull.base, pull.after, PAGE_KEYS, PAGE_BYTES, scope_of(pull)
+        )
         return Answer(one.r, entries, position, self.mark.collected, is_all)
 
     # -- care --------------------------------------------------------------------------------
@@ -367,3 +370,16 @@ class HubCells(CellStore):
             self.space.delete(key)
         self.conflicts.note(self.now_ms())
         return len(gone)
+
+
+def scope_of(pull: Pull) -> list[tuple[bytes, bool]]:
+    """Return which keys the edge wants; raises RecordError."""
+    if not pull.payload:
+        return []
+    try:
+        found = msgspec.msgpack.decode(pull.payload, type=list[tuple[bytes, bool]])
+    except msgspec.DecodeError as error:
+        raise RecordError(f"which keys are wanted cannot be read: {error}") from error
+    if len(found) > RULES_MAX:
+        raise RecordError(f"{len(found)} prefixes of wanted keys; at most {RULES_MAX}")
+    return found

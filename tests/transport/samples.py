@@ -125,6 +125,7 @@ PULL: Final = Pull(
     part=3,
     conflicts=2,
     wait_s=30.0,
+    payload=b"keys wanted",
 )
 FULL_SYNC: Final = FullSync(
     epoch=41,

@@ -183,6 +183,7 @@ class Pull(Message, frozen=True, kw_only=True):
     part        which part of the answer; 0 begins a new one
     conflicts   it knows the conflicts up to this number
     wait_s      how long the hub may hold back an answer that would tell nothing new
+    payload     which keys are wanted, as MessagePack: [prefix, whether] pairs, the longest first
     """
 
     epoch: int
@@ -195,6 +196,7 @@ class Pull(Message, frozen=True, kw_only=True):
     part: int = 0
     conflicts: int = 0
     wait_s: float = 0.0
+    payload: bytes = b""
 
 
 class Page(Message, frozen=True, kw_only=True):

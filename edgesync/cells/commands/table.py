@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace
+from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace, is_in
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.errors import RecordError
@@ -39,13 +39,22 @@ class Call:
     space       the keys
     random      chance, for SPOP and its like (I13)
     value_max   bytes of one value, by the preset
+    writable    which keys may be written here (keyspace.is_in)
     cursors     of SCAN and its like: where a number continues
     """
 
-    def __init__(self, space: Keyspace, random: "Random", *, value_max: int = 512 << 20) -> None:
+    def __init__(
+        self,
+        space: Keyspace,
+        random: "Random",
+        *,
+        value_max: int = 512 << 20,
+        writable: Sequence[tuple[bytes, bool]] = (),
+    ) -> None:
         self.space = space
         self.random = random
         self.value_max = value_max
+        self.writable = writable
         self.cursors = Cursors()
 
 
@@ -109,6 +118,8 @@ def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
         return unknown(request)
     if wrong := miscounted(one.name, one.arity, request):
         return wrong
+    if call.writable and one.writes and (refused := _unwritable(call, one, request)):
+        return refused
     try:
         return one.run(call, request[1:])
     except ReplyError as error:
@@ -117,6 +128,15 @@ def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
         return ReplyError(WRONG_TYPE)
     except RecordError as error:
         return ReplyError(f"ERR {error}")
+
+
+def _unwritable(call: Call, one: Command, request: Sequence[bytes]) -> ReplyError | None:
+    first, last, step = one.keys
+    for key in request[first : last + 1 or None : step] if first else ():
+        if not is_in(key, call.writable):
+            shown = key[:128].decode(errors="replace")
+            return ReplyError(f"READONLY '{shown}' is only changed at the hub, by its prefix")
+    return None
 
 
 def miscounted(name: str, arity: int, request: Sequence[bytes]) -> ReplyError | None:

