@@ -55,6 +55,7 @@ from edgesync.status import (
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.supervise import keep_running
 from edgesync.sync.driver import SyncDriver
+from edgesync.sync.pace import Pace
 from edgesync_transport import keys
 from edgesync_transport.sockets import LinkSettings
 
@@ -71,6 +72,11 @@ CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
 CLOCK_STEP_S: Final = 2.0
 READER_CHECK_S: Final = 60.0
+
+NOT_JOINED: Final = (
+    "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
+    "here `edgesync --config FILE init --token …` takes it"
+)
 
 
 class _Latest(msgspec.Struct, frozen=True):
@@ -107,6 +113,7 @@ class EdgeNode:
         self._started_at = time.monotonic()
         self._oldest_pending_at: float | None = None
         self._driver: SyncDriver | None = None
+        self._pace: Pace | None = None
         self._nursery: trio.Nursery | None = None
         self._store: EdgeStore | None = None
         self._intake: Intake | None = None
@@ -246,6 +253,8 @@ class EdgeNode:
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub
+        if hub.unjoined:
+            log.warning("working alone: %s", NOT_JOINED.format(hub.unjoined))
         if not hub.endpoint:
             return
         # Imported when there is a hub: an edge that works alone does without ZeroMQ's memory.
@@ -276,6 +285,8 @@ class EdgeNode:
                 await made.run()
 
         self._driver = await nursery.start(run)
+        self._pace = Pace(float(sync.interval), self._driver.grown)
+        nursery.start_soon(self._pace.run)
         if self.store.store.count(CELLS):
             self.cells.note_changes()  # what is there is to be kept the same as the hub's
         self._start_cell_sync(nursery)
@@ -353,8 +364,8 @@ class EdgeNode:
     def _note_grown(self, tails: tuple[int, int, int]) -> None:
         if self._oldest_pending_at is None:
             self._oldest_pending_at = time.monotonic()
-        if self._driver is not None:
-            self._driver.grown(tails)
+        if self._pace is not None:
+            self._pace.grown(tails)
 
     async def sync(self, timeout_s: float = float("inf")) -> None:
         """Return once the hub durably has everything stored so far; raises trio.TooSlowError.
@@ -372,6 +383,8 @@ class EdgeNode:
                 remedy="join a hub with `edgesync init --token …`",
             )
         self._driver.retry_now()
+        if self._pace is not None:
+            self._pace.flush()
         with trio.fail_after(timeout_s):
             await self._driver.wait_durable(self._tails())
             if self._cell_sync is not None:
@@ -550,9 +563,11 @@ class EdgeNode:
         )
 
     def _link_status(self) -> LinkStatus:
-        endpoint = self.settings.hub.endpoint
+        hub = self.settings.hub
+        endpoint = hub.endpoint or hub.url
         if self._driver is None:
-            return LinkStatus(state="Disconnected", endpoint=endpoint, problem="no hub configured")
+            problem = NOT_JOINED.format(hub.url) if hub.unjoined else "no hub configured"
+            return LinkStatus(state="Disconnected", endpoint=endpoint, problem=problem)
         sender = self._driver.sender
         return LinkStatus(
             state=sender.status().value,

@@ -1,5 +1,6 @@
 """What edge.toml may say. Every key has a default and a reason; unknown ones are refused."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -7,10 +8,11 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from edgesync import toml
+from edgesync import short_form, toml
 from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
+from edgesync.store.settings import LanesSection
 from edgesync.units import Bytes, Period, Seconds
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
@@ -32,11 +34,18 @@ class HubSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     server_key  the hub's public key in Z85: no other hub is talked to
     keys        the edge's key pair; relative to the file's folder
+    url         where the hub is said to be, for an edge that is still to join it
     """
 
     endpoint: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
     server_key: Annotated[str, Meta(pattern=r"^(.{40})?$")] = ""
     keys: str = "edge.keys"
+    url: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
+
+    @property
+    def unjoined(self) -> str:
+        """The hub this edge is to join and has not joined yet; empty when there is none."""
+        return "" if self.endpoint else self.url
 
 
 class StoreSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,8 +60,6 @@ class StoreSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the link behaves; see SenderSettings, BackoffSettings and BreakerSettings."""
 
-    # Between two rounds in which operations on keys are told; 0: as soon as there are any.
-    interval: Seconds = Seconds(0.0)
     batch_size: Annotated[int, Meta(ge=1, le=65536)] = 8192
     batch_timeout: Seconds = Seconds(0.005)
     ack_timeout: Period = Period(10.0)
@@ -64,6 +71,9 @@ class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reconnect_cap: Period = Period(60.0)
     breaker_failures: Count = 5
     breaker_open: Period = Period(300.0)
+    # At once by default: batches grow by themselves when the link is the narrow place.
+    interval: Seconds = Seconds(0.0)
+    lanes: LanesSection = LanesSection()
 
     def backoff(self) -> BackoffSettings:
         return BackoffSettings(
@@ -125,31 +135,47 @@ ALIASES: Final[Mapping[str, tuple[str, str, str]]] = {
 
 
 def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
-    """Return what `path` says, with EDGESYNC_SECTION__KEY from the environment over it."""
+    """Return what `path` says, with EDGESYNC_SECTION__KEY from the environment over it.
+
+    The file may be in the short form (short_form.py) as well.
+    """
     variables = dict(toml.environment() if environment is None else environment)
     for alias, (section, key, unit) in ALIASES.items():
         name = f"EDGESYNC_{section}__{key}".upper()
         if alias in variables and name not in variables:
             variables[name] = f'"{variables[alias]}{unit}"'
-    settings = toml.read(path, Settings, environment=variables, prefix="EDGESYNC")
+    return from_table(toml.read(path), file=str(path), environment=variables)
+
+
+def from_mapping(table: Mapping[str, Any]) -> Settings:
+    """Return settings given in a program, in either form; raises ConfigError."""
+    return from_table(copy.deepcopy(dict(table)), file="settings", environment={})
+
+
+def from_table(table: dict[str, Any], *, file: str, environment: Mapping[str, str]) -> Settings:
+    """Return settings that fit together; changes `table`. Raises ConfigError."""
+    names = short_form.for_edge(table, file)
+    toml.override(table, environment, "EDGESYNC")
+    settings = toml.convert(table, Settings, file=file, names=names)
+    if problem := _misfit(settings, file):
+        raise toml.renamed(problem, names)
+    return settings
+
+
+def _misfit(settings: Settings, file: str) -> ConfigError | None:
     if settings.hub.endpoint and not settings.hub.server_key:
-        raise ConfigError(
-            file=str(path),
+        return ConfigError(
+            file=file,
             field="hub.server_key",
             problem="is missing",
             remedy="an edge talks only to the hub it knows; `edgesync init --token …` writes it",
         )
     cells = settings.cells
     if cells.port and not cells.password and cells.host not in LOOPBACK:
-        raise ConfigError(
-            file=str(path),
+        return ConfigError(
+            file=file,
             field="cells.password",
             problem=f"is empty, and {cells.host} lets clients of other machines in",
             remedy='set one, or host = "127.0.0.1"',
         )
-    return settings
-
-
-def from_mapping(table: Mapping[str, Any]) -> Settings:
-    """Return settings given in a program; raises ConfigError."""
-    return toml.convert(table, Settings, file="settings")
+    return None

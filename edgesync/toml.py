@@ -26,8 +26,8 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
-def read(path: Path, kind: type[T], *, environment: Mapping[str, str], prefix: str) -> T:
-    """Return the settings in `path`; raises ConfigError."""
+def read(path: Path) -> dict[str, Any]:
+    """Return the table in the file `path`; raises ConfigError."""
     try:
         raw = path.read_bytes()[: FILE_BYTES_MAX + 1]
     except OSError as error:
@@ -37,29 +37,41 @@ def read(path: Path, kind: type[T], *, environment: Mapping[str, str], prefix: s
             problem=error.strerror or str(error),
             remedy="name another file with --config, or make one with `init`",
         ) from error
-    return parse(raw, kind, file=str(path), environment=environment, prefix=prefix)
+    return parse(raw, file=str(path))
 
 
-def parse(
-    raw: bytes, kind: type[T], *, file: str, environment: Mapping[str, str], prefix: str
-) -> T:
-    """Return the settings in the bytes of a file; raises ConfigError."""
+def parse(raw: bytes, *, file: str) -> dict[str, Any]:
+    """Return the table in the bytes of a file; raises ConfigError."""
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(file=file, field="(file)", problem=f"over {FILE_BYTES_MAX} bytes")
     try:
-        table = tomllib.loads(raw.decode())
+        return tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:
         raise ConfigError(file=file, field="(file)", problem=f"is not TOML: {error}") from error
-    override(table, environment, prefix)
-    return convert(table, kind, file=file)
 
 
-def convert(table: Mapping[str, Any], kind: type[T], *, file: str) -> T:
-    """Return `table` as `kind`, with durations and sizes as text; raises ConfigError."""
+def convert(
+    table: Mapping[str, Any], kind: type[T], *, file: str, names: Mapping[str, str] | None = None
+) -> T:
+    """Return `table` as `kind`, with durations and sizes as text; raises ConfigError.
+
+    names   what fields are called for whoever wrote the table, where that differs
+    """
     try:
         return msgspec.convert(table, kind, dec_hook=units.dec_hook)
     except (msgspec.ValidationError, ValueError) as error:
-        raise explained(str(error), table, kind, file) from error
+        found = explained(str(error), table, kind, file)
+        raise renamed(found, names or {}) from error
+
+
+def renamed(error: ConfigError, names: Mapping[str, str]) -> ConfigError:
+    """Tell the same of the field under the name it was written with."""
+    return ConfigError(
+        file=error.file,
+        field=names.get(error.field, error.field),
+        problem=error.problem,
+        remedy=error.remedy,
+    )
 
 
 def override(table: dict[str, Any], environment: Mapping[str, str], prefix: str) -> None:

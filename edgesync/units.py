@@ -30,6 +30,7 @@ def parse_duration(value: float | str) -> float:
     """Return seconds. Raises ValueError naming the units that are allowed."""
     if isinstance(value, str):
         number, unit = _split(value, "a duration", '"500ms", "30s", "5m", "1h", "7d"')
+        unit = unit.lower()
         if unit not in _DURATIONS:
             raise ValueError(f"{value!r} has no known unit of time; allowed: {_list(_DURATIONS)}")
         # Dividing by 1000 keeps "100ms" equal to 0.1, multiplying by 0.001 need not.

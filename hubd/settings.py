@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from edgesync import toml
+from edgesync import short_form, toml
 from edgesync.cells.settings import PrefixRule, StrategyName, ranking
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
@@ -93,7 +93,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     """Return what `path` says, with HUBD_SECTION__KEY from the environment over it."""
     variables = toml.environment() if environment is None else environment
-    return toml.read(path, Settings, environment=variables, prefix="HUBD")
+    return from_table(toml.read(path), file=str(path), environment=variables)
+
+
+def from_table(table: dict[str, Any], *, file: str, environment: Mapping[str, str]) -> Settings:
+    """Return the settings in `table`, which may be in the short form; changes it."""
+    names = short_form.for_hub(table, file)
+    toml.override(table, environment, "HUBD")
+    return toml.convert(table, Settings, file=file, names=names)
 
 
 def data_dir(path: Path, settings: Settings) -> Path:

@@ -46,6 +46,7 @@ class Edge(Program):
 
 @click.group(
     cls=Edge,
+    invoke_without_command=True,
     epilog="Example: edgesync init --token edgesync1.… && edgesync run",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -60,5 +61,17 @@ class Edge(Program):
 @click.version_option(package_name="edgesync", prog_name="edgesync")
 @click.pass_context
 def main(context: click.Context, config: Path) -> None:
-    """Read a site's devices, store everything durably, and let the hub have it."""
+    """Read a site's devices, store everything durably, and let the hub have it.
+
+    With --config and no command, run.
+    """
     context.obj = config
+    if context.invoked_subcommand is not None:
+        return
+    if context.get_parameter_source("config") is click.core.ParameterSource.DEFAULT:
+        click.echo(context.get_help())
+        context.exit(2)
+    # `edgesync --config FILE` is what a service unit of other stores says.
+    from edgesync.cli.run import run
+
+    context.invoke(run)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from edgesync import toml
 from edgesync.settings import read_settings
 from edgesync_transport.keys import Token, TokenError, decode_token, load_or_create_keys
 
@@ -44,6 +45,13 @@ port = 9464            # metrics, health and status on loopback; 0 switches it o
 """
 
 
+JOINED: Final = """
+[hub]                  # added by `edgesync init`
+endpoint = "{endpoint}"
+server_key = "{server_key}"
+"""
+
+
 @click.command(epilog="Example: edgesync init --token edgesync1.…   (or --token - to read it)")
 @click.option("--token", default="", help="The line that `hubd enroll` printed; - reads it.")
 @click.option("--name", default="edge", show_default=True, help="Of an edge without a hub.")
@@ -51,32 +59,50 @@ port = 9464            # metrics, health and status on loopback; 0 switches it o
 def init(config: Path, token: str, name: str) -> None:
     """Write edge.toml and make the edge's keys; with a token, register them at its hub.
 
-    The secret key never leaves this machine. Nothing that exists is overwritten.
+    A file that exists and does not say which hub is its own gets that added at its end, and
+    otherwise stays as it is. The secret key never leaves this machine.
     """
-    if config.exists():
-        raise click.ClickException(f"{config} exists; edit it, or name another with --config")
     text = sys.stdin.read() if token == "-" else token
+    if config.exists():
+        if not text or "hub" in toml.read(config) or read_settings(config).hub.endpoint:
+            raise click.ClickException(f"{config} exists; edit it, or name another with --config")
+        _join(config, text)
+        return
     config.parent.mkdir(parents=True, exist_ok=True)
     keys = load_or_create_keys(config.parent / "edge.keys")
     facts = {"name": name, "endpoint": "", "server_key": ""}
     if text:
-        try:
-            parsed = decode_token(text)
-        except TokenError as error:
-            raise click.ClickException(str(error)) from error
-        _register(parsed, keys.public)
-        facts = {
-            "name": parsed.edge,
-            "endpoint": parsed.address,
-            "server_key": parsed.server_key,
-        }
+        facts = _redeemed(text, keys.public)
     draft = config.with_suffix(".draft")
-    quoted = {key: value.replace("\\", "\\\\").replace('"', '\\"') for key, value in facts.items()}
-    draft.write_text(TEMPLATE.format(**quoted))
+    draft.write_text(TEMPLATE.format(**_quoted(facts)))
     read_settings(draft)
     draft.rename(config)
     click.echo(f"wrote {config}; this edge is {facts['name']}")
     click.echo("next: add [[modbus]] devices to it, then edgesync run")
+
+
+def _join(config: Path, text: str) -> None:
+    """Add the hub of a token to a file of the operator's own making."""
+    keys = load_or_create_keys(config.parent / read_settings(config).hub.keys)
+    facts = _redeemed(text, keys.public)
+    draft = config.with_suffix(".draft")
+    draft.write_text(f"{config.read_text().rstrip()}\n{JOINED.format(**_quoted(facts))}")
+    read_settings(draft)
+    draft.replace(config)
+    click.echo(f"added [hub] to {config}; the hub knows this edge as {facts['name']}")
+
+
+def _redeemed(text: str, public: str) -> dict[str, str]:
+    try:
+        parsed = decode_token(text)
+    except TokenError as error:
+        raise click.ClickException(str(error)) from error
+    _register(parsed, public)
+    return {"name": parsed.edge, "endpoint": parsed.address, "server_key": parsed.server_key}
+
+
+def _quoted(facts: dict[str, str]) -> dict[str, str]:
+    return {key: value.replace("\\", "\\\\").replace('"', '\\"') for key, value in facts.items()}
 
 
 def _register(token: Token, public: str) -> None:

@@ -2,10 +2,14 @@
 
 import json
 import logging
+import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
+from edgesync import short_form, toml
 from edgesync.settings import read_settings
 
 
@@ -13,14 +17,22 @@ from edgesync.settings import read_settings
 @click.option("--log-text", is_flag=True, help="Plain log lines instead of JSON.")
 @click.pass_obj
 def run(config: Path, log_text: bool) -> None:
-    """Run the edge until SIGTERM or SIGINT."""
+    """Run the edge until SIGTERM or SIGINT; a file that says `mode = "hub"` runs the hub."""
     from edgesync import daemon
     from edgesync.logs import set_up_logging
 
+    if short_form.mode_of(toml.read(config)) == "hub":
+        _become_hub(config, log_text)
     settings = read_settings(config)
     level = logging.getLevelName(settings.logging.level.upper())
     set_up_logging(level, as_json=settings.logging.json and not log_text)
     daemon.run_blocking(config)
+
+
+def _become_hub(config: Path, log_text: bool) -> NoReturn:
+    """Run `hubd` in place of this program: a service manager sees the same process."""
+    words = [sys.executable, "-m", "hubd", "--config", os.fspath(config), "run"]
+    os.execv(sys.executable, [*words, "--log-text"] if log_text else words)
 
 
 @click.command(epilog="Example: edgesync check && systemctl restart edgesync")
@@ -35,6 +47,7 @@ def check(config: Path, as_json: bool) -> None:
     facts = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,
+        "to_join": settings.hub.unjoined or None,
         "devices": [device.name for device in settings.modbus],
         "connections": [source.name for source in sources],
     }
@@ -42,5 +55,8 @@ def check(config: Path, as_json: bool) -> None:
         click.echo(json.dumps(facts, indent=2))
         return
     click.echo(f"{config} is good: edge {facts['edge']}")
-    click.echo(f"  hub          {facts['hub'] or 'none: everything is kept here'}")
+    alone = "none: everything is kept here"
+    if facts["to_join"]:
+        alone = f"{facts['to_join']}, not joined yet: edgesync init --token …"
+    click.echo(f"  hub          {facts['hub'] or alone}")
     click.echo(f"  devices      {', '.join(facts['devices'] or ['none'])}")

@@ -17,12 +17,17 @@ EDGE = [
     b'poll_groups.fast.every = "1s"\n[[modbus]]\nname = "n"\nhost = "h"\nword_order = "little"\n'
     b'limits.timeout = "500ms"\n[[modbus.points]]\nname = "P"\naddress = 30001\ntype = "float32"\n',
     b'[logging]\nlevel = "debug"\njson = false\n# a remark\n[edge]\ndata_dir = "/var/lib/x"\n',
+    b'[server]\nport = 6379\n[edge]\nenabled = true\nmode = "edge"\nhub_url = "redis://h:6379"\n'
+    b'sync_interval = "30s"\noffline_queue_size = 10000\nconflict_resolution = "lww"\n'
+    b'[edge.resources]\nmemory_limit = "128mb"\nstorage_limit = "1gb"\ncpu_budget = "low"\n',
 ]
 HUB = [
     b'[hub]\nlisten = ["tcp://0.0.0.0:7400", "tcp://[::1]:7400"]\npublic = "tcp://hub:7400"\n',
     b'[link]\nheartbeat = "5s"\nwindow_batches = 16\ntakeovers_max = 3\nholdoff = "10s"\n'
     b'[log]\nlimit = "64GiB"\nmanaged_backups = true\n[enrol]\nvalid = "15m"\n',
     b'[api]\nhost = "0.0.0.0"\nport = 8080\n[logging]\nlevel = "info"\njson = true\n',
+    b'[server]\nport = 6379\nhost = "::1"\n[edge]\nmode = "hub"\nenabled = true\n'
+    b'[edge.resources]\nstorage_limit = "1gb"\n',
 ]
 # Words that TOML and the settings give a meaning; plain mutations rarely make one.
 WORDS = [
@@ -46,11 +51,11 @@ def with_words(data: bytes, rng: random.Random) -> bytes:
 
 
 def read_edge(data: bytes) -> None:
-    toml.parse(data, edgesync.settings.Settings, file="-", environment=VARIABLES, prefix="EDGESYNC")
+    edgesync.settings.from_table(toml.parse(data, file="-"), file="-", environment=VARIABLES)
 
 
 def read_hub(data: bytes) -> None:
-    toml.parse(data, hubd.settings.Settings, file="-", environment=VARIABLES, prefix="HUBD")
+    hubd.settings.from_table(toml.parse(data, file="-"), file="-", environment=VARIABLES)
 
 
 TARGETS = [
