@@ -5,6 +5,7 @@
       StoreError
         StoreLocked           another process has the data directory: stop that one
         StoreFull             wait for the hub, free space, or raise the limit; nothing was written
+          LaneFull            as much waits for the hub as one lane may hold; likewise
         StoreCorrupt          stop writing; the files are left as they are
         StoreVersion          the directory was written by a newer edgesync: upgrade
         StoreUnwritable       the disk refused: read-only, no permission, input/output error
@@ -58,6 +59,18 @@ class StoreFull(StoreError):
         self.used_bytes = used_bytes
         self.limit_bytes = limit_bytes
         self.where = where
+
+
+class LaneFull(StoreFull):
+    def __init__(self, lane: str, used: int, limit: int, unit: str, key: str) -> None:
+        StoreError.__init__(
+            self,
+            f"lane {lane} full: {used} of {limit} {unit} wait for the hub; it empties when the hub "
+            f"acknowledges, or raise sync.lanes.{lane}.{key}",
+        )
+        self.used_bytes = used if unit == "bytes" else 0
+        self.limit_bytes = limit if unit == "bytes" else 0
+        self.where = f"lane {lane}"
 
 
 class StoreCorrupt(StoreError):

@@ -29,7 +29,7 @@ from edgesync._native import event as event_codec
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE as CELLS
 from edgesync.cells import Argument, Reply
-from edgesync.errors import ConfigError, RecordError
+from edgesync.errors import ConfigError, RecordError, StoreFull
 from edgesync.intake import Intake
 from edgesync.model import (
     Action,
@@ -114,6 +114,8 @@ class EdgeNode:
         self._oldest_pending_at: float | None = None
         self._driver: SyncDriver | None = None
         self._pace: Pace | None = None
+        policies = self.settings.sync.policies().items()
+        self._giving_way = [lane for lane, one in policies if one.overflow != "refuse"]
         self._nursery: trio.Nursery | None = None
         self._store: EdgeStore | None = None
         self._intake: Intake | None = None
@@ -198,6 +200,7 @@ class EdgeNode:
             databases=(DEAD, CELLS),
             replace_unreadable=True,
             clock_ns=self.wall_ns,
+            overflow=self.settings.sync.policies(),
         )
         self._intake = Intake(self._store.series)
         self._started_at = time.monotonic()
@@ -224,7 +227,7 @@ class EdgeNode:
         async with contextlib.AsyncExitStack() as stack:
             self._open()
             stack.push_async_callback(self._close)
-            await self.emit(self._lifecycle("started", {"version": __version__}))
+            await self._tell(self._lifecycle("started", {"version": __version__}))
             nursery = await stack.enter_async_context(_cancelled_at_exit())
             self._nursery = nursery
             await self._start_link(nursery)
@@ -247,7 +250,7 @@ class EdgeNode:
             if self.store.commit.broken is None:
                 if self._cells is not None:
                     await trio.to_thread.run_sync(self._cells.commit)
-                await self.emit(self._lifecycle("stopped", {}))
+                await self._tell(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
         self._store = self._cells = self._cell_sync = None
 
@@ -364,7 +367,9 @@ class EdgeNode:
     def _note_grown(self, tails: tuple[int, int, int]) -> None:
         if self._oldest_pending_at is None:
             self._oldest_pending_at = time.monotonic()
-        if self._pace is not None:
+        if self._pace is not None and self._driver is not None:
+            for lane in self._giving_way:
+                self._driver.gone(lane, self.store.state(lane).trimmed)
             self._pace.grown(tails)
 
     async def sync(self, timeout_s: float = float("inf")) -> None:
@@ -479,7 +484,14 @@ class EdgeNode:
 
     def _emit_soon(self, event: Event, lane: Lane) -> None:
         if self._nursery is not None:
-            self._nursery.start_soon(self.emit, event, lane)
+            self._nursery.start_soon(self._tell, event, lane)
+
+    async def _tell(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        """Store what the edge has to say of itself; a full store ends nothing (I8)."""
+        try:
+            await self.emit(event, lane)
+        except StoreFull as full:
+            log.error("not stored: %s: %s", event.body.decode(), full)
 
     def _lifecycle(self, what: str, facts: Mapping[str, str | int | float]) -> Event:
         return Event(
@@ -502,7 +514,7 @@ class EdgeNode:
             if abs(now_s - offset_s) > CLOCK_STEP_S:
                 step = {"step_s": round(now_s - offset_s, 3)}
                 log.warning("wall clock stepped: by %.3f s", step["step_s"])
-                await self.emit(self._lifecycle("clock_stepped", step))
+                await self._tell(self._lifecycle("clock_stepped", step))
             offset_s = now_s
 
     async def _care_for_store(self) -> None:
@@ -551,6 +563,8 @@ class EdgeNode:
         state = self.store.state(lane)
         window = self._driver.sender.lanes[lane] if self._driver else None
         floor = window.floor if window else state.floor
+        overflow = self.store.overflow
+        shed = overflow.shed(lane)
         return LaneStatus(
             lane=lane.name.lower(),
             tail=state.tail,
@@ -558,8 +572,12 @@ class EdgeNode:
             floor=floor,
             safe=state.safe,
             trimmed=state.trimmed,
-            pending=state.tail - floor,
+            pending=state.tail - max(floor, state.trimmed),
             stored_bytes=state.stored_bytes,
+            overflow=overflow.overflow(lane),
+            refused=overflow.refused[lane],
+            dropped=shed.records,
+            dropped_readings=shed.readings,
         )
 
     def _link_status(self) -> LinkStatus:

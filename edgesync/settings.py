@@ -11,8 +11,9 @@ from msgspec import Meta
 from edgesync import short_form, toml
 from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
+from edgesync.model import Lane
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
-from edgesync.store.settings import LanesSection
+from edgesync.store.settings import LanesSection, Policy
 from edgesync.units import Bytes, Period, Seconds
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
@@ -71,6 +72,7 @@ class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     reconnect_cap: Period = Period(60.0)
     breaker_failures: Count = 5
     breaker_open: Period = Period(300.0)
+    # Between two rounds in which records that are not critical, and operations on keys, are told.
     # At once by default: batches grow by themselves when the link is the narrow place.
     interval: Seconds = Seconds(0.0)
     lanes: LanesSection = LanesSection()
@@ -82,6 +84,19 @@ class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             jitter=self.reconnect_jitter,
             cap_s=self.reconnect_cap,
         )
+
+    def policies(self) -> dict[Lane, Policy]:
+        """What gives way in a lane that is full."""
+        sections = (self.lanes.critical, self.lanes.normal, self.lanes.bulk)
+        return {
+            lane: Policy(
+                overflow=one.overflow,
+                records=one.capacity,
+                nbytes=int(one.capacity_bytes),
+                keep_every=self.lanes.bulk.keep_every,
+            )
+            for lane, one in zip(Lane, sections, strict=True)
+        }
 
     def breaker(self) -> BreakerSettings:
         return BreakerSettings(failures_max=self.breaker_failures, open_s=self.breaker_open)

@@ -134,6 +134,7 @@ EDGE: Final[Mapping[str, Rule]] = {
 }
 HUB: Final[Mapping[str, Rule]] = {
     "edge.queue_path": Rule(("hub.data_dir",)),
+    "edge.conflict_resolution": Rule(("cells.strategy",), _strategy),
     "edge.resources.storage_limit": Rule(("log.limit",)),
 }
 # Read below rather than moved.

@@ -6,7 +6,11 @@ from edgesync.sources.base import SourceStatus
 
 
 class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """trimmed <= safe <= floor <= sent <= tail (I3); `pending` is tail - floor."""
+    """safe <= floor <= sent <= tail (I3); `pending` is what waits for the hub.
+
+    trimmed may pass floor where an overflow policy took what the hub does not have: `dropped`
+    records and `dropped_readings` in them, ever. `refused` writes are those since the start.
+    """
 
     lane: str
     tail: int
@@ -16,6 +20,10 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
     trimmed: int
     pending: int
     stored_bytes: int
+    overflow: str = "refuse"
+    refused: int = 0
+    dropped: int = 0
+    dropped_readings: int = 0
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):

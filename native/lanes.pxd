@@ -136,7 +136,7 @@ cdef inline int append_record(
     return 0
 
 cdef inline int move_mark(LanePos *pos, uint64_t floor, uint64_t safe) noexcept nogil:
-    """Let floor and safe grow; trimmed <= safe <= floor <= tail stays true (I3)."""
+    """Let floor and safe grow; safe <= floor <= tail stays true (I3)."""
     if floor > pos.tail:
         return MARK_BEYOND_TAIL
     if floor > pos.floor:
@@ -160,12 +160,25 @@ cdef inline int trim_lane(
     MDB_txn *txn, MDB_dbi dbi, LanePos *pos, uint64_t up_to,
 ) noexcept nogil:
     """Delete the records up to `up_to`, but none above safe (I3)."""
+    return delete_up_to(txn, dbi, pos, up_to if up_to < pos.safe else pos.safe)
+
+cdef inline int drop_lane(
+    MDB_txn *txn, MDB_dbi dbi, LanePos *pos, uint64_t up_to,
+) noexcept nogil:
+    """Delete the records up to `up_to` although nobody may have them: a policy says so (I3).
+
+    The floor stays where the other side is: what was dropped is never taken for delivered, and the
+    range between the two is declared to it as a gap.
+    """
+    return delete_up_to(txn, dbi, pos, up_to if up_to < pos.tail else pos.tail)
+
+cdef inline int delete_up_to(
+    MDB_txn *txn, MDB_dbi dbi, LanePos *pos, uint64_t up_to,
+) noexcept nogil:
     cdef MDB_cursor *cursor = NULL
     cdef MDB_val key, data
     cdef uint64_t seq
     cdef int rc
-    if up_to > pos.safe:
-        up_to = pos.safe
     if up_to <= pos.trimmed:
         return 0
     rc = mdb_cursor_open(txn, dbi, &cursor)

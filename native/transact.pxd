@@ -9,8 +9,8 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from lanes cimport (
-    DISK_FULL, HEAD_BYTES, INTAKE_FULL, LANES, NO_JOURNAL, LanePos, append_record, load_lane,
-    move_back, move_mark, replace_record, save_lane, trim_lane,
+    DISK_FULL, HEAD_BYTES, INTAKE_FULL, LANES, NO_JOURNAL, LanePos, append_record, drop_lane,
+    load_lane, move_back, move_mark, replace_record, save_lane, trim_lane,
 )
 from lmdb cimport *
 
@@ -26,18 +26,20 @@ cdef enum Code:
     OP_TRIM
     OP_REPLACE
     OP_NEW_ORIGIN
+    OP_DROP
 
 cdef struct Op:
     uint8_t code
     uint8_t lane
     uint8_t kind
     int32_t db  # index into the Write's own names
+    bint essential  # let in although the store is full to 90 %
     const void *key
     size_t key_size
     const void *value
     size_t value_size
     uint64_t a  # origin, floor or up_to
-    uint64_t b  # number, safe or seq
+    uint64_t b  # number, safe, seq, or the lane that is told
 
 cdef struct Env:
     MDB_env *env
@@ -93,8 +95,8 @@ cdef inline size_t needed_bytes(Env *e, const Op *ops, size_t count) noexcept no
     for i in range(count):
         if ops[i].code != OP_PUT and ops[i].code != OP_APPEND:
             continue
-        if ops[i].code == OP_PUT and ops[i].a:
-            continue  # essential: uses the reserve
+        if ops[i].essential:
+            continue  # uses the reserve
         # Node header, key, and a value beside it, or on pages of its own when it is large.
         one = ops[i].value_size + ops[i].key_size + HEAD_BYTES + 24
         if one > e.page_bytes // 2:
@@ -160,6 +162,15 @@ cdef inline int append_op(Env *e, Work *w, const Op *op) noexcept nogil:
     return append_record(
         w.cursors[op.lane], &w.pos[op.lane], op.kind, origin, number, op.value, op.value_size)
 
+cdef inline int drop_op(Env *e, Work *w, const Op *op) noexcept nogil:
+    """Drop, and append the record that says so: neither is ever there without the other (I3)."""
+    cdef Op told = op[0]
+    cdef int rc = drop_lane(w.txn, e.journals[op.lane], &w.pos[op.lane], op.a)
+    told.lane = <uint8_t>op.b
+    told.a = told.b = 0
+    w.changed[told.lane] = True
+    return rc if rc else append_op(e, w, &told)
+
 cdef inline int lane_op(Env *e, Work *w, const Op *op) noexcept nogil:
     cdef LanePos *pos = &w.pos[op.lane]
     if op.code == OP_APPEND:
@@ -171,6 +182,8 @@ cdef inline int lane_op(Env *e, Work *w, const Op *op) noexcept nogil:
         return 0
     if op.code == OP_TRIM:
         return trim_lane(w.txn, e.journals[op.lane], pos, op.a)
+    if op.code == OP_DROP:
+        return drop_op(e, w, op)
     w.number += 1
     return replace_record(
         w.txn, e.journals[op.lane], pos, op.b, op.kind, w.origin, w.number,

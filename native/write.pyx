@@ -9,8 +9,10 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from lanes cimport HEAD_BYTES
 from transact cimport (
-    OP_APPEND, OP_DELETE, OP_MARK, OP_NEW_ORIGIN, OP_PUT, OP_REPLACE, OP_REWIND, OP_TRIM, Op,
+    OP_APPEND, OP_DELETE, OP_DROP, OP_MARK, OP_NEW_ORIGIN, OP_PUT, OP_REPLACE, OP_REWIND, OP_TRIM,
+    Op,
 )
 
 _KEY_BYTES_MAX = 511  # LMDB's own limit
@@ -42,6 +44,23 @@ cdef class Write:
     def appends(self):
         """Records appended per lane."""
         return (self.appended[0], self.appended[1], self.appended[2])
+
+    @property
+    def intake(self):
+        """Records appended per lane that may be refused."""
+        return (self.taken_in[0], self.taken_in[1], self.taken_in[2])
+
+    @property
+    def intake_bytes(self):
+        """Bytes those take in the journal, headers included."""
+        return (self.taken_bytes[0], self.taken_bytes[1], self.taken_bytes[2])
+
+    cdef int count_record(self, Op *op, uint64_t lane) except -1:
+        self.appended[lane] += 1
+        if not op.essential:
+            self.taken_in[lane] += 1
+            self.taken_bytes[lane] += op.value_size + HEAD_BYTES
+        return 0
 
     cdef Op *add(self, uint8_t code, Py_ssize_t lane) except NULL:
         cdef Py_ssize_t room
@@ -96,7 +115,7 @@ cdef class Write:
     def put(self, str db not None, bytes key not None, bytes value not None, *, essential=False):
         cdef Op *op = self.keyed(OP_PUT, db, key)
         self.point(op, value)
-        op.a = 1 if essential else 0
+        op.essential = essential
         self.held.append(key)
         self.held.append(value)
 
@@ -107,15 +126,16 @@ cdef class Write:
 
     def append(
         self, Py_ssize_t lane, int kind, bytes body not None,
-        uint64_t origin=0, uint64_t number=0,
+        uint64_t origin=0, uint64_t number=0, *, essential=False,
     ):
         """Append a record; origin 0 means "this opening of the store, next number"."""
         cdef Op *op = self.add(OP_APPEND, lane)
+        op.essential = essential
         op.kind = kind
         op.a = origin
         op.b = number
         self.point(op, body)
-        self.appended[lane] += 1
+        self.count_record(op, lane)
         self.held.append(body)
 
     def append_many(self, Py_ssize_t lane, int kind, bodies):
@@ -129,7 +149,7 @@ cdef class Write:
             op = self.add(OP_APPEND, lane)
             op.kind = kind
             self.point(op, <bytes>body)
-            self.appended[lane] += 1
+            self.count_record(op, lane)
         self.held.append(all_)
 
     def mark(self, Py_ssize_t lane, uint64_t floor, uint64_t safe):
@@ -144,6 +164,22 @@ cdef class Write:
     def trim(self, Py_ssize_t lane, uint64_t up_to):
         """Delete records with seq <= up_to, but none above safe (I3)."""
         self.add(OP_TRIM, lane).a = up_to
+
+    def drop(
+        self, Py_ssize_t lane, uint64_t up_to, int kind, bytes body not None, *,
+        Py_ssize_t told_in=0,
+    ):
+        """Delete records with seq <= up_to whoever has them, and append what says so (I3)."""
+        if not 0 <= told_in < _LANE_COUNT:
+            raise ValueError(f"lane {told_in} is not 0, 1 or 2")
+        cdef Op *op = self.add(OP_DROP, lane)
+        op.kind = kind
+        op.a = up_to
+        op.b = told_in
+        op.essential = True
+        self.point(op, body)
+        self.count_record(op, told_in)
+        self.held.append(body)
 
     def replace(self, Py_ssize_t lane, uint64_t seq, int kind, bytes body not None):
         """Put a record in place of a damaged one (a loss record), keeping its seq."""
@@ -174,3 +210,5 @@ cdef class Write:
         self.size += other.size
         for i in range(_LANE_COUNT):
             self.appended[i] += other.appended[i]
+            self.taken_in[i] += other.taken_in[i]
+            self.taken_bytes[i] += other.taken_bytes[i]

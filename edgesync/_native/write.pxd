@@ -1,6 +1,6 @@
 """The operations `store` carries out."""
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from transact cimport Op
 
@@ -13,9 +13,12 @@ cdef class Write:
     cdef dict indices
     cdef bint spent
     cdef Py_ssize_t appended[3]
+    cdef Py_ssize_t taken_in[3]  # of those, the ones that may be refused
+    cdef Py_ssize_t taken_bytes[3]
     cdef Py_ssize_t size
 
     cdef Op *add(self, uint8_t code, Py_ssize_t lane) except NULL
+    cdef int count_record(self, Op *op, uint64_t lane) except -1
     cdef int index(self, str db) except -1
     cdef int point(self, Op *op, bytes value) except -1
     cdef Op *keyed(self, uint8_t code, str db, bytes key) except NULL

@@ -17,7 +17,16 @@ class Write:
     def delete(self, db: str, key: bytes) -> None:
         """Delete one key; a missing key is no error."""
 
-    def append(self, lane: int, kind: int, body: bytes, origin: int = 0, number: int = 0) -> None:
+    def append(
+        self,
+        lane: int,
+        kind: int,
+        body: bytes,
+        origin: int = 0,
+        number: int = 0,
+        *,
+        essential: bool = False,
+    ) -> None:
         """Append a record; origin 0 means "this opening of the store, next number"."""
 
     def append_many(self, lane: int, kind: int, bodies: Iterable[bytes]) -> None: ...
@@ -32,6 +41,13 @@ class Write:
 
     def trim(self, lane: int, up_to: int) -> None:
         """Delete records with seq <= up_to, but none above safe (I3)."""
+
+    def drop(self, lane: int, up_to: int, kind: int, body: bytes, *, told_in: int = 0) -> None:
+        """Delete records with seq <= up_to whoever has them, and append what says so (I3).
+
+        `body` is the loss record, which goes into the lane `told_in`. The lane's floor stays: what
+        was dropped is never taken for delivered.
+        """
 
     def replace(self, lane: int, seq: int, kind: int, body: bytes) -> None:
         """Put a record in place of a damaged one (a loss record), keeping its seq.
@@ -49,6 +65,14 @@ class Write:
     @property
     def appends(self) -> tuple[int, int, int]:
         """Records appended per lane."""
+
+    @property
+    def intake(self) -> tuple[int, int, int]:
+        """Records appended per lane that may be refused: those not essential."""
+
+    @property
+    def intake_bytes(self) -> tuple[int, int, int]:
+        """Bytes those take in the journal, headers included."""
 
     @property
     def nbytes(self) -> int:

@@ -99,7 +99,8 @@ def queue(config: Path, replay: bool, as_json: bool) -> None:
     if as_json:
         _printed({"lanes": found["lanes"], "dead": dead})
         return
-    _table(found["lanes"], ("lane", "tail", "sent", "floor", "pending", "stored_bytes"))
+    columns = ("lane", "tail", "sent", "floor", "pending", "stored_bytes", "overflow", "dropped")
+    _table(found["lanes"], columns)
     if dead:
         _table(dead, ("lane", "seq", "reason", "at_ns"))
 

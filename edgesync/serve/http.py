@@ -138,6 +138,14 @@ def _lines(status: Status) -> Iterator[str]:
         yield from _family(f"lane_{field}", "gauge", "Position in records, see the vocabulary.")
         for lane in status.lanes:
             yield f'edgesync_lane_{field}{{{edge},lane="{lane.lane}"}} {getattr(lane, field)}'
+    for field, text in (
+        ("dropped", "Records a policy took that the hub did not have, ever."),
+        ("dropped_readings", "Readings in them."),
+        ("refused", "Writes refused since the start because the lane was full."),
+    ):
+        yield from _family(f"lane_{field}_total", "counter", text)
+        for lane in status.lanes:
+            yield f'edgesync_lane_{field}_total{{{edge},lane="{lane.lane}"}} {getattr(lane, field)}'
     yield from _family("source_up", "gauge", "1 while the device answers.")
     for source in status.sources:
         up = float(source.state in ("online", "busy"))

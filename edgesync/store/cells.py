@@ -344,7 +344,8 @@ class EdgeCells(CellStore):
         self._under_way += self._fresh
         self._fresh, self._sent = [], self.space.sent
         for body in self._under_way:
-            write.append(Lane.NORMAL, RecordKind.CELLS, body)
+            # No lane is too full for them: the link is given few at a time (TOLD_GROUPS_MAX).
+            write.append(Lane.NORMAL, RecordKind.CELLS, body, essential=True)
         return write
 
     def _stored(self, tails: Tails) -> None:

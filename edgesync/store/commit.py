@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 import outcome
@@ -20,7 +20,7 @@ import trio
 
 from edgesync._native.store import Store
 from edgesync._native.write import Write
-from edgesync.errors import StoreCorrupt, StoreError, StoreUnwritable
+from edgesync.errors import LaneFull, StoreCorrupt, StoreError, StoreFull, StoreUnwritable
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ Answer = outcome.Value[Tails] | outcome.Error
 
 # More in one transaction gains nothing (spike: 10,000 records of 120 bytes) and delays the first.
 GROUP_BYTES_MAX: Final = 8 << 20
+# A write is at most as large as a queue is; each relief frees a good part of that.
+RELIEFS_MAX: Final = 8
 
 
 class CommitStats(msgspec.Struct, frozen=True):
@@ -44,6 +46,16 @@ class CommitStats(msgspec.Struct, frozen=True):
     queued_bytes: int
     last_commit_s: float
     busy_s: float
+
+
+class Room(Protocol):
+    """Asked on the writer's thread, where nothing else changes the store meanwhile."""
+
+    def make_room(self, coming: Write) -> Write | None:
+        """Return what must happen before `coming`, in its transaction; raises LaneFull."""
+
+    def relieve(self) -> Write | None:
+        """Return what makes room in a full store; None when nothing may go."""
 
 
 class _Request:
@@ -66,6 +78,7 @@ class GroupCommit:
                         commit took: a lone producer is not slowed down.
     queue_writes_max    beyond these, `submit` waits for room (I7)
     queue_bytes_max
+    room                what gives way to a write, and when the store is full; nothing by default
     """
 
     def __init__(
@@ -75,10 +88,12 @@ class GroupCommit:
         window_s: float = 0.02,
         queue_writes_max: int = 4096,
         queue_bytes_max: int = 16 << 20,
+        room: Room | None = None,
     ) -> None:
         if not 0 <= window_s <= 0.02:
             raise ValueError("window_s is 0 to 0.02 seconds")
         self._store = store
+        self._room = room
         self._window_s = window_s
         self._writes_max = queue_writes_max
         self._bytes_max = queue_bytes_max
@@ -251,7 +266,7 @@ class GroupCommit:
 
     def _apply(self, write: Write) -> Answer:
         try:
-            tails = self._store.apply(write)
+            tails = self._stored(write)
         except StoreUnwritable as error:
             self._after_failure(error)
             return outcome.Error(error)
@@ -259,6 +274,24 @@ class GroupCommit:
             return outcome.Error(error)
         self._failures = 0
         return outcome.Value(tails)
+
+    def _stored(self, write: Write) -> Tails:
+        for _ in range(RELIEFS_MAX):
+            try:
+                return self._store.apply(self._with_room(write))
+            except StoreFull as full:
+                relief = self._room.relieve() if self._room else None
+                if relief is None or isinstance(full, LaneFull):
+                    raise
+                self._store.apply(relief)
+        return self._store.apply(self._with_room(write))
+
+    def _with_room(self, write: Write) -> Write:
+        first = self._room.make_room(write) if self._room else None
+        if first is None:
+            return write
+        first.extend(write)
+        return first
 
     def _after_failure(self, error: StoreUnwritable) -> None:
         """The disk refused: open again to see what it holds; the second time in a row, stop (D8).

@@ -9,7 +9,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -24,8 +24,10 @@ from edgesync.errors import StoreCorrupt
 from edgesync.model import EventType, Lane, RecordKind
 from edgesync.store.commit import GroupCommit, Tails
 from edgesync.store.directory import explained, sync_directory
+from edgesync.store.overflow import Overflow
 from edgesync.store.series import DATABASE as SERIES
 from edgesync.store.series import SeriesTable
+from edgesync.store.settings import Policy
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,7 @@ class EdgeStore:
 
     path        directory of the store; made when missing
     clock_ns    wall clock for loss records; data, never order (I5)
+    overflow    what gives way in a lane that is full; by default whoever writes is refused
     moved_to    where an unreadable store went, when `replace_unreadable` had to move one
     """
 
@@ -81,6 +84,7 @@ class EdgeStore:
         databases: Iterable[str] = (),
         replace_unreadable: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
+        overflow: Mapping[Lane, Policy] | None = None,
     ) -> None:
         self.retain = retain
         self.moved_to: Path | None = None
@@ -108,7 +112,8 @@ class EdgeStore:
             self.store = opened()
             self._load(readonly)
             self._tell_of_loss(f"store unreadable, moved to {self.moved_to.name}")
-        self.commit = GroupCommit(self.store)
+        self.overflow = Overflow(self.store, overflow or {}, clock_ns=clock_ns)
+        self.commit = GroupCommit(self.store, room=self.overflow)
 
     def _load(self, readonly: bool) -> None:
         try:
@@ -140,8 +145,8 @@ class EdgeStore:
             write.append(lane, RecordKind.EVENT, self._loss(lane, 0, reason))
         self.store.apply(write)
 
-    def _loss(self, lane: Lane, seq: int, reason: str) -> bytes:
-        loss = {"lane": int(lane), "first": seq, "last": seq, "reason": reason}
+    def _loss(self, lane: Lane, seq: int, reason: str, *, last: int = 0) -> bytes:
+        loss = {"lane": int(lane), "first": seq, "last": last or seq, "reason": reason}
         now = self._clock_ns()
         return event.encode(EventType.LOSS, 0, 0, "", msgspec.json.encode(loss), now, now, 0)
 
@@ -263,7 +268,15 @@ class EdgeStore:
         write = Write()
         starts = []
         for lane in Lane:
-            trimmed = self.state(lane).trimmed
+            state = self.state(lane)
+            trimmed = state.trimmed
+            if state.floor < trimmed:
+                # The new life begins after it: no gap will tell.
+                reason = "dropped by a policy before a fork"
+                write.append(
+                    Lane.CRITICAL, RecordKind.EVENT,
+                    self._loss(lane, state.floor + 1, reason, last=trimmed),
+                )  # fmt: skip
             starts += [trimmed, self.journal.chain_at(lane, trimmed) or 0]
             write.rewind(lane, trimmed)
         write.put(META, INCARNATION_KEY, incarnation, essential=True)

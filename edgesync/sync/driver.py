@@ -113,6 +113,11 @@ class SyncDriver:
             if tails[lane] > self.sender.lanes[lane].tail:
                 self._step(core.Grown(lane, tails[lane]))
 
+    def gone(self, lane: Lane, up_to: int) -> None:
+        """The journal has lost its records up to `up_to` to a policy."""
+        if up_to > self.sender.lanes[lane].trimmed:
+            self._step(core.Trimmed(lane, up_to))
+
     def retry_now(self) -> None:
         """Try to connect at once, whatever backoff and breaker say."""
         self._poke.set()

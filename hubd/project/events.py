@@ -25,12 +25,16 @@ UNPACKED_LIMIT_BYTES: Final = 64 << 20
 
 
 class LossBody(msgspec.Struct, frozen=True):
-    """The body of a LOSS event."""
+    """The body of a LOSS event.
+
+    policy   what gave way in a full lane: the lane's gap says which of the records are missing here
+    """
 
     lane: int
     first: int
     last: int
     reason: str = ""
+    policy: str = ""
 
 
 class EventsProjector:
@@ -89,7 +93,8 @@ def _read(entry: Entry) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         row["origin"] = tables.signed(record.origin)
         row["number"] = tables.signed(record.number)
         rows.append(row)
-        if row["type"] == EventType.LOSS and (told := _told_loss(row["body"])):
+        told = _told_loss(row["body"]) if row["type"] == EventType.LOSS else None
+        if told is not None and not told.policy:
             losses.append(_loss(entry, index, told.lane, told.first, told.last, told.reason))
     return rows, losses
 

@@ -14,7 +14,7 @@ import edgesync.settings
 import hubd.settings
 from edgesync.errors import ConfigError
 from edgesync.short_form import EDGE, SWITCHES, for_edge, mode_of
-from edgesync.store.settings import BulkSection, LaneSection
+from edgesync.store.settings import BulkSection, CriticalSection, NormalSection
 
 pytestmark = pytest.mark.feature("L12")
 
@@ -59,8 +59,8 @@ def test_the_guides_file_is_read_as_it_stands() -> None:
     assert settings.hub.unjoined == "tcp://hub:6379"
     assert settings.hub.endpoint == ""
     assert float(settings.sync.interval) == 30
-    assert settings.sync.lanes.critical == LaneSection()
-    assert settings.sync.lanes.normal == LaneSection(overflow="drop_oldest", capacity=10_000)
+    assert settings.sync.lanes.critical == CriticalSection()
+    assert settings.sync.lanes.normal == NormalSection(overflow="drop_oldest", capacity=10_000)
     assert settings.sync.lanes.bulk == BulkSection(overflow="drop_oldest", capacity=10_000)
     assert settings.cells.strategy == "last_write_wins"
 

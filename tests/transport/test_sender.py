@@ -210,6 +210,45 @@ def test_what_neither_side_has_is_declared() -> None:
     assert (gap.first, gap.last, gap.codec, gap.last_chain) == (11, 15, Codec.GAP, chain(15))
 
 
+def gaps(effects: list[core.Effect]) -> list[Batch]:
+    return [one for one in sent(effects) if isinstance(one, Batch) and one.codec is Codec.GAP]
+
+
+@pytest.mark.feature("L1")
+def test_what_a_policy_took_is_a_gap_and_told_as_lost_by_nobody_else() -> None:
+    sender = make(tail=30, floor=5, trimmed=15)
+    effects = without_reports(welcome(sender, greet(sender), floor=7))
+    assert not [one for one in effects if isinstance(one, Lost)]
+    assert Mark(Lane.BULK, 7, 7) in effects
+    (gap,) = gaps(effects)
+    assert (gap.first, gap.last, gap.reason) == (8, 15, core.GIVEN_WAY)
+    assert (gap.prev_chain, gap.last_chain) == (chain(7), chain(15))
+
+
+@pytest.mark.feature("L1")
+def test_a_gap_follows_on_what_is_under_way() -> None:
+    sender, effects = streaming(tail=100)
+    assert ranges(effects)[-1] == (71, 80)
+    assert sender.step(core.Trimmed(Lane.BULK, 90), 0.3) == []  # the window is full
+    effects = load(sender, sender.step(ack(10), 0.4))
+    (gap,) = gaps(effects)
+    assert (gap.first, gap.last, gap.prev_chain) == (81, 90, chain(80))
+    effects = load(sender, sender.step(ack(90), 0.5))
+    assert ranges(effects) == [(91, 100)]
+    assert sender.step(core.Trimmed(Lane.BULK, 95), 0.6) == []
+
+
+@pytest.mark.feature("L1")
+def test_records_gone_while_they_were_asked_for_become_a_gap() -> None:
+    sender = make(tail=10)
+    asked = [e for e in welcome(sender, greet(sender)) if isinstance(e, Load)]
+    assert asked[0].first == 1
+    assert sender.step(core.Trimmed(Lane.BULK, 4), 0.2) == []
+    effects = sender.step(core.LoadedNothing(Lane.BULK, 1), 0.3)
+    assert [(one.first, one.last, one.prev_chain) for one in gaps(effects)] == [(1, 4, 0)]
+    assert [e.first for e in sender.step(ack(4), 0.4) if isinstance(e, Load)] == [5]
+
+
 @pytest.mark.feature("S32")
 @pytest.mark.parametrize(("floor", "at"), [(10, 1), (31, 5)])
 def test_another_history_leads_to_a_fork_before_anything_is_sent(floor: int, at: int) -> None:

@@ -231,6 +231,8 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 
 
 NOT_RETAINED: Final = "the hub was restored from a backup older than what this edge retains"
+# A policy has left a loss record of its own; the gap says which records of it are missing here.
+GIVEN_WAY: Final = "given way at the edge, where a lane was full; its loss records say to what"
 
 
 class Sender:
@@ -322,11 +324,11 @@ class Sender:
                 effects = self._grown(self.lanes[lane], tail, now)
             case Trimmed(lane, up_to):
                 self.lanes[lane].trimmed = max(self.lanes[lane].trimmed, up_to)
+                effects = self._fill(self.lanes[lane], now)
             case Loaded():
                 effects = self._loaded(event, now)
             case LoadedNothing(lane, first):
-                if self.lanes[lane].loading == first:
-                    self.lanes[lane].loading = None
+                effects = self._loaded_nothing(self.lanes[lane], first, now)
             case Tick():
                 effects = self._tick(now)
             case _:
@@ -455,6 +457,8 @@ class Sender:
 
     def _resume(self, lane: LaneWindow, floor: int, chain: int, safe: int) -> list[Effect]:
         effects: list[Effect] = []
+        # What the hub once had and was trimmed; above it only a policy takes records away.
+        lane.lost = min(lane.floor, lane.trimmed)
         if floor < lane.floor:
             effects.append(Rewind(lane.lane, floor))
             effects.append(
@@ -464,10 +468,10 @@ class Sender:
         lane.safe = min(safe, floor)
         lane.reached = floor
         lane.go_back()
-        lane.gap_chain = chain
-        if floor < lane.trimmed:
-            facts = {"lane": int(lane.lane), "first": floor + 1, "last": lane.trimmed}
-            effects.append(Lost(lane.lane, floor + 1, lane.trimmed, NOT_RETAINED))
+        lane.floor_chain = chain
+        if floor < lane.lost:
+            facts = {"lane": int(lane.lane), "first": floor + 1, "last": lane.lost}
+            effects.append(Lost(lane.lane, floor + 1, lane.lost, NOT_RETAINED))
             effects.append(Report("loss", facts))
         else:
             effects.append(Mark(lane.lane, floor, lane.safe))
@@ -476,12 +480,14 @@ class Sender:
     def _gap(self, lane: LaneWindow, now: float) -> list[Effect]:
         """R8: what neither side has any more is declared, never passed over in silence."""
         first, last = lane.sent + 1, lane.trimmed
-        lane.sent = lane.reached = last
-        lane.in_flight.append(InFlight(first, last, 0, now))
+        prev_chain, last_chain = lane.sent_chain, self._chain_at(lane.lane, last) or 0
+        lane.sent = last
+        lane.reached = max(lane.reached, last)
+        lane.in_flight.append(InFlight(first, last, 0, now, last_chain))
         return [Transmit(Batch(
             epoch=self.epoch, incarnation=self.incarnation, lane=lane.lane, first=first, last=last,
-            prev_chain=lane.gap_chain, last_chain=self._chain_at(lane.lane, last) or 0,
-            codec=Codec.GAP, payload=b"", reason=NOT_RETAINED,
+            prev_chain=prev_chain, last_chain=last_chain,
+            codec=Codec.GAP, payload=b"", reason=NOT_RETAINED if first <= lane.lost else GIVEN_WAY,
         ))]  # fmt: skip
 
     def _refused(self, refused: Refused) -> list[Effect]:
@@ -598,6 +604,12 @@ class Sender:
             limit_bytes=self.settings.batch_raw_bytes,
         )]  # fmt: skip
 
+    def _loaded_nothing(self, lane: LaneWindow, first: int, now: float) -> list[Effect]:
+        if lane.loading == first:
+            lane.loading = None
+        # Gone while it was asked for: the gap can be declared now.
+        return self._fill(lane, now) if lane.sent < lane.trimmed else []
+
     def _loaded(self, event: Loaded, now: float) -> list[Effect]:
         lane = self.lanes[event.lane]
         if lane.loading != event.first:
@@ -619,7 +631,8 @@ class Sender:
             lane.forget_refusal()
             effects.append(Dead(event.lane, event.first, reason))
             effects.append(Report("dead", {"lane": int(event.lane), "seq": event.first}))
-        lane.in_flight.append(InFlight(event.first, event.last, len(payload), now))
+        sent = InFlight(event.first, event.last, len(payload), now, event.last_chain)
+        lane.in_flight.append(sent)
         effects.append(Transmit(Batch(
             epoch=self.epoch, incarnation=self.incarnation, lane=event.lane,
             first=event.first, last=event.last,
@@ -651,6 +664,7 @@ class Sender:
         effects: list[Effect] = []
         if nack.floor > lane.floor:
             effects.append(Mark(lane.lane, nack.floor, lane.safe))
+            lane.floor_chain = 0
         lane.floor = nack.floor
         lane.go_back()
         match nack.code:

@@ -49,6 +49,7 @@ class InFlight(msgspec.Struct, frozen=True):
     last: int
     nbytes: int
     at: float
+    last_chain: int
 
 
 class LaneWindow:
@@ -71,7 +72,8 @@ class LaneWindow:
         self.suspect_last = 0
         self.ceiling: int | None = None
         self.refused: tuple[int, str] | None = None  # seq and reason of a record refused alone
-        self.gap_chain = 0  # the receiver's chain at the floor, when that lies before `trimmed`
+        self.floor_chain = 0  # the receiver's chain at the floor; 0 when it is not known
+        self.lost = 0  # highest seq the receiver had once and that is trimmed here
         self.loading: int | None = None
         self.in_flight: deque[InFlight] = deque()
         self.hold_until = 0.0
@@ -80,6 +82,11 @@ class LaneWindow:
     @property
     def in_flight_bytes(self) -> int:
         return sum(batch.nbytes for batch in self.in_flight)
+
+    @property
+    def sent_chain(self) -> int:
+        """The chain a gap after `sent` follows on, of records that may be gone here."""
+        return self.in_flight[-1].last_chain if self.in_flight else self.floor_chain
 
     def go_back(self) -> None:
         """Forget what is under way; go on after the floor."""
@@ -122,7 +129,9 @@ class LaneWindow:
     def acked(self, floor: int, now: float) -> None:
         """Drop what is not under way any more, and learn from how long it took."""
         while self.in_flight and self.in_flight[0].last <= floor:
-            self._adapt(self.in_flight.popleft(), now)
+            batch = self.in_flight.popleft()
+            self.floor_chain = batch.last_chain if batch.last == floor else 0
+            self._adapt(batch, now)
 
     def _adapt(self, batch: InFlight, now: float) -> None:
         """AIMD on the time to the ack (S13); only full batches tell what a larger one would do."""

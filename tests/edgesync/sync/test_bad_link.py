@@ -111,12 +111,14 @@ async def test_a_disk_that_refuses_delays_but_ends_nothing(tmp_path: Path) -> No
     await log.aclose()
 
 
-def make_driver(store: EdgeStore, hub: MemoryHub, random: Random) -> SyncDriver:
+def make_driver(
+    store: EdgeStore, hub: MemoryHub, random: Random, settings: SenderSettings = SENDER
+) -> SyncDriver:
     return SyncDriver(
         store,
         hub.connect_as("barn"),
         Silent(),
-        settings=SENDER,
+        settings=settings,
         backoff=BackoffSettings(base_s=0.005, cap_s=0.05),
         breaker=BreakerSettings(failures_max=100_000),
         random=random,

@@ -81,6 +81,19 @@ def test_losses_are_counted_whoever_tells_them(state: State) -> None:
     assert [row.status for row in found(state)] == ["stored", "stored", "lost"]
 
 
+@pytest.mark.feature("L1")
+def test_what_a_policy_took_is_counted_by_its_gap_alone(state: State) -> None:
+    """The loss record may name records the hub had without the edge knowing; the gap never does."""
+    edge = Edge("barn")
+    told = b'{"lane": 2, "first": 1, "last": 7, "reason": "full", "policy": "drop_oldest"}'
+    edge.event(EventType.LOSS, told)
+    project(state, edge.entry(1), edge.gap(2, 5, "given way"))
+    losses = state.read_now(lambda c: c.execute(sa.select(tables.loss)).all())
+    assert [(one.first, one.last) for one in losses] == [(2, 6)]
+    assert state.read_now(views.totals)["barn"].lost == 5
+    assert [row.status for row in found(state)] == ["stored", "lost"]
+
+
 def test_a_record_this_hub_cannot_read_is_still_shown(state: State) -> None:
     edge = Edge("barn")
     edge.record(1, b"no event at all")
