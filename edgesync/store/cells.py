@@ -4,6 +4,7 @@ A command sees all before it, committed or not; whoever is told of it is told af
 stored it (I1). Commits of cells and of readings share the store's one writer and its syncs.
 """
 
+import bisect
 import time
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -158,6 +159,8 @@ class CellStore:
                 problem = error
             if self._overtaken:
                 self._overtaken = False  # `commit` has told already what became of it
+                if tails is not None:
+                    self._stored_twice(tails)
             elif tails is not None:
                 self._stored(tails)
             elif problem is not None:
@@ -189,6 +192,9 @@ class CellStore:
         self.rows.committed()
         for listener in list(self._listeners):
             listener(self.generation - 1, None)
+
+    def _stored_twice(self, tails: Tails) -> None:
+        """A commit that another one has overtaken was stored as well."""
 
     def _refused(self, error: StoreError) -> None:
         """What ran on top of a refused commit has not happened either."""
@@ -276,6 +282,7 @@ class EdgeCells(CellStore):
         self._fresh: list[bytes] = []  # bodies of records for the next commit
         self._under_way: list[bytes] = []  # … of the one under way
         self._sent = space.sent  # … up to this operation
+        self._sent_before = 0  # … of the one it overtook, if it did
         if self.cursor.scope != self.scope:
             self._change_scope()
 
@@ -324,6 +331,8 @@ class EdgeCells(CellStore):
         if not ops:
             return False
         self._fresh += cut(codec.encode_ops(self.space.r, ops))
+        # Taking may change nothing but a counter, and what is taken must be stored all the same.
+        self.space.save_counters()
         self.note_changes()
         return True
 
@@ -341,6 +350,7 @@ class EdgeCells(CellStore):
     def _freeze(self, layers: Callable[[], Write]) -> Write:
         write = super()._freeze(layers)
         # A commit that overtakes another tells once more what that one told: the hub knows doubles.
+        self._sent_before = self._sent if self._under_way else 0
         self._under_way += self._fresh
         self._fresh, self._sent = [], self.space.sent
         for body in self._under_way:
@@ -354,6 +364,11 @@ class EdgeCells(CellStore):
             self._told.append((tails[Lane.NORMAL], self._sent))
             self.on_told(tails)
         super()._stored(tails)
+
+    def _stored_twice(self, tails: Tails) -> None:
+        # It came first: what it told was told already there.
+        if self._sent_before:
+            bisect.insort(self._told, (tails[Lane.NORMAL], self._sent_before))
 
     def _refused(self, error: StoreError) -> None:
         self._fresh, self._under_way = [], []

@@ -74,6 +74,17 @@ async def test_what_was_told_is_known_after_a_restart(sites: Sites) -> None:
         assert told_since(a.store) == [(third, None)]
 
 
+async def test_each_group_is_stored_before_the_next(sites: Sites) -> None:
+    async with sites.node("a") as a:
+        a.rpush("list", *(b"x" * 200 for _ in range(3000)))
+        tails = []
+        while a.cells.tell(0):
+            assert a.cells.gate()
+            a.cells.commit()
+            tails.append(a.store.state(Lane.NORMAL).tail)
+        assert len(tails) == len(set(tails)) == 3
+
+
 async def test_the_hub_is_away_and_comes_back_again_and_again(sites: Sites) -> None:
     random, total = Random(5), 0
     async with sites.node("a") as a, sites.node("b") as b:
