@@ -143,6 +143,7 @@ class EdgeNode:
     def cells(self) -> "EdgeCells":
         """The local-first store; `command` runs Redis commands on it."""
         if self._cells is None:
+            from edgesync.cells.guard import Guard
             from edgesync.store.cells import EdgeCells, told_since  # 2 MB, for those with keys
 
             wanted = self.settings.cells
@@ -152,11 +153,13 @@ class EdgeNode:
                 scope=wanted.scope(),
                 writable=wanted.writable(),
                 strategies=wanted.strategies(),
-                may_pack=wanted.compression,
-                value_max=int(wanted.value_limit),
+                may_pack=wanted.may_pack,
+                value_max=wanted.value_max,
                 random=self._random,
                 wall_ns=self.wall_ns,
             )
+            guard = Guard(self._cells.rows, self._cells.space, wanted.limits())
+            self._cells.call.guard = guard
             if self._nursery is not None:
                 every_s = wanted.commit_every_s()
                 self._nursery.start_soon(self._cells.keep_committing, every_s)

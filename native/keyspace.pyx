@@ -8,6 +8,7 @@ whoever keeps the map:
     z | kid | score | member        a sorted set by score
     x | deadline ms u64 BE | key    keys that expire
     m                               counters
+    w                               bytes of keys and values: see `data`
 
 `edgekeys` and `hubkeys` say what writing means on either side. Nothing here looks at a clock:
 `now_ms` is set by the caller (I13). Cells may stand beside cells of other types, as they will after
@@ -15,7 +16,7 @@ two edges made one key differently; callers check `type_of` before they write.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
 from buffer cimport (
@@ -50,6 +51,7 @@ TTL_CELL = b"t"
 NEVER = (1 << 64) - 1
 KEY_BYTES_MAX = 500
 NAME_BYTES_MAX = 480  # with the type; LMDB's keys end at 511 bytes
+WEIGHT_ROW = b"w"
 
 STRING_NAME = STRING_CELL
 TTL_NAME = TTL_CELL
@@ -173,6 +175,20 @@ cdef Key decode_key(bytes name, bytes data):
     return key
 
 
+cdef int64_t weight_of(bytes name, list dots):
+    """Bytes of a cell's name and of all that its dots hold, as they are kept."""
+    cdef Dot dot
+    cdef int64_t total = PyBytes_GET_SIZE(name)
+    for dot in dots:
+        total += PyBytes_GET_SIZE(dot.stored)
+    return total if dots else 0
+
+
+cdef int64_t key_weight(Key key):
+    """Bytes of a key's name, while anything is kept under it, and of its string."""
+    return 0 if key.is_empty() else PyBytes_GET_SIZE(key.name) + weight_of(b"", key.string)
+
+
 cdef list take_part(Cur *cur):
     cdef uint64_t size = 0
     if not take_varint(cur, &size) or size > left(cur):
@@ -197,6 +213,8 @@ cdef class Keyspace:
         self.may_pack = may_pack
         self.choose(strategies)
         self.load_counters()
+        if self.keys and view.get(WEIGHT_ROW) is None:
+            self.weight_before = self.weigh()  # written before there was the row
 
     def choose(self, strategies) -> None:
         """Rank siblings by these from now on; needs no traffic, and can be undone."""
@@ -219,6 +237,23 @@ cdef class Keyspace:
         """Take the counters from the view, as after a batch that was not stored."""
         raise NotImplementedError
 
+    @property
+    def data(self):
+        """Bytes of all keys, members and values, as they are kept: packed, siblings each."""
+        cdef bytes raw = self.view.get(WEIGHT_ROW)
+        return self.weight_before if raw is None else of_be64(raw, 0)
+
+    def weigh(self) -> int:
+        """Count `data` anew, row by row."""
+        cdef Key key
+        total = 0
+        for row, raw in self.walk(b"k", b"l"):
+            key = decode_key(row[1:], raw)
+            total += key_weight(key)
+            if key.cells:
+                total += sum(weight_of(name, decode(one)) for name, one in self.rows(key))
+        return total
+
     # -- reading -----------------------------------------------------------------------------
 
     cdef Key load(self, bytes key):
@@ -229,6 +264,7 @@ cdef class Keyspace:
             return None
         found = decode_key(key, raw)
         found.was_present = self.type_in(found) != 0
+        found.weight = key_weight(found)
         return found
 
     cdef Key alive(self, bytes key):
@@ -525,6 +561,7 @@ cdef class Keyspace:
         elif before:
             self.view.delete(row)
             key.cells -= 1
+        key.grown += weight_of(name, after) - weight_of(name, before)
         old = read(before, strategy) if before else None
         new = read(after, strategy) if after else None
         at = COLLECTIONS.index(name[0])
@@ -580,9 +617,15 @@ cdef class Keyspace:
 
     cdef count_key(self, Key key):
         cdef bint is_present = self.type_in(key) != 0
+        cdef int64_t weight = key_weight(key)
+        cdef int64_t change = weight - key.weight + key.grown
         if is_present != key.was_present:
             self.keys += 1 if is_present else -1
             key.was_present = is_present
+        if change:
+            # In the view and nowhere else: what becomes of a change becomes of its count.
+            self.view.put(WEIGHT_ROW, be64(<uint64_t>(<int64_t>self.data + change)))
+            key.weight, key.grown = weight, 0
 
 
 cpdef bint is_in(bytes key, scope):

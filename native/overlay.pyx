@@ -26,6 +26,7 @@ cdef class Overlay:
     cdef dict frozen
     cdef list order   # keys of both layers, sorted, but for those in `fresh`
     cdef set fresh
+    cdef list noted   # (row, whether it was in `now`, as what), since `mark`; or None
     cdef public object touched  # a set that takes note of every row changed, or None
 
     def __cinit__(self, store, str db not None):
@@ -62,9 +63,34 @@ cdef class Overlay:
     cdef change(self, bytes key, bytes value):
         if key not in self.now and key not in self.frozen:
             self.fresh.add(key)
+        if self.noted is not None:
+            self.noted.append((key, key in self.now, self.now.get(key)))
         self.now[key] = value
         if self.touched is not None:
             self.touched.add(key)
+
+    def mark(self) -> None:
+        """Take note of changes from here on, so that `undo` can take them back."""
+        self.noted = []
+
+    def keep(self) -> None:
+        """Changes since `mark` stay."""
+        self.noted = None
+
+    def undo(self) -> None:
+        """Take back what has changed since `mark`; nothing may have been frozen meanwhile."""
+        noted, self.noted = self.noted, None
+        for key, was_changed, value in reversed(noted):
+            if was_changed:
+                self.now[key] = value
+                continue
+            del self.now[key]
+            if self.touched is not None:
+                self.touched.discard(key)
+            if key in self.fresh:
+                self.fresh.remove(key)
+            elif key not in self.frozen:
+                del self.order[bisect_left(self.order, key)]
 
     def scan(
         self, bytes start not None, bytes stop not None, /, *, Py_ssize_t limit,

@@ -1,6 +1,6 @@
 """What the two replicas, `edgekeys` and `hubkeys`, are built on."""
 
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from edgesync._native.clock cimport Clock
 
@@ -16,6 +16,8 @@ cdef class Key:
     cdef list tombs               # removals of the whole key: pending ones, at the hub all
     cdef bint is_told             # some operation on it has been given to the link
     cdef bint was_present         # as stored
+    cdef int64_t weight           # bytes of name and string, as stored
+    cdef int64_t grown            # by which its cells have since
     cdef uint64_t life            # of the edge, when `kseq` was delivered
 
     cdef bint is_empty(self)
@@ -30,7 +32,8 @@ cdef class Keyspace:
     cdef uint64_t kids
     cdef tuple rules
     cdef uint8_t fallback
-    cdef bint may_pack
+    cdef public bint may_pack
+    cdef uint64_t weight_before
 
     cpdef uint8_t strategy_of(self, bytes key)
     cdef Key load(self, bytes key)

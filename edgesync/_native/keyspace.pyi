@@ -19,6 +19,7 @@ TTL_CELL: Final[bytes]
 NEVER: Final[int]
 KEY_BYTES_MAX: Final[int]
 NAME_BYTES_MAX: Final[int]
+WEIGHT_ROW: Final[bytes]
 
 def sortable(score: float) -> bytes:
     """Return eight bytes that sort as the numbers do."""
@@ -57,6 +58,7 @@ class Keyspace:
     """
 
     now_ms: int
+    may_pack: bool
 
     def __new__(
         cls, view: View, *, strategies: Iterable[tuple[bytes, int]] = (), may_pack: bool = True
@@ -71,6 +73,13 @@ class Keyspace:
     def keys(self) -> int: ...
     @property
     def clock(self) -> Clock: ...
+    @property
+    def data(self) -> int:
+        """Bytes of all keys, members and values, as they are kept: packed, siblings each."""
+
+    def weigh(self) -> int:
+        """Count `data` anew, row by row."""
+
     def choose(self, strategies: Iterable[tuple[bytes, int]]) -> None:
         """Rank siblings by these from now on; needs no traffic, and can be undone."""
 

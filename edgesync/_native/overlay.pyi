@@ -29,6 +29,15 @@ class Overlay:
     def delete(self, key: bytes, /) -> None:
         """Delete a row; a missing one is no error."""
 
+    def mark(self) -> None:
+        """Take note of changes from here on, so that `undo` can take them back."""
+
+    def keep(self) -> None:
+        """Changes since `mark` stay."""
+
+    def undo(self) -> None:
+        """Take back what has changed since `mark`; nothing may have been frozen meanwhile."""
+
     def scan(
         self, start: bytes, stop: bytes, /, *, limit: int, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from edgesync.cells.presets import PRESETS, Limits, PresetName
 from edgesync.model import Strategy
 from edgesync.units import Bytes
 
@@ -44,6 +45,21 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # One value that filled the commit queue would hold up everybody's readings.
     value_limit: Bytes = Bytes(1 << 20)
     clients_max: Annotated[int, Meta(ge=1, le=60_000)] = 10_000
+    # Without one the store holds what its limit on disk allows.
+    preset: PresetName = ""
+
+    def limits(self) -> Limits | None:
+        return PRESETS.get(self.preset)
+
+    @property
+    def may_pack(self) -> bool:
+        limits = self.limits()
+        return self.compression and (limits is None or limits.may_pack)
+
+    @property
+    def value_max(self) -> int:
+        limits = self.limits()
+        return min(int(self.value_limit), limits.value if limits else 1 << 50)
 
     def commit_every_s(self) -> float:
         """Seconds between commits; 0 is as soon as possible."""

@@ -19,7 +19,9 @@ def failing(first: int) -> list[tuple[int, str]]:
     found = []
     for seed in range(first, first + CHUNK):
         try:
-            run(World(seed))
+            world = World(seed)
+            run(world)
+            world.check_counts()
         except Exception as error:
             found.append((seed, repr(error)))
     return found

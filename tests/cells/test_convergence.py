@@ -22,7 +22,9 @@ pytestmark = pytest.mark.feature("L2", "L3", "L4", "S19")
 @pytest.mark.parametrize("first", range(0, 400, 50))
 def test_every_cell_is_what_the_full_history_says(first: int) -> None:
     for seed in range(first, first + 50):
-        run(World(seed))
+        world = World(seed)
+        run(world)
+        world.check_counts()
 
 
 def test_a_seed_replays_identically() -> None:

@@ -477,6 +477,11 @@ class World:
                     f"edge {edge.number} at the end", edge.keys, key, self.history[key], None
                 )
 
+    def check_counts(self) -> None:
+        """The bytes counted as they came and went are those that are there."""
+        for space in (self.hub, *(edge.keys for edge in self.edges)):
+            assert space.data == space.weigh()
+
 
 def longest(dots: list[Dot]) -> bytes | None:
     return max((dot.payload for dot in dots if dot.kind == VALUE), default=None)

@@ -9,7 +9,7 @@ import pytest
 
 from edgesync._native import batch, block, event
 from edgesync._native.edgekeys import EdgeKeys
-from edgesync._native.keyspace import HASH, LIST
+from edgesync._native.keyspace import HASH, LIST, WEIGHT_ROW
 from tests.cells.memory import MemoryView
 from tests.golden.record_native import fill_keyspace
 from tests.native import esb1
@@ -66,7 +66,12 @@ def test_keyspaces_of_version_1() -> None:
     assert list(space.by_score(b"zset")) == [(-2.5, b"m")]
     assert space.type_of(b"gone") == 0
     assert [op.key for op in space.take()] == [b"gone"]
-    # Written today they are the same bytes.
+    # Written today they are the same bytes, and one row more: what they weigh.
     again = MemoryView()
     fill_keyspace(EdgeKeys(again))
-    assert {row.hex(): raw.hex() for row, raw in again.rows().items()} == golden("keyspace-1.json")
+    rows = {row.hex(): raw.hex() for row, raw in again.rows().items()}
+    weight = int(rows.pop(WEIGHT_ROW.hex()), 16)
+    assert rows == golden("keyspace-1.json")
+    assert space.data == space.weigh() == weight
+    space.put(b"more", b"s", b"12345")
+    assert space.data == space.weigh() == weight + 9

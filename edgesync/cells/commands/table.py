@@ -18,6 +18,8 @@ from edgesync.errors import RecordError
 if TYPE_CHECKING:
     from random import Random
 
+    from edgesync.cells.guard import Guard
+
 TYPE_NAMES: Final = {
     STRING: "string", HASH: "hash", LIST: "list", SET: "set", ZSET: "zset", 0: "none",
 }  # fmt: skip
@@ -41,6 +43,7 @@ class Call:
     value_max   bytes of one value, by the preset
     writable    which keys may be written here (keyspace.is_in)
     cursors     of SCAN and its like: where a number continues
+    guard       of a store that may not grow without limit; None for none
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Call:
         self.value_max = value_max
         self.writable = writable
         self.cursors = Cursors()
+        self.guard: Guard | None = None
 
 
 class Cursors:
@@ -85,16 +89,28 @@ class Cursors:
 
 
 class Command(msgspec.Struct, frozen=True):
-    """One row of the table; `arity` counts the name too, negative: at least that many."""
+    """One row of the table; `arity` counts the name too, negative: at least that many.
+
+    grows   whether it may add data: Redis' flag `denyoom`
+    """
 
     name: str
     run: Callable[[Call, Sequence[bytes]], Reply]
     arity: int
     writes: bool
     keys: tuple[int, int, int]
+    grows: bool
 
 
 TABLE: Final[dict[bytes, Command]] = {}
+
+# Writes that take something away, or give it an end: they go on in a store that is full. A rename
+# is none of them here, for it writes every cell anew.
+FREEING: Final = frozenset({
+    "del", "unlink", "flushdb", "getdel", "getex", "expire", "pexpire", "expireat", "pexpireat",
+    "persist", "hdel", "lpop", "rpop", "lrem", "ltrim", "srem", "spop", "zrem", "zpopmin",
+    "zpopmax", "zremrangebyscore", "zremrangebyrank",
+})  # fmt: skip
 
 
 def command(
@@ -103,7 +119,7 @@ def command(
     """Put a function into the table. `keys`: first, last and step of the arguments that are."""
 
     def put(run: Callable[[Call, Sequence[bytes]], Reply]) -> Callable[..., Reply]:
-        one = Command(name, run, arity, writes, keys)
+        one = Command(name, run, arity, writes, keys, writes and name not in FREEING)
         # In the spelling of most clients too: one look for each.
         TABLE[name.encode()] = TABLE[name.upper().encode()] = one
         return run
@@ -120,6 +136,12 @@ def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
         return wrong
     if call.writable and one.writes and (refused := _unwritable(call, one, request)):
         return refused
+    if one.grows and call.guard is not None:
+        return call.guard.carry_out(lambda: _run(call, one, request))
+    return _run(call, one, request)
+
+
+def _run(call: Call, one: Command, request: Sequence[bytes]) -> Reply:
     try:
         return one.run(call, request[1:])
     except ReplyError as error:

@@ -119,5 +119,5 @@ def client_line(session: "Session") -> str:
 
 def command_row(one: Command) -> list[object]:
     """One entry of COMMAND INFO: name, arity, flags, first key, last key, step."""
-    flags = {"write" if one.writes else "readonly"}
+    flags = {"write" if one.writes else "readonly"} | ({"denyoom"} if one.grows else set())
     return [one.name.encode(), one.arity, flags, *one.keys, set(), [], [], []]

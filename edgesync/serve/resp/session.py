@@ -359,7 +359,16 @@ class Session:
             arity = TABLE[name].arity
         else:
             return unknown(request)
-        return miscounted(name.decode(), arity, request)
+        return miscounted(name.decode(), arity, request) or self._no_room([request])
+
+    def _no_room(self, requests: Sequence[Sequence[bytes]]) -> ReplyError | None:
+        """Why these may not be carried out at present: they add, and nothing may be added."""
+        guard = self.house.cells.call.guard
+        if guard is None or guard.refusal is None:
+            return None
+        names = (request[0].lower() for request in requests)
+        grows = any(name in TABLE and TABLE[name].grows for name in names)
+        return guard.refused() if grows else None
 
     def multi(self, _args: Sequence[bytes]) -> Reply:
         if self.queue is not None:
@@ -381,6 +390,8 @@ class Session:
             raise ReplyError("EXECABORT Transaction discarded because of previous errors.")
         if is_spoiled:
             return NullArray
+        if no_room := self._no_room(queue):
+            raise ReplyError(f"EXECABORT Transaction discarded because of: {no_room}")
         # Nothing comes between: no command waits, and one commit takes all of them.
         replies = [self._carry_out(one[0].lower(), one)[0] for one in queue]
         return [one.at_once if isinstance(one, edge.Later) else one for one in replies]

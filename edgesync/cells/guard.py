@@ -1,0 +1,70 @@
+"""What stands between clients and a store of keys that may not grow.
+
+Redis refuses with its class `OOM`; clients know it. Only what clients write is refused: what the
+hub delivers, and what removes, goes on, or nothing could ever get better.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from edgesync._native.resp import ReplyError
+from edgesync.cells import Reply
+from edgesync.cells.presets import Limits
+
+if TYPE_CHECKING:
+    from edgesync._native.edgekeys import EdgeKeys
+    from edgesync._native.overlay import Overlay
+
+COUNTERS: Final = b"m"
+
+
+class Guard:
+    """Carries out commands that may add something, or refuses them whole.
+
+    refusal   says why nothing may be added at present; None while it may
+    """
+
+    def __init__(self, rows: "Overlay", space: "EdgeKeys", limits: Limits | None = None) -> None:
+        self._rows, self._space, self._limits = rows, space, limits
+        self.refusal: Callable[[], str] | None = None
+
+    def refused(self) -> ReplyError | None:
+        return None if self.refusal is None else ReplyError(f"OOM {self.refusal()}")
+
+    def carry_out(self, run: Callable[[], Reply]) -> Reply:
+        """Run a command, unless it may not be; one that goes beyond a limit has not happened.
+
+        How much a command adds is known when it has run (`SETRANGE`, `COPY`, compression), so it
+        is counted then, and taken back.
+        """
+        if self.refusal is not None:
+            return self.refused()
+        if self._limits is None:
+            return run()
+        rows, space = self._rows, self._space
+        counters = self._counters()
+        keys, data = space.keys, space.data
+        rows.mark()
+        reply = run()
+        problem = self._limits.exceeded((keys, space.keys), (data, space.data))
+        if not problem:
+            rows.keep()
+            return reply
+        rows.undo()
+        self._count_from(counters)
+        return ReplyError(f"OOM {problem}")
+
+    def _counters(self) -> bytes:
+        """Return the counters' row as it would be now, and leave no trace of that."""
+        self._rows.mark()
+        self._space.save_counters()
+        counters = self._rows.get(COUNTERS)
+        self._rows.undo()
+        assert counters is not None
+        return counters
+
+    def _count_from(self, counters: bytes) -> None:
+        self._rows.mark()
+        self._rows.put(COUNTERS, counters)
+        self._space.load_counters()
+        self._rows.undo()
