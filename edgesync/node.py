@@ -41,6 +41,7 @@ from edgesync.model import (
     RecordKind,
     Value,
 )  # fmt: skip
+from edgesync.resources.settings import ResourcesSection
 from edgesync.settings import Settings
 from edgesync.sources.base import Source
 from edgesync.status import (
@@ -60,6 +61,7 @@ from edgesync_transport import keys
 from edgesync_transport.sockets import LinkSettings
 
 if TYPE_CHECKING:
+    from edgesync.resources.monitor import ResourceMonitor
     from edgesync.store.cells import EdgeCells
     from edgesync.sync.cells import CellSync
 
@@ -91,6 +93,7 @@ class EdgeNode:
     settings   a path to edge.toml, `Settings`, or a mapping of the same shape
     sources    besides those the settings name
     wall_ns    the wall clock; readings carry it, order never depends on it (I5)
+    system     where /proc and /sys are found: in a container the machine's may be elsewhere
     """
 
     def __init__(
@@ -101,9 +104,11 @@ class EdgeNode:
         sources: Sequence[Source] = (),
         wall_ns: Callable[[], int] = time.time_ns,
         random: Random | None = None,
+        system: Path = Path("/"),
     ) -> None:
         self.settings, self.folder = _resolved(settings, folder)
         self.wall_ns = wall_ns
+        self._system = system
         self._random = random or SystemRandom()
         self._extra_sources = tuple(sources)
         self._sources: tuple[Source, ...] = ()
@@ -121,6 +126,7 @@ class EdgeNode:
         self._intake: Intake | None = None
         self._cells: EdgeCells | None = None
         self._cell_sync: CellSync | None = None
+        self._resources: ResourceMonitor | None = None
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str]) -> Self:
@@ -161,6 +167,7 @@ class EdgeNode:
             guard = Guard(self._cells.rows, self._cells.space, wanted.limits())
             self._cells.call.guard = guard
             if self._nursery is not None:
+                self._watch_resources(self._nursery)
                 every_s = wanted.commit_every_s()
                 self._nursery.start_soon(self._cells.keep_committing, every_s)
                 self._start_cell_sync(self._nursery)
@@ -187,11 +194,41 @@ class EdgeNode:
             return
         from edgesync.sync.cells import CellSync
 
-        interval_s = float(self.settings.sync.interval)
         self._cell_sync = CellSync(
-            self._cells, self._driver, interval_s=interval_s, wall_ns=self.wall_ns
+            self._cells, self._driver, interval_s=self._sync_interval_s, wall_ns=self.wall_ns
         )
         nursery.start_soon(self._cell_sync.run)
+
+    def _sync_interval_s(self) -> float:
+        wanted = float(self.settings.sync.interval)
+        return wanted if self._resources is None else self._resources.interval_s(wanted)
+
+    @property
+    def resources(self) -> "ResourceMonitor | None":
+        """Who watches memory, disk, battery; None for an edge without keys and `[resources]`."""
+        return self._resources
+
+    def _watch_resources(self, nursery: trio.Nursery) -> None:
+        if self._resources is not None:
+            return
+        from edgesync.resources.edge import monitor_of  # for those who want it
+
+        self._resources = monitor_of(
+            self.store,
+            self.settings.resources,
+            cells=lambda: self._cells,
+            link=self._link_status,
+            sync_now=self._sync_soon,
+            may_pack=self.settings.cells.may_pack,
+            root=self._system,
+        )
+        nursery.start_soon(self._resources.run)
+
+    def _sync_soon(self) -> None:
+        if self._cell_sync is not None:
+            self._cell_sync.hurry()
+        elif self._driver is not None:
+            self._driver.retry_now()
 
     def _open(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -224,7 +261,7 @@ class EdgeNode:
         if self._cells is not None:
             self._cells.commit()
         self.store.close()
-        self._store = self._cells = self._cell_sync = None
+        self._store = self._cells = self._cell_sync = self._resources = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -237,6 +274,8 @@ class EdgeNode:
             await self._start_sources(nursery)
             nursery.start_soon(self._watch_clock)
             nursery.start_soon(self._care_for_store)
+            if self.settings.resources != ResourcesSection():
+                self._watch_resources(nursery)
             self._stack = stack.pop_all()
         return self
 
@@ -255,7 +294,7 @@ class EdgeNode:
                     await trio.to_thread.run_sync(self._cells.commit)
                 await self._tell(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
-        self._store = self._cells = self._cell_sync = None
+        self._store = self._cells = self._cell_sync = self._resources = None
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub
@@ -560,6 +599,7 @@ class EdgeNode:
             ),
             sources=tuple(one for source in self._sources for one in source.statuses()),
             rss_bytes=psutil.Process().memory_info().rss,
+            resource_level=self._resources.level if self._resources else "unwatched",
         )
 
     def _lane_status(self, lane: Lane) -> LaneStatus:

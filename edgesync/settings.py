@@ -12,6 +12,7 @@ from edgesync import short_form, toml
 from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.model import Lane
+from edgesync.resources.settings import ResourcesSection
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.store.settings import LanesSection, Policy
 from edgesync.units import Bytes, Period, Seconds
@@ -134,6 +135,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store: StoreSection = StoreSection()
     sync: SyncSection = SyncSection()
     cells: CellsSection = CellsSection()
+    resources: ResourcesSection = ResourcesSection()
     http: HttpSection = HttpSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()

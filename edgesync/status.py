@@ -51,7 +51,10 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """readings and events count what was stored since the start; series are all known ones."""
+    """readings and events count what was stored since the start; series are all known ones.
+
+    resource_level   the worst of all resources: normal, warning, high, critical; or unwatched
+    """
 
     edge: str
     version: str
@@ -67,6 +70,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreStatus
     sources: tuple[SourceStatus, ...] = ()
     rss_bytes: int = 0
+    resource_level: str = "unwatched"
 
     @property
     def pending(self) -> int:

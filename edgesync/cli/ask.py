@@ -80,6 +80,8 @@ def status(config: Path, as_json: bool) -> None:
     click.echo(f"stored    {found['readings']} readings, {found['events']} events since the start")
     used, limit = store["used_bytes"] / 1e6, store["limit_bytes"] / 1e6
     click.echo(f"store     {used:.1f} of {limit:.0f} MB {store['problem']}")
+    if found["resource_level"] != "unwatched":
+        click.echo(f"resources {found['resource_level']}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))
     if found["sources"]:
         _table(found["sources"], ("name", "state", "age_s", "polls", "readings", "errors"))

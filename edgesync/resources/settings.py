@@ -29,7 +29,8 @@ class ResourcesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     interval: Period = Period(2.0)
     memory_levels: Steps = (80, 90, 95)
     disk_levels: Steps = (70, 85, 95)
-    cpu_levels: Steps = (80, 90, 95)
+    # Busy is no emergency: by itself it never becomes critical.
+    cpu_levels: Steps = (80, 95, 100)
     battery_levels: Steps = (50, 20, 10)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ REQUEST_S: Final = 5.0
 CONNECTIONS_MAX: Final = 32
 # Above this part of its limit the store refuses new facts.
 STORE_PRESSED: Final = 0.9
+LEVELS: Final = ("normal", "warning", "high", "critical")
 
 Page = tuple[int, bytes, bytes]  # status, content type, body
 
@@ -131,6 +132,9 @@ def _lines(status: Status) -> Iterator[str]:
     ):
         if value is not None:
             single.append((f"{name}_seconds", "gauge", "As measured on the link.", value))
+    if status.resource_level in LEVELS:
+        level = LEVELS.index(status.resource_level)
+        single.append(("resource_level", "gauge", "0 is normal, 3 is critical.", level))
     for name, kind, text, value in single:
         yield from _family(name, kind, text)
         yield f"edgesync_{name}{{{edge}}} {value}"

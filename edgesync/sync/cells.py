@@ -29,10 +29,14 @@ RETRY_S: Final = 1.0
 # Operations written close together go together.
 TELL_PAUSE_S: Final = 0.02
 CROWDED_S: Final = 0.1
+# The interval follows the battery and the network: a pause that has begun may have become too long.
+INTERVAL_CHECK_S: Final = 5.0
 
 
 class CellSync:
     """See the module.
+
+    interval_s      pause between two times of telling, asked anew for each
 
     last_round_ns   wall clock when the hub's newest state had arrived; 0 for never
     rounds          passes that reached it; `full_rounds` of them from the beginning
@@ -44,7 +48,7 @@ class CellSync:
         cells: EdgeCells,
         driver: SyncDriver,
         *,
-        interval_s: float = 0.0,
+        interval_s: Callable[[], float] = lambda: 0.0,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._cells = cells
@@ -127,12 +131,15 @@ class CellSync:
                 await self._wait_interval()
 
     async def _wait_interval(self) -> None:
-        if self._interval_s and not self._hurried:
+        """Wait as long as the interval is by now, unless somebody is in a hurry."""
+        begun = trio.current_time()
+        while not self._hurried:
+            left_s = begun + self._interval_s() - trio.current_time()
+            if left_s <= 0:
+                break
             self._news = trio.Event()
-            with trio.move_on_after(self._interval_s):
-                while not self._hurried:
-                    await self._news.wait()
-                    self._news = trio.Event()
+            with trio.move_on_after(min(left_s, INTERVAL_CHECK_S)):
+                await self._news.wait()
         self._hurried = False
 
     def _committed(self, _generation: int, error: StoreError | None) -> None:

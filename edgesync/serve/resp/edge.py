@@ -20,6 +20,7 @@ from edgesync.status import Status
 from edgesync.store.cells import CONFLICTS_MAX
 
 if TYPE_CHECKING:
+    from edgesync.resources.monitor import ResourceMonitor
     from edgesync.serve.resp.session import House
     from edgesync.sync.cells import CellSync
 
@@ -32,6 +33,8 @@ class Site(Protocol):
 
     @property
     def cell_sync(self) -> "CellSync | None": ...
+    @property
+    def resources(self) -> "ResourceMonitor | None": ...
     def status(self) -> Status: ...
     def options(self) -> dict[str, object]: ...
 
@@ -74,8 +77,10 @@ def status(house: "House", args: Sequence[bytes]) -> Reply:
         "uptime_s": int(facts.monotonic() - facts.begun),
     }
     if house.site is not None:
-        link = house.site.status().link
+        site = house.site.status()
+        link = site.link
         found |= {
+            "resource_level": site.resource_level,
             "hub_url": link.endpoint,
             "link": link.state,
             "session": link.epoch,
@@ -228,6 +233,22 @@ def resolve(house: "House", args: Sequence[bytes]) -> Reply:
     return "OK"
 
 
+def resources(house: "House", args: Sequence[bytes]) -> Reply:
+    """What there is of each resource, how bad that is, since when, and what is done about it."""
+    _no_more(args, "RESOURCES")
+    monitor = None if house.site is None else house.site.resources
+    if monitor is None:
+        raise ReplyError("ERR nobody watches the resources here")
+    found: dict[bytes, Reply] = {}
+    for name, one in monitor.report().items():
+        found[name.encode()] = _texts({
+            "value": one.value, "limit": one.limit, "percent": one.percent,
+            "level": one.level if one.is_known else "unknown", "since_s": int(one.since_s),
+            "actions": [action.encode() for action in one.actions],
+        })  # fmt: skip
+    return found
+
+
 # -- what waits ----------------------------------------------------------------------------------
 
 
@@ -328,6 +349,7 @@ COMMANDS: Final[dict[bytes, Callable[["House", Sequence[bytes]], Reply]]] = {
     b"stats": stats,
     b"config": config,
     b"peers": peers,
+    b"resources": resources,
     b"sync": sync,
     b"conflicts": conflicts,
     b"resolve": resolve,

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from edgesync import EdgeNode, Reading
-from edgesync.serve.http import CONNECTIONS_MAX, HEAD_BYTES_MAX, health, serve_http
+from edgesync.serve.http import CONNECTIONS_MAX, HEAD_BYTES_MAX, health, metrics, serve_http
 
 pytestmark = pytest.mark.feature("F11")
 
@@ -110,3 +110,10 @@ async def test_connections_that_say_nothing_do_not_shut_out_others(served: Serve
 async def test_head_has_no_body(served: Served) -> None:
     status, _, body = await served.get("/status", "HEAD")
     assert (status, body) == (200, "")
+
+
+async def test_the_level_of_resources_is_a_metric_where_they_are_watched(served: Served) -> None:
+    now = served.node.status()
+    assert b"resource_level" not in metrics(now)
+    high = metrics(msgspec.structs.replace(now, resource_level="high"))
+    assert b'edgesync_resource_level{edge="edge"} 2\n' in high
