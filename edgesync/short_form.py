@@ -14,7 +14,6 @@ import msgspec
 
 from edgesync.errors import ConfigError
 from edgesync.model import Strategy
-from edgesync.units import parse_size
 
 Table = dict[str, Any]
 
@@ -81,9 +80,10 @@ def _hub_url(value: Any) -> str:
     return f"tcp://{host}:{port}"
 
 
-def _budget(value: Any) -> None:
+def _budget(value: Any) -> Any:
     if value not in ("low", "medium", "high"):
         raise Wrong(f"{value!r} is no budget", 'write "low", "medium" or "high"')
+    return value
 
 
 def _queue_size(value: Any) -> int:
@@ -127,10 +127,10 @@ EDGE: Final[Mapping[str, Rule]] = {
     "edge.offline_queue_size": _QUEUE,
     "edge.max_offline_queue": _QUEUE,
     "edge.conflict_resolution": Rule(("cells.strategy",), _strategy),
-    "edge.max_memory": Rule((), parse_size),
-    "edge.resources.memory_limit": Rule((), parse_size),
+    "edge.max_memory": Rule(("resources.memory_limit",)),
+    "edge.resources.memory_limit": Rule(("resources.memory_limit",)),
     "edge.resources.storage_limit": Rule(("store.limit",)),
-    "edge.resources.cpu_budget": Rule((), _budget),
+    "edge.resources.cpu_budget": Rule(("resources.cpu_budget",), _budget),
 }
 HUB: Final[Mapping[str, Rule]] = {
     "edge.queue_path": Rule(("hub.data_dir",)),
