@@ -61,12 +61,14 @@ from edgesync_transport.sockets import LinkSettings
 
 if TYPE_CHECKING:
     from edgesync.store.cells import EdgeCells
+    from edgesync.store.points import PointStore, Staged
     from edgesync.sync.cells import CellSync
 
 log = logging.getLogger(__name__)
 
 DEAD: Final = "dead"
 STORE: Final = "store"
+POINTS: Final = "points"  # edgesync/store/points.py
 EVENT_BODY_MAX: Final = 60 * 1024
 CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
@@ -121,6 +123,7 @@ class EdgeNode:
         self._intake: Intake | None = None
         self._cells: EdgeCells | None = None
         self._cell_sync: CellSync | None = None
+        self._points: PointStore | None = None
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str]) -> Self:
@@ -190,6 +193,24 @@ class EdgeNode:
         )
         nursery.start_soon(self._cell_sync.run)
 
+    @property
+    def points(self) -> "PointStore":
+        """The newest readings of series that are kept at this edge."""
+        if self._points is None:
+            from edgesync.store.points import PointStore
+
+            assert self._intake is not None, "the node is not open"
+            wanted = self.settings.series
+            self._points = PointStore(
+                self.store,
+                self._intake,
+                keep=wanted.keep,
+                age_ns=round(wanted.age * 1e9),
+                series_max=wanted.max,
+                wall_ns=self.wall_ns,
+            )
+        return self._points
+
     def _open(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         section = self.settings.store
@@ -197,7 +218,7 @@ class EdgeNode:
             self.data_dir / STORE,
             map_bytes_max=int(section.limit),
             retain=Retain(nbytes=int(section.retain)),
-            databases=(DEAD, CELLS),
+            databases=(DEAD, CELLS, POINTS),
             replace_unreadable=True,
             clock_ns=self.wall_ns,
             overflow=self.settings.sync.policies(),
@@ -222,6 +243,7 @@ class EdgeNode:
             self._cells.commit()
         self.store.close()
         self._store = self._cells = self._cell_sync = None
+        self._store = self._cells = self._points = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -253,6 +275,7 @@ class EdgeNode:
                 await self._tell(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
         self._store = self._cells = self._cell_sync = None
+        self._store = self._cells = self._points = None
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub
@@ -314,7 +337,8 @@ class EdgeNode:
             return
         write = Write()
         declared = self._intake.stage(write, readings)
-        tails = await self.store.submit(write)
+        with self._also_kept(write, readings):
+            tails = await self.store.submit(write)
         self._intake.confirm(declared)
         self._note_readings(readings)
         self._note_grown(tails)
@@ -326,9 +350,38 @@ class EdgeNode:
             return
         write = Write()
         declared = self._intake.stage(write, readings)
-        self.store.submit_sync(write)
+        with self._also_kept(write, readings):
+            self.store.submit_sync(write)
         self._intake.confirm(declared)
         self._note_readings(readings)
+
+    def _also_kept(
+        self, write: Write, readings: Sequence[Reading]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Keep them here too, if the settings say so; what is inside carries `write` out."""
+        if not self.settings.series.ingested:
+            return contextlib.nullcontext()
+        return self.points.keeping(write, readings)
+
+    async def record(self, staged: "Staged") -> None:
+        """Store what `points` has staged; on disk when this returns. All or none."""
+        with self.points.carried_out(staged):
+            tails = await self.store.submit(staged.write)
+        self._note_recorded(staged)
+        self._note_grown(tails)
+
+    def record_sync(self, staged: "Staged") -> None:
+        """Do as `record` does, from a plain program."""
+        with self.points.carried_out(staged):
+            self.store.submit_sync(staged.write)
+        self._note_recorded(staged)
+
+    def _note_recorded(self, staged: "Staged") -> None:
+        self._readings += staged.readings
+        for series, newest in staged.newest():
+            self._latest[(series.entity, series.key)] = _Latest(
+                newest.value, series.unit, newest.time_ns
+            )
 
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
         """Store an event; on disk when this returns."""

@@ -114,6 +114,22 @@ class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         )
 
 
+class SeriesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Readings kept at the edge for questions there, beside the journal.
+
+    keep       newest readings of a series
+    age        older ones are not shown; "0s" for no such limit
+    max        series kept
+    ingested   keep what devices and `ingest` bring, too; those of sensors and TS.ADD always are
+    """
+
+    keep: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    age: Seconds = Seconds(0.0)
+    max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    # One more row a series and write: an edge that nobody asks should not pay for answers.
+    ingested: bool = False
+
+
 class HttpSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Metrics, health and status over HTTP; port 0 switches it off."""
 
@@ -134,6 +150,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     store: StoreSection = StoreSection()
     sync: SyncSection = SyncSection()
     cells: CellsSection = CellsSection()
+    series: SeriesSection = SeriesSection()
     http: HttpSection = HttpSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()
