@@ -3,7 +3,7 @@
 The journal lets a reading go when the hub has it; these stay, as many of a series as its `keep`
 says. Rows of the database `points`, in the transaction of the journal records they belong to (I2):
 
-    k | series id u64 BE              the series is kept
+    k | series id u64 BE              the series is kept; the age of its own, u64 ns, 0 for none
     p | series id | n u64 BE          readings: raw, as they came, or some hundred as an ESB1 block
     s | series id                     what all readings that are, or were, in blocks add up to
     m | series id                     metadata, as a msgpack map
@@ -95,8 +95,8 @@ class Kept:
         "next", "pending", "points", "promised", "raws", "row", "sealing", "series", "set_aside",
     )  # fmt: skip
 
-    def __init__(self, series: Series, keep: int, age_ns: int) -> None:
-        self.series, self.keep, self.age_ns = series, keep, age_ns
+    def __init__(self, series: Series, keep: int) -> None:
+        self.series, self.keep, self.age_ns = series, keep, 0
         self.id = series.id
         self.row = self.id.to_bytes(8, "big")
         self.metadata: dict[str, str] = {}
@@ -187,10 +187,11 @@ class PointStore:
         self._places: list[Kept] = []
         self._place_of: dict[tuple[str, str], int] = {}
         self._ids: Times[int] = array.array("Q")
-        for key, _ in self._rows(b"k", b"l"):
+        for key, value in self._rows(b"k", b"l"):
             series = store.series.get(int.from_bytes(key[1:], "big"))
             if series is not None:
-                self._enter(series).is_new = False
+                kept = self._enter(series)
+                kept.age_ns, kept.is_new = int.from_bytes(value, "little"), False
 
     def __len__(self) -> int:
         return len(self._known)
@@ -234,7 +235,7 @@ class PointStore:
             raise RecordError(
                 f"more than {self._series_max} series kept at this edge; raise [series] max"
             )
-        kept = Kept(series, self._keep, self._age_ns)
+        kept = Kept(series, self._keep)
         name = (series.entity, series.key)
         self._known[name] = kept
         self._place_of[name] = len(self._places)
@@ -281,20 +282,27 @@ class PointStore:
 
     # -- in ------------------------------------------------------------------------------------
 
-    def stage(self, places: "Times[int]", times: "Times[int]", values: "Values[float]") -> Staged:
+    def stage(
+        self,
+        places: "Times[int]",
+        times: "Times[int]",
+        values: "Values[float]",
+        staged: Staged | None = None,
+    ) -> Staged:
         """Prepare readings in columns, for the journal and to be kept; nothing is stored yet.
 
         places   array("I") of what `place` gave; times array("q"), ns; values array("d")
+        staged   something to add them to
 
         Raises RecordError for columns that do not belong together.
         """
-        staged = Staged()
+        staged = staged or Staged()
         found = parts(places, times, values, len(self._places))
         used = [self._places[part.place].series for part in found]
-        staged.declared = self._intake.stage_columns(
+        staged.declared += self._intake.stage_columns(
             staged.write, used, self._ids, places, times, values
         )
-        staged.readings = len(times)
+        staged.readings += len(times)
         self._stage_parts(staged, found)
         return staged
 
@@ -344,7 +352,7 @@ class PointStore:
         kept.next += size
         write, is_raw, sealing = staged.write, True, None
         if kept.is_new:
-            write.put(DATABASE, b"k" + kept.row, b"1")
+            write.put(DATABASE, b"k" + kept.row, kept.age_ns.to_bytes(8, "little"))
         joins = not kept.pending
         if kept.sealing is None and kept.raws + (size if joins else 0) >= SEAL_POINTS:
             sealing = kept.sealing = self._seal(write, kept, n, part if joins else None)
@@ -424,7 +432,7 @@ class PointStore:
     def _promise(self, staged: Staged, kept: Kept) -> None:
         """The write makes the series, though it may bring no reading of it."""
         if kept.is_new:
-            staged.write.put(DATABASE, b"k" + kept.row, b"1")
+            staged.write.put(DATABASE, b"k" + kept.row, kept.age_ns.to_bytes(8, "little"))
         kept.promised += 1
         staged.promised.append(kept)
 
@@ -577,6 +585,10 @@ class PointStore:
         if sealing is not None:
             yield sealing.times, sealing.values
 
+    def stored_bytes(self, kept: Kept) -> int:
+        """Return the bytes of the readings on disk."""
+        return sum(len(value) for _, value in self._rows(b"p" + kept.row))
+
     def set_aside(self, kept: Kept) -> list[Point]:
         """Return the readings whose time could not be, as far as they are kept."""
         start = b"q" + kept.row
@@ -591,7 +603,8 @@ class PointStore:
         return found
 
     def _oldest_ns(self, kept: Kept) -> int:
-        return self._wall_ns() - kept.age_ns if kept.age_ns else -(1 << 63)
+        age_ns = kept.age_ns or self._age_ns
+        return self._wall_ns() - age_ns if age_ns else -(1 << 63)
 
     def _rows(self, start: bytes, stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         stop = _after(start) if stop is None else stop
