@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from random import Random, SystemRandom
@@ -29,7 +29,7 @@ from edgesync._native import event as event_codec
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE as CELLS
 from edgesync.cells import Argument, Reply
-from edgesync.errors import ConfigError, RecordError, StoreFull
+from edgesync.errors import ConfigError, RecordError, StoreError, StoreFull
 from edgesync.intake import Intake
 from edgesync.model import (
     Action,
@@ -74,6 +74,7 @@ CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
 CLOCK_STEP_S: Final = 2.0
 READER_CHECK_S: Final = 60.0
+WINDOWS_CHECK_S: Final = 1.0
 
 NOT_JOINED: Final = (
     "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
@@ -207,8 +208,11 @@ class EdgeNode:
                 keep=wanted.keep,
                 age_ns=round(wanted.age * 1e9),
                 series_max=wanted.max,
+                rules=wanted.rollup,
                 wall_ns=self.wall_ns,
             )
+            if wanted.rollup and self._nursery is not None:
+                self._nursery.start_soon(self._keep_sending_windows)
         return self._points
 
     def _open(self) -> None:
@@ -256,6 +260,8 @@ class EdgeNode:
             await self._start_sources(nursery)
             nursery.start_soon(self._watch_clock)
             nursery.start_soon(self._care_for_store)
+            if self.settings.series.rollup:
+                _ = self.points  # sends what was stored and not sent before the last end
             self._stack = stack.pop_all()
         return self
 
@@ -369,12 +375,28 @@ class EdgeNode:
             tails = await self.store.submit(staged.write)
         self._note_recorded(staged)
         self._note_grown(tails)
+        await self.send_windows()
 
     def record_sync(self, staged: "Staged") -> None:
         """Do as `record` does, from a plain program."""
         with self.points.carried_out(staged):
             self.store.submit_sync(staged.write)
         self._note_recorded(staged)
+        with _windows_may_wait(), self.points.sending_windows() as write:
+            if write is not None:
+                self.store.submit_sync(write)
+
+    async def send_windows(self) -> None:
+        """Store the windows that have closed; those that find no room wait for the next time."""
+        with _windows_may_wait(), self.points.sending_windows() as write:
+            if write is not None:
+                self._note_grown(await self.store.submit(write))
+
+    async def _keep_sending_windows(self) -> None:
+        """Close windows of series that fell silent."""
+        while True:
+            await trio.sleep(WINDOWS_CHECK_S)
+            await self.send_windows()
 
     def _note_recorded(self, staged: "Staged") -> None:
         self._readings += staged.readings
@@ -703,6 +725,15 @@ class _NodeSink:
 
     async def event(self, event: Event) -> None:
         await self._node.emit(event)
+
+
+@contextlib.contextmanager
+def _windows_may_wait() -> Iterator[None]:
+    """The readings in them are stored; an error now would say that they are not."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("windows wait for room: %s", error)
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from edgesync.model import Lane
 from edgesync.node import EdgeNode
@@ -63,7 +63,7 @@ def per_s(folder: Path, shape: str, each: int) -> float:
 
 
 class Ingest:
-    params: ClassVar = [["poll", "own", "objects"], [1, 10, 100]]
+    params: ClassVar[list[list[Any]]] = [["poll", "own", "objects"], [1, 10, 100]]
     param_names: ClassVar = ["shape", "readings_a_sensor"]
     timeout = 300
     unit = "readings/s"

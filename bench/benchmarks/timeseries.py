@@ -8,7 +8,7 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from bench.benchmarks.resp import open_edge
 
@@ -63,7 +63,7 @@ def per_s(port: int, command: str, points: int, under_way: int) -> float:
 
 
 class Points:
-    params: ClassVar = [["madd 10", "madd 100", "madd 1000", "add 1"], [1, 16]]
+    params: ClassVar[list[list[Any]]] = [["madd 10", "madd 100", "madd 1000", "add 1"], [1, 16]]
     param_names: ClassVar = ["command", "requests_under_way"]
     timeout = 120
     unit = "points/s"

@@ -39,7 +39,9 @@ from edgesync.model import (
     RecordKind,
     ValueType,
 )  # fmt: skip
+from edgesync.settings import RollupRule
 from edgesync.store.journal import EdgeStore
+from edgesync.store.rollups import Rollups
 from edgesync.store.series import Series
 
 DATABASE: Final = "points"
@@ -169,6 +171,7 @@ class PointStore:
     keep         newest readings kept of a series
     age_ns       older ones are not shown, and go with their block; 0 for no such limit
     series_max   kept at most (I7)
+    rules        which series are summed up, and how
     """
 
     def __init__(
@@ -179,6 +182,7 @@ class PointStore:
         keep: int = KEEP,
         age_ns: int = NO_AGE,
         series_max: int = SERIES_MAX,
+        rules: Sequence[RollupRule] = (),
         wall_ns: Callable[[], int],
     ) -> None:
         self._store, self._intake, self._wall_ns = store, intake, wall_ns
@@ -192,6 +196,11 @@ class PointStore:
             if series is not None:
                 kept = self._enter(series)
                 kept.age_ns, kept.is_new = int.from_bytes(value, "little"), False
+        self.rollups = Rollups(rules, store.store) if rules else None
+        if self.rollups is not None:
+            for kept in self.all():
+                if self.rollups.is_summed(kept.series):
+                    self.rollups.restore(kept, self.readings(kept))
 
     def __len__(self) -> int:
         return len(self._known)
@@ -298,13 +307,22 @@ class PointStore:
         """
         staged = staged or Staged()
         found = parts(places, times, values, len(self._places))
-        used = [self._places[part.place].series for part in found]
-        staged.declared += self._intake.stage_columns(
-            staged.write, used, self._ids, places, times, values
-        )
         staged.readings += len(times)
+        told = found
+        if self.rollups is not None:
+            told = [part for part in found if self.rollups.sends_raw(self._series_of(part))]
+            if len(told) < len(found):
+                places, times, values = _joined(told)
+        if told:
+            used = [self._series_of(part) for part in told]
+            staged.declared += self._intake.stage_columns(
+                staged.write, used, self._ids, places, times, values
+            )
         self._stage_parts(staged, found)
         return staged
+
+    def _series_of(self, part: Part) -> Series:
+        return self._places[part.place].series
 
     @contextlib.contextmanager
     def keeping(self, write: Write, readings: Iterable[Reading]) -> Iterator[None]:
@@ -486,6 +504,8 @@ class PointStore:
                     kept.blocks.popleft()
                 kept.blocks.extend(sealing.blocks)
             _note_newest(kept, part)
+            if self.rollups is not None:
+                self.rollups.add(kept, part.times, part.values)
         for kept, count in staged.aside:
             kept.set_aside += count
         for kept, metadata in staged.metadata:
@@ -506,6 +526,36 @@ class PointStore:
         for kept in staged.promised:
             kept.promised -= 1
             kept.is_new &= is_new
+
+    # -- windows -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def sending_windows(self) -> Iterator[Write | None]:
+        """Yield what stores the windows that have closed by now, None without any.
+
+        It is carried out inside the `with`; windows of a write that is refused wait for the next.
+        """
+        rollups = self.rollups
+        if rollups is None:
+            yield None
+            return
+        rollups.close_idle(self._wall_ns())
+        taken = rollups.take()
+        if not taken:
+            yield None
+            return
+        write = Write()
+        told = Write()
+        series = rollups.stage(write, taken)
+        now = self._wall_ns()
+        declared = [one for one in series if self._store.series.stage(told, Lane.BULK, one, now)]
+        told.extend(write)
+        try:
+            yield told
+        except BaseException:
+            rollups.put_back(taken)
+            raise
+        self._intake.confirm(declared)
 
     # -- out -----------------------------------------------------------------------------------
 
@@ -637,6 +687,15 @@ def _after(prefix: bytes) -> bytes:
 
 def _piece_key(kept: Kept, n: int) -> bytes:
     return b"p" + kept.row + n.to_bytes(8, "big")
+
+
+def _joined(found: Iterable[Part]) -> tuple["Times[int]", "Times[int]", "Values[float]"]:
+    places, times, values = array.array("I"), array.array("q"), array.array("d")
+    for part in found:
+        places.extend([part.place] * len(part))
+        times += part.times
+        values += part.values
+    return places, times, values
 
 
 def _zeros(count: int) -> "Times[int]":
