@@ -119,13 +119,12 @@ class Kept:
 
 
 class _Sealing(NamedTuple):
-    """Readings on their way into blocks: `times` and `values` were raw, n from `first` to `stop`.
+    """Readings on their way into blocks: `times` and `values` were raw, with n below `stop`.
 
     blocks    what takes their place; `dropped` is how many old ones go
     before    the row `s` as it was
     """
 
-    first: int
     stop: int
     times: "Times[int]"
     values: "Values[float]"
@@ -410,7 +409,7 @@ class PointStore:
             # What a batch brings beyond what is kept has been added up, and is not kept.
             if len(times) - at - BLOCK_POINTS < kept.keep
         ]  # fmt: skip
-        return _Sealing(first, stop, raw_times, raw_values, before, blocks, dropped)
+        return _Sealing(stop, raw_times, raw_values, before, blocks, dropped)
 
     def _put_block(
         self, write: Write, kept: Kept, n: int, times: "Times[int]", values: "Values[float]"
@@ -611,8 +610,8 @@ class PointStore:
             skip = max(len(times) - left, 0)
             yield times[skip:], values[skip:]
             left -= len(times) - skip
-        first = kept.raw_from if kept.sealing is None else kept.sealing.first
-        for row in self._rows_back(_piece_key(kept, 0), _piece_key(kept, first)):
+        # Blocks that are being made come behind those: they take the places of raw readings.
+        for row in self._rows_back(_piece_key(kept, 0), _piece_key(kept, kept.raw_from)):
             if left <= 0:
                 return
             _, points, earliest, latest = PIECE.unpack_from(row)

@@ -1,10 +1,15 @@
 """Windows travel beside readings or instead of them, and are what all readings give."""
 
+import json
 import math
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -22,6 +27,7 @@ from hubd.log.base import Entry
 from hubd.project import Live, TelemetryProjector, WindowsProjector
 from hubd.state import State, open_state, points, tables, windows
 from hubd.state.windows import WindowQuery
+from tests.terminal import Terminal, open_terminal
 
 pytestmark = pytest.mark.feature("L11")
 
@@ -253,3 +259,42 @@ def test_windows_that_found_no_room_are_sent_later(
         SensorIngestion(node).ingest_columns_sync(["u"], [clock.now_ns], [1.0])
         revised = [one for one in sent(node.store) if one[0] == series_id("t", "value")]
         assert [(one[2], one[4].count, one[4].sum) for one in revised] == [(1, 1, 1.0), (2, 2, 4.0)]
+
+
+def asked(terminal: Terminal, what: str, **params: object) -> dict[str, Any]:
+    names = urllib.parse.urlencode({"entity": "meter0", "key": "Frequency", **params})
+    url = f"http://127.0.0.1:{terminal.http_port}/api/v1/edges/barn-7/{what}?{names}"
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+    except urllib.error.HTTPError as error:
+        if error.code == 404:  # nothing has come yet
+            return {"windows": []}
+        raise
+
+
+@pytest.mark.slow
+def test_a_site_sums_up_its_meter_and_the_hub_agrees(tmp_path: Path) -> None:
+    """Real processes: a polled device, the link, the hub's API; the edge is killed in between."""
+    with open_terminal(tmp_path) as site:
+        site.start_hub()
+        site.enrol()
+        rule = "[series]\ningested = true\nkeep = 5000\n[[series.rollup]]\nwidth_s = 1\n"
+        site.edge_config.write_text(site.edge_config.read_text() + "\n" + rule)
+        site.add_meter()
+        edge = site.start_edge()
+        site.until(lambda: len(asked(site, "windows", width_s=1)["windows"]) >= 3)
+        edge.kill()
+        edge.wait()
+        site.start_edge()
+        before = len(asked(site, "windows", width_s=1)["windows"])
+        site.until(lambda: len(asked(site, "windows", width_s=1)["windows"]) >= before + 3)
+        windows_found = asked(site, "windows", width_s=1)["windows"]
+        raw = asked(site, "history", resolution="raw", limit=5000)["raw"]
+    readings_found = list(zip(raw["time_ns"], raw["value"], strict=True))
+    for one in windows_found:
+        inside = [v for at, v in readings_found if 0 <= at - one["start_ns"] < SECOND]
+        assert one["count"] == len(inside)
+        assert (one["min"], one["max"]) == (min(inside), max(inside))
+        assert math.isclose(one["sum"], math.fsum(inside))

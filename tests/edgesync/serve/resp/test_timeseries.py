@@ -13,7 +13,10 @@ import redis
 
 from edgesync import EdgeNode, SensorIngestion
 from edgesync._native import batch
+from edgesync.errors import StoreFull
 from edgesync.model import Lane, RecordKind
+from edgesync.serve.resp.gather import Gather
+from edgesync.store.points import Staged
 from tests.edgesync.serve.resp.test_server import Edge
 
 pytestmark = pytest.mark.feature("L9", "L10")
@@ -279,3 +282,29 @@ def test_when_the_store_is_full_it_says_so_and_goes_on(tmp_path: Path) -> None:
             assert client.ping()
     finally:
         edge.kill()
+
+
+async def test_what_was_built_on_a_refused_commit_has_not_happened(tmp_path: Path) -> None:
+    told: list[tuple[int, bool]] = []
+    with EdgeNode.local(tmp_path) as node:
+        place = node.points.place("t", "value")
+
+        async def record(staged: Staged) -> None:
+            # Meanwhile a client writes, and another one asks.
+            gather.add(place, START + 1, 2.0)
+            gather.settle()
+            assert gather.gate() == 2
+            node.points.withdraw(staged)
+            raise StoreFull(used_bytes=1, limit_bytes=1)
+
+        gather = Gather(node.points, record)
+        gather.on_commit(lambda generation, error: told.append((generation, error is None)))
+        gather.add(place, START, 1.0)
+        assert gather.gate() == 1
+        await gather.commit()
+        assert told == [(2, False)]
+        assert gather.gate() == 0
+        assert node.points.find("t", "value") is None
+        assert node.points.readings(node.points.kept_at(place)) == []
+        gather.add(place, START + 2, 3.0)
+        assert gather.gate() == 2
