@@ -11,10 +11,24 @@ from edgesync.model import Reading as Reading
 if TYPE_CHECKING:
     from edgesync.aggregate import EdgeAggregator as EdgeAggregator
     from edgesync.node import EdgeNode as EdgeNode
+    from edgesync.sensors import SensorConfig as SensorConfig
+    from edgesync.sensors import SensorIngestion as SensorIngestion
+    from edgesync.sensors import SensorReading as SensorReading
 
 __version__ = "0.1.0"
 
-__all__ = ["Action", "EdgeAggregator", "EdgeNode", "Event", "EventType", "Lane", "Reading"]
+__all__ = [
+    "Action",
+    "EdgeAggregator",
+    "EdgeNode",
+    "Event",
+    "EventType",
+    "Lane",
+    "Reading",
+    "SensorConfig",
+    "SensorIngestion",
+    "SensorReading",
+]
 
 
 def __getattr__(name: str) -> object:
@@ -27,4 +41,8 @@ def __getattr__(name: str) -> object:
         from edgesync.aggregate import EdgeAggregator
 
         return EdgeAggregator
+    if name in ("SensorConfig", "SensorIngestion", "SensorReading"):
+        from edgesync import sensors
+
+        return getattr(sensors, name)
     raise AttributeError(name)

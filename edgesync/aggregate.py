@@ -11,11 +11,15 @@ together: whoever merges them has what one pass over all readings would give (na
 No clock in here: times are arguments (I13).
 """
 
-from typing import Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from edgesync._native.window import Window
+
+if TYPE_CHECKING:
+    from array import array
 
 SECOND_NS: Final = 1_000_000_000
 SERIES_MAX: Final = 100_000
@@ -87,11 +91,7 @@ class EdgeAggregator:
         if now_ns is not None and time_ns > now_ns + self._ahead:
             self.set_aside += 1
             return
-        known = self._series.get(series)
-        if known is None:
-            if len(self._series) >= SERIES_MAX:
-                raise ValueError(f"readings of more than {SERIES_MAX} series in one aggregator")
-            known = self._series[series] = _Series()
+        known = self._known(series)
         start = time_ns - time_ns % self._width
         newest = time_ns if known.newest_ns is None else max(known.newest_ns, time_ns)
         if start not in known.open and self._has_ended(start, known.newest_ns):
@@ -101,6 +101,79 @@ class EdgeAggregator:
         if newest != known.newest_ns:
             known.newest_ns = newest
             self._close_ended(series, known)
+
+    def add_many(
+        self,
+        series: str,
+        times: "array[int]",
+        values: "array[float]",
+        *,
+        now_ns: int | None = None,
+    ) -> None:
+        """Take readings in the order in which they came."""
+        at, size = 0, len(times)
+        while at < size:
+            end = self._run_end(series, times, at, now_ns)
+            if end == at:
+                self.add_reading(series, values[at], times[at], now_ns=now_ns)
+                at += 1
+                continue
+            # Readings in order, all of one window: as many at once, some nanoseconds each.
+            known, start = self._series[series], times[at] - times[at] % self._width
+            known.open.setdefault(start, Window()).add_many(times[at:end], values[at:end])
+            at = end
+
+    def _run_end(self, series: str, times: "array[int]", at: int, now_ns: int | None) -> int:
+        """Where readings that only go into the newest window end; `at` itself if none do."""
+        known = self._series.get(series)
+        if known is None or known.newest_ns is None:
+            return at
+        start = known.newest_ns - known.newest_ns % self._width
+        stop = start + self._width if now_ns is None else min(start + self._width, now_ns)
+        if start not in known.open:
+            return at
+        while at < len(times) and known.newest_ns <= times[at] < stop:
+            if self._closes_by(known, times[at]):
+                break
+            known.newest_ns = times[at]
+            at += 1
+        return at
+
+    def _closes_by(self, known: _Series, newest_ns: int) -> bool:
+        """Whether an open window ends for good when the newest time is that."""
+        return min(known.open) + self._width <= newest_ns - self._lateness
+
+    def restore(self, series: str, start_ns: int, revision: int, window: Window) -> None:
+        """Take up a window that was closed in an earlier life, so that late readings revise it."""
+        known = self._known(series)
+        known.closed[start_ns] = window
+        known.revisions[start_ns] = revision
+        end = start_ns + self._width + self._lateness
+        known.newest_ns = max(known.newest_ns or end, end)
+
+    def revise(self, series: str, start_ns: int, window: Window) -> None:
+        """Put another window in place of one that was closed, as its next revision."""
+        known = self._known(series)
+        known.closed[start_ns] = window
+        self._put(series, known, start_ns, window)
+
+    def _known(self, series: str) -> _Series:
+        known = self._series.get(series)
+        if known is None:
+            if len(self._series) >= SERIES_MAX:
+                raise ValueError(f"readings of more than {SERIES_MAX} series in one aggregator")
+            known = self._series[series] = _Series()
+        return known
+
+    def put_back(self, buckets: Iterable[Bucket]) -> None:
+        """Take drained buckets again, which could not be stored."""
+        newer, self._pending = self._pending, {}
+        for bucket in buckets:
+            self._pending[(bucket.series, bucket.start_ns)] = bucket
+        for key, bucket in newer.items():
+            self._pending.pop(key, None)
+            self._pending[key] = bucket
+        self._bound()
 
     def _has_ended(self, start: int, newest_ns: int | None) -> bool:
         return newest_ns is not None and start + self._width <= newest_ns - self._lateness
@@ -140,6 +213,9 @@ class EdgeAggregator:
         copied = Window.decode(window.encode())
         self._pending.pop((series, start), None)
         self._pending[(series, start)] = Bucket(series, start, self._width, revision, copied)
+        self._bound()
+
+    def _bound(self) -> None:
         while len(self._pending) > self._max_pending:
             del self._pending[next(iter(self._pending))]
             self.dropped += 1

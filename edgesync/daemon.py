@@ -5,13 +5,16 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
 from edgesync.node import EdgeNode
 from edgesync.serve.control import serve_control
 from edgesync.signals import stopping_on_signals
+
+if TYPE_CHECKING:
+    from edgesync.serve.resp.gather import Gather
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,12 @@ async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], 
     from edgesync.serve.resp.server import RespServer  # only when it is wanted
 
     cells = node.settings.cells
+
+    def make_gather() -> "Gather":
+        from edgesync.serve.resp.gather import Gather
+
+        return Gather(node.points, node.record, every_s=cells.commit_every_s())
+
     server = RespServer(
         node.cells,
         site=node,
@@ -70,6 +79,7 @@ async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], 
         clients_max=cells.clients_max,
         edge=node.settings.edge.name,
         stop=stop,
+        make_gather=make_gather,
     )
     try:
         await nursery.start(server.serve, cells.host, cells.port)

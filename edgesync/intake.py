@@ -1,13 +1,16 @@
 """Readings into records: grouped by time and type, each series declared before its first use."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgesync._native import batch
 from edgesync._native.write import Write
 from edgesync.errors import RecordError
 from edgesync.model import Lane, Reading, RecordKind, Value, ValueType
 from edgesync.store.series import Series, SeriesTable
+
+if TYPE_CHECKING:
+    from array import array
 
 # 120 readings are 1,968 bytes with their headers: LMDB keeps up to about 2,000 inside a page, and
 # gives anything larger whole pages of its own.
@@ -57,6 +60,37 @@ class Intake:
         write.append_many(Lane.BULK, RecordKind.READINGS, list(_bodies(groups)))
         return declared
 
+    def stage_columns(
+        self,
+        write: Write,
+        used: Iterable[Series],
+        ids: "array[int]",
+        places: "array[int]",
+        times: "array[int]",
+        values: "array[float]",
+    ) -> list[Series]:
+        """Do as `stage` does, for numbers in columns: some tens of nanoseconds a reading.
+
+        used   the series that occur, from `series_of`
+        ids    array("Q"): the id of each series that `places` count
+        """
+        from edgesync._native.points import bodies  # for those who use it
+
+        # A declaration's time tells people when a series began; that of the batch is near enough.
+        declared = [one for one in used if self._table.stage(write, Lane.BULK, one, times[0])]
+        found = bodies(places, ids, times, values, READINGS_PER_RECORD)
+        write.append_many(Lane.BULK, RecordKind.READINGS, found)
+        return declared
+
+    def series_of(self, entity: str, key: str, unit: str, kind: ValueType) -> Series:
+        """Return the series of that name as readings of this kind and unit make it."""
+        _check_names(entity, key)
+        return self._series(Reading(entity, key, 0.0, 0, unit), kind)
+
+    def known(self, entity: str, key: str) -> Series:
+        """Return the series of a reading that has been staged."""
+        return self._ids[(entity, key)]
+
     def confirm(self, declared: Sequence[Series]) -> None:
         for series in declared:
             self._table.confirm(series)
@@ -79,13 +113,7 @@ class Intake:
         value = reading.value
         if not -I64 <= reading.time_ns < I64:
             raise RecordError(f"{reading.entity}/{reading.key}: time_ns is not a 64-bit number")
-        if not (
-            0 < len(reading.entity) <= NAME_CHARS_MAX and 0 < len(reading.key) <= NAME_CHARS_MAX
-        ):
-            raise RecordError(
-                f"{reading.entity[:40]!r}/{reading.key[:40]!r}: "
-                f"entity and key have 1 to {NAME_CHARS_MAX} characters"
-            )
+        _check_names(reading.entity, reading.key)
         match value:
             case bool():
                 return ValueType.BOOL
@@ -114,6 +142,13 @@ class Intake:
                 f"{reading.entity}/{reading.key}: {value} is not a 64-bit number; send a float"
             )
         return ValueType.I64
+
+
+def _check_names(entity: str, key: str) -> None:
+    if not (0 < len(entity) <= NAME_CHARS_MAX and 0 < len(key) <= NAME_CHARS_MAX):
+        raise RecordError(
+            f"{entity[:40]!r}/{key[:40]!r}: entity and key have 1 to {NAME_CHARS_MAX} characters"
+        )
 
 
 def _bodies(groups: Mapping[tuple[int, ValueType], Group]) -> Iterator[bytes]:

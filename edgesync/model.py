@@ -29,6 +29,7 @@ class RecordKind(enum.IntEnum):
     EVENT = 1
     READINGS = 2
     CELLS = 3  # operations on keys (native/cells.pyx)
+    WINDOWS = 4  # statistics of windows of time (docs/batch-format.md)
 
 
 class Strategy(enum.IntEnum):

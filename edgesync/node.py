@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from random import Random, SystemRandom
@@ -29,7 +29,7 @@ from edgesync._native import event as event_codec
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE as CELLS
 from edgesync.cells import Argument, Reply
-from edgesync.errors import ConfigError, RecordError, StoreFull
+from edgesync.errors import ConfigError, RecordError, StoreError, StoreFull
 from edgesync.intake import Intake
 from edgesync.model import (
     Action,
@@ -63,17 +63,20 @@ from edgesync_transport.sockets import LinkSettings
 if TYPE_CHECKING:
     from edgesync.resources.monitor import ResourceMonitor
     from edgesync.store.cells import EdgeCells
+    from edgesync.store.points import PointStore, Staged
     from edgesync.sync.cells import CellSync
 
 log = logging.getLogger(__name__)
 
 DEAD: Final = "dead"
 STORE: Final = "store"
+POINTS: Final = "points"  # edgesync/store/points.py
 EVENT_BODY_MAX: Final = 60 * 1024
 CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
 CLOCK_STEP_S: Final = 2.0
 READER_CHECK_S: Final = 60.0
+WINDOWS_CHECK_S: Final = 1.0
 
 NOT_JOINED: Final = (
     "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
@@ -127,6 +130,7 @@ class EdgeNode:
         self._cells: EdgeCells | None = None
         self._cell_sync: CellSync | None = None
         self._resources: ResourceMonitor | None = None
+        self._points: PointStore | None = None
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str]) -> Self:
@@ -230,6 +234,27 @@ class EdgeNode:
         elif self._driver is not None:
             self._driver.retry_now()
 
+    @property
+    def points(self) -> "PointStore":
+        """The newest readings of series that are kept at this edge."""
+        if self._points is None:
+            from edgesync.store.points import PointStore
+
+            assert self._intake is not None, "the node is not open"
+            wanted = self.settings.series
+            self._points = PointStore(
+                self.store,
+                self._intake,
+                keep=wanted.keep,
+                age_ns=round(wanted.age * 1e9),
+                series_max=wanted.max,
+                rules=wanted.rollup,
+                wall_ns=self.wall_ns,
+            )
+            if wanted.rollup and self._nursery is not None:
+                self._nursery.start_soon(self._keep_sending_windows)
+        return self._points
+
     def _open(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         section = self.settings.store
@@ -237,7 +262,7 @@ class EdgeNode:
             self.data_dir / STORE,
             map_bytes_max=int(section.limit),
             retain=Retain(nbytes=int(section.retain)),
-            databases=(DEAD, CELLS),
+            databases=(DEAD, CELLS, POINTS),
             replace_unreadable=True,
             clock_ns=self.wall_ns,
             overflow=self.settings.sync.policies(),
@@ -261,7 +286,8 @@ class EdgeNode:
         if self._cells is not None:
             self._cells.commit()
         self.store.close()
-        self._store = self._cells = self._cell_sync = self._resources = None
+        self._store = self._cells = self._cell_sync = None
+        self._resources = self._points = None
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -276,6 +302,8 @@ class EdgeNode:
             nursery.start_soon(self._care_for_store)
             if self.settings.resources != ResourcesSection():
                 self._watch_resources(nursery)
+            if self.settings.series.rollup:
+                _ = self.points  # sends what was stored and not sent before the last end
             self._stack = stack.pop_all()
         return self
 
@@ -294,7 +322,8 @@ class EdgeNode:
                     await trio.to_thread.run_sync(self._cells.commit)
                 await self._tell(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)
-        self._store = self._cells = self._cell_sync = self._resources = None
+        self._store = self._cells = self._cell_sync = None
+        self._resources = self._points = None
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub
@@ -356,7 +385,8 @@ class EdgeNode:
             return
         write = Write()
         declared = self._intake.stage(write, readings)
-        tails = await self.store.submit(write)
+        with self._also_kept(write, readings):
+            tails = await self.store.submit(write)
         self._intake.confirm(declared)
         self._note_readings(readings)
         self._note_grown(tails)
@@ -368,9 +398,54 @@ class EdgeNode:
             return
         write = Write()
         declared = self._intake.stage(write, readings)
-        self.store.submit_sync(write)
+        with self._also_kept(write, readings):
+            self.store.submit_sync(write)
         self._intake.confirm(declared)
         self._note_readings(readings)
+
+    def _also_kept(
+        self, write: Write, readings: Sequence[Reading]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Keep them here too, if the settings say so; what is inside carries `write` out."""
+        if not self.settings.series.ingested:
+            return contextlib.nullcontext()
+        return self.points.keeping(write, readings)
+
+    async def record(self, staged: "Staged") -> None:
+        """Store what `points` has staged; on disk when this returns. All or none."""
+        with self.points.carried_out(staged):
+            tails = await self.store.submit(staged.write)
+        self._note_recorded(staged)
+        self._note_grown(tails)
+        await self.send_windows()
+
+    def record_sync(self, staged: "Staged") -> None:
+        """Do as `record` does, from a plain program."""
+        with self.points.carried_out(staged):
+            self.store.submit_sync(staged.write)
+        self._note_recorded(staged)
+        with _windows_may_wait(), self.points.sending_windows() as write:
+            if write is not None:
+                self.store.submit_sync(write)
+
+    async def send_windows(self) -> None:
+        """Store the windows that have closed; those that find no room wait for the next time."""
+        with _windows_may_wait(), self.points.sending_windows() as write:
+            if write is not None:
+                self._note_grown(await self.store.submit(write))
+
+    async def _keep_sending_windows(self) -> None:
+        """Close windows of series that fell silent."""
+        while True:
+            await trio.sleep(WINDOWS_CHECK_S)
+            await self.send_windows()
+
+    def _note_recorded(self, staged: "Staged") -> None:
+        self._readings += staged.readings
+        for series, newest in staged.newest():
+            self._latest[(series.entity, series.key)] = _Latest(
+                newest.value, series.unit, newest.time_ns
+            )
 
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
         """Store an event; on disk when this returns."""
@@ -693,6 +768,15 @@ class _NodeSink:
 
     async def event(self, event: Event) -> None:
         await self._node.emit(event)
+
+
+@contextlib.contextmanager
+def _windows_may_wait() -> Iterator[None]:
+    """The readings in them are stored; an error now would say that they are not."""
+    try:
+        yield
+    except StoreError as error:
+        log.warning("windows wait for room: %s", error)
 
 
 @contextlib.asynccontextmanager

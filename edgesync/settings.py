@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -115,6 +115,37 @@ class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         )
 
 
+class RollupRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What travels of series whose entity begins with `prefix`; the longest prefix counts.
+
+    send     raw: readings; aggregates: windows of `width_s`; both
+    sketch   quantiles too, for about as many bytes again
+    """
+
+    prefix: str = ""
+    width_s: Annotated[int, Meta(ge=1, le=86_400)] = 60
+    send: Literal["raw", "aggregates", "both"] = "both"
+    sketch: bool = True
+
+
+class SeriesSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Readings kept at the edge for questions there, beside the journal.
+
+    keep       newest readings of a series
+    age        older ones are not shown; "0s" for no such limit
+    max        series kept
+    ingested   keep what devices and `ingest` bring, too; those of sensors and TS.ADD always are
+    rollup     what is summed up of them, and what travels
+    """
+
+    keep: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
+    age: Seconds = Seconds(0.0)
+    max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    rollup: tuple[RollupRule, ...] = ()
+    # One more row a series and write: an edge that nobody asks should not pay for answers.
+    ingested: bool = False
+
+
 class HttpSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Metrics, health and status over HTTP; port 0 switches it off."""
 
@@ -136,6 +167,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     sync: SyncSection = SyncSection()
     cells: CellsSection = CellsSection()
     resources: ResourcesSection = ResourcesSection()
+    series: SeriesSection = SeriesSection()
     http: HttpSection = HttpSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()

@@ -29,6 +29,7 @@ from hubd.presence import Presence
 from hubd.project import Live, Projectors, run_projectors
 from hubd.settings import Settings
 from hubd.state import State, open_state
+from hubd.state.retention import keep_thinning
 
 log = logging.getLogger(__name__)
 
@@ -129,6 +130,7 @@ async def _serve(
             await nursery.start(answers.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
+            nursery.start_soon(keep_thinning, state, settings.retention)
             url = await outer.start(serve_http, app, settings.api, stop)
             log.info("hub ready: link=%s http=%s", ",".join(hearing.addresses), url)
             task_status.started(Running(hearing.addresses, url))

@@ -67,6 +67,14 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return ranking(self.strategy, self.prefix)
 
 
+class RetentionSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long the levels below an hour, and hours, are kept; 0 for ever. Readings stay."""
+
+    windows: Seconds = Seconds(0.0)
+    minutes: Seconds = Seconds(0.0)
+    hours: Seconds = Seconds(0.0)
+
+
 class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token can be redeemed once, within this time."""
 
@@ -85,6 +93,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     link: LinkSection = LinkSection()
     log: LogSection = LogSection()
     cells: CellsSection = CellsSection()
+    retention: RetentionSection = RetentionSection()
     api: ApiSettings = ApiSettings()
     enrol: EnrolSection = EnrolSection()
     logging: LoggingSection = LoggingSection()

@@ -12,13 +12,14 @@ buckets would be too many, the lowest are counted as one.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.math cimport fabs, floor, isfinite, log, log1p, sqrt
-from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.math cimport INFINITY, fabs, floor, isfinite, llrint, log, log1p, nextafter, sqrt
+from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from buffer cimport (
-    Buf, Cur, OK, buf_free, left, put64, put8, put_varint, take64, take8, take_varint,
+    Buf, Cur, OK, buf_free, left, load16, load32, put64, put8, put_bytes, put_varint, take64, take8,
+    take_varint,
 )
 
 from edgesync.errors import RecordError
@@ -325,10 +326,23 @@ cdef class Window:
         delta = other.middle - self.middle
         self.middle += delta * other.count / both
         self.squares += other.squares + delta * delta * self.count * other.count / both
+        if (self.count and not self.has_sketch()) or not other.has_sketch():
+            self.drop_sketch()  # quantiles of some of the readings would be those of none
+        else:
+            self.zeros += other.zeros
+            pour(&self.above, &other.above)
+            pour(&self.below, &other.below)
         self.count = both
-        self.zeros += other.zeros
-        pour(&self.above, &other.above)
-        pour(&self.below, &other.below)
+
+    cdef bint has_sketch(self) noexcept:
+        return self.zeros + self.above.total + self.below.total == self.count
+
+    cdef void drop_sketch(self) noexcept:
+        free(self.above.counts)
+        free(self.below.counts)
+        memset(&self.above, 0, sizeof(Sketch))
+        memset(&self.below, 0, sizeof(Sketch))
+        self.zeros = 0
 
     # -- what came of it ---------------------------------------------------------------------
 
@@ -373,7 +387,10 @@ cdef class Window:
         return (self.end, self.end_at) if self.count else None
 
     def quantile(self, q: float) -> float | None:
-        """Return the value below which a share `q` of the readings is, within 1 % of it."""
+        """Return the value below which a share `q` of the readings is, within 1 % of it.
+
+        None without readings, and where the sketch was left out (`pack_windows`).
+        """
         cdef double rank
         cdef uint64_t seen = 0
         cdef int64_t at
@@ -383,6 +400,8 @@ cdef class Window:
             return None
         if q == 0 or q == 1:
             return self.high if q else self.low
+        if not self.has_sketch():
+            return None
         rank = q * (self.count - 1)
         at = self.below.high
         while self.below.total and at >= self.below.low:
@@ -484,7 +503,7 @@ cdef class Window:
                 raise RecordError("a window cut short or damaged")
             take_sketch(&cur, &made.above, made.count)
             take_sketch(&cur, &made.below, made.count)
-            if made.zeros + made.above.total + made.below.total != made.count:
+            if made.zeros + made.above.total + made.below.total not in (0, made.count):
                 raise RecordError("a window whose buckets hold other readings than it counts")
         if left(&cur):
             raise RecordError("bytes follow a window")
@@ -565,3 +584,311 @@ cdef int take_sketch(Cur *cur, Sketch *sketch, uint64_t limit) except -1:
         count(sketch, at, times)
         top = at
     return 0
+
+
+# -- many windows as one body, small -------------------------------------------------------------
+
+cdef enum:
+    PACKED_VERSION = 1
+    WINDOWS_MAX = 4096
+    PACKED_BYTES_MAX = 60 * 1024
+    RAW_VALUES = 15
+    IS_SUM_DECIMAL = 1 << 8
+    HAS_SKETCH = 1 << 6
+    HAS_MISSING = 1 << 7
+    UNIT_SHIFT = 4
+    FLAGS_KNOWN = 0x1FF
+
+cdef double *TENS = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9]
+cdef int64_t *UNITS = [1, 1000, 1000000, 1000000000]
+
+
+cdef inline bint is_decimal(double value, double tens, int64_t *found) noexcept:
+    """Whether value is found / tens, to the bit."""
+    cdef double scaled = value * tens, back
+    if not fabs(scaled) < 9007199254740992.0:
+        return False
+    found[0] = llrint(scaled)
+    back = found[0] / tens
+    return memcmp_double(&back, &value)
+
+
+cdef inline bint memcmp_double(const double *one, const double *other) noexcept:
+    cdef uint64_t a, b
+    memcpy(&a, one, 8)
+    memcpy(&b, other, 8)
+    return a == b
+
+
+cdef inline int put_zigzag(Buf *out, int64_t v) noexcept:
+    return put_varint(out, (<uint64_t>v << 1) ^ <uint64_t>(v >> 63))
+
+
+cdef inline bint take_zigzag(Cur *cur, int64_t *v) noexcept:
+    cdef uint64_t raw = 0
+    if not take_varint(cur, &raw):
+        return False
+    v[0] = <int64_t>(raw >> 1) ^ -<int64_t>(raw & 1)
+    return True
+
+
+cdef double ulp_of(double value) noexcept:
+    cdef double above = nextafter(fabs(value), INFINITY) - fabs(value)
+    return above if isfinite(above) else 0.0
+
+
+cdef int put_small(Buf *out, Window w, int64_t start, int64_t width, bint wants_sketch) except -1:
+    """Flags u16, count, [missing], values, sum, rest i16, squares 6 bytes, times, [sketch].
+
+    The mean is sum / count. Squares lose their last 16 bits: 1.5e-11 of the variance.
+    """
+    cdef int64_t m[4]
+    cdef int64_t at[4]
+    cdef double numbers[4]
+    cdef int64_t whole = 0
+    cdef int e, i, unit
+    cdef int bad = OK
+    cdef uint16_t flags
+    cdef uint64_t bits
+    cdef double total, rest
+    cdef int16_t small
+    flags = HAS_MISSING if w.missing else 0
+    if w.count == 0:
+        flags |= RAW_VALUES
+        bad |= put_bytes(out, &flags, 2) | put_varint(out, 0)
+        return check(bad | put_varint(out, w.missing) if w.missing else bad)
+    numbers[0], numbers[1], numbers[2], numbers[3] = w.low, w.high, w.start, w.end
+    at[0], at[1], at[2] = w.low_at - start, w.high_at - start, w.start_at - start
+    at[3] = start + width - w.end_at
+    for e in range(10):
+        for i in range(4):
+            if not is_decimal(numbers[i], TENS[e], &m[i]):
+                break
+        else:
+            break
+    else:
+        e = RAW_VALUES
+    for unit in range(3, -1, -1):
+        if not (at[0] % UNITS[unit] or at[1] % UNITS[unit] or at[2] % UNITS[unit]
+                or at[3] % UNITS[unit]):
+            break
+    total = w.total + w.rest
+    wants_sketch = wants_sketch and w.has_sketch()
+    flags |= <uint16_t>(e | unit << UNIT_SHIFT) | (HAS_SKETCH if wants_sketch else 0)
+    if e != RAW_VALUES and is_decimal(total, TENS[e], &whole):
+        flags |= IS_SUM_DECIMAL
+    bad |= put_bytes(out, &flags, 2) | put_varint(out, w.count)
+    if w.missing:
+        bad |= put_varint(out, w.missing)
+    if e == RAW_VALUES:
+        bad |= put_bytes(out, numbers, 32)
+    else:
+        bad |= put_zigzag(out, m[0])
+        for i in range(1, 4):
+            bad |= put_varint(out, <uint64_t>(m[i] - m[0]))
+    if flags & IS_SUM_DECIMAL:
+        bad |= put_zigzag(out, whole)
+    else:
+        bad |= put_bytes(out, &total, 8)
+    rest = ((w.total - total) + w.rest) / ulp_of(total) * 65536.0
+    small = <int16_t>max(min(rest, 32767.0), -32768.0) if isfinite(rest) else 0
+    bad |= put_bytes(out, &small, 2)
+    memcpy(&bits, &w.squares, 8)
+    bits = (bits + 0x8000) >> 16
+    bad |= put_bytes(out, &bits, 6)
+    for i in range(4):
+        bad |= put_varint(out, <uint64_t>(at[i] // UNITS[unit]))
+    if wants_sketch:
+        bad |= put_varint(out, w.zeros)
+        bad |= put_buckets(out, &w.above) | put_buckets(out, &w.below)
+    return check(bad)
+
+
+cdef int check(int bad) except -1:
+    if bad != OK:
+        raise MemoryError
+    return 0
+
+
+cdef int put_buckets(Buf *out, const Sketch *sketch) except -1:
+    """How many, the index before the first; each `step << 4 | times`, or 0 and both as varints."""
+    cdef int bad
+    cdef int64_t step, times, at, before
+    rows = listed(sketch)
+    bad = put_varint(out, len(rows))
+    if rows:
+        before = rows[0][0] - 1
+        bad |= put_zigzag(out, before)
+        for at, times in rows:
+            step = at - before
+            if step < 16 and times < 16:
+                bad |= put8(out, <uint8_t>(step << 4 | times))
+            else:
+                bad |= put8(out, 0) | put_varint(out, step) | put_varint(out, times)
+            before = at
+    return bad
+
+
+cdef Window take_small(Cur *cur, int64_t start, int64_t width):
+    """Undo `put_small`; raises RecordError."""
+    cdef Window w = Window()
+    cdef int64_t m[4]
+    cdef int64_t at[4]
+    cdef double numbers[4]
+    cdef int64_t whole = 0
+    cdef uint64_t raw = 0
+    cdef uint16_t flags
+    cdef double total = 0
+    cdef int i, e
+    if left(cur) < 2:
+        raise RecordError("a window cut short")
+    flags = load16(cur.at)
+    cur.at += 2
+    e = flags & 15
+    if flags & ~FLAGS_KNOWN or not (e < 10 or e == RAW_VALUES) or not take_varint(cur, &w.count):
+        raise RecordError("a window cut short, or of a kind unknown here")
+    if flags & HAS_MISSING and not take_varint(cur, &w.missing):
+        raise RecordError("a window cut short")
+    if w.count == 0:
+        return w
+    if e == RAW_VALUES:
+        if left(cur) < 32:
+            raise RecordError("a window cut short")
+        memcpy(numbers, cur.at, 32)
+        cur.at += 32
+    else:
+        if not take_zigzag(cur, &m[0]):
+            raise RecordError("a window cut short")
+        for i in range(1, 4):
+            if not take_varint(cur, &raw) or raw >> 60:
+                raise RecordError("a window cut short, or with a value that cannot be")
+            m[i] = <int64_t>(<uint64_t>m[0] + raw)
+        for i in range(4):
+            numbers[i] = m[i] / TENS[e]
+    if flags & IS_SUM_DECIMAL:
+        if e == RAW_VALUES or not take_zigzag(cur, &whole):
+            raise RecordError("a window cut short")
+        total = whole / TENS[e]
+    elif left(cur) < 8:
+        raise RecordError("a window cut short")
+    else:
+        memcpy(&total, cur.at, 8)
+        cur.at += 8
+    if left(cur) < 8:
+        raise RecordError("a window cut short")
+    w.rest = <int16_t>load16(cur.at) / 65536.0 * ulp_of(total)
+    raw = (<uint64_t>load32(cur.at + 2) | <uint64_t>load16(cur.at + 6) << 32) << 16
+    memcpy(&w.squares, &raw, 8)
+    cur.at += 8
+    for i in range(4):
+        if not take_varint(cur, &raw) or raw > <uint64_t>(width // UNITS[flags >> UNIT_SHIFT & 3]):
+            raise RecordError("a window cut short, or with a time outside of it")
+        at[i] = <int64_t>raw * UNITS[flags >> UNIT_SHIFT & 3]
+    for i in range(4):
+        if not isfinite(numbers[i]):
+            raise RecordError("a window with statistics that are no numbers")
+    w.low, w.high, w.start, w.end = numbers[0], numbers[1], numbers[2], numbers[3]
+    w.low_at, w.high_at, w.start_at = start + at[0], start + at[1], start + at[2]
+    w.end_at = start + width - at[3]
+    w.total = total
+    w.middle = (w.total + w.rest) / w.count
+    if flags & HAS_SKETCH:
+        if not take_varint(cur, &w.zeros) or w.zeros > w.count:
+            raise RecordError("a sketch cut short")
+        take_buckets(cur, &w.above, w.count)
+        take_buckets(cur, &w.below, w.count)
+        if not w.has_sketch():
+            raise RecordError("a window whose buckets hold other readings than it counts")
+    return w
+
+
+cdef int take_buckets(Cur *cur, Sketch *sketch, uint64_t limit) except -1:
+    cdef uint64_t rows = 0, step = 0, times = 0, _i
+    cdef uint8_t small = 0
+    cdef int64_t at = 0
+    if not take_varint(cur, &rows) or rows > BUCKETS_MAX:
+        raise RecordError("a sketch cut short, or of too many buckets")
+    if rows and (not take_zigzag(cur, &at) or not -(1 << 40) < at < 1 << 40):
+        raise RecordError("a sketch cut short, or with a bucket that cannot be")
+    for _i in range(rows):
+        if not take8(cur, &small):
+            raise RecordError("a sketch cut short")
+        step, times = small >> 4, small & 15
+        if small == 0 and not (take_varint(cur, &step) and take_varint(cur, &times)):
+            raise RecordError("a sketch cut short")
+        if not (0 < step < 1 << 40) or times == 0 or times > limit - sketch.total:
+            raise RecordError("a sketch with a bucket that cannot be")
+        at += <int64_t>step
+        if _i and at - sketch.low >= BUCKETS_MAX:
+            raise RecordError("a sketch of too many buckets")
+        count(sketch, at, times)
+    return 0
+
+
+def pack_windows(
+    int64_t width_ns, int64_t start_ns, uint64_t revision, windows, *, bint sketch=True,
+) -> bytes:
+    """Return windows of several series that share width, start and revision, as one small body.
+
+    windows   pairs of a series id and its Window, at most 4,096 and 60 KiB
+    sketch    False: without quantiles, at half the size
+
+    `version u8 | width | start / width, zigzag | revision | count`, then each `series u64` and what
+    `put_small` says; numbers are varints. Raises RecordError beyond the limits.
+    """
+    cdef Buf out
+    cdef uint64_t series
+    cdef Window w
+    rows = list(windows)
+    if width_ns < 1 or start_ns % width_ns or not 0 < len(rows) <= WINDOWS_MAX:
+        raise RecordError(
+            f"{len(rows)} windows of {width_ns} ns at {start_ns}; 1 to {WINDOWS_MAX}, on the grid")
+    out.data, out.size, out.room = NULL, 0, 0
+    try:
+        check(put8(&out, PACKED_VERSION) | put_varint(&out, width_ns)
+              | put_zigzag(&out, start_ns // width_ns) | put_varint(&out, revision)
+              | put_varint(&out, len(rows)))
+        for series, w in rows:
+            check_inside(w, start_ns, width_ns)
+            check(put64(&out, series))
+            put_small(&out, w, start_ns, width_ns, sketch)
+        if out.size > PACKED_BYTES_MAX:
+            raise RecordError(f"windows of {out.size} bytes; at most {PACKED_BYTES_MAX}")
+        return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+    finally:
+        buf_free(&out)
+
+
+cdef int check_inside(Window w, int64_t start, int64_t width) except -1:
+    cdef int64_t at
+    if w.count:
+        for at in (w.low_at, w.high_at, w.start_at, w.end_at):
+            if not 0 <= at - start < width:
+                raise RecordError(f"a window from {start} with a reading at {at}")
+    return 0
+
+
+def unpack_windows(body: bytes) -> tuple[int, int, int, list[tuple[int, Window]]]:
+    """Undo `pack_windows`: (width_ns, start_ns, revision, windows); raises RecordError."""
+    cdef Cur cur
+    cdef uint8_t version = 0
+    cdef uint64_t width = 0, revision = 0, rows = 0, series = 0, _i
+    cdef int64_t place = 0
+    cur.at = <const uint8_t *>PyBytes_AS_STRING(body)
+    cur.end = cur.at + PyBytes_GET_SIZE(body)
+    if not take8(&cur, &version) or version != PACKED_VERSION:
+        raise RecordError("windows cut short, or of another version")
+    if not (take_varint(&cur, &width) and take_zigzag(&cur, &place)
+            and take_varint(&cur, &revision) and take_varint(&cur, &rows)):
+        raise RecordError("windows cut short")
+    if not 0 < width < 1 << 62 or not 0 < rows <= WINDOWS_MAX or revision >> 32 or (
+            fabs(<double>place * width) > 9e18):
+        raise RecordError("windows of a width, time or number that cannot be")
+    found = []
+    for _i in range(rows):
+        if not take64(&cur, &series):
+            raise RecordError("windows cut short")
+        found.append((series, take_small(&cur, place * <int64_t>width, <int64_t>width)))
+    if left(&cur):
+        raise RecordError("bytes follow the windows")
+    return width, place * <int64_t>width, revision, found

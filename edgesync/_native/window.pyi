@@ -1,6 +1,7 @@
 """Statistics of the readings of one window of time, which merge: parts give what the whole gives."""
 
 import array
+from collections.abc import Iterable
 from typing import final
 
 @final
@@ -60,7 +61,10 @@ class Window:
         """The reading of the latest time; of several the one that came last."""
 
     def quantile(self, q: float) -> float | None:
-        """Return the value below which a share `q` of the readings is, within 1 % of it."""
+        """Return the value below which a share `q` of the readings is, within 1 % of it.
+
+        None without readings, and where the sketch was left out (`pack_windows`).
+        """
 
     def buckets(self) -> dict[int, int]:
         """Return how many readings are in each bucket: equal for equal readings, in any order.
@@ -74,3 +78,23 @@ class Window:
     @classmethod
     def decode(cls, data: bytes) -> Window:
         """Undo `encode`; raises RecordError on anything else."""
+
+def pack_windows(
+    width_ns: int,
+    start_ns: int,
+    revision: int,
+    windows: Iterable[tuple[int, Window]],
+    *,
+    sketch: bool = True,
+) -> bytes:
+    """Return windows of several series that share width, start and revision, as one small body.
+
+    windows   pairs of a series id and its Window, at most 4,096 and 60 KiB
+    sketch    False: without quantiles, at half the size
+
+    `version u8 | width | start / width, zigzag | revision | count`, then each `series u64` and what
+    `put_small` says; numbers are varints. Raises RecordError beyond the limits.
+    """
+
+def unpack_windows(body: bytes) -> tuple[int, int, int, list[tuple[int, Window]]]:
+    """Undo `pack_windows`: (width_ns, start_ns, revision, windows); raises RecordError."""

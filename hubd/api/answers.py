@@ -8,6 +8,7 @@ from edgesync.model import Value
 from hubd.api.context import EdgeView, LinkEvent
 from hubd.api.health import Health
 from hubd.state.views import EventRow, SkipRow, Totals
+from hubd.state.windows import WindowRow
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +83,19 @@ class History(msgspec.Struct, frozen=True, kw_only=True):
     to_ns: int
     raw: Raw | None
     buckets: Buckets | None
+    next: str | None
+
+
+class Windows(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of windows an edge summed up; `merge_s` is their width after merging."""
+
+    edge: str
+    entity: str
+    key: str
+    unit: str
+    width_s: int
+    merge_s: int
+    windows: list[WindowRow]
     next: str | None
 
 

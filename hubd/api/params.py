@@ -42,6 +42,7 @@ Status = Annotated[
 Kind = Annotated[
     str, Meta(description="a name like alarm, or its number", min_length=1, max_length=64)
 ]
+Width = Annotated[int, Meta(description="seconds, 1 to 86400", ge=1, le=86_400)]
 Resolution = Annotated[Literal["auto", "raw", "1m", "1h"], Meta(description="auto, raw, 1m or 1h")]
 
 
@@ -76,6 +77,18 @@ class HistoryPage(Params, frozen=True, kw_only=True):
     to: Time | None = None
     resolution: Resolution = "auto"
     limit: Points = 1000
+    after: Cursor | None = None
+
+
+class WindowsPage(Params, frozen=True, kw_only=True):
+    edge: EdgeName
+    entity: Annotated[Text, Meta(description="entity of the series")]
+    key: Annotated[Text, Meta(description="key of the series")]
+    width_s: Width = 60
+    merge_s: Width | None = None
+    from_: Time | None = msgspec.field(name="from", default=None)
+    to: Time | None = None
+    limit: Limit = 100
     after: Cursor | None = None
 
 

@@ -46,6 +46,10 @@ ENDPOINTS: Final = (
         params.HistoryPage, answers.History, series.history,
     ),
     Endpoint(
+        f"{EDGE}/windows", "Statistics of a series that the edge summed up, merged as you like",
+        params.WindowsPage, answers.Windows, series.windows,
+    ),
+    Endpoint(
         f"{EDGE}/events", "Events of an edge, the newest first",
         params.EventsPage, answers.Events, series.edge_events,
     ),

@@ -6,22 +6,41 @@ import sqlalchemy as sa
 
 from edgesync.model import Action, EventType
 from edgesync_transport.messages import Lane
-from hubd.api.answers import Buckets, Events, History, Raw
+from hubd.api.answers import Buckets, Events, History, Raw, Windows
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
 from hubd.api.fleet import known_edge
-from hubd.api.params import EventsPage, HistoryPage, Int64, make_cursor, parse_time, read_cursor
+from hubd.api.params import (
+    EventsPage,
+    HistoryPage,
+    Int64,
+    WindowsPage,
+    make_cursor,
+    parse_time,
+    read_cursor,
+)
 from hubd.project.rollups import HOUR_NS, MINUTE_NS
 from hubd.state import points, tables, views
 from hubd.state.views import EventFilter, SeriesRow
+from hubd.state.windows import WindowQuery
+from hubd.state.windows import page as window_page
 
 Grain = Literal["raw", "1m", "1h"]
 ROLLUPS: Final = {"1m": (tables.rollup_1m, MINUTE_NS), "1h": (tables.rollup_1h, HOUR_NS)}
+SECOND_NS: Final = 1_000_000_000
 END_NS: Final = (1 << 63) - 1
 FIRST_EVENT: Final = (1 << 63) - 1
 
 
 async def history(context: Context, params: HistoryPage) -> History:
+    row, from_ns, to_ns = await _asked_series(context, params)
+    return await context.state.read(lambda c: _page(c, params, row, from_ns, to_ns))
+
+
+async def _asked_series(
+    context: Context, params: HistoryPage | WindowsPage
+) -> tuple[SeriesRow, int, int]:
+    """The series asked for, and the range; raises ApiError."""
     known_edge(context, params.edge)
     now_ns = context.now_ns()
     from_ns = parse_time(params.from_, now_ns - HOUR_NS, now_ns, "from")
@@ -34,7 +53,7 @@ async def history(context: Context, params: HistoryPage) -> History:
     if found is None:
         remedy = f"GET /api/v1/edges/{params.edge}/series lists them"
         raise ApiError(404, "no such series", field="key", remedy=remedy)
-    return await context.state.read(lambda c: _page(c, params, found, from_ns, to_ns))
+    return found, from_ns, to_ns
 
 
 def _page(
@@ -98,6 +117,27 @@ def _columns(rows: list[Any]) -> Buckets:
         first=[row.first for row in rows],
         last=[row.last for row in rows],
     )
+
+
+async def windows(context: Context, params: WindowsPage) -> Windows:
+    row, from_ns, to_ns = await _asked_series(context, params)
+    merge_s = params.merge_s or params.width_s
+    if merge_s % params.width_s:
+        raise ApiError(
+            400, f"windows of {params.width_s} s do not fill {merge_s} s", field="merge_s",
+            remedy=f"a multiple of {params.width_s}",
+        )  # fmt: skip
+    (after_ns,) = read_cursor(params.after, tuple[Int64], (points.NOWHERE[0],))
+    wanted = WindowQuery(
+        edge=params.edge, series=row.series, width_ns=params.width_s * SECOND_NS,
+        merge_ns=merge_s * SECOND_NS, from_ns=max(from_ns, after_ns), to_ns=to_ns,
+    )  # fmt: skip
+    found, has_more = await context.state.read(lambda c: window_page(c, wanted, params.limit))
+    following = make_cursor(found[-1].start_ns + wanted.merge_ns) if has_more else None
+    return Windows(
+        edge=row.edge, entity=row.entity, key=row.key, unit=row.unit, width_s=params.width_s,
+        merge_s=merge_s, windows=found, next=following,
+    )  # fmt: skip
 
 
 async def edge_events(context: Context, params: EventsPage) -> Events:

@@ -14,6 +14,7 @@ from hubd.project.base import follow
 from hubd.project.events import EventsProjector as EventsProjector
 from hubd.project.live import Live as Live
 from hubd.project.telemetry import TelemetryProjector as TelemetryProjector
+from hubd.project.windows import WindowsProjector as WindowsProjector
 from hubd.state import State
 
 
@@ -21,7 +22,11 @@ class Projectors:
     """The projectors of a hub and how far each has come."""
 
     def __init__(self, live: Live) -> None:
-        self.all: tuple[Projector, ...] = (TelemetryProjector(live), EventsProjector(live))
+        self.all: tuple[Projector, ...] = (
+            TelemetryProjector(live),
+            EventsProjector(live),
+            WindowsProjector(),
+        )
         self.progress = [Progress(projector.name) for projector in self.all]
 
     async def reach(self, position: int) -> None:

@@ -87,8 +87,8 @@ def _read(entry: Entry) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     _, records = batch.columns(entry.codec, entry.payload, limit_bytes=UNPACKED_LIMIT_BYTES)
     rows, losses = [], []
     for index, record in records:
-        if record.kind == RecordKind.CELLS:
-            continue  # the business of hubd/cells
+        if record.kind in (RecordKind.CELLS, RecordKind.WINDOWS):
+            continue  # the business of hubd/cells, and of the windows projector
         row = _row(entry, index, entry.first + index) | _decoded(record.kind, record.body)
         row["origin"] = tables.signed(record.origin)
         row["number"] = tables.signed(record.number)

@@ -129,6 +129,19 @@ def _rollup(name: str) -> Table:
 rollup_1m = _rollup("rollup_1m")
 rollup_1h = _rollup("rollup_1h")
 
+# Windows that edges summed up themselves, packed by `Window.encode`; the highest revision of each.
+windows = Table(
+    "windows",
+    metadata,
+    Column("edge", Text, primary_key=True),
+    Column("series", BigInteger, primary_key=True, autoincrement=False),
+    Column("width_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("start_ns", BigInteger, primary_key=True, autoincrement=False),
+    Column("revision", BigInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 edge_events = Table(
     "edge_events",
     metadata,

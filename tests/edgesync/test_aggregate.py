@@ -1,5 +1,6 @@
 """What windows say is what all readings say, however late and in whatever parts they came."""
 
+import array
 import math
 from random import Random
 
@@ -113,3 +114,59 @@ def test_what_nobody_drains_is_bounded_and_the_loss_is_counted() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match="width"):
         EdgeAggregator(width_s=0)
+
+
+def drained(aggregator: EdgeAggregator) -> list[tuple[object, ...]]:
+    return [
+        (one.series, one.start_ns, one.revision, one.window.count, one.window.buckets(),
+         one.window.first, one.window.last)
+        for one in aggregator.drain_pending()
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_at_once_are_as_one_by_one(seed: int) -> None:
+    random = Random(seed)
+    options = {"width_s": 10, "max_pending": 10_000, "lateness_s": 2, "allowed_s": 100}
+    one, many = EdgeAggregator(**options), EdgeAggregator(**options)
+    second = 1000
+    for _ in range(30):
+        times, values = array.array("q"), array.array("d")
+        for _ in range(random.randrange(20)):
+            second += random.choice((0, 1, 1, 1, 7, -3, -150))
+            times.append(second * SECOND_NS)
+            values.append(random.gauss(20, 5))
+        second = max([second, *(at // SECOND_NS for at in times)])
+        many.add_many("t", times, values)
+        for at, value in zip(times, values, strict=True):
+            one.add_reading("t", value, at)
+        assert drained(many) == drained(one)
+        assert many.late == one.late
+    assert (many.flush(), one.flush()) == (1, 1) or many.pending == one.pending
+    assert drained(many) == drained(one)
+
+
+def test_what_could_not_be_stored_is_drained_again_unless_there_is_newer() -> None:
+    aggregator = EdgeAggregator(width_s=10, max_pending=2)
+    aggregator.add_reading("t", 1.0, 1000 * SECOND_NS)
+    aggregator.add_reading("t", 1.0, 1020 * SECOND_NS)
+    taken = aggregator.drain_pending()
+    aggregator.add_reading("t", 2.0, 1001 * SECOND_NS)
+    aggregator.put_back(taken)
+    (again,) = aggregator.drain_pending()
+    assert (again.revision, again.window.count) == (2, 2)
+    buckets = [Bucket("t", n * 10 * SECOND_NS, 10 * SECOND_NS, 1, Window()) for n in range(3)]
+    aggregator.put_back(buckets)
+    assert (aggregator.pending, aggregator.dropped) == (2, 1)
+
+
+def test_a_window_of_an_earlier_life_is_revised_not_begun_anew() -> None:
+    aggregator = EdgeAggregator(width_s=10)
+    before = Window()
+    before.add(1000 * SECOND_NS, 1.0)
+    aggregator.restore("t", 1000 * SECOND_NS, 3, before)
+    aggregator.add_reading("t", 2.0, 1001 * SECOND_NS)
+    aggregator.add_reading("t", 5.0, 1012 * SECOND_NS)  # the next window is open
+    (revised,) = aggregator.drain_pending()
+    assert (revised.start_ns, revised.revision, revised.window.sum) == (1000 * SECOND_NS, 4, 3.0)
+    assert aggregator.flush() == 1

@@ -43,6 +43,24 @@ def is_same(written: str, default: Any) -> bool:
     return bool((tuple(value) if isinstance(value, list) else value) == default)
 
 
+EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+SAID = re.compile(r"print\(.*\)  # (.*)$", re.M)
+
+
+@pytest.mark.parametrize("file", ["sensors.md"])
+def test_examples_print_what_they_say(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    examples = EXAMPLE.findall((DOCS / file).read_text())
+    assert examples
+    for number, example in enumerate(examples):
+        (tmp_path / str(number)).mkdir()
+        monkeypatch.chdir(tmp_path / str(number))
+        exec(compile(example, f"{file}, example {number + 1}", "exec"), {})
+        said = SAID.findall(example)
+        assert capsys.readouterr().out.splitlines() == said
+
+
 def test_every_redis_command_is_documented_and_no_other() -> None:
     text = (DOCS / "redis-commands.md").read_text()
     table = text.partition("## Commands")[2].partition("## What differs")[0]

@@ -1,11 +1,13 @@
 """The compiled decoders: events, packed values, blocks, readings, rows and batches."""
 
 import array
+import contextlib
 import math
 import random
 import struct
 
 from edgesync._native import batch, block, event, pack
+from edgesync._native.window import Window, pack_windows, unpack_windows
 from edgesync.errors import RecordError
 from tests.fuzz.fuzz import Target
 from tests.native.esb1 import unpack as unpacked
@@ -186,10 +188,53 @@ def run_readings(data: bytes) -> None:
     assert batch.readings(*batch.parse_readings(data)) == data
 
 
+def windows() -> list[Window]:
+    rng = random.Random(4)
+    found = [Window() for _ in range(6)]
+    for n, one in enumerate(found):
+        for _ in range(n * 3):
+            value = (round(rng.gauss(0, 9), 1), rng.gauss(0, 1e9), 0.0, math.nan)[n % 4]
+            one.add(START + rng.randrange(60) * 10**9, value)
+    return found
+
+
+def packed_windows() -> list[bytes]:
+    width, start = 60 * 10**9, START // (60 * 10**9) * 60 * 10**9
+    inside = []
+    for n in range(6):
+        one = Window()
+        for m in range(n * 4):
+            one.add(start + m * 10**9, (m / 10, m * math.pi, -m, math.inf)[n % 4])
+        inside.append((n, one))
+    return [
+        pack_windows(width, start, n, inside[: n + 1], sketch=sketch)
+        for n in range(6)
+        for sketch in (False, True)
+    ]
+
+
+def run_windows(data: bytes) -> None:
+    """What unpacks can be packed again, and gives the same."""
+    width, start, revision, found = unpack_windows(data)
+    for _, one in found:
+        one.quantile(0.9)
+        one.merge(Window.decode(one.encode()))
+    with contextlib.suppress(RecordError):
+        again = pack_windows(width, start, revision, found)
+        assert len(unpack_windows(again)[3]) == len(found)
+
+
+def run_window(data: bytes) -> None:
+    one = Window.decode(data)
+    assert Window.decode(one.encode()).encode() == one.encode()
+
+
 TARGETS = [
     Target("event", events(), event.decode, (RecordError,)),
     Target("pack", packed_values(), pack.unpack, (RecordError,)),
     Target("block", blocks(), run_block, (RecordError,), seal),
+    Target("window", [one.encode() for one in windows()], run_window, (RecordError,)),
+    Target("windows", packed_windows(), run_windows, (RecordError,)),
     Target("readings", bodies(), run_readings, (RecordError,)),
     Target("rows", [make_rows(drafts(s)) for s in range(12)], run_rows, (RecordError,)),
     Target("batch-rows", payloads(columns=False), lambda d: run_batch(0, d), (RecordError,)),

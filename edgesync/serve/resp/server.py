@@ -15,7 +15,8 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from operator import le
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -26,6 +27,10 @@ from edgesync.errors import StoreError, StoreFull
 from edgesync.serve.resp.edge import Later, Site
 from edgesync.serve.resp.session import House, Session
 from edgesync.store.cells import EdgeCells
+
+if TYPE_CHECKING:
+    from edgesync.serve.resp.gather import Gather
+    from edgesync.serve.resp.timeseries import TimeSeries
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +44,9 @@ REPLIES_A_TIME: Final = 256
 SMALL_BYTES: Final = 1024
 LARGE: Final = (list, dict, set)
 EXPIRE_EVERY_S: Final = 0.25
+Gates = tuple[int, int]  # of cells, of points
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+NO_GATES: Final[Gates] = (0, 0)
 GONE: Final = select.EPOLLHUP | select.EPOLLERR
 
 
@@ -56,8 +63,8 @@ class Client:
         self.parser = parser
         self.session: Session
         self.todo: deque[Sequence[bytes]] = deque()
-        # Replies that wait for a commit: its generation, the bytes, how many replies they are.
-        self.waiting: deque[tuple[int, bytes, int]] = deque()
+        # Replies that wait for commits: their generations, the bytes, how many replies they are.
+        self.waiting: deque[tuple[Gates, bytes, int]] = deque()
         self.out: deque[bytes] = deque()
         self.out_bytes = self.waiting_bytes = 0
         self.pushed: list[Push] = []
@@ -74,7 +81,8 @@ class Client:
 class RespServer:
     """Answers Redis clients out of `cells` until cancelled.
 
-    stop   what SHUTDOWN does; None where it is not the client's to do
+    stop          what SHUTDOWN does; None where it is not the client's to do
+    make_gather   of points, when the first TS.* comes; None where there are no series
     """
 
     def __init__(
@@ -87,8 +95,15 @@ class RespServer:
         clients_max: int = 10_000,
         edge: str = "",
         stop: Callable[[], None] | None = None,
+        make_gather: Callable[[], "Gather"] | None = None,
     ) -> None:
-        self.house = House(cells, site=site, password=password, stop=stop)
+        self.house = House(
+            cells, site=site, password=password, stop=stop,
+            open_series=None if make_gather is None else self._open_series,
+        )  # fmt: skip
+        self._make_gather = make_gather
+        self._gather: Gather | None = None
+        self._done = [0, 0]
         self.house.facts.durability = durability
         self.house.facts.clients_max = clients_max
         self.house.facts.edge = edge
@@ -114,7 +129,7 @@ class RespServer:
             epoll.register(listening.fileno(), READ)
             self._epoll, self._listening = epoll, listening
             self.house.facts.port = listening.getsockname()[1]
-            self._cells.on_commit(self._committed)
+            self._cells.on_commit(partial(self._committed, 0))
             task_status.started(self.house.facts.port)
             try:
                 async with trio.open_nursery() as nursery:
@@ -273,9 +288,9 @@ class RespServer:
         if not replies:
             return
         raw = encode(replies, proto)
-        gate = self._cells.gate() if self._is_durable else 0
-        if gate or client.waiting:
-            client.waiting.append((gate, raw, len(replies)))
+        gates = self._gates() if self._is_durable else NO_GATES
+        if gates != NO_GATES or client.waiting:
+            client.waiting.append((gates, raw, len(replies)))
             client.waiting_bytes += len(raw)
             return
         self._let_go(client, raw)
@@ -305,17 +320,42 @@ class RespServer:
 
     # -- replies -------------------------------------------------------------------------------
 
-    def _committed(self, generation: int, error: StoreError | None) -> None:
+    def _gates(self) -> Gates:
+        gather = self._gather
+        return self._cells.gate(), 0 if gather is None else gather.gate()
+
+    def _open_series(self) -> "TimeSeries":
+        """Series are asked for: from here on points are committed, too."""
+        from edgesync.serve.resp.timeseries import TimeSeries  # with what it needs, 1 MB
+
+        assert self._make_gather is not None
+        self._gather = self._make_gather()
+        self._gather.on_commit(partial(self._committed, 1))
+        self._nursery.start_soon(self._gather.keep_committing)
+        return TimeSeries(self._gather, self.house.facts.wall_ns)
+
+    def _committed(self, kind: int, generation: int, error: StoreError | None) -> None:
         """Let go what waited for this commit; or say what came of it, to all who waited."""
+        if error is None:
+            self._done[kind] = generation
+        else:
+            for client in self._clients.values():
+                self._refuse(client, kind, error)
         for client in list(self._clients.values()):
             waiting = client.waiting
-            while waiting and (error is not None or waiting[0][0] <= generation):
-                _, raw, count = waiting.popleft()
+            while waiting and all(map(le, waiting[0][0], self._done)):
+                _, raw, _ = waiting.popleft()
                 client.waiting_bytes -= len(raw)
-                if error is not None:
-                    raw = encode([_refusal(error)] * count, client.session.proto)
                 self._let_go(client, raw)
         self._flush()
+
+    def _refuse(self, client: Client, kind: int, error: StoreError) -> None:
+        """Put an error in place of every reply that rests on a commit that was refused."""
+        for at, (gates, _, count) in enumerate(client.waiting):
+            if gates[kind] > self._done[kind]:
+                raw = encode([_refusal(error)] * count, client.session.proto)
+                client.waiting[at] = (NO_GATES, raw, count)
+        client.waiting_bytes = sum(len(raw) for _, raw, _ in client.waiting)
 
     def _flush(self) -> None:
         while self._due:

@@ -4,7 +4,7 @@ No sockets here: requests go in, replies come out (I13); the server sends them w
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from edgesync._native.keyspace import KEY_BYTES_MAX
 from edgesync._native.resp import NullArray, Push, ReplyError
@@ -14,6 +14,9 @@ from edgesync.cells.commands.table import glob, integer, miscounted, unknown
 from edgesync.serve.resp import edge, info
 from edgesync.serve.resp.channels import Channels
 from edgesync.store.cells import EdgeCells
+
+if TYPE_CHECKING:
+    from edgesync.serve.resp.timeseries import TimeSeries
 
 # What an answer to HELLO and INFO names, for clients that choose features by it.
 REDIS_VERSION: Final = "7.0.15"
@@ -41,6 +44,7 @@ class House:
         site: edge.Site | None = None,
         password: str = "",
         stop: Callable[[], None] | None = None,
+        open_series: "Callable[[], TimeSeries] | None" = None,
     ) -> None:
         self.cells = cells
         self.site = site
@@ -52,6 +56,17 @@ class House:
         self.watchers: dict[bytes, set[Session]] = {}
         self.facts = info.Facts()
         self._next = 1
+        self._open_series = open_series
+        self._series: TimeSeries | None = None
+
+    @property
+    def series(self) -> "TimeSeries":
+        """What answers TS.*; raises ReplyError where there is none."""
+        if self._series is None:
+            if self._open_series is None:
+                raise ReplyError("ERR there are no series here")
+            self._series = self._open_series()
+        return self._series
 
     def admit(self, address: str, send: Callable[[Push], None]) -> "Session":
         session = Session(self, self._next, address, send)
@@ -481,6 +496,15 @@ def _edge_dotted(word: bytes) -> Callable[[Session, Sequence[bytes]], Reply]:
     return lambda session, args: session.edge([word, *args])
 
 
+def _series(name: bytes) -> Callable[[Session, Sequence[bytes]], Reply]:
+    return lambda session, args: session.house.series.run(name, args, session.proto)
+
+
+# Arguments of TS.*, the name counted: edgesync/serve/resp/timeseries.py.
+SERIES: Final = {
+    b"ts.create": -2, b"ts.add": -4, b"ts.madd": -4, b"ts.get": -2, b"ts.range": -4,
+    b"ts.revrange": -4, b"ts.info": -2,
+}  # fmt: skip
 OWN: Final[dict[bytes, tuple[Callable[[Session, Sequence[bytes]], Reply], int]]] = {
     b"hello": (Session.hello, -1),
     b"auth": (Session.auth, -2),
@@ -510,4 +534,5 @@ OWN: Final[dict[bytes, tuple[Callable[[Session, Sequence[bytes]], Reply], int]]]
     b"edge": (Session.edge, -2),
     b"wait": (Session.wait, 3),
     **{b"edge." + word: (_edge_dotted(word), -1) for word in edge.COMMANDS},
+    **{name: (_series(name), arity) for name, arity in SERIES.items()},
 }  # fmt: skip

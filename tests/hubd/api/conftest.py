@@ -8,6 +8,8 @@ import httpx2
 import pytest
 from starlette.testclient import TestClient
 
+from edgesync._native.window import Window, pack_windows
+from edgesync.model import RecordKind, series_id
 from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
 from hubd.project import Live, Projectors
@@ -16,6 +18,15 @@ from tests.hubd.batches import START_NS, Edge
 from tests.hubd.still import NOW_NS, StillHub, an_edge
 
 MINUTES = 30
+
+
+def a_window(minute: int) -> bytes:
+    """What the edge itself makes of a minute of its meter."""
+    start = START_NS + minute * 60 * 10**9
+    window = Window()
+    for second in range(60):
+        window.add(start + second * 10**9, float(minute * 60 + second))
+    return pack_windows(60 * 10**9, start, 1, [(series_id("meter0", "ActivePower"), window)])
 
 
 def barn(position: int = 1) -> Edge:
@@ -31,6 +42,8 @@ def barn(position: int = 1) -> Edge:
         edge.readings(at, {("meter0", "ActivePower"): float(second), ("meter0", "Frequency"): 50.0})
     edge.readings(at, {("door", "IsOpen"): True, ("door", "Note"): "left open"})
     edge.event(11, b'{"text": "hinge <b>squeaks</b>"}', entity="door", action=6, time_ns=START_NS)
+    for minute in range(MINUTES):
+        edge.record(RecordKind.WINDOWS, a_window(minute))
     edge.event(12, b"\xff\xfe", entity="meter0", time_ns=START_NS + 10**9)
     return edge
 

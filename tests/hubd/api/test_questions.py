@@ -150,6 +150,40 @@ def test_link_events_are_filtered_and_paged(client: httpx2.Client) -> None:
     assert [one["n"] for one in ask(client, path, after=page["next"])["events"]] == [3, 2, 1]
 
 
+WINDOWS = "/api/v1/edges/barn/windows"
+
+
+@pytest.mark.feature("L11")
+def test_windows_are_merged_as_wanted(client: httpx2.Client) -> None:
+    told = ask(client, WINDOWS, **POWER, **{"from": START_NS, "limit": 3})
+    assert [(one["start_ns"], one["count"], one["mean"]) for one in told["windows"]] == [
+        (START_NS + n * 60 * 10**9, 60, 60 * n + 29.5) for n in range(3)
+    ]
+    found = []
+    after = None
+    while True:
+        more: dict[str, str] = {} if after is None else {"after": after}
+        wanted: dict[str, object] = {"from": START_NS, "merge_s": 600, "limit": 2, **more}
+        page = ask(client, WINDOWS, **POWER, **wanted)
+        found += page["windows"]
+        after = page["next"]
+        if after is None:
+            break
+    assert [(one["parts"], one["count"], one["min"], one["max"]) for one in found] == [
+        (10, 600, 600 * n, 600 * n + 599) for n in range(3)
+    ]
+    for one in found:
+        assert abs(one["p99"] - (one["min"] + 0.99 * 599)) <= 0.01 * one["p99"]
+
+
+def test_windows_that_do_not_fill_wider_ones_are_refused(client: httpx2.Client) -> None:
+    answer = client.get(WINDOWS, params={**POWER, "merge_s": 90})
+    assert answer.status_code == 400
+    assert answer.json()["field"] == "merge_s"
+    missing = client.get(WINDOWS, params={"entity": "meter0", "key": "Nothing"})
+    assert missing.status_code == 404
+
+
 def test_the_ledger_compares_what_can_be_counted(client: httpx2.Client) -> None:
     stats = ask(client, "/api/v1/stats")
     barn = stats["ledger"][0]
@@ -158,6 +192,7 @@ def test_the_ledger_compares_what_can_be_counted(client: httpx2.Client) -> None:
     assert [(one["name"], one["lag"]) for one in stats["projectors"]] == [
         ("telemetry", 0),
         ("events", 0),
+        ("windows", 0),
     ]
 
 

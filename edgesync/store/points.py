@@ -1,0 +1,740 @@
+"""The newest readings of a series, kept at the edge for questions there.
+
+The journal lets a reading go when the hub has it; these stay, as many of a series as its `keep`
+says. Rows of the database `points`, in the transaction of the journal records they belong to (I2):
+
+    k | series id u64 BE              the series is kept; the age of its own, u64 ns, 0 for none
+    p | series id | n u64 BE          readings: raw, as they came, or some hundred as an ESB1 block
+    s | series id                     what all readings that are, or were, in blocks add up to
+    m | series id                     metadata, as a msgpack map
+    q | series id | n                 readings from the future: kept aside
+
+`n` counts the readings of a series; a write that was refused leaves a gap. Memory follows the disk:
+what is staged becomes true with `confirm`, and only what is confirmed is made into blocks, so that
+a write that is refused takes no other one with it (I8). Between commit and `confirm` the disk is
+ahead, and questions are answered from `pending` and `sealing` instead. Values are 64-bit floats.
+"""
+
+import array
+import contextlib
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, cast
+
+import msgspec
+
+from edgesync._native import block, event
+from edgesync._native.points import Part, parts
+from edgesync._native.window import Window
+from edgesync._native.write import Write
+from edgesync.errors import RecordError
+from edgesync.intake import Intake
+from edgesync.model import (
+    Action,
+    EntityType,
+    EventType,
+    Lane,
+    Reading,
+    RecordKind,
+    ValueType,
+)  # fmt: skip
+from edgesync.settings import RollupRule
+from edgesync.store.journal import EdgeStore
+from edgesync.store.rollups import Rollups
+from edgesync.store.series import Series
+
+DATABASE: Final = "points"
+KEEP: Final = 1000
+SERIES_MAX: Final = 10_000
+# So many raw readings become a block: 256 decimal readings at a steady pace are some 400 bytes.
+SEAL_POINTS: Final = 256
+BLOCK_POINTS: Final = 1024
+# Later than the wall clock by more than this, a time is a mistake: it would be "the newest" for
+# ever, and close every window.
+AHEAD_NS: Final = 300 * 1_000_000_000
+ASIDE_MAX: Final = 64  # rows of readings from the future, of a series
+METADATA_BYTES_MAX: Final = 4096
+NO_AGE: Final = 0
+
+PIECE: Final = struct.Struct("<BxxxIqq")  # is it a block, readings, earliest, latest
+ASIDE: Final = struct.Struct("<QI")  # readings set aside up to and with this row, those in it
+
+Times = array.array  # of "q"
+Values = array.array  # of "d"
+
+
+class Point(NamedTuple):
+    time_ns: int
+    value: float
+
+
+class _Sum(msgspec.Struct, array_like=True):
+    """The row `s`: `window` of all readings in blocks and before; `newest` is of those too."""
+
+    window: bytes
+    points: int = 0
+    newest: tuple[int, float] | None = None
+
+
+class _Block(NamedTuple):
+    n: int
+    points: int
+    latest: int
+
+
+class Kept:
+    """One series.
+
+    blocks    and `raws`, the number of readings behind them, are what is confirmed
+    pending   readings staged and not confirmed, by their n
+    sealing   what was on disk before readings became blocks, until that is confirmed
+    next      the n to come
+    """
+
+    __slots__ = (
+        "age_ns", "asides", "blocks", "id", "is_loaded", "is_new", "keep", "metadata", "newest",
+        "next", "pending", "points", "promised", "raws", "row", "sealing", "series", "set_aside",
+    )  # fmt: skip
+
+    def __init__(self, series: Series, keep: int) -> None:
+        self.series, self.keep, self.age_ns = series, keep, 0
+        self.id = series.id
+        self.row = self.id.to_bytes(8, "big")
+        self.metadata: dict[str, str] = {}
+        self.blocks: deque[_Block] = deque()
+        self.pending: dict[int, Part] = {}
+        self.newest: Point | None = None
+        self.sealing: _Sealing | None = None
+        self.next = self.raws = self.points = 0
+        self.set_aside = self.asides = 0  # confirmed, and staged
+        self.promised = 0  # writes under way that make the series without a reading
+        self.is_loaded = False
+        self.is_new = True
+
+    @property
+    def raw_from(self) -> int:
+        """The n behind the last block."""
+        return self.blocks[-1].n + self.blocks[-1].points if self.blocks else 0
+
+
+class _Sealing(NamedTuple):
+    """Readings on their way into blocks: `times` and `values` were raw, with n below `stop`.
+
+    blocks    what takes their place; `dropped` is how many old ones go
+    before    the row `s` as it was
+    """
+
+    stop: int
+    times: "Times[int]"
+    values: "Values[float]"
+    before: _Sum
+    blocks: list[_Block]
+    dropped: int
+
+
+class _Step(NamedTuple):
+    """What is staged for one series."""
+
+    kept: Kept
+    n: int
+    part: Part
+    is_raw: bool
+    sealing: _Sealing | None
+
+
+class Staged:
+    """A write, and what becomes true with its commit."""
+
+    __slots__ = ("aside", "declared", "metadata", "promised", "readings", "steps", "write")
+
+    def __init__(self) -> None:
+        self.write = Write()
+        self.readings = 0
+        self.declared: list[Series] = []
+        self.steps: list[_Step] = []
+        self.promised: list[Kept] = []
+        self.aside: list[tuple[Kept, int]] = []
+        self.metadata: list[tuple[Kept, dict[str, str]]] = []
+
+    def newest(self) -> Iterator[tuple[Series, Point]]:
+        """Yield each series of which there are readings, with the newest of them."""
+        for step in self.steps:
+            part = step.part
+            yield step.kept.series, Point(part.latest, part.values[part.newest])
+
+
+class PointStore:
+    """See the module. One thread at a time.
+
+    keep         newest readings kept of a series
+    age_ns       older ones are not shown, and go with their block; 0 for no such limit
+    series_max   kept at most (I7)
+    rules        which series are summed up, and how
+    """
+
+    def __init__(
+        self,
+        store: EdgeStore,
+        intake: Intake,
+        *,
+        keep: int = KEEP,
+        age_ns: int = NO_AGE,
+        series_max: int = SERIES_MAX,
+        rules: Sequence[RollupRule] = (),
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self._store, self._intake, self._wall_ns = store, intake, wall_ns
+        self._keep, self._age_ns, self._series_max = keep, age_ns, series_max
+        self._known: dict[tuple[str, str], Kept] = {}
+        self._places: list[Kept] = []
+        self._place_of: dict[tuple[str, str], int] = {}
+        self._ids: Times[int] = array.array("Q")
+        for key, value in self._rows(b"k", b"l"):
+            series = store.series.get(int.from_bytes(key[1:], "big"))
+            if series is not None:
+                kept = self._enter(series)
+                kept.age_ns, kept.is_new = int.from_bytes(value, "little"), False
+        self.rollups = Rollups(rules, store.store) if rules else None
+        if self.rollups is not None:
+            for kept in self.all():
+                if self.rollups.is_summed(kept.series):
+                    self.rollups.restore(kept, self.readings(kept))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    # -- series --------------------------------------------------------------------------------
+
+    def find(self, entity: str, key: str) -> Kept | None:
+        """Return the series of that name; None when it is not kept."""
+        kept = self._known.get((entity, key))
+        if kept is None or (kept.is_new and not kept.pending and not kept.promised):
+            return None
+        if not kept.is_loaded:
+            self._load(kept)
+        return kept
+
+    def all(self) -> list[Kept]:
+        """Return every series that is kept."""
+        found = (self.find(*name) for name in self._known)
+        return [kept for kept in found if kept is not None]
+
+    def place(self, entity: str, key: str, unit: str = "") -> int:
+        """Return the place of a series in columns, entered if it is new.
+
+        Raises RecordError when there are too many.
+        """
+        place = self._place_of.get((entity, key))
+        if place is not None and (not unit or self._places[place].series.unit == unit):
+            return place
+        return self._place_for(self._intake.series_of(entity, key, unit, ValueType.F64))
+
+    def _place_for(self, series: Series) -> int:
+        place = self._place_of.get((series.entity, series.key))
+        if place is None:
+            self._enter(series).is_loaded = True  # there is nothing of it
+            return len(self._places) - 1
+        self._places[place].series = series
+        return place
+
+    def _enter(self, series: Series) -> Kept:
+        if len(self._known) >= self._series_max:
+            raise RecordError(
+                f"more than {self._series_max} series kept at this edge; raise [series] max"
+            )
+        kept = Kept(series, self._keep)
+        name = (series.entity, series.key)
+        self._known[name] = kept
+        self._place_of[name] = len(self._places)
+        self._places.append(kept)
+        self._ids.append(kept.id)
+        return kept
+
+    def kept_at(self, place: int) -> Kept:
+        kept = self._places[place]
+        if not kept.is_loaded:
+            self._load(kept)
+        return kept
+
+    def _load(self, kept: Kept) -> None:
+        """Read where the rows of a series are."""
+        kept.is_loaded = True
+        summed = self._sum(kept)
+        kept.newest = Point(*summed.newest) if summed.newest else None
+        kept.points = summed.points
+        for key, value in self._rows(b"p" + kept.row):
+            n = int.from_bytes(key[9:], "big")
+            is_block, points, _, latest = PIECE.unpack_from(value)
+            kept.next = n + points
+            if is_block:
+                kept.blocks.append(_Block(n, points, latest))
+                continue
+            kept.raws += points
+            times, values = _unpacked(value)
+            _note_newest(kept, parts(_zeros(points), times, values, 1)[0])
+        kept.points += kept.raws
+        raw = self._store.store.get(DATABASE, b"m" + kept.row)
+        if raw is not None:
+            kept.metadata = msgspec.msgpack.decode(raw, type=dict[str, str])
+        start = b"q" + kept.row
+        for key, value in self._store.store.scan(
+            DATABASE, start, _after(start), limit=1, reverse=True
+        ):
+            kept.set_aside = kept.asides = ASIDE.unpack_from(value)[0]
+            kept.next = max(kept.next, int.from_bytes(key[9:], "big") + 1)
+
+    def _sum(self, kept: Kept) -> _Sum:
+        raw = self._store.store.get(DATABASE, b"s" + kept.row)
+        return _NOTHING if raw is None else msgspec.msgpack.decode(raw, type=_Sum)
+
+    # -- in ------------------------------------------------------------------------------------
+
+    def stage(
+        self,
+        places: "Times[int]",
+        times: "Times[int]",
+        values: "Values[float]",
+        staged: Staged | None = None,
+    ) -> Staged:
+        """Prepare readings in columns, for the journal and to be kept; nothing is stored yet.
+
+        places   array("I") of what `place` gave; times array("q"), ns; values array("d")
+        staged   something to add them to
+
+        Raises RecordError for columns that do not belong together.
+        """
+        staged = staged or Staged()
+        found = parts(places, times, values, len(self._places))
+        staged.readings += len(times)
+        told = found
+        if self.rollups is not None:
+            told = [part for part in found if self.rollups.sends_raw(self._series_of(part))]
+            if len(told) < len(found):
+                places, times, values = _joined(told)
+        if told:
+            used = [self._series_of(part) for part in told]
+            staged.declared += self._intake.stage_columns(
+                staged.write, used, self._ids, places, times, values
+            )
+        self._stage_parts(staged, found)
+        return staged
+
+    def _series_of(self, part: Part) -> Series:
+        return self._places[part.place].series
+
+    @contextlib.contextmanager
+    def keeping(self, write: Write, readings: Iterable[Reading]) -> Iterator[None]:
+        """Add to `write`, which has them for the journal already, what keeps these readings.
+
+        It is carried out inside the `with`. Texts are not kept.
+        """
+        places, times, values = array.array("I"), array.array("q"), array.array("d")
+        for one in readings:
+            if not isinstance(one.value, str):
+                series = self._intake.known(one.entity, one.key)
+                places.append(self._place_for(series))
+                times.append(one.time_ns)
+                values.append(one.value)
+        staged = Staged()
+        staged.write = write
+        self._stage_parts(staged, parts(places, times, values, len(self._places)))
+        with self.carried_out(staged):
+            yield
+
+    @contextlib.contextmanager
+    def carried_out(self, staged: Staged) -> Iterator[None]:
+        """What is inside carries the write out; if it raises, nothing of it has happened."""
+        try:
+            yield
+        except BaseException:
+            self.withdraw(staged)
+            raise
+        self.confirm(staged)
+
+    def _stage_parts(self, staged: Staged, found: Sequence[Part]) -> None:
+        newest_ns = self._wall_ns() + AHEAD_NS
+        for part in found:
+            kept = self.kept_at(part.place)
+            if part.latest <= newest_ns:
+                self._stage_part(staged, kept, part)
+                continue
+            good, bad = _split(part, newest_ns)
+            self._stage_aside(staged, kept, bad)
+            if good is not None:
+                self._stage_part(staged, kept, good)
+
+    def _stage_part(self, staged: Staged, kept: Kept, part: Part) -> None:
+        n, size = kept.next, len(part)
+        kept.next += size
+        write, is_raw, sealing = staged.write, True, None
+        if kept.is_new:
+            write.put(DATABASE, b"k" + kept.row, kept.age_ns.to_bytes(8, "little"))
+        joins = not kept.pending
+        if kept.sealing is None and kept.raws + (size if joins else 0) >= SEAL_POINTS:
+            sealing = kept.sealing = self._seal(write, kept, n, part if joins else None)
+            is_raw = sealing is None or not joins
+        if is_raw:
+            write.put(DATABASE, _piece_key(kept, n), _packed(part))
+        kept.pending[n] = part
+        staged.steps.append(_Step(kept, n, part, is_raw, sealing))
+
+    def _seal(self, write: Write, kept: Kept, n: int, part: Part | None) -> _Sealing | None:
+        """Make blocks of the raw readings, and of `part` behind them; None when there are none."""
+        times: Times[int] = array.array("q")
+        values: Values[float] = array.array("d")
+        first = stop = min(kept.pending, default=n)
+        for key, value in self._rows(_piece_key(kept, kept.raw_from), _piece_key(kept, stop)):
+            first = min(first, int.from_bytes(key[9:], "big"))
+            more_times, more_values = _unpacked(value)
+            times += more_times
+            values += more_values
+            write.delete(DATABASE, key)
+        raw_times, raw_values = times, values
+        if part is not None:
+            times, values = times + part.times, values + part.values
+        if not times:
+            return None  # all there are came after one that is still under way
+        before = self._sum(kept)
+        window = Window.decode(before.window)
+        window.add_many(times, values)
+        newest = _newest_of(before.newest, times, values)
+        row = _Sum(window.encode(), before.points + len(times), newest)
+        write.put(DATABASE, b"s" + kept.row, msgspec.msgpack.encode(row))
+        dropped = self._drop(write, kept, len(times))
+        blocks = [
+            self._put_block(write, kept, first + at, times[at : at + BLOCK_POINTS],
+                            values[at : at + BLOCK_POINTS])
+            for at in range(0, len(times), BLOCK_POINTS)
+            # What a batch brings beyond what is kept has been added up, and is not kept.
+            if len(times) - at - BLOCK_POINTS < kept.keep
+        ]  # fmt: skip
+        return _Sealing(stop, raw_times, raw_values, before, blocks, dropped)
+
+    def _put_block(
+        self, write: Write, kept: Kept, n: int, times: "Times[int]", values: "Values[float]"
+    ) -> _Block:
+        packed = block.encode(kept.id, ValueType.F64, times, values, stats=False)
+        head = PIECE.pack(1, len(times), min(times), max(times))
+        write.put(DATABASE, _piece_key(kept, n), head + packed)
+        return _Block(n, len(times), max(times))
+
+    def _drop(self, write: Write, kept: Kept, coming: int) -> int:
+        """Delete the oldest blocks that are not needed for `keep`; returns how many."""
+        held = coming + sum(one.points for one in kept.blocks)
+        oldest_ns = self._oldest_ns(kept)
+        dropped = 0
+        for one in kept.blocks:
+            if held - one.points < kept.keep and one.latest >= oldest_ns:
+                break
+            held -= one.points
+            write.delete(DATABASE, _piece_key(kept, one.n))
+            dropped += 1
+        return dropped
+
+    def _stage_aside(self, staged: Staged, kept: Kept, part: Part) -> None:
+        """Keep readings whose time cannot be, apart from the others."""
+        n, kept.next = kept.next, kept.next + len(part)
+        kept.asides += len(part)
+        head = ASIDE.pack(kept.asides, len(part))
+        row = head + part.times.tobytes() + part.values.tobytes()
+        staged.write.put(DATABASE, b"q" + kept.row + n.to_bytes(8, "big"), row)
+        start = b"q" + kept.row
+        rows = self._store.store.scan(DATABASE, start, _after(start), limit=ASIDE_MAX)
+        if len(rows) == ASIDE_MAX:
+            staged.write.delete(DATABASE, rows[0][0])
+        staged.aside.append((kept, len(part)))
+        self._promise(staged, kept)
+
+    def _promise(self, staged: Staged, kept: Kept) -> None:
+        """The write makes the series, though it may bring no reading of it."""
+        if kept.is_new:
+            staged.write.put(DATABASE, b"k" + kept.row, kept.age_ns.to_bytes(8, "little"))
+        kept.promised += 1
+        staged.promised.append(kept)
+
+    def stage_metadata(self, staged: Staged, place: int, metadata: Mapping[str, str]) -> bool:
+        """Add metadata to what is staged, and tell the hub; False when it is known already.
+
+        Raises RecordError for metadata beyond 4 KiB.
+        """
+        kept = self.kept_at(place)
+        told = {**kept.metadata, **metadata}
+        if told == kept.metadata and not kept.is_new:
+            return False
+        raw = msgspec.msgpack.encode(told)
+        if len(raw) > METADATA_BYTES_MAX:
+            raise RecordError(
+                f"{kept.series.entity}: metadata of {len(raw)} bytes; at most {METADATA_BYTES_MAX}"
+            )
+        if kept.is_new and self._store.series.stage(
+            staged.write, Lane.BULK, kept.series, self._wall_ns()
+        ):
+            staged.declared.append(kept.series)
+        self._promise(staged, kept)
+        staged.metadata.append((kept, told))
+        if told == kept.metadata:
+            return True
+        staged.write.put(DATABASE, b"m" + kept.row, raw)
+        now = self._wall_ns()
+        body = msgspec.json.encode({"key": kept.series.key, "attributes": told})
+        staged.write.append(
+            Lane.NORMAL, RecordKind.EVENT,
+            event.encode(
+                EventType.ATTRIBUTES, Action.ATTRIBUTES_UPDATED, EntityType.DEVICE,
+                kept.series.entity, body, now, now, 0,
+            ),
+        )  # fmt: skip
+        return True
+
+    def confirm(self, staged: Staged) -> None:
+        """The write has been committed."""
+        self._intake.confirm(staged.declared)
+        for kept, n, part, is_raw, sealing in staged.steps:
+            del kept.pending[n]
+            kept.is_new = False
+            kept.points += len(part)
+            if is_raw:
+                kept.raws += len(part)
+            if sealing is not None:
+                kept.sealing = None
+                kept.raws -= len(sealing.times)
+                for _ in range(sealing.dropped):
+                    kept.blocks.popleft()
+                kept.blocks.extend(sealing.blocks)
+            _note_newest(kept, part)
+            if self.rollups is not None:
+                self.rollups.add(kept, part.times, part.values)
+        for kept, count in staged.aside:
+            kept.set_aside += count
+        for kept, metadata in staged.metadata:
+            kept.metadata = metadata
+        self._keep_promises(staged, is_new=False)
+
+    def withdraw(self, staged: Staged) -> None:
+        """The write was refused: nothing of it has happened."""
+        for step in staged.steps:
+            step.kept.pending.pop(step.n, None)
+            if step.sealing is not None:
+                step.kept.sealing = None
+        for kept, count in staged.aside:
+            kept.asides -= count
+        self._keep_promises(staged, is_new=True)
+
+    def _keep_promises(self, staged: Staged, *, is_new: bool) -> None:
+        for kept in staged.promised:
+            kept.promised -= 1
+            kept.is_new &= is_new
+
+    # -- windows -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def sending_windows(self) -> Iterator[Write | None]:
+        """Yield what stores the windows that have closed by now, None without any.
+
+        It is carried out inside the `with`; windows of a write that is refused wait for the next.
+        """
+        rollups = self.rollups
+        if rollups is None:
+            yield None
+            return
+        rollups.close_idle(self._wall_ns())
+        taken = rollups.take()
+        if not taken:
+            yield None
+            return
+        write = Write()
+        told = Write()
+        series = rollups.stage(write, taken)
+        now = self._wall_ns()
+        declared = [one for one in series if self._store.series.stage(told, Lane.BULK, one, now)]
+        told.extend(write)
+        try:
+            yield told
+        except BaseException:
+            rollups.put_back(taken)
+            raise
+        self._intake.confirm(declared)
+
+    # -- out -----------------------------------------------------------------------------------
+
+    def aggregate(self, kept: Kept) -> Window:
+        """Return what all readings the series ever had add up to; the same after a restart."""
+        sealing = kept.sealing
+        summed = self._sum(kept) if sealing is None else sealing.before
+        window = Window.decode(summed.window)
+        for times, values in reversed(list(self._raw_columns(kept))):
+            window.add_many(times, values)
+        return window
+
+    def newest(self, kept: Kept) -> Point | None:
+        """Return the reading of the latest time; of several the one that came last."""
+        newest = kept.newest
+        for part in kept.pending.values():
+            if newest is None or part.latest >= newest.time_ns:
+                newest = Point(part.latest, part.values[part.newest])
+        return newest
+
+    def readings(
+        self,
+        kept: Kept,
+        from_ns: int = -(1 << 63),
+        to_ns: int = (1 << 63) - 1,
+        *,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[Point]:
+        """Return those kept from `from_ns` to `to_ns`, by time; of equal times as they came.
+
+        limit   the first so many; with `reverse`, from the other end
+        """
+        from_ns = max(from_ns, self._oldest_ns(kept))
+        columns = list(self._kept_columns(kept, from_ns, to_ns))
+        found = [
+            Point(time_ns, value)
+            for times, values in reversed(columns)
+            for time_ns, value in zip(times, values, strict=True)
+            if from_ns <= time_ns <= to_ns
+        ]
+        found.sort(key=_time_of)
+        if reverse:
+            found.reverse()
+        return found if limit is None else found[:limit]
+
+    def _kept_columns(
+        self, kept: Kept, from_ns: int, to_ns: int
+    ) -> Iterator[tuple["Times[int]", "Values[float]"]]:
+        """The newest `keep` readings, the last to come first; but for rows out of range."""
+        left = kept.keep
+        for times, values in self._raw_columns(kept):
+            skip = max(len(times) - left, 0)
+            yield times[skip:], values[skip:]
+            left -= len(times) - skip
+        # Blocks that are being made come behind those: they take the places of raw readings.
+        for row in self._rows_back(_piece_key(kept, 0), _piece_key(kept, kept.raw_from)):
+            if left <= 0:
+                return
+            _, points, earliest, latest = PIECE.unpack_from(row)
+            if earliest <= to_ns and latest >= from_ns:
+                times, values = _unpacked(row)
+                skip = max(points - left, 0)
+                yield times[skip:], values[skip:]
+            left -= points
+
+    def _raw_columns(self, kept: Kept) -> Iterator[tuple["Times[int]", "Values[float]"]]:
+        """Readings that are in no block yet, the last to come first."""
+        for n in sorted(kept.pending, reverse=True):
+            part = kept.pending[n]
+            yield part.times, part.values
+        sealing = kept.sealing
+        stop = min(kept.pending, default=kept.next)
+        first = kept.raw_from if sealing is None else sealing.stop
+        for row in self._rows_back(_piece_key(kept, first), _piece_key(kept, stop)):
+            yield _unpacked(row)
+        if sealing is not None:
+            yield sealing.times, sealing.values
+
+    def stored_bytes(self, kept: Kept) -> int:
+        """Return the bytes of the readings on disk."""
+        return sum(len(value) for _, value in self._rows(b"p" + kept.row))
+
+    def set_aside(self, kept: Kept) -> list[Point]:
+        """Return the readings whose time could not be, as far as they are kept."""
+        start = b"q" + kept.row
+        found: list[Point] = []
+        for _, value in self._rows(start):
+            times: Times[int] = array.array("q")
+            values: Values[float] = array.array("d")
+            count = ASIDE.unpack_from(value)[1]
+            times.frombytes(value[ASIDE.size : ASIDE.size + 8 * count])
+            values.frombytes(value[ASIDE.size + 8 * count :])
+            found += map(Point, times, values)
+        return found
+
+    def _oldest_ns(self, kept: Kept) -> int:
+        age_ns = kept.age_ns or self._age_ns
+        return self._wall_ns() - age_ns if age_ns else -(1 << 63)
+
+    def _rows(self, start: bytes, stop: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        stop = _after(start) if stop is None else stop
+        while start < stop and (rows := self._store.store.scan(DATABASE, start, stop)):
+            yield from rows
+            start = rows[-1][0] + b"\0"
+
+    def _rows_back(self, start: bytes, stop: bytes) -> Iterator[bytes]:
+        """Values of [start, stop) from its end."""
+        while start < stop:
+            rows = self._store.store.scan(DATABASE, start, stop, limit=64, reverse=True)
+            if not rows:
+                return
+            for _, value in rows:
+                yield value
+            stop = rows[-1][0]
+
+
+_NOTHING: Final = _Sum(Window().encode())
+
+
+def _time_of(point: Point) -> int:
+    return point.time_ns
+
+
+def _after(prefix: bytes) -> bytes:
+    """The first key behind all that begin with `prefix`: one of 9 bytes and numbers behind it."""
+    return prefix + b"\xff" * 9
+
+
+def _piece_key(kept: Kept, n: int) -> bytes:
+    return b"p" + kept.row + n.to_bytes(8, "big")
+
+
+def _joined(found: Iterable[Part]) -> tuple["Times[int]", "Times[int]", "Values[float]"]:
+    places, times, values = array.array("I"), array.array("q"), array.array("d")
+    for part in found:
+        places.extend([part.place] * len(part))
+        times += part.times
+        values += part.values
+    return places, times, values
+
+
+def _zeros(count: int) -> "Times[int]":
+    return array.array("I", bytes(array.array("I").itemsize * count))
+
+
+def _packed(part: Part) -> bytes:
+    head = PIECE.pack(0, len(part), part.earliest, part.latest)
+    return head + part.times.tobytes() + part.values.tobytes()
+
+
+def _unpacked(row: bytes) -> tuple["Times[int]", "Values[float]"]:
+    is_block, points, _, _ = PIECE.unpack_from(row)
+    data = row[PIECE.size :]
+    if is_block:
+        _, _, found_times, found_values = block.decode(data)
+        return found_times, cast("Values[float]", found_values)
+    times: Times[int] = array.array("q")
+    values: Values[float] = array.array("d")
+    times.frombytes(data[: 8 * points])
+    values.frombytes(data[8 * points :])
+    return times, values
+
+
+def _note_newest(kept: Kept, part: Part) -> None:
+    if kept.newest is None or part.latest >= kept.newest.time_ns:
+        kept.newest = Point(part.latest, part.values[part.newest])
+
+
+def _newest_of(
+    newest: tuple[int, float] | None, times: "Times[int]", values: "Values[float]"
+) -> tuple[int, float] | None:
+    part = parts(_zeros(len(times)), times, values, 1)[0]
+    if newest is None or part.latest >= newest[0]:
+        return part.latest, part.values[part.newest]
+    return newest
+
+
+def _split(part: Part, newest_ns: int) -> tuple[Part | None, Part]:
+    """Those up to that time, and those beyond it."""
+    is_ahead = array.array("I", [time_ns > newest_ns for time_ns in part.times])
+    found = parts(is_ahead, part.times, part.values, 2)
+    return (found[0] if len(found) == 2 else None), found[-1]

@@ -1,0 +1,222 @@
+"""The newest readings of a series are there, whatever was refused, restarted, or under way."""
+
+import array
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from edgesync._native import batch
+from edgesync.errors import RecordError
+from edgesync.intake import Intake
+from edgesync.model import Lane, RecordKind, series_id
+from edgesync.store.journal import EdgeStore
+from edgesync.store.points import AHEAD_NS, DATABASE, SEAL_POINTS, Point, PointStore, Staged
+
+pytestmark = pytest.mark.feature("L10")
+
+NOW = 1_700_000_000 * 10**9
+
+
+class Box:
+    """A store that can be opened again."""
+
+    def __init__(self, path: Path, keep: int = 1000, age_ns: int = 0, series_max: int = 50) -> None:
+        self.path, self.keep, self.age_ns, self.series_max = path, keep, age_ns, series_max
+        self.now_ns = NOW
+        self.open()
+
+    def open(self) -> None:
+        self.store = EdgeStore(self.path, databases=(DATABASE,))
+        self.points = PointStore(
+            self.store, Intake(self.store.series), keep=self.keep, age_ns=self.age_ns,
+            series_max=self.series_max, wall_ns=lambda: self.now_ns,
+        )  # fmt: skip
+
+    def reopen(self) -> None:
+        self.store.close()
+        self.open()
+
+    def stage(self, *readings: tuple[str, int, float]) -> Staged:
+        places = array.array("I", [self.points.place(name, "value") for name, _, _ in readings])
+        times = array.array("q", [time_ns for _, time_ns, _ in readings])
+        return self.points.stage(places, times, array.array("d", [one[2] for one in readings]))
+
+    def put(self, *readings: tuple[str, int, float]) -> None:
+        staged = self.stage(*readings)
+        with self.points.carried_out(staged):
+            self.store.submit_sync(staged.write)
+
+    def readings(self, name: str) -> list[Point]:
+        kept = self.points.find(name, "value")
+        return [] if kept is None else self.points.readings(kept)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    made = Box(tmp_path / "store")
+    yield made
+    made.store.close()
+
+
+def summary(box: Box, name: str) -> tuple[object, ...]:
+    kept = box.points.find(name, "value")
+    assert kept is not None
+    window = box.points.aggregate(kept)
+    return (
+        window.count, window.missing, window.sum, window.mean, window.variance, window.min,
+        window.max, window.buckets(), box.points.newest(kept), kept.points, box.readings(name),
+    )  # fmt: skip
+
+
+def test_readings_go_to_the_journal_and_stay_when_it_is_trimmed(box: Box) -> None:
+    box.put(("t1", NOW, 1.5), ("t2", NOW, 2.5), ("t1", NOW + 1, 3.5))
+    rows = batch.records(box.store.read(Lane.BULK, 1).data)
+    told = [batch.parse_readings(row.body) for row in rows if row.kind == RecordKind.READINGS]
+    one, two = series_id("t1", "value"), series_id("t2", "value")
+    assert told == [(NOW, 0, [one, two], [1.5, 2.5]), (NOW + 1, 0, [one], [3.5])]
+    tail = box.store.state(Lane.BULK).tail
+    box.store.acknowledge_sync(Lane.BULK, tail, tail)
+    assert box.store.state(Lane.BULK).trimmed == tail
+    assert box.readings("t1") == [(NOW, 1.5), (NOW + 1, 3.5)]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_answered_is_what_was_committed(tmp_path: Path, seed: int) -> None:
+    """Writes are under way beside each other, some are refused, the node is restarted."""
+    random = Random(seed)
+    keep = random.choice((5, 100, 600, 5000))
+    box = Box(tmp_path / "store", keep=keep)
+    stored: dict[str, list[Point]] = {"a": [], "b": []}
+    under_way: list[tuple[Staged, list[tuple[str, int, float]]]] = []
+
+    def check() -> None:
+        for name in stored:
+            wanted = stored[name] + [
+                Point(time_ns, value)
+                for _, readings in under_way for one, time_ns, value in readings if one == name
+            ]  # fmt: skip
+            kept = box.points.find(name, "value")
+            if kept is None:
+                assert not wanted
+                continue
+            found = box.points.readings(kept)
+            assert found == sorted(wanted[-keep:], key=lambda point: point.time_ns)
+            window = box.points.aggregate(kept)
+            assert window.count == len(wanted)
+            assert math.isclose(window.sum, math.fsum(point.value for point in wanted))
+            newest = max(wanted, key=lambda point: point.time_ns, default=None)
+            times = [point for point in wanted if newest and point.time_ns == newest.time_ns]
+            assert box.points.newest(kept) == (times[-1] if times else None)
+
+    for _ in range(60):
+        chance = random.random()
+        if chance < 0.5:
+            size = random.choice((1, 3, 50, SEAL_POINTS, 3000))
+            readings = [
+                (random.choice("ab"), NOW + random.randrange(10**6), random.gauss(20, 5))
+                for _ in range(random.randrange(1, size + 1))
+            ]
+            under_way.append((box.stage(*readings), readings))
+        elif chance < 0.6 and under_way:
+            # One that is refused, and not the oldest: others were staged on either side of it.
+            staged, _ = under_way.pop(random.randrange(len(under_way)))
+            box.points.withdraw(staged)
+        elif under_way:
+            staged, readings = under_way.pop(0)
+            box.store.submit_sync(staged.write)
+            under_way.insert(0, (staged, readings))
+            check()  # committed, and not confirmed
+            under_way.pop(0)
+            box.points.confirm(staged)
+            for name, time_ns, value in readings:
+                stored[name].append(Point(time_ns, value))
+        elif chance > 0.9:
+            box.reopen()
+        check()
+    for staged, _ in under_way:
+        box.points.withdraw(staged)
+    under_way.clear()
+    check()
+    before = [summary(box, name) for name in stored if box.points.find(name, "value")]
+    box.reopen()
+    assert [summary(box, name) for name in stored if box.points.find(name, "value")] == before
+    box.store.close()
+
+
+def test_old_blocks_go(tmp_path: Path) -> None:
+    box = Box(tmp_path / "store", keep=1000)
+    for at in range(100):
+        box.put(*[("t", NOW + at * 100 + n, float(n)) for n in range(100)])
+    rows = box.store.store.count(DATABASE)
+    assert rows < 20
+    assert len(box.readings("t")) == 1000
+    kept = box.points.find("t", "value")
+    assert kept is not None
+    assert kept.points == box.points.aggregate(kept).count == 10_000
+    box.store.close()
+
+
+def test_a_batch_larger_than_what_is_kept_is_added_up_and_cut(box: Box) -> None:
+    box.put(*[("t", NOW + n, 1.0) for n in range(20_000)])
+    assert [point.time_ns for point in box.readings("t")] == [
+        NOW + n for n in range(19_000, 20_000)
+    ]
+    assert box.points.aggregate(box.points.kept_at(0)).sum == 20_000
+    assert box.store.store.count(DATABASE) < 5
+
+
+def test_readings_grow_old(tmp_path: Path) -> None:
+    box = Box(tmp_path / "store", age_ns=10**9)
+    box.put(("t", NOW - 5, 1.0), ("t", NOW + 5, 2.0))
+    assert len(box.readings("t")) == 2
+    box.now_ns += 10**9
+    assert box.readings("t") == [(NOW + 5, 2.0)]
+    box.store.close()
+
+
+def test_a_reading_of_the_future_is_kept_aside_and_counted(box: Box) -> None:
+    box.put(("t", NOW, 1.0), ("t", NOW + AHEAD_NS + 1, 9.0), ("t", NOW + AHEAD_NS, 2.0))
+    box.put(("t", NOW + 2 * AHEAD_NS, 8.0))
+    for _ in range(2):
+        kept = box.points.find("t", "value")
+        assert kept is not None
+        assert box.points.newest(kept) == (NOW + AHEAD_NS, 2.0)
+        assert kept.set_aside == 2
+        assert [point.value for point in box.points.set_aside(kept)] == [9.0, 8.0]
+        assert box.points.aggregate(kept).count == 2
+        box.reopen()
+    # The hub gets all of them: what was acknowledged is not lost.
+    rows = batch.records(box.store.read(Lane.BULK, 1).data)
+    assert sum(row.kind == RecordKind.READINGS for row in rows) == 4
+
+
+def test_only_so_many_of_the_future_are_kept(box: Box) -> None:
+    for n in range(100):
+        box.put(("t", NOW + 2 * AHEAD_NS + n, float(n)))
+    kept = box.points.find("t", "value")
+    assert kept is not None
+    assert kept.set_aside == 100
+    assert [point.value for point in box.points.set_aside(kept)] == [
+        float(n) for n in range(36, 100)
+    ]
+
+
+def test_series_are_limited(tmp_path: Path) -> None:
+    box = Box(tmp_path / "store", series_max=2)
+    box.put(("a", NOW, 1.0), ("b", NOW, 1.0))
+    with pytest.raises(RecordError, match="more than 2 series"):
+        box.put(("c", NOW, 1.0))
+    box.store.close()
+
+
+def test_a_series_of_a_refused_write_is_not_there(box: Box) -> None:
+    staged = box.stage(("t", NOW, 1.0))
+    assert box.points.find("t", "value") is not None
+    box.points.withdraw(staged)
+    assert box.points.find("t", "value") is None
+    box.put(("t", NOW, 2.0))
+    box.reopen()
+    assert box.readings("t") == [(NOW, 2.0)]
