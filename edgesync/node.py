@@ -548,6 +548,21 @@ class EdgeNode:
         """Remove keys; returns how many there were."""
         return cast("int", self.command("DEL", *keys))
 
+    def mget(self, *keys: Argument) -> list[bytes | None]:
+        return cast("list[bytes | None]", self.command("MGET", *keys))
+
+    def exists(self, key: Argument) -> bool:
+        return self.command("EXISTS", key) == 1
+
+    def expire(self, key: Argument, ttl_s: float) -> bool:
+        """Let the key end after `ttl_s` seconds, everywhere; False when it is absent."""
+        return self.command("PEXPIRE", key, round(ttl_s * 1000)) == 1
+
+    def ttl(self, key: Argument) -> float | None:
+        """Return the seconds until the key ends; None when it is absent or stays."""
+        left = cast("int", self.command("PTTL", key))
+        return None if left < 0 else left / 1000
+
     def incr(self, key: Argument, amount: int = 1) -> int:
         """Add to a counter; what other edges add meanwhile adds up with it."""
         return cast("int", self.command("INCRBY", key, amount))
@@ -556,6 +571,12 @@ class EdgeNode:
         """Set fields of a hash; returns how many are new."""
         pairs = [part for pair in fields.items() for part in pair]
         return cast("int", self.command("HSET", key, *pairs))
+
+    def hget(self, key: Argument, field: Argument) -> bytes | None:
+        return cast("bytes | None", self.command("HGET", key, field))
+
+    def hdel(self, key: Argument, *fields: Argument) -> int:
+        return cast("int", self.command("HDEL", key, *fields))
 
     def hincrby(self, key: Argument, field: Argument, amount: int = 1) -> int:
         return cast("int", self.command("HINCRBY", key, field, amount))
@@ -569,14 +590,45 @@ class EdgeNode:
     def rpush(self, key: Argument, *values: Argument) -> int:
         return cast("int", self.command("RPUSH", key, *values))
 
+    def lpop(self, key: Argument) -> bytes | None:
+        """Take the first element; another site may take the same one before they have met."""
+        return cast("bytes | None", self.command("LPOP", key))
+
+    def rpop(self, key: Argument) -> bytes | None:
+        return cast("bytes | None", self.command("RPOP", key))
+
     def lrange(self, key: Argument, start: int = 0, stop: int = -1) -> list[bytes]:
         return cast("list[bytes]", self.command("LRANGE", key, start, stop))
 
     def sadd(self, key: Argument, *members: Argument) -> int:
         return cast("int", self.command("SADD", key, *members))
 
+    def srem(self, key: Argument, *members: Argument) -> int:
+        return cast("int", self.command("SREM", key, *members))
+
+    def sismember(self, key: Argument, member: Argument) -> bool:
+        return self.command("SISMEMBER", key, member) == 1
+
     def smembers(self, key: Argument) -> AbstractSet[bytes]:
         return cast("AbstractSet[bytes]", self.command("SMEMBERS", key))
+
+    def zadd(self, key: Argument, scores: Mapping[Argument, float]) -> int:
+        """Set scores of members of a sorted set; returns how many are new."""
+        pairs = [part for member, score in scores.items() for part in (score, member)]
+        return cast("int", self.command("ZADD", key, *pairs))
+
+    def zincrby(self, key: Argument, member: Argument, amount: float) -> float:
+        return cast("float", self.command("ZINCRBY", key, amount, member))
+
+    def zscore(self, key: Argument, member: Argument) -> float | None:
+        return cast("float | None", self.command("ZSCORE", key, member))
+
+    def zrem(self, key: Argument, *members: Argument) -> int:
+        return cast("int", self.command("ZREM", key, *members))
+
+    def zrange(self, key: Argument, start: int = 0, stop: int = -1) -> list[bytes]:
+        """Return members by their score, the lowest first."""
+        return cast("list[bytes]", self.command("ZRANGE", key, start, stop))
 
     # -- what the driver tells -------------------------------------------------------------------
 
@@ -631,6 +683,8 @@ class EdgeNode:
             if abs(now_s - offset_s) > CLOCK_STEP_S:
                 step = {"step_s": round(now_s - offset_s, 3)}
                 log.warning("wall clock stepped: by %.3f s", step["step_s"])
+                if self._cells is not None:
+                    self._cells.clock_stepped(round((now_s - offset_s) * 1000))
                 await self._tell(self._lifecycle("clock_stepped", step))
             offset_s = now_s
 

@@ -20,7 +20,7 @@ from buffer cimport (
 )
 
 from edgesync._native.cells cimport (
-    AMOUNT, Dot, Entry, Op, TOMB, add_up, apply, new_dot, decode,
+    AMOUNT, Dot, Entry, Op, TOMB, VALUE, add_up, apply, new_dot, decode,
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport (
@@ -33,6 +33,10 @@ cdef enum:
     LIST_TYPE = 108  # ord("l")
     BIRTH_AT = 14    # in the name of a list element: type, side, stamp and replica come first
     COUNTERS_BYTES = 64
+    STAMP_BITS = 16
+
+# A deadline that never comes.
+cdef bytes NO_END = b"\xff" * 8
 
 # A hub names replicas below this; above it an edge has named itself, by chance.
 UNNAMED_FROM = 1 << 31
@@ -287,6 +291,37 @@ cdef class EdgeKeys(Keyspace):
             if dot.pending and dot.n == one.n:
                 return dot
         raise RecordError(f"pending operation {one.n} is not in its cell of {one.key!r}")
+
+    def restamp(self, before_ms: int, later_ms: int) -> int:
+        """Give operations made before `before_ms` stamps, and deadlines, that much later.
+
+        For a clock that was wrong until now: nobody has seen them, so their order is all that has
+        to stay. Those given to the link stay as they are. Returns how many there were.
+        """
+        cdef Pending one
+        cdef Key key
+        cdef Dot dot
+        cdef Dot made
+        cdef uint64_t later = later_ms
+        count = 0
+        for row, raw in self.walk(b"d" + be64(self.sent + 1), b"e"):
+            one = pending_of(of_be64(row, 1), raw)
+            key = self.load(one.key)
+            dot = self.dot_of(one, key)
+            if dot.hlc >> STAMP_BITS >= before_ms:
+                continue
+            made = dot.stamped(dot.hlc + (later << STAMP_BITS))
+            if one.name == TTL_NAME and one.kind == VALUE and dot.payload != NO_END:
+                made = made.with_payload(be64(of_be64(dot.payload, 0) + later))
+            self.clock.hear(made.hlc)
+            if one.name:
+                before = self.dots_of(key, one.name)
+                self.set_dots(key, one.name, before, [made if it is dot else it for it in before])
+            else:
+                key.tombs = [made if it is dot else it for it in key.tombs]
+            self.save(key)
+            count += 1
+        return count
 
     # -- from the hub ------------------------------------------------------------------------
 

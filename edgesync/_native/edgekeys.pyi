@@ -90,6 +90,13 @@ class EdgeKeys(Keyspace):
     def has_untaken(self) -> bool:
         """Whether `take` would return anything."""
 
+    def restamp(self, before_ms: int, later_ms: int) -> int:
+        """Give operations made before `before_ms` stamps, and deadlines, that much later.
+
+        For a clock that was wrong until now: nobody has seen them, so their order is all that has
+        to stay. Those given to the link stay as they are. Returns how many there were.
+        """
+
     def deliver(self, entries: list[Entry], acked: int) -> None:
         """Take the hub's state of some keys, made with all our operations up to `acked` in it.
 

@@ -5,6 +5,7 @@ stored it (I1). Commits of cells and of readings share the store's one writer an
 """
 
 import bisect
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -31,6 +32,8 @@ from edgesync.model import Lane, RecordKind
 from edgesync.store.commit import Tails
 from edgesync.store.journal import EdgeStore
 
+log = logging.getLogger(__name__)
+
 # Keys past their deadline that are removed in one go, between commands.
 EXPIRED_A_TURN: Final = 256
 # Operations given to the link in one go, and records of them the hub has not stored yet. What waits
@@ -38,6 +41,8 @@ EXPIRED_A_TURN: Final = 256
 TOLD_OPS: Final = 2000
 TOLD_BYTES: Final = 256 * 1024
 TOLD_GROUPS_MAX: Final = 8
+# A clock that is so wrong was never set; smaller errors are what NTP is for.
+WRONG_CLOCK_MS: Final = 3_600_000
 NOT_ALL: Final = 2**64 - 1
 # More than the largest group has: a value of 64 MiB.
 GROUP_RECORDS_MAX: Final = 1400
@@ -89,11 +94,15 @@ class CellStore:
 
     def run(self, request: Sequence[bytes]) -> Reply:
         """Carry out a command; its reply may be given away when `gate` says so."""
-        self.space.now_ms = self._wall_ns() // 1_000_000
+        self.space.now_ms = self.now_ms()
         self.commands += 1
         reply = carry_out(self.call, request)
         self.note_changes()
         return reply
+
+    def now_ms(self) -> int:
+        """Return the time that stamps and deadlines go by."""
+        return self._wall_ns() // 1_000_000
 
     def note_changes(self) -> None:
         """Wake the task that commits, if there is something to be committed."""
@@ -205,7 +214,7 @@ class CellStore:
 
     def expire(self) -> int:
         """Remove keys past their deadline, some at a time; returns how many it looked at."""
-        self.space.now_ms = self._wall_ns() // 1_000_000
+        self.space.now_ms = self.now_ms()
         looked = self._expire_some()
         self.note_changes()
         return looked
@@ -283,6 +292,7 @@ class EdgeCells(CellStore):
         self._under_way: list[bytes] = []  # … of the one under way
         self._sent = space.sent  # … up to this operation
         self._sent_before = 0  # … of the one it overtook, if it did
+        self._behind_ms = 0  # how much the wall clock is, as the hub has shown
         if self.cursor.scope != self.scope:
             self._change_scope()
 
@@ -375,6 +385,34 @@ class EdgeCells(CellStore):
         super()._refused(error)
         self.cursor = self._stored_cursor()
 
+    # -- clocks ------------------------------------------------------------------------------
+
+    def now_ms(self) -> int:
+        return super().now_ms() + self._behind_ms
+
+    def clock_is_behind(self, by_ms: int) -> None:
+        """The hub's clock is that much ahead: a gateway that came up without one.
+
+        What was written here and not told is stamped, and from here on is, as by the hub's clock.
+        """
+        if by_ms - self._behind_ms < WRONG_CLOCK_MS:
+            return
+        before, later = self.now_ms() + 1, by_ms - self._behind_ms
+        self._behind_ms = by_ms
+        self._restamp(before, later)
+
+    def clock_stepped(self, by_ms: int) -> None:
+        """The wall clock has just been set forward: what was written before it was too early."""
+        later, self._behind_ms = by_ms - self._behind_ms, 0
+        if later >= WRONG_CLOCK_MS:
+            self._restamp(self.now_ms() - later // 2, later)
+
+    def _restamp(self, before_ms: int, later_ms: int) -> None:
+        count = self.space.restamp(before_ms, later_ms)
+        self.space.save_counters()
+        self.note_changes()
+        log.warning("keys: %d operations stamped %d s later", count, later_ms // 1000)
+
     # -- from the hub ------------------------------------------------------------------------
 
     def take_in(
@@ -429,7 +467,7 @@ class EdgeCells(CellStore):
         if raw is None:
             raise ReplyError(f"ERR no conflict {number} is known here")
         one = msgspec.msgpack.decode(raw, type=Conflict)
-        self.space.now_ms = self._wall_ns() // 1_000_000
+        self.space.now_ms = self.now_ms()
         resolve(self.space, one, choice)
         self.note_changes()
 

@@ -27,6 +27,9 @@ HOLD_S: Final = 20.0
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 1.0
 # Operations written close together go together.
+# The first answer to a ping comes with the session.
+CLOCK_S: Final = 2.0
+CLOCK_LOOK_S: Final = 0.01
 TELL_PAUSE_S: Final = 0.02
 CROWDED_S: Final = 0.1
 # The interval follows the battery and the network: a pause that has begun may have become too long.
@@ -114,6 +117,7 @@ class CellSync:
     async def _keep_telling(self) -> None:
         while True:
             await self._driver.wait_session()
+            await self._mind_clock()
             self._news = trio.Event()
             try:
                 told = self._cells.tell(self._driver.sender.lanes[Lane.NORMAL].floor)
@@ -129,6 +133,15 @@ class CellSync:
             else:
                 await self._news.wait()
                 await self._wait_interval()
+
+    async def _mind_clock(self) -> None:
+        """Before anything is told: is this the gateway that woke up in 1970?"""
+        for _ in range(int(CLOCK_S / CLOCK_LOOK_S)):
+            ahead_s = self._driver.sender.clock_offset_s
+            if ahead_s is not None:
+                self._cells.clock_is_behind(round(-ahead_s * 1000))
+                return
+            await trio.sleep(CLOCK_LOOK_S)
 
     async def _wait_interval(self) -> None:
         """Wait as long as the interval is by now, unless somebody is in a hurry."""

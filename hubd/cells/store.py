@@ -252,9 +252,6 @@ class HubCells(CellStore):
         self.rows.put(b"r" + edge.encode(), msgspec.msgpack.encode(one))
         self.note_changes()
 
-    def now_ms(self) -> int:
-        return self._wall_ns() // 1_000_000
-
     # -- from the log ------------------------------------------------------------------------
 
     def project(self, entry: LogEntry) -> Iterator[None]:

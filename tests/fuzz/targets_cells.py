@@ -1,9 +1,12 @@
 """What a keyspace keeps, and what Redis clients send."""
 
+import contextlib
+
 from edgesync._native import cells
-from edgesync._native.cells import Dot
+from edgesync._native.cells import Dot, Op
 from edgesync._native.clock import VersionVector
 from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.hubkeys import HubKeys
 from edgesync._native.keyspace import HASH, ZSET
 from edgesync._native.resp import Parser
 from edgesync.errors import RecordError
@@ -66,6 +69,49 @@ def run_record(data: bytes) -> None:
     space.put(b"key", b"s", b"new")
 
 
+def operations() -> list[bytes]:
+    ops = [
+        Op(1, 1 << 60, 0, VALUE, b"key", b"s", b"value"),
+        Op(2, 2 << 60, 7, AMOUNT, b"key", b"hf", b"-2.5"),
+        Op(9, 3 << 60, 1 << 40, TOMB, b"other", b""),
+    ]
+    return [cells.encode_ops(4_000_000_000, ops), cells.encode_ops(1, ops[:1])]
+
+
+def run_operations(data: bytes) -> None:
+    """Operations from an edge: refused whole, or all of them can be carried out."""
+    with contextlib.suppress(RecordError):
+        cells.first_op(data)
+    r, ops = cells.decode_ops(data)
+    if ops:
+        assert cells.first_op(data) == ops[0].n
+    hub = HubKeys(MemoryView())
+    hub.now_ms = 1_700_000_000_000
+    for op in ops:
+        hub.hear(r, op)
+    entries, _, _ = hub.page(0, 0)
+    cells.encode_entries(entries)
+
+
+def pages() -> list[bytes]:
+    hub = HubKeys(MemoryView())
+    hub.now_ms = 1_700_000_000_000
+    for raw in operations():
+        r, ops = cells.decode_ops(raw)
+        for op in ops:
+            hub.hear(r, op)
+    return [cells.encode_entries(hub.page(base, 0)[0]) for base in (0, 2)]
+
+
+def run_page(data: bytes) -> None:
+    """A page from the hub: refused whole, or an edge can take it and go on."""
+    space = filled()
+    space.deliver(cells.decode_entries(data), 3)
+    for name in space.names():
+        space.type_of(name)
+    space.put(b"key", b"s", b"new")
+
+
 def requests() -> list[bytes]:
     return [
         b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*1\r\n$4\r\nPING\r\n",
@@ -96,4 +142,6 @@ TARGETS = [
         (RecordError,),
     ),
     Target("resp", requests(), run_requests, (RecordError,)),
+    Target("operations", operations(), run_operations, (RecordError,)),
+    Target("page", pages(), run_page, (RecordError,)),
 ]

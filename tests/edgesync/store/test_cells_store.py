@@ -106,9 +106,26 @@ async def test_a_program_uses_keys_like_any_client(tmp_path: Path) -> None:
         assert node.lrange("l") == [b"w", b"x", b"y"]
         assert node.sadd("s", "m") == 1
         assert node.smembers("s") == {b"m"}
+        assert node.sismember("s", "m")
+        assert node.srem("s", "m") == 1
+        assert not node.exists("s")
+        assert node.hget("h", "a") == b"2"
+        assert node.hdel("h", "a") == 1
+        assert node.zadd("z", {"x": 2.5, "y": 1}) == 2
+        assert node.zincrby("z", "y", 0.5) == 1.5
+        assert node.zscore("z", "y") == 1.5
+        assert node.zrange("z") == [b"y", b"x"]
+        assert node.zrem("z", "x") == 1
+        assert node.rpush("ends", "1", "2", "3") == 3
+        assert node.lpop("ends") == b"1"
+        assert node.rpop("ends") == b"3"
+        assert node.mget("ends", "nothing") == [None, None]
+        assert node.ttl("ends") is None
+        assert node.expire("ends", 50)
+        assert 40 < (node.ttl("ends") or 0) <= 50
         assert await node.execute("ZADD", "z", 1, "m") == 1
         with pytest.raises(CommandError, match="WRONGTYPE"):
-            node.incr("h")
+            node.incr("l")
         assert node.delete("k", "nothing") == 1
     with EdgeNode.local(tmp_path / "data") as again:
         assert again.get("n") == b"5"

@@ -250,6 +250,46 @@ async def test_a_clock_that_runs_ahead_does_not_win_for_long(sites: Sites) -> No
             assert ahead.get("k") == b.get("k") == b"from today"
 
 
+@pytest.mark.feature("S25")
+async def test_a_gateway_that_woke_up_in_1970(sites: Sites) -> None:
+    """What it wrote then is ordered by real time, and a deadline is one from now."""
+    begun, offset = time.time_ns(), -(50 * 365 * 24 * HOUR_NS)
+    late_node = sites.node("late", wall_ns=lambda: time.time_ns() + offset)
+    async with late_node as late, sites.node("b") as b:
+        b.set("k", "before")
+        late.set("k", "between")
+        late.command("SET", "timed", "v", "EX", 1000)
+        late.set("only here", "1")
+        await trio.sleep(0.02)
+        async with sites.hub() as hub:
+            await settle(b, late)
+            assert b.get("k") == late.get("k") == b"between"
+            left = b.command("TTL", "timed")
+            assert isinstance(left, int)
+            assert 900 < left <= 1000
+            (dot,) = hub.space.siblings(b"only here", b"s")
+            assert abs((dot.hlc >> 16) * 10**6 - begun) < 60 * 10**9
+            late.set("k", "after")
+            await settle(late, b)
+            assert b.get("k") == b"after"
+
+
+@pytest.mark.feature("S25")
+async def test_a_clock_set_while_nobody_listens(sites: Sites) -> None:
+    offset = -(50 * 365 * 24 * HOUR_NS)
+    async with sites.node("late", wall_ns=lambda: time.time_ns() + offset) as late:
+        late.set("k", "early")
+        late.command("SET", "timed", "v", "EX", 1000)
+        step, offset = -offset // 10**6, 0
+        late.cells.clock_stepped(step)
+        late.set("new", "1")
+        stamps = [late.cells.space.siblings(key, b"s")[0].hlc >> 16 for key in (b"k", b"new")]
+        assert abs(stamps[0] - stamps[1]) < 60_000
+        left = late.command("TTL", "timed")
+        assert isinstance(left, int)
+        assert 900 < left <= 1000
+
+
 async def test_only_the_hub_removes_what_is_past_its_time(sites: Sites) -> None:
     now = time.time_ns()
     async with sites.node("a", wall_ns=lambda: now) as a, sites.node("b", wall_ns=lambda: now) as b:
