@@ -27,3 +27,21 @@ class EnrolRefused(HubError):
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+class HubUnreachable(HubError):
+    """No answer came, so nobody knows whether what was asked for has happened."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"no answer from {url}: {reason}")
+        self.url = url
+
+
+class HubRefused(HubError):
+    """The hub answered no: `status` is that of HTTP, `field` and `remedy` say what to change."""
+
+    def __init__(self, status: int, error: str, *, field: str = "", remedy: str = "") -> None:
+        super().__init__(f"{error} ({remedy})" if remedy else error)
+        self.status = status
+        self.field = field
+        self.remedy = remedy

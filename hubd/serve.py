@@ -117,6 +117,7 @@ async def _serve(
         state=state,
         live=live,
         projectors=projectors,
+        answers=answers,
         settings=settings.api,
         version=__version__,
     )

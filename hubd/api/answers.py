@@ -1,12 +1,15 @@
 """What is answered. Times are nanoseconds since 1970 UTC; a value that is no number is null."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from edgesync.model import Value
 from hubd.api.context import EdgeView, LinkEvent
+from hubd.api.errors import Problem
 from hubd.api.health import Health
+from hubd.api.redis_json import Blob
 from hubd.state.views import EventRow, SkipRow, Totals
 from hubd.state.windows import WindowRow
 
@@ -137,10 +140,36 @@ class Ledger(msgspec.Struct, frozen=True, kw_only=True):
     lost: int
 
 
+class KeysStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys and who keeps a copy.
+
+    used_bytes          of their file
+    change              number of the newest change
+    stable, collected   every edge has confirmed to have all up to here; cleared away up to here
+    lag                 positions of the log whose operations are still to be carried out
+    skipped             entries of the log that could not be carried out
+    clamped             stamps of edges whose clock runs far ahead, taken as now
+    """
+
+    keys: int
+    used_bytes: int
+    change: int
+    stable: int
+    collected: int
+    lag: int
+    replicas: int
+    conflicts_open: int
+    conflicts_detected: int
+    commands: int
+    skipped: int
+    clamped: int
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: int
     version: str
     log_head: int
+    keys: KeysStats
     projectors: list[ProjectorStatus]
     ledger: list[Ledger]
     skips: list[SkipRow]
@@ -151,3 +180,122 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
 class Healthz(msgspec.Struct, frozen=True, kw_only=True):
     status: Literal["ok", "degraded"]
     problems: list[str]
+
+
+KeyType = Literal["string", "hash", "list", "set", "zset"]
+
+
+class KeyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """`expires_ns` is null for a key that stays."""
+
+    key: Blob
+    type: KeyType
+    expires_ns: int | None
+
+
+class Keys(msgspec.Struct, frozen=True, kw_only=True):
+    """In the order of their bytes; a page may be empty and not the last."""
+
+    keys: list[KeyRow]
+    next: str | None
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key and a page of its value: text, a map of fields, elements, members, or [member, score].
+
+    count   fields, elements or members in all; 1 for a string
+    """
+
+    key: Blob
+    type: KeyType
+    expires_ns: int | None
+    strategy: str
+    stored_bytes: int
+    count: int
+    value: Any
+    next: str | None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one command among several: its reply, or what was wrong."""
+
+    reply: Any | UnsetType = UNSET
+    error: Problem | UnsetType = UNSET
+
+
+class CommandAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`reply` to a `command`, `replies` to `commands`."""
+
+    reply: Any | UnsetType = UNSET
+    replies: list[Outcome] | UnsetType = UNSET
+
+
+class ConflictSide(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the writes that met: operation `number` of `replica`, which is that edge.
+
+    edge    `hub` for the hub's own clients; empty when nobody knows any more
+    value   its beginning; null for a removal
+    """
+
+    edge: str
+    replica: int
+    number: int
+    time_ns: int
+    value: Blob | None
+
+
+class ConflictView(msgspec.Struct, frozen=True, kw_only=True):
+    """A cell in which writes have met.
+
+    name     of the field or member; empty for a string
+    winner   what the cell shows under `strategy`; null: a sum, or nothing
+    """
+
+    id: int
+    status: Literal["open", "resolved", "expired"]
+    kind: Literal["VALUE", "DELETE_UPDATE"]
+    key: Blob
+    cell: Literal["string", "field", "member", "element"]
+    name: Blob
+    found_ns: int
+    strategy: str
+    winner: ConflictSide | None
+    losers: list[ConflictSide]
+
+
+class Conflicts(msgspec.Struct, frozen=True, kw_only=True):
+    """By id: the oldest first."""
+
+    conflicts: list[ConflictView]
+    next: str | None
+
+
+class ReplicaView(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of the keys: an edge, in one life of its store.
+
+    acked    its operations up to this number are carried out here
+    base     it has confirmed to have all changes up to this number
+    behind   changes after that
+    """
+
+    edge: str
+    replica: int
+    incarnation: str
+    acked: int
+    base: int
+    behind: int
+    seen_ns: int
+
+
+class Replicas(msgspec.Struct, frozen=True, kw_only=True):
+    keyspace: str
+    change: int
+    stable: int
+    collected: int
+    replicas: list[ReplicaView]
+    next: str | None
+
+
+class Retired(msgspec.Struct, frozen=True, kw_only=True):
+    edge: str
+    replica: int

@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from hubd.api import openapi, routes
+from edgesync.errors import StoreError
+from hubd.api import keys, openapi, routes
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
 from hubd.api.fleet import known_edge, projector_status
@@ -44,8 +45,9 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
         totals = await context.state.read(views.totals)
         edges, status = list(context.hub.edges()), projector_status(context)
         head, accept = context.hub.log_head, request.headers.get("accept", "")
+        held, replicas = keys.stats(context), context.cells.replicas()
         body, content_type = await trio.to_thread.run_sync(
-            exposition, edges, totals, status, head, accept
+            exposition, edges, totals, status, head, held, replicas, accept
         )
         return Response(body, headers={"Content-Type": content_type})
 
@@ -61,6 +63,7 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
         exception_handlers={
             ApiError: routes.on_api_error,
             QueryTooSlow: routes.on_too_slow,
+            StoreError: routes.on_store_error,
             HTTPException: routes.on_http_error,
         },
     )

@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from hubd.api.settings import ApiSettings
+from hubd.cells import Answers, HubCells
 from hubd.project import Live, Projectors
 from hubd.state import State
 
@@ -86,6 +87,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     live: Live
     projectors: Projectors
+    answers: Answers
     settings: ApiSettings = msgspec.field(default_factory=ApiSettings)
     version: str = ""
     now_ns: Callable[[], int] = time.time_ns
+
+    @property
+    def cells(self) -> HubCells:
+        return self.answers.cells

@@ -1,5 +1,6 @@
 """Answers about edges, the links they have, and the hub itself."""
 
+from hubd.api import keys
 from hubd.api.answers import (
     Edge,
     Edges,
@@ -112,6 +113,7 @@ async def stats(context: Context, params: EdgesPage) -> Stats:
         now_ns=context.now_ns(),
         version=context.version,
         log_head=context.hub.log_head,
+        keys=keys.stats(context),
         projectors=projector_status(context),
         ledger=[_ledger(view, totals.get(view.edge, Totals(edge=view.edge))) for view in found],
         skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN)),

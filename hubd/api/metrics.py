@@ -8,8 +8,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from hubd.api.answers import ProjectorStatus
+from hubd.api.answers import KeysStats, ProjectorStatus
 from hubd.api.context import EdgeView
+from hubd.cells.store import Replica
 from hubd.state.views import Totals
 
 STATES: Final = (
@@ -22,11 +23,16 @@ def exposition(
     totals: Mapping[str, Totals],
     projectors: Iterable[ProjectorStatus],
     log_head: int,
+    keys: KeysStats,
+    replicas: Mapping[str, Replica],
     accept: str,
 ) -> tuple[bytes, str]:
     """Return (body, content type) in the format the scraper prefers."""
     registry = CollectorRegistry(auto_describe=False)
-    metrics = [*_edges(list(edges)), *_held(totals), *_projectors(projectors, log_head)]
+    metrics = [
+        *_edges(list(edges)), *_held(totals), *_projectors(projectors, log_head),
+        *_keys(keys), *_replicas(replicas, keys.change),
+    ]  # fmt: skip
     registry.register(_Gathered(metrics))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
@@ -98,6 +104,46 @@ def _projectors(projectors: Iterable[ProjectorStatus], log_head: int) -> list[Me
         skipped.add_metric([one.name], one.skipped)
     head = GaugeMetricFamily("edgesync_hub_log_head", "Newest position of the log", value=log_head)
     return [head, position, lag, failing, skipped]
+
+
+def _keys(keys: KeysStats) -> list[Metric]:
+    gauges = {
+        "keys": ("keys", "Keys that edges and hub share"),
+        "keys_used_bytes": ("used_bytes", "What their file takes"),
+        "keys_change": ("change", "Number of the newest change"),
+        "keys_stable": ("stable", "Every edge has confirmed to have all changes up to here"),
+        "keys_lag": ("lag", "Positions of the log whose operations are still to be carried out"),
+        "conflicts_open": ("conflicts_open", "Conflicts nobody has resolved"),
+    }
+    counters = {
+        "conflicts_detected": ("conflicts_detected", "Conflicts found, ever"),
+        "keys_commands": ("commands", "Commands of the hub's own clients"),
+        "keys_skipped": ("skipped", "Entries of the log that could not be carried out"),
+        "keys_clamped": ("clamped", "Stamps from a clock far ahead, taken as now"),
+    }
+    return [
+        *(
+            GaugeMetricFamily(f"edgesync_hub_{name}", text, value=getattr(keys, field))
+            for name, (field, text) in gauges.items()
+        ),
+        *(
+            CounterMetricFamily(f"edgesync_hub_{name}", text, value=getattr(keys, field))
+            for name, (field, text) in counters.items()
+        ),
+    ]
+
+
+def _replicas(replicas: Mapping[str, Replica], change: int) -> list[Metric]:
+    base = _gauge("replica_base", "The edge has confirmed to have all changes up to here")
+    behind = _gauge("replica_behind", "Changes of keys after that")
+    acked = _gauge("replica_acked", "Its operations up to this number are carried out")
+    seen = _gauge("replica_seen_timestamp_seconds", "When it last asked, to about a minute")
+    for edge, one in replicas.items():
+        base.add_metric([edge], one.base)
+        behind.add_metric([edge], max(0, change - one.base))
+        acked.add_metric([edge], one.acked)
+        seen.add_metric([edge], one.seen_ms / 1000)
+    return [base, behind, acked, seen]
 
 
 def _gauge(name: str, text: str, label: str = "edge") -> GaugeMetricFamily:

@@ -6,13 +6,17 @@ from typing import Any
 import msgspec
 
 from hubd.api import params, routes
-from hubd.api.errors import Problem
+from hubd.api.errors import Problem, parameter_schemas
 
 STREAM = "/api/v1/live"
 
 
 def document(version: str) -> dict[str, Any]:
-    kinds = [Problem, *dict.fromkeys(one.answer for one in routes.ENDPOINTS)]
+    kinds = list(dict.fromkeys([
+        Problem,
+        *(one.answer for one in (*routes.ENDPOINTS, *routes.ACTIONS)),
+        *(one.body for one in routes.ACTIONS),
+    ]))  # fmt: skip
     refs, components = msgspec.json.schema_components(
         kinds, ref_template="#/components/schemas/{name}"
     )
@@ -22,6 +26,13 @@ def document(version: str) -> dict[str, Any]:
     for one in routes.ENDPOINTS:
         answer = _content("application/json", schema_of[one.answer], one.summary)
         paths[one.path] = {"get": _operation(one.path, one.summary, one.params, answer, problem)}
+    for action in routes.ACTIONS:
+        answer = _content("application/json", schema_of[action.answer], action.summary)
+        operation = _operation(action.path, action.summary, action.params, answer, problem)
+        body = {"application/json": {"schema": schema_of[action.body]}}
+        operation["requestBody"] = {"required": action.body is not params.NoBody, "content": body}
+        operation["responses"] |= {status: problem for status in ("403", "409", "413", "415")}
+        paths[action.path] = {"post": operation}
     events = _content("text/event-stream", {"type": "string"}, "Events `reading` and `edge`")
     summary = "Newest readings as they arrive, as server-sent events"
     paths[STREAM] = {"get": _operation(STREAM, summary, params.LiveParams, events, problem)}
@@ -43,7 +54,7 @@ def _operation(
     in_path = set(re.findall(r"{(\w+)}", path))
     required = {field.encode_name for field in msgspec.structs.fields(shape) if field.required}
     parameters = []
-    for name, schema in routes.parameter_schemas(shape).items():
+    for name, schema in parameter_schemas(shape).items():
         parameters.append(
             {
                 "name": name,
@@ -63,7 +74,7 @@ def _operation(
 
 
 def _operation_id(path: str) -> str:
-    words = re.findall(r"[a-z]+", path.replace("{edge}", "edge").replace("/api/v1", ""))
+    words = re.findall(r"[a-z]+", path.replace("{", "").replace("}", "").replace("/api/v1", ""))
     return "_".join(dict.fromkeys(words))
 
 

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from hubd.api.errors import ApiError
+from hubd.api.redis_json import Argument, Blob
 
 T = TypeVar("T")
 
@@ -112,12 +113,85 @@ class LinkEventsPage(Params, frozen=True, kw_only=True):
     after: Cursor | None = None
 
 
+KEY_CHARS_MAX = 1024
+KeyCursor = Annotated[
+    str,
+    Meta(description="`next` of the page before, with the same question", max_length=KEY_CHARS_MAX),
+]
+
+
+class KeysPage(Params, frozen=True, kw_only=True):
+    prefix: Annotated[Text, Meta(description="what the keys begin with")] = ""
+    limit: Limit = 100
+    after: KeyCursor | None = None
+
+
+class OneKey(Params, frozen=True, kw_only=True):
+    key: Annotated[
+        str, Meta(description="1 to 500 bytes of a key", min_length=1, max_length=KEY_CHARS_MAX)
+    ]
+    encoding: Annotated[
+        Literal["text", "base64"],
+        Meta(description="text, or base64 (URL-safe) for a key that is no UTF-8"),
+    ] = "text"
+    limit: Limit = 100
+    after: KeyCursor | None = None
+
+
+class ConflictsPage(Params, frozen=True, kw_only=True):
+    status: (
+        Annotated[
+            Literal["open", "resolved", "expired"], Meta(description="open, resolved or expired")
+        ]
+        | None
+    ) = None
+    prefix: Annotated[Text, Meta(description="what the keys begin with")] = ""
+    limit: Limit = 100
+    after: Cursor | None = None
+
+
+class OneConflict(Params, frozen=True, kw_only=True):
+    id: Annotated[int, Meta(description="number of a conflict, from 1 on", ge=1, le=(1 << 63) - 1)]
+
+
 class LiveParams(Params, frozen=True, kw_only=True):
     edge: EdgeName | None = None
     series: Annotated[
         tuple[Annotated[str, Meta(pattern="^[0-9a-f]{16}$")], ...],
         Meta(description="ids of up to 64 series, 16 hex digits each", max_length=64),
     ] = ()
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what a POST brings, as JSON."""
+
+
+class NoBody(Body, frozen=True, kw_only=True):
+    """Nothing, or `{}`."""
+
+
+Request = Annotated[
+    tuple[Argument, ...],
+    Meta(
+        description='a command and its arguments: text, numbers, or {"base64": "…"}', min_length=1
+    ),
+]
+
+
+class Commands(Body, frozen=True, kw_only=True):
+    """Either one command or several that are carried out one after the other, nothing between."""
+
+    command: Request | None = None
+    commands: Annotated[tuple[Request, ...], Meta(description="up to 1000 commands")] | None = None
+
+
+class Choice(Body, frozen=True, kw_only=True):
+    """`dot` takes the write `number` of `replica`; `value` is for strings and fields of hashes."""
+
+    choice: Annotated[Literal["winner", "dot", "value"], Meta(description="winner, dot or value")]
+    replica: Annotated[int, Meta(description="of a side of the conflict", ge=0)] | None = None
+    number: Annotated[int, Meta(description="of a side of the conflict", ge=0)] | None = None
+    value: Annotated[Blob, Meta(description='text, or {"base64": "…"}')] | None = None
 
 
 _RELATIVE = re.compile(r"^-(\d{1,9})(s|m|h|d)$")
@@ -149,7 +223,7 @@ def _from_iso(text: str) -> int:
     return seconds * 10**9 + moment.microsecond * 1000
 
 
-def make_cursor(*parts: int | str) -> str:
+def make_cursor(*parts: int | str | bytes) -> str:
     """An opaque place to go on from."""
     return base64.urlsafe_b64encode(msgspec.msgpack.encode(parts)).decode().rstrip("=")
 

@@ -1,4 +1,4 @@
-"""The route table: the one place that says what can be asked. OpenAPI is made from it."""
+"""The route table: the one place that says what can be asked or done. OpenAPI is made from it."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hubd.api import answers, errors, fleet, params, series
+from hubd.api import answers, conflicts, errors, fleet, keys, params, replicas, series
+from hubd.api.body import read_json
 from hubd.api.context import Context
+from hubd.api.security import check_may_write
 from hubd.state import QueryTooSlow
 
 PARAMETERS_MAX: Final = 100
@@ -23,6 +25,19 @@ class Endpoint(NamedTuple):
     params: type[params.Params]
     answer: type[msgspec.Struct]
     handler: Callable[[Context, Any], Awaitable[Any]]
+
+
+class Action(NamedTuple):
+    """A POST with a body of JSON. `handler` gets parameters and body, already checked."""
+
+    path: str
+    summary: str
+    params: type[params.Params]
+    body: type[params.Body]
+    answer: type[msgspec.Struct]
+    handler: Callable[[Context, Any, Any], Awaitable[Any]]
+    # Whether with this body it changes something: what only reads needs no right to write.
+    writes: Callable[[Any], bool] = lambda _body: True
 
 
 EDGE: Final = "/api/v1/edges/{edge}"
@@ -62,26 +77,88 @@ ENDPOINTS: Final = (
         params.EdgesPage, answers.Stats, fleet.stats,
     ),
     Endpoint(
+        "/api/v1/keys", "Keys all edges and the hub share, by name",
+        params.KeysPage, answers.Keys, keys.keys,
+    ),
+    Endpoint(
+        "/api/v1/keys/{key}", "One key: type, deadline, and a page of its value",
+        params.OneKey, answers.Key, keys.one_key,
+    ),
+    Endpoint(
+        "/api/v1/conflicts", "Writes that met and had not seen each other",
+        params.ConflictsPage, answers.Conflicts, conflicts.conflicts,
+    ),
+    Endpoint(
+        "/api/v1/conflicts/{id}", "One conflict",
+        params.OneConflict, answers.ConflictView, conflicts.one_conflict,
+    ),
+    Endpoint(
+        "/api/v1/replicas", "Edges that keep a copy of the keys, and how far each is",
+        params.EdgesPage, answers.Replicas, replicas.replicas,
+    ),
+    Endpoint(
         "/healthz", "Whether the hub works; 503 if it does not",
         params.Nothing, answers.Healthz, fleet.healthz,
     ),
 )  # fmt: skip
 
+ACTIONS: Final = (
+    Action(
+        "/api/v1/keys/command", "Carry out Redis commands on the keys; on disk when answered",
+        params.Nothing, params.Commands, answers.CommandAnswer, keys.command, keys.is_writing,
+    ),
+    Action(
+        "/api/v1/conflicts/{id}/resolve", "Write to the cell of a conflict what is chosen",
+        params.OneConflict, params.Choice, answers.ConflictView, conflicts.resolve,
+    ),
+    Action(
+        "/api/v1/replicas/{edge}/retire", "Wait no longer for an edge that keeps a copy",
+        params.OneEdge, params.NoBody, answers.Retired, replicas.retire,
+    ),
+)  # fmt: skip
+
 
 def routes(context: Context) -> list[Route]:
-    return [Route(one.path, _endpoint(context, one), methods=["GET"]) for one in ENDPOINTS]
+    asked = [Route(_path(one), _endpoint(context, one), methods=["GET"]) for one in ENDPOINTS]
+    done = [Route(_path(one), _action(context, one), methods=["POST"]) for one in ACTIONS]
+    return [*done, *asked]
+
+
+def _path(one: Endpoint | Action) -> str:
+    """The path as the router has it: there may be slashes in keys."""
+    return one.path.replace("{key}", "{key:path}")
+
+
+def body_max(context: Context) -> int:
+    """Bytes of a body: what a largest value takes in any writing of JSON, and some room."""
+    return max(1 << 20, 6 * context.cells.call.value_max)
 
 
 def _endpoint(context: Context, one: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         found = await one.handler(context, read_params(request, one.params))
         status = 503 if isinstance(found, answers.Healthz) and found.problems else 200
-        return Response(
-            msgspec.json.encode(found), status, media_type="application/json",
-            headers={"Cache-Control": "no-store"},
-        )  # fmt: skip
+        return _json(found, status)
 
     return answer
+
+
+def _action(context: Context, one: Action) -> Callable[[Request], Awaitable[Response]]:
+    async def act(request: Request) -> Response:
+        wanted = read_params(request, one.params)
+        body = await read_json(request, one.body, body_max(context))
+        if one.writes(body):
+            check_may_write(request.scope)
+        return _json(await one.handler(context, wanted, body))
+
+    return act
+
+
+def _json(found: Any, status: int = 200) -> Response:
+    return Response(
+        msgspec.json.encode(found), status, media_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )  # fmt: skip
 
 
 def read_params(request: Request, shape: type[params.Params]) -> Any:
@@ -103,27 +180,7 @@ def read_params(request: Request, shape: type[params.Params]) -> Any:
     try:
         return msgspec.convert({**given, **request.path_params}, shape, strict=False)
     except msgspec.ValidationError as error:
-        raise errors.from_validation(error, descriptions(shape)) from error
-
-
-def descriptions(shape: type[params.Params]) -> dict[str, str]:
-    """What each parameter should be, in words."""
-    properties = parameter_schemas(shape)
-    return {name: schema.get("description", "") for name, schema in properties.items()}
-
-
-def parameter_schemas(shape: type[params.Params]) -> dict[str, dict[str, Any]]:
-    _, components = msgspec.json.schema_components([shape], ref_template="#/{name}")
-    found: dict[str, dict[str, Any]] = components[shape.__name__].get("properties", {})
-    return {name: _described(schema) for name, schema in found.items()}
-
-
-def _described(schema: dict[str, Any]) -> dict[str, Any]:
-    """Lift the description out of `X | None`, where msgspec leaves it inside."""
-    for choice in schema.get("anyOf", ()):
-        if "description" in choice:
-            return {**schema, "description": choice["description"]}
-    return schema
+        raise errors.from_validation(error, errors.descriptions(shape)) from error
 
 
 async def on_api_error(_request: Request, error: Exception) -> Response:
@@ -137,9 +194,14 @@ async def on_too_slow(_request: Request, error: Exception) -> Response:
     return errors.answer(errors.ApiError(503, str(error), remedy=remedy))
 
 
+async def on_store_error(_request: Request, error: Exception) -> Response:
+    """The files of the keys cannot be read: the log still has what edges wrote."""
+    return errors.answer(errors.ApiError(503, str(error), remedy="see the hub's own log"))
+
+
 async def on_http_error(request: Request, error: Exception) -> Response:
     """404 and 405 of the router, in the same shape as every other error."""
     status = getattr(error, "status_code", 500)
-    text = {404: "no such page", 405: "only GET is answered here"}.get(status, "not possible")
+    text = {404: "no such page", 405: "that is not done here"}.get(status, "not possible")
     remedy = "GET /openapi.json lists what there is"
     return errors.answer(errors.ApiError(status, text, field="", remedy=remedy))

@@ -1,4 +1,4 @@
-"""What stands before every request: who may ask, under which name, and what a browser may do.
+"""What stands before every request: who may ask or write, under which name, from which page.
 
 Plain ASGI instead of a framework's middleware class, which would buffer server-sent events.
 """
@@ -8,6 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Set
 from typing import Final
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,12 +23,16 @@ HEADERS: Final = {
         "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not less: with no-referrer a form of our own would come with `Origin: null`.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 # A probe or a load balancer has no token, and learns nothing here but "ok".
 OPEN_PATHS: Final = ("/healthz",)
+READING: Final = ("GET", "HEAD")
+# In the scope of a request: whether whoever asks may also write.
+MAY_WRITE: Final = "hubd.may_write"
 
 
 class Guard:
@@ -38,7 +43,9 @@ class Guard:
     ) -> None:
         self._app = app
         self._open_paths = open_paths
-        self._digests = [bytes.fromhex(digest) for digest in settings.token_sha256]
+        self._writers = [bytes.fromhex(digest) for digest in settings.write_token_sha256]
+        self._readers = [bytes.fromhex(digest) for digest in settings.token_sha256]
+        self._has_tokens = settings.has_tokens
         self._hosts = {host.lower() for host in settings.allowed_hosts}
         # On a public address the token is what protects; a browser's Host says nothing then.
         self._checks_host = is_loopback(settings.host) or bool(self._hosts)
@@ -75,17 +82,51 @@ class Guard:
                 421, "this hub is not known by that name", field="Host",
                 remedy="add the name to api.allowed_hosts",
             )  # fmt: skip
-        if not self._digests or scope["path"] in OPEN_PATHS:
+        if scope["method"] not in READING:
+            self._check_page(headers)
+        token = token_in(headers.get("authorization", ""))
+        scope[MAY_WRITE] = not self._has_tokens or matches(token, self._writers)
+        if scope[MAY_WRITE] or scope["path"] in OPEN_PATHS:
             return
-        if not matches(token_in(headers.get("authorization", "")), self._digests):
+        if not matches(token, self._readers):
             raise ApiError(
                 401, "a token is needed", field="Authorization",
                 remedy="Authorization: Bearer <token>, or the token as password in a browser",
             )  # fmt: skip
 
+    def _check_page(self, headers: Headers) -> None:
+        """Let no page from elsewhere write with a browser's credentials, or from its place."""
+        site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+        if site is not None:
+            is_ours = site in ("same-origin", "none")
+        elif origin is not None:
+            page = urlsplit(origin).netloc.lower()
+            is_ours = page == headers.get("host", "").lower() or host_name(page) in self._hosts
+        else:
+            return  # No browser: browsers tell where a page that writes is from.
+        if not is_ours:
+            raise ApiError(
+                403, "a page from elsewhere wants to write", field="Origin",
+                remedy="use the hub's own dashboard, under a name in api.allowed_hosts",
+            )  # fmt: skip
+
     def _is_known(self, host: str) -> bool:
         name = host_name(host)
         return is_loopback(name) or name in self._hosts
+
+
+def may_write(scope: Scope) -> bool:
+    """Whether whoever asks may also write; a request that has not passed a `Guard` may not."""
+    return bool(scope.get(MAY_WRITE))
+
+
+def check_may_write(scope: Scope) -> None:
+    """Raise ApiError unless whoever asks may also write."""
+    if not may_write(scope):
+        raise ApiError(
+            403, "this token may read, not write", field="Authorization",
+            remedy="use a token whose SHA-256 is in api.write_token_sha256",
+        )  # fmt: skip
 
 
 async def _live(receive: Receive, send: Send) -> None:

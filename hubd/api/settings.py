@@ -14,8 +14,10 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     host, port     where to listen. Loopback unless somebody decides otherwise: without a token
                    everything here is readable by whoever can connect.
-    token_sha256   SHA-256 of each accepted token, as hex; none: no token is asked for, and then
-                   only a loopback address may be listened on
+    token_sha256   SHA-256 of each token that may read, as hex
+    write_token_sha256
+                   … and of each that may also write: to keys, conflicts, replicas. Without any of
+                   both no token is asked for, and then only a loopback address may be listened on
     allowed_hosts  names a browser may have asked for (the Host header), besides loopback's; it
                    keeps a page elsewhere from reading a hub that listens on loopback
     """
@@ -23,13 +25,19 @@ class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     token_sha256: tuple[Sha256, ...] = ()
+    write_token_sha256: tuple[Sha256, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.token_sha256 and not is_loopback(self.host):
+        if not self.has_tokens and not is_loopback(self.host):
             raise ValueError(
-                f"`host` {self.host} is reachable from outside, which needs `token_sha256`"
+                f"`host` {self.host} is reachable from outside, which needs `token_sha256` "
+                "or `write_token_sha256`"
             )
+
+    @property
+    def has_tokens(self) -> bool:
+        return bool(self.token_sha256 or self.write_token_sha256)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,20 +1,25 @@
 """A hub with two edges, their state made by the real projectors from real batches."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 
 import httpx2
 import pytest
+import trio
 from starlette.testclient import TestClient
 
 from edgesync._native.window import Window, pack_windows
 from edgesync.model import RecordKind, series_id
 from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
+from hubd.cells import HubCells
+from hubd.client import HubClient
 from hubd.project import Live, Projectors
 from hubd.state import State, open_state
 from tests.hubd.batches import START_NS, Edge
+from tests.hubd.keys import meet, open_answers
+from tests.hubd.serving import serve
 from tests.hubd.still import NOW_NS, StillHub, an_edge
 
 MINUTES = 30
@@ -57,6 +62,13 @@ def fill(state: State, projectors: Projectors) -> None:
         progress.position = 3
 
 
+def fill_keys(cells: HubCells) -> None:
+    """Two edges wrote one key, and everything of the hub's own is on disk."""
+    meet(cells, ("barn", ("SET", "price", "10")), ("shop", ("SET", "price", "12")))
+    cells.ask("HSET", ["basket", "apples", "3"])
+    cells.commit()
+
+
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
     state = open_state(tmp_path / "state.db", b"g" * 16)
@@ -69,19 +81,35 @@ def context(tmp_path: Path) -> Iterator[Context]:
     ]
     hub = StillHub([an_edge("barn"), an_edge("shop", is_connected=False)], events)
     hub.head = 3
-    yield Context(
-        hub=hub,
-        state=state,
-        live=live,
-        projectors=projectors,
-        settings=ApiSettings(allowed_hosts=("testserver",)),
-        version="0.1.0",
-        now_ns=lambda: NOW_NS,
-    )
+    with open_answers(tmp_path / "cells") as answers:
+        fill_keys(answers.cells)
+        yield Context(
+            hub=hub,
+            state=state,
+            live=live,
+            projectors=projectors,
+            answers=answers,
+            settings=ApiSettings(allowed_hosts=("testserver",)),
+            version="0.1.0",
+            now_ns=lambda: NOW_NS,
+        )
     state.close()
 
 
 @pytest.fixture
 def client(context: Context) -> Iterator[httpx2.Client]:
     with TestClient(make_app(context), backend="trio") as client:
+        yield client
+
+
+@pytest.fixture
+async def url(context: Context, nursery: trio.Nursery) -> str:
+    """Where the same hub is served on a real socket, with its keys kept on disk."""
+    await nursery.start(context.answers.run)
+    return await serve(context, nursery)
+
+
+@pytest.fixture
+async def hub(url: str) -> AsyncIterator[HubClient]:
+    async with HubClient(url) as client:
         yield client

@@ -7,10 +7,10 @@ import httpx2
 import msgspec
 import pytest
 
-from hubd.api import routes
+from hubd.api import errors, routes
 from tests.hubd.batches import START_NS
 
-SAMPLES = {"edge": "barn", "entity": "meter0", "key": "ActivePower"}
+SAMPLES = {"edge": "barn", "entity": "meter0", "key": "ActivePower", "id": "1"}
 
 
 @pytest.fixture
@@ -27,7 +27,8 @@ def test_each_route_answers_in_the_shape_it_promises(
     query = {n: SAMPLES[n] for n, p in named.items() if p["required"] and p["in"] == "query"}
     if "from" in named:
         query["from"] = str(START_NS)
-    url = endpoint.path.format_map(SAMPLES)
+    samples = SAMPLES | {"key": "basket"} if endpoint.path == "/api/v1/keys/{key}" else SAMPLES
+    url = endpoint.path.format_map(samples)
     response = client.get(url, params=query)
     assert response.status_code == 200
     msgspec.json.decode(response.content, type=endpoint.answer)
@@ -37,14 +38,20 @@ def test_each_route_answers_in_the_shape_it_promises(
 
 def test_every_route_is_described_and_every_description_has_a_route(document: Any) -> None:
     described = set(document["paths"])
-    assert described == {one.path for one in routes.ENDPOINTS} | {"/api/v1/live"}
-    identifiers = [path["get"]["operationId"] for path in document["paths"].values()]
+    there = (*routes.ENDPOINTS, *routes.ACTIONS)
+    assert described == {one.path for one in there} | {"/api/v1/live"}
+    operations = [(path, one) for path, item in document["paths"].items() for one in item.values()]
+    identifiers = [one["operationId"] for _, one in operations]
     assert len(set(identifiers)) == len(identifiers)
-    for path, item in document["paths"].items():
-        in_path = {p["name"] for p in item["get"]["parameters"] if p["in"] == "path"}
+    for path, operation in operations:
+        in_path = {p["name"] for p in operation["parameters"] if p["in"] == "path"}
         assert in_path == set(re.findall(r"{(\w+)}", path))
-        for parameter in item["get"]["parameters"]:
+        for parameter in operation["parameters"]:
             assert parameter["description"], f"{path} {parameter['name']}"
+    for action in routes.ACTIONS:
+        operation = document["paths"][action.path]["post"]
+        (body,) = operation["requestBody"]["content"].values()
+        assert resolve(body["schema"]["$ref"], document)
 
 
 def test_every_reference_resolves(document: Any) -> None:
@@ -57,7 +64,7 @@ def test_each_page_has_a_limit(endpoint: routes.Endpoint) -> None:
     fields = {field.encode_name for field in msgspec.structs.fields(endpoint.answer)}
     if "next" not in fields:
         return
-    limit = routes.parameter_schemas(endpoint.params)["limit"]
+    limit = errors.parameter_schemas(endpoint.params)["limit"]
     assert limit["minimum"] == 1
     assert limit["maximum"] <= 5000
 

@@ -16,6 +16,7 @@ from hubd.edges.registry import Registry
 from hubd.project import Live, Projectors
 from hubd.settings import HubSettings, Settings
 from hubd.state import open_state
+from tests.hubd.keys import open_answers
 from tests.hubd.still import StillHub
 
 pytestmark = pytest.mark.feature("S6")
@@ -37,14 +38,15 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 def client(registry: Registry, tmp_path: Path) -> Iterator[TestClient]:
     live = Live()
     state = open_state(tmp_path / "state.db", b"g" * 16)
-    context = Context(
-        hub=StillHub([]), state=state, live=live, projectors=Projectors(live),
-        settings=SETTINGS.api, version="0",
-    )  # fmt: skip
-    route = enrol_route(registry, SETTINGS, server_key=SERVER_KEY)
-    app = make_app(context, open_routes=[route])
-    with closing(state), TestClient(app, backend="trio", base_url="https://hub.example") as found:
-        yield found
+    with closing(state), open_answers(tmp_path / "cells") as answers:
+        context = Context(
+            hub=StillHub([]), state=state, live=live, projectors=Projectors(live), answers=answers,
+            settings=SETTINGS.api, version="0",
+        )  # fmt: skip
+        route = enrol_route(registry, SETTINGS, server_key=SERVER_KEY)
+        app = make_app(context, open_routes=[route])
+        with TestClient(app, backend="trio", base_url="https://hub.example") as found:
+            yield found
 
 
 def body(registry: Registry, **changes: str) -> dict[str, Any]:
