@@ -26,10 +26,11 @@ async def read_json(request: Request, shape: type[msgspec.Struct], limit_bytes: 
 
 
 async def read_form(request: Request, shape: type[msgspec.Struct], limit_bytes: int) -> Any:
-    """Return what a form sent as a `shape`; what was left empty was not sent. Raises ApiError."""
+    """Return what a form sent as a `shape`; raises ApiError."""
     data = await _read(request, FORM, limit_bytes)
     try:
-        given = dict(parse_qsl(data.decode(), strict_parsing=True, max_num_fields=FIELDS_MAX))
+        pairs = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
+        given = dict(pairs)
         return msgspec.convert(given, shape, strict=False)
     except msgspec.ValidationError as error:
         raise errors.from_validation(error, errors.descriptions(shape)) from error

@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from edgesync.model import Value
+from hubd.api.redis_json import Blob
 
 NARROW_SPACE: Final = "\u202f"
 BODY_CHARS: Final = 200
@@ -73,6 +74,13 @@ def moment(time_ns: int) -> str:
     except (ValueError, OverflowError, OSError):
         return f"{time_ns} ns"  # a clock that was off by centuries
     return f"{at:%Y-%m-%d %H:%M:%S}.{time_ns // 10**6 % 1000:03d}"
+
+
+def blob(one: Blob | None) -> str:
+    """A key, a name or a value, whatever bytes it is; None is what has been removed."""
+    if one is None:
+        return "removed"
+    return one if isinstance(one, str) else f"0x{one.base64.hex()}"
 
 
 def body(content: Any) -> str:

@@ -3,20 +3,22 @@
 import math
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 import trio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from edgesync.model import EventType
-from hubd.api import fleet, params, routes, series
+from hubd.api import conflicts, fleet, keys, params, routes, series
+from hubd.api.body import read_form
 from hubd.api.context import Context
-from hubd.api.errors import ApiError
+from hubd.api.errors import ApiError, Problem
+from hubd.api.security import check_may_write, may_write
 from hubd.api.stream import as_event, event_stream
 from hubd.project.live import Watcher
 from hubd.state import QueryTooSlow
@@ -26,6 +28,7 @@ HERE: Final = Path(__file__).parent
 # Ages and lags change with time alone; a person notices a second.
 REFRESH_S: Final = 1.0
 ROWS: Final = 200
+CONFLICTS: Final = 50
 # Different streams whose markup is remembered.
 STREAMS_MAX: Final = 64
 
@@ -46,6 +49,21 @@ class EventsQuery(params.Params, frozen=True, kw_only=True):
     status: params.Text = ""
     text: params.Text = ""
     after: params.Text = ""
+
+
+class ResolveForm(params.Body, frozen=True, kw_only=True):
+    """A button of a conflict, with what its form brings."""
+
+    choice: Literal["winner", "dot", "value"]
+    replica: int | None = None
+    number: int | None = None
+    value: str = ""
+
+    def choice_made(self) -> params.Choice:
+        value = self.value if self.choice == "value" else None
+        return params.Choice(
+            choice=self.choice, replica=self.replica, number=self.number, value=value
+        )
 
 
 class Shared:
@@ -98,6 +116,16 @@ class Pages:
             )
         return self._render("_events.html", link=link, found=found, query=query)
 
+    async def conflicts_html(self, may_write: bool, problem: Problem | None = None) -> str:
+        wanted = params.ConflictsPage(status="open", limit=CONFLICTS)
+        return self._render(
+            "_conflicts.html",
+            found=await conflicts.conflicts(self._context, wanted),
+            keys=keys.stats(self._context),
+            may_write=may_write,
+            problem=problem,
+        )
+
     async def fleet(self, _request: Request) -> Response:
         return self._page("fleet.html", content=await self.fleet_html())
 
@@ -118,6 +146,22 @@ class Pages:
         content = await self.events_html(query)
         return self._page("events.html", query=query, names=names, kinds=kinds, content=content)
 
+    async def conflicts(self, request: Request) -> Response:
+        content = await self.conflicts_html(may_write(request.scope))
+        return self._page("conflicts.html", content=content)
+
+    async def resolve(self, request: Request) -> Response:
+        """A button was pressed; the page comes again, with what was wrong if something was."""
+        check_may_write(request.scope)
+        asked = routes.read_params(request, params.OneConflict)
+        try:
+            form = await read_form(request, ResolveForm, routes.body_max(self._context))
+            await conflicts.resolve(self._context, asked, form.choice_made())
+        except ApiError as error:
+            content = await self.conflicts_html(may_write=True, problem=error.problem)
+            return self._page("conflicts.html", status=error.status, content=content)
+        return RedirectResponse("/conflicts", 303)
+
     async def fleet_stream(self, _request: Request) -> Response:
         return self._stream("fleet", None, self.fleet_html)
 
@@ -133,6 +177,10 @@ class Pages:
         key = f"events {request.url.query}"
         return self._stream(key, query.edge or None, lambda: self.events_html(query))
 
+    async def conflicts_stream(self, request: Request) -> Response:
+        writes = may_write(request.scope)
+        return self._stream(f"conflicts {writes}", None, lambda: self.conflicts_html(writes))
+
     def _stream(self, key: str, edge: str | None, render: Render) -> Response:
         shown = ""
 
@@ -140,7 +188,7 @@ class Pages:
             nonlocal shown
             watcher.take()
             try:
-                html = await self._shared.get(key, render)
+                html = await self._shared.get(key, render) + self._open_html(is_news=True)
             except (ApiError, QueryTooSlow):
                 return b": not now\n\n"  # the page keeps what it shows
             if html == shown:
@@ -153,9 +201,16 @@ class Pages:
             pause_s=REFRESH_S, at_least_every_s=REFRESH_S,
         )  # fmt: skip
 
-    def _page(self, template: str, **values: Any) -> Response:
-        html = self._render(template, has_assets=assets.are_present(), **values)
-        return HTMLResponse(html, headers={"Cache-Control": "no-store"})
+    def _open_html(self, *, is_news: bool = False) -> str:
+        """How many conflicts are open, in the navigation; as news it finds its place by its id."""
+        is_open = self._context.cells.conflicts.open_count
+        return self._render("_open.html", conflicts_open=is_open, is_news=is_news)
+
+    def _page(self, template: str, *, status: int = 200, **values: Any) -> Response:
+        html = self._render(
+            template, has_assets=assets.are_present(), badge=self._open_html(), **values
+        )
+        return HTMLResponse(html, status, headers={"Cache-Control": "no-store"})
 
     def _render(self, template: str, **values: Any) -> str:
         now_ns = self._context.now_ns()
@@ -167,13 +222,16 @@ def page_routes(context: Context) -> list[BaseRoute]:
     table: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
         ("/", pages.fleet),
         ("/events", pages.events),
+        ("/conflicts", pages.conflicts),
         ("/edges/{edge}", pages.edge),
         ("/edges/{edge}/chart", pages.chart),
         ("/ui/fleet", pages.fleet_stream),
         ("/ui/events", pages.events_stream),
+        ("/ui/conflicts", pages.conflicts_stream),
         ("/ui/edges/{edge}", pages.edge_stream),
     ]
     found: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in table]
+    found.append(Route("/conflicts/{id}", pages.resolve, methods=["POST"]))
     return [*found, Mount("/static", StaticFiles(directory=HERE / "static"))]
 
 
@@ -185,7 +243,7 @@ def _environment(context: Context) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "value", "seconds", "age", "moment", "body"):
+    for name in ("count", "value", "seconds", "age", "moment", "body", "blob"):
         environment.filters[name] = getattr(format, name)
     environment.globals["version"] = context.version
     return environment

@@ -58,6 +58,13 @@ class Browser:
         with trio.fail_after(20):
             await self._loaded.wait()
 
+    async def follow(self, script: str) -> None:
+        """Do what leads to another page, such as a click, and wait until all of it is loaded."""
+        self._loaded = trio.Event()
+        await self.evaluate(script)
+        with trio.fail_after(20):
+            await self._loaded.wait()
+
     async def evaluate(self, script: str) -> Any:
         """The value of an expression in the page; promises are waited for."""
         answer = await self.call(

@@ -1,7 +1,7 @@
 """A real browser sees values change, on every page, and asks nobody but the hub."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,11 +10,13 @@ import trio
 from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
 from hubd.api.server import serve_http
+from hubd.cells import Answers
 from hubd.project import Live, Projectors, run_projectors
 from hubd.state import open_state
 from hubd.web import assets
 from tests.browser.chromium import Browser, open_browser
 from tests.hubd.batches import Edge, Shelf
+from tests.hubd.keys import open_answers
 from tests.hubd.still import StillHub, an_edge
 
 POWER = ("meter0", "ActivePower")
@@ -46,7 +48,13 @@ class Site:
 
 
 @pytest.fixture
-async def site(tmp_path: Path, nursery: trio.Nursery) -> Site:
+def answers(tmp_path: Path) -> Iterator[Answers]:
+    with open_answers(tmp_path / "cells") as found:
+        yield found
+
+
+@pytest.fixture
+async def site(tmp_path: Path, nursery: trio.Nursery, answers: Answers) -> Site:
     assets.fetch()
     site = Site()
     live = Live()
@@ -55,6 +63,7 @@ async def site(tmp_path: Path, nursery: trio.Nursery) -> Site:
         state=open_state(tmp_path / "state.db", site.shelf.generation),
         live=live,
         projectors=Projectors(live),
+        answers=answers,
         settings=ApiSettings(port=0),
         version="0.1.0",
     )
@@ -135,7 +144,7 @@ async def test_pages_fit_a_phone_in_both_colours(
     site: Site, browser: Browser, is_dark: bool
 ) -> None:
     await browser.look(390, 800, is_dark=is_dark)
-    for path in ("/", "/edges/barn", "/events?edge=barn"):
+    for path in ("/", "/edges/barn", "/events?edge=barn", "/conflicts"):
         await browser.open(site.url + path)
         width = await browser.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, path

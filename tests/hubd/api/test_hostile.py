@@ -51,6 +51,23 @@ EVENTS = "/api/v1/edges/barn/events"
         ("/api/v1/live?series=xyz", 400, "series"),
         ("/api/v1/live?" + "&".join(["series=0123456789abcdef"] * 65), 400, "series"),
         ("/api/v1/live?edge=nobody", 404, "edge"),
+        ("/api/v1/keys?limit=0", 400, "limit"),
+        ("/api/v1/keys?after=%%%", 400, "after"),
+        ("/api/v1/keys?after=" + make_cursor("text"), 400, "after"),
+        ("/api/v1/keys?after=" + "A" * 2000, 400, "after"),
+        ("/api/v1/keys?prefix=" + "x" * 300, 400, "prefix"),
+        ("/api/v1/keys/", 400, "key"),
+        ("/api/v1/keys/nothing", 404, "key"),
+        ("/api/v1/keys/" + "x" * 2000, 400, "key"),
+        ("/api/v1/keys/%25%25?encoding=base64", 400, "key"),
+        ("/api/v1/keys/basket?after=" + make_cursor(5), 400, "after"),
+        ("/api/v1/conflicts?status=new", 400, "status"),
+        ("/api/v1/conflicts?after=" + make_cursor(b"bytes"), 400, "after"),
+        ("/api/v1/conflicts/0", 400, "id"),
+        ("/api/v1/conflicts/one", 400, "id"),
+        ("/api/v1/conflicts/" + "9" * 30, 400, "id"),
+        ("/api/v1/conflicts/99", 404, "id"),
+        ("/api/v1/replicas?after=%%%", 400, "after"),
         ("/api/v2/edges", 404, ""),
         ("/static/../app.py", 404, ""),
         ("/static/%2e%2e/pages.py", 404, ""),
@@ -97,6 +114,7 @@ def test_random_questions_never_break_the_hub(
     client: httpx2.Client, path: str, edge: str | None, query: dict[str, str], name: str
 ) -> None:
     url = path.replace("{edge}", quote(edge or name, safe=""))
+    url = url.replace("{key}", quote(name)).replace("{id}", quote(name, safe=""))
     response = client.get(url, params={"entity": "meter0", "key": "ActivePower"} | query)
     assert response.status_code in (200, 400, 404)
     msgspec.json.decode(response.content)
@@ -111,6 +129,45 @@ def test_what_edges_send_cannot_become_markup(client: httpx2.Client) -> None:
     assert "&lt;b&gt;squeaks" in page.text
 
 
+def test_who_may_only_read_is_shown_no_buttons(guarded: httpx2.Client, token: str) -> None:
+    page = guarded.get("/conflicts", auth=("anybody", token)).text
+    assert "price" in page
+    assert "<form" not in page
+    assert "write_token_sha256" in page
+    form = {"choice": "winner"}
+    refused = guarded.post("/conflicts/1", data=form, auth=("anybody", token))
+    assert (refused.status_code, refused.json()["field"]) == (403, "Authorization")
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "status", "words"),
+    [
+        ("1", {"choice": "dot", "replica": "9", "number": "9"}, 400, "is between"),
+        ("1", {"choice": "dot", "replica": "x", "number": "1"}, 400, "int"),
+        ("1", {"choice": "all"}, 400, "choice"),
+        ("1", {}, 400, "choice"),
+        ("1", {"choice": "winner", "more": "1"}, 400, "more"),
+        ("1", {f"field{n}": "" for n in range(20)}, 400, "form"),
+        ("99", {"choice": "winner"}, 404, "no conflict 99"),
+        ("<b>", {"choice": "winner"}, 400, "int"),
+    ],
+)
+def test_a_form_that_is_wrong_is_answered_with_the_page_and_the_reason(
+    client: httpx2.Client, number: str, form: dict[str, str], status: int, words: str
+) -> None:
+    answer = client.post(f"/conflicts/{quote(number, safe='')}", data=form)
+    assert answer.status_code == status, answer.text
+    assert words in answer.text
+
+
+def test_a_form_from_another_site_is_refused(client: httpx2.Client) -> None:
+    for headers in ({"origin": "http://evil.example"}, {"sec-fetch-site": "cross-site"}):
+        form = {"choice": "winner"}
+        answer = client.post("/conflicts/1", data=form, headers=headers)
+        assert answer.status_code == 403
+    assert client.get("/api/v1/conflicts/1").json()["status"] == "open"
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/api/v1/edges", "/api/v1/edges/nobody", "/nope", "/metrics", "/static/hub.css"]
 )
@@ -120,7 +177,7 @@ def test_every_answer_carries_the_security_headers(client: httpx2.Client, path: 
         assert response.headers[name] == value
 
 
-@pytest.mark.parametrize("path", ["/", "/events?edge=barn", "/edges/barn"])
+@pytest.mark.parametrize("path", ["/", "/events?edge=barn", "/edges/barn", "/conflicts"])
 def test_pages_have_nothing_inline(client: httpx2.Client, path: str) -> None:
     page = client.get(path).text
     assert page.count("<script") == page.count("<script src=")
