@@ -32,9 +32,9 @@ def main(context: click.Context, config: Path) -> None:
 
 
 def _load() -> None:
-    from hubd.cli import edges, inspect, run  # each adds its commands to `main`
+    from hubd.cli import edges, inspect, keys, run  # each adds its commands to `main`
 
-    for module in (run, edges, inspect):
+    for module in (run, edges, keys, inspect):
         module.register(main)
 
 

@@ -1,11 +1,17 @@
 """`hubd …` as an operator uses it, with a real edge on the other side."""
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from hubd import serve
+from hubd.log.lmdb import LmdbLog
+from hubd.settings import data_dir, read_settings
+from tests.hubd.keys import meet
 from tests.terminal import Terminal, open_terminal
 
 
@@ -154,9 +160,82 @@ def test_wrong_settings_end_in_one_line_and_their_own_code(
 
 
 @pytest.mark.parametrize(
-    "command", ["", "init", "run", "enroll", "revoke", "edges", "log", "ledger", "backup"]
+    "command",
+    [
+        "",
+        "init",
+        "run",
+        "enroll",
+        "revoke",
+        "edges",
+        "keys",
+        "conflicts",
+        "retire",
+        "log",
+        "ledger",
+        "backup",
+    ],
 )
 def test_help_shows_an_example(terminal: Terminal, command: str) -> None:
     assert "Example:" in terminal.out("hubd", *filter(None, [command]), "--help") or (
         command == "ledger"
     )
+
+
+@pytest.mark.feature("L3", "L13")
+def test_keys_and_conflicts_of_a_hub_that_runs_or_stands_still(terminal: Terminal) -> None:
+    hub = terminal.start_hub()
+    assert json.loads(terminal.out("hubd", "keys", "hset", "mine", "apples", "-3")) == 1
+    assert terminal.stop(hub) == 0
+
+    _let_two_edges_meet(terminal)
+    (still,) = terminal.json("hubd", "conflicts")
+    assert (still["key"], still["cell"], still["name"]) == ("basket", "field", "apples")
+    assert still["winner"]["edge"] in ("barn", "shop")
+    hub = terminal.start_hub()
+    assert terminal.json("hubd", "conflicts", "--prefix", "bas") == [still]
+    assert terminal.json("hubd", "conflicts", "--status", "resolved") == []
+    assert "basket" in terminal.out("hubd", "conflicts")
+
+    terminal.out("hubd", "keys", "HSET", "basket", "apples", "[b]4[/b]")  # has seen both
+    assert terminal.json("hubd", "conflicts") == []
+    reply = terminal.out("hubd", "keys", "HGETALL", "basket")
+    assert json.loads(reply) == {"apples": "[b]4[/b]"}
+    wrong = terminal.run("hubd", "keys", "INCR", "basket")
+    assert (wrong.returncode, "WRONGTYPE" in wrong.stderr) == (69, True)
+
+    assert "no more" in terminal.out("hubd", "retire", "barn")
+    assert terminal.stop(hub) == 0
+    unknown = terminal.run("hubd", "retire", "barn")
+    assert (unknown.returncode, "keeps no copy" in unknown.stderr) == (1, True)
+    assert "no more" in terminal.out("hubd", "retire", "shop")
+    assert terminal.json("hubd", "conflicts", "--status", "all")[0]["status"] == "resolved"
+    assert json.loads(terminal.out("hubd", "keys", "HGETALL", "basket")) == json.loads(reply)
+
+
+def _let_two_edges_meet(terminal: Terminal) -> None:
+    """As if two edges had written beside each other and been heard before the hub was stopped."""
+    settings = read_settings(terminal.hub_config)
+    folder = data_dir(terminal.hub_config, settings)
+    with (
+        contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log,
+        contextlib.closing(serve.open_cells(settings, folder, hub_log)) as cells,
+    ):
+        command = ("HSET", "basket", "apples")
+        meet(cells, ("barn", (*command, "10")), ("shop", (*command, "12")))
+        # The log has no such entries: it is to go on from where it is.
+        cells._set_mark(position=hub_log.head)
+        cells.commit()
+
+
+@pytest.mark.feature("L13")
+def test_a_hub_that_wants_a_token_says_so(terminal: Terminal) -> None:
+    terminal.start_hub()
+    terminal.close()
+    text = terminal.hub_config.read_text()
+    digest = hashlib.sha256(b"es1.secret").hexdigest()
+    terminal.hub_config.write_text(f'{text}write_token_sha256 = ["{digest}"]\n')
+    terminal.start_hub()
+    refused = terminal.run("hubd", "keys", "GET", "k")
+    assert (refused.returncode, "a token is needed" in refused.stderr) == (69, True)
+    assert json.loads(terminal.out("hubd", "keys", "--token", "es1.secret", "GET", "k")) is None

@@ -1,0 +1,155 @@
+"""`hubd keys`, `conflicts`, `retire`: the keys of a hub, running or not.
+
+A running hub is asked over HTTP; one that stands still has its files opened.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+import trio
+
+from edgesync.cells.conflicts import STATES
+from hubd import serve
+from hubd.api import conflicts as conflict_answers
+from hubd.api.answers import ConflictView
+from hubd.api.redis_json import plain
+from hubd.api.settings import ApiSettings
+from hubd.cells import HubCells
+from hubd.client import HubClient
+from hubd.errors import HubUnreachable
+from hubd.log.lmdb import LmdbLog
+from hubd.settings import data_dir, read_settings
+from hubd.web import format
+
+T = TypeVar("T")
+HERE = ("0.0.0.0", "::")
+
+token_option = click.option(
+    "--token", default="", envvar="HUBD_TOKEN", help="For a hub that wants one; or HUBD_TOKEN."
+)
+
+
+def _ask(
+    config: Path,
+    token: str,
+    ask: Callable[[HubClient], Awaitable[T]],
+    look: Callable[[HubCells], T],
+) -> T:
+    """Ask the hub, or look into its files when no hub answers; those a hub has open are locked."""
+    settings = read_settings(config)
+
+    async def over_http() -> T:
+        async with HubClient(_url(settings.api), token=token) as hub:
+            return await ask(hub)
+
+    try:
+        return trio.run(over_http)
+    except HubUnreachable:
+        with _open(config) as cells:
+            found = look(cells)
+            cells.commit()
+            return found
+
+
+def _url(api: ApiSettings) -> str:
+    host = "127.0.0.1" if api.host in HERE else api.host
+    return f"http://[{host}]:{api.port}" if ":" in host else f"http://{host}:{api.port}"
+
+
+@contextlib.contextmanager
+def _open(config: Path) -> Iterator[HubCells]:
+    settings = read_settings(config)
+    folder = data_dir(config, settings)
+    with (
+        contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log,
+        contextlib.closing(serve.open_cells(settings, folder, hub_log)) as cells,
+    ):
+        yield cells
+
+
+@click.command(
+    epilog="Example: hubd keys HGETALL basket",
+    context_settings={"ignore_unknown_options": True},
+)
+@token_option
+@click.argument("command")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def keys(config: Path, token: str, command: str, arguments: tuple[str, ...]) -> None:
+    """Carry out one Redis COMMAND on the keys and print its reply as JSON."""
+    reply = _ask(
+        config, token,
+        lambda hub: hub.command(command, *arguments),
+        lambda cells: cells.ask(command, arguments),
+    )  # fmt: skip
+    click.echo(msgspec.json.encode(plain(reply)))
+
+
+@click.command(epilog="Example: hubd conflicts --status open --prefix till: --json")
+@click.option("--status", type=click.Choice([*STATES, "all"]), default="open", show_default=True)
+@click.option("--prefix", default="", help="Only keys that begin so.")
+@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@token_option
+@click.pass_obj
+def conflicts(config: Path, status: str, prefix: str, as_json: bool, token: str) -> None:
+    """List writes that met and had not seen each other."""
+    wanted = "" if status == "all" else status
+    found = _ask(
+        config, token,
+        lambda hub: hub.conflicts(wanted, prefix),
+        functools.partial(_conflicts, status=wanted, prefix=prefix),
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps([msgspec.to_builtins(one) for one in found], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "status", "key", "cell", "winner", "losers")
+    for one in found:
+        table.add_row(*_row(one))
+    Console().print(table)
+
+
+def _conflicts(cells: HubCells, *, status: str, prefix: str) -> list[ConflictView]:
+    found = cells.conflicts.find(
+        status=status, prefix=prefix.encode(), limit=cells.conflicts.count + 1
+    )
+    return [conflict_answers.shown(one) for one in found]
+
+
+def _row(one: ConflictView) -> list[Any]:
+    from rich.text import Text  # what edges wrote is no markup, whatever it looks like
+
+    sides = [f"{side.edge or 'unknown'}: {format.blob(side.value)}" for side in one.losers]
+    winner = one.winner and f"{one.winner.edge or 'unknown'}: {format.blob(one.winner.value)}"
+    cell = f"{one.cell} {format.blob(one.name)}".strip()
+    texts = (format.blob(one.key), cell, winner or "", "\n".join(sides))
+    return [str(one.id), one.status, *map(Text, texts)]
+
+
+@click.command(epilog="Example: hubd retire barn-7")
+@click.argument("edge")
+@token_option
+@click.pass_obj
+def retire(config: Path, edge: str, token: str) -> None:
+    """Wait no longer for EDGE to confirm changes of keys; if it comes back, it takes all anew."""
+    _ask(config, token, lambda hub: hub.retire(edge), functools.partial(_retire, edge=edge))
+    click.echo(f"{edge} is waited for no more; `hubd revoke {edge}` would also keep it out")
+
+
+def _retire(cells: HubCells, *, edge: str) -> None:
+    if edge not in cells.replicas():
+        raise click.ClickException(f"{edge} keeps no copy of the keys")
+    cells.give_up(edge)
+
+
+def register(group: click.Group) -> None:
+    for command in (keys, conflicts, retire):
+        group.add_command(command)
