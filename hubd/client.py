@@ -24,7 +24,6 @@ from hubd.api.answers import (
     Conflicts,
     ConflictSide,
     ConflictView,
-    Outcome,
     Replicas,
     ReplicaView,
     Retired,
@@ -79,7 +78,7 @@ class HubClient:
     async def command(self, name: str, *args: Argument) -> Reply:
         """Carry out a Redis command, such as `command("HSET", "h", "f", 1)`."""
         answer = await self._command({"command": _request(name, *args)})
-        return reply_of(answer.reply)
+        return self._reply(answer.reply)
 
     async def commands(self, *requests: Sequence[Argument]) -> list[Reply | CommandError]:
         """Carry out several with nothing between them and one commit; returns their replies.
@@ -88,7 +87,12 @@ class HubClient:
         """
         asked = [_request(*request) for request in requests]
         answer = await self._command({"commands": asked})
-        return [_outcome(one) for one in answer.replies or ()]
+        return [
+            CommandError(one.error.error)
+            if isinstance(one.error, Problem)
+            else self._reply(one.reply)
+            for one in answer.replies or ()
+        ]
 
     async def get(self, key: Argument) -> bytes | None:
         """Return a string; None when the key is absent."""
@@ -191,6 +195,12 @@ class HubClient:
     async def _command(self, body: dict[str, Any]) -> CommandAnswer:
         return await self._post("keys/command", body, CommandAnswer)
 
+    def _reply(self, value: Any) -> Reply:
+        try:
+            return reply_of(None if value is msgspec.UNSET else value)
+        except ValueError as error:
+            raise HubUnreachable(self._url, f"that is no hub: {error}") from error
+
     async def _get(self, path: str, shape: type[T], **query: str) -> T:
         given = {name: value for name, value in query.items() if value}
         return await self._ask("GET", path, shape, params={"limit": str(PAGE), **given})
@@ -216,12 +226,6 @@ class HubClient:
 
 def _request(*parts: Argument) -> list[Any]:
     return [blob(as_bytes(part)) for part in parts]
-
-
-def _outcome(one: Outcome) -> Reply | CommandError:
-    if isinstance(one.error, Problem):
-        return CommandError(one.error.error)
-    return reply_of(one.reply)
 
 
 def _refusal(answer: httpx2.Response) -> CommandError | HubRefused:

@@ -16,9 +16,12 @@ FIELDS_MAX: Final = 16
 
 async def read_json(request: Request, shape: type[msgspec.Struct], limit_bytes: int) -> Any:
     """Return the body as a `shape`, nothing as its defaults; raises ApiError."""
-    data = await _read(request, JSON, limit_bytes) or b"{}"
+    return decode_json(await _read(request, JSON, limit_bytes), shape)
+
+
+def decode_json(data: bytes, shape: type[msgspec.Struct]) -> Any:
     try:
-        return msgspec.json.decode(data, type=shape)
+        return msgspec.json.decode(data or b"{}", type=shape)
     except msgspec.ValidationError as error:
         raise errors.from_validation(error, errors.descriptions(shape)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -27,7 +30,10 @@ async def read_json(request: Request, shape: type[msgspec.Struct], limit_bytes: 
 
 async def read_form(request: Request, shape: type[msgspec.Struct], limit_bytes: int) -> Any:
     """Return what a form sent as a `shape`; raises ApiError."""
-    data = await _read(request, FORM, limit_bytes)
+    return decode_form(await _read(request, FORM, limit_bytes), shape)
+
+
+def decode_form(data: bytes, shape: type[msgspec.Struct]) -> Any:
     try:
         pairs = parse_qsl(data.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX)
         given = dict(pairs)

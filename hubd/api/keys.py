@@ -51,7 +51,7 @@ ELSEWHERE: Final = {
 
 async def command(context: Context, _params: Nothing, asked: Commands) -> CommandAnswer:
     """Carry out one command, or several with nothing between them and one commit."""
-    requests = _requests(asked)
+    requests = requests_of(asked)
     room = REPLY_BYTES_MAX
     outcomes: list[Outcome] = []
     for at, request in enumerate(requests):
@@ -79,7 +79,8 @@ def _name(request: Sequence[Any]) -> bytes:
     return str(request[0]).lower().encode(errors="replace")
 
 
-def _requests(asked: Commands) -> list[list[bytes]]:
+def requests_of(asked: Commands) -> list[list[bytes]]:
+    """Return the commands as bytes; raises ApiError."""
     if (asked.command is None) == (asked.commands is None):
         raise ApiError(
             400, "either `command` or `commands` is needed", field="command",

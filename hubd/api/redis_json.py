@@ -86,7 +86,7 @@ def reply_of(value: Any) -> Reply:
         case {"float": str(text), **rest} if not rest:
             return float(text)
         case {"pairs": list(pairs), **rest} if not rest:
-            return {_key(key): reply_of(one) for key, one in pairs}
+            return dict(_pair(one) for one in pairs)
         case dict():
             return {key.encode(): reply_of(one) for key, one in value.items()}
         case list():
@@ -94,8 +94,8 @@ def reply_of(value: Any) -> Reply:
     return value
 
 
-def _key(value: Any) -> bytes:
-    key = reply_of(value)
-    if not isinstance(key, bytes):
-        raise ValueError("a map with a key that is no text")
-    return key
+def _pair(value: Any) -> tuple[bytes, Reply]:
+    match value:
+        case [one, other] if isinstance(key := reply_of(one), bytes):
+            return key, reply_of(other)
+    raise ValueError("a pair of a map that is none, or whose key is no text")

@@ -24,8 +24,9 @@ def type_of(value: Value) -> ValueType:
 class Edge:
     """Writes the records of one lane of one edge into entries of a log."""
 
-    def __init__(self, name: str, lane: Lane = Lane.BULK) -> None:
+    def __init__(self, name: str, lane: Lane = Lane.BULK, *, origin: int = 7) -> None:
         self.name = name
+        self.origin = origin
         self.lane = lane
         self.tail = 0
         self._drafts: list[Draft] = []
@@ -79,7 +80,7 @@ class Edge:
 
     def _draft(self, kind: int, body: bytes) -> None:
         self.tail += 1
-        self._drafts.append(Draft(kind, body, origin=7, number=self.tail))
+        self._drafts.append(Draft(kind, body, origin=self.origin, number=self.tail))
 
 
 class Shelf:

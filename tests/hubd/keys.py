@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from random import Random
 
@@ -18,6 +19,9 @@ from hubd.log.memory import MemoryLog
 from tests.cells.memory import MemoryView
 from tests.hubd.batches import START_NS, Edge
 
+# Of each opening of a store; the hub hears a record of an origin once.
+ORIGINS = count(100)
+
 
 class Till:
     """An edge's keys in memory, far from any network."""
@@ -26,7 +30,7 @@ class Till:
         self.space = EdgeKeys(MemoryView())
         self.space.now_ms = START_NS // 1_000_000
         self._call = Call(self.space, Random(1))
-        self._edge = Edge(name, Lane.NORMAL)
+        self._edge = Edge(name, Lane.NORMAL, origin=next(ORIGINS))
 
     def do(self, *request: Argument) -> object:
         return carry_out(self._call, [as_bytes(one) for one in request])

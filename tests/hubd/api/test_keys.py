@@ -1,6 +1,8 @@
 """The hub's keys over HTTP, from a real server on a real socket: read, written, refused."""
 
+import asyncio
 import base64
+import functools
 import hashlib
 import math
 from typing import Any
@@ -355,6 +357,28 @@ async def test_nobody_there_is_told_apart_from_no(nursery: trio.Nursery) -> None
             await hub.get("k")
     async with HubClient("not a url") as hub:
         with pytest.raises(HubUnreachable):
+            await hub.get("k")
+
+
+async def test_a_program_under_asyncio_does_the_same(url: str) -> None:
+    async def program() -> tuple[int, object]:
+        async with HubClient(url) as hub:
+            return await hub.incr("n"), await hub.get("n")
+
+    assert await trio.to_thread.run_sync(asyncio.run, program()) == (1, b"1")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b'{"reply": {"pairs": [1]}}'])
+async def test_what_is_no_hub_is_told_apart_from_one(nursery: trio.Nursery, body: bytes) -> None:
+    async def answer(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    serve_any = functools.partial(trio.serve_tcp, answer, 0, host="127.0.0.1")
+    (listener,) = await nursery.start(serve_any)
+    port = listener.socket.getsockname()[1]
+    async with HubClient(f"http://127.0.0.1:{port}") as hub:
+        with pytest.raises(HubUnreachable, match="that is no hub"):
             await hub.get("k")
 
 
