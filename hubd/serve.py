@@ -108,7 +108,12 @@ async def _serve(
     task_status: trio.TaskStatus[Running],
 ) -> None:
     table = KeyTable()
-    answers = Answers(cells, hub_log, retire_after_s=float(settings.cells.retire_after))
+    answers = Answers(
+        cells,
+        hub_log,
+        retire_after_s=float(settings.cells.retire_after),
+        conflicts_s=float(settings.cells.conflicts_for),
+    )
     presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
     projectors = Projectors(live)

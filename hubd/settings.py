@@ -55,6 +55,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     limit          bounds the file of the keys
     retire_after   an edge that has not asked so long holds up no clearing; it comes back as new
+    conflicts_for  so long a conflict nobody resolves is listed as open
     """
 
     limit: Bytes = Bytes(16 << 30)
@@ -62,6 +63,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     prefix: tuple[PrefixRule, ...] = ()
     value_limit: Bytes = Bytes(1 << 20)
     retire_after: Period = Period(30 * 86400.0)
+    conflicts_for: Period = Period(7 * 86400.0)
 
     def strategies(self) -> list[tuple[bytes, Strategy]]:
         return ranking(self.strategy, self.prefix)

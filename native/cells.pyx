@@ -35,7 +35,7 @@ cdef enum:
     KNOWN_BITS = 63
     DOT_BYTES_MIN = 12  # head, replica, number, stamp, size of the payload
     PACK_FROM = 64
-    OP_BYTES_MIN = 14  # head, number, stamp, q, three sizes, a byte of key
+    OP_BYTES_MIN = 14  # head, number, stamp, q, three sizes
     NAME_BYTES_MAX = 511
 
 # A payload may unpack to this much; presets set lower limits on what is written.
@@ -471,7 +471,7 @@ def decode_ops(data: bytes) -> tuple[int, list[Op]]:
         n += step
         key, name = take_part(&cur, "a key"), take_part(&cur, "the name of a cell")
         stored = take_part(&cur, "a value")
-        if not 0 < len(key) <= NAME_BYTES_MAX or len(name) > NAME_BYTES_MAX:
+        if len(key) > NAME_BYTES_MAX or len(name) > NAME_BYTES_MAX:
             raise RecordError("an operation on a key or cell whose name has no such size")
         if not name and head != TOMB:
             raise RecordError("an operation on a whole key that is no removal")
@@ -537,7 +537,7 @@ def decode_entries(data: bytes) -> list[Entry]:
         raise RecordError("a page of keys cut short")
     for _i in range(count):
         key = take_part(&cur, "a key")
-        if not 0 < len(key) <= NAME_BYTES_MAX:
+        if len(key) > NAME_BYTES_MAX:
             raise RecordError("a key whose name has no such size")
         if not take_varint(&cur, &position) or not take8(&cur, &is_whole) or is_whole > 1:
             raise RecordError("a key cut short or damaged")

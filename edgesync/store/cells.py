@@ -466,6 +466,8 @@ class EdgeCells(CellStore):
         raw = self.rows.get(b"v" + number.to_bytes(8, "big"))
         if raw is None:
             raise ReplyError(f"ERR no conflict {number} is known here")
+        if any(len(word) > self.call.value_max for word in choice):
+            raise ReplyError(f"ERR a value of over {self.call.value_max} bytes")
         one = msgspec.msgpack.decode(raw, type=Conflict)
         self.space.now_ms = self.now_ms()
         resolve(self.space, one, choice)

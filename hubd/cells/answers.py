@@ -50,15 +50,22 @@ class Answers:
     """See the module.
 
     retire_after_s   an edge that has not asked so long is waited for no more
+    conflicts_s      a conflict nobody resolves is listed as open for so long
     """
 
     def __init__(
-        self, cells: HubCells, hub_log: Log, *, retire_after_s: float = 30 * 86400.0
+        self,
+        cells: HubCells,
+        hub_log: Log,
+        *,
+        retire_after_s: float = 30 * 86400.0,
+        conflicts_s: float = 7 * 86400.0,
     ) -> None:
         self.cells = cells
         self.skipped = 0
         self._log = hub_log
         self._retire_after_s = retire_after_s
+        self._conflicts_s = conflicts_s
         self._asking: dict[str, _Asking] = {}
         self._changed = trio.Event()
         self._moved = trio.Event()  # by an entry of the log
@@ -228,5 +235,6 @@ class Answers:
             now_ms = self.cells.now_ms()
             for edge in self.cells.give_up_unseen(now_ms - int(self._retire_after_s * 1000)):
                 log.warning("keys: %s has not asked for long and is waited for no more", edge)
+            self.cells.conflicts.expire(now_ms - int(self._conflicts_s * 1000))
             while self.cells.collect():
                 await trio.lowlevel.checkpoint()

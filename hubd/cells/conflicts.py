@@ -95,8 +95,9 @@ class Conflicts:
         """Stop listing as open what nobody has resolved for long; the cells stay as they are."""
         for number in list(self._open.values()):
             one = self.get(number)
-            if one is not None and one.found_ms < before_ms:
-                self._end(one, EXPIRED)
+            if one is None or one.found_ms >= before_ms:
+                return  # ids are given in the order of time
+            self._end(one, EXPIRED)
 
     def _look(self, key: bytes, name: bytes, now_ms: int) -> None:
         dots = self._space.siblings(key, name)

@@ -202,6 +202,8 @@ class HubCells(CellStore):
         one = self.conflicts.get(number)
         if one is None:
             raise CommandError(f"ERR there is no conflict {number}")
+        if any(len(word) > self.call.value_max for word in choice):
+            raise CommandError(f"ERR a value of over {self.call.value_max} bytes")
         self.space.now_ms = self.now_ms()
         try:
             resolve(self.space, one, choice)

@@ -131,3 +131,34 @@ async def test_a_wrong_choice_says_what_there_is(sites: Sites) -> None:
                 a.cells.resolve(one.id, choice)
         with pytest.raises(ReplyError, match="no conflict 99"):
             a.cells.resolve(99, [b"WINNER"])
+
+
+async def test_what_nobody_resolves_is_open_for_a_time(sites: Sites) -> None:
+    async with sites.node("a") as a, sites.node("b") as b:
+        a.set("k", "1")
+        b.set("k", "2")
+        async with sites.hub() as hub:
+            await settle(a, b)
+            (one,) = hub.conflicts.find(status="open")
+            hub.conflicts.expire(one.found_ms)
+            assert hub.conflicts.open_count == 1
+            hub.conflicts.expire(one.found_ms + 1)
+            assert [x.status for x in hub.conflicts.find()] == ["expired"]
+            assert a.get("k") == b.get("k")
+            hub.resolve(one.id, [b"WINNER"])
+            with pytest.raises(CommandError, match="over 1048576 bytes"):
+                hub.resolve(one.id, [b"VALUE", bytes(2 << 20)])
+
+
+async def test_a_key_without_a_name_is_a_key(sites: Sites) -> None:
+    async with sites.node("a") as a, sites.node("b") as b:
+        a.set("", "nameless")
+        a.set("k", "v")
+        assert b.get("") is None
+        async with sites.hub() as hub:
+            await settle(a, b)
+            assert b.get("") == hub.ask("GET", [""]) == b"nameless"
+            assert b.get("k") == b"v"
+            a.delete("")
+            await settle(a, b)
+            assert b.get("") is None
