@@ -24,7 +24,7 @@ from edgesync._native.cells cimport (
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport (
-    Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
+    COUNTERS_ROW, Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
 )
 
 from edgesync.errors import RecordError
@@ -105,7 +105,7 @@ cdef class EdgeKeys(Keyspace):
 
     def load_counters(self) -> None:
         """Take the counters from the view, as after a batch that was not stored."""
-        cdef bytes raw = self.view.get(b"m")
+        cdef bytes raw = self.view.get(COUNTERS_ROW)
         if raw is None:
             self.r = <uint32_t>UNNAMED_FROM
             self.n = self.sent = self.kids = self.keys = self.pending = self.life = 0
@@ -120,7 +120,7 @@ cdef class EdgeKeys(Keyspace):
 
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
-        self.view.put(b"m", b"".join((
+        self.view.put(COUNTERS_ROW, b"".join((
             be64(self.r), be64(self.n), be64(self.sent), be64(self.kids), be64(self.keys),
             be64(self.pending), be64(self.clock.last), be64(self.life))))
 

@@ -19,7 +19,7 @@ from edgesync._native.cells cimport (
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport (
-    Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
+    COUNTERS_ROW, Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
 )
 
 from edgesync.errors import RecordError
@@ -53,7 +53,7 @@ cdef class HubKeys(Keyspace):
 
     def load_counters(self) -> None:
         """Take the counters from the view, as after a batch that was not stored."""
-        cdef bytes raw = self.view.get(b"m")
+        cdef bytes raw = self.view.get(COUNTERS_ROW)
         self.r = 0
         self.ahead_ms_max = 5000
         if raw is None:
@@ -68,7 +68,7 @@ cdef class HubKeys(Keyspace):
 
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
-        self.view.put(b"m", b"".join((
+        self.view.put(COUNTERS_ROW, b"".join((
             be64(self.n), be64(self.seq), be64(self.kids), be64(self.keys), be64(self.clamped),
             be64(self.clock.last))))
 

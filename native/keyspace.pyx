@@ -7,8 +7,10 @@ whoever keeps the map:
     c | kid u64 BE | name           a cell of a collection; its name begins with its type
     z | kid | score | member        a sorted set by score
     x | deadline ms u64 BE | key    keys that expire
-    m                               counters
-    w                               bytes of keys and values: see `data`
+    a                               counters
+    b                               bytes of keys and values: see `data`
+
+Strings come last: keys made one after the other then fill their pages, and do not halve them.
 
 `edgekeys` and `hubkeys` say what writing means on either side. Nothing here looks at a clock:
 `now_ms` is set by the caller (I13). Cells may stand beside cells of other types, as they will after
@@ -51,10 +53,11 @@ TTL_CELL = b"t"
 NEVER = (1 << 64) - 1
 KEY_BYTES_MAX = 500
 NAME_BYTES_MAX = 480  # with the type; LMDB's keys end at 511 bytes
-WEIGHT_ROW = b"w"
+WEIGHT_ROW = b"b"
 
 STRING_NAME = STRING_CELL
 TTL_NAME = TTL_CELL
+COUNTERS_ROW = b"a"
 cdef bytes COLLECTIONS = b"hezl"
 cdef uint64_t NO_DEADLINE = <uint64_t>-1
 

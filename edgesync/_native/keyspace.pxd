@@ -69,3 +69,4 @@ cdef uint64_t of_be64(bytes data, Py_ssize_t at)
 
 cdef bytes STRING_NAME
 cdef bytes TTL_NAME
+cdef bytes COUNTERS_ROW

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from edgesync._native.edgekeys import EdgeKeys
     from edgesync._native.overlay import Overlay
 
-COUNTERS: Final = b"m"
+COUNTERS: Final = b"a"
 
 
 class Guard:

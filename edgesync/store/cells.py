@@ -244,7 +244,7 @@ class Cursor(msgspec.Struct, frozen=True):
 
 # Conflicts kept here; the hub has all of them.
 CONFLICTS_MAX: Final = 1000
-CURSOR_ROW: Final = b"p"
+CURSOR_ROW: Final = b"h"
 
 
 class EdgeCells(CellStore):

@@ -42,7 +42,7 @@ class Site:
 
     def state(self) -> tuple[Any, ...]:
         space = self.cells.space
-        rows = [(row, raw) for row, raw in space.walk(b"", b"\xff") if row != b"m"]
+        rows = [(row, raw) for row, raw in space.walk(b"", b"\xff") if row != b"a"]
         return rows, space.n, space.keys, space.pending, space.data
 
 
