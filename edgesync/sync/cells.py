@@ -131,6 +131,7 @@ class CellSync:
             elif self._cells.has_untold:
                 await trio.sleep(CROWDED_S)  # the hub does not keep up
             else:
+                self._hurried = False  # there is nothing to hurry with
                 await self._news.wait()
                 await self._wait_interval()
 

@@ -76,7 +76,9 @@ def told(tmp_path: Path) -> Iterator[tuple[Edge, Path]]:
     system = grow(tmp_path / "system", meminfo(16 * GIB, 12 * GIB))
     grow(system, battery(90, "Discharging"))
     grow(system, {f"proc/pressure/{one}": pressure(0.0) for one in ("memory", "io", "cpu")})
-    edge = Edge(tmp_path, data=tmp_path / "data", system=system)
+    # The disk below is this machine's own, however full it is.
+    more = "disk_levels = [90, 95, 100]\n"
+    edge = Edge(tmp_path, data=tmp_path / "data", system=system, more=more)
     yield edge, system
     edge.close()
 

@@ -56,7 +56,8 @@ class Edge:
         self.changes: list[Change] = []
         self.monitor = monitor_of(
             self.store,
-            ResourcesSection(**section),
+            # This machine's own disk, however full, is beside the point unless it is the point.
+            ResourcesSection(**{"disk_levels": (90, 95, 100), **section}),
             cells=lambda: self.cells,
             link=lambda: self.link,
             sync_now=self._sync_now,
@@ -271,7 +272,7 @@ async def test_the_pace_follows_the_link_and_the_battery(
 
 
 async def test_storage_limit_is_a_limit_of_the_store(tmp_path: Path) -> None:
-    made = Edge(tmp_path, storage_limit=1 << 20)
+    made = Edge(tmp_path, storage_limit=1 << 20, disk_levels=(70, 85, 95))
     with made.store:
         for number in range(40):
             made.cells.ask("SET", (f"key{number}", "x" * 20_000))
@@ -321,7 +322,9 @@ def test_an_edge_that_does_not_ask_for_it_does_not_load_it(tmp_path: Path) -> No
 async def test_on_an_empty_battery_the_hub_hears_of_keys_when_somebody_asks(tmp_path: Path) -> None:
     system = grow(tmp_path / "system", meminfo(16 * GIB, 12 * GIB) | battery(5, "Discharging"))
     sites = Sites(tmp_path)
-    plain = sites.node("till", http={"port": 0}, resources={"interval": "50ms"})
+    plain = sites.node(
+        "till", http={"port": 0}, resources={"interval": "50ms", "disk_levels": [90, 95, 100]}
+    )
     async with (
         sites.hub() as hub,
         EdgeNode(plain.settings, folder=plain.folder, system=system) as node,
