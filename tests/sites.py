@@ -29,7 +29,8 @@ PATIENCE_S = 30
 class Sites:
     """A hub that can be switched on and off, and the nodes that know it.
 
-    sent   every message the hub has sent: (edge, message)
+    sent      every message the hub has sent: (edge, message)
+    spoiled   turns a message into another one on its way, if that is wanted
     """
 
     def __init__(self, folder: Path, *, retire_after_s: float = 1e9) -> None:
@@ -40,6 +41,7 @@ class Sites:
         self.address = f"tcp://127.0.0.1:{port}"
         self.retire_after_s = retire_after_s
         self.sent: list[tuple[str, Message]] = []
+        self.spoiled: Callable[[Message], Message] = lambda message: message
         self.cells: HubCells
         self.answers: Answers
 
@@ -68,7 +70,7 @@ class Sites:
 
             async def note(peer: Peer, message: Message) -> None:
                 self.sent.append((peer.edge, message))
-                await send(peer, message)
+                await send(peer, self.spoiled(message))
 
             hearing.send = note  # type: ignore[method-assign]
             settings = ReceiverSettings(heartbeat_s=1.0)

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from edgesync.cells.conflicts import Conflict
-from edgesync.errors import RecordError, StoreError
+from edgesync.errors import StoreError
 from edgesync.store.cells import EdgeCells
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.puller import Puller, entries_of
@@ -160,7 +160,7 @@ class CellSync:
         if error is None and self._cells.has_untold:
             self._news.set()
 
-    async def _pause(self, error: StoreError | RecordError) -> None:
+    async def _pause(self, error: Exception) -> None:
         self.last_problem = str(error)
         log.error("keys: not the same as the hub's for now: %s", error)
         await trio.sleep(RETRY_S)
@@ -179,7 +179,7 @@ class CellSync:
                 self._take(page)
                 # What is confirmed with the next question must not be forgotten by a power cut.
                 await self._cells.wait_durable()
-            except (RecordError, StoreError) as error:
+            except Exception as error:  # Whatever the hub has sent, this site goes on: I8.
                 await self._pause(error)
                 continue
             wait_s = HOLD_S if self._is_over(page) else 0.0

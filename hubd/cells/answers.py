@@ -101,7 +101,7 @@ class Answers:
             for _ in self.cells.project(entry):
                 self.cells.note_changes()
                 await trio.lowlevel.checkpoint()
-        except RecordError as error:
+        except Exception as error:  # A bad entry may be bad in any way: I8.
             self.skipped += 1
             log.error(
                 "keys: skipped entry %d (%s %d..%d): %s",

@@ -5,12 +5,15 @@ import time
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 import trio
 
 from edgesync import EdgeNode, Event, EventType, Lane
+from edgesync._native.write import Write
+from edgesync.model import RecordKind
 from edgesync.store.cells import told_since
-from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync
+from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Message
 from hubd.log.lmdb import LmdbLog
 from tests.sites import Sites, settle, until
 
@@ -219,6 +222,42 @@ async def test_an_edge_given_up_comes_back_with_its_writes(sites: Sites) -> None
             await settle(away, b)
             assert away.get("old") is None
             assert number(away, "n") == number(b, "n") == 11
+
+
+@pytest.mark.parametrize("body", [b"", b"\0", b"\0nonsense", b"\2goes on", b"\1half", b"\7?"])
+async def test_a_record_that_is_no_operations_holds_up_nobody(sites: Sites, body: bytes) -> None:
+    async with sites.hub() as hub, sites.node("a") as a, sites.node("b") as b:
+        assert a.get("k") is b.get("k") is None
+        write = Write()
+        write.append(Lane.NORMAL, RecordKind.CELLS, body)
+        a._note_grown(await a.store.submit(write))
+        a.set("k", "v")
+        await settle(a, b)
+        assert b.get("k") == b"v"
+        assert sites.answers.skipped == (body != b"\1half")
+        assert hub.mark.position >= 1
+
+
+async def test_an_answer_that_is_no_page_stops_no_site(sites: Sites) -> None:
+    def spoil(message: Message) -> Message:
+        if isinstance(message, FullSync | DeltaSync) and message.payload:
+            return msgspec.structs.replace(message, payload=b"\0\7nonsense")
+        return message
+
+    async with sites.node("a") as a, sites.node("b") as b:
+        a.set("k", "v")
+        assert b.get("k") is None
+        sites.spoiled = spoil
+        async with sites.hub():
+            await until(lambda: b.cell_sync is not None and bool(b.cell_sync.last_problem))
+            b.set("other", "goes on")
+            assert b.get("other") == b"goes on"
+            assert b.cell_sync is not None
+            assert b.cell_sync.state() == "degraded"
+            sites.spoiled = lambda message: message
+            await settle(a, b)
+            assert b.get("k") == b"v"
+            assert b.cell_sync.state() == "idle"
 
 
 async def test_large_values_and_large_keys_arrive_whole(sites: Sites) -> None:
