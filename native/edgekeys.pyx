@@ -393,7 +393,7 @@ cdef class EdgeKeys(Keyspace):
         self.hear(entry.tombs)
         for name in {(<Pending>one).name for one in ours}:
             if name and name not in listed:
-                self.redo_unknown(key, name, entry.tombs, waiting, removals, written)
+                self.redo_unknown(key, name, entry, waiting, removals, written)
         if entry.is_whole:
             self.keep_only(key, listed | {(<Pending>one).name for one in waiting})
         key.kseq, key.life = entry.position, self.life
@@ -470,17 +470,21 @@ cdef class EdgeKeys(Keyspace):
         self.set_dots(key, name, self.dots_of(key, name), kept)
 
     cdef redo_unknown(
-        self, Key key, bytes name, list tombs, list waiting, list removals, dict written,
+        self, Key key, bytes name, Entry entry, list waiting, list removals, dict written,
     ):
         """A cell of ours that the hub did not list.
 
         Either it has not changed there, and what stands here is right; or the hub does not have it
-        (yet), and it begins with what is left of the whole key's removals.
+        (yet), and it begins with what is left of the whole key's removals. It does not have it when
+        it listed all it has, or a removal that every cell it has would hold.
         """
         cdef Dot dot
+        tombs = entry.tombs
         dots = self.dots_of(key, name)
-        if any(not (<Dot>dot).pending for dot in dots):
-            return
+        if not entry.is_whole and any(not (<Dot>dot).pending for dot in dots):
+            here = {(dot.r, dot.n) for dot in dots}
+            if all(((<Dot>dot).r, (<Dot>dot).n) in here for dot in tombs):
+                return
         if not any((<Pending>one).name == name for one in waiting):
             tombs = []
         self.redo(key, name, tombs, waiting, removals, written)

@@ -362,3 +362,9 @@ def test_values_that_compress_are_kept_compressed() -> None:
         assert edge.get(b"k", b"s") == dot.payload == text
         assert dot.packed == (len(text) >= 64)
         assert cells.decode(cells.encode([dot])) == [dot]
+
+
+@pytest.mark.feature("L4")
+@pytest.mark.parametrize("seed", [1008965])
+def test_schedules_that_once_went_wrong(seed: int) -> None:
+    run(World(seed))

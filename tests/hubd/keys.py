@@ -1,10 +1,13 @@
 """Edges that write to keys, as entries of a log; and the hub's keys over them."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
+
+import msgspec
 
 from edgesync._native.cells import encode_ops
 from edgesync._native.edgekeys import EdgeKeys
@@ -47,7 +50,10 @@ def meet(cells: HubCells, *writes: tuple[str, tuple[Argument, ...]]) -> None:
     for edge, request in writes:
         till = Till(edge)
         till.do(*request)
-        for _ in cells.project(till.entry(cells.mark.position + 1)):
+        entry = till.entry(cells.mark.position + 1)
+        # Just now: what is old is no open conflict for long.
+        entry = msgspec.structs.replace(entry, stored_at_ns=time.time_ns())
+        for _ in cells.project(entry):
             cells.note_changes()
 
 
