@@ -81,8 +81,12 @@ def _side(dot: Dot) -> Side:
     return Side(dot.r, dot.n, wall_ms_of(dot.hlc), value)
 
 
-def resolve(space: Keyspace, conflict: Conflict, choice: Sequence[bytes]) -> None:
+def resolve(
+    space: Keyspace, conflict: Conflict, choice: Sequence[bytes], *, value_max: int
+) -> None:
     """Write to the cell what was chosen: WINNER, DOT r n, or VALUE v; raises ReplyError."""
+    if any(len(word) > value_max for word in choice):
+        raise ReplyError(f"ERR a value of over {value_max} bytes")
     dots = space.siblings(conflict.key, conflict.name)
     word = choice[0].upper() if choice else b""
     if cells.meeting_of(dots) == 0:

@@ -319,10 +319,6 @@ class EdgeCells(CellStore):
         oldest = self.space.oldest_pending()
         return oldest != 0 and oldest <= made
 
-    def oldest_stamp(self) -> int:
-        """Return the stamp of the oldest operation that is pending; 0 without any."""
-        return self.space.oldest_stamp()
-
     def pending_bytes(self) -> int:
         """Return about how many bytes the pending operations are, from the first thousand."""
         rows = self.rows.scan(b"d", b"e", limit=1000)
@@ -466,11 +462,9 @@ class EdgeCells(CellStore):
         raw = self.rows.get(b"v" + number.to_bytes(8, "big"))
         if raw is None:
             raise ReplyError(f"ERR no conflict {number} is known here")
-        if any(len(word) > self.call.value_max for word in choice):
-            raise ReplyError(f"ERR a value of over {self.call.value_max} bytes")
         one = msgspec.msgpack.decode(raw, type=Conflict)
         self.space.now_ms = self.now_ms()
-        resolve(self.space, one, choice)
+        resolve(self.space, one, choice, value_max=self.call.value_max)
         self.note_changes()
 
     def _done(self, applied: int) -> int:

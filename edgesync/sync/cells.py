@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 HOLD_S: Final = 20.0
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 1.0
-# Operations written close together go together.
 # The first answer to a ping comes with the session.
 CLOCK_S: Final = 2.0
 CLOCK_LOOK_S: Final = 0.01
+# Operations written close together go together.
 TELL_PAUSE_S: Final = 0.02
 CROWDED_S: Final = 0.1
 # The interval follows the battery and the network: a pause that has begun may have become too long.

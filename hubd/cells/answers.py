@@ -99,7 +99,6 @@ class Answers:
     async def _project(self, entry: Entry) -> None:
         try:
             for _ in self.cells.project(entry):
-                self.cells.note_changes()
                 await trio.lowlevel.checkpoint()
         except Exception as error:  # A bad entry may be bad in any way: I8.
             self.skipped += 1
@@ -179,7 +178,7 @@ class Answers:
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             is_news = bool(answer.entries) or not is_named or told > asking.applied
-            if is_news or self._unreported(pull) or trio.current_time() >= until:
+            if is_news or self._unreported(pull)[1] or trio.current_time() >= until:
                 return self._page_of(pull, answer, applied)
             with trio.move_on_at(until):
                 await changed.wait()
@@ -190,22 +189,20 @@ class Answers:
         while self.cells.mark.position < position or self._hearing == edge:
             await self._moved.wait()
 
-    def _unreported(self, pull: Pull) -> list[Conflict]:
-        """Conflicts this edge has a part in and does not know as they are now."""
-        found = self.cells.conflicts
-        if found.change <= pull.conflicts:
-            return []
-        return [one for one in found.since(pull.conflicts) if one.involves(pull.replica)]
+    def _unreported(self, pull: Pull) -> tuple[int, list[Conflict]]:
+        """The newest change of a conflict looked at, and those this edge has a part in."""
+        if self.cells.conflicts.change <= pull.conflicts:
+            return pull.conflicts, []
+        changed = self.cells.conflicts.since(pull.conflicts)
+        last = changed[-1].change if changed else pull.conflicts
+        return last, [one for one in changed if one.involves(pull.replica)]
 
     async def _report(self, peer: Peer, pull: Pull, send: Send) -> None:
-        changed = self.cells.conflicts.since(pull.conflicts)
-        if not changed:
+        last, told = self._unreported(pull)
+        if last == pull.conflicts:
             return
-        told = [one for one in changed if one.involves(pull.replica)]
         payload = msgspec.msgpack.encode(told) if told else b""
-        report = ConflictReport(
-            epoch=pull.epoch, last=changed[-1].change, count=len(told), payload=payload
-        )
+        report = ConflictReport(epoch=pull.epoch, last=last, count=len(told), payload=payload)
         await send(peer, report)
 
     def _page_of(self, pull: Pull, answer: Answer, applied: int) -> FullSync | DeltaSync:

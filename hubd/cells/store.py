@@ -202,11 +202,9 @@ class HubCells(CellStore):
         one = self.conflicts.get(number)
         if one is None:
             raise CommandError(f"ERR there is no conflict {number}")
-        if any(len(word) > self.call.value_max for word in choice):
-            raise CommandError(f"ERR a value of over {self.call.value_max} bytes")
         self.space.now_ms = self.now_ms()
         try:
-            resolve(self.space, one, choice)
+            resolve(self.space, one, choice, value_max=self.call.value_max)
         except ReplyError as error:
             raise CommandError(str(error)) from error
         self.conflicts.note(self.space.now_ms)

@@ -330,7 +330,7 @@ def _ms(seconds: float | None) -> float | None:
 
 def _oldest_ms(house: "House") -> int:
     """Milliseconds since the oldest pending operation was made, by its stamp; 0 without any."""
-    stamp = house.cells.oldest_stamp()
+    stamp = house.cells.space.oldest_stamp()
     return max(0, house.facts.wall_ns() // 1_000_000 - wall_ms_of(stamp)) if stamp else 0
 
 
