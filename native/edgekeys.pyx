@@ -251,9 +251,14 @@ cdef class EdgeKeys(Keyspace):
         cdef list ops = []
         cdef Py_ssize_t size = 0
         for row, raw in self.walk(b"d" + be64(self.sent + 1), b"e"):
-            one = pending_of(of_be64(row, 1), raw)
-            key = self.load(one.key)
-            dot = self.dot_of(one, key)
+            try:
+                one = pending_of(of_be64(row, 1), raw)
+                key = self.load(one.key)
+                dot = self.dot_of(one, key)
+            except RecordError:
+                if ops:
+                    break  # those before it are given first
+                raise
             if not key.is_told:
                 key.is_told = True
                 self.save(key)
@@ -287,9 +292,10 @@ cdef class EdgeKeys(Keyspace):
     cdef Dot dot_of(self, Pending one, Key key):
         """What a pending operation wrote."""
         cdef Dot dot
-        for dot in self.dots_of(key, one.name) if one.name else key.tombs:
-            if dot.pending and dot.n == one.n:
-                return dot
+        if key is not None:
+            for dot in self.dots_of(key, one.name) if one.name else key.tombs:
+                if dot.pending and dot.n == one.n:
+                    return dot
         raise RecordError(f"pending operation {one.n} is not in its cell of {one.key!r}")
 
     def restamp(self, before_ms: int, later_ms: int) -> int:

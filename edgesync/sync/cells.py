@@ -117,13 +117,13 @@ class CellSync:
     async def _keep_telling(self) -> None:
         while True:
             await self._driver.wait_session()
-            await self._mind_clock()
             self._news = trio.Event()
             try:
+                await self._mind_clock()
                 told = self._cells.tell(self._driver.sender.lanes[Lane.NORMAL].floor)
                 if told:
                     await self._cells.wait_durable()
-            except StoreError as error:
+            except Exception as error:  # A full disk, a damaged row: the site goes on (I8).
                 await self._pause(error)
                 continue
             if told:

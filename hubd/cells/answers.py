@@ -14,7 +14,7 @@ import trio
 
 from edgesync._native.cells import encode_entries
 from edgesync.cells.conflicts import Conflict
-from edgesync.errors import RecordError, StoreError
+from edgesync.errors import StoreError
 from edgesync.sync.puller import payload_of
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Lane, Message, Pull
@@ -142,24 +142,28 @@ class Answers:
         receiver: Receiver, send: Send,
     ) -> None:  # fmt: skip
         with scope:
-            if asking.epoch != pull.epoch:
-                asking.epoch, asking.applied = pull.epoch, 0
-            if pull.part and asking.token == pull.token and asking.page is not None:
-                page = asking.page
-            else:
-                try:
-                    page = await self._page(asking, peer.edge, pull, receiver)
-                except (StoreError, RecordError) as error:
-                    log.error("keys: no answer for %s: %s", peer.edge, error)
-                    return  # the edge will ask again
-                asking.token, asking.page = pull.token, page if page.parts > 1 else None
-            if not pull.part and page.replica == pull.replica:
-                await self._report(peer, pull, send)
-            if pull.part < page.parts:
-                at = pull.part * PART_BYTES
-                part = page.payload[at : at + PART_BYTES]
-                await send(peer, msgspec.structs.replace(page, part=pull.part, payload=part))
-                asking.applied = page.applied
+            try:
+                await self._give(asking, peer, pull, receiver, send)
+            except Exception as error:  # One edge's question may stop no other's answer: I8.
+                log.error("keys: no answer for %s, it will ask again: %r", peer.edge, error)
+
+    async def _give(
+        self, asking: _Asking, peer: Peer, pull: Pull, receiver: Receiver, send: Send
+    ) -> None:
+        if asking.epoch != pull.epoch:
+            asking.epoch, asking.applied = pull.epoch, 0
+        if pull.part and asking.token == pull.token and asking.page is not None:
+            page = asking.page
+        else:
+            page = await self._page(asking, peer.edge, pull, receiver)
+            asking.token, asking.page = pull.token, page if page.parts > 1 else None
+        if not pull.part and page.replica == pull.replica:
+            await self._report(peer, pull, send)
+        if pull.part < page.parts:
+            at = pull.part * PART_BYTES
+            part = page.payload[at : at + PART_BYTES]
+            await send(peer, msgspec.structs.replace(page, part=pull.part, payload=part))
+            asking.applied = page.applied
 
     async def _page(
         self, asking: _Asking, edge: str, pull: Pull, receiver: Receiver
@@ -227,11 +231,17 @@ class Answers:
     async def _take_care(self) -> None:
         while True:
             await trio.sleep(CARE_S)
-            while self.cells.expire():
-                await trio.lowlevel.checkpoint()
-            now_ms = self.cells.now_ms()
-            for edge in self.cells.give_up_unseen(now_ms - int(self._retire_after_s * 1000)):
-                log.warning("keys: %s has not asked for long and is waited for no more", edge)
-            self.cells.conflicts.expire(now_ms - int(self._conflicts_s * 1000))
-            while self.cells.collect():
-                await trio.lowlevel.checkpoint()
+            try:
+                await self._care()
+            except Exception as error:  # What cannot be tidied up may stop no answer: I8.
+                log.error("keys: tidying up failed, tried again: %r", error)
+
+    async def _care(self) -> None:
+        while self.cells.expire():
+            await trio.lowlevel.checkpoint()
+        now_ms = self.cells.now_ms()
+        for edge in self.cells.give_up_unseen(now_ms - int(self._retire_after_s * 1000)):
+            log.warning("keys: %s has not asked for long and is waited for no more", edge)
+        self.cells.conflicts.expire(now_ms - int(self._conflicts_s * 1000))
+        while self.cells.collect():
+            await trio.lowlevel.checkpoint()

@@ -4,6 +4,7 @@ import shutil
 import time
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -258,6 +259,64 @@ async def test_an_answer_that_is_no_page_stops_no_site(sites: Sites) -> None:
             await settle(a, b)
             assert b.get("k") == b"v"
             assert b.cell_sync.state() == "idle"
+
+
+async def test_a_question_the_hub_cannot_answer_costs_only_who_asks(sites: Sites) -> None:
+    async with sites.hub() as hub, sites.node("a") as a, sites.node("b") as b:
+        answer = hub.answer
+
+        def fail(edge: str, *rest: Any) -> Any:
+            if edge == "a":
+                raise ZeroDivisionError("a mistake of ours")
+            return answer(edge, *rest)
+
+        hub.answer = fail  # type: ignore[assignment, method-assign]
+        a.set("k", "v")
+        b.set("other", 1)
+        await until(lambda: hub.ask("EXISTS", ["k", "other"]) == 2)
+        await settle(b)
+        assert b.get("k") == b"v"
+        assert a.get("other") is None
+        hub.answer = answer  # type: ignore[method-assign]
+        await settle(a)
+        assert a.get("other") == b"1"
+
+
+async def test_care_that_fails_is_tried_again_and_stops_no_hub(sites: Sites) -> None:
+    failures: list[Exception] = []
+    async with sites.hub() as hub, sites.node("a") as a:
+        collect = hub.collect
+
+        def fail() -> bool:
+            failures.append(ZeroDivisionError("a mistake of ours"))
+            raise failures[-1]
+
+        hub.collect = fail  # type: ignore[method-assign]
+        await until(lambda: bool(failures))
+        hub.collect = collect  # type: ignore[method-assign]
+        a.set("k", "v")
+        await settle(a)
+        a.delete("k")
+        await settle(a, rounds=3)
+        await until(lambda: hub.mark.collected > 0)
+
+
+@pytest.mark.parametrize("row", [b"\xff nonsense", None])
+async def test_a_damaged_row_of_an_edge_stops_no_site(sites: Sites, row: bytes | None) -> None:
+    async with sites.node("a") as a:
+        for key in ("first", "bad", "last"):
+            a.set(key, 1)
+        if row is None:
+            a.cells.rows.delete(b"kbad")
+        else:
+            a.cells.rows.put(b"kbad", row)
+        async with sites.hub() as hub:
+            await until(lambda: hub.ask("EXISTS", ["first"]) == 1)
+            assert a.cell_sync is not None
+            await until(lambda: "bad" in a.cell_sync.last_problem)
+            assert a.cell_sync.state() == "degraded"
+            a.set("other", 1)
+            assert a.get("other") == b"1"
 
 
 async def test_large_values_and_large_keys_arrive_whole(sites: Sites) -> None:

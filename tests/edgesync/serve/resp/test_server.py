@@ -102,6 +102,24 @@ def test_redis_py_works_with_its_defaults(client: Any) -> None:
     assert b"lib-name=redis-py" in client.execute_command("CLIENT", "INFO")
 
 
+def test_a_damaged_row_costs_its_key_and_nothing_else(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    with edge.client() as client:
+        client.set("bad", "x", px=100)
+        client.set("good", "y")
+    assert edge.stop() == 0
+    with EdgeNode({"store": {"limit": "256MiB"}}, folder=tmp_path) as node:
+        node.cells.rows.put(b"kbad", b"\xff nonsense")
+        node.cells.commit()
+    edge.start()
+    with edge.client() as client:
+        time.sleep(1.0)  # it has been removed by now, were it whole
+        with pytest.raises(redis.ResponseError, match="the record of key b'bad' is damaged"):
+            client.get("bad")
+        assert client.get("good") == b"y"
+    assert edge.stop() == 0
+
+
 def test_the_older_protocol_too(edge: Edge, client: Any) -> None:
     with edge.client(protocol=2) as old:
         old.hset("h", mapping={"a": 1, "b": 2})
