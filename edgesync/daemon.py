@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCHDOG_DEFAULT_S: Final = 10.0
+SWITCH_S: Final = 0.0005
 
 
 async def run(
@@ -71,6 +73,9 @@ async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], 
 
         return Gather(node.points, node.record, every_s=cells.commit_every_s())
 
+    # A commit begins and ends on a thread of its own; by default it would wait up to 5 ms for each,
+    # several times as long as the disk takes, while clients keep this one busy.
+    sys.setswitchinterval(SWITCH_S)
     server = RespServer(
         node.cells,
         site=node,

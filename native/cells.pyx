@@ -23,7 +23,8 @@ from buffer cimport (
 import decimal
 import re
 
-from edgesync._native import pack
+from edgesync._native.pack cimport expand, squeeze
+
 from edgesync.errors import RecordError
 
 cdef enum:
@@ -39,7 +40,7 @@ cdef enum:
     NAME_BYTES_MAX = 511
 
 # A payload may unpack to this much; presets set lower limits on what is written.
-cdef object VALUE_BYTES_MAX = 512 << 20
+cdef Py_ssize_t VALUE_BYTES_MAX = 512 << 20
 cdef object INTEGER = re.compile(rb"(0|-?[1-9][0-9]{0,18})")
 cdef object DECIMAL = re.compile(rb"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 # Exact for any sum of amounts a command lets in: 18 digits before the point, 17 after it.
@@ -70,7 +71,8 @@ cdef class Dot:
     def payload(self) -> bytes:
         """What it wrote: a value, or an amount in decimal."""
         if self.packed:
-            return pack.unpack(b"\1" + self.stored, limit_bytes=VALUE_BYTES_MAX)
+            return expand(
+                PyBytes_AS_STRING(self.stored), PyBytes_GET_SIZE(self.stored), VALUE_BYTES_MAX)
         return self.stored
 
     cpdef Dot at(self, uint64_t seq, bint pending):
@@ -126,12 +128,12 @@ cdef inline Dot make(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes s
 cpdef Dot new_dot(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes value, bint may_pack):
     """Return a pending dot, its value compressed when that is allowed and helps (pack.pyx)."""
     cdef Dot made = make(r, n, hlc, kind, value)
-    cdef bytes marked
+    cdef bytes squeezed
     made.pending = True
     if may_pack and kind == VALUE and PyBytes_GET_SIZE(value) >= PACK_FROM:
-        marked = pack.pack(value)
-        if marked[0] == 1:
-            made.stored, made.packed = marked[1:], True
+        squeezed = squeeze(value)
+        if squeezed is not None:
+            made.stored, made.packed = squeezed, True
     return made
 
 

@@ -105,7 +105,7 @@ cdef class EdgeKeys(Keyspace):
 
     def load_counters(self) -> None:
         """Take the counters from the view, as after a batch that was not stored."""
-        cdef bytes raw = self.view.get(COUNTERS_ROW)
+        cdef bytes raw = self.fetch(COUNTERS_ROW)
         if raw is None:
             self.r = <uint32_t>UNNAMED_FROM
             self.n = self.sent = self.kids = self.keys = self.pending = self.life = 0
@@ -120,7 +120,7 @@ cdef class EdgeKeys(Keyspace):
 
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
-        self.view.put(COUNTERS_ROW, b"".join((
+        self.place(COUNTERS_ROW, b"".join((
             be64(self.r), be64(self.n), be64(self.sent), be64(self.kids), be64(self.keys),
             be64(self.pending), be64(self.clock.last), be64(self.life))))
 
@@ -142,7 +142,7 @@ cdef class EdgeKeys(Keyspace):
             self.life += 1
         for row, raw in self.walk(b"d", b"e"):
             one = pending_of(of_be64(row, 1), raw)
-            self.view.put(row, pending_row(one.kind, 0, one.key, one.name))
+            self.place(row, pending_row(one.kind, 0, one.key, one.name))
         self.r = r
 
     # -- writing -----------------------------------------------------------------------------
@@ -215,7 +215,7 @@ cdef class EdgeKeys(Keyspace):
         for name in gone:
             key = self.load(name)
             if key.kseq or key.is_told:
-                self.view.delete(b"x" + be64(self.deadline_in(key)) + name)
+                self.drop(b"x" + be64(self.deadline_in(key)) + name)
             else:
                 self.remove_in(key)
                 self.save(key)
@@ -223,7 +223,7 @@ cdef class EdgeKeys(Keyspace):
 
     cdef note(self, uint8_t kind, Key key, bytes name):
         """Remember operation `n`, the one just made, until the hub has confirmed it."""
-        self.view.put(
+        self.create(
             b"d" + be64(self.n), pending_row(kind, self.context(key), key.name, name))
         self.pending += 1
 
@@ -235,7 +235,7 @@ cdef class EdgeKeys(Keyspace):
                 self.forget_one(dot.n)
 
     cdef forget_one(self, uint64_t n):
-        self.view.delete(b"d" + be64(n))
+        self.drop(b"d" + be64(n))
         self.pending -= 1
 
     # -- to the hub --------------------------------------------------------------------------
@@ -365,7 +365,7 @@ cdef class EdgeKeys(Keyspace):
         return found
 
     cdef Pending pending_at(self, uint64_t n):
-        cdef bytes raw = self.view.get(b"d" + be64(n))
+        cdef bytes raw = self.fetch(b"d" + be64(n))
         if raw is None:
             raise RecordError(f"pending operation {n} has no record")
         return pending_of(n, raw)
@@ -443,15 +443,15 @@ cdef class EdgeKeys(Keyspace):
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""
         cdef Key key
         for row, _ in list(self.walk(b"g", b"g" + be64(stable + 1))):
-            self.view.delete(row)
+            self.drop(row)
             key = self.load(row[9:])
             if key is not None and key.is_empty() and key.kseq <= stable:
-                self.view.delete(b"k" + key.name)
+                self.drop(b"k" + key.name)
 
     cdef save(self, Key key):
         Keyspace.save(self, key)
         if key.is_empty() and key.kseq:
-            self.view.put(b"g" + be64(key.kseq) + key.name, b"")
+            self.place(b"g" + be64(key.kseq) + key.name, b"")
 
     cdef hear(self, list dots):
         cdef Dot dot

@@ -53,7 +53,7 @@ cdef class HubKeys(Keyspace):
 
     def load_counters(self) -> None:
         """Take the counters from the view, as after a batch that was not stored."""
-        cdef bytes raw = self.view.get(COUNTERS_ROW)
+        cdef bytes raw = self.fetch(COUNTERS_ROW)
         self.r = 0
         self.ahead_ms_max = 5000
         if raw is None:
@@ -68,7 +68,7 @@ cdef class HubKeys(Keyspace):
 
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
-        self.view.put(COUNTERS_ROW, b"".join((
+        self.place(COUNTERS_ROW, b"".join((
             be64(self.n), be64(self.seq), be64(self.kids), be64(self.keys), be64(self.clamped),
             be64(self.clock.last))))
 
@@ -150,9 +150,9 @@ cdef class HubKeys(Keyspace):
     cdef move(self, Key key):
         """The key has changed: it is the last in the feed now."""
         if key.kseq:
-            self.view.delete(b"f" + be64(key.kseq))
+            self.drop(b"f" + be64(key.kseq))
         key.kseq = self.seq
-        self.view.put(b"f" + be64(key.kseq), key.name)
+        self.place(b"f" + be64(key.kseq), key.name)
 
     # -- to the edges ------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ cdef class HubKeys(Keyspace):
                 if after != before:
                     self.set_dots(key, name, before, after)
         if key.is_empty():
-            self.view.delete(b"f" + be64(key.kseq))
+            self.drop(b"f" + be64(key.kseq))
             key.kseq = 0
         self.save(key)
 

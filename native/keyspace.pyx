@@ -213,6 +213,7 @@ cdef class Keyspace:
 
     def __cinit__(self, view, *, strategies=(), bint may_pack=True):
         self.view = view
+        self.overlay = view if type(view) is Overlay else None
         self.may_pack = may_pack
         self.choose(strategies)
         self.load_counters()
@@ -243,7 +244,7 @@ cdef class Keyspace:
     @property
     def data(self):
         """Bytes of all keys, members and values, as they are kept: packed, siblings each."""
-        cdef bytes raw = self.view.get(WEIGHT_ROW)
+        cdef bytes raw = self.fetch(WEIGHT_ROW)
         return self.weight_before if raw is None else of_be64(raw, 0)
 
     def weigh(self) -> int:
@@ -257,11 +258,35 @@ cdef class Keyspace:
                 total += sum(weight_of(name, decode(one)) for name, one in self.rows(key))
         return total
 
+    # -- rows --------------------------------------------------------------------------------
+
+    cdef bytes fetch(self, bytes row):
+        return self.overlay.look(row) if self.overlay is not None else self.view.get(row)
+
+    cdef place(self, bytes row, bytes value):
+        if self.overlay is not None:
+            self.overlay.change(row, value)
+        else:
+            self.view.put(row, value)
+
+    cdef create(self, bytes row, bytes value):
+        """Place a row that is not there, under a name that was never used."""
+        if self.overlay is not None:
+            self.overlay.create(row, value)
+        else:
+            self.view.put(row, value)
+
+    cdef drop(self, bytes row):
+        if self.overlay is not None:
+            self.overlay.change(row, None)
+        else:
+            self.view.delete(row)
+
     # -- reading -----------------------------------------------------------------------------
 
     cdef Key load(self, bytes key):
         """The key as stored, past its deadline or not; None without a record."""
-        cdef bytes raw = self.view.get(b"k" + key)
+        cdef bytes raw = self.fetch(b"k" + key)
         cdef Key found
         if raw is None:
             return None
@@ -416,7 +441,7 @@ cdef class Keyspace:
             return key.ttl
         if not key.cells:
             return []
-        raw = self.view.get(b"c" + be64(key.kid) + name)
+        raw = self.fetch(b"c" + be64(key.kid) + name)
         return [] if raw is None else decode(raw)
 
     cdef list rows(self, Key key):
@@ -559,10 +584,10 @@ cdef class Keyspace:
             key.strategy = strategy
         row = b"c" + be64(key.kid) + name
         if after:
-            self.view.put(row, encode(after))
+            self.place(row, encode(after))
             key.cells += not before
         elif before:
-            self.view.delete(row)
+            self.drop(row)
             key.cells -= 1
         key.grown += weight_of(name, after) - weight_of(name, before)
         old = read(before, strategy) if before else None
@@ -571,9 +596,9 @@ cdef class Keyspace:
         key.counts[at] += (new is not None) - (old is not None)
         if name[0] == ZSET and old != new:
             if old is not None:
-                self.view.delete(b"z" + be64(key.kid) + sortable(float(old)) + name[1:])
+                self.drop(b"z" + be64(key.kid) + sortable(float(old)) + name[1:])
             if new is not None:
-                self.view.put(b"z" + be64(key.kid) + sortable(float(new)) + name[1:], b"")
+                self.place(b"z" + be64(key.kid) + sortable(float(new)) + name[1:], b"")
 
     cdef set_ttl(self, Key key, list after):
         cdef uint64_t before = self.deadline_in(key)
@@ -583,9 +608,9 @@ cdef class Keyspace:
         if before == now:
             return
         if before != NO_DEADLINE:
-            self.view.delete(b"x" + be64(before) + key.name)
+            self.drop(b"x" + be64(before) + key.name)
         if now != NO_DEADLINE:
-            self.view.put(b"x" + be64(now) + key.name, b"")
+            self.place(b"x" + be64(now) + key.name, b"")
 
     cdef recount(self, Key key):
         """The strategy has changed: which cells are present follows anew."""
@@ -593,7 +618,7 @@ cdef class Keyspace:
         cdef int i
         prefix = b"z" + be64(key.kid)
         for row, _ in list(self.walk(prefix, prefix + b"\xff" * 9)):
-            self.view.delete(row)
+            self.drop(row)
         for i in range(4):
             key.counts[i] = 0
         for name, raw in self.rows(key):
@@ -602,7 +627,7 @@ cdef class Keyspace:
                 continue
             key.counts[COLLECTIONS.index(name[0])] += 1
             if name[0] == ZSET:
-                self.view.put(prefix + sortable(float(value)) + name[1:], b"")
+                self.place(prefix + sortable(float(value)) + name[1:], b"")
         key.strategy = strategy
         self.store_key(key)
 
@@ -610,13 +635,13 @@ cdef class Keyspace:
         """Put the key's record in place, or away when nothing of it is left to be known."""
         if key.is_empty() and not key.kseq and not key.is_told:
             self.count_key(key)
-            self.view.delete(b"k" + key.name)
+            self.drop(b"k" + key.name)
         else:
             self.store_key(key)
 
     cdef store_key(self, Key key):
         self.count_key(key)
-        self.view.put(b"k" + key.name, encode_key(key))
+        self.place(b"k" + key.name, encode_key(key))
 
     cdef count_key(self, Key key):
         cdef bint is_present = self.type_in(key) != 0
@@ -627,7 +652,7 @@ cdef class Keyspace:
             key.was_present = is_present
         if change:
             # In the view and nowhere else: what becomes of a change becomes of its count.
-            self.view.put(WEIGHT_ROW, be64(<uint64_t>(<int64_t>self.data + change)))
+            self.place(WEIGHT_ROW, be64(<uint64_t>(<int64_t>self.data + change)))
             key.weight, key.grown = weight, 0
 
 

@@ -20,19 +20,10 @@ cdef enum:
 cdef class Overlay:
     """The rows of database `db` of a store, changed or not. One thread at a time."""
 
-    cdef object store
-    cdef str db
-    cdef dict now
-    cdef dict frozen
-    cdef list order   # keys of both layers, sorted, but for those in `fresh`
-    cdef set fresh
-    cdef list noted   # (row, whether it was in `now`, as what), since `mark`; or None
-    cdef public object touched  # a set that takes note of every row changed, or None
-
     def __cinit__(self, store, str db not None):
         self.store, self.db = store, db
         self.now, self.frozen = {}, {}
-        self.order, self.fresh = [], set()
+        self.order, self.fresh, self.born = [], set(), set()
 
     @property
     def is_changed(self) -> bool:
@@ -46,6 +37,9 @@ cdef class Overlay:
 
     def get(self, bytes key not None, /) -> bytes | None:
         """Return the value of a row; None without one."""
+        return self.look(key)
+
+    cdef bytes look(self, bytes key):
         if key in self.now:
             return self.now[key]
         if key in self.frozen:
@@ -60,14 +54,34 @@ cdef class Overlay:
         """Delete a row; a missing one is no error."""
         self.change(key, None)
 
-    cdef change(self, bytes key, bytes value):
-        if key not in self.now and key not in self.frozen:
-            self.fresh.add(key)
-        if self.noted is not None:
-            self.noted.append((key, key in self.now, self.now.get(key)))
-        self.now[key] = value
+    cdef int create(self, bytes key, bytes value) except -1:
+        """Set a row that the store does not have: deleted soon, it will never have been."""
+        self.change(key, value)
+        self.born.add(key)
+        return 0
+
+    cdef int change(self, bytes key, bytes value) except -1:
         if self.touched is not None:
             self.touched.add(key)
+        if self.noted is not None:
+            self.noted.append((key, key in self.now, self.now.get(key)))
+        elif value is None and key in self.born:
+            self.born.remove(key)
+            del self.now[key]
+            self.unlist(key)
+            return 0
+        if key not in self.now and key not in self.frozen:
+            self.fresh.add(key)
+        self.now[key] = value
+        return 0
+
+    cdef int unlist(self, bytes key) except -1:
+        """Take a row that is in neither layer any more out of their order."""
+        if key in self.fresh:
+            self.fresh.remove(key)
+        else:
+            del self.order[bisect_left(self.order, key)]
+        return 0
 
     def mark(self) -> None:
         """Take note of changes from here on, so that `undo` can take them back."""
@@ -85,12 +99,11 @@ cdef class Overlay:
                 self.now[key] = value
                 continue
             del self.now[key]
+            self.born.discard(key)
             if self.touched is not None:
                 self.touched.discard(key)
-            if key in self.fresh:
-                self.fresh.remove(key)
-            elif key not in self.frozen:
-                del self.order[bisect_left(self.order, key)]
+            if key not in self.frozen:
+                self.unlist(key)
 
     def scan(
         self, bytes start not None, bytes stop not None, /, *, Py_ssize_t limit,
@@ -173,7 +186,7 @@ cdef class Overlay:
                 write.delete(self.db, key)
             else:
                 write.put(self.db, key, value)
-        self.frozen, self.now = self.now, {}
+        self.frozen, self.now, self.born = self.now, {}, set()
         return write
 
     def freeze_all(self) -> Write:
@@ -188,4 +201,4 @@ cdef class Overlay:
 
     def abandon(self) -> None:
         """The frozen layer was refused: neither it nor what was built on it has happened."""
-        self.frozen, self.now, self.order, self.fresh = {}, {}, [], set()
+        self.frozen, self.now, self.order, self.fresh, self.born = {}, {}, [], set(), set()

@@ -8,12 +8,11 @@ is to be closed, for nobody knows where the next command begins.
 Source: the RESP specification (redis.io, "RESP protocol description"), versions 2 and 3.
 """
 
-from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memchr
 
-from buffer cimport Buf, buf_free, put_bytes
+from buffer cimport Buf, OK, buf_free, put_bytes
 
 cdef enum:
     COUNT_LINE_MAX = 65536
@@ -36,56 +35,69 @@ cdef class Parser:
     error           why no more can be read; "" while all is well
     """
 
-    cdef bytearray data
-    cdef Py_ssize_t at
-    cdef list arguments
-    cdef int64_t missing       # arguments still to come; 0 between commands
-    cdef int64_t bulk          # bytes of the argument that has been announced; -1 for none
-    cdef Py_ssize_t size       # bytes of the arguments so far
-    cdef readonly str error
-    cdef public bint is_stranger
-    cdef int64_t arguments_max, bytes_max, command_max
-
     def __cinit__(
         self, *, int64_t arguments_max = 1 << 20, int64_t bytes_max = 512 << 20,
         int64_t command_max = 1 << 30,
     ):
-        self.data = bytearray()
         self.arguments = []
         self.bulk = UNKNOWN
         self.error = ""
         self.arguments_max, self.bytes_max = arguments_max, bytes_max
         self.command_max = command_max
+        self.kept.data, self.kept.size, self.kept.room = NULL, 0, 0
+
+    def __dealloc__(self):
+        buf_free(&self.kept)
 
     @property
     def held_bytes(self) -> int:
         """Bytes held for a command that is not complete."""
-        return PyByteArray_GET_SIZE(self.data) + self.size
+        return self.kept.size + self.size
 
-    def feed(self, chunk: bytes) -> list[list[bytes]]:
+    def feed(self, bytes chunk not None) -> list[list[bytes]]:
         """Return the commands that are complete now; then look at `error`."""
         cdef list commands = []
-        if self.error:
-            return commands
-        self.data += chunk
-        while self.step(commands):
-            pass
-        if self.at:
-            del self.data[:self.at]
-            self.at = 0
-        if self.error:
-            self.data = bytearray()
-            self.arguments = []
+        self.read(PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk), commands)
         return commands
+
+    cdef int read(self, const char *chunk, Py_ssize_t size, list commands) except -1:
+        """Do as `feed` does, with bytes that are somebody else's."""
+        if self.error:
+            return 0
+        self.at, self.data, self.end = 0, chunk, size
+        if self.kept.size:
+            if put_bytes(&self.kept, chunk, size) != OK:
+                raise MemoryError
+            self.data, self.end = <const char *>self.kept.data, self.kept.size
+        try:
+            while self.step(commands):
+                pass
+        finally:
+            self.keep()
+        return 0
+
+    cdef int keep(self) except -1:
+        """Hold on to what has not been read yet, and to nothing that is not needed."""
+        cdef Buf rest
+        rest.data, rest.size, rest.room = NULL, 0, 0
+        if self.error:
+            self.arguments = []
+        elif self.data == <const char *>self.kept.data and self.at == 0:
+            return 0
+        elif put_bytes(&rest, self.data + self.at, self.end - self.at) != OK:
+            raise MemoryError
+        buf_free(&self.kept)
+        self.kept = rest
+        return 0
 
     cdef bint step(self, list commands) except -1:
         """Read one thing; False when it is not all there, or wrong."""
         cdef Py_ssize_t end
         cdef int64_t number
         if self.missing == 0:
-            if self.at >= PyByteArray_GET_SIZE(self.data):
+            if self.at >= self.end:
                 return False
-            if PyByteArray_AS_STRING(self.data)[self.at] != 42:  # "*"
+            if self.data[self.at] != 42:  # "*"
                 return self.inline(commands)
             end = self.line_end(COUNT_LINE_MAX, "too big mbulk count string")
             if end < 0:
@@ -103,8 +115,8 @@ cdef class Parser:
             end = self.line_end(COUNT_LINE_MAX, "too big bulk count string")
             if end < 0:
                 return False
-            if PyByteArray_AS_STRING(self.data)[self.at] != 36:  # "$"
-                found = chr(self.data[self.at])
+            if self.data[self.at] != 36:  # "$"
+                found = chr(<uint8_t>self.data[self.at])
                 return self.fail(f"expected '$', got '{found if found.isprintable() else '?'}'")
             number = self.number(self.at + 1, end)
             if number < 0 or number > self.bytes_max:
@@ -116,10 +128,10 @@ cdef class Parser:
                 return self.fail("command too large")
             self.bulk = number
             self.at = end + 2
-        if PyByteArray_GET_SIZE(self.data) - self.at < self.bulk + 2:
+        if self.end - self.at < self.bulk + 2:
             return False
         self.arguments.append(
-            PyBytes_FromStringAndSize(PyByteArray_AS_STRING(self.data) + self.at, self.bulk))
+            PyBytes_FromStringAndSize(self.data + self.at, self.bulk))
         self.at += self.bulk + 2
         self.bulk = UNKNOWN
         self.missing -= 1
@@ -134,8 +146,8 @@ cdef class Parser:
 
     cdef Py_ssize_t line_end(self, Py_ssize_t limit, str why) except -2:
         """Where the CR of this line stands; -1 when it has not come."""
-        cdef const char *start = PyByteArray_AS_STRING(self.data) + self.at
-        cdef Py_ssize_t have = PyByteArray_GET_SIZE(self.data) - self.at
+        cdef const char *start = self.data + self.at
+        cdef Py_ssize_t have = self.end - self.at
         cdef const char *found = <const char *>memchr(start, CR, have)
         if found == NULL:
             if have > limit:
@@ -150,7 +162,7 @@ cdef class Parser:
 
         All negative ones are -1: no command has use for one.
         """
-        cdef const char *digits = PyByteArray_AS_STRING(self.data)
+        cdef const char *digits = self.data
         cdef int64_t value = 0
         cdef bint is_negative = at < end and digits[at] == 45
         if is_negative:
@@ -166,8 +178,8 @@ cdef class Parser:
 
     cdef bint inline(self, list commands) except -1:
         """A command typed as a line, with quotes as in a shell."""
-        cdef const char *start = PyByteArray_AS_STRING(self.data) + self.at
-        cdef Py_ssize_t have = PyByteArray_GET_SIZE(self.data) - self.at
+        cdef const char *start = self.data + self.at
+        cdef Py_ssize_t have = self.end - self.at
         cdef const char *found = <const char *>memchr(start, LF, have)
         if found == NULL:
             if have > INLINE_MAX:
@@ -175,7 +187,7 @@ cdef class Parser:
             return False
         if found - start > INLINE_MAX:
             return self.fail("too big inline request")
-        line = bytes(self.data[self.at:self.at + (found - start)])
+        line = PyBytes_FromStringAndSize(start, found - start)
         arguments = split(line)
         if arguments is None:
             return self.fail("unbalanced quotes in request")

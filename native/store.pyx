@@ -240,6 +240,9 @@ cdef class Store:
     cdef shut(self):
         self.closing = True
         if self.e.env != NULL and self.pid == getpid():
+            if self.reader != NULL:
+                mdb_txn_abort(self.reader)
+                self.reader = NULL
             mdb_env_close(self.e.env)
             self.e.env = NULL
         if self.identity is not None:
@@ -395,31 +398,40 @@ cdef class Store:
         return (tails[0], tails[1], tails[2])
 
     def get(self, str db not None, bytes key not None):
-        cdef MDB_txn *txn = NULL
+        # The lock of the interpreter is kept, and the transaction reset for the next one: with a
+        # row in memory, each of both would take as long as the look.
+        cdef MDB_txn *txn
         cdef MDB_val k, v
-        cdef MDB_dbi dbi
         cdef int rc
         self.known_key(db, key)
         if not 0 < len(key) <= _KEY_BYTES_MAX or db not in self.dbis:
             return None
         self.enter()
-        dbi = self.dbis[db]
-        k.mv_size = PyBytes_GET_SIZE(key)
-        k.mv_data = PyBytes_AS_STRING(key)
+        txn, self.reader = self.reader, NULL
         try:
-            with nogil:
-                rc = mdb_txn_begin(self.e.env, NULL, MDB_RDONLY, &txn)
-                if rc == 0:
-                    rc = mdb_get(txn, dbi, &k, &v)
+            rc = mdb_txn_renew(txn) if txn != NULL else mdb_txn_begin(
+                self.e.env, NULL, MDB_RDONLY, &txn)
+            if rc:
+                raise self.failure(rc)
+            k.mv_size = PyBytes_GET_SIZE(key)
+            k.mv_data = PyBytes_AS_STRING(key)
+            rc = mdb_get(txn, self.dbis[db], &k, &v)
             if rc == MDB_NOTFOUND:
                 return None
             if rc:
                 raise self.failure(rc)
             return PyBytes_FromStringAndSize(<char *>v.mv_data, v.mv_size)
         finally:
-            if txn != NULL:
-                mdb_txn_abort(txn)
+            self.keep(txn)
             self.leave()
+
+    cdef void keep(self, MDB_txn *txn) noexcept:
+        """Let a read transaction hold nothing, and be there for the next reader."""
+        if txn != NULL and self.reader == NULL:
+            mdb_txn_reset(txn)
+            self.reader = txn
+        elif txn != NULL:
+            mdb_txn_abort(txn)
 
     def scan(
         self, str db not None, bytes start not None=b"", bytes stop=None, *, limit=1000,

@@ -3,6 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from edgesync._native.clock cimport Clock
+from edgesync._native.overlay cimport Overlay
 
 cdef class Key:
     cdef readonly bytes name
@@ -24,6 +25,7 @@ cdef class Key:
 
 cdef class Keyspace:
     cdef readonly object view
+    cdef Overlay overlay          # the view, if it is one
     cdef readonly uint32_t r
     cdef readonly uint64_t n
     cdef readonly uint64_t keys
@@ -35,6 +37,10 @@ cdef class Keyspace:
     cdef public bint may_pack
     cdef uint64_t weight_before
 
+    cdef bytes fetch(self, bytes row)
+    cdef place(self, bytes row, bytes value)
+    cdef create(self, bytes row, bytes value)
+    cdef drop(self, bytes row)
     cpdef uint8_t strategy_of(self, bytes key)
     cdef Key load(self, bytes key)
     cdef Key alive(self, bytes key)

@@ -15,6 +15,7 @@ cdef extern from "<pthread.h>" nogil:
 cdef class Store:
     cdef Env e
     cdef pthread_mutex_t mutex
+    cdef MDB_txn *reader  # reset, for the next look; or NULL
     cdef object _path
     cdef dict dbis
     cdef tuple options
@@ -42,6 +43,7 @@ cdef class Store:
     cdef wait_for_users(self)
     cdef int enter(self) except -1
     cdef void leave(self) noexcept
+    cdef void keep(self, MDB_txn *txn) noexcept
     cdef object failure(self, int rc)
 
 cdef int read_begin(Env *e, MDB_txn **txn) noexcept nogil

@@ -25,7 +25,7 @@ class Guard:
     """
 
     def __init__(self, rows: "Overlay", space: "EdgeKeys", limits: Limits | None = None) -> None:
-        self._rows, self._space, self._limits = rows, space, limits
+        self._rows, self._space, self.limits = rows, space, limits
         self.refusal: Callable[[], str] | None = None
 
     def refused(self) -> ReplyError | None:
@@ -39,14 +39,14 @@ class Guard:
         """
         if self.refusal is not None:
             return self.refused()
-        if self._limits is None:
+        if self.limits is None:
             return run()
         rows, space = self._rows, self._space
         counters = self._counters()
         keys, data = space.keys, space.data
         rows.mark()
         reply = run()
-        problem = self._limits.exceeded((keys, space.keys), (data, space.data))
+        problem = self.limits.exceeded((keys, space.keys), (data, space.data))
         if not problem:
             rows.keep()
             return reply

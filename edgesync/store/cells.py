@@ -83,6 +83,7 @@ class CellStore:
     ) -> None:
         self._disk = disk
         self._wall_ns = wall_ns
+        self._behind_ms = 0  # how much the wall clock is, as the hub has shown an edge
         self.rows = rows
         self.space = space
         self.call = Call(space, random, value_max=value_max, writable=writable)
@@ -94,15 +95,16 @@ class CellStore:
 
     def run(self, request: Sequence[bytes]) -> Reply:
         """Carry out a command; its reply may be given away when `gate` says so."""
-        self.space.now_ms = self.now_ms()
+        self.space.now_ms = self._wall_ns() // 1_000_000 + self._behind_ms
         self.commands += 1
         reply = carry_out(self.call, request)
-        self.note_changes()
+        if self.rows.is_changed:
+            self._changed.set()
         return reply
 
     def now_ms(self) -> int:
         """Return the time that stamps and deadlines go by."""
-        return self._wall_ns() // 1_000_000
+        return self._wall_ns() // 1_000_000 + self._behind_ms
 
     def note_changes(self) -> None:
         """Wake the task that commits, if there is something to be committed."""
@@ -292,7 +294,6 @@ class EdgeCells(CellStore):
         self._under_way: list[bytes] = []  # … of the one under way
         self._sent = space.sent  # … up to this operation
         self._sent_before = 0  # … of the one it overtook, if it did
-        self._behind_ms = 0  # how much the wall clock is, as the hub has shown
         if self.cursor.scope != self.scope:
             self._change_scope()
 
@@ -382,9 +383,6 @@ class EdgeCells(CellStore):
         self.cursor = self._stored_cursor()
 
     # -- clocks ------------------------------------------------------------------------------
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self._behind_ms
 
     def clock_is_behind(self, by_ms: int) -> None:
         """The hub's clock is that much ahead: a gateway that came up without one.

@@ -132,12 +132,13 @@ def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
     one = TABLE.get(request[0]) or TABLE.get(request[0].lower())
     if one is None:
         return unknown(request)
-    if wrong := miscounted(one.name, one.arity, request):
+    if len(request) != one.arity and (wrong := miscounted(one.name, one.arity, request)):
         return wrong
     if call.writable and one.writes and (refused := _unwritable(call, one, request)):
         return refused
-    if one.grows and call.guard is not None:
-        return call.guard.carry_out(lambda: _run(call, one, request))
+    guard = call.guard
+    if guard is not None and one.grows and (guard.refusal or guard.limits):
+        return guard.carry_out(lambda: _run(call, one, request))
     return _run(call, one, request)
 
 

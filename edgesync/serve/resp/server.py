@@ -12,15 +12,14 @@ import logging
 import resource
 import select
 import socket
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import le
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from edgesync._native.resp import Parser, Push, ReplyError, encode
+from edgesync._native.connection import OPEN, Connection
+from edgesync._native.resp import Parser, Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
 from edgesync.errors import StoreError, StoreFull
@@ -34,49 +33,37 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHUNK: Final = 64 * 1024
 # Replies on their way to one client before nothing more is read from it.
 UNSENT_MAX: Final = 1 << 20
 # … and before a client that only listens is cut off.
 PUSHED_MAX: Final = 8 << 20
 EVENTS_A_TURN: Final = 256
-REPLIES_A_TIME: Final = 256
-SMALL_BYTES: Final = 1024
-LARGE: Final = (list, dict, set)
 EXPIRE_EVERY_S: Final = 0.25
 EXPIRE_FAILED_S: Final = 60.0
 Gates = tuple[int, int]  # of cells, of points
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-NO_GATES: Final[Gates] = (0, 0)
 GONE: Final = select.EPOLLHUP | select.EPOLLERR
 
 
-class Client:
-    """One connection: what it has sent, and what it has not read yet."""
+class Client(Connection):
+    """A connection and whose it is.
 
-    __slots__ = (
-        "due", "events", "held", "out", "out_bytes", "parser", "pushed", "session", "socket",
-        "todo", "waiting", "waiting_bytes",
-    )  # fmt: skip
+    events    what epoll waits for
+    held      ends its waiting for something else than a commit
+    pushed    what it published to itself, before the answer to that
+    is_due    it is in the list of those that something is sent to
+    """
+
+    __slots__ = ("events", "held", "is_due", "pushed", "session", "socket")
 
     def __init__(self, connection: socket.socket, parser: Parser) -> None:
+        super().__init__(connection.fileno(), parser)
         self.socket = connection
-        self.parser = parser
         self.session: Session
-        self.todo: deque[Sequence[bytes]] = deque()
-        # Replies that wait for commits: their generations, the bytes, how many replies they are.
-        self.waiting: deque[tuple[Gates, bytes, int]] = deque()
-        self.out: deque[bytes] = deque()
-        self.out_bytes = self.waiting_bytes = 0
         self.pushed: list[Push] = []
         self.events = READ
-        self.held: trio.CancelScope | None = None  # it waits for something else than a commit
-        self.due = False  # it has something to be sent, and is in the list of those
-
-    @property
-    def unsent(self) -> int:
-        """Bytes of replies that wait for a commit, or for the client."""
-        return self.out_bytes + self.waiting_bytes
+        self.held: trio.CancelScope | None = None
+        self.is_due = False
 
 
 class RespServer:
@@ -115,6 +102,7 @@ class RespServer:
         self._clients: dict[int, Client] = {}
         self._of_session: dict[int, Client] = {}
         self._due: list[Client] = []
+        self._waiting: set[Client] = set()  # for commits
         self._working: Client | None = None
         self._nursery: trio.Nursery
 
@@ -156,11 +144,14 @@ class RespServer:
             if client is None:
                 continue
             if events & READ:
-                self._read(client)
+                if not client.receive():
+                    self._close(client)
+                    continue
+                self._work(client)
             elif events & GONE:
                 self._close(client)
                 continue
-            if events & WRITE and number in self._clients:
+            if events & WRITE and self._is_open(client):
                 self._send(client)
                 self._work(client)
         self._flush()
@@ -193,10 +184,10 @@ class RespServer:
             self._epoll.register(connection.fileno(), READ)
 
     def _close(self, client: Client) -> None:
-        number = client.socket.fileno()
-        if self._clients.pop(number, None) is None:
+        if not self._is_open(client):
             return
-        self._epoll.unregister(number)
+        del self._clients[client.number]
+        self._epoll.unregister(client.number)
         del self._of_session[client.session.number]
         if client.held is not None:
             client.held.cancel()
@@ -204,61 +195,53 @@ class RespServer:
         client.session.close()
         client.socket.close()
 
+    def _is_open(self, client: Client) -> bool:
+        return self._clients.get(client.number) is client  # another one may have its number now
+
     def _listen_for(self, client: Client, write: int) -> None:
         """Read from a client only when it has been served what it sent before."""
-        events = write if client.todo or client.held else write | READ
-        if client.events != events and client.socket.fileno() in self._clients:
+        events = write if client.has_requests or client.held else write | READ
+        if client.events != events and self._is_open(client):
             client.events = events
-            self._epoll.modify(client.socket.fileno(), events)
+            self._epoll.modify(client.number, events)
 
     # -- requests ------------------------------------------------------------------------------
-
-    def _read(self, client: Client) -> None:
-        try:
-            chunk = client.socket.recv(CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            chunk = b""
-        if not chunk:
-            self._close(client)
-            return
-        client.todo.extend(client.parser.feed(chunk))
-        self._work(client)
 
     def _work(self, client: Client) -> None:
         """Run what the client asked for, as long as it takes its replies."""
         self._working = client
-        session, todo, replies = client.session, client.todo, list[Reply]()
-        while todo and client.unsent < UNSENT_MAX and not (session.is_over or client.held):
-            request = todo.popleft()
-            if session.is_plain and request[0] in TABLE:
-                reply = session.answer(request)
-                replies.append(reply)
-                if len(replies) < REPLIES_A_TIME and _is_small(reply):
-                    continue
-            else:
-                proto = session.proto
-                found = self._run(session, request)
-                # What was asked before HELLO is answered as it was then. And like Redis: what it
-                # published to itself comes before the answer to PUBLISH.
-                self._owe(client, replies, proto)
-                replies = [*client.pushed, *found]
-                client.pushed.clear()
-                if isinstance(replies[-1], Later):
-                    self._hold(client, replies.pop())
-                client.parser.is_stranger = not session.is_known
-            self._owe(client, replies, session.proto)
-            replies = []
-        if not todo and client.parser.error and not (session.is_over or client.held):
-            replies.append(ReplyError(f"ERR {client.parser.error}"))
+        session = client.session
+        while (
+            client.has_requests
+            and client.unsent < UNSENT_MAX
+            and not (session.is_over or client.held)
+        ):
+            # What most requests are: nothing but a command on keys.
+            if not session.is_plain or not client.answer(
+                session.answer, TABLE, session.proto, UNSENT_MAX, self._gates
+            ):
+                self._run_next(client)
+        if client.parser.error and not (client.has_requests or session.is_over or client.held):
+            self._owe(client, [ReplyError(f"ERR {client.parser.error}")], session.proto)
             session.is_over = True
-        self._owe(client, replies, session.proto)
         self._working = None
         # What there is to send goes out at the end of the turn, nearly always at once.
+        self._note_due(client)
         self._listen_for(client, client.events & WRITE)
         if self.house.doomed:
             self._kill_doomed()
+
+    def _run_next(self, client: Client) -> None:
+        """Run one request that may concern more than keys."""
+        session = client.session
+        found = self._run(session, client.take())
+        # Like Redis: what it published to itself comes before the answer to PUBLISH.
+        replies = [*client.pushed, *found]
+        client.pushed.clear()
+        if isinstance(replies[-1], Later):
+            self._hold(client, replies.pop())
+        client.parser.is_stranger = not session.is_known
+        self._owe(client, replies, session.proto)
 
     def _run(self, session: Session, request: Sequence[bytes]) -> list[Reply]:
         """Run one request; a mistake of ours costs its client an answer, nobody more (I8)."""
@@ -286,23 +269,16 @@ class RespServer:
 
     def _owe(self, client: Client, replies: Sequence[object], proto: int) -> None:
         """Send replies when what they rest on is on disk; those of one client in their order."""
-        if not replies:
-            return
-        raw = encode(replies, proto)
-        gates = self._gates() if self._is_durable else NO_GATES
-        if gates != NO_GATES or client.waiting:
-            client.waiting.append((gates, raw, len(replies)))
-            client.waiting_bytes += len(raw)
-            return
-        self._let_go(client, raw)
+        client.owe(replies, proto, self._gates())
+        self._note_due(client)
 
-    def _let_go(self, client: Client, raw: bytes) -> None:
-        """Send at the end of the turn."""
-        client.out.append(raw)
-        client.out_bytes += len(raw)
-        if not client.due:
-            client.due = True
+    def _note_due(self, client: Client) -> None:
+        """Send at the end of the turn, or after a commit; of a full socket epoll tells."""
+        if client.has_due and not (client.is_due or client.events & WRITE):
+            client.is_due = True
             self._due.append(client)
+        if client.is_waiting:
+            self._waiting.add(client)
 
     def _push(self, client: Client, push: Push) -> None:
         """Something for a subscriber. It comes after the replies of what it asked before."""
@@ -322,6 +298,9 @@ class RespServer:
     # -- replies -------------------------------------------------------------------------------
 
     def _gates(self) -> Gates:
+        """Return the commits that must come before what is sent now."""
+        if not self._is_durable:
+            return OPEN
         gather = self._gather
         return self._cells.gate(), 0 if gather is None else gather.gate()
 
@@ -339,54 +318,32 @@ class RespServer:
         """Let go what waited for this commit; or say what came of it, to all who waited."""
         if error is None:
             self._done[kind] = generation
-        else:
-            for client in self._clients.values():
-                self._refuse(client, kind, error)
-        for client in list(self._clients.values()):
-            waiting = client.waiting
-            while waiting and all(map(le, waiting[0][0], self._done)):
-                _, raw, _ = waiting.popleft()
-                client.waiting_bytes -= len(raw)
-                self._let_go(client, raw)
+        waiting, self._waiting = self._waiting, set()
+        for client in waiting:
+            if error is not None:
+                client.refuse(kind, self._done[kind], _refusal(error), client.session.proto)
+            client.open(self._done)
+            self._note_due(client)
         self._flush()
-
-    def _refuse(self, client: Client, kind: int, error: StoreError) -> None:
-        """Put an error in place of every reply that rests on a commit that was refused."""
-        for at, (gates, _, count) in enumerate(client.waiting):
-            if gates[kind] > self._done[kind]:
-                raw = encode([_refusal(error)] * count, client.session.proto)
-                client.waiting[at] = (NO_GATES, raw, count)
-        client.waiting_bytes = sum(len(raw) for _, raw, _ in client.waiting)
 
     def _flush(self) -> None:
         while self._due:
             due, self._due = self._due, []
             for client in due:
-                client.due = False
-                if client.socket.fileno() in self._clients:
+                client.is_due = False
+                if self._is_open(client):
                     self._send(client)
-                    if client.todo and client.socket.fileno() in self._clients:
+                    if client.has_requests and self._is_open(client):
                         self._work(client)
 
     def _send(self, client: Client) -> None:
-        try:
-            while client.out:
-                raw = client.out[0] if len(client.out) == 1 else b"".join(client.out)
-                sent = client.socket.send(raw)
-                client.out_bytes -= sent
-                client.out.clear()
-                if sent < len(raw):
-                    client.out.append(raw[sent:])
-                    break
-        except BlockingIOError:
-            pass
-        except OSError:
+        if not client.send():
             self._close(client)
             return
-        if client.session.is_over and not client.out and not client.waiting:
+        if client.session.is_over and not client.unsent:
             self._close(client)
             return
-        self._listen_for(client, WRITE if client.out else 0)
+        self._listen_for(client, WRITE if client.has_due else 0)
 
     async def _expire(self) -> None:
         """Remove keys past their deadline; readers do not see them in any case."""
@@ -400,11 +357,6 @@ class RespServer:
             except Exception as error:  # A damaged row costs its key, not the site: I8.
                 pause_s = EXPIRE_FAILED_S
                 log.error("keys past their deadline could not be removed: %r", error)
-
-
-def _is_small(reply: object) -> bool:
-    """Whether many such replies may be gathered before they are counted."""
-    return len(reply) <= SMALL_BYTES if type(reply) is bytes else not isinstance(reply, LARGE)
 
 
 def _refusal(error: StoreError) -> ReplyError:

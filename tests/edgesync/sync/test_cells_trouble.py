@@ -312,9 +312,10 @@ async def test_a_damaged_row_of_an_edge_stops_no_site(sites: Sites, row: bytes |
             a.cells.rows.put(b"kbad", row)
         async with sites.hub() as hub:
             await until(lambda: hub.ask("EXISTS", ["first"]) == 1)
-            assert a.cell_sync is not None
-            await until(lambda: "bad" in a.cell_sync.last_problem)
-            assert a.cell_sync.state() == "degraded"
+            sync = a.cell_sync
+            assert sync is not None
+            await until(lambda: "bad" in sync.last_problem)
+            assert sync.state() == "degraded"
             a.set("other", 1)
             assert a.get("other") == b"1"
 

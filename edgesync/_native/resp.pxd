@@ -1,0 +1,30 @@
+"""What `client` takes from `resp`: the parser over its own bytes, and replies into a buffer."""
+
+from libc.stdint cimport int64_t
+
+from buffer cimport Buf
+
+cdef class Parser:
+    cdef Buf kept              # what came and has not been read
+    cdef const char *data      # what is being read: `kept`, or bytes of the caller's
+    cdef Py_ssize_t at
+    cdef Py_ssize_t end
+    cdef list arguments
+    cdef int64_t missing       # arguments still to come; 0 between commands
+    cdef int64_t bulk          # bytes of the argument that has been announced; -1 for none
+    cdef Py_ssize_t size       # bytes of the arguments so far
+    cdef readonly str error
+    cdef public bint is_stranger
+    cdef int64_t arguments_max
+    cdef int64_t bytes_max
+    cdef int64_t command_max
+
+    cdef int read(self, const char *chunk, Py_ssize_t size, list commands) except -1
+    cdef int keep(self) except -1
+    cdef bint step(self, list commands) except -1
+    cdef bint fail(self, str why) except -1
+    cdef Py_ssize_t line_end(self, Py_ssize_t limit, str why) except -2
+    cdef int64_t number(self, Py_ssize_t at, Py_ssize_t end) except? -3
+    cdef bint inline(self, list commands) except -1
+
+cdef int write(Buf *out, object reply, int proto) except -1

@@ -1,0 +1,218 @@
+# cython: boundscheck=False, wraparound=False
+"""A Redis client's connection: requests off its socket, replies onto it, in their order.
+
+A request is answered at once, and the answer sent when what it rests on is on disk (I1): replies
+wait behind their *gates*, the commits that must come first. On a small machine most of a server's
+time goes by here, so between a request of the common kind and its command there is no Python.
+
+The socket does not block, so the interpreter's lock is kept: to give it away and to get it back
+takes longer than the calls.
+"""
+
+import logging
+from collections import deque
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.string cimport memmove
+
+from buffer cimport Buf, OK, buf_free, put_bytes
+
+from edgesync._native.resp cimport Parser, write
+
+from edgesync._native.resp import ReplyError
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+    Py_ssize_t recv(int fd, void *at, size_t size, int flags)
+    Py_ssize_t send(int fd, const void *at, size_t size, int flags)
+
+cdef enum:
+    CHUNK_BYTES = 65536
+    ROOM_KEPT = 4096  # for replies to come, by a client that has read all
+
+log = logging.getLogger(__name__)
+
+# Filled and read at one go: one is enough for all connections.
+cdef char chunk[CHUNK_BYTES]
+
+
+cdef class Connection:
+    """See the module. `number` is the socket's, which stays its owner's to close."""
+
+    cdef readonly int number
+    cdef readonly Parser parser
+    cdef list requests
+    cdef Py_ssize_t next      # of `requests`
+    cdef object waiting       # (gates, bytes, how many replies they are), in order
+    cdef Py_ssize_t waiting_bytes
+    cdef Buf out              # replies to be sent
+    cdef size_t sent          # ... and how many bytes of them have been
+
+    def __init__(self, int number, Parser parser not None):
+        self.number, self.parser = number, parser
+
+    def __cinit__(self, *_):
+        self.requests, self.waiting = [], deque()
+        self.out.data, self.out.size, self.out.room = NULL, 0, 0
+
+    def __dealloc__(self):
+        buf_free(&self.out)
+
+    # -- requests ----------------------------------------------------------------------------
+
+    def receive(self) -> bool:
+        """Read what has come; False when the other end has gone."""
+        cdef Py_ssize_t size = recv(self.number, chunk, CHUNK_BYTES, MSG_DONTWAIT)
+        if size > 0:
+            self.parser.read(chunk, size, self.requests)
+            return True
+        return size < 0 and (errno == EAGAIN or errno == EINTR)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether requests have come that nobody has taken."""
+        return len(self.requests) > 0
+
+    def take(self) -> list[bytes]:
+        """Take the next request."""
+        request = self.requests[self.next]
+        self.step()
+        return request
+
+    cdef int step(self) except -1:
+        self.next += 1
+        if self.next == len(self.requests):
+            self.requests, self.next = [], 0
+        return 0
+
+    def answer(self, run, dict table not None, int proto, Py_ssize_t unsent_max, gates) -> int:
+        """Answer requests by `run` as long as their names are in `table`; returns how many.
+
+        unsent_max   bytes of replies from which on the rest has to wait
+        gates        gives those of what was done up to now
+
+        A mistake of ours costs its client an answer, nobody more (I8).
+        """
+        cdef size_t start = self.out.size, before
+        cdef int count = 0
+        cdef list request
+        while self.requests and self.unsent < unsent_max:
+            request = self.requests[self.next]
+            if request[0] not in table:
+                break
+            self.step()
+            before = self.out.size
+            try:
+                write(&self.out, run(request), proto)
+            except Exception:
+                log.exception("a request failed: %.100r", request[0])
+                self.out.size = before
+                write(&self.out, FAILED, proto)
+            count += 1
+        if count:
+            self.hold(start, count, gates())
+        return count
+
+    # -- replies -----------------------------------------------------------------------------
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of replies that wait for a commit, or for the client."""
+        return self.waiting_bytes + (self.out.size - self.sent)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether there are replies that may be sent."""
+        return self.out.size > self.sent
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether there are replies that wait for a commit."""
+        return len(self.waiting) > 0
+
+    def owe(self, replies, int proto, tuple gates not None) -> None:
+        """Send replies behind those before them, once their gates are open."""
+        cdef size_t start = self.out.size
+        cdef Py_ssize_t count = 0
+        try:
+            for reply in replies:
+                write(&self.out, reply, proto)
+                count += 1
+        except BaseException:
+            self.out.size = start
+            raise
+        if count:
+            self.hold(start, count, gates)
+
+    cdef int hold(self, size_t start, Py_ssize_t count, tuple gates) except -1:
+        """Let replies, the end of `out`, wait for their gates, or for those before them."""
+        cdef bytes raw
+        if not self.waiting and gates == OPEN:
+            return 0
+        raw = PyBytes_FromStringAndSize(<char *>self.out.data + start, self.out.size - start)
+        self.out.size = start
+        self.waiting.append((gates, raw, count))
+        self.waiting_bytes += PyBytes_GET_SIZE(raw)
+        return 0
+
+    def open(self, done) -> None:
+        """Let go what rests on nothing but commits up to `done`: the latest of each kind."""
+        cdef bytes raw
+        cdef tuple gates
+        while self.waiting:
+            gates, raw, _ = self.waiting[0]
+            if gates[0] > done[0] or gates[1] > done[1]:
+                return
+            self.waiting.popleft()
+            self.waiting_bytes -= PyBytes_GET_SIZE(raw)
+            if put_bytes(&self.out, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw)) != OK:
+                raise MemoryError
+
+    def refuse(self, Py_ssize_t kind, done, problem, int proto) -> None:
+        """Put `problem` in place of each reply that rests on a commit of that kind after `done`."""
+        cdef Buf made
+        cdef tuple gates
+        cdef bytes raw
+        kept = deque()
+        self.waiting_bytes = 0
+        for gates, raw, count in self.waiting:
+            if gates[kind] > done:
+                made.data, made.size, made.room = NULL, 0, 0
+                try:
+                    for _ in range(count):
+                        write(&made, problem, proto)
+                    raw = PyBytes_FromStringAndSize(<char *>made.data, made.size)
+                finally:
+                    buf_free(&made)
+                gates = OPEN
+            kept.append((gates, raw, count))
+            self.waiting_bytes += PyBytes_GET_SIZE(raw)
+        self.waiting = kept
+
+    def send(self) -> bool:
+        """Send what the socket takes of what is due; False when the other end has gone."""
+        cdef Py_ssize_t size
+        while self.out.size > self.sent:
+            size = send(
+                self.number, self.out.data + self.sent, self.out.size - self.sent,
+                MSG_DONTWAIT | MSG_NOSIGNAL)
+            if size < 0:
+                if errno == EINTR:
+                    continue
+                return errno == EAGAIN
+            self.sent += size
+            if self.sent > self.out.size - self.sent:
+                # What is left moves to the front: each byte once at most.
+                self.out.size -= self.sent
+                memmove(self.out.data, self.out.data + self.sent, self.out.size)
+                self.sent = 0
+        if self.out.room > ROOM_KEPT:
+            buf_free(&self.out)
+        return True
+
+
+OPEN = (0, 0)
+cdef object FAILED = ReplyError("ERR this request failed at the edge; its log says why")

@@ -1,0 +1,183 @@
+"""A client's connection: requests in pieces, replies in order and behind their commits."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesync._native.connection import OPEN, Connection
+from edgesync._native.resp import Parser, ReplyError, encode
+from tests.edgesync.serve.resp.test_parser import packed
+
+pytestmark = pytest.mark.feature("L1", "L14")
+
+TABLE = {b"GET": None, b"SET": None}
+
+
+class Pair:
+    """A connection and the client at its other end."""
+
+    def __init__(self) -> None:
+        self.client, self.socket = socket.socketpair()
+        self.client.setblocking(False)
+        self.socket.setblocking(False)
+        self.connection = Connection(self.socket.fileno(), Parser())
+
+    def ask(self, *requests: list[bytes]) -> None:
+        self.client.sendall(b"".join(map(packed, requests)))
+        assert self.connection.receive()
+
+    def answer(self, gates: tuple[int, int] = OPEN, unsent_max: int = 1 << 20) -> int:
+        return self.connection.answer(lambda one: one[-1], TABLE, 2, unsent_max, lambda: gates)
+
+    def read(self) -> bytes:
+        assert self.connection.send()
+        try:
+            return self.client.recv(1 << 20)
+        except BlockingIOError:
+            return b""
+
+    def close(self) -> None:
+        self.client.close()
+        self.socket.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def test_what_is_in_the_table_is_answered_and_the_rest_is_left(pair: Pair) -> None:
+    pair.ask([b"GET", b"a"], [b"GET", b"b"], [b"MULTI"], [b"GET", b"c"])
+    assert pair.answer() == 2
+    assert pair.read() == encode([b"a", b"b"], 2)
+    assert pair.answer() == 0
+    assert pair.connection.take() == [b"MULTI"]
+    assert pair.answer() == 1
+    assert not pair.connection.has_requests
+    assert pair.read() == encode([b"c"], 2)
+
+
+def test_a_request_in_pieces(pair: Pair) -> None:
+    for piece in packed([b"SET", b"k", b"v" * 300]):
+        assert not pair.connection.has_requests
+        pair.client.sendall(bytes([piece]))
+        assert pair.connection.receive()
+    assert pair.answer() == 1
+    assert pair.read() == encode([b"v" * 300], 2)
+
+
+def test_nothing_there_is_no_end_but_a_closed_socket_is(pair: Pair) -> None:
+    assert pair.connection.receive()
+    pair.client.close()
+    assert not pair.connection.receive()
+    pair.connection.owe([b"x"], 2, OPEN)
+    assert not pair.connection.send()
+
+
+def test_a_reply_waits_for_its_commit_and_later_ones_behind_it(pair: Pair) -> None:
+    pair.ask([b"SET", b"k", b"1"])
+    pair.answer((3, 0))
+    pair.connection.owe([b"2"], 2, OPEN)
+    pair.connection.owe([b"3"], 2, (3, 1))
+    assert pair.connection.is_waiting
+    assert not pair.connection.has_due
+    assert pair.connection.unsent == len(encode([b"1", b"2", b"3"], 2))
+    pair.connection.open([2, 9])
+    assert pair.read() == b""
+    pair.connection.open([3, 0])
+    assert pair.read() == encode([b"1", b"2"], 2)
+    pair.connection.open([3, 1])
+    assert pair.read() == encode([b"3"], 2)
+    assert pair.connection.unsent == 0
+
+
+def test_replies_to_a_commit_that_was_refused_are_errors(pair: Pair) -> None:
+    pair.ask([b"SET", b"k", b"1"], [b"SET", b"k", b"2"])
+    pair.answer((2, 0))
+    pair.connection.owe([b"of points"], 2, (0, 5))
+    pair.ask([b"SET", b"k", b"3"])
+    pair.answer((3, 0))
+    refused = ReplyError("OOM nothing was stored")
+    pair.connection.refuse(0, 2, refused, 2)
+    pair.connection.open([2, 5])
+    assert pair.read() == encode([b"1", b"2", b"of points", refused], 2)
+
+
+def test_a_command_that_fails_costs_an_answer_and_nothing_more(pair: Pair) -> None:
+    def run(request: list[bytes]) -> object:
+        if request[1] == b"bad":
+            raise ZeroDivisionError
+        return object() if request[1] == b"odd" else [b"fine", request[1]]
+
+    pair.ask([b"GET", b"a"], [b"GET", b"bad"], [b"GET", b"odd"], [b"GET", b"b"])
+    assert pair.connection.answer(run, TABLE, 2, 1 << 20, lambda: OPEN) == 4
+    failed = ReplyError("ERR this request failed at the edge; its log says why")
+    assert pair.read() == encode([[b"fine", b"a"], failed, failed, [b"fine", b"b"]], 2)
+
+
+def test_a_reply_that_is_none_leaves_what_was_there(pair: Pair) -> None:
+    pair.connection.owe([b"a"], 2, OPEN)
+    with pytest.raises(TypeError, match="object is no reply"):
+        pair.connection.owe([b"b", object()], 2, OPEN)
+    assert pair.read() == encode([b"a"], 2)
+
+
+def test_who_does_not_read_is_answered_no_more_and_loses_nothing(pair: Pair) -> None:
+    big = b"x" * 300_000
+    pair.ask(*[[b"GET", b"%d" % number] for number in range(20)])
+    answer = pair.connection.answer
+    while answer(lambda one: one[1] + big, TABLE, 2, 1 << 20, lambda: OPEN):
+        assert pair.connection.send()
+    assert pair.connection.has_requests
+    assert pair.connection.unsent < (1 << 20) + len(big) + 100
+    got = bytearray()
+    want = encode([b"%d" % number + big for number in range(20)], 2)
+    while len(got) < len(want):
+        got += pair.read()
+        answer(lambda one: one[1] + big, TABLE, 2, 1 << 20, lambda: OPEN)
+    assert got == want
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("owe"), st.integers(0, 2), st.integers(0, 2)),
+            st.tuples(st.just("open"), st.integers(0, 3), st.integers(0, 3)),
+            st.tuples(st.just("send"), st.just(0), st.just(0)),
+        )
+    )
+)
+def test_replies_keep_their_order_whatever_waits_for_what(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    pair = Pair()
+    done = [0, 0]
+    gates: list[tuple[int, int]] = []
+    let_go = 0
+    got = b""
+    try:
+        for what, first, second in steps:
+            if what == "owe":
+                # As generations come: what is owed later never rests on less.
+                gate = (done[0] + first, done[1] + second)
+                gate = OPEN if (first, second) == OPEN else gate
+                pair.connection.owe([b"%d" % len(gates)], 2, gate)
+                gates.append(gate)
+            elif what == "open":
+                done = [done[0] + first, done[1] + second]
+                pair.connection.open(done)
+            else:
+                got += pair.read()
+            while let_go < len(gates) and all(
+                wanted <= reached for wanted, reached in zip(gates[let_go], done, strict=True)
+            ):
+                let_go += 1
+        got += pair.read()
+        assert got == encode([b"%d" % number for number in range(let_go)], 2)
+    finally:
+        pair.close()
