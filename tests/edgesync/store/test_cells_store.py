@@ -2,19 +2,39 @@
 
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgesync import EdgeNode
+from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.overlay import Overlay
+from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
 from edgesync.cells import DATABASE
+from edgesync.cells.commands import Call, carry_out
 from edgesync.errors import CommandError, StoreFull
 from edgesync.store.cells import EdgeCells
 from edgesync.store.journal import EdgeStore
+from tests.cells.memory import MemoryView
 
 pytestmark = pytest.mark.feature("L1", "L4", "L13")
+
+STEPS = ("take", "commit", "stored")
+REQUESTS = st.builds(
+    lambda text, key, other: text.format(k=key, j=other).encode().split(),
+    st.sampled_from((
+        "SET {k} v", "SET {k} w", "INCR {k}", "DEL {k}", "GET {k}", "EXPIRE {k} 100", "PERSIST {k}",
+        "HSET {k} f 1 g 2", "HINCRBY {k} f 3", "HDEL {k} f", "RPUSH {k} a b", "LPOP {k}",
+        "SADD {k} m n", "SREM {k} m", "ZADD {k} 1 m 2 n", "ZINCRBY {k} 5 m", "ZREM {k} n",
+        "RENAME {k} {j}", "MSET {k} 1 {j} 2", "LRANGE {k} 0 -1", "ZRANGE {k} 0 -1", "DBSIZE",
+    )),
+    st.sampled_from(("k0", "k1", "k2")),
+    st.sampled_from(("k0", "k1", "k2")),
+)  # fmt: skip
 
 
 def open_cells(folder: Path) -> tuple[EdgeStore, EdgeCells]:
@@ -48,6 +68,48 @@ def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:
                     meant = meant[::-1][:limit] if reverse else meant[:limit]
                     found = rows.scan(start, stop, limit=limit, reverse=reverse)
                     assert found == [(one, model[one]) for one in meant]
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_keys_on_disk_are_those_of_the_plain_view(data: st.DataObject) -> None:
+    """Rows are the same whether a keyspace reaches its rows directly or by the plain methods."""
+    plain = MemoryView()
+    with TemporaryDirectory() as folder, Store(folder + "/s", databases=("x",)) as store:
+        rows = Overlay(store, "x")
+        spaces = EdgeKeys(plain), EdgeKeys(rows)
+        calls = [Call(space, Random(1)) for space in spaces]
+        under_way = None  # a commit, and the plain rows as they were when it began
+        for _ in range(data.draw(st.integers(1, 40))):
+            match data.draw(st.sampled_from(("run", "run", "run", "run", "undone", *STEPS))):
+                case "run":
+                    request = data.draw(REQUESTS)
+                    assert same(carry_out(calls[0], request), carry_out(calls[1], request))
+                case "undone":
+                    spaces[1].save_counters()
+                    rows.mark()
+                    carry_out(calls[1], data.draw(REQUESTS))
+                    rows.undo()
+                    spaces[1].load_counters()
+                case "take":
+                    assert str(spaces[0].take(2)) == str(spaces[1].take(2))
+                case "commit" if under_way is None:
+                    for space in spaces:
+                        space.save_counters()
+                    under_way = rows.freeze(), plain.rows()
+                case "stored" if under_way is not None:
+                    store.apply(under_way[0])
+                    rows.committed()
+                    meant = dict(store.scan("x", limit=10_000))
+                    assert meant == under_way[1]
+                    under_way = None
+            for space in spaces:
+                space.save_counters()
+            assert rows.scan(b"", b"\xff", limit=10_000) == sorted(plain.rows().items())
+
+
+def same(one: object, other: object) -> bool:
+    return str(one) == str(other) if isinstance(one, ReplyError) else one == other
 
 
 async def test_a_reply_waits_for_the_commit_of_what_it_read(tmp_path: Path) -> None:
