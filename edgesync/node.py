@@ -196,11 +196,12 @@ class EdgeNode:
         """Keep keys and hub the same, once there are both a link and keys."""
         if self._driver is None or self._cells is None or self._cell_sync is not None:
             return
-        from edgesync.sync.cells import CellSync
+        from edgesync.sync.cells import FIRST_CHECK_S, CellSync
 
         self._cell_sync = CellSync(
-            self._cells, self._driver, interval_s=self._sync_interval_s, wall_ns=self.wall_ns
-        )
+            self._cells, self._driver, interval_s=self._sync_interval_s, wall_ns=self.wall_ns,
+            first_check_s=self._random.uniform(0, FIRST_CHECK_S),
+        )  # fmt: skip
         nursery.start_soon(self._cell_sync.run)
 
     def _sync_interval_s(self) -> float:

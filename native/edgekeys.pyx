@@ -24,7 +24,7 @@ from edgesync._native.cells cimport (
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport (
-    COUNTERS_ROW, Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
+    COUNTERS_ROW, STRING_NAME, TTL_NAME, Key, Keyspace, be64, is_in, mark_of, of_be64,
 )
 
 from edgesync.errors import RecordError
@@ -438,6 +438,24 @@ cdef class EdgeKeys(Keyspace):
                 if (key.kseq == 0 or key.life != self.life) and is_in(name, scope):
                     self.deliver_key(Entry(name, 0, True, [], []), acked)
             last = names[-1]
+
+    def digest(
+        self, after: bytes | None = None, limit: int = 1000, scope=(),
+    ) -> tuple[int, bytes | None]:
+        """Return what stands for keys in `scope` the hub has delivered, behind `after` in order,
+        and where to go on; None at the end.
+
+        With all its pages taken and nothing pending the sum is the hub's: the same keys, as of the
+        same changes. (What a cell holds is folded at the hub, so it is not part of it.)
+        """
+        cdef Key key
+        cdef uint64_t total = 0
+        names = self.names(after, limit=limit)
+        for name in names:
+            key = self.load(name)
+            if key.kseq and key.life == self.life and is_in(name, scope):
+                total += mark_of(name, key.kseq)
+        return total, names[-1] if len(names) == limit else None
 
     def settle(self, stable: int) -> None:
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""

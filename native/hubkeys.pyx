@@ -19,7 +19,7 @@ from edgesync._native.cells cimport (
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport (
-    COUNTERS_ROW, Key, Keyspace, STRING_NAME, TTL_NAME, be64, is_in, of_be64,
+    COUNTERS_ROW, STRING_NAME, TTL_NAME, Key, Keyspace, be64, is_in, mark_of, of_be64,
 )
 
 from edgesync.errors import RecordError
@@ -186,6 +186,17 @@ cdef class HubKeys(Keyspace):
             if size >= limit_bytes or len(entries) >= limit:
                 return entries, position, False
         return entries, position, len(rows) < walked
+
+    def digest(self, after: int = 0, limit: int = 1000, scope=()) -> tuple[int, int | None]:
+        """Return what stands for keys in `scope` whose last change is after `after`, and where to
+        go on; None at the end. An edge's are these while it knows all of them, see EdgeKeys.
+        """
+        cdef uint64_t total = 0
+        rows = self.view.scan(b"f" + be64(after + 1), b"g", limit=limit)
+        for row, name in rows:
+            if is_in(name, scope):
+                total += mark_of(name, of_be64(row, 1))
+        return total, of_be64(rows[-1][0], 1) if len(rows) == limit else None
 
     cdef Entry entry(self, Key key, uint64_t base):
         cells = []

@@ -656,6 +656,19 @@ cdef class Keyspace:
             key.weight, key.grown = weight, 0
 
 
+cdef uint64_t mark_of(bytes key, uint64_t seq):
+    """A number for a key and its last change, as good as drawn by chance (FNV-1a, splitmix64)."""
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(key)
+    cdef Py_ssize_t i
+    cdef uint64_t mark = <uint64_t>0xCBF29CE484222325
+    for i in range(PyBytes_GET_SIZE(key)):
+        mark = (mark ^ at[i]) * <uint64_t>0x100000001B3
+    mark ^= seq * <uint64_t>0x9E3779B97F4A7C15
+    mark = (mark ^ (mark >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    mark = (mark ^ (mark >> 27)) * <uint64_t>0x94D049BB133111EB
+    return mark ^ (mark >> 31)
+
+
 cpdef bint is_in(bytes key, scope):
     """Whether a key is in a scope: (prefix, whether those with it are), the longest first.
 

@@ -114,5 +114,18 @@ class EdgeKeys(Keyspace):
         edge has confirmed a whole pass.
         """
 
+    def digest(
+        self,
+        after: bytes | None = None,
+        limit: int = 1000,
+        scope: Sequence[tuple[bytes, bool]] = (),
+    ) -> tuple[int, bytes | None]:
+        """Return what stands for keys in `scope` the hub has delivered, behind `after` in order,
+        and where to go on; None at the end.
+
+        With all its pages taken and nothing pending the sum is the hub's: the same keys, as of the
+        same changes. (What a cell holds is folded at the hub, so it is not part of it.)
+        """
+
     def settle(self, stable: int) -> None:
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""

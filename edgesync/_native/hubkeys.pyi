@@ -68,6 +68,13 @@ class HubKeys(Keyspace):
         pass an edge is past changes it never got.
         """
 
+    def digest(
+        self, after: int = 0, limit: int = 1000, scope: Sequence[tuple[bytes, bool]] = ()
+    ) -> tuple[int, int | None]:
+        """Return what stands for keys in `scope` whose last change is after `after`, and where to
+        go on; None at the end. An edge's are these while it knows all of them, see EdgeKeys.
+        """
+
     def collect(self, first: int, stable: int, limit: int = 1000) -> int:
         """Drop what no edge can need any more of keys last changed in (first, stable].
 

@@ -69,6 +69,7 @@ cdef class Keyspace:
     cdef store_key(self, Key key)
     cdef count_key(self, Key key)
 
+cdef uint64_t mark_of(bytes key, uint64_t seq)
 cpdef bint is_in(bytes key, scope)
 cdef bytes be64(uint64_t number)
 cdef uint64_t of_be64(bytes data, Py_ssize_t at)

@@ -295,10 +295,10 @@ class EdgeCells(CellStore):
         self._sent = space.sent  # … up to this operation
         self._sent_before = 0  # … of the one it overtook, if it did
         if self.cursor.scope != self.scope:
-            self._change_scope()
+            self.refetch()  # what is known of the hub's keys is not all that is wanted now
 
-    def _change_scope(self) -> None:
-        """Other keys are wanted than before: what is known of the hub's is not all of them."""
+    def refetch(self) -> None:
+        """Take nothing that is known of the hub's keys for granted: ask for all of them again."""
         if self.cursor.base or self.cursor.position:
             self.space.rejoin(self.space.r)
         self._move(Cursor(keyspace=self.cursor.keyspace, scope=self.scope))

@@ -17,7 +17,7 @@ from edgesync.cells.conflicts import Conflict
 from edgesync.errors import StoreError
 from edgesync.store.cells import EdgeCells
 from edgesync.sync.driver import SyncDriver
-from edgesync.sync.puller import Puller, entries_of
+from edgesync.sync.puller import Puller, entries_of, told_digest
 from edgesync_transport.messages import ConflictReport, Lane, Page, Pull
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,12 @@ TELL_PAUSE_S: Final = 0.02
 CROWDED_S: Final = 0.1
 # The interval follows the battery and the network: a pause that has begun may have become too long.
 INTERVAL_CHECK_S: Final = 5.0
+# Whether the keys here are the hub's is looked at once a day, not by all of a fleet at once; sooner
+# when the hub's changed while it counted.
+CHECK_EVERY_S: Final = 86_400.0
+FIRST_CHECK_S: Final = 3_600.0
+CHECK_AGAIN_S: Final = 60.0
+CHECKED_A_TURN: Final = 1000
 
 
 class CellSync:
@@ -44,6 +50,8 @@ class CellSync:
     last_round_ns   wall clock when the hub's newest state had arrived; 0 for never
     rounds          passes that reached it; `full_rounds` of them from the beginning
     pages, keys     taken in
+    checks          times the keys here were compared with the hub's
+    refetches       ... and were not the same: they were asked for again, all of them
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class CellSync:
         driver: SyncDriver,
         *,
         interval_s: Callable[[], float] = lambda: 0.0,
+        first_check_s: float = FIRST_CHECK_S,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._cells = cells
@@ -66,6 +75,9 @@ class CellSync:
         self._hurried = self._asks_soon = False
         self._asked = self._reached = 0  # questions, and the one whose answer ended the last round
         self._question = trio.CancelScope()
+        self._check_in_s = first_check_s
+        self._checked_at: float | None = None
+        self.checks = self.refetches = 0
         self.last_round_ns = 0
         self.rounds = self.full_rounds = self.pages = self.keys = 0
         self.last_problem = ""
@@ -177,12 +189,53 @@ class CellSync:
                 continue
             try:
                 self._take(page)
+                if page.digest:
+                    await self._compare(page)
                 # What is confirmed with the next question must not be forgotten by a power cut.
                 await self._cells.wait_durable()
             except Exception as error:  # Whatever the hub has sent, this site goes on: I8.
                 await self._pause(error)
                 continue
             wait_s = HOLD_S if self._is_over(page) else 0.0
+
+    def check_soon(self) -> None:
+        """Compare the keys here with the hub's at the next occasion."""
+        self._check_in_s = 0.0
+        self.hurry()
+
+    def _is_check_due(self) -> bool:
+        """Whether to ask for the digest now: only of a state the hub and this edge agree on."""
+        now = trio.current_time()
+        if self._checked_at is None:
+            self._checked_at = now
+        is_due = now >= self._checked_at + self._check_in_s
+        if not is_due or self._cells.space.pending or not self._cells.cursor.base:
+            return False
+        self._checked_at, self._check_in_s = now, CHECK_AGAIN_S  # should there be no answer
+        return True
+
+    async def _compare(self, page: Page) -> None:
+        """Are these the hub's keys, all of them and no others? If not, know nothing of them.
+
+        What is written here meanwhile has no part in it. What waits for the hub may keep a key
+        that the hub has forgotten: there is nothing to be compared then.
+        """
+        cells = self._cells
+        if not page.is_all or page.replica != cells.space.r or cells.space.pending:
+            return
+        total, after = 0, None
+        while True:
+            part, after = cells.space.digest(after, CHECKED_A_TURN, cells.scope)
+            total += part
+            if after is None:
+                break
+            await trio.lowlevel.checkpoint()
+        self.checks += 1
+        self._check_in_s = CHECK_EVERY_S
+        if told_digest(total) != page.digest:
+            self.refetches += 1
+            log.warning("keys: not the hub's, which should not be: all are asked for again")
+            cells.refetch()
 
     def _is_over(self, page: Page) -> bool:
         """Whether the page ended a pass; tells those who wait for one."""
@@ -200,12 +253,13 @@ class CellSync:
         """Return the answer; None when there is none in time, or somebody is in a hurry."""
         cells = self._cells
         self._answered, self._answer = trio.Event(), None
-        if self._asks_soon:
+        wants_digest = self._is_check_due()
+        if self._asks_soon or wants_digest:
             self._asks_soon, wait_s = False, 0.0
         question = Pull(
             epoch=epoch, token=0, keyspace=cells.cursor.keyspace, replica=cells.space.r,
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
-            conflicts=cells.cursor.conflicts, wait_s=wait_s,
+            conflicts=cells.cursor.conflicts, wait_s=wait_s, wants_digest=wants_digest,
             payload=msgspec.msgpack.encode(cells.scope) if cells.scope else b"",
         )  # fmt: skip
         self._asked += 1

@@ -64,6 +64,11 @@ def entries_of(page: Page) -> list[Entry]:
         raise RecordError(f"a page of keys: {error}") from error
 
 
+def told_digest(total: int) -> int:
+    """Return a digest as it is told: 64 bits, and never 0, which tells nothing."""
+    return total % (1 << 64) or 1
+
+
 def payload_of(entries: Sequence[Entry], encoded: bytes) -> bytes:
     """Undo `entries_of`, for the hub: nothing for no keys."""
     return pack.pack(encoded) if entries else b""

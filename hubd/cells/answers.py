@@ -15,11 +15,11 @@ import trio
 from edgesync._native.cells import encode_entries
 from edgesync.cells.conflicts import Conflict
 from edgesync.errors import StoreError
-from edgesync.sync.puller import payload_of
+from edgesync.sync.puller import payload_of, told_digest
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Lane, Message, Pull
 from edgesync_transport.receiver import Receiver
-from hubd.cells.store import Answer, HubCells
+from hubd.cells.store import Answer, HubCells, scope_of
 from hubd.log.base import Entry, Log
 
 log = logging.getLogger(__name__)
@@ -31,6 +31,8 @@ WAIT_MAX_S: Final = 60.0
 NEWS_PAUSE_S: Final = 0.01
 CARE_S: Final = 1.0
 RETRY_S: Final = 1.0
+# Keys counted in one go, between other work.
+DIGESTED: Final = 2000
 
 Send = Callable[[Peer, Message], Awaitable[None]]
 
@@ -70,6 +72,7 @@ class Answers:
         self._changed = trio.Event()
         self._moved = trio.Event()  # by an entry of the log
         self._hearing = ""  # the edge whose entry is being carried out
+        self._digests: dict[bytes, tuple[tuple[int, int], int]] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -178,12 +181,13 @@ class Answers:
             told = self.cells.heard_of(edge, incarnation)
             applied = max(floor, told)
             answer = self.cells.answer(edge, incarnation, pull, applied)
+            digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
             changed = self._changed
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
-            is_news = bool(answer.entries) or not is_named or told > asking.applied
+            is_news = bool(answer.entries or digest) or not is_named or told > asking.applied
             if is_news or self._unreported(pull)[1] or trio.current_time() >= until:
-                return self._page_of(pull, answer, applied)
+                return self._page_of(pull, answer, applied, digest)
             with trio.move_on_at(until):
                 await changed.wait()
                 await trio.sleep(NEWS_PAUSE_S)
@@ -209,7 +213,33 @@ class Answers:
         report = ConflictReport(epoch=pull.epoch, last=last, count=len(told), payload=payload)
         await send(peer, report)
 
-    def _page_of(self, pull: Pull, answer: Answer, applied: int) -> FullSync | DeltaSync:
+    async def _digest(self, pull: Pull) -> int:
+        """Return what stands for all keys the edge wants; 0 when they changed meanwhile.
+
+        Edges of a fleet mostly want the same keys, so one count serves many.
+        """
+        stands = self.cells.stands()
+        found = self._digests.get(pull.payload)
+        if found is not None and found[0] == stands:
+            return found[1]
+        scope, total, after = scope_of(pull), 0, 0
+        while True:
+            part, last = self.cells.space.digest(after, DIGESTED, scope)
+            total += part
+            if last is None:
+                break
+            after = last
+            await trio.lowlevel.checkpoint()
+            if self.cells.stands() != stands:
+                return 0
+        if any(others != stands for others, _ in self._digests.values()):
+            self._digests.clear()
+        self._digests[pull.payload] = stands, told_digest(total)
+        return told_digest(total)
+
+    def _page_of(
+        self, pull: Pull, answer: Answer, applied: int, digest: int
+    ) -> FullSync | DeltaSync:
         payload = payload_of(answer.entries, encode_entries(answer.entries))
         kind = DeltaSync if pull.base else FullSync
         return kind(
@@ -223,6 +253,7 @@ class Answers:
             is_all=answer.is_all,
             part=0,
             parts=max(1, -(-len(payload) // PART_BYTES)),
+            digest=digest,
             payload=payload,
         )
 

@@ -342,6 +342,10 @@ class HubCells(CellStore):
         )
         return Answer(one.r, entries, position, self.mark.collected, is_all)
 
+    def stands(self) -> tuple[int, int]:
+        """Return two numbers that are others when the keys of any edge may be."""
+        return self.space.seq, self.mark.collected
+
     # -- care --------------------------------------------------------------------------------
 
     def stable(self) -> int:

@@ -125,6 +125,7 @@ PULL: Final = Pull(
     part=3,
     conflicts=2,
     wait_s=30.0,
+    wants_digest=True,
     payload=b"keys wanted",
 )
 FULL_SYNC: Final = FullSync(
@@ -150,6 +151,7 @@ DELTA_SYNC: Final = DeltaSync(
     is_all=False,
     part=1,
     parts=2,
+    digest=U64_MAX,
     payload=b"keys and cells",
 )
 CONFLICT_REPORT: Final = ConflictReport(epoch=41, last=3, count=1, payload=b"who met whom")

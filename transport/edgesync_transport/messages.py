@@ -184,6 +184,8 @@ class Pull(Message, frozen=True, kw_only=True):
     conflicts   it knows the conflicts up to this number
     wait_s      how long the hub may hold back an answer that would tell nothing new
     payload     which keys are wanted, as MessagePack: [prefix, whether] pairs, the longest first
+
+    wants_digest   the edge wants to know whether what it has are the hub's keys
     """
 
     epoch: int
@@ -196,6 +198,7 @@ class Pull(Message, frozen=True, kw_only=True):
     part: int = 0
     conflicts: int = 0
     wait_s: float = 0.0
+    wants_digest: bool = False
     payload: bytes = b""
 
 
@@ -208,6 +211,8 @@ class Page(Message, frozen=True, kw_only=True):
     applied    seq of the edge's `normal` lane up to which its operations are in this state
     stable     what every edge has confirmed, which the hub has forgotten the removals of
     is_all     the pass has reached the newest change
+    digest     of all keys wanted as they are at `position` (EdgeKeys.digest), if the edge wants it
+               and they have not changed while it was counted; 0 for none
     """
 
     epoch: int
@@ -220,6 +225,7 @@ class Page(Message, frozen=True, kw_only=True):
     is_all: bool
     part: int
     parts: int
+    digest: int = 0
     payload: bytes = b""
 
 

@@ -143,6 +143,8 @@ def stats(house: "House", args: Sequence[bytes]) -> Reply:
         found |= {
             "rounds": sync.rounds,
             "full_syncs": sync.full_rounds,
+            "checks": sync.checks,
+            "refetches": sync.refetches,
             "pages": sync.pages,
             "keys_received": sync.keys,
             "ops_told": house.cells.space.sent,

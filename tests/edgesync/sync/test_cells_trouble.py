@@ -301,6 +301,56 @@ async def test_care_that_fails_is_tried_again_and_stops_no_hub(sites: Sites) -> 
         await until(lambda: hub.mark.collected > 0)
 
 
+async def test_keys_that_are_not_the_hubs_are_fetched_again(sites: Sites) -> None:
+    """A key that is missing, one too many, one behind: whatever mistake or disk made them."""
+    scope = [{"prefix": "own/", "direction": "up"}]
+    async with (
+        sites.hub() as hub,
+        sites.node("a", cells={"prefix": scope}) as a,
+        sites.node("b") as b,
+    ):
+        for number_ in range(3000):
+            a.set(f"key{number_}", number_)
+        a.set("own/alone", 1)
+        b.incr("n", 5)
+        await settle(a, b)
+        checks = await checked(a)
+        assert checks == (1, 0)
+        assert await checked(b) == (1, 0)
+
+        rows = a.cells.rows
+        rows.put(b"kkey7", row_of(a, b"key8"))  # as of a change that was another key's
+        rows.put(b"ktoo many", row_of(a, b"key9"))
+        rows.delete(b"kkey10")
+        await trio.sleep(0.1)
+        assert await checked(a) == (2, 1)
+        await settle(a)
+        assert [a.get(f"key{n}") for n in (7, 8, 10)] == [b"7", b"8", b"10"]
+        assert a.get("too many") is None
+        a.incr("n", 1)
+        await settle(a, b)
+        assert await checked(a) == (3, 1)
+        assert await checked(b) == (2, 0)
+        assert number(a, "n") == number(b, "n") == 6
+        assert hub.ask("EXISTS", ["own/alone"]) == 1
+
+
+def row_of(node: EdgeNode, key: bytes) -> bytes:
+    row = node.cells.rows.get(b"k" + key)
+    assert row is not None
+    return row
+
+
+async def checked(node: EdgeNode) -> tuple[int, int]:
+    """Compare a node's keys with the hub's; how often that has been done, and wrong."""
+    sync = node.cell_sync
+    assert sync is not None
+    before = sync.checks
+    sync.check_soon()
+    await until(lambda: sync.checks > before)
+    return sync.checks, sync.refetches
+
+
 @pytest.mark.parametrize("row", [b"\xff nonsense", None])
 async def test_a_damaged_row_of_an_edge_stops_no_site(sites: Sites, row: bytes | None) -> None:
     async with sites.node("a") as a:

@@ -179,6 +179,7 @@ struct Pull {
   waitS @9 :Float64;      # how long an answer that tells nothing new may be held back
   payloadBytes @10 :UInt32;  # which keys are wanted; none: all
   payloadCrc32 @11 :UInt32;
+  wantsDigest @12 :Bool;
 }
 
 struct Page {
@@ -194,6 +195,7 @@ struct Page {
   parts @9 :UInt32;       # 0 <= part < parts
   payloadBytes @10 :UInt32;
   payloadCrc32 @11 :UInt32;
+  digest @12 :UInt64;     # of the keys wanted as they are at `position`; 0: not told
 }
 
 struct ConflictReport {
