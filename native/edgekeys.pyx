@@ -500,15 +500,13 @@ cdef class EdgeKeys(Keyspace):
 
         Either it has not changed there, and what stands here is right; or the hub does not have it
         (yet), and it begins with what is left of the whole key's removals. It does not have it when
-        it listed all it has, or a removal that every cell it has would hold.
+        it listed all it has; and when a removal is new to us, for that would have changed it.
         """
         cdef Dot dot
+        cdef uint64_t known = self.context(key)
         tombs = entry.tombs
-        dots = self.dots_of(key, name)
-        if not entry.is_whole and any(not (<Dot>dot).pending for dot in dots):
-            here = {(dot.r, dot.n) for dot in dots}
-            if all(((<Dot>dot).r, (<Dot>dot).n) in here for dot in tombs):
-                return
+        if not entry.is_whole and all([dot.seq <= known for dot in tombs]):
+            return
         if not any((<Pending>one).name == name for one in waiting):
             tombs = []
         self.redo(key, name, tombs, waiting, removals, written)
