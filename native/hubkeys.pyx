@@ -38,7 +38,8 @@ cdef class HubKeys(Keyspace):
     seq       number of the last change
     clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
     met       (key, cell) of each operation that met something its writer had not seen, or that
-              changed a cell in `watched`; whoever is interested empties it
+              changed a cell in `watched`; without a cell where the key is several things at once.
+              Whoever is interested empties it
     """
 
     cdef readonly uint64_t seq
@@ -112,6 +113,7 @@ cdef class HubKeys(Keyspace):
 
     cdef meet(self, Key key, bytes name, Dot dot, uint64_t q):
         cdef list before
+        cdef int kind = 0
         if name:
             before = self.dots_of(key, name)
             self.change(key, name, before, apply(self.beginning(key, before), dot, q))
@@ -126,6 +128,8 @@ cdef class HubKeys(Keyspace):
                     self.change(key, cell, before, apply(before, dot, q))
             key.tombs = apply(key.tombs, dot, q)
         self.move(key)
+        if self.count_types(key, &kind) > 1 or (self.watched and (key.name, b"") in self.watched):
+            self.met.append((key.name, b""))
 
     cdef change(self, Key key, bytes name, list before, list after):
         self.set_dots(key, name, before, after)

@@ -323,18 +323,39 @@ cdef class Keyspace:
         return 0 if found is None else self.type_in(found)
 
     cdef int type_in(self, Key key):
-        cdef int i, kinds = 0, only = 0
+        cdef int only = 0
+        return only if self.count_types(key, &only) < 2 else self.ranked_type(key)
+
+    cdef int count_types(self, Key key, int *one):
+        """How many things a key is at once; `one` is set to one of them."""
+        cdef int i, count = 0
         if key.string and winner(key.string, self.strategy_of(key.name)) is not None:
-            kinds, only = 1, STRING
+            count, one[0] = 1, STRING
         if key.cells:
             for i in range(4):
                 if key.counts[i]:
-                    kinds += 1
-                    only = COLLECTIONS[i]
-        return only if kinds < 2 else self.ranked_type(key)
+                    count += 1
+                    one[0] = COLLECTIONS[i]
+        return count
+
+    def types(self, key: bytes) -> dict[int, Dot]:
+        """Return the types a key is of at once, each with its highest dot; none when it is of one.
+
+        Two edges made it as different things. It shows as what `winner` of these dots is.
+        """
+        cdef Key found = self.alive(key)
+        cdef int one = 0
+        if found is None or self.count_types(found, &one) < 2:
+            return {}
+        return {kind: dot for kind, dot in self.highest(found).items() if dot is not None}
 
     cdef int ranked_type(self, Key key):
         """Two edges made one key as different things: it is what its highest dot is."""
+        tops = self.highest(key)
+        top = winner([dot for dot in tops.values() if dot is not None], self.strategy_of(key.name))
+        return next((kind for kind, dot in tops.items() if dot is top), 0)
+
+    cdef dict highest(self, Key key):
         cdef uint8_t strategy = self.strategy_of(key.name)
         cdef Dot best, before
         tops = {STRING: winner(key.string, strategy)}
@@ -343,8 +364,7 @@ cdef class Keyspace:
             before = tops.get(name[0])
             if best is not None and (before is None or winner([before, best], strategy) is best):
                 tops[name[0]] = best
-        top = winner([dot for dot in tops.values() if dot is not None], strategy)
-        return next((kind for kind, dot in tops.items() if dot is top), 0)
+        return tops
 
     cpdef bytes get(self, bytes key, bytes name):
         """Return the value of a cell; None when it is absent."""

@@ -15,7 +15,8 @@ class HubKeys(Keyspace):
     seq       number of the last change
     clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
     met       (key, cell) of each operation that met something its writer had not seen, or that
-              changed a cell in `watched`; whoever is interested empties it
+              changed a cell in `watched`; without a cell where the key is several things at once.
+              Whoever is interested empties it
     """
 
     ahead_ms_max: int

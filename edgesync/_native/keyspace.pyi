@@ -95,6 +95,12 @@ class Keyspace:
     def type_of(self, key: bytes) -> int:
         """Return STRING, HASH, SET, ZSET or LIST; 0 when the key is absent."""
 
+    def types(self, key: bytes) -> dict[int, Dot]:
+        """Return the types a key is of at once, each with its highest dot; none when it is of one.
+
+        Two edges made it as different things. It shows as what `winner` of these dots is.
+        """
+
     def get(self, key: bytes, name: bytes) -> bytes | None:
         """Return the value of a cell; None when it is absent."""
 

@@ -13,14 +13,16 @@ import msgspec
 from edgesync._native import cells
 from edgesync._native.cells import Dot
 from edgesync._native.clock import wall_ms_of
-from edgesync._native.keyspace import Keyspace
+from edgesync._native.keyspace import STRING, STRING_CELL, Keyspace
 from edgesync._native.resp import ReplyError
+from edgesync.cells.commands.table import TYPE_NAMES
 from edgesync.model import Strategy
 
 PREVIEW_BYTES: Final = 64
 OPEN, RESOLVED, EXPIRED = "open", "resolved", "expired"
 STATES: Final = (OPEN, RESOLVED, EXPIRED)
-KINDS: Final = ("", "VALUE", "DELETE_UPDATE")
+KINDS: Final = ("", "VALUE", "DELETE_UPDATE", "TYPE")
+MEET_TYPES: Final = 3  # after what cells.meeting_of returns
 # By the first byte of a cell's name (native/keyspace.pyx).
 TYPES: Final = {
     b"s": "string", b"h": "field", b"e": "member", b"z": "member", b"l": "element",
@@ -42,7 +44,9 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
     """One cell in which writes have met.
 
     id         given by the hub, as is `change`, which grows with every change of any conflict
-    kind       VALUE: different values; DELETE_UPDATE: a removal and something it had not seen
+    name       empty for the key as such
+    kind       VALUE: different values; DELETE_UPDATE: a removal and something it had not seen;
+               TYPE: a key made as different things, whose values are then the names of those
     winner     what the cell shows under `strategy`; None: it shows a sum, or nothing
     """
 
@@ -60,6 +64,8 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def cell(self) -> str:
         """The cell as people know it: `string`, or `field price`."""
+        if not self.name:
+            return "key"
         kind = TYPES.get(self.name[:1], "cell")
         rest = self.name[1:].decode(errors="replace")
         return kind if kind in ("string", "element") else f"{kind} {rest}"
@@ -68,16 +74,35 @@ class Conflict(msgspec.Struct, frozen=True, kw_only=True):
         return any(one.r == r for one in (self.winner, *self.losers) if one is not None)
 
 
-def sides_of(dots: Sequence[Dot], strategy: int) -> tuple[Side | None, tuple[Side, ...]]:
-    """Return which of the writes the cell shows, and the others, the highest rank first."""
-    best = cells.winner(list(dots), strategy)
-    losers = [_side(dot) for dot in dots if dot is not best]
-    losers.sort(key=lambda one: (one.time_ms, one.r, one.n), reverse=True)
-    return (None if best is None else _side(best)), tuple(losers)
+def meeting_in(
+    space: Keyspace, key: bytes, name: bytes
+) -> tuple[int, Side | None, tuple[Side, ...]]:
+    """Return what has met in a cell, or in the key: its number in KINDS, what is shown, the others.
+
+    The others come with the highest rank first; 0 where nothing has to be chosen.
+    """
+    strategy = space.strategy_of(key)
+    if name:
+        dots = space.siblings(key, name)
+        meeting = cells.meeting_of(dots)
+        sides = [_side(dot) for dot in dots]
+    else:
+        types = space.types(key)
+        dots = list(types.values())
+        meeting = MEET_TYPES if types else 0
+        sides = [_side(dot, TYPE_NAMES[kind].encode()) for kind, dot in types.items()]
+    best = cells.winner(dots, strategy)
+    shown = next((side for side, dot in zip(sides, dots, strict=True) if dot is best), None)
+    losers = sorted(
+        (side for side in sides if side is not shown),
+        key=lambda one: (one.time_ms, one.r, one.n), reverse=True,
+    )  # fmt: skip
+    return meeting, shown, tuple(losers)
 
 
-def _side(dot: Dot) -> Side:
-    value = None if dot.kind == TOMB_KIND else dot.payload[:PREVIEW_BYTES]
+def _side(dot: Dot, value: bytes | None = None) -> Side:
+    if value is None and dot.kind != TOMB_KIND:
+        value = dot.payload[:PREVIEW_BYTES]
     return Side(dot.r, dot.n, wall_ms_of(dot.hlc), value)
 
 
@@ -87,6 +112,9 @@ def resolve(
     """Write to the cell what was chosen: WINNER, DOT r n, or VALUE v; raises ReplyError."""
     if any(len(word) > value_max for word in choice):
         raise ReplyError(f"ERR a value of over {value_max} bytes")
+    if not conflict.name:
+        _resolve_type(space, conflict, choice)
+        return
     dots = space.siblings(conflict.key, conflict.name)
     word = choice[0].upper() if choice else b""
     if cells.meeting_of(dots) == 0:
@@ -106,6 +134,37 @@ def resolve(
         space.remove(conflict.key, conflict.name)
     else:
         space.put(conflict.key, conflict.name, chosen)
+
+
+def _resolve_type(space: Keyspace, conflict: Conflict, choice: Sequence[bytes]) -> None:
+    """Let the key be one of the things it is, by removing the others."""
+    types = space.types(conflict.key)
+    if not types:
+        raise ReplyError(f"ERR conflict {conflict.id} is resolved: its key is of one type now")
+    word = choice[0].upper() if choice else b""
+    if word == b"WINNER" and len(choice) == 1:
+        kept = space.type_of(conflict.key)
+    elif word == b"DOT" and len(choice) == 3:
+        kept = next((
+            kind for kind, dot in types.items()
+            if [b"%d" % dot.r, b"%d" % dot.n] == list(choice[1:])
+        ), 0)  # fmt: skip
+        if not kept:
+            known = ", ".join(
+                f"{dot.r} {dot.n} ({TYPE_NAMES[kind]})" for kind, dot in types.items()
+            )
+            raise ReplyError(f"ERR conflict {conflict.id} is between {known}")
+    else:
+        raise ReplyError(
+            "ERR of a key of several types: EDGE.RESOLVE id WINNER | DOT replica number"
+        )
+    for kind in types:
+        if kind == kept:
+            continue
+        names = [STRING_CELL] if kind == STRING else [
+            bytes([kind]) + name for name, _ in space.cells(conflict.key, kind)
+        ]  # fmt: skip
+        space.remove_many(conflict.key, names)
 
 
 def _dot_value(dots: Sequence[Dot], identity: Sequence[bytes], conflict: Conflict) -> bytes | None:

@@ -253,9 +253,9 @@ class ConflictView(msgspec.Struct, frozen=True, kw_only=True):
 
     id: int
     status: Literal["open", "resolved", "expired"]
-    kind: Literal["VALUE", "DELETE_UPDATE"]
+    kind: Literal["VALUE", "DELETE_UPDATE", "TYPE"]
     key: Blob
-    cell: Literal["string", "field", "member", "element"]
+    cell: Literal["string", "field", "member", "element", "key"]
     name: Blob
     found_ns: int
     strategy: str

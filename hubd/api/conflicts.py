@@ -88,7 +88,7 @@ def _choice(asked: Choice, value_max: int) -> list[bytes]:
 
 
 def shown(one: Conflict) -> ConflictView:
-    kind: Any = CELLS.get(one.name[:1], "string")
+    kind: Any = CELLS.get(one.name[:1], "string") if one.name else "key"
     status: Any = one.status
     what: Any = one.kind
     return ConflictView(

@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 
-from edgesync._native import cells
 from edgesync._native.hubkeys import HubKeys
 from edgesync.cells.conflicts import (
     EXPIRED,
@@ -19,7 +18,7 @@ from edgesync.cells.conflicts import (
     RESOLVED,
     Conflict,
     Side,
-    sides_of,
+    meeting_in,
     strategy_name,
 )  # fmt: skip
 from edgesync.cells.view import View
@@ -100,16 +99,13 @@ class Conflicts:
             self._end(one, EXPIRED)
 
     def _look(self, key: bytes, name: bytes, now_ms: int) -> None:
-        dots = self._space.siblings(key, name)
-        meeting = cells.meeting_of(dots)
+        meeting, winner, losers = meeting_in(self._space, key, name)
         number = self._open.get((key, name))
         known = None if number is None else self.get(number)
         if not meeting:
             if known is not None:
                 self._end(known, RESOLVED)
             return
-        strategy = self._space.strategy_of(key)
-        winner, losers = sides_of(dots, strategy)
         if known is None:
             self._last += 1
             self._make_room()
@@ -122,7 +118,7 @@ class Conflicts:
                 name=name,
                 kind=KINDS[meeting],
                 found_ms=now_ms if known is None else known.found_ms,
-                strategy=strategy_name(strategy),
+                strategy=strategy_name(self._space.strategy_of(key)),
                 winner=self._named(winner),
                 losers=tuple(one for loser in losers if (one := self._named(loser)) is not None),
             )

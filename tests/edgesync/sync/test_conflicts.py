@@ -162,3 +162,49 @@ async def test_a_key_without_a_name_is_a_key(sites: Sites) -> None:
             a.delete("")
             await settle(a, b)
             assert b.get("") is None
+
+
+@pytest.mark.parametrize("where", ["edge", "hub", "any write"])
+async def test_a_key_made_as_two_things_is_listed_and_loses_nothing(
+    sites: Sites, where: str
+) -> None:
+    async with sites.node("a") as a, sites.node("b") as b:
+        a.hset("item", {"price": "10", "name": "milk"})
+        b.set("item", "milk")
+        async with sites.hub() as hub:
+            await settle(a, b)
+            (one,) = hub.conflicts.find(status="open")
+            sides = [("a", b"hash"), ("b", b"string")]
+            assert shape(one) == (b"item", "key", "TYPE", sides, "open")
+            await until(lambda: bool(a.cells.conflicts(status="open")))
+            assert a.cells.conflicts() == [one]
+            (loser,) = one.losers
+            shown = one.winner
+            assert shown is not None
+            assert shown.value is not None
+            for node in (a, b):
+                assert node.command("TYPE", "item") == shown.value.decode()
+            with pytest.raises(ReplyError, match=r"is between .*\(hash\)"):
+                a.cells.resolve(one.id, [b"DOT", b"9", b"9"])
+            with pytest.raises(ReplyError, match="of several types"):
+                a.cells.resolve(one.id, [b"VALUE", b"x"])
+            if where == "edge":
+                a.cells.resolve(one.id, [b"DOT", b"%d" % loser.r, b"%d" % loser.n])
+                wanted = loser.value
+            elif where == "hub":
+                hub.resolve(one.id, [b"WINNER"])
+                wanted = shown.value
+            else:
+                a.delete("item")
+                a.set("item", "new")
+                wanted = b"string"
+            await settle(a, b)
+            await until(lambda: not hub.conflicts.find(status="open"))
+            await until(lambda: not a.cells.conflicts(status="open"))
+            assert wanted is not None
+            for node in (a, b):
+                assert node.command("TYPE", "item") == wanted.decode()
+                if where != "any write" and wanted == b"hash":
+                    assert node.hgetall("item") == {b"price": b"10", b"name": b"milk"}
+            with pytest.raises(ReplyError, match="of one type now"):
+                a.cells.resolve(one.id, [b"WINNER"])
