@@ -33,6 +33,7 @@ CARE_S: Final = 1.0
 RETRY_S: Final = 1.0
 # Keys counted in one go, between other work.
 DIGESTED: Final = 2000
+DIGESTS_KEPT: Final = 64
 
 Send = Callable[[Peer, Message], Awaitable[None]]
 
@@ -232,9 +233,10 @@ class Answers:
             await trio.lowlevel.checkpoint()
             if self.cells.stands() != stands:
                 return 0
-        if any(others != stands for others, _ in self._digests.values()):
-            self._digests.clear()
-        self._digests[pull.payload] = stands, told_digest(total)
+        kept = self._digests.items()
+        self._digests = {wanted: one for wanted, one in kept if one[0] == stands}
+        if len(self._digests) < DIGESTS_KEPT:
+            self._digests[pull.payload] = stands, told_digest(total)
         return told_digest(total)
 
     def _page_of(
