@@ -20,7 +20,7 @@ import contextlib
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -41,6 +41,17 @@ from edgesync.model import (
 )  # fmt: skip
 from edgesync.settings import RollupRule
 from edgesync.store.journal import EdgeStore
+from edgesync.store.pieces import (
+    PIECE,
+    Times,
+    Values,
+    joined,
+    newest_of,
+    packed,
+    split,
+    unpacked,
+    zeros,
+)  # fmt: skip
 from edgesync.store.rollups import Rollups
 from edgesync.store.series import Series
 
@@ -57,11 +68,7 @@ ASIDE_MAX: Final = 64  # rows of readings from the future, of a series
 METADATA_BYTES_MAX: Final = 4096
 NO_AGE: Final = 0
 
-PIECE: Final = struct.Struct("<BxxxIqq")  # is it a block, readings, earliest, latest
 ASIDE: Final = struct.Struct("<QI")  # readings set aside up to and with this row, those in it
-
-Times = array.array  # of "q"
-Values = array.array  # of "d"
 
 
 class Point(NamedTuple):
@@ -271,8 +278,8 @@ class PointStore:
                 kept.blocks.append(_Block(n, points, latest))
                 continue
             kept.raws += points
-            times, values = _unpacked(value)
-            _note_newest(kept, parts(_zeros(points), times, values, 1)[0])
+            times, values = unpacked(value)
+            _note_newest(kept, parts(zeros(points), times, values, 1)[0])
         kept.points += kept.raws
         raw = self._store.store.get(DATABASE, b"m" + kept.row)
         if raw is not None:
@@ -311,7 +318,7 @@ class PointStore:
         if self.rollups is not None:
             told = [part for part in found if self.rollups.sends_raw(self._series_of(part))]
             if len(told) < len(found):
-                places, times, values = _joined(told)
+                places, times, values = joined(told)
         if told:
             used = [self._series_of(part) for part in told]
             staged.declared += self._intake.stage_columns(
@@ -359,7 +366,7 @@ class PointStore:
             if part.latest <= newest_ns:
                 self._stage_part(staged, kept, part)
                 continue
-            good, bad = _split(part, newest_ns)
+            good, bad = split(part, newest_ns)
             self._stage_aside(staged, kept, bad)
             if good is not None:
                 self._stage_part(staged, kept, good)
@@ -375,7 +382,7 @@ class PointStore:
             sealing = kept.sealing = self._seal(write, kept, n, part if joins else None)
             is_raw = sealing is None or not joins
         if is_raw:
-            write.put(DATABASE, _piece_key(kept, n), _packed(part))
+            write.put(DATABASE, _piece_key(kept, n), packed(part))
         kept.pending[n] = part
         staged.steps.append(_Step(kept, n, part, is_raw, sealing))
 
@@ -386,7 +393,7 @@ class PointStore:
         first = stop = min(kept.pending, default=n)
         for key, value in self._rows(_piece_key(kept, kept.raw_from), _piece_key(kept, stop)):
             first = min(first, int.from_bytes(key[9:], "big"))
-            more_times, more_values = _unpacked(value)
+            more_times, more_values = unpacked(value)
             times += more_times
             values += more_values
             write.delete(DATABASE, key)
@@ -398,7 +405,7 @@ class PointStore:
         before = self._sum(kept)
         window = Window.decode(before.window)
         window.add_many(times, values)
-        newest = _newest_of(before.newest, times, values)
+        newest = newest_of(before.newest, times, values)
         row = _Sum(window.encode(), before.points + len(times), newest)
         write.put(DATABASE, b"s" + kept.row, msgspec.msgpack.encode(row))
         dropped = self._drop(write, kept, len(times))
@@ -616,7 +623,7 @@ class PointStore:
                 return
             _, points, earliest, latest = PIECE.unpack_from(row)
             if earliest <= to_ns and latest >= from_ns:
-                times, values = _unpacked(row)
+                times, values = unpacked(row)
                 skip = max(points - left, 0)
                 yield times[skip:], values[skip:]
             left -= points
@@ -630,7 +637,7 @@ class PointStore:
         stop = min(kept.pending, default=kept.next)
         first = kept.raw_from if sealing is None else sealing.stop
         for row in self._rows_back(_piece_key(kept, first), _piece_key(kept, stop)):
-            yield _unpacked(row)
+            yield unpacked(row)
         if sealing is not None:
             yield sealing.times, sealing.values
 
@@ -688,53 +695,6 @@ def _piece_key(kept: Kept, n: int) -> bytes:
     return b"p" + kept.row + n.to_bytes(8, "big")
 
 
-def _joined(found: Iterable[Part]) -> tuple["Times[int]", "Times[int]", "Values[float]"]:
-    places, times, values = array.array("I"), array.array("q"), array.array("d")
-    for part in found:
-        places.extend([part.place] * len(part))
-        times += part.times
-        values += part.values
-    return places, times, values
-
-
-def _zeros(count: int) -> "Times[int]":
-    return array.array("I", bytes(array.array("I").itemsize * count))
-
-
-def _packed(part: Part) -> bytes:
-    head = PIECE.pack(0, len(part), part.earliest, part.latest)
-    return head + part.times.tobytes() + part.values.tobytes()
-
-
-def _unpacked(row: bytes) -> tuple["Times[int]", "Values[float]"]:
-    is_block, points, _, _ = PIECE.unpack_from(row)
-    data = row[PIECE.size :]
-    if is_block:
-        _, _, found_times, found_values = block.decode(data)
-        return found_times, cast("Values[float]", found_values)
-    times: Times[int] = array.array("q")
-    values: Values[float] = array.array("d")
-    times.frombytes(data[: 8 * points])
-    values.frombytes(data[8 * points :])
-    return times, values
-
-
 def _note_newest(kept: Kept, part: Part) -> None:
     if kept.newest is None or part.latest >= kept.newest.time_ns:
         kept.newest = Point(part.latest, part.values[part.newest])
-
-
-def _newest_of(
-    newest: tuple[int, float] | None, times: "Times[int]", values: "Values[float]"
-) -> tuple[int, float] | None:
-    part = parts(_zeros(len(times)), times, values, 1)[0]
-    if newest is None or part.latest >= newest[0]:
-        return part.latest, part.values[part.newest]
-    return newest
-
-
-def _split(part: Part, newest_ns: int) -> tuple[Part | None, Part]:
-    """Those up to that time, and those beyond it."""
-    is_ahead = array.array("I", [time_ns > newest_ns for time_ns in part.times])
-    found = parts(is_ahead, part.times, part.values, 2)
-    return (found[0] if len(found) == 2 else None), found[-1]
