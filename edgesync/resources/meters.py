@@ -10,9 +10,8 @@ from edgesync.resources.levels import Sample
 # RFC 6298's shares for the smoothed round trip and its variation.
 RTT_SHARE: Final = 1 / 8
 VAR_SHARE: Final = 1 / 4
-# Of goodput and success: the last ten rounds or so.
+# Of success: the last ten rounds or so.
 ROUND_SHARE: Final = 1 / 8
-BATCH_S: Final = 2.0
 # A round trip so many times the best one is slow: as bad as one level.
 SLOW_RTTS: Final = 4.0
 SLOW_STALL: Final = 20.0
@@ -22,7 +21,6 @@ class NetworkQuality(msgspec.Struct, frozen=True, kw_only=True):
     """What the last round and those before it have shown.
 
     srtt_s, rttvar_s   smoothed round trip and its mean deviation; None before the first
-    goodput            bytes a second that arrived; None before any
     success            share of rounds that came through, 0 to 1
     good_rounds        since the last that was lost or slow
     rtt_ratio          the last round trip by the best one
@@ -30,16 +28,10 @@ class NetworkQuality(msgspec.Struct, frozen=True, kw_only=True):
 
     srtt_s: float | None
     rttvar_s: float
-    goodput: float | None
     success: float
     good_rounds: int
     rtt_ratio: float
     was_lost: bool
-
-    @property
-    def batch_bytes(self) -> int | None:
-        """What goes over in about two seconds; None while that is not known."""
-        return None if self.goodput is None else int(self.goodput * BATCH_S)
 
     def sample(self) -> Sample:
         lost = 100.0 * (1 - self.success)
@@ -60,15 +52,14 @@ class NetworkMeter:
         self.quality = NetworkQuality(
             srtt_s=old.srtt_s if old else None,
             rttvar_s=old.rttvar_s if old else 0.0,
-            goodput=old.goodput if old else None,
             success=_toward(old.success, 0.0, ROUND_SHARE) if old else 0.0,
             good_rounds=0,
             rtt_ratio=old.rtt_ratio if old else 1.0,
             was_lost=True,
         )
 
-    def done(self, rtt_s: float, nbytes: int = 0) -> None:
-        """A round that came through: its round trip, and the bytes it moved if any."""
+    def done(self, rtt_s: float) -> None:
+        """A round that came through: its round trip."""
         old, rtt_s = self.quality, max(rtt_s, 1e-6)
         self._best_s = min(self._best_s or rtt_s, rtt_s)
         ratio = rtt_s / self._best_s
@@ -76,15 +67,10 @@ class NetworkMeter:
         if old is not None and old.srtt_s is not None:
             var_s = _toward(old.rttvar_s, abs(old.srtt_s - rtt_s), VAR_SHARE)
             srtt_s = _toward(old.srtt_s, rtt_s, RTT_SHARE)
-        goodput = old.goodput if old else None
-        if nbytes:
-            rate = nbytes / rtt_s
-            goodput = rate if goodput is None else _toward(goodput, rate, ROUND_SHARE)
         is_good = ratio <= SLOW_RTTS
         self.quality = NetworkQuality(
             srtt_s=srtt_s,
             rttvar_s=var_s,
-            goodput=goodput,
             success=_toward(old.success, 1.0, ROUND_SHARE) if old else 1.0,
             good_rounds=(old.good_rounds + 1 if old else 1) if is_good else 0,
             rtt_ratio=ratio,

@@ -1,14 +1,13 @@
 """Looks at the machine on a timer and carries out what follows; the decisions are in `policy`."""
 
 import logging
-import math
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from edgesync.errors import StoreError
 from edgesync.resources.levels import Sample
-from edgesync.resources.pace import FLOOR_S, Pace, paced
+from edgesync.resources.pace import FLOOR_S, paced
 from edgesync.resources.policy import (
     Action,
     Again,
@@ -63,10 +62,10 @@ class ResourceMonitor:
         """Return how it stands with each resource, as of the last look."""
         return self.watch.report(self._clock())
 
-    def pace(self, wanted_s: float = 0.0) -> Pace:
-        """Return how often to talk to the hub: by the network so far, and the battery's level.
+    def pace_s(self, wanted_s: float = 0.0) -> float:
+        """Return the pause between two rounds: by the network so far, and the battery's level.
 
-        wanted_s   pause between two rounds that was asked for; it is at least that
+        wanted_s   what was asked for; it is at least that
         """
         return paced(max(wanted_s, self._network_s()), self.watch.level_of("battery"))
 
@@ -74,8 +73,7 @@ class ResourceMonitor:
         """Return the pause that was asked for, or the pace's while the hub is to be spared."""
         if Action.SLOW_SYNC not in self.watch.actions:
             return wanted_s
-        slow_s = self.pace(wanted_s).interval_s
-        return math.inf if slow_s is None else slow_s
+        return self.pace_s(wanted_s)
 
     def on_change(self, listener: Listener) -> None:
         """Call `listener` with each change of a level, each action begun, due again, ended."""

@@ -4,9 +4,8 @@ A pure function of what was measured, so that whoever syncs on a timer asks befo
 lanes of readings need no such pause: their batches and windows follow the acks.
 """
 
+import math
 from typing import Final
-
-import msgspec
 
 from edgesync.resources.levels import Level
 from edgesync.resources.meters import SLOW_RTTS, NetworkQuality
@@ -15,18 +14,6 @@ FLOOR_S: Final = 1.0
 CAP_S: Final = 600.0
 GOOD_ROUNDS: Final = 3
 SLOWER: Final = 1.5
-PRIORITY_MAX: Final = 9
-URGENT: Final = 1
-
-
-class Pace(msgspec.Struct, frozen=True):
-    """interval_s is the pause between two rounds; None: only when somebody asks.
-
-    priority_max   0 is the most urgent; what is less urgent than this waits
-    """
-
-    interval_s: float | None
-    priority_max: int = PRIORITY_MAX
 
 
 def next_interval_s(
@@ -46,18 +33,18 @@ def next_interval_s(
     return min(max(interval_s, floor_s), cap_s)
 
 
-def paced(interval_s: float, battery: Level, *, cap_s: float = CAP_S) -> Pace:
+def paced(interval_s: float, battery: Level, *, cap_s: float = CAP_S) -> float:
     """Return what a battery at that level makes of the network's pause.
 
-    Below 50 % of charge half as often; below 20 % an eighth, and only what is urgent; below 10 %
-    when somebody asks.
+    Below 50 % of charge half as often, below 20 % an eighth; below 10 % only when somebody asks,
+    which is a pause without end.
     """
     match battery:
         case Level.NORMAL:
-            return Pace(min(interval_s, cap_s))
+            return min(interval_s, cap_s)
         case Level.WARNING:
-            return Pace(min(interval_s * 2, cap_s))
+            return min(interval_s * 2, cap_s)
         case Level.HIGH:
-            return Pace(min(interval_s * 8, cap_s), URGENT)
+            return min(interval_s * 8, cap_s)
         case Level.CRITICAL:
-            return Pace(None, URGENT)
+            return math.inf
