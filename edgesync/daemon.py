@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WATCHDOG_DEFAULT_S: Final = 10.0
-SWITCH_S: Final = 0.0005
+SWITCH_S: Final = 0.0002
 
 
 async def run(
