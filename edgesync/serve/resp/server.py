@@ -238,7 +238,7 @@ class RespServer:
         # Like Redis: what it published to itself comes before the answer to PUBLISH.
         replies = [*client.pushed, *found]
         client.pushed.clear()
-        if isinstance(replies[-1], Later):
+        if replies and isinstance(replies[-1], Later):
             self._hold(client, replies.pop())
         client.parser.is_stranger = not session.is_known
         self._owe(client, replies, session.proto)

@@ -25,6 +25,7 @@ QUEUE_MAX: Final = 65_536
 # In protocol version 2 a subscriber may say nothing else.
 SUBSCRIBER: Final = (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"ping", b"quit",
                      b"reset")  # fmt: skip
+NOT_IN_MULTI: Final = (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"shutdown")
 WITHOUT_PASSWORD: Final = (b"auth", b"hello", b"quit", b"reset")
 
 
@@ -336,11 +337,12 @@ class Session:
         raise ReplyError("ERR unknown subcommand or wrong number of arguments for CONFIG")
 
     def shutdown(self, _args: Sequence[bytes]) -> Reply:
+        """SHUTDOWN: like Redis it says nothing; the connection ends when the edge has stopped."""
         if self.house.stop is None:
             raise ReplyError("ERR this node is part of a program; stop that")
         self.house.stop()
         self.is_over = True
-        return "OK"
+        return Several([])
 
     def debug(self, _args: Sequence[bytes]) -> Reply:
         raise ReplyError("ERR DEBUG is switched off here")
@@ -366,7 +368,7 @@ class Session:
         return "QUEUED"
 
     def _check(self, name: bytes, request: Sequence[bytes]) -> ReplyError | None:
-        if name in (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"):
+        if name in NOT_IN_MULTI:
             return ReplyError(f"ERR {name.decode().upper()} is not allowed in transactions")
         if name in OWN:
             arity = OWN[name][1]
@@ -480,7 +482,7 @@ class Session:
 
 
 class Several:
-    """More than one reply to one request."""
+    """Any number of replies to one request."""
 
     def __init__(self, replies: list[Reply]) -> None:
         self.replies = replies

@@ -102,6 +102,25 @@ def test_redis_py_works_with_its_defaults(client: Any) -> None:
     assert b"lib-name=redis-py" in client.execute_command("CLIENT", "INFO")
 
 
+def test_shutdown_stops_the_edge_and_answers_like_redis_not_at_all(tmp_path: Path) -> None:
+    edge = Edge(tmp_path)
+    with edge.client() as client:
+        client.set("k", "v")
+        pipe = client.pipeline()
+        pipe.execute_command("SHUTDOWN")
+        with pytest.raises(redis.ResponseError, match="SHUTDOWN is not allowed in transactions"):
+            pipe.execute()
+        client.shutdown()  # raises if anything comes back
+    assert edge.process.wait(PATIENCE_S) == 0
+    edge.start()
+    with edge.client() as client:
+        assert client.get("k") == b"v"
+    command = ["redis-cli", "-p", str(edge.port), "shutdown", "nosave"]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=True)
+    assert done.stdout == b""
+    assert edge.process.wait(PATIENCE_S) == 0
+
+
 def test_a_damaged_row_costs_its_key_and_nothing_else(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     with edge.client() as client:
