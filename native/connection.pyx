@@ -99,7 +99,7 @@ cdef class Connection:
         cdef size_t start = self.out.size, before
         cdef int count = 0
         cdef list request
-        while self.requests and self.unsent < unsent_max:
+        while self.requests and self.unsent_bytes() < unsent_max:
             request = self.requests[self.next]
             if request[0] not in table:
                 break
@@ -121,7 +121,10 @@ cdef class Connection:
     @property
     def unsent(self) -> int:
         """Bytes of replies that wait for a commit, or for the client."""
-        return self.waiting_bytes + (self.out.size - self.sent)
+        return self.unsent_bytes()
+
+    cdef Py_ssize_t unsent_bytes(self) noexcept:
+        return self.waiting_bytes + <Py_ssize_t>(self.out.size - self.sent)
 
     @property
     def has_due(self) -> bool:
@@ -215,4 +218,4 @@ cdef class Connection:
 
 
 OPEN = (0, 0)
-cdef object FAILED = ReplyError("ERR this request failed at the edge; its log says why")
+FAILED = ReplyError("ERR this request failed at the edge; its log says why")

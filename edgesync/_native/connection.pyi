@@ -13,6 +13,8 @@ from edgesync._native.resp import Parser, ReplyError
 
 # The gates of what rests on no commit: of cells, of points.
 OPEN: Final[tuple[int, int]]
+# What a mistake of ours costs its client.
+FAILED: Final[ReplyError]
 
 @disjoint_base
 class Connection:

@@ -1,4 +1,4 @@
-"""What `client` takes from `resp`: the parser over its own bytes, and replies into a buffer."""
+"""What `connection` takes from `resp`: the parser over its own bytes, and replies into a buffer."""
 
 from libc.stdint cimport int64_t
 

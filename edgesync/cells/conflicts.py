@@ -145,10 +145,7 @@ def _resolve_type(space: Keyspace, conflict: Conflict, choice: Sequence[bytes]) 
     if word == b"WINNER" and len(choice) == 1:
         kept = space.type_of(conflict.key)
     elif word == b"DOT" and len(choice) == 3:
-        kept = next((
-            kind for kind, dot in types.items()
-            if [b"%d" % dot.r, b"%d" % dot.n] == list(choice[1:])
-        ), 0)  # fmt: skip
+        kept = next((kind for kind, dot in types.items() if _is_named(dot, choice[1:])), 0)
         if not kept:
             known = ", ".join(
                 f"{dot.r} {dot.n} ({TYPE_NAMES[kind]})" for kind, dot in types.items()
@@ -167,9 +164,13 @@ def _resolve_type(space: Keyspace, conflict: Conflict, choice: Sequence[bytes]) 
         space.remove_many(conflict.key, names)
 
 
+def _is_named(dot: Dot, identity: Sequence[bytes]) -> bool:
+    return [b"%d" % dot.r, b"%d" % dot.n] == list(identity)
+
+
 def _dot_value(dots: Sequence[Dot], identity: Sequence[bytes], conflict: Conflict) -> bytes | None:
     for dot in dots:
-        if [b"%d" % dot.r, b"%d" % dot.n] == list(identity):
+        if _is_named(dot, identity):
             if dot.kind not in (VALUE_KIND, TOMB_KIND):
                 raise ReplyError("ERR that write is an amount, which adds up with the others")
             return None if dot.kind == TOMB_KIND else dot.payload

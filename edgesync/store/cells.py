@@ -95,6 +95,7 @@ class CellStore:
 
     def run(self, request: Sequence[bytes]) -> Reply:
         """Carry out a command; its reply may be given away when `gate` says so."""
+        # Each command comes by here: what `now_ms` and `note_changes` do, without calling them.
         self.space.now_ms = self._wall_ns() // 1_000_000 + self._behind_ms
         self.commands += 1
         reply = carry_out(self.call, request)

@@ -75,8 +75,8 @@ class CellSync:
         self._hurried = self._asks_soon = False
         self._asked = self._reached = 0  # questions, and the one whose answer ended the last round
         self._question = trio.CancelScope()
-        self._check_in_s = first_check_s
-        self._checked_at: float | None = None
+        self._first_check_s = first_check_s
+        self._check_at = 0.0
         self.checks = self.refetches = 0
         self.last_round_ns = 0
         self.rounds = self.full_rounds = self.pages = self.keys = 0
@@ -88,6 +88,7 @@ class CellSync:
 
     async def run(self) -> None:
         """Last until cancelled."""
+        self._check_at = trio.current_time() + self._first_check_s
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_telling)
             nursery.start_soon(self._keep_pulling)
@@ -200,18 +201,15 @@ class CellSync:
 
     def check_soon(self) -> None:
         """Compare the keys here with the hub's at the next occasion."""
-        self._check_in_s = 0.0
+        self._check_at = 0.0
         self.hurry()
 
     def _is_check_due(self) -> bool:
         """Whether to ask for the digest now: only of a state the hub and this edge agree on."""
         now = trio.current_time()
-        if self._checked_at is None:
-            self._checked_at = now
-        is_due = now >= self._checked_at + self._check_in_s
-        if not is_due or self._cells.space.pending or not self._cells.cursor.base:
+        if now < self._check_at or self._cells.space.pending or not self._cells.cursor.base:
             return False
-        self._checked_at, self._check_in_s = now, CHECK_AGAIN_S  # should there be no answer
+        self._check_at = now + CHECK_AGAIN_S  # should there be no answer
         return True
 
     async def _compare(self, page: Page) -> None:
@@ -231,7 +229,7 @@ class CellSync:
                 break
             await trio.lowlevel.checkpoint()
         self.checks += 1
-        self._check_in_s = CHECK_EVERY_S
+        self._check_at = trio.current_time() + CHECK_EVERY_S
         if told_digest(total) != page.digest:
             self.refetches += 1
             log.warning("keys: not the hub's, which should not be: all are asked for again")

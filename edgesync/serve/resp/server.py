@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from edgesync._native.connection import OPEN, Connection
+from edgesync._native.connection import FAILED, OPEN, Connection
 from edgesync._native.resp import Parser, Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
@@ -249,7 +249,7 @@ class RespServer:
             return session.run(request)
         except Exception:
             log.exception("a request failed: %.100r", request[0])
-            return [ReplyError("ERR this request failed at the edge; its log says why")]
+            return [FAILED]
 
     def _hold(self, client: Client, later: Reply) -> None:
         """Let a client wait; what it has asked for after it waits as well."""
