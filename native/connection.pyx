@@ -18,6 +18,7 @@ from libc.string cimport memmove
 
 from buffer cimport Buf, OK, buf_free, put_bytes
 
+from edgesync._native.commands cimport Command, Runner, table
 from edgesync._native.resp cimport Parser, write
 
 from edgesync._native.resp import ReplyError
@@ -88,8 +89,8 @@ cdef class Connection:
             self.requests, self.next = [], 0
         return 0
 
-    def answer(self, run, dict table not None, int proto, Py_ssize_t unsent_max, gates) -> int:
-        """Answer requests by `run` as long as their names are in `table`; returns how many.
+    def answer(self, Runner runner not None, int proto, Py_ssize_t unsent_max, gates) -> int:
+        """Answer requests as long as they are commands of the table; returns how many.
 
         unsent_max   bytes of replies from which on the rest has to wait
         gates        gives those of what was done up to now
@@ -99,14 +100,16 @@ cdef class Connection:
         cdef size_t start = self.out.size, before
         cdef int count = 0
         cdef list request
+        cdef Command one
         while self.requests and self.unsent_bytes() < unsent_max:
             request = self.requests[self.next]
-            if request[0] not in table:
+            one = table.get(request[0])
+            if one is None:
                 break
             self.step()
             before = self.out.size
             try:
-                write(&self.out, run(request), proto)
+                write(&self.out, runner.go(one, request), proto)
             except Exception:
                 log.exception("a request failed: %.100r", request[0])
                 self.out.size = before

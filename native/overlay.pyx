@@ -9,6 +9,11 @@ layer it is in has reached the disk (I1).
 
 from bisect import bisect_left, insort
 
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
+
+from edgesync._native.store cimport Store
+
 from edgesync._native.write import Write
 
 cdef enum:
@@ -20,7 +25,7 @@ cdef enum:
 cdef class Overlay:
     """The rows of database `db` of a store, changed or not. One thread at a time."""
 
-    def __cinit__(self, store, str db not None):
+    def __cinit__(self, Store store not None, str db not None):
         self.store, self.db = store, db
         self.now, self.frozen = {}, {}
         self.order, self.fresh, self.born = [], set(), set()
@@ -40,11 +45,12 @@ cdef class Overlay:
         return self.look(key)
 
     cdef bytes look(self, bytes key):
-        if key in self.now:
-            return self.now[key]
-        if key in self.frozen:
-            return self.frozen[key]
-        return self.store.get(self.db, key)
+        cdef PyObject *found = PyDict_GetItem(self.now, key)
+        if found == NULL:
+            found = PyDict_GetItem(self.frozen, key)
+        if found != NULL:
+            return <bytes>found
+        return (<Store>self.store).look(self.db, key)
 
     def put(self, bytes key not None, bytes value not None, /) -> None:
         """Set a row."""

@@ -33,6 +33,9 @@ from edgesync._native.write cimport Write
 from edgesync.errors import StoreCorrupt, StoreError, StoreFull, StoreUnwritable, StoreVersion
 from edgesync.store import directory
 
+cdef enum:
+    KEY_BYTES_MAX = 511  # LMDB's own limit
+
 # A cimported type is no attribute of the module; `from edgesync._native.store import Write` is.
 globals()["Write"] = Write
 
@@ -41,13 +44,13 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t *mutex)
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
     int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_atfork(void (*before)(), void (*parent)(), void (*child)())
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *address, size_t size, int advice)
     int MADV_DONTNEED
 
 cdef extern from "<unistd.h>" nogil:
-    long getpid()
     int usleep(unsigned int microseconds)
 
 cdef extern from *:
@@ -71,8 +74,16 @@ from lz4 cimport LZ4_versionString
 _META_DATABASE = "meta"
 _JOURNALS = ("journal.0", "journal.1", "journal.2")
 _LANES_DATABASE = "lanes"
-_KEY_BYTES_MAX = 511  # LMDB's own limit
 _LANE_COUNT = 3
+
+# How often this process is the child of a fork. To ask the kernel for our number takes longer.
+cdef long forks = 0
+
+cdef void note_fork() noexcept nogil:
+    global forks
+    forks += 1
+
+pthread_atfork(NULL, NULL, note_fork)
 
 # Directories this process has open, by device and inode: LMDB forbids a second time, and closing
 # the second would drop the locks of the first.
@@ -89,7 +100,7 @@ cdef class Store:
         pthread_mutex_init(&self.mutex, NULL)
         memset(&self.e, 0, sizeof(Env))
         self.lock_fd = -1
-        self.pid = getpid()
+        self.forks = forks
         self.closing = True
         self._path = Path(path)
         if sync not in ("always", "meta", "none"):
@@ -101,11 +112,12 @@ cdef class Store:
             names = tuple(dict.fromkeys((*names, *_JOURNALS)))
         limit = max(int(map_bytes_max), 64 * 4096) // 4096 * 4096
         step_ = min(max(int(map_bytes), 4096), limit) // 4096 * 4096
-        self.options = (names, frozenset(integer_databases), step_, limit, sync, bool(readonly))
+        self.integers = frozenset(integer_databases)
+        self.options = (names, step_, limit, sync, bool(readonly))
         self.open()
 
     cdef open(self):
-        readonly = self.options[5]
+        readonly = self.options[4]
         if not readonly:
             self.lock_fd = directory.own(self._path)
         try:
@@ -145,7 +157,7 @@ cdef class Store:
         cdef MDB_stat stat
         cdef int dead = 0, rc
         cdef bytes name = os.fsencode(path)
-        names, _, step_, limit, sync, readonly = self.options
+        names, step_, limit, sync, readonly = self.options
         flags |= {"always": 0, "meta": MDB_NOMETASYNC, "none": MDB_NOSYNC}[sync]
         if readonly:
             flags |= MDB_RDONLY
@@ -175,7 +187,7 @@ cdef class Store:
         cdef MDB_txn *txn = NULL
         cdef uint32_t found
         cdef int rc
-        names, integers, _, _, _, readonly = self.options
+        names, _, _, _, readonly = self.options
         rc = mdb_txn_begin(self.e.env, NULL, MDB_RDONLY, &txn)
         if rc:
             raise self.failure(rc)
@@ -189,7 +201,7 @@ cdef class Store:
         if rc:
             raise self.failure(rc)
         try:
-            self.dbis = self.open_each(txn, names, integers, readonly)
+            self.dbis = self.open_each(txn, names, readonly)
             if not found and not readonly:
                 rc = write_format(txn, self.dbis[_META_DATABASE])
                 if rc:
@@ -212,20 +224,20 @@ cdef class Store:
         self.e.lanes = self.dbis[_LANES_DATABASE]
         for lane in range(_LANE_COUNT):
             self.e.journals[lane] = self.dbis[_JOURNALS[lane]]
-        if not self.options[5]:
+        if not self.options[4]:
             rc = mend_lanes(txn, self.e.lanes, self.e.journals, mended)
             if rc:
                 raise self.failure(rc)
             self.mended = tuple(lane for lane in range(_LANE_COUNT) if mended[lane])
 
-    cdef dict open_each(self, MDB_txn *txn, names, integers, readonly):
+    cdef dict open_each(self, MDB_txn *txn, names, readonly):
         cdef MDB_dbi dbi
         cdef unsigned int flags
         cdef int rc
         cdef dict result = {}
         cdef bytes raw
         for name in names:
-            flags = MDB_INTEGERKEY if name in integers else 0
+            flags = MDB_INTEGERKEY if name in self.integers else 0
             if not readonly:
                 flags |= MDB_CREATE
             raw = name.encode()
@@ -239,7 +251,7 @@ cdef class Store:
 
     cdef shut(self):
         self.closing = True
-        if self.e.env != NULL and self.pid == getpid():
+        if self.e.env != NULL and self.forks == forks:
             if self.reader != NULL:
                 mdb_txn_abort(self.reader)
                 self.reader = NULL
@@ -254,12 +266,12 @@ cdef class Store:
 
     def __dealloc__(self):
         # In a forked child the environment belongs to the parent still.
-        if self.e.env != NULL and self.pid == getpid():
+        if self.e.env != NULL and self.forks == forks:
             self.shut()
         pthread_mutex_destroy(&self.mutex)
 
     cdef int enter(self) except -1:
-        if self.pid != getpid():
+        if self.forks != forks:
             raise StoreError(f"{self._path} was opened before a fork; open it in this process")
         while self.reopening:
             with nogil:
@@ -351,7 +363,7 @@ cdef class Store:
         for name in write.names:
             if name not in self.dbis:
                 raise ValueError(f"{self._path} has no database {name!r}")
-        integers = [name in self.options[1] for name in write.names]
+        integers = [name in self.integers for name in write.names]
         if not any(integers):
             return
         for i in range(write.count):
@@ -364,7 +376,7 @@ cdef class Store:
     cdef known_key(self, str db, bytes key):
         if db not in self.options[0]:
             raise ValueError(f"{self._path} has no database {db!r}")
-        if key and db in self.options[1] and len(key) != 8:
+        if key and db in self.integers and len(key) != 8:
             raise ValueError(f"{db}: a key's size is 8 bytes, not {len(key)}")
 
     def apply(self, Write write not None):
@@ -372,7 +384,7 @@ cdef class Store:
         cdef uint64_t fresh = draw()
         cdef MDB_dbi *dbis
         cdef int rc
-        if self.options[5]:
+        if self.options[4]:
             raise StoreUnwritable(path=str(self._path), problem="opened for reading only")
         if write.spent:
             raise ValueError("this Write has been carried out; make a new one")
@@ -398,13 +410,18 @@ cdef class Store:
         return (tails[0], tails[1], tails[2])
 
     def get(self, str db not None, bytes key not None):
+        return self.look(db, key)
+
+    cdef bytes look(self, str db, bytes key):
         # The lock of the interpreter is kept, and the transaction reset for the next one: with a
         # row in memory, each of both would take as long as the look.
         cdef MDB_txn *txn
         cdef MDB_val k, v
         cdef int rc
-        self.known_key(db, key)
-        if not 0 < len(key) <= _KEY_BYTES_MAX or db not in self.dbis:
+        found = self.dbis.get(db)
+        if found is None or db in self.integers:
+            self.known_key(db, key)
+        if found is None or not 0 < PyBytes_GET_SIZE(key) <= KEY_BYTES_MAX:
             return None
         self.enter()
         txn, self.reader = self.reader, NULL
@@ -415,7 +432,7 @@ cdef class Store:
                 raise self.failure(rc)
             k.mv_size = PyBytes_GET_SIZE(key)
             k.mv_data = PyBytes_AS_STRING(key)
-            rc = mdb_get(txn, self.dbis[db], &k, &v)
+            rc = mdb_get(txn, <MDB_dbi>found, &k, &v)
             if rc == MDB_NOTFOUND:
                 return None
             if rc:
@@ -543,7 +560,7 @@ cdef class Store:
 
     def close(self):
         """Wait for calls under way, then close; closing twice is no error."""
-        if self.closing or self.pid != getpid():
+        if self.closing or self.forks != forks:
             return
         self.wait_for_users()
         self.shut()

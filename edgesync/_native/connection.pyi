@@ -5,10 +5,11 @@ wait behind their *gates*, the commits that must come first.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 from typing_extensions import disjoint_base
 
+from edgesync._native.commands import Runner
 from edgesync._native.resp import Parser, ReplyError
 
 # The gates of what rests on no commit: of cells, of points.
@@ -37,13 +38,12 @@ class Connection:
 
     def answer(
         self,
-        run: Callable[[list[bytes]], object],
-        table: dict[bytes, Any],
+        runner: Runner,
         proto: int,
         unsent_max: int,
         gates: Callable[[], tuple[int, int]],
     ) -> int:
-        """Answer requests by `run` as long as their names are in `table`; returns how many.
+        """Answer requests as long as they are commands of the table; returns how many.
 
         unsent_max   bytes of replies from which on the rest has to wait
         gates        gives those of what was done up to now

@@ -1,7 +1,7 @@
 """What keyspaces take from `overlay`: its rows without a call of Python between."""
 
 cdef class Overlay:
-    cdef object store
+    cdef object store  # a Store; its type would bring LMDB into whoever needs rows
     cdef str db
     cdef dict now
     cdef dict frozen

@@ -20,7 +20,8 @@ cdef class Store:
     cdef dict dbis
     cdef tuple options
     cdef int lock_fd
-    cdef long pid
+    cdef long forks
+    cdef frozenset integers
     cdef long users
     cdef bint closing
     cdef bint reopening
@@ -34,11 +35,12 @@ cdef class Store:
     cdef open_env(self, str path)
     cdef open_databases(self)
     cdef find_lanes(self, MDB_txn *txn)
-    cdef dict open_each(self, MDB_txn *txn, names, integers, readonly)
+    cdef dict open_each(self, MDB_txn *txn, names, readonly)
     cdef shut(self)
     cdef disk_is_full(self)
     cdef size_t used(self) noexcept
     cdef check_keys(self, Write write)
+    cdef bytes look(self, str db, bytes key)
     cdef known_key(self, str db, bytes key)
     cdef wait_for_users(self)
     cdef int enter(self) except -1

@@ -17,6 +17,7 @@ import trio
 from edgesync._native import batch
 from edgesync._native import cells as codec
 from edgesync._native.cells import Entry
+from edgesync._native.commands import Runner
 from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
@@ -24,7 +25,7 @@ from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Argument, Reply, as_bytes
-from edgesync.cells.commands import Call, carry_out
+from edgesync.cells.commands import Call
 from edgesync.cells.conflicts import Conflict, resolve
 from edgesync.cells.parts import cut, goes_on
 from edgesync.errors import CommandError, StoreError
@@ -34,6 +35,8 @@ from edgesync.store.journal import EdgeStore
 
 log = logging.getLogger(__name__)
 
+# A commit waits for the operations of those who were answered together, not longer than this.
+COMPANY_S_MAX: Final = 0.002
 # Keys past their deadline that are removed in one go, between commands.
 EXPIRED_A_TURN: Final = 256
 # Operations given to the link in one go, and records of them the hub has not stored yet. What waits
@@ -57,7 +60,7 @@ class Disk(Protocol):
     def submit_sync(self, write: Write) -> Tails: ...
 
 
-class CellStore:
+class CellStore(Runner):
     """The keys of an edge or of the hub. One thread at a time; `wait_durable` is for tasks.
 
     space        the keys, over `rows`
@@ -81,31 +84,18 @@ class CellStore:
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        call = Call(space, random, value_max=value_max, writable=writable)
+        super().__init__(space, call, wall_ns)
         self._disk = disk
-        self._wall_ns = wall_ns
-        self._behind_ms = 0  # how much the wall clock is, as the hub has shown an edge
         self.rows = rows
-        self.space = space
-        self.call = Call(space, random, value_max=value_max, writable=writable)
         self.generation = 1
-        self.commands = 0
         self._overtaken = False
         self._changed = trio.Event()
         self._listeners: list[Callable[[int, StoreError | None], None]] = []
 
-    def run(self, request: Sequence[bytes]) -> Reply:
-        """Carry out a command; its reply may be given away when `gate` says so."""
-        # Each command comes by here: what `now_ms` and `note_changes` do, without calling them.
-        self.space.now_ms = self._wall_ns() // 1_000_000 + self._behind_ms
-        self.commands += 1
-        reply = carry_out(self.call, request)
-        if self.rows.is_changed:
-            self._changed.set()
-        return reply
-
     def now_ms(self) -> int:
         """Return the time that stamps and deadlines go by."""
-        return self._wall_ns() // 1_000_000 + self._behind_ms
+        return self.wall_ns() // 1_000_000 + self.behind_ms
 
     def note_changes(self) -> None:
         """Wake the task that commits, if there is something to be committed."""
@@ -153,13 +143,19 @@ class CellStore:
 
     async def keep_committing(self, every_s: float = 0.0) -> None:
         """Commit what changes, as soon as the commit before is done, or every so often."""
+        made, wanted, took_s = self.space.n, 0, 0.0
         while True:
             await self._changed.wait()
+            has_come = True
             if every_s:
                 await trio.sleep(every_s)
-            self._changed = trio.Event()
+            elif wanted:
+                has_come = await self._wait_for_company(wanted, took_s)
+            self._changed, self.is_noted = trio.Event(), False
             if not self.rows.is_changed:
                 continue
+            count, made = self.space.n - made, self.space.n
+            begun = trio.current_time()
             write = self._freeze(self.rows.freeze)
             tails: Tails | None = None
             problem: StoreError | None = None
@@ -169,6 +165,9 @@ class CellStore:
                     tails = await self._disk.submit(write)
             except StoreError as error:
                 problem = error
+            took_s = trio.current_time() - begun
+            # Where they did not come in time, the next commit waits for nobody.
+            wanted = self.space.n + count if has_come else 0
             if self._overtaken:
                 self._overtaken = False  # `commit` has told already what became of it
                 if tails is not None:
@@ -177,6 +176,20 @@ class CellStore:
                 self._stored(tails)
             elif problem is not None:
                 self._refused(problem)
+
+    async def _wait_for_company(self, wanted: int, took_s: float) -> bool:
+        """Wait until operation `wanted` is made, no longer than a commit takes; was it in time?
+
+        Those who were answered together come back together, one after the other. In the commit of
+        the first of them, the others have to wait for the next.
+        """
+        if self.space.n >= wanted:
+            return True
+        self._changed, self.is_noted, self.wanted = trio.Event(), False, wanted
+        with trio.move_on_after(min(COMPANY_S_MAX, took_s)):
+            await self._changed.wait()
+        self.wanted = 0
+        return self.space.n >= wanted
 
     def commit(self) -> None:
         """Return when everything changed so far is on disk; raises StoreError if it was refused.
@@ -390,15 +403,15 @@ class EdgeCells(CellStore):
 
         What was written here and not told is stamped, and from here on is, as by the hub's clock.
         """
-        if by_ms - self._behind_ms < WRONG_CLOCK_MS:
+        if by_ms - self.behind_ms < WRONG_CLOCK_MS:
             return
-        before, later = self.now_ms() + 1, by_ms - self._behind_ms
-        self._behind_ms = by_ms
+        before, later = self.now_ms() + 1, by_ms - self.behind_ms
+        self.behind_ms = by_ms
         self._restamp(before, later)
 
     def clock_stepped(self, by_ms: int) -> None:
         """The wall clock has just been set forward: what was written before it was too early."""
-        later, self._behind_ms = by_ms - self._behind_ms, 0
+        later, self.behind_ms = by_ms - self.behind_ms, 0
         if later >= WRONG_CLOCK_MS:
             self._restamp(self.now_ms() - later // 2, later)
 

@@ -8,7 +8,8 @@ from msgspec import Raw
 
 from edgesync._native.keyspace import HASH, LIST, NEVER, STRING, ZSET, sortable
 from edgesync._native.resp import ReplyError
-from edgesync.cells.commands.table import TABLE, TYPE_NAMES, Command
+from edgesync.cells.commands import TABLE, Command
+from edgesync.cells.commands.table import TYPE_NAMES
 from edgesync.cells.conflicts import strategy_name
 from edgesync.errors import StoreError
 from hubd.api.answers import CommandAnswer, Key, KeyRow, Keys, KeysStats, Outcome

@@ -192,7 +192,7 @@ class HubCells(CellStore):
         super()._refused(error)
         self._load()
 
-    def run(self, request: Sequence[bytes]) -> Reply:
+    def run(self, request: list[bytes]) -> Reply:
         reply = super().run(request)
         self.conflicts.note(self.space.now_ms)
         return reply

@@ -1,25 +1,54 @@
 """A client's connection: requests in pieces, replies in order and behind their commits."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgesync._native.commands import TABLE, Command, Runner
 from edgesync._native.connection import OPEN, Connection
+from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.resp import Parser, ReplyError, encode
+from edgesync.cells.commands import Call
+from tests.cells.memory import MemoryView
 from tests.edgesync.serve.resp.test_parser import packed
 
 pytestmark = pytest.mark.feature("L1", "L14")
 
-TABLE = {b"GET": None, b"SET": None}
+
+def plain(_call: Call, args: Sequence[bytes]) -> object:
+    """A command that answers with its last argument, or as that says."""
+    match args[-1]:
+        case b"bad":
+            raise ZeroDivisionError
+        case b"odd":
+            return object()
+    return args[-1] * int(args[0]) if args[0].isdigit() else args[-1]
+
+
+@pytest.fixture(autouse=True)
+def _table(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (b"GET", b"SET"):
+        row = Command(name.decode().lower(), plain, -2, False, (1, 1, 1), False)
+        monkeypatch.setitem(TABLE, name, row)
+
+
+class Runs(Runner):
+    """Commands on keys in no store."""
+
+    def __init__(self) -> None:
+        space = EdgeKeys(MemoryView())
+        super().__init__(space, Call(space, Random(1)), lambda: 0)
 
 
 class Pair:
     """A connection and the client at its other end."""
 
     def __init__(self) -> None:
+        self.runs = Runs()
         self.client, self.socket = socket.socketpair()
         self.client.setblocking(False)
         self.socket.setblocking(False)
@@ -30,7 +59,7 @@ class Pair:
         assert self.connection.receive()
 
     def answer(self, gates: tuple[int, int] = OPEN, unsent_max: int = 1 << 20) -> int:
-        return self.connection.answer(lambda one: one[-1], TABLE, 2, unsent_max, lambda: gates)
+        return self.connection.answer(self.runs, 2, unsent_max, lambda: gates)
 
     def read(self) -> bytes:
         assert self.connection.send()
@@ -109,15 +138,10 @@ def test_replies_to_a_commit_that_was_refused_are_errors(pair: Pair) -> None:
 
 
 def test_a_command_that_fails_costs_an_answer_and_nothing_more(pair: Pair) -> None:
-    def run(request: list[bytes]) -> object:
-        if request[1] == b"bad":
-            raise ZeroDivisionError
-        return object() if request[1] == b"odd" else [b"fine", request[1]]
-
     pair.ask([b"GET", b"a"], [b"GET", b"bad"], [b"GET", b"odd"], [b"GET", b"b"])
-    assert pair.connection.answer(run, TABLE, 2, 1 << 20, lambda: OPEN) == 4
+    assert pair.answer() == 4
     failed = ReplyError("ERR this request failed at the edge; its log says why")
-    assert pair.read() == encode([[b"fine", b"a"], failed, failed, [b"fine", b"b"]], 2)
+    assert pair.read() == encode([b"a", failed, failed, b"b"], 2)
 
 
 def test_a_reply_that_is_none_leaves_what_was_there(pair: Pair) -> None:
@@ -128,18 +152,17 @@ def test_a_reply_that_is_none_leaves_what_was_there(pair: Pair) -> None:
 
 
 def test_who_does_not_read_is_answered_no_more_and_loses_nothing(pair: Pair) -> None:
-    big = b"x" * 300_000
-    pair.ask(*[[b"GET", b"%d" % number] for number in range(20)])
-    answer = pair.connection.answer
-    while answer(lambda one: one[1] + big, TABLE, 2, 1 << 20, lambda: OPEN):
+    asked = [[b"GET", b"300000", b"%d" % number] for number in range(10)]
+    pair.ask(*asked)
+    while pair.answer():
         assert pair.connection.send()
     assert pair.connection.has_requests
-    assert pair.connection.unsent < (1 << 20) + len(big) + 100
+    assert pair.connection.unsent < (1 << 20) + 300_000 + 100
     got = bytearray()
-    want = encode([b"%d" % number + big for number in range(20)], 2)
+    want = encode([name * 300_000 for _, _, name in asked], 2)
     while len(got) < len(want):
         got += pair.read()
-        answer(lambda one: one[1] + big, TABLE, 2, 1 << 20, lambda: OPEN)
+        pair.answer()
     assert got == want
 
 

@@ -8,12 +8,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
-from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace, is_in
+from edgesync._native.commands import TABLE, WRONG_TYPE, Command
+from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
-from edgesync.errors import RecordError
 
 if TYPE_CHECKING:
     from random import Random
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 TYPE_NAMES: Final = {
     STRING: "string", HASH: "hash", LIST: "list", SET: "set", ZSET: "zset", 0: "none",
 }  # fmt: skip
-WRONG_TYPE: Final = "WRONGTYPE Operation against a key holding the wrong kind of value"
 NOT_AN_INTEGER: Final = "ERR value is not an integer or out of range"
 NOT_A_FLOAT: Final = "ERR value is not a valid float"
 SYNTAX: Final = "ERR syntax error"
@@ -88,22 +85,6 @@ class Cursors:
         return self._last.get(int(raw))
 
 
-class Command(msgspec.Struct, frozen=True):
-    """One row of the table; `arity` counts the name too, negative: at least that many.
-
-    grows   whether it may add data: Redis' flag `denyoom`
-    """
-
-    name: str
-    run: Callable[[Call, Sequence[bytes]], Reply]
-    arity: int
-    writes: bool
-    keys: tuple[int, int, int]
-    grows: bool
-
-
-TABLE: Final[dict[bytes, Command]] = {}
-
 # Writes that take something away, or give it an end: they go on in a store that is full. A rename
 # is none of them here, for it writes every cell anew.
 FREEING: Final = frozenset({
@@ -125,56 +106,6 @@ def command(
         return run
 
     return put
-
-
-def carry_out(call: Call, request: Sequence[bytes]) -> Reply:
-    """Carry out one command of the table and return its reply, which may be a ReplyError."""
-    one = TABLE.get(request[0]) or TABLE.get(request[0].lower())
-    if one is None:
-        return unknown(request)
-    if len(request) != one.arity and (wrong := miscounted(one.name, one.arity, request)):
-        return wrong
-    if call.writable and one.writes and (refused := _unwritable(call, one, request)):
-        return refused
-    guard = call.guard
-    if guard is not None and one.grows and (guard.refusal or guard.limits):
-        return guard.carry_out(lambda: _run(call, one, request))
-    return _run(call, one, request)
-
-
-def _run(call: Call, one: Command, request: Sequence[bytes]) -> Reply:
-    try:
-        return one.run(call, request[1:])
-    except ReplyError as error:
-        return error
-    except TypeError:
-        return ReplyError(WRONG_TYPE)
-    except RecordError as error:
-        return ReplyError(f"ERR {error}")
-
-
-def _unwritable(call: Call, one: Command, request: Sequence[bytes]) -> ReplyError | None:
-    first, last, step = one.keys
-    for key in request[first : last + 1 or None : step] if first else ():
-        if not is_in(key, call.writable):
-            shown = key[:128].decode(errors="replace")
-            return ReplyError(f"READONLY '{shown}' is only changed at the hub, by its prefix")
-    return None
-
-
-def miscounted(name: str, arity: int, request: Sequence[bytes]) -> ReplyError | None:
-    """Return what is to be said when a command comes with too few or too many arguments."""
-    if len(request) == arity or (arity < 0 and len(request) >= -arity):
-        return None
-    return ReplyError(f"ERR wrong number of arguments for '{name}' command")
-
-
-def unknown(request: Sequence[bytes]) -> ReplyError:
-    def shown(raw: bytes) -> str:
-        return f"'{raw[:128].decode(errors='replace')}'"
-
-    rest = " ".join(map(shown, request[1:8]))
-    return ReplyError(f"ERR unknown command {shown(request[0])}, with args beginning with: {rest}")
 
 
 # -- what commands share ---------------------------------------------------------------------

@@ -136,7 +136,7 @@ def stats(house: "House", args: Sequence[bytes]) -> Reply:
     _no_more(args, "STATS")
     sync = _sync(house)
     found: dict[str, Reply] = {
-        "commands": house.facts.commands + house.cells.commands,
+        "commands": house.commands,
         "commits": house.cells.generation - 1,
     }
     if sync is not None:

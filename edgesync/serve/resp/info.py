@@ -15,7 +15,7 @@ SECTIONS: Final = ("server", "clients", "memory", "persistence", "stats", "edges
 
 
 class Facts:
-    """Counts since the start; `wall_ns` and `monotonic` are the clocks."""
+    """Counts of what is no command on keys; `wall_ns` and `monotonic` are the clocks."""
 
     def __init__(
         self,
@@ -73,9 +73,9 @@ def _section(house: "House", name: str) -> dict[str, object]:
         case "stats":
             return {
                 "total_connections_received": facts.connections,
-                "total_commands_processed": facts.commands,
+                "total_commands_processed": house.commands,
                 "rejected_connections": facts.rejected,
-                "total_error_replies": facts.errors,
+                "total_error_replies": house.errors,
                 "pubsub_channels": len(house.channels.names()),
                 "pubsub_patterns": house.channels.patterns_count(),
             }  # fmt: skip

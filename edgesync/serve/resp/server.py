@@ -21,7 +21,6 @@ import trio
 from edgesync._native.connection import FAILED, OPEN, Connection
 from edgesync._native.resp import Parser, Push, ReplyError
 from edgesync.cells import Reply
-from edgesync.cells.commands import TABLE
 from edgesync.errors import StoreError, StoreFull
 from edgesync.serve.resp.edge import Later, Site
 from edgesync.serve.resp.session import House, Session
@@ -217,9 +216,7 @@ class RespServer:
             and not (session.is_over or client.held)
         ):
             # What most requests are: nothing but a command on keys.
-            if not session.is_plain or not client.answer(
-                session.answer, TABLE, session.proto, UNSENT_MAX, self._gates
-            ):
+            if not session.is_plain or not self._answer(client):
                 self._run_next(client)
         if client.parser.error and not (client.has_requests or session.is_over or client.held):
             self._owe(client, [ReplyError(f"ERR {client.parser.error}")], session.proto)
@@ -230,6 +227,12 @@ class RespServer:
         self._listen_for(client, client.events & WRITE)
         if self.house.doomed:
             self._kill_doomed()
+
+    def _answer(self, client: Client) -> int:
+        """Run what comes first as long as it is nothing but commands on keys."""
+        count = client.answer(self._cells, client.session.proto, UNSENT_MAX, self._gates)
+        self.house.tell_watchers()
+        return count
 
     def _run_next(self, client: Client) -> None:
         """Run one request that may concern more than keys."""
@@ -243,7 +246,7 @@ class RespServer:
         client.parser.is_stranger = not session.is_known
         self._owe(client, replies, session.proto)
 
-    def _run(self, session: Session, request: Sequence[bytes]) -> list[Reply]:
+    def _run(self, session: Session, request: list[bytes]) -> list[Reply]:
         """Run one request; a mistake of ours costs its client an answer, nobody more (I8)."""
         try:
             return session.run(request)

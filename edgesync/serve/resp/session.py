@@ -6,11 +6,11 @@ No sockets here: requests go in, replies come out (I13); the server sends them w
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from edgesync._native.commands import TABLE, miscounted, unknown
 from edgesync._native.keyspace import KEY_BYTES_MAX
 from edgesync._native.resp import NullArray, Push, ReplyError
 from edgesync.cells import Reply
-from edgesync.cells.commands import TABLE
-from edgesync.cells.commands.table import glob, integer, miscounted, unknown
+from edgesync.cells.commands.table import glob, integer
 from edgesync.serve.resp import edge, info
 from edgesync.serve.resp.channels import Channels
 from edgesync.store.cells import EdgeCells
@@ -76,12 +76,27 @@ class House:
         self.facts.connections += 1
         return session
 
+    @property
+    def commands(self) -> int:
+        """Commands since the start or `reset_counts`; `errors` of them were answered by one."""
+        return self.facts.commands + self.cells.commands
+
+    @property
+    def errors(self) -> int:
+        return self.facts.errors + self.cells.errors
+
+    def reset_counts(self) -> None:
+        self.facts.reset()
+        self.facts.commands -= self.cells.commands
+        self.facts.errors -= self.cells.errors
+
     def watch_rows(self) -> None:
         """Note changed rows only while somebody watches keys."""
         self.cells.rows.touched = set() if self.watchers else None
 
     def tell_watchers(self) -> None:
-        touched = self.cells.rows.touched
+        """Spoil the transactions of those who watch what has just changed."""
+        touched = self.cells.rows.touched if self.watchers else None
         if not touched:
             return
         for row in touched:
@@ -111,7 +126,7 @@ class Session:
         self.name = self.library = b""
         self.is_known = not house.password
         self.is_over = self.is_spoiled = self.queue_is_bad = False
-        self.queue: list[Sequence[bytes]] | None = None
+        self.queue: list[list[bytes]] | None = None
         self.watched: dict[bytes, int] = {}
         self.subscribed: set[bytes] = set()
         self.patterns: set[bytes] = set()
@@ -121,7 +136,7 @@ class Session:
         self.house.channels.leave(self)
         self.house.sessions.pop(self.number, None)
 
-    def run(self, request: Sequence[bytes]) -> list[Reply]:
+    def run(self, request: list[bytes]) -> list[Reply]:
         """Carry out one request; most have one reply, SUBSCRIBE one a channel."""
         replies = self._run(request)
         self.is_plain = (
@@ -129,18 +144,13 @@ class Session:
         )
         return replies
 
-    def answer(self, request: Sequence[bytes]) -> Reply:
-        """Carry out a command of the table, for a session that is plain."""
-        house = self.house
-        reply = house.cells.run(request)
-        if house.watchers:
-            house.tell_watchers()
-        house.facts.commands += 1
-        if type(reply) is ReplyError:
-            house.facts.errors += 1
+    def _answer(self, request: list[bytes]) -> Reply:
+        """Carry out a command of the table."""
+        reply = self.house.cells.run(request)
+        self.house.tell_watchers()
         return reply
 
-    def _run(self, request: Sequence[bytes]) -> list[Reply]:
+    def _run(self, request: list[bytes]) -> list[Reply]:
         name = request[0].lower()
         facts = self.house.facts
         refused = self._refused(name)
@@ -164,10 +174,10 @@ class Session:
             )
         return None
 
-    def _carry_out(self, name: bytes, request: Sequence[bytes]) -> list[Reply]:
+    def _carry_out(self, name: bytes, request: list[bytes]) -> list[Reply]:
         own = OWN.get(name)
         if own is None:
-            return [self.answer(request)]
+            return [self._answer(request)]
         run, arity = own
         self.house.facts.commands += 1
         if wrong := miscounted(name.decode(), arity, request):
@@ -330,7 +340,7 @@ class Session:
                 if any(one.fullmatch(name) for one in matches)
             }  # fmt: skip
         if word == b"resetstat":
-            self.house.facts.reset()
+            self.house.reset_counts()
             return "OK"
         if word == b"set":
             raise ReplyError("ERR an edge is configured in edge.toml; CONFIG SET changes nothing")
@@ -356,7 +366,7 @@ class Session:
 
     # -- transactions --------------------------------------------------------------------------
 
-    def _enqueue(self, name: bytes, request: Sequence[bytes]) -> Reply:
+    def _enqueue(self, name: bytes, request: list[bytes]) -> Reply:
         assert self.queue is not None
         error = self._check(name, request)
         if error is None and len(self.queue) >= QUEUE_MAX:

@@ -14,6 +14,7 @@ from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
+from edgesync._native.write import Write
 from edgesync.cells import DATABASE
 from edgesync.cells.commands import Call, carry_out
 from edgesync.errors import CommandError, StoreFull
@@ -133,6 +134,47 @@ async def test_a_reply_waits_for_the_commit_of_what_it_read(tmp_path: Path) -> N
     store, cells = open_cells(tmp_path / "s")
     with store:
         assert cells.run([b"get", b"k"]) == b"3"
+
+
+class SlowDisk:
+    """A disk whose commits take ten milliseconds."""
+
+    def __init__(self, store: EdgeStore) -> None:
+        self.store = store.store
+        self.submit_sync = store.submit_sync
+
+    async def submit(self, write: Write) -> tuple[int, int, int]:
+        await trio.sleep(0.01)
+        return self.store.apply(write)
+
+
+@pytest.mark.parametrize(
+    ("late_s", "commits"),
+    [(0.0005, 20), (0.001, 20), (0.005, 40)],
+    ids=["at once", "a little later", "not in time"],
+)
+async def test_those_answered_together_are_committed_together(
+    late_s: float, commits: int, tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    """Two clients write whenever they are answered, one of them a little later."""
+    with EdgeStore(tmp_path, databases=(DATABASE,), map_bytes_max=4 << 20) as store:
+        cells = EdgeCells(SlowDisk(store), random=Random(1))
+
+        async def keep_writing(key: bytes, pause_s: float) -> None:
+            for number in range(20):
+                await trio.sleep(pause_s)
+                cells.run([b"SET", key, b"%d" % number])
+                await cells.wait_durable()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cells.keep_committing)
+            async with trio.open_nursery() as clients:
+                clients.start_soon(keep_writing, b"a", 0.0)
+                clients.start_soon(keep_writing, b"b", late_s)
+            nursery.cancel_scope.cancel()
+        # The first one is alone in any case, and whoever is left at the end.
+        assert commits - 2 <= cells.generation - 1 <= commits + 2
+        assert cells.run([b"MGET", b"a", b"b"]) == [b"19", b"19"]
 
 
 def test_what_was_refused_has_not_happened(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""What every command goes through, from its request to its reply."""
+
+from collections.abc import Callable, Sequence
+from typing import Final, final
+
+from typing_extensions import disjoint_base
+
+from edgesync._native.keyspace import Keyspace
+from edgesync._native.resp import ReplyError
+from edgesync.cells.commands import Call
+
+WRONG_TYPE: Final[str]
+
+@final
+class Command:
+    """One row of the table; `arity` counts the name too, negative: at least that many.
+
+    keys    first, last and step of the arguments that are keys
+    grows   whether it may add data: Redis' flag `denyoom`
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run: Callable[[Call, Sequence[bytes]], object],
+        arity: int,
+        writes: bool,
+        keys: tuple[int, int, int],
+        grows: bool,
+    ) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def run(self) -> Callable[[Call, Sequence[bytes]], object]: ...
+    @property
+    def arity(self) -> int: ...
+    @property
+    def writes(self) -> bool: ...
+    @property
+    def keys(self) -> tuple[int, int, int]: ...
+    @property
+    def grows(self) -> bool: ...
+
+# By name, in the spellings of most clients: `get` and `GET`.
+TABLE: Final[dict[bytes, Command]]
+
+def carry_out(call: Call, request: list[bytes]) -> object:
+    """Carry out one command of the table and return its reply, which may be a ReplyError."""
+
+def run(one: Command, call: Call, request: list[bytes]) -> object:
+    """Run a command that may run; what it raises is its reply."""
+
+def miscounted(name: str, arity: int, request: Sequence[bytes]) -> ReplyError | None:
+    """Return what is to be said when a command comes with too few or too many arguments."""
+
+def unknown(request: Sequence[bytes]) -> ReplyError:
+    """Return what is to be said of a command that there is none."""
+
+@disjoint_base
+class Runner:
+    """Runs commands on the keys of a store, each at its time.
+
+    wall_ns     the clock
+    behind_ms   how much it is
+    commands    run since the start; `errors` of them were answered by one
+    is_noted    `note_changes` has been called, and nobody has taken note since
+    wanted      … nor is it called before this operation has been made
+    """
+
+    behind_ms: int
+    is_noted: bool
+    wanted: int
+    def __init__(self, space: Keyspace, call: Call, wall_ns: Callable[[], int]) -> None: ...
+    @property
+    def space(self) -> Keyspace: ...
+    @property
+    def call(self) -> Call: ...
+    @property
+    def wall_ns(self) -> Callable[[], int]: ...
+    @property
+    def commands(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    def note_changes(self) -> None:
+        """Learn that there is something to be committed: called once for all until it is."""
+
+    def run(self, request: list[bytes]) -> object:
+        """Carry out a command."""

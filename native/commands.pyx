@@ -1,0 +1,129 @@
+# cython: boundscheck=False, wraparound=False, cdivision=True
+"""What every command goes through, from its request to its reply.
+
+A command itself is a function of a `Call` and its arguments (edgesync/cells/commands). To find it,
+to count it and to see whether it may run took twice the time of a GET when it was Python.
+"""
+
+from functools import partial
+
+from cpython.list cimport PyList_GET_SIZE
+from libc.stdint cimport int64_t
+
+from edgesync._native.keyspace cimport Keyspace, is_in
+
+from edgesync._native.resp import ReplyError
+from edgesync.errors import RecordError
+
+# By name, in the spellings of most clients: `get` and `GET`.
+TABLE = {}
+WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+cdef enum:
+    NS_A_MS = 1_000_000
+
+table = TABLE
+
+
+cdef class Command:
+    """One row of the table; `arity` counts the name too, negative: at least that many.
+
+    keys    first, last and step of the arguments that are keys
+    grows   whether it may add data: Redis' flag `denyoom`
+    """
+
+    def __init__(self, str name, run, Py_ssize_t arity, bint writes, tuple keys, bint grows):
+        self.name, self.run, self.arity = name, run, arity
+        self.writes, self.keys, self.grows = writes, keys, grows
+
+
+cpdef object carry_out(object call, list request):
+    """Carry out one command of the table and return its reply, which may be a ReplyError."""
+    cdef Command one = table.get(request[0]) or table.get(request[0].lower())
+    return unknown(request) if one is None else go(one, call, request)
+
+
+cdef object go(Command one, object call, list request):
+    cdef Py_ssize_t count = PyList_GET_SIZE(request)
+    if count != one.arity and not (one.arity < 0 and count >= -one.arity):
+        return miscounted(one.name, one.arity, request)
+    if one.writes:
+        if call.writable and (refused := unwritable(call, one, request)) is not None:
+            return refused
+        if one.grows:
+            guard = call.guard
+            if guard is not None and (guard.refusal or guard.limits):
+                return guard.carry_out(partial(run, one, call, request))
+    return run(one, call, request)
+
+
+cpdef object run(Command one, object call, list request):
+    """Run a command that may run; what it raises is its reply."""
+    try:
+        return one.run(call, request[1:])
+    except ReplyError as error:
+        return error
+    except TypeError:
+        return ReplyError(WRONG_TYPE)
+    except RecordError as error:
+        return ReplyError(f"ERR {error}")
+
+
+cdef object unwritable(object call, Command one, list request):
+    first, last, step = one.keys
+    for key in request[first : last + 1 or None : step] if first else ():
+        if not is_in(key, call.writable):
+            shown = key[:128].decode(errors="replace")
+            return ReplyError(f"READONLY '{shown}' is only changed at the hub, by its prefix")
+    return None
+
+
+def miscounted(name: str, arity: int, request: object) -> object:
+    """Return what is to be said when a command comes with too few or too many arguments."""
+    if len(request) == arity or (arity < 0 and len(request) >= -arity):
+        return None
+    return ReplyError(f"ERR wrong number of arguments for '{name}' command")
+
+
+def unknown(request: object) -> object:
+    """Return what is to be said of a command that there is none."""
+    shown = [f"'{raw[:128].decode(errors='replace')}'" for raw in request[:8]]
+    return ReplyError(
+        f"ERR unknown command {shown[0]}, with args beginning with: {' '.join(shown[1:])}")
+
+
+cdef class Runner:
+    """Runs commands on the keys of a store, each at its time.
+
+    wall_ns     the clock
+    behind_ms   how much it is
+    commands    run since the start; `errors` of them were answered by one
+    is_noted    `note_changes` has been called, and nobody has taken note since
+    wanted      … nor is it called before this operation has been made
+    """
+
+    def __init__(self, Keyspace space not None, call, wall_ns):
+        self.space, self.call, self.wall_ns = space, call, wall_ns
+
+    def note_changes(self) -> None:
+        """Learn that there is something to be committed: called once for all until it is."""
+        raise NotImplementedError
+
+    def run(self, request: list[bytes]) -> object:
+        """Carry out a command."""
+        cdef Command one = table.get(request[0]) or table.get(request[0].lower())
+        return unknown(request) if one is None else self.go(one, request)
+
+    cdef bint is_changed(self):
+        return self.space.overlay is not None and len(self.space.overlay.now) > 0
+
+    cdef object go(self, Command one, list request):
+        self.space.now_ms = <int64_t>self.wall_ns() // NS_A_MS + self.behind_ms
+        self.commands += 1
+        reply = go(one, self.call, request)
+        if not self.is_noted and self.space.n >= self.wanted and self.is_changed():
+            self.is_noted = True
+            self.note_changes()
+        if type(reply) is ReplyError:
+            self.errors += 1
+        return reply
