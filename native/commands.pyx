@@ -97,6 +97,7 @@ cdef class Runner:
 
     wall_ns     the clock
     behind_ms   how much it is
+    generation  number of the commit that will store what the next command changes
     commands    run since the start; `errors` of them were answered by one
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
@@ -104,18 +105,28 @@ cdef class Runner:
 
     def __init__(self, Keyspace space not None, call, wall_ns):
         self.space, self.call, self.wall_ns = space, call, wall_ns
+        self.generation = 1
 
     def note_changes(self) -> None:
         """Learn that there is something to be committed: called once for all until it is."""
         raise NotImplementedError
 
+    def gate(self) -> int:
+        """Return the generation whose commit a reply given now has to wait for; 0 for none."""
+        if self.is_changed():
+            return self.generation
+        return self.generation - 1 if self.is_committing() else 0
+
     def run(self, request: list[bytes]) -> object:
-        """Carry out a command."""
+        """Carry out a command; its reply may be given away when `gate` says so."""
         cdef Command one = table.get(request[0]) or table.get(request[0].lower())
         return unknown(request) if one is None else self.go(one, request)
 
     cdef bint is_changed(self):
         return self.space.overlay is not None and len(self.space.overlay.now) > 0
+
+    cdef bint is_committing(self):
+        return self.space.overlay is not None and len(self.space.overlay.frozen) > 0
 
     cdef object go(self, Command one, list request):
         self.space.now_ms = <int64_t>self.wall_ns() // NS_A_MS + self.behind_ms

@@ -66,11 +66,38 @@ cdef class Connection:
 
     def receive(self) -> bool:
         """Read what has come; False when the other end has gone."""
+        return self.read()
+
+    cdef bint read(self) except -1:
         cdef Py_ssize_t size = recv(self.number, chunk, CHUNK_BYTES, MSG_DONTWAIT)
         if size > 0:
             self.parser.read(chunk, size, self.requests)
             return True
         return size < 0 and (errno == EAGAIN or errno == EINTR)
+
+    def serve(self, Runner runner not None, int proto, Py_ssize_t unsent_max, gates) -> int:
+        """Read what has come, answer it as `answer` does and send what is due.
+
+        Returns GONE, SERVED, HELD when replies wait for a commit, or LEFT when there is something
+        left to be done that is more than this.
+        """
+        if not self.read():
+            return GONE
+        self.reply(runner, proto, unsent_max, gates)
+        if self.parser.error or not self.send_all():
+            return LEFT
+        return HELD if self.waiting else SERVED
+
+    def release(self, done) -> bool:
+        """Do as `open` does and send what is due; False when there is something left to be done."""
+        self.let_go(done)
+        return not self.waiting and self.send_all()
+
+    cdef bint send_all(self) except -1:
+        """Send what is due; whether nothing is left to be sent, and no request."""
+        if self.out.size > self.sent and not self.push_out():
+            return False
+        return self.out.size == self.sent and not self.requests
 
     @property
     def has_requests(self) -> bool:
@@ -97,6 +124,11 @@ cdef class Connection:
 
         A mistake of ours costs its client an answer, nobody more (I8).
         """
+        return self.reply(runner, proto, unsent_max, gates)
+
+    cdef int reply(
+        self, Runner runner, int proto, Py_ssize_t unsent_max, object gates,
+    ) except -1:
         cdef size_t start = self.out.size, before
         cdef int count = 0
         cdef list request
@@ -166,16 +198,20 @@ cdef class Connection:
 
     def open(self, done) -> None:
         """Let go what rests on nothing but commits up to `done`: the latest of each kind."""
+        self.let_go(done)
+
+    cdef int let_go(self, done) except -1:
         cdef bytes raw
         cdef tuple gates
         while self.waiting:
             gates, raw, _ = self.waiting[0]
             if gates[0] > done[0] or gates[1] > done[1]:
-                return
+                break
             self.waiting.popleft()
             self.waiting_bytes -= PyBytes_GET_SIZE(raw)
             if put_bytes(&self.out, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw)) != OK:
                 raise MemoryError
+        return 0
 
     def refuse(self, Py_ssize_t kind, done, problem, int proto) -> None:
         """Put `problem` in place of each reply that rests on a commit of that kind after `done`."""
@@ -200,6 +236,9 @@ cdef class Connection:
 
     def send(self) -> bool:
         """Send what the socket takes of what is due; False when the other end has gone."""
+        return self.push_out()
+
+    cdef bint push_out(self) except -1:
         cdef Py_ssize_t size
         while self.out.size > self.sent:
             size = send(
@@ -221,4 +260,9 @@ cdef class Connection:
 
 
 OPEN = (0, 0)
+# What `serve` returns.
+GONE = 0
+SERVED = 1
+HELD = 2
+LEFT = 3
 FAILED = ReplyError("ERR this request failed at the edge; its log says why")

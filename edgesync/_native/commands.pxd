@@ -19,10 +19,12 @@ cdef class Runner:
     cdef readonly object call
     cdef readonly object wall_ns
     cdef public int64_t behind_ms
+    cdef public uint64_t generation
     cdef readonly uint64_t commands
     cdef readonly uint64_t errors
     cdef public bint is_noted
     cdef public uint64_t wanted
 
     cdef bint is_changed(self)
+    cdef bint is_committing(self)
     cdef object go(self, Command one, list request)

@@ -62,12 +62,14 @@ class Runner:
 
     wall_ns     the clock
     behind_ms   how much it is
+    generation  number of the commit that will store what the next command changes
     commands    run since the start; `errors` of them were answered by one
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
     """
 
     behind_ms: int
+    generation: int
     is_noted: bool
     wanted: int
     def __init__(self, space: Keyspace, call: Call, wall_ns: Callable[[], int]) -> None: ...
@@ -84,5 +86,8 @@ class Runner:
     def note_changes(self) -> None:
         """Learn that there is something to be committed: called once for all until it is."""
 
+    def gate(self) -> int:
+        """Return the generation whose commit a reply given now has to wait for; 0 for none."""
+
     def run(self, request: list[bytes]) -> object:
-        """Carry out a command."""
+        """Carry out a command; its reply may be given away when `gate` says so."""

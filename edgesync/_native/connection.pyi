@@ -14,6 +14,11 @@ from edgesync._native.resp import Parser, ReplyError
 
 # The gates of what rests on no commit: of cells, of points.
 OPEN: Final[tuple[int, int]]
+# What `serve` returns.
+GONE: Final[int]
+SERVED: Final[int]
+HELD: Final[int]
+LEFT: Final[int]
 # What a mistake of ours costs its client.
 FAILED: Final[ReplyError]
 
@@ -28,6 +33,18 @@ class Connection:
     def parser(self) -> Parser: ...
     def receive(self) -> bool:
         """Read what has come; False when the other end has gone."""
+
+    def serve(
+        self, runner: Runner, proto: int, unsent_max: int, gates: Callable[[], tuple[int, int]]
+    ) -> int:
+        """Read what has come, answer it as `answer` does and send what is due.
+
+        Returns GONE, SERVED, HELD when replies wait for a commit, or LEFT when there is something
+        left to be done that is more than this.
+        """
+
+    def release(self, done: list[int]) -> bool:
+        """Do as `open` does and send what is due; False when there is something left to be done."""
 
     @property
     def has_requests(self) -> bool:

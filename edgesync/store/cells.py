@@ -67,8 +67,6 @@ class CellStore(Runner):
     writable     which of them commands may write (keyspace.is_in)
     value_max    bytes of one value
     wall_ns      deadlines and stamps; order never depends on it alone (clock.pyx)
-
-    generation   number of the commit that will store what the next command changes
     """
 
     space: EdgeKeys | HubKeys
@@ -88,7 +86,6 @@ class CellStore(Runner):
         super().__init__(space, call, wall_ns)
         self._disk = disk
         self.rows = rows
-        self.generation = 1
         self._overtaken = False
         self._changed = trio.Event()
         self._listeners: list[Callable[[int, StoreError | None], None]] = []
@@ -108,12 +105,6 @@ class CellStore(Runner):
         if isinstance(reply, ReplyError):
             raise CommandError(str(reply))
         return reply
-
-    def gate(self) -> int:
-        """Return the generation whose commit a reply given now has to wait for; 0 for none."""
-        if self.rows.is_changed:
-            return self.generation
-        return self.generation - 1 if self.rows.is_committing else 0
 
     def on_commit(self, listener: Callable[[int, StoreError | None], None]) -> None:
         """Call `listener` with each generation on disk, or why it and all after it failed."""

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native.commands import TABLE, Command, Runner
-from edgesync._native.connection import OPEN, Connection
+from edgesync._native.connection import GONE, HELD, LEFT, OPEN, SERVED, Connection
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.resp import Parser, ReplyError, encode
 from edgesync.cells.commands import Call
@@ -142,6 +142,42 @@ def test_a_command_that_fails_costs_an_answer_and_nothing_more(pair: Pair) -> No
     assert pair.answer() == 4
     failed = ReplyError("ERR this request failed at the edge; its log says why")
     assert pair.read() == encode([b"a", failed, failed, b"b"], 2)
+
+
+def test_most_clients_are_served_in_one_go(pair: Pair) -> None:
+    def serve(*requests: list[bytes], gates: tuple[int, int] = OPEN) -> int:
+        pair.client.sendall(b"".join(map(packed, requests)))
+        return pair.connection.serve(pair.runs, 2, 1 << 20, lambda: gates)
+
+    assert serve([b"GET", b"a"]) == SERVED
+    assert pair.client.recv(100) == encode([b"a"], 2)
+    assert serve([b"SET", b"k", b"1"], gates=(4, 0)) == HELD
+    assert serve([b"GET", b"b"]) == HELD
+    assert not pair.connection.release([3, 0])
+    assert pair.connection.release([4, 0])
+    assert pair.client.recv(100) == encode([b"1", b"b"], 2)
+    assert serve([b"GET", b"c"], [b"MULTI"]) == LEFT
+    assert pair.connection.take() == [b"MULTI"]
+    assert serve([b"SET", b"k", b"2"], gates=(5, 0)) == HELD
+    assert serve([b"MULTI"], gates=(5, 0)) == LEFT
+    assert not pair.connection.release([5, 0])
+    assert not pair.connection.is_waiting
+    pair.connection.take()
+    pair.client.sendall(b"*1\r\n$-5\r\n")
+    assert pair.connection.serve(pair.runs, 2, 1 << 20, lambda: OPEN) == LEFT
+    pair.client.close()
+    assert pair.connection.serve(pair.runs, 2, 1 << 20, lambda: OPEN) == GONE
+
+
+def test_who_does_not_read_is_not_done_with(pair: Pair) -> None:
+    """Neither where its replies are due at once, nor where they were waiting for a commit."""
+    big = [b"GET", b"900000", b"x"]
+    pair.client.sendall(packed(big))
+    assert pair.connection.serve(pair.runs, 2, 1 << 20, lambda: OPEN) == LEFT
+    assert pair.connection.has_due
+    pair.connection.owe([b"y" * 900_000], 2, (1, 0))
+    assert not pair.connection.release([1, 0])
+    assert pair.connection.has_due
 
 
 def test_a_reply_that_is_none_leaves_what_was_there(pair: Pair) -> None:

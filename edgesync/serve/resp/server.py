@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from edgesync._native.connection import FAILED, OPEN, Connection
+from edgesync._native.connection import FAILED, GONE, HELD, LEFT, OPEN, Connection
 from edgesync._native.resp import Parser, Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.errors import StoreError, StoreFull
@@ -41,7 +41,7 @@ EXPIRE_EVERY_S: Final = 0.25
 EXPIRE_FAILED_S: Final = 60.0
 Gates = tuple[int, int]  # of cells, of points
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-GONE: Final = select.EPOLLHUP | select.EPOLLERR
+LOST: Final = select.EPOLLHUP | select.EPOLLERR
 
 
 class Client(Connection):
@@ -142,12 +142,14 @@ class RespServer:
             client = self._clients.get(number)
             if client is None:
                 continue
-            if events & READ:
+            if events == READ and client.session.is_plain:
+                self._serve(client)
+            elif events & READ:
                 if not client.receive():
                     self._close(client)
                     continue
                 self._work(client)
-            elif events & GONE:
+            elif events & LOST:
                 self._close(client)
                 continue
             if events & WRITE and self._is_open(client):
@@ -186,6 +188,7 @@ class RespServer:
         if not self._is_open(client):
             return
         del self._clients[client.number]
+        self._waiting.discard(client)
         self._epoll.unregister(client.number)
         del self._of_session[client.session.number]
         if client.held is not None:
@@ -205,6 +208,18 @@ class RespServer:
             self._epoll.modify(client.number, events)
 
     # -- requests ------------------------------------------------------------------------------
+
+    def _serve(self, client: Client) -> None:
+        """Do all that most clients ask for: commands on keys, one at a time or a few."""
+        done = client.serve(self._cells, client.session.proto, UNSENT_MAX, self._gates)
+        if self.house.watchers:
+            self.house.tell_watchers()
+        if done == HELD:
+            self._waiting.add(client)
+        elif done == LEFT:
+            self._work(client)
+        elif done == GONE:
+            self._close(client)
 
     def _work(self, client: Client) -> None:
         """Run what the client asked for, as long as it takes its replies."""
@@ -325,8 +340,9 @@ class RespServer:
         for client in waiting:
             if error is not None:
                 client.refuse(kind, self._done[kind], _refusal(error), client.session.proto)
-            client.open(self._done)
-            self._note_due(client)
+            if client.session.is_over or not client.release(self._done):
+                client.open(self._done)
+                self._note_due(client)
         self._flush()
 
     def _flush(self) -> None:

@@ -140,7 +140,9 @@ class Session:
         """Carry out one request; most have one reply, SUBSCRIBE one a channel."""
         replies = self._run(request)
         self.is_plain = (
-            self.is_known and self.queue is None and not self.subscribed and not self.patterns
+            self.is_known
+            and self.queue is None
+            and not (self.subscribed or self.patterns or self.is_over)
         )
         return replies
 
