@@ -9,13 +9,15 @@ Source: the RESP specification (redis.io, "RESP protocol description"), versions
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.stdint cimport int64_t, uint64_t, uint8_t
 from libc.string cimport memchr
 
-from buffer cimport Buf, OK, buf_free, put_bytes
+from buffer cimport Buf, OK, buf_free, put8, put_bytes
 
 cdef enum:
     COUNT_LINE_MAX = 65536
+    DIGITS_MAX = 20  # of a number of 64 bits, with its sign
     INLINE_MAX = 65536
     STRANGER_ARGUMENTS_MAX = 10
     STRANGER_BYTES_MAX = 16384
@@ -271,22 +273,44 @@ class Push:
         self.items = items
 
 
-cdef inline int text(Buf *out, bytes raw) except -1:
-    if put_bytes(out, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw)):
+cdef inline int put(Buf *out, const char *raw, Py_ssize_t size) except -1:
+    if put_bytes(out, raw, size) != OK:
         raise MemoryError
     return 0
 
 
+cdef inline int text(Buf *out, bytes raw) except -1:
+    return put(out, PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+
+
+cdef int line(Buf *out, uint8_t mark, const char *raw, Py_ssize_t size) except -1:
+    if put8(out, mark) != OK:
+        raise MemoryError
+    put(out, raw, size)
+    return put(out, b"\r\n", 2)
+
+
+cdef int head(Buf *out, uint8_t mark, int64_t number) except -1:
+    """Put a line of a mark and a number, from its last digit on."""
+    cdef char digits[DIGITS_MAX]
+    cdef int at = DIGITS_MAX
+    cdef uint64_t rest = <uint64_t>number if number >= 0 else -<uint64_t>number
+    while True:
+        at -= 1
+        digits[at] = <char>(c"0" + <char>(rest % 10))
+        rest //= 10
+        if rest == 0:
+            break
+    if number < 0:
+        at -= 1
+        digits[at] = c"-"
+    return line(out, mark, digits + at, DIGITS_MAX - at)
+
+
 cdef int bulk(Buf *out, bytes raw) except -1:
-    text(out, b"$%d\r\n" % PyBytes_GET_SIZE(raw))
+    head(out, c"$", PyBytes_GET_SIZE(raw))
     text(out, raw)
-    text(out, b"\r\n")
-    return 0
-
-
-cdef int head(Buf *out, bytes mark, Py_ssize_t count) except -1:
-    text(out, b"%b%d\r\n" % (mark, count))
-    return 0
+    return put(out, b"\r\n", 2)
 
 
 def number_text(value: float) -> bytes:
@@ -302,14 +326,20 @@ def number_text(value: float) -> bytes:
 
 
 cdef int write(Buf *out, object reply, int proto) except -1:
+    cdef const char *raw
+    cdef Py_ssize_t size = 0
     if type(reply) is bytes:
         bulk(out, <bytes>reply)
     elif type(reply) is str:
-        text(out, b"+" + (<str>reply).encode() + b"\r\n")
+        raw = PyUnicode_AsUTF8AndSize(reply, &size)
+        line(out, c"+", raw, size)
     elif type(reply) is bool:
-        text(out, (b"#t\r\n" if reply else b"#f\r\n") if proto == 3 else b":%d\r\n" % reply)
+        if proto == 3:
+            text(out, b"#t\r\n" if reply else b"#f\r\n")
+        else:
+            head(out, c":", reply)
     elif type(reply) is int:
-        text(out, b":%d\r\n" % reply)
+        head(out, c":", reply)
     elif reply is None:
         text(out, b"_\r\n" if proto == 3 else b"$-1\r\n")
     elif type(reply) is float:
@@ -318,26 +348,26 @@ cdef int write(Buf *out, object reply, int proto) except -1:
         else:
             bulk(out, number_text(reply))
     elif type(reply) is list or type(reply) is tuple:
-        head(out, b"*", len(reply))
+        head(out, c"*", len(reply))
         for one in reply:
             write(out, one, proto)
     elif type(reply) is dict:
         if proto == 3:
-            head(out, b"%", len(reply))
+            head(out, c"%", len(reply))
         else:
-            head(out, b"*", 2 * len(reply))
+            head(out, c"*", 2 * len(reply))
         for key, value in reply.items():
             write(out, key, proto)
             write(out, value, proto)
     elif type(reply) is set or type(reply) is frozenset:
-        head(out, b"~" if proto == 3 else b"*", len(reply))
+        head(out, c"~" if proto == 3 else c"*", len(reply))
         for one in reply:
             write(out, one, proto)
     elif type(reply) is Pairs:
-        head(out, b"*", len(reply) if proto == 3 else 2 * len(reply))
+        head(out, c"*", len(reply) if proto == 3 else 2 * len(reply))
         for first, second in reply:
             if proto == 3:
-                head(out, b"*", 2)
+                head(out, c"*", 2)
             write(out, first, proto)
             write(out, second, proto)
     elif isinstance(reply, ReplyError):
@@ -346,7 +376,7 @@ cdef int write(Buf *out, object reply, int proto) except -1:
     elif reply is NullArray:
         text(out, b"_\r\n" if proto == 3 else b"*-1\r\n")
     elif isinstance(reply, Push):
-        head(out, b">" if proto == 3 else b"*", len(reply.items))
+        head(out, c">" if proto == 3 else c"*", len(reply.items))
         for one in reply.items:
             write(out, one, proto)
     else:
