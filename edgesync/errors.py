@@ -14,6 +14,7 @@
         SourceRejected        the device answered "no": a retry will not help
       RecordError             bytes that are not a valid record, block or batch
       CommandError            a Redis command that was refused; nothing of it happened
+      Evicted                 a value the hub keeps for this edge: ask again once it is reached
 
 There is no LinkError: a hub out of reach is a state (`EdgeNode.status`), since everything
 acknowledged is safe in the journal meanwhile.
@@ -120,3 +121,7 @@ class RecordError(EdgesyncError, ValueError):
 
 class CommandError(EdgesyncError):
     """What Redis would have replied: `WRONGTYPE …`, `ERR …`."""
+
+
+class Evicted(EdgesyncError):
+    """A value that was moved to the hub to make room."""

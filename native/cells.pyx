@@ -25,7 +25,7 @@ import re
 
 from edgesync._native.pack cimport expand, squeeze
 
-from edgesync.errors import RecordError
+from edgesync.errors import Evicted, RecordError
 
 cdef enum:
     KIND_MASK = 3
@@ -33,7 +33,9 @@ cdef enum:
     PACKED = 8
     HAS_SEQ = 16
     SPENT = 32
-    KNOWN_BITS = 63
+    EVICTED = 64
+    SENT_BITS = 63    # what the hub may send; only edges leave values to others
+    KNOWN_BITS = 127
     DOT_BYTES_MIN = 12  # head, replica, number, stamp, size of the payload
     PACK_FROM = 64
     OP_BYTES_MIN = 14  # head, number, stamp, q, three sizes
@@ -56,6 +58,7 @@ cdef class Dot:
     pending   an operation of this replica that the hub has not confirmed
     spent     a pending removal with an amount of ours after it: noted, because the hub must still
               hear of it, but no sibling any more
+    evicted   a value that only the hub has; all that merging and ranking ask for is here
     """
 
     def __init__(
@@ -69,16 +72,19 @@ cdef class Dot:
 
     @property
     def payload(self) -> bytes:
-        """What it wrote: a value, or an amount in decimal."""
+        """What it wrote: a value, or an amount in decimal. Raises Evicted when it is elsewhere."""
         if self.packed:
             return expand(
                 PyBytes_AS_STRING(self.stored), PyBytes_GET_SIZE(self.stored), VALUE_BYTES_MAX)
+        if self.evicted:
+            raise Evicted
         return self.stored
 
     cpdef Dot at(self, uint64_t seq, bint pending):
         """Return the same operation, confirmed (or not) under that sequence number."""
         cdef Dot made = make(self.r, self.n, self.hlc, self.kind, self.stored)
         made.seq, made.pending, made.packed = seq, pending, self.packed
+        made.evicted = self.evicted
         return made
 
     cpdef Dot stamped(self, uint64_t hlc):
@@ -96,7 +102,14 @@ cdef class Dot:
     cpdef Dot with_payload(self, bytes payload):
         """Return it with another payload, as when amounts are folded into one."""
         cdef Dot made = self.at(self.seq, self.pending)
-        made.stored, made.packed = payload, False
+        made.stored, made.packed, made.evicted = payload, False, False
+        return made
+
+    cpdef Dot left_to_hub(self):
+        """Return a confirmed value without its payload."""
+        assert self.kind == VALUE and not self.pending
+        cdef Dot made = self.with_payload(b"")
+        made.evicted = True
         return made
 
     def __eq__(self, other: object) -> bool:
@@ -107,7 +120,7 @@ cdef class Dot:
         return (
             self.r == one.r and self.n == one.n and self.hlc == one.hlc and self.kind == one.kind
             and self.seq == one.seq and self.pending == one.pending and self.packed == one.packed
-            and self.spent == one.spent
+            and self.spent == one.spent and self.evicted == one.evicted
             and self.stored == one.stored)
 
     __hash__ = None
@@ -115,7 +128,8 @@ cdef class Dot:
     def __repr__(self) -> str:
         mark = ", pending" if self.pending else f", seq={self.seq}" if self.seq else ""
         kind = ("VALUE", "AMOUNT", "TOMB")[self.kind]
-        return f"Dot({self.r}, {self.n}, hlc={self.hlc}, {kind} {self.payload!r}{mark})"
+        what = "evicted" if self.evicted else repr(self.payload)
+        return f"Dot({self.r}, {self.n}, hlc={self.hlc}, {kind} {what}{mark})"
 
 
 cdef inline Dot make(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes stored):
@@ -241,8 +255,15 @@ cpdef uint8_t meeting_of(list dots):
     return MEET_REMOVAL if has_tomb and has_content else MEET_NOTHING
 
 
+cpdef bint has_value(list dots, uint8_t strategy):
+    """Whether the cell has a value, wherever that is."""
+    if len(dots) == 1:
+        return (<Dot>dots[0]).kind != TOMB
+    return winner(dots, strategy) is not None
+
+
 cpdef bytes read(list dots, uint8_t strategy):
-    """Return the cell's value; None when it is absent.
+    """Return the cell's value; None when it is absent. Raises Evicted when only the hub has it.
 
     With amounts: their sum on top of the value. Amounts beside a value that is no number wait
     unseen until somebody replaces it.
@@ -310,6 +331,8 @@ cdef int write_cell(Buf *out, list dots) except -1:
             head |= PACKED
         if dot.spent:
             head |= SPENT
+        if dot.evicted:
+            head |= EVICTED
         if dot.seq:
             head |= HAS_SEQ
         bad |= put8(out, head)
@@ -330,13 +353,13 @@ cpdef list decode(bytes data):
     cdef Cur cur
     cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
     cur.end = cur.at + PyBytes_GET_SIZE(data)
-    dots = read_cell(&cur)
+    dots = read_cell(&cur, KNOWN_BITS)
     if left(&cur):
         raise RecordError("bytes follow a cell")
     return dots
 
 
-cdef list read_cell(Cur *cur):
+cdef list read_cell(Cur *cur, uint8_t known):
     cdef uint64_t count = 0, r = 0, n = 0, hlc = 0, seq = 0, size = 0, _i
     cdef uint8_t head = 0
     cdef list dots = []
@@ -347,7 +370,7 @@ cdef list read_cell(Cur *cur):
     for _i in range(count):
         seq = 0
         if (
-            not take8(cur, &head) or head > KNOWN_BITS or head & KIND_MASK > TOMB
+            not take8(cur, &head) or head > known or head & KIND_MASK > TOMB
             or not take_varint(cur, &r) or r >> 32
             or not take_varint(cur, &n)
             or not take64(cur, &hlc)
@@ -355,11 +378,13 @@ cdef list read_cell(Cur *cur):
             or not take_varint(cur, &size) or size > left(cur)
         ):
             raise RecordError("a dot cut short or damaged")
+        if head & EVICTED and (size or head & (KIND_MASK | PENDING | PACKED | SPENT)):
+            raise RecordError("a dot that was evicted and is no confirmed value")
         dot = make(
             <uint32_t>r, n, hlc, head & KIND_MASK,
             PyBytes_FromStringAndSize(<const char *>cur.at, <Py_ssize_t>size))
         dot.seq, dot.pending, dot.packed = seq, (head & PENDING) != 0, (head & PACKED) != 0
-        dot.spent = (head & SPENT) != 0
+        dot.spent, dot.evicted = (head & SPENT) != 0, (head & EVICTED) != 0
         cur.at += size
         if before is not None and (before.r, before.n) >= (dot.r, dot.n):
             raise RecordError("dots out of order")
@@ -543,7 +568,7 @@ def decode_entries(data: bytes) -> list[Entry]:
             raise RecordError("a key whose name has no such size")
         if not take_varint(&cur, &position) or not take8(&cur, &is_whole) or is_whole > 1:
             raise RecordError("a key cut short or damaged")
-        tombs = read_cell(&cur)
+        tombs = read_cell(&cur, SENT_BITS)
         if not take_varint(&cur, &size) or size > left(&cur):
             raise RecordError("a key cut short")
         cells = []
@@ -551,7 +576,7 @@ def decode_entries(data: bytes) -> list[Entry]:
             name = take_part(&cur, "the name of a cell")
             if not 0 < len(name) <= NAME_BYTES_MAX:
                 raise RecordError("a cell whose name has no such size")
-            cells.append((name, read_cell(&cur)))
+            cells.append((name, read_cell(&cur, SENT_BITS)))
         entries.append(Entry(key, position, is_whole != 0, tombs, cells))
     if left(&cur):
         raise RecordError("bytes follow a page of keys")

@@ -30,10 +30,17 @@ from edgesync._native.keyspace cimport (
 from edgesync.errors import RecordError
 
 cdef enum:
+    HASH_TYPE = 104  # ord("h")
     LIST_TYPE = 108  # ord("l")
     BIRTH_AT = 14    # in the name of a list element: type, side, stamp and replica come first
     COUNTERS_BYTES = 64
     STAMP_BITS = 16
+    # What is left of a value takes about as much; and no number a client counts with is as long.
+    EVICTED_FROM = 24
+    # A key comes back whole, while somebody waits for one of its fields.
+    EVICTED_CELLS_MAX = 4096
+    EVICTED_BYTES_MAX = 4 << 20
+    NAMES_A_LOOK = 8  # each comes with its value
 
 # A deadline that never comes.
 cdef bytes NO_END = b"\xff" * 8
@@ -97,10 +104,13 @@ cdef class EdgeKeys(Keyspace):
     r         as the hub has named it; before that, a number drawn by chance: UNNAMED_FROM and up
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
+    evicted   keys whose values were left to the hub, since the start
     """
 
     cdef readonly uint64_t sent
     cdef readonly uint64_t pending
+    cdef readonly uint64_t evicted
+    cdef bytes hand  # `evict` goes on behind this key; None: from the first
     cdef uint64_t life  # how often the hub has given this edge another name
 
     def load_counters(self) -> None:
@@ -457,6 +467,96 @@ cdef class EdgeKeys(Keyspace):
                 total += mark_of(name, key.kseq)
         return total, names[-1] if len(names) == limit else None
 
+    # -- values left to the hub --------------------------------------------------------------
+
+    def evict(self, wanted: int, looks: int = 1000, scope=()) -> int:
+        """Leave values to the hub until `wanted` bytes are free; returns how many are.
+
+        looks   keys looked at, at most
+        scope   keys the hub is asked for; others stay
+
+        It goes round through all keys, and passes over those used since it came by last, or the
+        time before (`remember`).
+        """
+        cdef uint64_t freed = 0
+        cdef int rounds = 0
+        while looks > 0 and freed < wanted:
+            names = self.names(self.hand, limit=min(looks, NAMES_A_LOOK))
+            if not names:
+                self.hand = None
+                self.turn()
+                rounds += 1
+                if rounds == 3:
+                    break  # none is recent any more
+            for name in names:
+                looks -= 1
+                self.hand = name
+                if self.is_recent(name) or not is_in(name, scope):
+                    continue
+                try:
+                    freed += self.evict_key(name)
+                except RecordError:
+                    continue  # a damaged row costs its key, not the others: I8
+                if freed >= wanted:
+                    break
+        return freed
+
+    cpdef uint64_t evict_key(self, bytes name):
+        """Leave the larger values of a key to the hub; returns how many bytes are free by that.
+
+        None of a key with an operation the hub has not confirmed, or that it has not delivered
+        since it gave us this name: only from what it has delivered do we know that it has it.
+        """
+        cdef Key key = self.load(name)
+        cdef uint64_t freed = 0, size = 0
+        cdef list cells = []
+        if (
+            key is None or not key.kseq or key.life != self.life
+            or key.cells > EVICTED_CELLS_MAX
+        ):
+            return 0
+        if not all([self.is_clean(dots) for dots in (key.string, key.ttl, key.tombs)]):
+            return 0
+        if key.cells:
+            prefix = b"c" + be64(key.kid)
+            for row, raw in self.walk(prefix, prefix + b"\xff"):
+                size += len(raw)
+                dots = decode(raw)
+                if size > EVICTED_BYTES_MAX or not self.is_clean(dots):
+                    return 0
+                cells.append((row[9:], dots))
+        freed = evictable(key.string)
+        if freed:
+            key.string = without_values(key.string)
+        for cell, dots in cells:
+            if cell[0] == HASH_TYPE and evictable(dots):
+                freed += evictable(dots)
+                self.set_dots(key, cell, dots, without_values(dots))
+        if freed:
+            self.evicted += 1
+            self.save(key)
+        return freed
+
+    cpdef bint is_clean(self, list dots):
+        """Whether the hub has confirmed all of them."""
+        cdef Dot dot
+        for dot in dots:
+            if dot.pending:
+                return False
+        return True
+
+    def is_evicted(self, key: bytes) -> bool:
+        """Whether only the hub has some value of a key."""
+        cdef Key found = self.load(key)
+        if found is None:
+            return False
+        if any([(<Dot>dot).evicted for dot in found.string]):
+            return True
+        rows = self.rows(found) if found.cells else []
+        return any([(<Dot>dot).evicted for _, raw in rows for dot in decode(raw)])
+
+    # -- care --------------------------------------------------------------------------------
+
     def settle(self, stable: int) -> None:
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""
         cdef Key key
@@ -529,6 +629,24 @@ cdef list without_pending(list dots, uint64_t n):
     return [
         dot.at(dot.seq, False) if dot.pending and dot.n == n else dot
         for dot in dots if not (dot.pending and dot.n == n and dot.kind == TOMB)]
+
+
+cdef uint64_t evictable(list dots):
+    """Bytes of values that may be left to the hub."""
+    cdef Dot dot
+    cdef uint64_t total = 0
+    for dot in dots:
+        if dot.kind == VALUE and PyBytes_GET_SIZE(dot.stored) >= EVICTED_FROM:
+            total += PyBytes_GET_SIZE(dot.stored)
+    return total
+
+
+cdef list without_values(list dots):
+    cdef Dot dot
+    return [
+        dot.left_to_hub()
+        if dot.kind == VALUE and PyBytes_GET_SIZE(dot.stored) >= EVICTED_FROM else dot
+        for dot in dots]
 
 
 def _number_of(one: Pending) -> int:

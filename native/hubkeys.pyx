@@ -191,6 +191,30 @@ cdef class HubKeys(Keyspace):
                 return entries, position, False
         return entries, position, len(rows) < walked
 
+    def whole(self, keys, limit_bytes: int = 1 << 18) -> list[Entry]:
+        """Return all there is of some keys, of those there are.
+
+        It goes with any page, of whatever base: what an edge has done and knows is told by the
+        key's own number. No further key is begun beyond `limit_bytes`.
+        """
+        cdef Key key
+        cdef Entry entry
+        cdef Py_ssize_t size = 0
+        entries = []
+        for name in keys:
+            try:
+                key = self.load(name)
+                if key is None or not key.kseq:
+                    continue
+                entry = self.entry(key, 0)
+            except RecordError:
+                continue  # a damaged row costs its key, not the others: I8
+            entries.append(entry)
+            size += size_of(entry)
+            if size >= limit_bytes:
+                break
+        return entries
+
     def digest(self, after: int = 0, limit: int = 1000, scope=()) -> tuple[int, int | None]:
         """Return what stands for keys in `scope` whose last change is after `after`, and where to
         go on; None at the end. An edge's are these while it knows all of them, see EdgeKeys.

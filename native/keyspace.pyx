@@ -26,7 +26,7 @@ from buffer cimport (
 )
 
 from edgesync._native.cells cimport (
-    AMOUNT, CRDT_MERGE, Dot, TOMB, VALUE, decode, encode, read, winner,
+    AMOUNT, CRDT_MERGE, Dot, TOMB, VALUE, decode, encode, has_value, read, winner,
 )
 
 from edgesync.errors import RecordError
@@ -41,6 +41,7 @@ cdef enum:
     KNOWN_BITS = 63
     FIRST_LOOK = 16
     NEXT_LOOKS = 256
+    TOUCHED_MAX = 4096  # names in each generation, see `remember`
 
 # The type of a cell is the first byte of its name; a key has that of what it holds.
 STRING = ord("s")
@@ -367,18 +368,28 @@ cdef class Keyspace:
         return tops
 
     cpdef bytes get(self, bytes key, bytes name):
-        """Return the value of a cell; None when it is absent."""
+        """Return the value of a cell; None when it is absent. Raises Evicted."""
         cdef Key found = self.alive(key)
         if found is None:
             return None
+        if self.touched is not None:
+            self.touch(key)
         return read(self.dots_of(found, name), self.strategy_of(key))
 
+    cpdef bint has(self, bytes key, bytes name):
+        """Whether a cell is present, wherever its value is."""
+        cdef Key found = self.alive(key)
+        return found is not None and has_value(
+            self.dots_of(found, name), self.strategy_of(key))
+
     cpdef bytes get_string(self, bytes key):
-        """Return a string; None when the key is absent. Raises TypeError for another type."""
+        """Return a string; None when it is absent. Raises Evicted, TypeError for others."""
         cdef Key found = self.alive(key)
         cdef int kind
         if found is None:
             return None
+        if self.touched is not None:
+            self.touch(key)
         if found.cells:
             kind = self.type_in(found)
             if kind and kind != STRING:
@@ -417,10 +428,15 @@ cdef class Keyspace:
         self, key: bytes, kind: int, start: bytes = b"", stop: bytes | None = None, *,
         reverse: bool = False,
     ):
-        """Yield (name without its type, value) of present cells in [start, stop), in order."""
+        """Yield (name without its type, value) of present cells in [start, stop), in order.
+
+        Raises Evicted at the first value that only the hub has.
+        """
         cdef Key found = self.alive(key)
         if found is None or not found.cells:
             return
+        if self.touched is not None:
+            self.touch(key)
         strategy = self.strategy_of(key)
         prefix = b"c" + be64(found.kid)
         mark = prefix + bytes([kind])
@@ -429,6 +445,17 @@ cdef class Keyspace:
             value = read(decode(raw), strategy)
             if value is not None:
                 yield row[10:], value
+
+    def cell_names(self, key: bytes, kind: int, start: bytes = b""):
+        """Yield the names, without their type, of present cells from `start` on, in order."""
+        cdef Key found = self.alive(key)
+        if found is None or not found.cells:
+            return
+        strategy = self.strategy_of(key)
+        prefix = b"c" + be64(found.kid)
+        for row, raw in self.walk(prefix + bytes([kind]) + start, prefix + bytes([kind + 1])):
+            if has_value(decode(raw), strategy):
+                yield row[10:]
 
     def by_score(
         self, key: bytes, low: bytes = b"", high: bytes = b"\xff" * 9, *, reverse: bool = False
@@ -483,6 +510,31 @@ cdef class Keyspace:
                 start = rows[-1][0] + b"\0"
             limit = NEXT_LOOKS
 
+    # -- what was used lately ----------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Note from here on which keys are read and written.
+
+        Not when, and not of each: names are put into a set, and one that is full takes the place of
+        the one before it. What is in neither was not used for a while.
+        """
+        self.touched, self.touched_before = set(), set()
+
+    cdef int touch(self, bytes key) except -1:
+        self.touched.add(key)
+        if len(self.touched) >= TOUCHED_MAX:
+            self.turn()
+        return 0
+
+    cdef int turn(self) except -1:
+        """Let a generation begin."""
+        if self.touched is not None:
+            self.touched, self.touched_before = set(), self.touched
+        return 0
+
+    cdef bint is_recent(self, bytes key):
+        return self.touched is not None and (key in self.touched or key in self.touched_before)
+
     # -- writing -----------------------------------------------------------------------------
 
     cdef Key open_key(self, bytes key):
@@ -490,6 +542,8 @@ cdef class Keyspace:
         cdef Key found
         if PyBytes_GET_SIZE(key) > KEY_BYTES_MAX:
             raise RecordError(f"a key of {len(key)} bytes; at most {KEY_BYTES_MAX}")
+        if self.touched is not None:
+            self.touch(key)
         found = self.load(key)
         if found is None:
             return Key(key)
@@ -587,6 +641,7 @@ cdef class Keyspace:
         cdef bytes old
         cdef bytes new
         cdef uint8_t strategy
+        cdef int at
         if name == STRING_NAME:
             key.string = after
             return
@@ -610,11 +665,12 @@ cdef class Keyspace:
             self.drop(row)
             key.cells -= 1
         key.grown += weight_of(name, after) - weight_of(name, before)
-        old = read(before, strategy) if before else None
-        new = read(after, strategy) if after else None
         at = COLLECTIONS.index(name[0])
-        key.counts[at] += (new is not None) - (old is not None)
-        if name[0] == ZSET and old != new:
+        key.counts[at] += has_value(after, strategy) - has_value(before, strategy)
+        if name[0] != ZSET:
+            return
+        old, new = read(before, strategy), read(after, strategy)
+        if old != new:
             if old is not None:
                 self.drop(b"z" + be64(key.kid) + sortable(float(old)) + name[1:])
             if new is not None:
@@ -642,12 +698,13 @@ cdef class Keyspace:
         for i in range(4):
             key.counts[i] = 0
         for name, raw in self.rows(key):
-            value = read(decode(raw), strategy)
-            if value is None:
+            dots = decode(raw)
+            if not has_value(dots, strategy):
                 continue
             key.counts[COLLECTIONS.index(name[0])] += 1
             if name[0] == ZSET:
-                self.place(prefix + sortable(float(value)) + name[1:], b"")
+                score = float(read(dots, strategy))
+                self.place(prefix + sortable(score) + name[1:], b"")
         key.strategy = strategy
         self.store_key(key)
 

@@ -11,12 +11,14 @@ cdef class Dot:
     cdef readonly bint pending
     cdef readonly bint packed
     cdef readonly bint spent
+    cdef readonly bint evicted
     cdef bytes stored
 
     cpdef Dot at(self, uint64_t seq, bint pending)
     cpdef Dot stamped(self, uint64_t hlc)
     cpdef Dot by(self, uint32_t r)
     cpdef Dot with_payload(self, bytes payload)
+    cpdef Dot left_to_hub(self)
 
 cdef enum Kind:
     VALUE = 0
@@ -38,6 +40,7 @@ cpdef uint8_t meeting_of(list dots)
 cpdef Dot new_dot(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes value, bint may_pack)
 cpdef list apply(list dots, Dot op, uint64_t q)
 cpdef Dot winner(list dots, uint8_t strategy)
+cpdef bint has_value(list dots, uint8_t strategy)
 cpdef bytes read(list dots, uint8_t strategy)
 cpdef bytes encode(list dots)
 cpdef list decode(bytes data)

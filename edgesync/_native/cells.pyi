@@ -12,6 +12,7 @@ class Dot:
     pending   an operation of this replica that the hub has not confirmed
     spent     a pending removal with an amount of ours after it: noted, because the hub must still
               hear of it, but no sibling any more
+    evicted   a value that only the hub has; all that merging and ranking ask for is here
     """
 
     __hash__: None  # type: ignore[assignment]
@@ -45,8 +46,10 @@ class Dot:
     @property
     def spent(self) -> bool: ...
     @property
+    def evicted(self) -> bool: ...
+    @property
     def payload(self) -> bytes:
-        """What it wrote: a value, or an amount in decimal."""
+        """What it wrote: a value, or an amount in decimal. Raises Evicted when it is elsewhere."""
 
     def __eq__(self, other: object, /) -> bool: ...
     def at(self, seq: int, pending: bool) -> Dot:
@@ -60,6 +63,9 @@ class Dot:
 
     def with_payload(self, payload: bytes) -> Dot:
         """Return it with another payload, as when amounts are folded into one."""
+
+    def left_to_hub(self) -> Dot:
+        """Return a confirmed value without its payload."""
 
 @final
 class Op:
@@ -149,8 +155,11 @@ def meeting_of(dots: list[Dot]) -> int:
     Amounts add up, and two who wrote the same agree: nothing has to be chosen there.
     """
 
+def has_value(dots: list[Dot], strategy: int) -> bool:
+    """Whether the cell has a value, wherever that is."""
+
 def read(dots: list[Dot], strategy: int) -> bytes | None:
-    """Return the cell's value; None when it is absent.
+    """Return the cell's value; None when it is absent. Raises Evicted when only the hub has it.
 
     With amounts: their sum on top of the value. Amounts beside a value that is no number wait
     unseen until somebody replaces it.

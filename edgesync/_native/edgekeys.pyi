@@ -5,7 +5,7 @@ from typing import Final, final
 
 from typing_extensions import disjoint_base
 
-from edgesync._native.cells import Entry, Op
+from edgesync._native.cells import Dot, Entry, Op
 from edgesync._native.keyspace import Key, Keyspace
 from edgesync.cells.view import View
 
@@ -39,6 +39,7 @@ class EdgeKeys(Keyspace):
     r         as the hub has named it; before that, a number drawn by chance: UNNAMED_FROM and up
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
+    evicted   keys whose values were left to the hub, since the start
     """
 
     def __new__(
@@ -48,6 +49,8 @@ class EdgeKeys(Keyspace):
     def sent(self) -> int: ...
     @property
     def pending(self) -> int: ...
+    @property
+    def evicted(self) -> int: ...
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
 
@@ -126,6 +129,31 @@ class EdgeKeys(Keyspace):
         With all its pages taken and nothing pending the sum is the hub's: the same keys, as of the
         same changes. (What a cell holds is folded at the hub, so it is not part of it.)
         """
+
+    def evict(
+        self, wanted: int, looks: int = 1000, scope: Sequence[tuple[bytes, bool]] = ()
+    ) -> int:
+        """Leave values to the hub until `wanted` bytes are free; returns how many are.
+
+        looks   keys looked at, at most
+        scope   keys the hub is asked for; others stay
+
+        It goes round through all keys, and passes over those used since it came by last, or the
+        time before (`remember`).
+        """
+
+    def evict_key(self, name: bytes) -> int:
+        """Leave the larger values of a key to the hub; returns how many bytes are free by that.
+
+        None of a key with an operation the hub has not confirmed, or that it has not delivered
+        since it gave us this name: only from what it has delivered do we know that it has it.
+        """
+
+    def is_clean(self, dots: list[Dot]) -> bool:
+        """Whether the hub has confirmed all of them."""
+
+    def is_evicted(self, key: bytes) -> bool:
+        """Whether only the hub has some value of a key."""
 
     def settle(self, stable: int) -> None:
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""

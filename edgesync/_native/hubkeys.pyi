@@ -69,6 +69,13 @@ class HubKeys(Keyspace):
         pass an edge is past changes it never got.
         """
 
+    def whole(self, keys: Iterable[bytes], limit_bytes: int = 1 << 18) -> list[Entry]:
+        """Return all there is of some keys, of those there are.
+
+        It goes with any page, of whatever base: what an edge has done and knows is told by the
+        key's own number. No further key is begun beyond `limit_bytes`.
+        """
+
     def digest(
         self, after: int = 0, limit: int = 1000, scope: Sequence[tuple[bytes, bool]] = ()
     ) -> tuple[int, int | None]:

@@ -36,6 +36,8 @@ cdef class Keyspace:
     cdef uint8_t fallback
     cdef public bint may_pack
     cdef uint64_t weight_before
+    cdef set touched              # names, see `remember`; None: nobody asks
+    cdef set touched_before
 
     cdef bytes fetch(self, bytes row)
     cdef place(self, bytes row, bytes value)
@@ -51,10 +53,14 @@ cdef class Keyspace:
     cdef int ranked_type(self, Key key)
     cdef dict highest(self, Key key)
     cpdef bytes get(self, bytes key, bytes name)
+    cpdef bint has(self, bytes key, bytes name)
     cpdef bytes get_string(self, bytes key)
     cpdef uint64_t count(self, bytes key, int kind)
     cdef list dots_of(self, Key key, bytes name)
     cdef list rows(self, Key key)
+    cdef int touch(self, bytes key) except -1
+    cdef int turn(self) except -1
+    cdef bint is_recent(self, bytes key)
     cdef Key open_key(self, bytes key)
     cdef bytes element_name(self, int side)
     cpdef set_string(self, bytes key, bytes value, bint keep_ttl=*)

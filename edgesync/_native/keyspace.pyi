@@ -102,10 +102,13 @@ class Keyspace:
         """
 
     def get(self, key: bytes, name: bytes) -> bytes | None:
-        """Return the value of a cell; None when it is absent."""
+        """Return the value of a cell; None when it is absent. Raises Evicted."""
+
+    def has(self, key: bytes, name: bytes) -> bool:
+        """Whether a cell is present, wherever its value is."""
 
     def get_string(self, key: bytes) -> bytes | None:
-        """Return a string; None when the key is absent. Raises TypeError for another type."""
+        """Return a string; None when it is absent. Raises Evicted, TypeError for others."""
 
     def deadline(self, key: bytes) -> int | None:
         """Return when the key expires, in Unix ms; NEVER, or None when the key is absent."""
@@ -128,7 +131,13 @@ class Keyspace:
         *,
         reverse: bool = False,
     ) -> Iterator[tuple[bytes, bytes]]:
-        """Yield (name without its type, value) of present cells in [start, stop), in order."""
+        """Yield (name without its type, value) of present cells in [start, stop), in order.
+
+        Raises Evicted at the first value that only the hub has.
+        """
+
+    def cell_names(self, key: bytes, kind: int, start: bytes = b"") -> Iterator[bytes]:
+        """Yield the names, without their type, of present cells from `start` on, in order."""
 
     def by_score(
         self, key: bytes, low: bytes = b"", high: bytes = ..., *, reverse: bool = False
@@ -147,6 +156,13 @@ class Keyspace:
         self, start: bytes, stop: bytes, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield rows of the view in [start, stop), some at a time."""
+
+    def remember(self) -> None:
+        """Note from here on which keys are read and written.
+
+        Not when, and not of each: names are put into a set, and one that is full takes the place of
+        the one before it. What is in neither was not used for a while.
+        """
 
     def put(self, key: bytes, name: bytes, value: bytes) -> None:
         """Set a cell: what it held is replaced."""

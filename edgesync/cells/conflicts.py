@@ -159,7 +159,7 @@ def _resolve_type(space: Keyspace, conflict: Conflict, choice: Sequence[bytes]) 
         if kind == kept:
             continue
         names = [STRING_CELL] if kind == STRING else [
-            bytes([kind]) + name for name, _ in space.cells(conflict.key, kind)
+            bytes([kind]) + name for name in space.cell_names(conflict.key, kind)
         ]  # fmt: skip
         space.remove_many(conflict.key, names)
 

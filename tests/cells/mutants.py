@@ -1,4 +1,4 @@
-"""Six plausible rules that are wrong; a suite that lets one of them live is not good enough.
+"""Eight plausible rules that are wrong; a suite that lets one of them live is not good enough.
 
 They are the shortcuts a careful engineer would try; each was somebody's design once.
 """
@@ -84,12 +84,31 @@ class StableWhenSent(World):
             self.bases[r] = position
 
 
+class EvictsWhatIsPending(EdgeKeys):
+    """The oldest values go to the hub, also those it has not heard of."""
+
+    def is_clean(self, dots: list[Dot]) -> bool:
+        return True
+
+
+class WantedSinceBase(World):
+    """Of a key that was evicted, the cells that changed since the edge's base, as of any other."""
+
+    def wanted_by(self, request: Request) -> list[Entry]:
+        entries, _, _ = self.hub.page(request.base, 0, 1000)
+        return [one for one in entries if one.key in request.wants]
+
+
 def tombs_every_time(seed: int) -> World:
     return World(seed, make_hub=TombsEveryTime)
 
 
 def merges_what_was_sent(seed: int) -> World:
     return World(seed, make_edge=MergesWhatWasSent)
+
+
+def evicts_what_is_pending(seed: int) -> World:
+    return World(seed, make_edge=EvictsWhatIsPending)
 
 
 MUTANTS = (
@@ -99,4 +118,6 @@ MUTANTS = (
     merges_what_was_sent,
     FoldsKeysThatMoved,
     StableWhenSent,
+    evicts_what_is_pending,
+    WantedSinceBase,
 )

@@ -14,7 +14,7 @@ from edgesync._native.keyspace import HASH, LIST, NEVER, SET, ZSET
 from edgesync.model import Strategy
 from tests.cells.memory import MemoryView
 from tests.cells.mutants import MUTANTS
-from tests.cells.world import Diverged, World, run
+from tests.cells.world import World, run
 
 pytestmark = pytest.mark.feature("L2", "L3", "L4", "S19")
 
@@ -40,7 +40,7 @@ def test_a_store_with_one_wrong_rule_is_found_out(mutant: Callable[[int], World]
     for seed in range(450):
         try:
             run(mutant(seed))
-        except Diverged:
+        except AssertionError:  # most are Diverged; some a rule of the store itself refuses
             return
     pytest.fail("it lives")
 

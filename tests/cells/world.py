@@ -32,6 +32,7 @@ class Request:
         self.edge, self.whole = edge, whole
         self.base, self.after, self.made = edge.base, edge.position, edge.made
         self.r = edge.keys.r
+        self.wants: list[bytes] = []  # keys with values that only the hub has
 
 
 class Reply:
@@ -116,6 +117,7 @@ class World:
         make_hub: Callable[[MemoryView], HubKeys] = HubKeys,
     ) -> None:
         self.random = Random(seed)
+        self.evicting = Random(seed)  # of its own: what else happens stays the same
         self.make_hub = make_hub
         self.view = MemoryView()
         self.hub = make_hub(self.view)
@@ -134,6 +136,7 @@ class World:
             self.admit(edge)
             edge.keys.rejoin(self.replicas[edge.number])
             edge.commit()
+        self.wanted = 0.5  # of what is evicted, by each request
         self.page_limit = self.random.choice((1, 1, 2, 100))
         # Few cells meet often, many seldom: both find what the other does not.
         self.keys = self.random.sample(KEYS, self.random.choice((2, 3)))
@@ -154,7 +157,24 @@ class World:
         )  # fmt: skip
         weights = [weight for weight, _ in actions]
         self.random.choices([act for _, act in actions], weights)[0]()
+        if self.evicting.random() < 0.5:
+            self.evict(self.evicting.choice(self.edges))
         self.check()
+
+    def evict(self, edge: Edge) -> None:
+        """An edge leaves values to the hub, of keys of which it may."""
+        for key in self.keys:
+            edge.keys.evict_key(key)
+        if self.evicting.random() < 0.8:
+            edge.commit()
+
+    def request_of(self, edge: Edge) -> Request:
+        request = Request(edge, edge.base == 0)
+        request.wants = [
+            key for key in self.keys
+            if self.evicting.random() < self.wanted and edge.keys.is_evicted(key)
+        ]  # fmt: skip
+        return request
 
     def write_at_edge(self) -> None:
         edge = self.random.choice(self.edges)
@@ -187,7 +207,7 @@ class World:
                 return
             name, kind, payload = b"", TOMB, b""
         elif kind == TOMB:
-            if space.get(key, name) is None:
+            if not space.has(key, name):
                 return
             space.remove(key, name)
             payload = b""
@@ -202,6 +222,8 @@ class World:
         else:
             if name == b"t":
                 payload = (self.now_ms + 10**9 + self.random.randrange(9)).to_bytes(8, "big")
+            elif int(payload) % 4:
+                payload = b"%024d" % int(payload)  # such as may be evicted
             space.put(key, name, payload)
         # Facts that go as one with this are one fact, known to whoever knew them.
         history[key] -= set(merged)
@@ -297,7 +319,7 @@ class World:
         edge = self.random.choice(self.edges)
         if edge.request is not None and self.random.random() < 0.7:
             return
-        edge.request = Request(edge, edge.base == 0)
+        edge.request = self.request_of(edge)
         self.air.append(edge.request)
 
     def exchange(self) -> None:
@@ -308,7 +330,7 @@ class World:
             self.send(edge, 100)
             for one in list(edge.lane):
                 self.hear(edge, one)
-        request = edge.request = Request(edge, edge.base == 0)
+        request = edge.request = self.request_of(edge)
         self.answer(request)
         reply = self.air[-1]
         assert isinstance(reply, Reply)
@@ -341,6 +363,7 @@ class World:
             if self.acked[edge.number] >= request.made:
                 self.confirm(r, request)
             reply.entries, reply.position, reply.is_all = self.page(request)
+            reply.entries += self.wanted_by(request)
             reply.acked, reply.stable = self.acked[edge.number], self.collected
         reply.histories = {one.key: set(self.history[one.key]) for one in reply.entries}
         self.air.append(reply)
@@ -350,6 +373,9 @@ class World:
 
     def page(self, request: Request) -> tuple[list[Entry], int, bool]:
         return self.hub.page(request.base, request.after, self.page_limit)
+
+    def wanted_by(self, request: Request) -> list[Entry]:
+        return self.hub.whole(request.wants)
 
     def take_in(self, reply: Reply) -> None:
         edge, request = reply.request.edge, reply.request
@@ -439,7 +465,7 @@ class World:
                 self.same(who, key, name, 0, longest(dots), deadline_of(history))
                 continue
             for strategy in Strategy:
-                found = cells.read(dots, strategy) if dots else None
+                found = cells.read(filled(dots, name, history), strategy) if dots else None
                 meant = value_of(history, name, strategy, confirmed)
                 self.same(who, key, name, strategy, found, meant)
 
@@ -455,13 +481,16 @@ class World:
         """Let everything arrive, then everybody shows the same."""
         for edge in self.edges:
             edge.commit()
+        self.wanted = 1.0
         for rest in reversed(range(8)):
             for edge in self.edges:
+                if rest > 1:
+                    self.evict(edge)
                 self.send(edge, 1000)
                 for one in list(edge.lane):
                     self.hear(edge, one)
                 for _ in range(100):
-                    edge.request = Request(edge, edge.base == 0)
+                    edge.request = self.request_of(edge)
                     self.answer(edge.request)
                     reply = self.air.pop()
                     assert isinstance(reply, Reply)
@@ -475,6 +504,8 @@ class World:
         for edge in self.edges:
             assert edge.keys.pending == 0
             for key in self.keys:
+                if edge.keys.is_evicted(key):
+                    raise Diverged(f"edge {edge.number} asked for {key!r} and did not get it back")
                 self.compare(
                     f"edge {edge.number} at the end", edge.keys, key, self.history[key], None
                 )
@@ -500,6 +531,12 @@ def digest_of(space: Any, after: Any, limit: int) -> int:
         total += part
         if after is None:
             return int(total % (1 << 64))
+
+
+def filled(dots: list[Dot], name: bytes, history: set[Fact]) -> list[Dot]:
+    """A cell with the values that were evicted, as the full history has them."""
+    written = {(fact.hub_r, fact.n): fact.payload for fact in history if fact.name == name}
+    return [dot.with_payload(written[dot.r, dot.n]) if dot.evicted else dot for dot in dots]
 
 
 def longest(dots: list[Dot]) -> bytes | None:

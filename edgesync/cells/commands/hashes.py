@@ -29,6 +29,15 @@ def value_of(call: Call, key: bytes, field: bytes) -> bytes | None:
     return call.space.get(key, b"h" + field) if typed(call, key, HASH) else None
 
 
+def names_of(call: Call, key: bytes) -> Iterator[bytes]:
+    """Fields alone: their values may be at the hub."""
+    return call.space.cell_names(key, HASH) if typed(call, key, HASH) else iter(())
+
+
+def has(call: Call, key: bytes, field: bytes) -> bool:
+    return typed(call, key, HASH) and call.space.has(key, b"h" + field)
+
+
 @command("hset", -4, writes=True)
 def hset(call: Call, args: Sequence[bytes]) -> Reply:
     key, rest = args[0], args[1:]
@@ -38,7 +47,7 @@ def hset(call: Call, args: Sequence[bytes]) -> Reply:
     if not typed(call, key, HASH):
         added = len(set(rest[::2]))
     else:
-        added = sum(call.space.get(key, b"h" + one) is None for one in set(rest[::2]))
+        added = sum(not call.space.has(key, b"h" + one) for one in set(rest[::2]))
     pairs = zip(rest[::2], rest[1::2], strict=True)
     call.space.put_many(key, [(b"h" + field, value) for field, value in pairs])
     return added
@@ -55,7 +64,7 @@ def hmset(call: Call, args: Sequence[bytes]) -> Reply:
 @command("hsetnx", 4, writes=True)
 def hsetnx(call: Call, args: Sequence[bytes]) -> Reply:
     sized(call, args[2])
-    if value_of(call, args[0], args[1]) is not None:
+    if has(call, args[0], args[1]):
         return 0
     call.space.put(args[0], b"h" + args[1], args[2])
     return 1
@@ -80,7 +89,7 @@ def hgetall(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("hkeys", 2)
 def hkeys(call: Call, args: Sequence[bytes]) -> Reply:
-    return [field for field, _ in fields_of(call, args[0])]
+    return list(names_of(call, args[0]))
 
 
 @command("hvals", 2)
@@ -95,7 +104,7 @@ def hlen(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("hexists", 3)
 def hexists(call: Call, args: Sequence[bytes]) -> Reply:
-    return int(value_of(call, args[0], args[1]) is not None)
+    return int(has(call, args[0], args[1]))
 
 
 @command("hstrlen", 3)
@@ -108,7 +117,7 @@ def hdel(call: Call, args: Sequence[bytes]) -> Reply:
     if not typed(call, args[0], HASH):
         return 0
     gone = [b"h" + one for one in dict.fromkeys(args[1:])]
-    gone = [name for name in gone if call.space.get(args[0], name) is not None]
+    gone = [name for name in gone if call.space.has(args[0], name)]
     call.space.remove_many(args[0], gone)
     return len(gone)
 
@@ -154,7 +163,7 @@ def hscan(call: Call, args: Sequence[bytes]) -> Reply:
     is_there = typed(call, args[0], HASH)
 
     def names(start: bytes) -> Iterator[bytes]:
-        return (name for name, _ in call.space.cells(args[0], HASH, start))
+        return call.space.cell_names(args[0], HASH, start)
 
     cursor, found = walk_page(call, args[1], args[2:], names) if is_there else (b"0", [])
     flat: list[bytes | None] = []

@@ -182,14 +182,17 @@ def _copy(call: Call, source: bytes, target: bytes) -> None:
     """Make `target` what `source` is, deadline and all: writes of its own, for every cell."""
     space = call.space
     kind, deadline = space.type_of(source), space.deadline(source)
+    # All is read before anything is written: some of it may be at the hub.
+    value = space.get_string(source) if kind == STRING else None
+    cells = [] if kind == STRING else list(space.cells(source, kind))
     space.delete(target)
     if kind == STRING:
-        space.put(target, STRING_CELL, space.get_string(source) or b"")
+        space.put(target, STRING_CELL, value or b"")
     elif kind == LIST:
-        space.push(target, 1, [value for _, value in space.cells(source, LIST)])
+        space.push(target, 1, [element for _, element in cells])
     else:
         mark = bytes([kind])
-        space.put_many(target, [(mark + name, value) for name, value in space.cells(source, kind)])
+        space.put_many(target, [(mark + name, one) for name, one in cells])
     if deadline is not None and deadline != NEVER:
         space.expire(target, deadline)
 
@@ -248,6 +251,8 @@ def object_(call: Call, args: Sequence[bytes]) -> Reply:
     if kind != STRING:
         return None if not kind else b"cells"
     dots = call.space.siblings(args[1], STRING_CELL)
+    if any(dot.evicted for dot in dots):
+        return b"evicted"
     if any(dot.packed for dot in dots):
         return b"lz4"
     size = max((len(dot.payload) for dot in dots), default=0)
