@@ -531,8 +531,14 @@ class EdgeNode(KeyMethods):
         return reply
 
     async def execute(self, name: str, *args: Argument) -> Reply:
-        """Do as `command` does, and let other tasks run until the disk has it."""
-        reply = self.cells.ask(name, args)
+        """Do as `command` does, and let other tasks run until the disk has it.
+
+        Values that were moved to the hub are waited for, if it can be reached.
+        """
+        if self._cell_sync is None:
+            reply = self.cells.ask(name, args)
+        else:
+            reply = await self._cell_sync.ask(name, args)
         await self.cells.wait_durable()
         return reply
 

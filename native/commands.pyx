@@ -6,6 +6,7 @@ to count it and to see whether it may run took twice the time of a GET when it w
 """
 
 from functools import partial
+from itertools import islice
 
 from cpython.list cimport PyList_GET_SIZE
 from libc.stdint cimport int64_t
@@ -13,11 +14,14 @@ from libc.stdint cimport int64_t
 from edgesync._native.keyspace cimport Keyspace, is_in
 
 from edgesync._native.resp import ReplyError
-from edgesync.errors import RecordError
+from edgesync.errors import Evicted, RecordError
 
 # By name, in the spellings of most clients: `get` and `GET`.
 TABLE = {}
 WRONG_TYPE = "WRONGTYPE Operation against a key holding the wrong kind of value"
+
+# As many keys are asked for together (edgesync_transport/wire.py).
+LACKING_MAX = 64
 
 cdef enum:
     NS_A_MS = 1_000_000
@@ -35,6 +39,20 @@ cdef class Command:
     def __init__(self, str name, run, Py_ssize_t arity, bint writes, tuple keys, bint grows):
         self.name, self.run, self.arity = name, run, arity
         self.writes, self.keys, self.grows = writes, keys, grows
+
+
+class EvictedReply(ReplyError):
+    """What a command says that needs values only the hub has. Nothing of it has happened.
+
+    keys   that it names and that lack values, some of them if there are many
+    """
+
+    def __init__(self, keys):
+        shown = b"".join(keys[:1])[:128].decode(errors="replace")
+        super().__init__(
+            f"EVICTED '{shown}' was moved to the hub to make room; "
+            "it is read again when the hub can be reached")
+        self.keys = keys
 
 
 cpdef object carry_out(object call, list request):
@@ -65,13 +83,21 @@ cpdef object run(Command one, object call, list request):
         return error
     except TypeError:
         return ReplyError(WRONG_TYPE)
+    except Evicted:
+        # Commands read all they need before they write anything.
+        lacking = filter(call.space.is_evicted, keys_of(one, request))
+        return EvictedReply(list(islice(lacking, LACKING_MAX)))
     except RecordError as error:
         return ReplyError(f"ERR {error}")
 
 
-cdef object unwritable(object call, Command one, list request):
+cdef list keys_of(Command one, list request):
     first, last, step = one.keys
-    for key in request[first : last + 1 or None : step] if first else ():
+    return request[first : last + 1 or None : step] if first else []
+
+
+cdef object unwritable(object call, Command one, list request):
+    for key in keys_of(one, request):
         if not is_in(key, call.writable):
             shown = key[:128].decode(errors="replace")
             return ReplyError(f"READONLY '{shown}' is only changed at the hub, by its prefix")

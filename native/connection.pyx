@@ -21,6 +21,7 @@ from buffer cimport Buf, OK, buf_free, put_bytes
 from edgesync._native.commands cimport Command, Runner, table
 from edgesync._native.resp cimport Parser, write
 
+from edgesync._native.commands import EvictedReply
 from edgesync._native.resp import ReplyError
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -119,6 +120,8 @@ cdef class Connection:
     def answer(self, Runner runner not None, int proto, Py_ssize_t unsent_max, gates) -> int:
         """Answer requests as long as they are commands of the table; returns how many.
 
+        One that needs values the hub has is left where it is: somebody may wait for them.
+
         unsent_max   bytes of replies from which on the rest has to wait
         gates        gives those of what was done up to now
 
@@ -138,14 +141,17 @@ cdef class Connection:
             one = table.get(request[0])
             if one is None:
                 break
-            self.step()
             before = self.out.size
             try:
-                write(&self.out, runner.go(one, request), proto)
+                reply = runner.go(one, request)
+                if type(reply) is EvictedReply:
+                    break
+                write(&self.out, reply, proto)
             except Exception:
                 log.exception("a request failed: %.100r", request[0])
                 self.out.size = before
                 write(&self.out, FAILED, proto)
+            self.step()
             count += 1
         if count:
             self.hold(start, count, gates())

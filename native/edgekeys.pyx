@@ -545,16 +545,6 @@ cdef class EdgeKeys(Keyspace):
                 return False
         return True
 
-    def is_evicted(self, key: bytes) -> bool:
-        """Whether only the hub has some value of a key."""
-        cdef Key found = self.load(key)
-        if found is None:
-            return False
-        if any([(<Dot>dot).evicted for dot in found.string]):
-            return True
-        rows = self.rows(found) if found.cells else []
-        return any([(<Dot>dot).evicted for _, raw in rows for dot in decode(raw)])
-
     # -- care --------------------------------------------------------------------------------
 
     def settle(self, stable: int) -> None:

@@ -417,6 +417,16 @@ cdef class Keyspace:
         cdef Key found = self.load(key)
         return [] if found is None else list(self.dots_of(found, name))
 
+    def is_evicted(self, key: bytes) -> bool:
+        """Whether only the hub has some value of a key."""
+        cdef Key found = self.load(key)
+        if found is None:
+            return False
+        if any([(<Dot>dot).evicted for dot in found.string]):
+            return True
+        rows = self.rows(found) if found.cells else []
+        return any([(<Dot>dot).evicted for _, raw in rows for dot in decode(raw)])
+
     cpdef uint64_t count(self, bytes key, int kind):
         """Return how many cells of that type are present."""
         cdef Key found = self.alive(key)

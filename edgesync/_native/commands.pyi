@@ -10,6 +10,7 @@ from edgesync._native.resp import ReplyError
 from edgesync.cells.commands import Call
 
 WRONG_TYPE: Final[str]
+LACKING_MAX: Final[int]
 
 @final
 class Command:
@@ -43,6 +44,15 @@ class Command:
 
 # By name, in the spellings of most clients: `get` and `GET`.
 TABLE: Final[dict[bytes, Command]]
+
+class EvictedReply(ReplyError):
+    """What a command says that needs values only the hub has. Nothing of it has happened.
+
+    keys   that it names and that lack values, some of them if there are many
+    """
+
+    keys: Sequence[bytes]
+    def __init__(self, keys: Sequence[bytes]) -> None: ...
 
 def carry_out(call: Call, request: list[bytes]) -> object:
     """Carry out one command of the table and return its reply, which may be a ReplyError."""

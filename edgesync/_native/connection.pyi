@@ -62,6 +62,8 @@ class Connection:
     ) -> int:
         """Answer requests as long as they are commands of the table; returns how many.
 
+        One that needs values the hub has is left where it is: somebody may wait for them.
+
         unsent_max   bytes of replies from which on the rest has to wait
         gates        gives those of what was done up to now
 

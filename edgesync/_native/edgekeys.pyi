@@ -152,8 +152,5 @@ class EdgeKeys(Keyspace):
     def is_clean(self, dots: list[Dot]) -> bool:
         """Whether the hub has confirmed all of them."""
 
-    def is_evicted(self, key: bytes) -> bool:
-        """Whether only the hub has some value of a key."""
-
     def settle(self, stable: int) -> None:
         """Forget keys that are gone and that the hub has forgotten too, up to that number."""

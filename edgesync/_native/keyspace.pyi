@@ -119,6 +119,9 @@ class Keyspace:
     def siblings(self, key: bytes, name: bytes) -> list[Dot]:
         """Return the dots of a cell: more than one live is a conflict somebody may resolve."""
 
+    def is_evicted(self, key: bytes) -> bool:
+        """Whether only the hub has some value of a key."""
+
     def count(self, key: bytes, kind: int) -> int:
         """Return how many cells of that type are present."""
 

@@ -17,7 +17,7 @@ import trio
 from edgesync._native import batch
 from edgesync._native import cells as codec
 from edgesync._native.cells import Entry
-from edgesync._native.commands import Runner
+from edgesync._native.commands import EvictedReply, Runner
 from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
@@ -28,7 +28,7 @@ from edgesync.cells import DATABASE, Argument, Reply, as_bytes
 from edgesync.cells.commands import Call
 from edgesync.cells.conflicts import Conflict, resolve
 from edgesync.cells.parts import cut, goes_on
-from edgesync.errors import CommandError, StoreError
+from edgesync.errors import CommandError, Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.commit import Tails
 from edgesync.store.journal import EdgeStore
@@ -67,6 +67,7 @@ class CellStore(Runner):
     writable     which of them commands may write (keyspace.is_in)
     value_max    bytes of one value
     wall_ns      deadlines and stamps; order never depends on it alone (clock.pyx)
+    on_evicted   is told of keys whose values somebody asked for, and only the hub has
     """
 
     space: EdgeKeys | HubKeys
@@ -86,6 +87,7 @@ class CellStore(Runner):
         super().__init__(space, call, wall_ns)
         self._disk = disk
         self.rows = rows
+        self.on_evicted: Callable[[Sequence[bytes]], object] = _nobody
         self._overtaken = False
         self._changed = trio.Event()
         self._listeners: list[Callable[[int, StoreError | None], None]] = []
@@ -103,6 +105,8 @@ class CellStore(Runner):
         """Do as `run` does, for a program; raises CommandError for an error."""
         reply = self.run([name.encode(), *map(as_bytes, args)])
         if isinstance(reply, ReplyError):
+            if isinstance(reply, EvictedReply):
+                self.on_evicted(reply.keys)
             raise CommandError(str(reply))
         return reply
 
@@ -467,7 +471,11 @@ class EdgeCells(CellStore):
             raise ReplyError(f"ERR no conflict {number} is known here")
         one = msgspec.msgpack.decode(raw, type=Conflict)
         self.space.now_ms = self.now_ms()
-        resolve(self.space, one, choice, value_max=self.call.value_max)
+        try:
+            resolve(self.space, one, choice, value_max=self.call.value_max)
+        except Evicted as error:
+            self.on_evicted([one.key])
+            raise EvictedReply([one.key]) from error
         self.note_changes()
 
     def _done(self, applied: int) -> int:
@@ -512,5 +520,5 @@ def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:
     return found[max(0, below - 1) :]
 
 
-def _nobody(_tails: Tails) -> None:
+def _nobody(_told: object) -> None:
     pass

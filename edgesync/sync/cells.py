@@ -5,20 +5,26 @@ has changed there, and the hub holds its answer back until there is something to
 keys wait for neither.
 """
 
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
 import trio
 
+from edgesync._native.cells import Entry
+from edgesync._native.commands import EvictedReply
+from edgesync._native.resp import ReplyError
+from edgesync.cells import Argument, Reply, as_bytes
 from edgesync.cells.conflicts import Conflict
-from edgesync.errors import StoreError
+from edgesync.errors import CommandError, StoreError
 from edgesync.store.cells import EdgeCells
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.puller import Puller, entries_of, told_digest
 from edgesync_transport.messages import ConflictReport, Lane, Page, Pull
+from edgesync_transport.wire import DEFAULT_LIMITS
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +46,9 @@ CHECK_EVERY_S: Final = 86_400.0
 FIRST_CHECK_S: Final = 3_600.0
 CHECK_AGAIN_S: Final = 60.0
 CHECKED_A_TURN: Final = 1000
+# A command waits so long for values that are at the hub; and so many keys may be waited for.
+RESTORE_S: Final = 2.0
+WANTED_MAX: Final = 1000
 
 
 class CellSync:
@@ -52,6 +61,7 @@ class CellSync:
     pages, keys     taken in
     checks          times the keys here were compared with the hub's
     refetches       ... and were not the same: they were asked for again, all of them
+    restored        keys whose values the hub has given back because somebody asked for them
     """
 
     def __init__(
@@ -77,13 +87,17 @@ class CellSync:
         self._question = trio.CancelScope()
         self._first_check_s = first_check_s
         self._check_at = 0.0
-        self.checks = self.refetches = 0
+        self.checks = self.refetches = self.restored = 0
+        self._wanted: dict[bytes, None] = {}  # keys whose values are at the hub, the oldest first
+        self._asked_for: Sequence[bytes] = ()  # … of them, by the question under way
+        self._given = trio.Event()  # … or refused
         self.last_round_ns = 0
         self.rounds = self.full_rounds = self.pages = self.keys = 0
         self.last_problem = ""
         driver.on_hear = self._heard
         driver.on_session = self._session_changed
         cells.on_told = driver.grown
+        cells.on_evicted = self.want
         cells.on_commit(self._committed)
 
     async def run(self) -> None:
@@ -124,6 +138,55 @@ class CellSync:
         self._driver.retry_now()
         self._news.set()
         self._question.cancel()
+
+    # -- values that are at the hub ----------------------------------------------------------
+
+    def want(self, keys: Iterable[bytes]) -> bool:
+        """Ask the hub for values that were evicted, of these keys; False when that is no use."""
+        if not self._driver.epoch:
+            return False
+        room = WANTED_MAX - len(self._wanted)
+        fresh = [key for key in keys if key not in self._wanted]
+        self._wanted |= dict.fromkeys(fresh[:room])
+        if not self._asked_for:
+            self._asks_soon = True
+            self._question.cancel()  # of the next one they are part
+        return len(fresh) <= room
+
+    async def retry(self, request: list[bytes], refused: EvictedReply) -> Reply:
+        """Carry a command out once the values it needs are here; `refused` if they do not come."""
+        reply: Reply = refused
+        with trio.move_on_after(RESTORE_S):
+            while isinstance(reply, EvictedReply) and self.want(reply.keys):
+                keys = reply.keys
+                while any(key in self._wanted for key in keys):
+                    await self._given.wait()
+                reply = self._cells.run(request)
+                if isinstance(reply, EvictedReply) and list(reply.keys) == list(keys):
+                    break  # the hub has not got them, or is too old to be asked
+        return reply
+
+    async def ask(self, name: str, args: Sequence[Argument]) -> Reply:
+        """Do as `CellStore.ask` does, and wait for values that are at the hub."""
+        request = [name.encode(), *map(as_bytes, args)]
+        reply = self._cells.run(request)
+        if isinstance(reply, EvictedReply):
+            reply = await self.retry(request, reply)
+        if isinstance(reply, ReplyError):
+            raise CommandError(str(reply))
+        return reply
+
+    def _give(self, entries: Sequence[Entry]) -> None:
+        """A question for values is over: those that came are here, and as long as some come the
+        rest is asked for again.
+        """
+        came = {one.key for one in entries}.intersection(self._asked_for)
+        for key in came or self._asked_for:
+            self._wanted.pop(key, None)
+        self.restored += len(came)
+        self._asked_for = ()
+        self._given.set()
+        self._given = trio.Event()
 
     # -- to the hub --------------------------------------------------------------------------
 
@@ -187,6 +250,8 @@ class CellSync:
             page = await self._ask(epoch, wait_s)
             if page is None:
                 wait_s = 0.0
+                if not self._asks_soon:
+                    self._give(())  # no answer: what asks for much may be why
                 continue
             try:
                 self._take(page)
@@ -195,6 +260,7 @@ class CellSync:
                 # What is confirmed with the next question must not be forgotten by a power cut.
                 await self._cells.wait_durable()
             except Exception as error:  # Whatever the hub has sent, this site goes on: I8.
+                self._give(())
                 await self._pause(error)
                 continue
             wait_s = HOLD_S if self._is_over(page) else 0.0
@@ -252,12 +318,14 @@ class CellSync:
         cells = self._cells
         self._answered, self._answer = trio.Event(), None
         wants_digest = self._is_check_due()
-        if self._asks_soon or wants_digest:
+        self._asked_for = tuple(itertools.islice(self._wanted, DEFAULT_LIMITS.keys))
+        if self._asks_soon or wants_digest or self._asked_for:
             self._asks_soon, wait_s = False, 0.0
         question = Pull(
             epoch=epoch, token=0, keyspace=cells.cursor.keyspace, replica=cells.space.r,
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
             conflicts=cells.cursor.conflicts, wait_s=wait_s, wants_digest=wants_digest,
+            wants=self._asked_for,
             payload=msgspec.msgpack.encode(cells.scope) if cells.scope else b"",
         )  # fmt: skip
         self._asked += 1
@@ -296,6 +364,7 @@ class CellSync:
         if page.replica != cells.space.r or page.keyspace != cells.cursor.keyspace:
             log.info("keys: the hub calls this edge replica %d", page.replica)
             cells.rejoin(page.keyspace, page.replica)
+            self._give(())
             return
         cursor = msgspec.structs.replace(cells.cursor, position=page.position)
         entries = entries_of(page)
@@ -306,3 +375,4 @@ class CellSync:
             cursor, entries,
             applied=page.applied, stable=page.stable, is_all=page.is_all,
         )  # fmt: skip
+        self._give(entries)

@@ -340,6 +340,7 @@ class HubCells(CellStore):
         entries, position, is_all = self.space.page(
             pull.base, pull.after, PAGE_KEYS, PAGE_BYTES, scope_of(pull)
         )
+        entries += self.space.whole(pull.wants, PAGE_BYTES)
         return Answer(one.r, entries, position, self.mark.collected, is_all)
 
     def stands(self) -> tuple[int, int]:

@@ -3,15 +3,21 @@
 That merging does not miss them is shown by the random schedules (world.py).
 """
 
+from random import Random
+
 import pytest
 
 from edgesync._native import cells
 from edgesync._native.cells import Dot
+from edgesync._native.commands import EvictedReply
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.keyspace import HASH, NEVER, STRING
+from edgesync._native.resp import encode
+from edgesync.cells.commands import Call, carry_out
 from edgesync.errors import Evicted, RecordError
 from tests.cells.memory import MemoryView
+from tests.edgesync.serve.resp.test_against_redis import Maker
 
 pytestmark = pytest.mark.feature("L4", "L8")
 
@@ -24,7 +30,7 @@ class Pair:
 
     def __init__(self) -> None:
         self.view = MemoryView()
-        self.edge, self.hub = EdgeKeys(self.view), HubKeys(MemoryView())
+        self.edge, self.hub = EdgeKeys(self.view, may_pack=False), HubKeys(MemoryView())
         self.edge.rejoin(1)
         self.edge.now_ms = self.hub.now_ms = NOW_MS
         self.base = 0
@@ -273,3 +279,29 @@ def test_a_hub_cannot_tell_of_values_it_does_not_have() -> None:
     entry = cells.Entry(b"k", 1, True, [], [(b"s", [Dot(1, 1, 1, 0, LONG).left_to_hub()])])
     with pytest.raises(RecordError):
         cells.decode_entries(cells.encode_entries([entry]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_commands_wait_for_values_before_they_change_anything(seed: int) -> None:
+    """Refused for a missing value, a command has done nothing; with the value it does the same."""
+    maker, pairs = Maker(Random(seed)), [Pair(), Pair()]
+    calls = [Call(pair.edge, Random(seed)) for pair in pairs]
+    waited = 0
+    for number in range(2000):
+        request = [LONG if part == b"hello" else part for part in maker.one()]
+        meant = carry_out(calls[0], request)
+        before = pairs[1].view.rows()
+        reply = carry_out(calls[1], request)
+        if isinstance(reply, EvictedReply):
+            waited += 1
+            assert pairs[1].view.rows() == before
+            assert set(reply.keys) <= set(request)
+            pairs[1].sync(*reply.keys)
+            reply = carry_out(calls[1], request)
+        assert encode([reply], 3) == encode([meant], 3), request
+        if number % 5 == 0:
+            for pair in pairs:
+                pair.sync()
+            for key in pairs[1].edge.names():
+                pairs[1].edge.evict_key(key)
+    assert waited > 20

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesync._native.commands import TABLE, Command, Runner
+from edgesync._native.commands import TABLE, Command, EvictedReply, Runner
 from edgesync._native.connection import GONE, HELD, LEFT, OPEN, SERVED, Connection
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.resp import Parser, ReplyError, encode
@@ -26,6 +26,8 @@ def plain(_call: Call, args: Sequence[bytes]) -> object:
             raise ZeroDivisionError
         case b"odd":
             return object()
+        case b"away":
+            return EvictedReply([args[-1]])
     return args[-1] * int(args[0]) if args[0].isdigit() else args[-1]
 
 
@@ -178,6 +180,18 @@ def test_who_does_not_read_is_not_done_with(pair: Pair) -> None:
     pair.connection.owe([b"y" * 900_000], 2, (1, 0))
     assert not pair.connection.release([1, 0])
     assert pair.connection.has_due
+
+
+def test_a_request_that_may_be_waited_for_is_left_where_it_is(pair: Pair) -> None:
+    pair.ask([b"GET", b"here"], [b"GET", b"away"], [b"GET", b"after"])
+    assert pair.answer() == 1
+    assert pair.answer() == 0
+    assert pair.read() == encode([b"here"], 2)
+    assert pair.connection.take() == [b"GET", b"away"]
+    assert pair.answer() == 1
+    assert pair.read() == encode([b"after"], 2)
+    pair.client.sendall(packed([b"GET", b"away"]))
+    assert pair.connection.serve(pair.runs, 2, 1 << 20, lambda: OPEN) == LEFT
 
 
 def test_a_reply_that_is_none_leaves_what_was_there(pair: Pair) -> None:

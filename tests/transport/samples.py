@@ -126,6 +126,7 @@ PULL: Final = Pull(
     conflicts=2,
     wait_s=30.0,
     wants_digest=True,
+    wants=(b"prices:1", b""),
     payload=b"keys wanted",
 )
 FULL_SYNC: Final = FullSync(

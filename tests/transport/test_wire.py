@@ -11,7 +11,18 @@ import pytest
 from edgesync_transport import messages, wire
 from edgesync_transport.messages import Bye, Codec, Message, RefuseCode
 from edgesync_transport.wire import UnknownMessage, WireError, WireLimits, decode, encode
-from tests.transport.samples import ACK, BATCH, BYE, GAP, HELLO, NACK, REFUSED, SAMPLES, WELCOME
+from tests.transport.samples import (
+    ACK,
+    BATCH,
+    BYE,
+    GAP,
+    HELLO,
+    NACK,
+    PULL,
+    REFUSED,
+    SAMPLES,
+    WELCOME,
+)
 
 pytestmark = pytest.mark.feature("K3")
 
@@ -114,6 +125,14 @@ def test_a_kind_of_a_later_version_is_told_apart() -> None:
         (build("ack", incarnation=b"x" * 17), "ack.incarnation: 17 bytes, must be 16"),
         (build("ack", incarnation=b"x" * 16, lane=3), "ack.lane: 3 is no Lane"),
         (build("nack", incarnation=b"x" * 16, code=0), "nack.code: 0 is no NackCode"),
+        (
+            build("pull", keyspace=b"x" * 16, wants=[b"k"] * 65),
+            "pull.wants: 65 keys, limit 64",
+        ),
+        (
+            build("pull", keyspace=b"x" * 16, wants=[b"k", b"k" * 513]),
+            "pull.wants: a key of 513 bytes, limit 512",
+        ),
         (build("bye", reason="x" * 1025), "bye.reason: text over 1024 bytes"),
         (build("bye", reason="é" * 513), "bye.reason: text over 1024 bytes"),
         (build("refused", retryAfterS=-1.0), "refused.retryAfterS: -1.0 is no duration"),
@@ -139,6 +158,21 @@ def test_a_kind_of_a_later_version_is_told_apart() -> None:
 def test_values_no_message_may_hold(frame: bytes, problem: str) -> None:
     with pytest.raises(WireError, match=re.escape(problem)):
         decode([frame])
+
+
+def test_as_many_wants_as_there_may_be_fit() -> None:
+    limits = wire.DEFAULT_LIMITS
+    most = msgspec.structs.replace(PULL, wants=(b"k" * limits.key_bytes,) * limits.keys)
+    assert decode(encode(most)) == most
+    with pytest.raises(WireError, match="65 keys, limit 64"):
+        encode(msgspec.structs.replace(PULL, wants=(b"k",) * 65))
+
+
+def test_a_pull_from_before_there_were_wants() -> None:
+    frame = build("pull", keyspace=bytes(16), base=5)
+    found = decode([frame])
+    assert isinstance(found, messages.Pull)
+    assert (found.base, found.wants) == (5, ())
 
 
 def test_text_that_is_not_utf8() -> None:

@@ -186,6 +186,7 @@ class Pull(Message, frozen=True, kw_only=True):
     payload     which keys are wanted, as MessagePack: [prefix, whether] pairs, the longest first
 
     wants_digest   the edge wants to know whether what it has are the hub's keys
+    wants          up to 64 keys the edge has left values of to the hub: told whole, beside the page
     """
 
     epoch: int
@@ -199,6 +200,7 @@ class Pull(Message, frozen=True, kw_only=True):
     conflicts: int = 0
     wait_s: float = 0.0
     wants_digest: bool = False
+    wants: tuple[bytes, ...] = ()
     payload: bytes = b""
 
 

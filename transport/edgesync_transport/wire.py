@@ -40,6 +40,9 @@ class WireLimits(msgspec.Struct, frozen=True, kw_only=True):
     control_bytes: int = 64 * 1024
     payload_bytes: int = 512 * 1024
     text_bytes: int = 1024
+    # All of them, and what Cap'n Proto adds, fit into a control frame.
+    keys: int = 64
+    key_bytes: int = 512
 
 
 DEFAULT_LIMITS: Final = WireLimits()
@@ -63,6 +66,8 @@ def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]
     control, texts = _schema().Control, 0
     for value in (getattr(message, "reason", ""), getattr(message, "software", "")):
         texts += min(4 * len(value), limits.text_bytes)
+    for key in getattr(message, "wants", ()):
+        texts += len(key) + 2 * WORD_BYTES
     # One segment holds it all: the largest fixed part, a Welcome, is 40 words.
     builder = control.new_message(num_first_segment_words=64 + texts // WORD_BYTES)
     body = builder.init(_KIND_OF[type(message)])
@@ -262,6 +267,21 @@ def _write_lanes(body: Any, name: str, value: Sequence[msgspec.Struct], _: WireL
             setattr(target[index], _camel(field), getattr(lane, field))
 
 
+def _read_keys(value: Any, limits: WireLimits) -> tuple[bytes, ...]:
+    if len(value) > limits.keys:
+        raise WireError(f"{len(value)} keys, limit {limits.keys}")
+    found = tuple(bytes(key) for key in value)
+    for key in found:
+        if len(key) > limits.key_bytes:
+            raise WireError(f"a key of {len(key)} bytes, limit {limits.key_bytes}")
+    return found
+
+
+def _write_keys(body: Any, name: str, value: Sequence[bytes], limits: WireLimits) -> None:
+    if value:
+        setattr(body, name, list(_read_keys(value, limits)))
+
+
 class _Field(NamedTuple):
     name: str
     wire: str
@@ -280,6 +300,8 @@ def _plan(cls: type[Message]) -> tuple[_Field, ...]:
 
 
 def _ways(hint: Any) -> tuple[Callable[..., Any], Callable[..., None]]:
+    if hint == tuple[bytes, ...]:
+        return _read_keys, _write_keys
     if get_origin(hint) is tuple:
         return _lanes_reader(get_args(hint)[0]), _write_lanes
     if hint is bytes:

@@ -143,7 +143,10 @@ def hrandfield(call: Call, args: Sequence[bytes]) -> Reply:
     with_values = [one.lower() for one in args[2:]]
     if with_values not in ([], [b"withvalues"]):
         raise ReplyError(SYNTAX)
-    everything = list(fields_of(call, args[0]))
+    if with_values:
+        everything = list(fields_of(call, args[0]))
+    else:
+        everything = [(name, b"") for name in names_of(call, args[0])]
     if len(args) == 1:
         return call.random.choice(everything)[0] if everything else None
     count = integer(args[1])

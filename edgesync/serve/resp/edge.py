@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from edgesync._native.clock import wall_ms_of
+from edgesync._native.commands import EvictedReply
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.table import glob, integer
@@ -138,9 +139,11 @@ def stats(house: "House", args: Sequence[bytes]) -> Reply:
     found: dict[str, Reply] = {
         "commands": house.commands,
         "commits": house.cells.generation - 1,
+        "evicted": house.cells.space.evicted,
     }
     if sync is not None:
         found |= {
+            "restored": sync.restored,
             "rounds": sync.rounds,
             "full_syncs": sync.full_rounds,
             "checks": sync.checks,
@@ -297,6 +300,20 @@ def wait(house: "House", args: Sequence[bytes]) -> Reply:
         return int(keeper is not None and not house.cells.has_pending(made))
 
     return Later(wait_heard, has_all)
+
+
+def restored(house: "House", request: list[bytes], refused: EvictedReply) -> Reply:
+    """What a command says that needs values which are at the hub: in a moment, if that is there."""
+    keeper = _sync(house)
+    if keeper is None or not keeper.want(refused.keys):
+        return refused
+
+    async def wait_restored() -> Reply:
+        reply = await keeper.retry(request, refused)
+        house.tell_watchers()
+        return reply
+
+    return Later(wait_restored, refused)
 
 
 # -- shared --------------------------------------------------------------------------------------

@@ -276,8 +276,12 @@ class RespServer:
         self._nursery.start_soon(self._wait_for, client, client.held, later)
 
     async def _wait_for(self, client: Client, scope: trio.CancelScope, later: Later) -> None:
+        reply: Reply = FAILED
         with scope:
-            reply = await later.wait()
+            try:
+                reply = await later.wait()
+            except Exception:  # as in `_run`
+                log.exception("a request that waited failed")
         if scope.cancelled_caught:
             return  # the client has gone
         client.held = None

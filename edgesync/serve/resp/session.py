@@ -6,7 +6,7 @@ No sockets here: requests go in, replies come out (I13); the server sends them w
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from edgesync._native.commands import TABLE, miscounted, unknown
+from edgesync._native.commands import TABLE, EvictedReply, miscounted, unknown
 from edgesync._native.keyspace import KEY_BYTES_MAX
 from edgesync._native.resp import NullArray, Push, ReplyError
 from edgesync.cells import Reply
@@ -147,10 +147,10 @@ class Session:
         return replies
 
     def _answer(self, request: list[bytes]) -> Reply:
-        """Carry out a command of the table."""
+        """Carry out a command of the table; its reply may have to be waited for."""
         reply = self.house.cells.run(request)
         self.house.tell_watchers()
-        return reply
+        return edge.restored(self.house, request, reply) if type(reply) is EvictedReply else reply
 
     def _run(self, request: list[bytes]) -> list[Reply]:
         name = request[0].lower()

@@ -180,6 +180,7 @@ struct Pull {
   payloadBytes @10 :UInt32;  # which keys are wanted; none: all
   payloadCrc32 @11 :UInt32;
   wantsDigest @12 :Bool;
+  wants @13 :List(Data);  # up to 64 keys it has left values of to the hub: told whole, beside the page
 }
 
 struct Page {
