@@ -320,6 +320,8 @@ class EdgeNode(KeyMethods):
         with trio.CancelScope(shield=True):
             if self.store.commit.broken is None:
                 if self._cells is not None:
+                    # The link is closed, and could not be told anything from that thread.
+                    self._cells.on_told = lambda tails: None
                     await trio.to_thread.run_sync(self._cells.commit)
                 await self._tell(self._lifecycle("stopped", {}))
             await trio.to_thread.run_sync(self.store.close)

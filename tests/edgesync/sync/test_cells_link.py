@@ -39,6 +39,17 @@ async def test_what_is_new_arrives_by_itself(sites: Sites) -> None:
         await until(lambda: a.get("k") == b.get("k") == b"from the hub")
 
 
+async def test_a_node_closes_while_operations_are_given_to_the_link(sites: Sites) -> None:
+    async with sites.hub() as hub:
+        async with sites.node("a") as a:
+            await settle(a)
+            a.cells.ask("SET", ("k", "v"))
+            assert a.cells.tell(0)
+        async with sites.node("a") as a:
+            await settle(a)
+            assert hub.ask("GET", ["k"]) == b"v"
+
+
 async def test_increments_made_apart_add_up(sites: Sites) -> None:
     async with sites.node("a") as a, sites.node("b") as b:
         for _ in range(100):
