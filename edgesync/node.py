@@ -165,11 +165,13 @@ class EdgeNode(KeyMethods):
                 strategies=wanted.strategies(),
                 may_pack=wanted.may_pack,
                 value_max=wanted.value_max,
+                evicts=wanted.eviction == "lru",
                 random=self._random,
                 wall_ns=self.wall_ns,
             )
-            guard = Guard(self._cells.rows, self._cells.space, wanted.limits())
-            self._cells.call.guard = guard
+            self._cells.call.guard = Guard(
+                self._cells.rows, self._cells.space, wanted.limits(), self._cells.make_room
+            )
             if self._nursery is not None:
                 self._watch_resources(self._nursery)
                 every_s = wanted.commit_every_s()
@@ -225,6 +227,7 @@ class EdgeNode(KeyMethods):
             link=self._link_status,
             sync_now=self._sync_soon,
             may_pack=self.settings.cells.may_pack,
+            may_evict=self.settings.cells.eviction == "lru",
             root=self._system,
         )
         nursery.start_soon(self._resources.run)

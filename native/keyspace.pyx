@@ -41,7 +41,9 @@ cdef enum:
     KNOWN_BITS = 63
     FIRST_LOOK = 16
     NEXT_LOOKS = 256
-    TOUCHED_MAX = 4096  # names in each generation, see `remember`
+    # Names in a generation, see `remember`: a quarter of all keys, or a part would never get old.
+    TOUCHED_MIN = 16
+    TOUCHED_MAX = 4096
 
 # The type of a cell is the first byte of its name; a key has that of what it holds.
 STRING = ord("s")
@@ -531,8 +533,9 @@ cdef class Keyspace:
         self.touched, self.touched_before = set(), set()
 
     cdef int touch(self, bytes key) except -1:
+        cdef uint64_t most = self.keys // 4 + TOUCHED_MIN
         self.touched.add(key)
-        if len(self.touched) >= TOUCHED_MAX:
+        if <uint64_t>len(self.touched) >= (TOUCHED_MAX if most > TOUCHED_MAX else most):
             self.turn()
         return 0
 

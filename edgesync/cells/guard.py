@@ -18,14 +18,26 @@ if TYPE_CHECKING:
 COUNTERS: Final = b"a"
 
 
+def _no_room(_nbytes: int) -> int:
+    return 0
+
+
 class Guard:
     """Carries out commands that may add something, or refuses them whole.
 
-    refusal   says why nothing may be added at present; None while it may
+    make_room   frees about so many bytes of data, or as many as it can; returns how many
+    refusal     says why nothing may be added at present; None while it may
     """
 
-    def __init__(self, rows: "Overlay", space: "EdgeKeys", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        rows: "Overlay",
+        space: "EdgeKeys",
+        limits: Limits | None = None,
+        make_room: Callable[[int], int] = _no_room,
+    ) -> None:
         self._rows, self._space, self.limits = rows, space, limits
+        self._make_room = make_room
         self.refusal: Callable[[], str] | None = None
 
     def refused(self) -> ReplyError | None:
@@ -41,18 +53,28 @@ class Guard:
             return self.refused()
         if self.limits is None:
             return run()
+        reply, lacking = self._try(run, self.limits)
+        if lacking and self._make_room(lacking) >= lacking:
+            reply, _ = self._try(run, self.limits)
+        return reply
+
+    def _try(self, run: Callable[[], Reply], limits: Limits) -> tuple[Reply, int]:
+        """Run a command; its reply, and how many bytes less of data would let it be."""
         rows, space = self._rows, self._space
         counters = self._counters()
         keys, data = space.keys, space.data
         rows.mark()
         reply = run()
-        problem = self.limits.exceeded((keys, space.keys), (data, space.data))
+        problem = limits.exceeded((keys, space.keys), (data, space.data))
         if not problem:
             rows.keep()
-            return reply
+            return reply, 0
+        lacking = space.data - limits.data
+        if limits.exceeded((keys, space.keys), (0, 0)):
+            lacking = 0  # room for keys is made by nobody
         rows.undo()
         self._count_from(counters)
-        return ReplyError(f"OOM {problem}")
+        return ReplyError(f"OOM {problem}"), lacking
 
     def _counters(self) -> bytes:
         """Return the counters' row as it would be now, and leave no trace of that."""

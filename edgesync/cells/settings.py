@@ -32,6 +32,8 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The store is always there for programs that embed the node; `port` opens it to Redis clients.
 
     durability   always: a reply means "on disk"; everysec, no: it means "within 1 s", "within 5 s"
+    eviction     what goes when room is needed; lru: values that the hub has too, those used longest
+                 ago first. They cannot be read while it is away, so nobody gets that unasked
     """
 
     host: str = "127.0.0.1"
@@ -47,6 +49,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     clients_max: Annotated[int, Meta(ge=1, le=60_000)] = 10_000
     # Without one the store holds what its limit on disk allows.
     preset: PresetName = ""
+    eviction: Literal["none", "lru"] = "none"
 
     def limits(self) -> Limits | None:
         return PRESETS.get(self.preset)

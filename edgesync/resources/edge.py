@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from edgesync.store.cells import EdgeCells
 
 NEVER: Final = 101.0
+# Of values left to the hub: so much at a time, and so often a minute.
+EVICTED_A_TURN: Final = 256 << 10
+LOOKS_A_TURN: Final = 256
+TURNS: Final = 64
 # All work waits for the disk for a fifth of the time: no moment to add more.
 IO: Final = Thresholds(20.0, NEVER, NEVER)
 # Percent of rounds that do not come through.
@@ -37,6 +41,7 @@ def monitor_of(
     link: Callable[[], LinkStatus],
     sync_now: Callable[[], None],
     may_pack: bool = True,
+    may_evict: bool = False,
     root: Path = Path("/"),
 ) -> ResourceMonitor:
     """Return the monitor of an edge; nothing runs yet.
@@ -44,6 +49,7 @@ def monitor_of(
     cells      the keys once there are any
     sync_now   lets the link try at once
     may_pack   whether values are compressed when nothing is short
+    may_evict  whether values may be left to the hub
     root       of the file system whose /proc and /sys are read
     """
     cpu, network = CpuMeter(wanted.cpu_share), Network(link)
@@ -72,6 +78,8 @@ def monitor_of(
         Action.REFUSE_WRITES: doors.refuse_writes,
         Action.SLOW_SYNC: doors.slow_sync,
     }
+    if may_evict:
+        table[Action.EVICT] = doors.evict
     watch = Watch(thresholds, trio.current_time(), frozenset(table))
     monitor = ResourceMonitor(
         watch, looks, table, interval_s=wanted.interval, network_s=lambda: network.interval_s
@@ -162,6 +170,15 @@ class Doors:
         if cells is not None:
             cells.space.may_pack = is_on or self._may_pack
         await trio.lowlevel.checkpoint()
+
+    async def evict(self, is_on: bool) -> None:
+        """Leave some values to the hub, step by step, so that commands go on in between."""
+        cells = self._cells()
+        for _ in range(TURNS if is_on and cells is not None else 0):
+            assert cells is not None
+            cells.make_room(EVICTED_A_TURN, LOOKS_A_TURN)
+            await cells.wait_durable()
+            await trio.lowlevel.checkpoint()
 
     async def slow_sync(self, is_on: bool) -> None:
         """Whoever tells the hub of keys asks `ResourceMonitor.interval_s` before each pause."""

@@ -14,28 +14,32 @@ from edgesync.resources.levels import UNKNOWN, Ladder, Level, Sample, Thresholds
 
 
 class Action(Enum):
-    """SYNC_NOW, OFFLOAD and COMPACT are done again while they are in force; others are states."""
+    """Those in AGAIN are done again while they are in force; others are states."""
 
     SYNC_NOW = "sync_now"  # let the hub take what waits for it
     OFFLOAD = "offload"  # delete what the hub has safely
     COMPACT = "compact"  # give back memory and pages that are not needed
     COMPRESS = "compress"  # pack values from now on
+    EVICT = "evict"  # leave values of keys to the hub that it has too
     SLOW_SYNC = "slow_sync"  # talk to the hub less often, see `pace`
     REFUSE_WRITES = "refuse_writes"  # of keys, by clients; deletes, reads and readings go on
 
 
 AGAIN_S: Final = 60.0
-AGAIN: Final = frozenset({Action.SYNC_NOW, Action.OFFLOAD, Action.COMPACT})
+AGAIN: Final = frozenset({Action.SYNC_NOW, Action.OFFLOAD, Action.COMPACT, Action.EVICT})
 
 _FREE: Final = frozenset({Action.SYNC_NOW, Action.OFFLOAD, Action.COMPACT})
 _PACK: Final = _FREE | {Action.COMPRESS}
 _STOP: Final = _PACK | {Action.REFUSE_WRITES}
+# Values are on the disk, in a map whose pages the kernel takes back by itself: to leave them to the
+# hub gives disk, and no memory.
+_EVICT: Final = frozenset({Action.EVICT})
 _SLOW: Final = frozenset({Action.SLOW_SYNC})
 
 POLICY: Final[Mapping[str, tuple[frozenset[Action], ...]]] = {
     # resource: at normal, warning, high, critical
     "memory": (frozenset(), _FREE, _PACK, _STOP),
-    "disk": (frozenset(), _FREE, _PACK, _STOP),
+    "disk": (frozenset(), _FREE, _PACK | _EVICT, _STOP | _EVICT),
     "io": (frozenset(), _SLOW, _SLOW, _SLOW),
     "cpu": (frozenset(), _SLOW, _SLOW, _SLOW),
     "network": (frozenset(), _SLOW, _SLOW, _SLOW),

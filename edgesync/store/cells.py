@@ -47,6 +47,8 @@ TOLD_GROUPS_MAX: Final = 8
 # A clock that is so wrong was never set; smaller errors are what NTP is for.
 WRONG_CLOCK_MS: Final = 3_600_000
 NOT_ALL: Final = 2**64 - 1
+# Keys looked at in one go for values to be left to the hub: a write may have to wait for that.
+EVICTION_LOOKS: Final = 4096
 # More than the largest group has: a value of 64 MiB.
 GROUP_RECORDS_MAX: Final = 1400
 
@@ -269,6 +271,7 @@ class EdgeCells(CellStore):
               for the last means all that were sent
     scope     which keys the hub is asked for (keyspace.is_in)
     applied   operations up to this number are in what the hub has delivered
+    evicts    whether values may be left to the hub
     """
 
     space: EdgeKeys
@@ -282,6 +285,7 @@ class EdgeCells(CellStore):
         writable: Sequence[tuple[bytes, bool]] = (),
         strategies: Iterable[tuple[bytes, int]] = (),
         may_pack: bool = True,
+        evicts: bool = False,
         value_max: int = 1 << 20,
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
@@ -295,6 +299,10 @@ class EdgeCells(CellStore):
         if space.n == 0 and space.r == UNNAMED_FROM:
             space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
         self.scope = tuple(scope)
+        self.evicts = evicts
+        self._looked_in_vain = 0  # for values that may go, since the hub last told something
+        if evicts:
+            space.remember()
         self.cursor = self._stored_cursor()
         self.applied = 0
         self.on_told: Callable[[Tails], None] = _nobody
@@ -316,6 +324,23 @@ class EdgeCells(CellStore):
         raw = self.rows.get(CURSOR_ROW)
         found = msgspec.msgpack.decode(raw, type=Cursor) if raw else Cursor()
         return found if found.base else msgspec.structs.replace(found, position=0)
+
+    # -- room --------------------------------------------------------------------------------
+
+    def make_room(self, nbytes: int, looks: int = EVICTION_LOOKS) -> int:
+        """Leave values to the hub until so many bytes are free; returns how many are.
+
+        looks   keys looked at, at most
+
+        What none of the keys has, is not looked for again before the hub has confirmed something:
+        a write that is refused costs no walk through all keys.
+        """
+        if not self.evicts or self._looked_in_vain >= 3 * self.space.keys:
+            return 0
+        freed = self.space.evict(nbytes, looks, self.scope)
+        self._looked_in_vain = 0 if freed else self._looked_in_vain + looks
+        self.note_changes()
+        return freed
 
     # -- to the hub --------------------------------------------------------------------------
 
@@ -427,6 +452,7 @@ class EdgeCells(CellStore):
         """
         whole = cursor.base == 0
         done = self._done(applied)
+        self._looked_in_vain = 0
         self.space.deliver(entries, done)
         if is_all:
             if whole:

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.feature("L8")
 MEMORY = Thresholds(80, 90, 95)
 DISK = Thresholds(70, 85, 95)
 FREE = {Action.SYNC_NOW, Action.OFFLOAD, Action.COMPACT}
+PACK = {Action.COMPRESS, Action.EVICT}
 
 
 def of(percent: float, stall: float | None = None) -> Sample:
@@ -138,7 +139,7 @@ def test_a_short_memory_does_not_hide_a_full_disk() -> None:
         LevelChanged("memory", Level.NORMAL, Level.WARNING, of(82)),
         LevelChanged("disk", Level.NORMAL, Level.CRITICAL, of(96)),
     ]
-    assert actions_of(changes, Begun) == {*FREE, Action.COMPRESS, Action.REFUSE_WRITES}
+    assert actions_of(changes, Begun) == {*FREE, *PACK, Action.REFUSE_WRITES}
     assert watch.level is Level.CRITICAL
     assert watch.complaint() == "disk 96.0%"
     report = watch.report(4.0)
@@ -169,7 +170,17 @@ def test_an_action_ends_when_the_last_resource_that_asked_is_well() -> None:
     for second in range(100, 200):
         changes = watch.step({"memory": of(1), "disk": of(1)}, float(second))
         ended |= actions_of(changes, Ended)
-    assert ended == {*FREE, Action.COMPRESS, Action.REFUSE_WRITES}
+    assert ended == {*FREE, *PACK, Action.REFUSE_WRITES}
+
+
+def test_values_go_to_the_hub_for_a_full_disk_and_not_for_a_short_memory() -> None:
+    """They lie in a map whose pages the kernel takes back by itself."""
+    watch = Watch({"memory": MEMORY, "disk": DISK}, 0.0)
+    watch.step({"memory": of(99), "disk": of(84)}, 0.0)
+    assert Action.EVICT not in watch.actions
+    watch.step({"memory": of(99), "disk": of(86)}, 1.0)
+    assert Action.EVICT in watch.actions
+    assert actions_of(watch.step({"disk": of(86)}, 1.0 + AGAIN_S), Again) == {*FREE, Action.EVICT}
 
 
 def test_what_nobody_can_carry_out_is_not_spoken_of() -> None:

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from edgesync import EdgeNode, Lane
+from edgesync._native.hubkeys import HubKeys
 from edgesync._native.resp import ReplyError, encode
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
@@ -27,6 +28,7 @@ from edgesync.serve.resp.session import House, Session
 from edgesync.status import LinkStatus, Status, StoreStatus
 from edgesync.store.cells import EdgeCells
 from edgesync.store.journal import EdgeStore, Retain
+from tests.cells.memory import MemoryView
 from tests.edgesync.resources.trees import GIB, MIB, battery, grow, meminfo, v2
 from tests.sites import Sites, until
 
@@ -38,7 +40,7 @@ LIMIT = 100 * MIB
 class Edge:
     """A store, keys and a link that notes what it is asked, on a machine of files."""
 
-    def __init__(self, folder: Path, **section: Any) -> None:
+    def __init__(self, folder: Path, *, evicts: bool = False, **section: Any) -> None:
         self.system = grow(
             folder / "system",
             meminfo(16 * GIB, 12 * GIB)
@@ -48,7 +50,7 @@ class Edge:
         self.store = EdgeStore(folder / "store", databases=(DATABASE,), map_bytes_max=16 << 20)
         self.now_ns = 1_700_000_000 * 10**9
         self.cells = EdgeCells(
-            self.store, random=Random(1), may_pack=False, wall_ns=lambda: self.now_ns
+            self.store, random=Random(1), may_pack=False, evicts=evicts, wall_ns=lambda: self.now_ns
         )
         self.cells.call.guard = Guard(self.cells.rows, self.cells.space)
         self.link = LinkStatus(state="Connected", endpoint="tcp://hub:1")
@@ -62,6 +64,7 @@ class Edge:
             link=lambda: self.link,
             sync_now=self._sync_now,
             may_pack=False,
+            may_evict=evicts,
             root=self.system,
         )
         self.monitor.on_change(self.changes.append)
@@ -267,6 +270,34 @@ async def test_the_pace_follows_the_link_and_the_battery(
         await edge.monitor.look()
     assert edge.monitor.level == "normal"
     assert edge.monitor.interval_s(0.5) == 0.5
+
+
+async def test_values_the_hub_has_too_go_when_the_disk_is_short(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    made = Edge(tmp_path, evicts=True, storage_limit=1 << 20, disk_levels=(70, 85, 95))
+    hub = HubKeys(MemoryView())
+    with made.store:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(made.cells.keep_committing)
+            space = made.cells.space
+            space.rejoin(1)
+            for number in range(45):
+                made.cells.ask("SET", (f"key{number:02}", "x" * 20_000))
+            for op in space.take():
+                hub.hear(1, op)
+            space.deliver(hub.page(0, 0)[0], space.n)
+            made.cells.ask("SET", ("key00", "y" * 20_000))
+            made.cells.commit()
+            await made.monitor.look()
+            assert Begun(Action.EVICT) in made.changes
+            left = [key for key in space.names() if not space.is_evicted(key)]
+            assert left == [b"key00"], "what the hub has not confirmed stays"
+            for _ in range(30):
+                mock_clock.jump(1)
+                await made.monitor.look()
+            assert made.monitor.level == "normal"
+            nursery.cancel_scope.cancel()
 
 
 async def test_storage_limit_is_a_limit_of_the_store(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgesync import EdgeNode
+from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync.cells import DATABASE
@@ -20,6 +21,7 @@ from edgesync.cells.presets import PRESETS, Limits
 from edgesync.errors import CommandError
 from edgesync.store.cells import EdgeCells
 from edgesync.store.journal import EdgeStore
+from tests.cells.memory import MemoryView
 
 pytestmark = pytest.mark.feature("L7")
 
@@ -122,6 +124,54 @@ def test_at_critical_what_adds_is_refused_and_what_takes_away_goes_on(site: Site
     assert site.ask("DEL", "list") == 1
     site.guard.refusal = None
     assert site.ask("SET", "a", "b") == "OK"
+
+
+def test_room_is_made_for_data_before_a_write_is_refused(site: Site) -> None:
+    lacking: list[int] = []
+    freed = 0
+
+    def make_room(nbytes: int) -> int:
+        lacking.append(nbytes)
+        if freed:
+            site.cells.space.delete(b"a")
+        return freed
+
+    site.guard = site.cells.call.guard = Guard(
+        site.cells.rows, site.cells.space, site.guard.limits, make_room
+    )
+    for key in ("a", "b"):
+        assert site.ask("SET", key, "x" * 64) == "OK"
+    assert site.ask("SET", "b", "x" * 64) == "OK"
+    before = site.state()
+    refused = site.ask("HSET", "c", "f", "y" * 64, "g", "y" * 10)
+    assert str(refused).startswith("OOM preset tiny holds at most 200 bytes")
+    assert site.state() == before
+    assert lacking == [2 * 65 + 1 + 2 * 2 + 74 - 200]
+    freed = 65
+    assert site.ask("HSET", "c", "f", "y" * 64, "g", "y" * 10) == 2
+    assert site.cells.space.data == 65 + 1 + 2 * 2 + 74
+    lacking.clear()
+    for key in ("d", "e"):
+        site.ask("SET", key, "v")
+    assert str(site.ask("SET", "f", "v")).startswith("OOM preset tiny holds at most 3 keys")
+    assert lacking == [], "no value makes room for a key"
+
+
+def test_what_was_looked_for_in_vain_is_not_looked_for_with_every_write(tmp_path: Path) -> None:
+    hub, store = HubKeys(MemoryView()), EdgeStore(tmp_path, databases=(DATABASE,), sync="none")
+    with store:
+        cells = EdgeCells(store, evicts=True, random=Random(1), may_pack=False)
+        cells.space.rejoin(1)
+        cells.ask("SET", ("k", "x" * 64))
+        assert cells.make_room(1) == 0
+        for op in cells.space.take():
+            hub.hear(1, op)
+        # It may go now, but nobody has looked.
+        cells.space.deliver(hub.page(0, 0)[0], 1)
+        assert cells.make_room(1) == 0
+        cells.take_in(cells.cursor, [], applied=0, stable=0, is_all=False)
+        assert cells.make_room(1) == 64
+        assert cells.space.is_evicted(b"k")
 
 
 def test_every_write_either_may_add_or_takes_something_away() -> None:

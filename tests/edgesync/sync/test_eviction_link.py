@@ -183,3 +183,56 @@ async def test_what_changes_at_the_hub_meanwhile_arrives_as_ever(sites: Sites) -
         await until(lambda: node.cells.space.get(b"h", b"hg") == b"2")
         assert await ask(port, lambda c: c.hget("h", "f")) == LONG
         await until(lambda: node.get("one") == LONG * 2)
+
+
+# -- when room is needed -------------------------------------------------------------------------
+
+IOT = {"preset": "iot", "eviction": "lru", "compression": False}
+
+
+@pytest.mark.feature("L7")
+async def test_with_a_hub_there_is_room_for_more_than_the_preset_has(sites: Sites) -> None:
+    values = {f"key{number:03}": b"%03d" % number * 1300 for number in range(900)}
+    names = list(values)
+    async with sites.hub(), sites.node("till", cells=IOT) as node:
+        space = node.cells.space
+        for at in range(0, 900, 50):
+            node.command(
+                "MSET", *(part for key in names[at : at + 50] for part in (key, values[key]))
+            )
+            await settle(node, rounds=1)
+            assert node.get("key000") == values["key000"], "what is read all the time stays"
+        assert space.keys == 900
+        assert space.data <= 2 << 20 < sum(map(len, values.values()))
+        assert space.evicted > 300
+        for at in range(0, 900, 50):
+            found = await node.execute("MGET", *names[at : at + 50])
+            assert found == [values[key] for key in names[at : at + 50]]
+        # What came back is more than the preset has; the next write makes room again.
+        node.set("key000", values["key000"] + b"!")
+        assert space.data <= 2 << 20
+
+
+@pytest.mark.feature("L7")
+async def test_what_the_hub_has_not_heard_of_is_never_left_to_it(sites: Sites) -> None:
+    async with sites.node("till", cells=IOT) as node:
+        value = b"x" * 4000
+        for number in range(500):
+            node.set(f"key{number:03}", value)
+        with pytest.raises(CommandError, match="OOM preset iot holds at most 2097152 bytes"):
+            node.command("MSET", *(part for more in range(30) for part in (f"more{more}", value)))
+        for number in range(500):
+            assert node.get(f"key{number:03}") == value
+        assert node.cells.space.evicted == 0
+        async with sites.hub():
+            await settle(node)
+            node.command("MSET", *(part for more in range(30) for part in (f"more{more}", value)))
+            assert node.cells.space.evicted > 0
+
+
+async def test_nothing_goes_unasked(sites: Sites) -> None:
+    async with sites.hub(), sites.node("till", cells={"preset": "iot"}) as node:
+        node.set("k", LONG)
+        await settle(node)
+        assert node.cells.make_room(1 << 30) == 0
+        assert node.get("k") == LONG
