@@ -365,6 +365,6 @@ def test_values_that_compress_are_kept_compressed() -> None:
 
 
 @pytest.mark.feature("L4")
-@pytest.mark.parametrize("seed", [1008965, 2026210, 2031854])
+@pytest.mark.parametrize("seed", [1008965, 2026210, 2031854, 6029124])
 def test_schedules_that_once_went_wrong(seed: int) -> None:
     run(World(seed))

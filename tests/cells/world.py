@@ -400,7 +400,8 @@ class World:
                 edge.keys.forget_unlisted(reply.acked)
                 for key in set(edge.history) - edge.listed:
                     edge.history[key] = edge.unheard(key, reply.acked)
-                edge.is_fresh = False
+                # A page from before it was given up is none of what the hub knows it by now.
+                edge.is_fresh = self.replicas.get(edge.number, reply.r) != reply.r
             edge.base, edge.made = edge.position, edge.keys.n
             edge.listed = set()
         edge.keys.settle(reply.stable)
