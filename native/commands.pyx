@@ -57,13 +57,20 @@ class EvictedReply(ReplyError):
 
 cpdef object carry_out(object call, list request):
     """Carry out one command of the table and return its reply, which may be a ReplyError."""
-    cdef Command one = table.get(request[0]) or table.get(request[0].lower())
+    cdef Command one = found(request)
     return unknown(request) if one is None else go(one, call, request)
 
 
+cdef Command found(list request):
+    return table.get(request[0]) or table.get(request[0].lower())
+
+
+cdef inline bint is_counted(Py_ssize_t arity, Py_ssize_t count) noexcept:
+    return count == arity or (arity < 0 and count >= -arity)
+
+
 cdef object go(Command one, object call, list request):
-    cdef Py_ssize_t count = PyList_GET_SIZE(request)
-    if count != one.arity and not (one.arity < 0 and count >= -one.arity):
+    if not is_counted(one.arity, PyList_GET_SIZE(request)):
         return miscounted(one.name, one.arity, request)
     if one.writes:
         if call.writable and (refused := unwritable(call, one, request)) is not None:
@@ -106,7 +113,7 @@ cdef object unwritable(object call, Command one, list request):
 
 def miscounted(name: str, arity: int, request: object) -> object:
     """Return what is to be said when a command comes with too few or too many arguments."""
-    if len(request) == arity or (arity < 0 and len(request) >= -arity):
+    if is_counted(arity, len(request)):
         return None
     return ReplyError(f"ERR wrong number of arguments for '{name}' command")
 
@@ -145,7 +152,7 @@ cdef class Runner:
 
     def run(self, request: list[bytes]) -> object:
         """Carry out a command; its reply may be given away when `gate` says so."""
-        cdef Command one = table.get(request[0]) or table.get(request[0].lower())
+        cdef Command one = found(request)
         return unknown(request) if one is None else self.go(one, request)
 
     cdef bint is_changed(self):

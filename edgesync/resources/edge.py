@@ -174,11 +174,12 @@ class Doors:
     async def evict(self, is_on: bool) -> None:
         """Leave some values to the hub, step by step, so that commands go on in between."""
         cells = self._cells()
-        for _ in range(TURNS if is_on and cells is not None else 0):
-            assert cells is not None
-            cells.make_room(EVICTED_A_TURN, LOOKS_A_TURN)
-            await cells.wait_durable()
-            await trio.lowlevel.checkpoint()
+        if cells is not None and is_on:
+            for _ in range(TURNS):
+                cells.make_room(EVICTED_A_TURN, LOOKS_A_TURN)
+                await cells.wait_durable()
+                await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
 
     async def slow_sync(self, is_on: bool) -> None:
         """Whoever tells the hub of keys asks `ResourceMonitor.interval_s` before each pause."""

@@ -212,8 +212,7 @@ class RespServer:
     def _serve(self, client: Client) -> None:
         """Do all that most clients ask for: commands on keys, one at a time or a few."""
         done = client.serve(self._cells, client.session.proto, UNSENT_MAX, self._gates)
-        if self.house.watchers:
-            self.house.tell_watchers()
+        self.house.tell_watchers()
         if done == HELD:
             self._waiting.add(client)
         elif done == LEFT:
