@@ -105,12 +105,10 @@ class CellStore(Runner):
 
     def ask(self, name: str, args: Sequence[Argument]) -> Reply:
         """Do as `run` does, for a program; raises CommandError for an error."""
-        reply = self.run([name.encode(), *map(as_bytes, args)])
-        if isinstance(reply, ReplyError):
-            if isinstance(reply, EvictedReply):
-                self.on_evicted(reply.keys)
-            raise CommandError(str(reply))
-        return reply
+        reply = self.run(request_of(name, args))
+        if isinstance(reply, EvictedReply):
+            self.on_evicted(reply.keys)
+        return checked(reply)
 
     def on_commit(self, listener: Callable[[int, StoreError | None], None]) -> None:
         """Call `listener` with each generation on disk, or why it and all after it failed."""
@@ -518,6 +516,18 @@ class EdgeCells(CellStore):
 
     def _expire_some(self) -> int:
         return self.space.reclaim(EXPIRED_A_TURN)
+
+
+def request_of(name: str, args: Sequence[Argument]) -> list[bytes]:
+    """Return what a client would send."""
+    return [name.encode(), *map(as_bytes, args)]
+
+
+def checked(reply: Reply) -> Reply:
+    """Return a reply to a program, which gets an error as CommandError."""
+    if isinstance(reply, ReplyError):
+        raise CommandError(str(reply))
+    return reply
 
 
 def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:

@@ -16,11 +16,10 @@ import trio
 
 from edgesync._native.cells import Entry
 from edgesync._native.commands import EvictedReply
-from edgesync._native.resp import ReplyError
-from edgesync.cells import Argument, Reply, as_bytes
+from edgesync.cells import Argument, Reply
 from edgesync.cells.conflicts import Conflict
-from edgesync.errors import CommandError, StoreError
-from edgesync.store.cells import EdgeCells
+from edgesync.errors import StoreError
+from edgesync.store.cells import EdgeCells, checked, request_of
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.puller import Puller, entries_of, told_digest
 from edgesync_transport.messages import ConflictReport, Lane, Page, Pull
@@ -168,13 +167,11 @@ class CellSync:
 
     async def ask(self, name: str, args: Sequence[Argument]) -> Reply:
         """Do as `CellStore.ask` does, and wait for values that are at the hub."""
-        request = [name.encode(), *map(as_bytes, args)]
+        request = request_of(name, args)
         reply = self._cells.run(request)
         if isinstance(reply, EvictedReply):
             reply = await self.retry(request, reply)
-        if isinstance(reply, ReplyError):
-            raise CommandError(str(reply))
-        return reply
+        return checked(reply)
 
     def _give(self, entries: Sequence[Entry]) -> None:
         """A question for values is over: those that came are here, and as long as some come the
