@@ -98,7 +98,7 @@ async def _keep_watchdog(node: EdgeNode) -> None:
     interval_s = int(usec) / 2e6 if usec.isdigit() else WATCHDOG_DEFAULT_S
     while True:
         link = node.status().link.state
-        if node.store.commit.stats().busy_s < interval_s:
+        if node.busy_s() < interval_s:
             notify("WATCHDOG=1", f"STATUS=link {link}")
         else:
             notify("STATUS=the disk does not answer")

@@ -289,6 +289,7 @@ class EdgeNode(KeyMethods):
     ) -> None:
         if self._cells is not None:
             self._cells.commit()
+            self._cells.close()
         self.store.close()
         self._store = self._cells = self._cell_sync = None
         self._resources = self._points = None
@@ -327,6 +328,8 @@ class EdgeNode(KeyMethods):
                     self._cells.on_told = lambda tails: None
                     await trio.to_thread.run_sync(self._cells.commit)
                 await self._tell(self._lifecycle("stopped", {}))
+            if self._cells is not None:
+                await trio.to_thread.run_sync(self._cells.close)
             await trio.to_thread.run_sync(self.store.close)
         self._store = self._cells = self._cell_sync = None
         self._resources = self._points = None
@@ -617,6 +620,7 @@ class EdgeNode(KeyMethods):
         import psutil
 
         stats = self.store.commit.stats()
+        logged = 0 if self._cells is None else self._cells.logged
         lanes = tuple(self._lane_status(lane) for lane in Lane)
         if not any(lane.pending for lane in lanes):
             self._oldest_pending_at = None
@@ -638,7 +642,7 @@ class EdgeNode(KeyMethods):
                 path=self.store.path,
                 used_bytes=self.store.store.used_bytes,
                 limit_bytes=self.store.store.map_bytes_max,
-                commits=stats.groups,
+                commits=stats.groups + logged,
                 last_commit_s=stats.last_commit_s,
                 problem=str(broken) if broken else "",
                 quarantined=len(self.store.quarantined()),
@@ -647,6 +651,11 @@ class EdgeNode(KeyMethods):
             rss_bytes=psutil.Process().memory_info().rss,
             resource_level=self._resources.level if self._resources else "unwatched",
         )
+
+    def busy_s(self) -> float:
+        """Return how long the commit under way has taken so far: it grows when a disk is dead."""
+        keys_s = 0.0 if self._cells is None else self._cells.busy_s()
+        return max(keys_s, self.store.commit.stats().busy_s)
 
     def _lane_status(self, lane: Lane) -> LaneStatus:
         state = self.store.state(lane)

@@ -2,9 +2,10 @@
 """A store's rows with changes on top that are not committed yet.
 
 Commands run one after the other and see each other's work at once; what they changed is committed
-together, with one sync, while the next ones already run. So there are two layers: `frozen`, which a
-transaction under way carries out, and the changes since. Nobody is told of anything before the
-layer it is in has reached the disk (I1).
+together, with one sync, while the next ones already run. So there are layers, each going over those
+before it: `logged`, which the write-ahead log has and the store has not; `frozen`, which is under
+way to one of both; and `now`, the changes since. Nobody is told of anything before the layer it is
+in has reached the disk (I1).
 """
 
 from bisect import bisect_left, insort
@@ -27,8 +28,9 @@ cdef class Overlay:
 
     def __cinit__(self, Store store not None, str db not None):
         self.store, self.db = store, db
-        self.now, self.frozen = {}, {}
-        self.order, self.fresh, self.born = [], set(), set()
+        self.now, self.frozen, self.logged = {}, {}, {}
+        self.order, self.fresh = [], set()
+        self.born, self.born_frozen, self.born_logged = set(), set(), set()
 
     @property
     def is_changed(self) -> bool:
@@ -40,6 +42,11 @@ cdef class Overlay:
         """Whether a frozen layer is under way to the disk."""
         return len(self.frozen) > 0
 
+    @property
+    def rows_unstored(self) -> int:
+        """Up to how many rows the store does not have as they are."""
+        return len(self.now) + len(self.frozen) + len(self.logged)
+
     def get(self, bytes key not None, /) -> bytes | None:
         """Return the value of a row; None without one."""
         return self.look(key)
@@ -48,6 +55,8 @@ cdef class Overlay:
         cdef PyObject *found = PyDict_GetItem(self.now, key)
         if found == NULL:
             found = PyDict_GetItem(self.frozen, key)
+        if found == NULL:
+            found = PyDict_GetItem(self.logged, key)
         if found != NULL:
             return <bytes>found
         return (<Store>self.store).look(self.db, key)
@@ -76,13 +85,17 @@ cdef class Overlay:
             del self.now[key]
             self.unlist(key)
             return 0
-        if key not in self.now and key not in self.frozen:
+        if key not in self.now and not self.is_below(key):
             self.fresh.add(key)
         self.now[key] = value
         return 0
 
+    cdef bint is_below(self, bytes key) except -1:
+        """Whether a row is in a layer below `now`."""
+        return key in self.frozen or key in self.logged
+
     cdef int unlist(self, bytes key) except -1:
-        """Take a row that is in neither layer any more out of their order."""
+        """Take a row that is in no layer any more out of their order."""
         if key in self.fresh:
             self.fresh.remove(key)
         else:
@@ -108,7 +121,7 @@ cdef class Overlay:
             self.born.discard(key)
             if self.touched is not None:
                 self.touched.discard(key)
-            if key not in self.frozen:
+            if not self.is_below(key):
                 self.unlist(key)
 
     def scan(
@@ -148,7 +161,10 @@ cdef class Overlay:
             if ours is not None and (key is None or (ours >= key if reverse else ours <= key)):
                 at += ours == key  # what stands here goes over what the store has
                 place += step
-                value = self.now[ours] if ours in self.now else self.frozen[ours]
+                if ours in self.now:
+                    value = self.now[ours]
+                else:
+                    value = self.frozen[ours] if ours in self.frozen else self.logged[ours]
                 if value is not None:
                     found.append((ours, value))
             else:
@@ -185,26 +201,63 @@ cdef class Overlay:
             self.fresh = set()
 
     def freeze(self) -> Write:
-        """Return the changes as one write; further ones go on top of them."""
+        """Return the changes, and what is logged, as one write; further ones go on top of them."""
         write = Write()
-        for key, value in self.now.items():
+        for key, value in self.logged.items():
+            if key in self.now:
+                continue
             if value is None:
                 write.delete(self.db, key)
             else:
+                write.put(self.db, key, value, essential=True)
+        for key, value in self.now.items():
+            if value is not None:
                 write.put(self.db, key, value)
+            elif key not in self.born_logged:
+                write.delete(self.db, key)
         self.frozen, self.now, self.born = self.now, {}, set()
         return write
 
     def freeze_all(self) -> Write:
-        """Return a write of both layers, which are one from here on."""
+        """Return a write of all layers; those above the logged one are one from here on."""
         self.now = {**self.frozen, **self.now}
         return self.freeze()
 
+    def freeze_into(self, wal) -> bool:
+        """Give the changes to the write-ahead log, which may have no room for them."""
+        if not wal.append(self.now):
+            return False
+        self.frozen, self.now = self.now, {}
+        self.born_frozen, self.born = self.born, set()
+        return True
+
     def committed(self) -> None:
-        """The frozen layer is on disk: the store has it now."""
-        self.frozen = {}
+        """The frozen layer is on disk, and what was logged: the store has it now."""
+        self.frozen, self.logged, self.born_logged = {}, {}, set()
         self.order, self.fresh = [], set(self.now)
+
+    def landed(self) -> None:
+        """The frozen layer is in the write-ahead log."""
+        cdef bytes key
+        for key, value in self.frozen.items():
+            if value is None and key in self.born_logged:
+                # The store need not be told of what it never had.
+                self.born_logged.remove(key)
+                del self.logged[key]
+                if key not in self.now:
+                    self.unlist(key)
+            else:
+                self.logged[key] = value
+        self.born_logged |= self.born_frozen
+        self.frozen = {}
 
     def abandon(self) -> None:
         """The frozen layer was refused: neither it nor what was built on it has happened."""
-        self.frozen, self.now, self.order, self.fresh, self.born = {}, {}, [], set(), set()
+        self.frozen, self.now, self.born = {}, {}, set()
+        self.order, self.fresh = [], set(self.logged)
+        # A commit said to have failed may have given them to the store.
+        self.born_frozen, self.born_logged = set(), set()
+
+    def restore(self, dict rows not None) -> None:
+        """Take what the write-ahead log has and the store has not, when nothing has changed yet."""
+        self.logged, self.fresh = rows, set(rows)

@@ -26,7 +26,7 @@ from lanes cimport (
 )
 from lmdb cimport *
 from scan cimport walk
-from transact cimport Env, free_bytes, high_water, transact
+from transact cimport Env, free_bytes, high_water, intake_limit, transact
 
 from edgesync._native.write cimport Write
 
@@ -358,6 +358,19 @@ cdef class Store:
     def map_bytes_max(self):
         return self.e.limit_bytes
 
+    @property
+    def is_durable(self):
+        """Whether what `apply` returns from is on disk (`sync="always"`)."""
+        return self.options[3] == "always"
+
+    def has_room(self, size_t nbytes):
+        """Whether the map has so many bytes below its reserve, and the file has them allocated."""
+        cdef size_t wanted
+        self.enter()
+        wanted = high_water(&self.e) + nbytes
+        self.leave()
+        return wanted <= intake_limit(&self.e) and wanted <= self.e.allocated_bytes
+
     cdef check_keys(self, Write write):
         cdef Py_ssize_t i
         for name in write.names:
@@ -399,7 +412,8 @@ cdef class Store:
             write.spent = True  # also against another thread adding to it meanwhile
             with nogil:
                 pthread_mutex_lock(&self.mutex)
-                rc = transact(&self.e, write.ops, write.count, dbis, fresh, tails)
+                rc = transact(
+                    &self.e, write.ops, write.count, write.reserved, dbis, fresh, tails)
                 pthread_mutex_unlock(&self.mutex)
             if rc:
                 write.spent = False

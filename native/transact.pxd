@@ -104,14 +104,20 @@ cdef inline size_t needed_bytes(Env *e, const Op *ops, size_t count) noexcept no
         total += one
     return total + total // 4
 
-cdef inline int make_room(Env *e, size_t need) noexcept nogil:
+cdef inline size_t intake_limit(Env *e) noexcept nogil:
+    """Bytes of the map that intake may fill; the rest is a reserve."""
+    return e.limit_bytes // 10 * 9
+
+cdef inline int make_room(Env *e, size_t need, size_t ahead) noexcept nogil:
     """Refuse intake above 90 % of the map; reserve disk space before it is needed.
+
+    ahead   bytes to be reserved for later, where there is room for them
 
     The last tenth is for trimming, marks and deletes: LMDB needs new pages to free old ones. With
     the space reserved, a disk that others fill up never fails a commit half-way.
     """
     cdef size_t used = high_water(e), free_ = 0, want, size
-    cdef size_t limit = e.limit_bytes // 10 * 9
+    cdef size_t limit = intake_limit(e)
     cdef int rc
     if need and used + need > limit:
         rc = free_bytes(e, &free_)
@@ -122,15 +128,15 @@ cdef inline int make_room(Env *e, size_t need) noexcept nogil:
     want = used + need + 64 * e.page_bytes
     if want > e.limit_bytes:
         want = e.limit_bytes
-    if want <= e.allocated_bytes:
+    if want + ahead <= e.allocated_bytes or e.allocated_bytes >= e.limit_bytes:
         return 0
-    size = (want + e.step_bytes - 1) // e.step_bytes * e.step_bytes
+    size = (want + ahead + e.step_bytes - 1) // e.step_bytes * e.step_bytes
     if size > e.limit_bytes:
         size = e.limit_bytes
     if fallocate(e.fd, 0, 0, size) == 0:
         e.allocated_bytes = size
         return 0
-    if errno != ENOSPC:
+    if errno != ENOSPC or want <= e.allocated_bytes:
         return 0  # a file system without reservation: the commit itself will tell
     if fallocate(e.fd, 0, 0, want) == 0:
         e.allocated_bytes = want
@@ -233,8 +239,8 @@ cdef inline int carry_out(
     return 0
 
 cdef inline int transact(
-    Env *e, const Op *ops, size_t count, const MDB_dbi *dbis, uint64_t fresh_origin,
-    uint64_t *tails,
+    Env *e, const Op *ops, size_t count, size_t ahead, const MDB_dbi *dbis,
+    uint64_t fresh_origin, uint64_t *tails,
 ) noexcept nogil:
     """Carry out all of `ops` and sync once, or nothing. The caller holds the writer's mutex."""
     cdef Work w
@@ -243,7 +249,7 @@ cdef inline int transact(
     memset(&w, 0, sizeof(Work))
     w.origin = e.origin
     w.number = e.number
-    rc = make_room(e, needed_bytes(e, ops, count))
+    rc = make_room(e, needed_bytes(e, ops, count), ahead)
     if rc:
         return rc
     rc = mdb_txn_begin(e.env, NULL, 0, &w.txn)

@@ -189,6 +189,11 @@ cdef class Write:
         self.point(op, body)
         self.held.append(body)
 
+    def reserve(self, size_t nbytes):
+        """Have so much more of the disk allocated than this needs, if there is that much."""
+        if nbytes > self.reserved:
+            self.reserved = nbytes
+
     def new_origin(self):
         """Draw a new origin for event ids from here on (a fork)."""
         self.add(OP_NEW_ORIGIN, 0)
@@ -208,6 +213,7 @@ cdef class Write:
             op.db = index
         self.held.append(other.held)
         self.size += other.size
+        self.reserve(other.reserved)
         for i in range(_LANE_COUNT):
             self.appended[i] += other.appended[i]
             self.taken_in[i] += other.taken_in[i]

@@ -5,8 +5,10 @@ cdef class Overlay:
     cdef str db
     cdef dict now
     cdef dict frozen
+    cdef dict logged
     cdef set born     # rows of `now` that the store does not have
-    cdef list order   # keys of both layers, sorted, but for those in `fresh`
+    cdef set born_frozen, born_logged  # ... of the other layers
+    cdef list order   # keys of all layers, sorted, but for those in `fresh`
     cdef set fresh
     cdef list noted   # (row, whether it was in `now`, as what), since `mark`; or None
     cdef public object touched  # a set that takes note of every row changed, or None
@@ -14,6 +16,7 @@ cdef class Overlay:
     cdef bytes look(self, bytes key)
     cdef int change(self, bytes key, bytes value) except -1
     cdef int create(self, bytes key, bytes value) except -1
+    cdef bint is_below(self, bytes key) except -1
     cdef int unlist(self, bytes key) except -1
     cdef list merged(
         self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, Py_ssize_t low,

@@ -3,6 +3,7 @@
 from typing import final
 
 from edgesync._native.store import Store
+from edgesync._native.wal import Wal
 from edgesync._native.write import Write
 
 @final
@@ -19,6 +20,10 @@ class Overlay:
     @property
     def is_committing(self) -> bool:
         """Whether a frozen layer is under way to the disk."""
+
+    @property
+    def rows_unstored(self) -> int:
+        """Up to how many rows the store does not have as they are."""
 
     def get(self, key: bytes, /) -> bytes | None:
         """Return the value of a row; None without one."""
@@ -44,13 +49,22 @@ class Overlay:
         """Return up to `limit` rows of [start, stop) in order, or the last ones backwards."""
 
     def freeze(self) -> Write:
-        """Return the changes as one write; further ones go on top of them."""
+        """Return the changes, and what is logged, as one write; further ones go on top of them."""
 
     def freeze_all(self) -> Write:
-        """Return a write of both layers, which are one from here on."""
+        """Return a write of all layers; those above the logged one are one from here on."""
+
+    def freeze_into(self, wal: Wal) -> bool:
+        """Give the changes to the write-ahead log, which may have no room for them."""
 
     def committed(self) -> None:
-        """The frozen layer is on disk: the store has it now."""
+        """The frozen layer is on disk, and what was logged: the store has it now."""
+
+    def landed(self) -> None:
+        """The frozen layer is in the write-ahead log."""
 
     def abandon(self) -> None:
         """The frozen layer was refused: neither it nor what was built on it has happened."""
+
+    def restore(self, rows: dict[bytes, bytes | None]) -> None:
+        """Take what the write-ahead log has and the store has not, when nothing has changed yet."""

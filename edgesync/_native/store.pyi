@@ -41,6 +41,13 @@ class Store:
 
     @property
     def map_bytes_max(self) -> int: ...
+    @property
+    def is_durable(self) -> bool:
+        """Whether what `apply` returns from is on disk (`sync="always"`)."""
+
+    def has_room(self, nbytes: int) -> bool:
+        """Whether the map has so many bytes below its reserve, and the file has them allocated."""
+
     def apply(self, write: Write) -> tuple[int, int, int]:
         """Carry `write` out in one transaction with one sync, the GIL released.
 

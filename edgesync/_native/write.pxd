@@ -16,6 +16,7 @@ cdef class Write:
     cdef Py_ssize_t taken_in[3]  # of those, the ones that may be refused
     cdef Py_ssize_t taken_bytes[3]
     cdef Py_ssize_t size
+    cdef size_t reserved
 
     cdef Op *add(self, uint8_t code, Py_ssize_t lane) except NULL
     cdef int count_record(self, Op *op, uint64_t lane) except -1

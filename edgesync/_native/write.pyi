@@ -56,6 +56,9 @@ class Write:
         another history there.
         """
 
+    def reserve(self, nbytes: int) -> None:
+        """Have so much more of the disk allocated than this needs, if there is that much."""
+
     def new_origin(self) -> None:
         """Draw a new origin for event ids from here on (a fork)."""
 

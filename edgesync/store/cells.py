@@ -6,8 +6,11 @@ stored it (I1). Commits of cells and of readings share the store's one writer an
 
 import bisect
 import logging
+import math
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from random import Random
 from typing import Final, Protocol
 
@@ -23,6 +26,7 @@ from edgesync._native.hubkeys import HubKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
+from edgesync._native.wal import Wal, replay
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Argument, Reply, as_bytes
 from edgesync.cells.commands import Call
@@ -31,6 +35,7 @@ from edgesync.cells.parts import cut, goes_on
 from edgesync.errors import CommandError, Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.commit import Tails
+from edgesync.store.directory import WAL, make_wal
 from edgesync.store.journal import EdgeStore
 
 log = logging.getLogger(__name__)
@@ -90,7 +95,9 @@ class CellStore(Runner):
         self._disk = disk
         self.rows = rows
         self.on_evicted: Callable[[Sequence[bytes]], object] = _nobody
+        self._busy_since = 0.0
         self._overtaken = False
+        self._due_at = math.inf  # for a commit although nothing has changed
         self._changed = trio.Event()
         self._listeners: list[Callable[[int, StoreError | None], None]] = []
 
@@ -140,37 +147,58 @@ class CellStore(Runner):
         """Commit what changes, as soon as the commit before is done, or every so often."""
         made, wanted, took_s = self.space.n, 0, 0.0
         while True:
-            await self._changed.wait()
+            with trio.move_on_at(self._due_at):
+                await self._changed.wait()
             has_come = True
             if every_s:
                 await trio.sleep(every_s)
             elif wanted:
                 has_come = await self._wait_for_company(wanted, took_s)
             self._changed, self.is_noted = trio.Event(), False
-            if not self.rows.is_changed:
+            if not (self.rows.is_changed or self._is_due()):
                 continue
             count, made = self.space.n - made, self.space.n
             begun = trio.current_time()
-            write = self._freeze(self.rows.freeze)
-            tails: Tails | None = None
-            problem: StoreError | None = None
-            try:
-                # Cut short here, nobody would know whether it is stored.
-                with trio.CancelScope(shield=True):
-                    tails = await self._disk.submit(write)
-            except StoreError as error:
-                problem = error
+            self._busy_since = time.monotonic()
+            # Cut short here, nobody would know whether it is stored.
+            with trio.CancelScope(shield=True):
+                await self._commit_changes()
+            self._busy_since = 0.0
             took_s = trio.current_time() - begun
             # Where they did not come in time, the next commit waits for nobody.
             wanted = self.space.n + count if has_come else 0
-            if self._overtaken:
-                self._overtaken = False  # `commit` has told already what became of it
-                if tails is not None:
-                    self._stored_twice(tails)
-            elif tails is not None:
-                self._stored(tails)
-            elif problem is not None:
-                self._refused(problem)
+
+    def busy_s(self) -> float:
+        """Return how long the commit under way has taken so far."""
+        return time.monotonic() - self._busy_since if self._busy_since else 0.0
+
+    def _is_due(self) -> bool:
+        return trio.current_time() >= self._due_at
+
+    async def _commit_changes(self) -> None:
+        """Commit what has changed, and tell of it."""
+        await self._submit(self.rows.freeze)
+
+    async def _submit(self, layers: Callable[[], Write]) -> None:
+        write = self._freeze(layers)
+        tails: Tails | None = None
+        problem: StoreError | None = None
+        try:
+            tails = await self._disk.submit(write)
+        except StoreError as error:
+            problem = error
+        if self._is_overtaken():
+            if tails is not None:
+                self._stored_twice(tails)
+        elif tails is not None:
+            self._stored(tails)
+        elif problem is not None:
+            self._refused(problem)
+
+    def _is_overtaken(self) -> bool:
+        """Whether `commit` has told already what became of the commit under way."""
+        overtaken, self._overtaken = self._overtaken, False
+        return overtaken
 
     async def _wait_for_company(self, wanted: int, took_s: float) -> bool:
         """Wait until operation `wanted` is made, no longer than a commit takes; was it in time?
@@ -194,7 +222,7 @@ class CellStore(Runner):
         """
         if not self.gate():
             return
-        self._overtaken |= self.rows.is_committing
+        self._overtaken |= self._busy_since != 0.0
         write = self._freeze(self.rows.freeze_all)
         try:
             tails = self._disk.submit_sync(write)
@@ -210,8 +238,11 @@ class CellStore(Runner):
 
     def _stored(self, tails: Tails) -> None:
         self.rows.committed()
+        self._tell(self.generation - 1, None)
+
+    def _tell(self, generation: int, error: StoreError | None) -> None:
         for listener in list(self._listeners):
-            listener(self.generation - 1, None)
+            listener(generation, error)
 
     def _stored_twice(self, tails: Tails) -> None:
         """A commit that another one has overtaken was stored as well."""
@@ -220,8 +251,7 @@ class CellStore(Runner):
         """What ran on top of a refused commit has not happened either."""
         self.rows.abandon()
         self.space.load_counters()
-        for listener in list(self._listeners):
-            listener(self.generation, error)
+        self._tell(self.generation, error)
 
     def expire(self) -> int:
         """Remove keys past their deadline, some at a time; returns how many it looked at."""
@@ -256,6 +286,15 @@ class Cursor(msgspec.Struct, frozen=True):
 # Conflicts kept here; the hub has all of them.
 CONFLICTS_MAX: Final = 1000
 CURSOR_ROW: Final = b"h"
+LAP_ROW: Final = b"w"
+
+# The write-ahead log, and the rows in it that go to LMDB in one transaction.
+WAL_BYTES: Final = 1 << 20
+WAL_ROWS: Final = 500
+# ... for which there must be room: LMDB may take two pages for each, beside what is in them.
+WAL_ROOM_BYTES: Final = WAL_ROWS * 2 * 4096 + WAL_BYTES * 5 // 4
+# For so long changes may be in the log alone: whoever copies the store's file lacks no more.
+WAL_S: Final = 5.0
 
 
 class EdgeCells(CellStore):
@@ -265,11 +304,14 @@ class EdgeCells(CellStore):
     hub says up to which seq it has carried them out, and `told` knows up to which operation that
     is: exactly, for one that is wrongly taken for unheard is carried out twice in what is shown.
 
+    Changes go to a write-ahead log, as long as it takes them, and from time to time to LMDB.
+
     told      (seq, operation) of the records the hub may not have, see `told_since`; no operation
               for the last means all that were sent
     scope     which keys the hub is asked for (keyspace.is_in)
     applied   operations up to this number are in what the hub has delivered
     evicts    whether values may be left to the hub
+    logged    commits that went to the log
     """
 
     space: EdgeKeys
@@ -289,6 +331,11 @@ class EdgeCells(CellStore):
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         rows = Overlay(disk.store, DATABASE)
+        self.logged = 0
+        self._wal: Wal | None = None
+        self._wal_path = Path(disk.store.path) / WAL
+        if (lap := rows.get(LAP_ROW)) and self._wal_path.exists():
+            rows.restore(replay(self._wal_path.read_bytes(), lap))
         space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
         super().__init__(
             disk, rows, space,
@@ -386,8 +433,68 @@ class EdgeCells(CellStore):
             return NOT_ALL
         return self._told[-1][0] if self._told else 0
 
+    def close(self) -> None:
+        """Write no more; to be called before the store is closed."""
+        if self._wal is not None:
+            self._wal.close()
+
+    async def keep_committing(self, every_s: float = 0.0) -> None:
+        """Commit what changes, as soon as the commit before is done, or every so often."""
+        if not every_s and self._disk.store.is_durable:
+            await trio.to_thread.run_sync(self._open_wal)
+        if self.rows.rows_unstored:
+            self._due_at = trio.current_time()
+        await super().keep_committing(every_s)
+
+    def _open_wal(self) -> None:
+        try:
+            make_wal(self._wal_path.parent, WAL_BYTES)
+            self._wal = Wal(str(self._wal_path))
+        except (OSError, StoreError) as error:
+            log.warning("keys: each commit takes longer, there is no write-ahead log: %s", error)
+
+    async def _commit_changes(self) -> None:
+        layers = self.rows.freeze
+        if self._wal is not None and self._may_log() and self.rows.freeze_into(self._wal):
+            self.generation += 1
+            await trio.lowlevel.wait_readable(self._wal)
+            has_landed = self._wal.landed()
+            if self._is_overtaken():
+                return
+            if has_landed:
+                self._logged()
+                return
+            log.warning("keys: the write-ahead log could not be written, going on without it")
+            layers = self.rows.freeze_all
+        await self._submit(layers)
+        if self._is_due():  # still: the store refused
+            self._due_at = trio.current_time() + WAL_S
+
+    def _may_log(self) -> bool:
+        if (
+            self.rows.rows_unstored > WAL_ROWS
+            or self._fresh
+            or self._under_way
+            or self._is_due()
+            or not self.rows.is_changed
+            or not self._disk.store.has_room(WAL_ROOM_BYTES)
+        ):
+            return False
+        self.space.save_counters()
+        return True
+
+    def _logged(self) -> None:
+        self.logged += 1
+        self.rows.landed()
+        self._due_at = min(self._due_at, trio.current_time() + WAL_S)
+        self._tell(self.generation - 1, None)
+
     def _freeze(self, layers: Callable[[], Write]) -> Write:
+        # What is logged is in this write; the log begins again once it is stored. Whoever opens
+        # the store without the log writes on top of what the log has, and must say so.
+        self.rows.put(LAP_ROW, os.urandom(8))
         write = super()._freeze(layers)
+        write.reserve(WAL_ROOM_BYTES if self._wal is not None else 0)
         # A commit that overtakes another tells once more what that one told: the hub knows doubles.
         self._sent_before = self._sent if self._under_way else 0
         self._under_way += self._fresh
@@ -403,6 +510,9 @@ class EdgeCells(CellStore):
             self._told.append((tails[Lane.NORMAL], self._sent))
             self.on_told(tails)
         super()._stored(tails)
+        self._due_at = math.inf
+        if self._wal is not None:
+            self._wal.begin(self.rows.get(LAP_ROW) or b"")
 
     def _stored_twice(self, tails: Tails) -> None:
         # It came first: what it told was told already there.
@@ -411,6 +521,8 @@ class EdgeCells(CellStore):
 
     def _refused(self, error: StoreError) -> None:
         self._fresh, self._under_way = [], []
+        if self._wal is not None:
+            self._wal.spoil()  # the commit may have been stored all the same, and with it a new lap
         super()._refused(error)
         self.cursor = self._stored_cursor()
 

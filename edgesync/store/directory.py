@@ -5,6 +5,7 @@ its own header claims ends the process with SIGBUS, so the size is compared firs
 appears under its name only when it is complete: a power cut during the first start leaves none.
 
     data.mdb   the store       lock.mdb   LMDB's reader table       owner   flock and pid
+    wal        changes of keys that the store has not got yet (native/wal.pyx)
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from edgesync.errors import StoreCorrupt, StoreLocked, StoreUnwritable, StoreVer
 DATA: Final = "data.mdb"
 OWNER: Final = "owner"
 NEWBORN: Final = "new"
+WAL: Final = "wal"
 
 # LMDB needs one coherent page cache and working locks for all who map the file.
 REMOTE_FILESYSTEMS: Final = frozenset(
@@ -145,6 +147,25 @@ def publish(path: Path) -> None:
         sync_file(child / DATA)
         (child / DATA).rename(path / DATA)
         shutil.rmtree(child)
+        sync_directory(path)
+
+
+def make_wal(path: Path, nbytes: int) -> None:
+    """Make the write-ahead log of the store in `path`, in its full size, if there is none.
+
+    Zeros, not a hole: a sync of what replaces them writes nothing but the data.
+    """
+    with explained(path):
+        if (path / WAL).exists():
+            return
+        unfinished = path / f"{WAL}.new"
+        try:
+            unfinished.write_bytes(bytes(nbytes))
+            sync_file(unfinished)
+            unfinished.rename(path / WAL)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
         sync_directory(path)
 
 

@@ -1,6 +1,9 @@
 """What a keyspace keeps, and what Redis clients send."""
 
 import contextlib
+import json
+import random
+import struct
 
 from edgesync._native import cells
 from edgesync._native.cells import Dot, Op
@@ -9,9 +12,12 @@ from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.keyspace import HASH, ZSET
 from edgesync._native.resp import Parser
+from edgesync._native.wal import replay
 from edgesync.errors import RecordError
 from tests.cells.memory import MemoryView
 from tests.fuzz.fuzz import Target
+from tests.golden.record_native import FOLDER, LAP
+from tests.native.rowsmith import crc32c
 
 VALUE, AMOUNT, TOMB = 0, 1, 2
 
@@ -132,6 +138,32 @@ def run_requests(data: bytes) -> None:
         raise RecordError(whole.error)
 
 
+def logs() -> list[bytes]:
+    kept = json.loads((FOLDER / "wal-1.json").read_text())
+    return [bytes.fromhex(kept["bytes"])]
+
+
+def run_log(data: bytes) -> None:
+    """Whatever stands in it, a log is some whole entries, and then something else."""
+    found = replay(data, LAP)
+    assert sum(len(key) + len(value or b"") for key, value in found.items()) <= len(data)
+    if b"a" not in found:
+        raise RecordError("the last entry is not there")
+
+
+def repair_log(data: bytes, rng: random.Random) -> bytes:
+    """Make whole the first entry, and sometimes those after it."""
+    out, at, number = bytearray(data), 0, 1
+    while len(out) - at >= 24:
+        size = min(int.from_bytes(out[at + 4 : at + 8], "little"), len(out) - at - 24)
+        struct.pack_into("<I8sQ", out, at + 4, size, LAP, number)
+        struct.pack_into("<I", out, at, crc32c(bytes(out[at + 4 : at + 24 + size])))
+        at, number = at + 24 + size, number + 1
+        if not rng.randrange(3):
+            break
+    return bytes(out)
+
+
 TARGETS = [
     Target("cell", cells_written(), run_cell, (RecordError,)),
     Target("key-record", records(), run_record, (RecordError, ValueError)),
@@ -144,4 +176,5 @@ TARGETS = [
     Target("resp", requests(), run_requests, (RecordError,)),
     Target("operations", operations(), run_operations, (RecordError,)),
     Target("page", pages(), run_page, (RecordError,)),
+    Target("write-ahead log", logs(), run_log, (RecordError,), repair_log),
 ]

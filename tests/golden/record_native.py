@@ -5,17 +5,22 @@ A file that exists is never written again: data of a released version must be re
 
 import array
 import json
+import select
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from edgesync._native import batch, block, event
 from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.wal import Wal, replay
+from edgesync.store.directory import WAL, make_wal
 from tests.cells.memory import MemoryView
 from tests.native import esb1
 from tests.native.rowsmith import Draft, make_rows
 from tests.native.test_block import CASES, events, fixed, jittered
 
 FOLDER = Path(__file__).parent
+LAP = b"the lap."
 EVENTS: list[tuple[Any, ...]] = [
     (0, 0, 0, "", b"", 0, 0, 0),
     (2, 1, 2, "meter0", b'{"key":"ActivePower"}', 1_700_000_000_000_000_000, 5, 2**63),
@@ -99,6 +104,29 @@ def fill_keyspace(space: EdgeKeys) -> None:
     space.save_counters()
 
 
+def write_ahead_log() -> dict[str, Any]:
+    """A log of one lap over another, up to where its entries end."""
+    with TemporaryDirectory() as name:
+        make_wal(Path(name), 400)
+        wal = Wal(str(Path(name) / WAL))
+        entries: list[dict[bytes, bytes | None]] = [
+            {b"s|key": b"value", b"d|1": b""},
+            {b"s|key": b"later", b"d|1": None, b"d|2": bytes(range(200))},
+            {b"a": b"x"},
+        ]
+        older: list[dict[bytes, bytes | None]] = [{b"old": bytes(300)}]
+        for lap in (b"before..", LAP):
+            wal.begin(lap)
+            for rows in entries if lap == LAP else older:
+                wal.append(rows)
+                select.select([wal], [], [])
+                wal.landed()
+        wal.close()
+        raw = (Path(name) / WAL).read_bytes()
+    found = {key.hex(): value and value.hex() for key, value in replay(raw, LAP).items()}
+    return {"bytes": raw.hex(), "rows": found}
+
+
 def events_written() -> list[dict[str, Any]]:
     return [
         {
@@ -126,3 +154,4 @@ if __name__ == "__main__":
     record("block-1.json", blocks())
     record("batch-1.json", batches())
     record("keyspace-1.json", keyspace())
+    record("wal-1.json", write_ahead_log())

@@ -10,8 +10,9 @@ import pytest
 from edgesync._native import batch, block, event
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.keyspace import HASH, LIST, WEIGHT_ROW
+from edgesync._native.wal import replay
 from tests.cells.memory import MemoryView
-from tests.golden.record_native import fill_keyspace
+from tests.golden.record_native import LAP, fill_keyspace, write_ahead_log
 from tests.native import esb1
 
 FOLDER = Path(__file__).parent
@@ -75,3 +76,13 @@ def test_keyspaces_of_version_1() -> None:
     assert space.data == space.weigh() == weight
     space.put(b"more", b"s", b"12345")
     assert space.data == space.weigh() == weight + 9
+
+
+def test_write_ahead_logs_of_version_1() -> None:
+    kept = golden("wal-1.json")
+    rows = replay(bytes.fromhex(kept["bytes"]), LAP)
+    assert {key.hex(): value and value.hex() for key, value in rows.items()} == kept["rows"]
+    assert rows == {
+        b"s|key": b"later", b"d|1": None, b"d|2": bytes(range(200)), b"a": b"x",
+    }  # fmt: skip
+    assert write_ahead_log() == kept

@@ -362,6 +362,7 @@ async def test_on_an_empty_battery_the_hub_hears_of_keys_when_somebody_asks(tmp_
         assert monitor is not None
         await until(lambda: monitor.interval_s(0.0) == math.inf)
         await node.sync(30)
+        await trio.sleep(0.5)  # what this one has hurried comes to rest
         node.set("key", "1")
         await trio.sleep(1.0)
         assert space.pending == 1

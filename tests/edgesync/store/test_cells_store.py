@@ -1,5 +1,6 @@
 """Commands see each other's work at once; who is told of it is told after the disk has it."""
 
+import select
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -14,11 +15,13 @@ from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
+from edgesync._native.wal import Wal, replay
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
 from edgesync.cells.commands import Call, carry_out
 from edgesync.errors import CommandError, StoreFull
 from edgesync.store.cells import EdgeCells
+from edgesync.store.directory import WAL, make_wal
 from edgesync.store.journal import EdgeStore
 from tests.cells.memory import MemoryView
 
@@ -45,30 +48,58 @@ def open_cells(folder: Path) -> tuple[EdgeStore, EdgeCells]:
 
 def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:
     random = Random(3)
+    make_wal(tmp_path, 8000)
+    wal = Wal(str(tmp_path / WAL))
     with Store(str(tmp_path / "s"), databases=("x",)) as store:
         rows, model = Overlay(store, "x"), dict[bytes, bytes]()
-        for _ in range(6000):
+        answered = taken = model  # as it was after the last commit, and when the next was frozen
+        under_way, write, lap, logged = "", Write(), bytes(8), 0
+        for _ in range(12_000):
             key = b"%03d" % random.randrange(300)
-            match random.randrange(12):
+            match random.randrange(14):
                 case 0 | 1 | 2 | 3:
                     rows.put(key, value := b"%d" % random.randrange(99))
                     model[key] = value
                 case 4 | 5 | 6:
                     rows.delete(key)
                     model.pop(key, None)
-                case 7 if not rows.is_committing:
-                    store.apply(rows.freeze())
-                case 8:
-                    rows.committed()
-                case 9:
+                case 7 if not under_way:
+                    under_way, taken = "store", dict(model)
+                    write = rows.freeze()
+                case 8 | 9 if not under_way and rows.is_changed:
+                    under_way, taken = "log" if rows.freeze_into(wal) else "", dict(model)
+                case 10 if under_way:
+                    if under_way == "log":
+                        select.select([wal], [], [])
+                        assert wal.landed()
+                    if random.random() < 0.1:  # whoever commits is told that it was refused
+                        model = dict(answered)
+                        rows.abandon()
+                        wal.spoil()
+                    elif under_way == "log":
+                        answered = taken
+                        rows.landed()
+                        logged += 1
+                        found = dict(store.scan("x")) | replay((tmp_path / WAL).read_bytes(), lap)
+                        assert {one: raw for one, raw in found.items() if raw is not None} == taken
+                    else:
+                        answered = taken
+                        store.apply(write)
+                        rows.committed()
+                        assert dict(store.scan("x")) == taken
+                        wal.begin(lap := random.randbytes(8))
+                    under_way = ""
+                case 11:
                     assert rows.get(key) == model.get(key)
                 case _:
                     start, stop = sorted((key, b"%03d" % random.randrange(300)))
                     limit, reverse = random.randrange(1, 20), random.random() < 0.5
                     meant = sorted(one for one in model if start <= one < stop)
                     meant = meant[::-1][:limit] if reverse else meant[:limit]
-                    found = rows.scan(start, stop, limit=limit, reverse=reverse)
-                    assert found == [(one, model[one]) for one in meant]
+                    page = rows.scan(start, stop, limit=limit, reverse=reverse)
+                    assert page == [(one, model[one]) for one in meant]
+    wal.close()
+    assert logged > 100
 
 
 @given(st.data())

@@ -1,0 +1,39 @@
+"""The write-ahead log: changes of keys that are on disk before LMDB has them."""
+
+from typing import final
+
+@final
+class Wal:
+    """The log in the file at `path`, which is there in its full size (`directory.make_wal`).
+
+    is_usable   whether it may be appended to: from `begin` until something goes wrong
+
+    One thread at a time. Whoever appends waits until `fileno()` is readable, then asks `landed()`.
+    """
+
+    def __new__(cls, path: str) -> Wal: ...
+    @property
+    def is_usable(self) -> bool: ...
+    def close(self) -> None:
+        """Wait for what is being written, then close; closing twice is no error."""
+
+    def fileno(self) -> int:
+        """Return what becomes readable when an entry has been written, or has not been."""
+
+    def begin(self, lap: bytes) -> None:
+        """Start a new lap: all entries up to now are in the store."""
+
+    def spoil(self) -> None:
+        """Append nothing before the next lap: what the file has is not what was answered."""
+
+    def append(self, rows: dict[bytes, bytes | None]) -> bool:
+        """Begin to write an entry; False when there is no room for it, or the log is spoiled."""
+
+    def landed(self) -> bool:
+        """Whether the entry appended last counts; if it could not be written, the log is spoiled.
+
+        One of a lap that is over does not: the store has it, or was refused it.
+        """
+
+def replay(data: bytes, lap: bytes) -> dict[bytes, bytes | None]:
+    """Return the rows that the entries of a lap set, None for those they delete, as they end up."""

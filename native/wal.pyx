@@ -1,0 +1,337 @@
+# cython: boundscheck=False, wraparound=False
+"""The write-ahead log: changes of keys that are on disk before LMDB has them.
+
+A commit of LMDB writes a page for each row and syncs twice; here one commit is one piece of a file
+that is there in its full size, and one sync. A thread of its own does both and never asks for the
+interpreter's lock, so that the event loop goes on meanwhile and hears of the end by a file
+descriptor. From time to time everything logged goes to LMDB in one transaction, and the log begins
+at its start again, in a new *lap*: a number drawn at random, which that transaction stores too. An
+entry that carries another lap than LMDB's is of no use any more.
+
+An entry, little-endian:
+
+     0  crc32c   u32   over everything after this field
+     4  size     u32   of the rows
+     8  lap      u64
+    16  number   u64   1, 2, 3 ... in its lap
+    24  rows     size of the key varint | key | size of the value + 1, or 0 for a deleted row
+                 varint | value
+
+Entries stand one after the other; what is none ends them. Whoever was answered has had an entry
+synced whole, and the next one is written after that: a torn entry is one nobody was told of.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EINTR, EIO, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from buffer cimport (
+    Buf, Cur, OK, buf_free, buf_need, left, load32, load64, put_bytes, put_varint, store32,
+    store64, take_varint,
+)
+from crc cimport crc32c
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_t:
+        pass
+    ctypedef struct pthread_mutex_t:
+        pass
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_create(pthread_t *thread, void *attributes, void *(*run)(void *), void *of)
+    int pthread_join(pthread_t thread, void **result)
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+    int pthread_cond_init(pthread_cond_t *wake, void *attributes)
+    int pthread_cond_signal(pthread_cond_t *wake)
+    int pthread_cond_wait(pthread_cond_t *wake, pthread_mutex_t *mutex)
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    enum:
+        SIG_SETMASK
+    int sigfillset(sigset_t *signals)
+    int pthread_sigmask(int how, const sigset_t *wanted, sigset_t *before)
+
+cdef extern from "<unistd.h>" nogil:
+    Py_ssize_t pwrite(int fd, const void *data, size_t size, long at)
+    int fdatasync(int fd)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum:
+        EFD_CLOEXEC
+        EFD_NONBLOCK
+    int eventfd(unsigned int count, int flags)
+    int eventfd_write(int fd, uint64_t count)
+    int eventfd_read(int fd, uint64_t *count)
+
+cdef enum:
+    HEADER_BYTES = 24
+    LAP_BYTES = 8
+
+
+cdef struct Work:
+    pthread_t thread
+    pthread_mutex_t mutex
+    pthread_cond_t wake
+    bint is_asked      # there is a piece to be written, or it is being written
+    bint is_over       # the thread is to end
+    int fd
+    int done           # an eventfd: a piece has been written, or not
+    const uint8_t *data
+    size_t size
+    uint64_t at
+    int problem        # errno of the last piece, or 0
+
+
+cdef int written(int fd, const uint8_t *data, size_t size, uint64_t at) noexcept nogil:
+    """Write all of it and sync; 0 or errno."""
+    cdef Py_ssize_t count
+    while size:
+        count = pwrite(fd, data, size, <long>at)
+        if count < 0 and errno == EINTR:
+            continue
+        if count <= 0:
+            return errno if count < 0 else EIO
+        data += count
+        size -= count
+        at += count
+    return errno if fdatasync(fd) else 0
+
+
+cdef void *keep_writing(void *of) noexcept nogil:
+    cdef Work *work = <Work *>of
+    cdef int problem
+    pthread_mutex_lock(&work.mutex)
+    while not work.is_over:
+        if not work.is_asked:
+            pthread_cond_wait(&work.wake, &work.mutex)
+            continue
+        pthread_mutex_unlock(&work.mutex)
+        problem = written(work.fd, work.data, work.size, work.at)
+        pthread_mutex_lock(&work.mutex)
+        work.problem = problem
+        work.is_asked = False
+        eventfd_write(work.done, 1)
+    pthread_mutex_unlock(&work.mutex)
+    return NULL
+
+
+cdef class Wal:
+    """The log in the file at `path`, which is there in its full size (`directory.make_wal`).
+
+    is_usable   whether it may be appended to: from `begin` until something goes wrong
+
+    One thread at a time. Whoever appends waits until `fileno()` is readable, then asks `landed()`.
+    """
+
+    cdef Work *work
+    cdef long owner  # process
+    cdef uint64_t lap, number, at, size
+    cdef uint64_t asked_in  # lap of the entry appended last
+    cdef Buf out
+    cdef readonly bint is_usable
+
+    def __cinit__(self, str path not None):
+        cdef sigset_t all_, before
+        self.work = <Work *>calloc(1, sizeof(Work))
+        if self.work == NULL:
+            raise MemoryError
+        self.work.fd = self.work.done = -1
+        self.owner = os.getpid()
+        self.work.fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        self.size = os.fstat(self.work.fd).st_size
+        self.work.done = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if self.work.done < 0:
+            raise OSError(errno, os.strerror(errno))
+        pthread_mutex_init(&self.work.mutex, NULL)
+        pthread_cond_init(&self.work.wake, NULL)
+        # Signals are for Python's own threads.
+        sigfillset(&all_)
+        pthread_sigmask(SIG_SETMASK, &all_, &before)
+        problem = pthread_create(&self.work.thread, NULL, keep_writing, self.work)
+        pthread_sigmask(SIG_SETMASK, &before, NULL)
+        if problem:
+            os.close(self.work.done)
+            self.work.done = -1
+            raise OSError(problem, os.strerror(problem))
+
+    def __dealloc__(self):
+        if self.work == NULL:
+            return
+        self.end()
+        free(self.work)
+        buf_free(&self.out)
+
+    cdef void end(self) noexcept:
+        """Let the thread finish what it writes, then close."""
+        cdef int fd = self.work.fd, done = self.work.done
+        self.is_usable = False
+        self.work.fd = self.work.done = -1
+        if done >= 0:
+            # A forked child has the memory, and not the thread.
+            if os.getpid() == self.owner:
+                with nogil:
+                    pthread_mutex_lock(&self.work.mutex)
+                    self.work.is_over = True
+                    pthread_cond_signal(&self.work.wake)
+                    pthread_mutex_unlock(&self.work.mutex)
+                    pthread_join(self.work.thread, NULL)
+            os.close(done)
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Wait for what is being written, then close; closing twice is no error."""
+        self.end()
+
+    def fileno(self) -> int:
+        """Return what becomes readable when an entry has been written, or has not been."""
+        return self.work.done
+
+    def begin(self, bytes lap not None) -> None:
+        """Start a new lap: all entries up to now are in the store."""
+        self.lap = lap_of(lap)
+        self.number = self.at = 0
+        self.is_usable = self.work.done >= 0
+
+    def spoil(self) -> None:
+        """Append nothing before the next lap: what the file has is not what was answered."""
+        self.is_usable = False
+
+    def append(self, dict rows not None) -> bool:
+        """Begin to write an entry; False when there is no room for it, or the log is spoiled."""
+        cdef uint8_t *head
+        if not self.is_usable or self.work.is_asked:
+            return False
+        self.out.size = 0
+        if buf_need(&self.out, HEADER_BYTES) != OK:
+            raise MemoryError
+        self.out.size = HEADER_BYTES
+        for key, value in rows.items():
+            self.put(<bytes>key, <bytes?>value if value is not None else None)
+            if self.out.size > self.size - self.at:
+                self.shrink()
+                return False
+        head = self.out.data
+        store32(head + 4, <uint32_t>(self.out.size - HEADER_BYTES))
+        store64(head + 8, self.lap)
+        store64(head + 16, self.number + 1)
+        store32(head, crc32c(0, head + 4, self.out.size - 4))
+        self.asked_in = self.lap
+        with nogil:
+            pthread_mutex_lock(&self.work.mutex)
+            self.work.data = self.out.data
+            self.work.size = self.out.size
+            self.work.at = self.at
+            self.work.is_asked = True
+            pthread_cond_signal(&self.work.wake)
+            pthread_mutex_unlock(&self.work.mutex)
+        return True
+
+    cdef int put(self, bytes key, bytes value) except -1:
+        cdef size_t size = PyBytes_GET_SIZE(key)
+        cdef int rc = put_varint(&self.out, size)
+        rc |= put_bytes(&self.out, PyBytes_AS_STRING(key), size)
+        if value is None:
+            rc |= put_varint(&self.out, 0)
+        else:
+            size = PyBytes_GET_SIZE(value)
+            rc |= put_varint(&self.out, size + 1)
+            rc |= put_bytes(&self.out, PyBytes_AS_STRING(value), size)
+        if rc != OK:
+            raise MemoryError
+        return 0
+
+    cdef void shrink(self) noexcept:
+        """Give back what one large value took."""
+        if self.out.room > self.size:
+            buf_free(&self.out)
+
+    def landed(self) -> bool:
+        """Whether the entry appended last counts; if it could not be written, the log is spoiled.
+
+        One of a lap that is over does not: the store has it, or was refused it.
+        """
+        cdef uint64_t count
+        cdef int problem
+        eventfd_read(self.work.done, &count)
+        pthread_mutex_lock(&self.work.mutex)
+        problem = EIO if self.work.is_asked else self.work.problem
+        pthread_mutex_unlock(&self.work.mutex)
+        if problem:
+            self.is_usable = False
+        if problem or self.asked_in != self.lap:
+            return False
+        self.number += 1
+        self.at += self.work.size
+        return True
+
+
+def replay(bytes data not None, bytes lap not None) -> dict:
+    """Return the rows that the entries of a lap set, None for those they delete, as they end up."""
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef const uint8_t *end = at + PyBytes_GET_SIZE(data)
+    cdef uint64_t wanted = lap_of(lap)
+    cdef uint64_t number = 1
+    cdef size_t size
+    cdef dict found = {}
+    cdef dict rows
+    while <size_t>(end - at) >= HEADER_BYTES:
+        size = load32(at + 4)
+        if (
+            size > <size_t>(end - at) - HEADER_BYTES
+            or load64(at + 8) != wanted
+            or load64(at + 16) != number
+            or load32(at) != crc32c(0, at + 4, size + HEADER_BYTES - 4)
+        ):
+            break
+        rows = rows_of(at + HEADER_BYTES, size)
+        if rows is None:
+            break
+        found.update(rows)
+        at += HEADER_BYTES + size
+        number += 1
+    return found
+
+
+cdef uint64_t lap_of(bytes lap) except? 0:
+    if PyBytes_GET_SIZE(lap) != LAP_BYTES:
+        raise ValueError(f"a lap is {LAP_BYTES} bytes, not {PyBytes_GET_SIZE(lap)}")
+    return load64(PyBytes_AS_STRING(lap))
+
+
+cdef dict rows_of(const uint8_t *data, size_t size):
+    """The rows of one entry; None when it is none of ours, whatever its checksum says."""
+    cdef Cur c
+    cdef dict rows = {}
+    cdef bytes key, value
+    c.at, c.end = data, data + size
+    while left(&c):
+        key = piece(&c, 0)
+        if key is None or not key:
+            return None
+        if left(&c) and c.at[0] == 0:
+            c.at += 1
+            rows[key] = None
+            continue
+        value = piece(&c, 1)
+        if value is None:
+            return None
+        rows[key] = value
+    return rows
+
+
+cdef bytes piece(Cur *c, uint64_t more):
+    """Bytes after their size, which is stored `more` too large."""
+    cdef uint64_t size
+    if not take_varint(c, &size) or size < more or size - more > left(c):
+        return None
+    size -= more
+    c.at += size
+    return PyBytes_FromStringAndSize(<char *>c.at - size, size)

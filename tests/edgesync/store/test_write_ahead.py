@@ -1,0 +1,309 @@
+"""Keys that only the write-ahead log has are there after a crash, and in LMDB before long."""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from edgesync._native.wal import Wal, replay
+from edgesync._native.write import Write
+from edgesync.cells import DATABASE
+from edgesync.errors import StoreError, StoreFull, StoreUnwritable
+from edgesync.model import Lane
+from edgesync.store import cells as module
+from edgesync.store.cells import LAP_ROW, EdgeCells
+from edgesync.store.directory import DATA, WAL
+from edgesync.store.journal import EdgeStore
+
+pytestmark = pytest.mark.feature("L4", "S3")
+
+
+def open_store(folder: Path) -> EdgeStore:
+    return EdgeStore(folder, databases=(DATABASE,), map_bytes_max=64 << 20)
+
+
+def open_cells(store: EdgeStore) -> EdgeCells:
+    return EdgeCells(store, random=Random(1))
+
+
+@asynccontextmanager
+async def committing(cells: EdgeCells, every_s: float = 0.0) -> AsyncIterator[None]:
+    """Let it commit, and end like a process that was killed: without a last commit."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cells.keep_committing, every_s)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        yield
+        nursery.cancel_scope.cancel()
+    cells.close()
+
+
+async def written(cells: EdgeCells, *words: bytes | str) -> None:
+    cells.run([word.encode() if isinstance(word, str) else word for word in words])
+    await cells.wait_durable()
+
+
+def in_lmdb(store: EdgeStore) -> dict[bytes, bytes]:
+    return dict(store.store.scan(DATABASE, limit=100_000))
+
+
+def shown(cells: EdgeCells) -> list[tuple[bytes, bytes]]:
+    """Return all rows as commands see them."""
+    return cells.rows.scan(b"", b"\xff", limit=100_000)
+
+
+def logged(store: EdgeStore) -> dict[bytes, bytes | None]:
+    """Return what only the log has."""
+    lap = in_lmdb(store).get(LAP_ROW)
+    return replay((Path(store.path) / WAL).read_bytes(), lap) if lap else {}
+
+
+def copied(store: EdgeStore, folder: Path) -> Path:
+    """Take the disk out of a gateway, and put it into another one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name in (DATA, WAL):
+        shutil.copy(Path(store.path) / name, folder)
+    return folder
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = Random(seed)
+    monkeypatch.setattr(module, "WAL_ROWS", random.choice((20, 60, 500)))
+    monkeypatch.setattr(module, "WAL_S", random.choice((0.02, 5.0)))
+    monkeypatch.setattr(module, "WAL_BYTES", random.choice((2000, 20_000)))
+    folder, seen = tmp_path / "s", set[bool]()
+    for life in range(4):
+        with open_store(folder) as store:
+            cells = open_cells(store)
+            async with committing(cells):
+                for step in range(60):
+                    for _ in range(random.randrange(1, 4)):
+                        key = b"k%d" % random.randrange(9)
+                        cells.run(random.choice((
+                            [b"SET", key, random.randbytes(random.randrange(300))],
+                            [b"DEL", key], [b"INCR", b"n"], [b"SADD", b"s", key],
+                            [b"SREM", b"s", key], [b"EXPIRE", key, b"1000"],
+                        )))  # fmt: skip
+                    if random.random() < 0.05:
+                        cells.tell(0)  # operations go to the link with a commit of LMDB
+                    if random.random() < 0.05:
+                        cells.commit()
+                    await cells.wait_durable()
+                    meant = shown(cells)
+                    seen.add(bool(logged(store)))
+                    if step % 5 and step < 59:
+                        continue
+                    with open_store(copied(store, tmp_path / "copy")) as other:
+                        again = open_cells(other)
+                        assert shown(again) == meant
+                        assert again.run([b"INCR", b"n"]) == cells.run([b"INCR", b"n"])
+        if life == 1:
+            folder = tmp_path / "copy"
+            shutil.rmtree(tmp_path / "s")
+            shutil.copytree(folder, tmp_path / "s")
+            folder = tmp_path / "s"
+    assert seen == {True, False}
+
+
+async def test_the_log_goes_to_lmdb_when_it_is_old(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        cells = open_cells(store)
+        async with committing(cells):
+            await written(cells, "SET", "k", "0")
+            lap = in_lmdb(store)[LAP_ROW]
+            await written(cells, "SET", "k", "1")
+            groups = store.commit.stats().groups
+            for number in range(2, 100):
+                await written(cells, "SET", "k", str(number))
+            assert store.commit.stats().groups == groups
+            assert logged(store)
+            assert cells.run([b"GET", b"k"]) == b"99"
+            mock_clock.jump(module.WAL_S + 0.1)
+            while logged(store):
+                await trio.lowlevel.checkpoint()
+            assert in_lmdb(store)[LAP_ROW] != lap
+            # One commit for all, and then the disk is left alone.
+            mock_clock.jump(100)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert store.commit.stats().groups == groups + 1
+            assert cells.run([b"GET", b"k"]) == b"99"
+    with open_store(tmp_path / "s") as store:
+        assert open_cells(store).run([b"GET", b"k"]) == b"99"
+
+
+async def test_what_is_written_without_the_log_is_newer_than_what_it_has(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        cells = open_cells(store)
+        async with committing(cells):
+            await written(cells, "SET", "k", "first")
+            await written(cells, "SET", "k", "logged")
+            assert logged(store)
+    for value in (b"local", b"every second"):
+        with open_store(tmp_path / "s") as store:
+            cells = open_cells(store)
+            if value == b"local":
+                assert cells.run([b"GET", b"k"]) == b"logged"
+                cells.run([b"SET", b"k", value])
+                cells.commit()
+                continue
+            async with committing(cells, every_s=0.01):
+                await written(cells, "SET", "k", value)
+    with open_store(tmp_path / "s") as store:
+        assert open_cells(store).run([b"GET", b"k"]) == b"every second"
+
+
+class BadDisk:
+    """A disk that refuses what goes to LMDB as long as `problem` is set."""
+
+    def __init__(self, store: EdgeStore) -> None:
+        self.store = store.store
+        self.problem: StoreError | None = None
+        self.asked = 0
+
+    def submit_sync(self, write: Write) -> tuple[int, int, int]:
+        self.asked += 1
+        if self.problem is not None:
+            raise self.problem
+        return self.store.apply(write)
+
+    async def submit(self, write: Write) -> tuple[int, int, int]:
+        await trio.lowlevel.checkpoint()
+        return self.submit_sync(write)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [StoreFull(used_bytes=9, limit_bytes=9), StoreUnwritable(path="s", problem="no")],
+    ids=["full", "unwritable"],
+)
+async def test_what_is_logged_outlives_a_store_that_refuses_it(
+    problem: StoreError, tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        disk = BadDisk(store)
+        cells = EdgeCells(disk, random=Random(1))
+        async with committing(cells):
+            await written(cells, "SET", "k", "first")
+            await written(cells, "SET", "k", "logged")
+            disk.problem = problem
+            await trio.sleep(20 * module.WAL_S)
+            assert 10 < disk.asked < 30, "it is tried again, and not all the time"
+            assert cells.run([b"GET", b"k"]) == b"logged"
+            # The log may be of another lap than LMDB by now, so that writes are refused too.
+            cells.run([b"SET", b"k", b"refused"])
+            with pytest.raises(type(problem)):
+                await cells.wait_durable()
+            assert cells.run([b"GET", b"k"]) == b"logged"
+            with open_store(copied(store, tmp_path / "copy")) as other:
+                assert open_cells(other).run([b"GET", b"k"]) == b"logged"
+            disk.problem = None
+            await trio.sleep(2 * module.WAL_S)
+            assert not logged(store)
+            await written(cells, "SET", "k", "again")
+            assert logged(store)
+        assert open_cells(store).run([b"GET", b"k"]) == b"again"
+
+
+class BadWal:
+    """A log whose disk refuses the second entry, and all after it until the next lap."""
+
+    def __init__(self, path: str) -> None:
+        self._wal, self.count = Wal(path), 0
+        self.begin, self.fileno, self.close = self._wal.begin, self._wal.fileno, self._wal.close
+        self.spoil = self._wal.spoil
+
+    def append(self, rows: dict[bytes, bytes | None]) -> bool:
+        self.count += 1
+        return self._wal.append(rows)
+
+    def landed(self) -> bool:
+        if self.count == 2:
+            self._wal.spoil()
+        return self._wal.landed() and self.count != 2
+
+
+async def test_a_log_that_cannot_be_written_delays_an_answer_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "Wal", BadWal)
+    with open_store(tmp_path / "s") as store:
+        cells = open_cells(store)
+        async with committing(cells):
+            for number in range(8):
+                await written(cells, "SET", "k", str(number))
+                await written(cells, "INCR", "n")
+                with open_store(copied(store, tmp_path / "copy")) as other:
+                    assert shown(open_cells(other)) == shown(cells)
+            assert cells.run([b"MGET", b"k", b"n"]) == [b"7", b"8"]
+    assert caplog.text.count("the write-ahead log could not be written") == 1
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+async def test_a_commit_overtakes_an_entry_of_the_log(is_refused: bool, tmp_path: Path) -> None:
+    """`commit` answers at once, for a program that cannot wait; the entry is on its way then."""
+    with open_store(tmp_path / "s") as store:
+        disk = BadDisk(store)
+        cells = EdgeCells(disk, random=Random(1))
+        async with committing(cells):
+            await written(cells, "SET", "k", "first")
+            for number in range(20):
+                cells.run([b"SET", b"k", b"%d" % number])
+                while not cells.rows.is_committing and cells.rows.is_changed:
+                    await trio.lowlevel.checkpoint()
+                assert cells.busy_s() > 0
+                if is_refused and number == 10:
+                    disk.problem = StoreFull(used_bytes=9, limit_bytes=9)
+                    with pytest.raises(StoreFull):
+                        cells.commit()
+                    disk.problem = None
+                    assert cells.run([b"GET", b"k"]) == b"9"
+                    cells.run([b"SET", b"k", b"after"])
+                    await cells.wait_durable()
+                    break
+                cells.commit()
+                assert cells.gate() == 0
+                await trio.sleep(0.002)
+                await written(cells, "INCR", "n")
+                with open_store(copied(store, tmp_path / "copy")) as other:
+                    again = open_cells(other)
+                    assert again.run([b"MGET", b"k", b"n"]) == [
+                        b"%d" % number,
+                        b"%d" % (number + 1),
+                    ]
+        wanted = b"after" if is_refused else b"19"
+        assert cells.run([b"GET", b"k"]) == wanted
+        with open_store(copied(store, tmp_path / "copy")) as other:
+            assert open_cells(other).run([b"GET", b"k"]) == wanted
+
+
+async def test_operations_are_told_in_the_commit_that_counts_them(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        cells = open_cells(store)
+        async with committing(cells):
+            await written(cells, "SET", "k", "1")
+            await written(cells, "SET", "k", "2")
+            tail = store.state(Lane.NORMAL).tail
+            assert logged(store)
+            assert cells.tell(0)
+            await cells.wait_durable()
+            assert not logged(store)
+            assert store.state(Lane.NORMAL).tail == tail + 1
+            assert cells.space.sent == cells.space.n
+
+
+async def test_a_store_with_little_room_has_no_log_in_use(tmp_path: Path) -> None:
+    with EdgeStore(tmp_path / "s", databases=(DATABASE,), map_bytes_max=4 << 20) as store:
+        cells = open_cells(store)
+        async with committing(cells):
+            await written(cells, "SET", "k", "1")
+            await written(cells, "SET", "k", "2")
+            assert not logged(store)

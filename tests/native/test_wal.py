@@ -1,0 +1,141 @@
+"""What the write-ahead log has taken is found again; nothing else is, however the file was torn."""
+
+import resource
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgesync._native.wal import Wal, replay
+from edgesync.store.directory import WAL, make_wal
+
+pytestmark = pytest.mark.feature("L4", "S3")
+
+ONE, TWO = b"lap-one!", b"lap-two!"
+SIZE = 4096
+ROWS = st.dictionaries(st.binary(min_size=1, max_size=9), st.none() | st.binary(max_size=40))
+
+
+@contextmanager
+def opened(folder: Path, lap: bytes = ONE, size: int = SIZE) -> Iterator[Wal]:
+    make_wal(folder, size)
+    wal = Wal(str(folder / WAL))
+    wal.begin(lap)
+    try:
+        yield wal
+    finally:
+        wal.close()
+
+
+def add(wal: Wal, rows: dict[bytes, bytes | None]) -> bool:
+    if not wal.append(rows):
+        return False
+    select.select([wal], [], [])
+    return wal.landed()
+
+
+def merged(entries: list[dict[bytes, bytes | None]]) -> dict[bytes, bytes | None]:
+    return {key: value for rows in entries for key, value in rows.items()}
+
+
+@given(st.lists(ROWS, max_size=8), st.data())
+@settings(deadline=None)
+def test_a_torn_file_has_all_entries_before_the_tear(
+    entries: list[dict[bytes, bytes | None]], data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as name:
+        path = Path(name) / WAL
+        with opened(Path(name)) as wal:
+            for count, rows in enumerate(entries, start=1):
+                assert add(wal, rows)
+                assert replay(path.read_bytes(), ONE) == merged(entries[:count])
+        raw = path.read_bytes()
+        assert len(raw) == SIZE
+        assert replay(raw, ONE) == merged(entries)
+        assert replay(raw, TWO) == {}
+        torn = bytearray(raw)
+        at = data.draw(st.integers(0, SIZE - 1))
+        torn[at] ^= data.draw(st.integers(1, 255))
+        found = replay(bytes(torn), ONE)
+        assert found in [merged(entries[:count]) for count in range(len(entries) + 1)]
+        cut = replay(raw[:at], ONE)
+        assert cut in [merged(entries[:count]) for count in range(len(entries) + 1)]
+
+
+def test_a_new_lap_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    with opened(tmp_path) as wal:
+        for number in range(20):
+            assert add(wal, {b"k%d" % number: b"old"})
+        wal.begin(TWO)
+        assert replay((tmp_path / WAL).read_bytes(), TWO) == {}
+        assert add(wal, {b"k0": b"new"})
+        raw = (tmp_path / WAL).read_bytes()
+        assert replay(raw, TWO) == {b"k0": b"new"}
+        # The others are there still; without the first one of their lap none of them counts.
+        assert b"k19" in raw
+        assert replay(raw, ONE) == {}
+
+
+def test_an_entry_that_has_no_room_is_not_taken(tmp_path: Path) -> None:
+    with opened(tmp_path) as wal:
+        assert not wal.append({b"large": bytes(SIZE)})
+        assert not wal.append({b"much larger": bytes(64 << 20)})
+        assert add(wal, {b"k": bytes(SIZE - 100)})
+        assert not wal.append({b"k": bytes(100)})
+        assert add(wal, {b"k": b"last"})
+        wal.begin(TWO)
+        assert add(wal, {b"k": bytes(100)})
+
+
+def test_an_entry_on_its_way_when_its_lap_ends_does_not_count(tmp_path: Path) -> None:
+    with opened(tmp_path) as wal:
+        assert add(wal, {b"a": b"1"})
+        assert wal.append({b"b": b"2"})
+        assert not wal.append({b"c": b"3"})  # one at a time
+        wal.begin(TWO)
+        select.select([wal], [], [])
+        assert not wal.landed()
+        assert wal.is_usable
+        assert add(wal, {b"d": b"4"})
+        assert replay((tmp_path / WAL).read_bytes(), TWO) == {b"d": b"4"}
+
+
+def test_a_log_that_cannot_be_written_says_so_and_takes_no_more(tmp_path: Path) -> None:
+    make_wal(tmp_path, SIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with opened(tmp_path) as wal:
+            assert add(wal, {b"a": b"1"})
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+            assert not add(wal, {b"b": b"2"})
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            assert not wal.is_usable
+            assert not wal.append({b"c": b"3"})
+            assert replay((tmp_path / WAL).read_bytes(), ONE) == {b"a": b"1"}
+            wal.begin(TWO)
+            assert add(wal, {b"c": b"3"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        Wal(str(tmp_path / "nothing"))
+    with opened(tmp_path) as wal:
+        with pytest.raises(ValueError, match="a lap is 8 bytes, not 3"):
+            wal.begin(b"lap")
+        with pytest.raises(TypeError):
+            wal.append({b"k": "text"})  # type: ignore[dict-item]
+        assert add(wal, {b"k": b"v"})
+    assert not wal.append({b"k": b"v"})
+    wal.close()
+    with pytest.raises(ValueError, match="a lap is 8 bytes"):
+        replay(b"", b"")
