@@ -43,6 +43,7 @@ cdef extern from "<pthread.h>" nogil:
         pass
     int pthread_create(pthread_t *thread, void *attributes, void *(*run)(void *), void *of)
     int pthread_join(pthread_t thread, void **result)
+    int pthread_setname_np(pthread_t thread, const char *name)
     int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
     int pthread_mutex_lock(pthread_mutex_t *mutex)
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
@@ -117,7 +118,10 @@ cdef void *keep_writing(void *of) noexcept nogil:
         pthread_mutex_lock(&work.mutex)
         work.problem = problem
         work.is_asked = False
+        # Whoever is woken wants the mutex.
+        pthread_mutex_unlock(&work.mutex)
         eventfd_write(work.done, 1)
+        pthread_mutex_lock(&work.mutex)
     pthread_mutex_unlock(&work.mutex)
     return NULL
 
@@ -160,6 +164,7 @@ cdef class Wal:
             os.close(self.work.done)
             self.work.done = -1
             raise OSError(problem, os.strerror(problem))
+        pthread_setname_np(self.work.thread, "edgesync-wal")
 
     def __dealloc__(self):
         if self.work == NULL:
@@ -224,14 +229,13 @@ cdef class Wal:
         store64(head + 16, self.number + 1)
         store32(head, crc32c(0, head + 4, self.out.size - 4))
         self.asked_in = self.lap
-        with nogil:
-            pthread_mutex_lock(&self.work.mutex)
-            self.work.data = self.out.data
-            self.work.size = self.out.size
-            self.work.at = self.at
-            self.work.is_asked = True
-            pthread_cond_signal(&self.work.wake)
-            pthread_mutex_unlock(&self.work.mutex)
+        pthread_mutex_lock(&self.work.mutex)
+        self.work.data = self.out.data
+        self.work.size = self.out.size
+        self.work.at = self.at
+        self.work.is_asked = True
+        pthread_mutex_unlock(&self.work.mutex)
+        pthread_cond_signal(&self.work.wake)
         return True
 
     cdef int put(self, bytes key, bytes value) except -1:
