@@ -35,7 +35,10 @@ async def committing(cells: EdgeCells, every_s: float = 0.0) -> AsyncIterator[No
     """Let it commit, and end like a process that was killed: without a last commit."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cells.keep_committing, every_s)
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+        while trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            await trio.lowlevel.checkpoint()  # the log is being made
+        await trio.testing.wait_all_tasks_blocked()
         yield
         nursery.cancel_scope.cancel()
     cells.close()
