@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgesync._native.wal import Wal, replay
 from edgesync.store.directory import WAL, make_wal
 
-pytestmark = pytest.mark.feature("L4", "S3")
+pytestmark = pytest.mark.feature("S2", "L14")
 
 ONE, TWO = b"lap-one!", b"lap-two!"
 SIZE = 4096

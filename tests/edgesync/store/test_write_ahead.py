@@ -9,6 +9,7 @@ from random import Random
 import pytest
 import trio
 
+from edgesync._native.hubkeys import HubKeys
 from edgesync._native.wal import Wal, replay
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
@@ -18,8 +19,9 @@ from edgesync.store import cells as module
 from edgesync.store.cells import LAP_ROW, EdgeCells
 from edgesync.store.directory import DATA, WAL
 from edgesync.store.journal import EdgeStore
+from tests.cells.memory import MemoryView
 
-pytestmark = pytest.mark.feature("L4", "S3")
+pytestmark = pytest.mark.feature("S2", "L8", "L14")
 
 
 def open_store(folder: Path) -> EdgeStore:
@@ -27,7 +29,7 @@ def open_store(folder: Path) -> EdgeStore:
 
 
 def open_cells(store: EdgeStore) -> EdgeCells:
-    return EdgeCells(store, random=Random(1))
+    return EdgeCells(store, random=Random(1), evicts=True, may_pack=False)
 
 
 @asynccontextmanager
@@ -42,6 +44,14 @@ async def committing(cells: EdgeCells, every_s: float = 0.0) -> AsyncIterator[No
         yield
         nursery.cancel_scope.cancel()
     cells.close()
+
+
+def confirm(cells: EdgeCells, hub: HubKeys) -> None:
+    """Let the hub hear what it has not been told, and say so."""
+    for op in cells.space.take():
+        hub.hear(cells.space.r, op)
+    cells.space.deliver(hub.page(0, 0)[0], cells.space.sent)
+    cells.note_changes()
 
 
 async def written(cells: EdgeCells, *words: bytes | str) -> None:
@@ -81,10 +91,13 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
     monkeypatch.setattr(module, "WAL_ROWS", random.choice((20, 60, 500)))
     monkeypatch.setattr(module, "WAL_S", random.choice((0.02, 5.0)))
     monkeypatch.setattr(module, "WAL_BYTES", random.choice((2000, 20_000)))
-    folder, seen = tmp_path / "s", set[bool]()
+    folder, seen, evicted = tmp_path / "s", set[bool](), 0
+    hub = HubKeys(MemoryView())
     for life in range(4):
         with open_store(folder) as store:
             cells = open_cells(store)
+            if not life:
+                cells.space.rejoin(1)
             async with committing(cells):
                 for step in range(60):
                     for _ in range(random.randrange(1, 4)):
@@ -94,8 +107,9 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
                             [b"DEL", key], [b"INCR", b"n"], [b"SADD", b"s", key],
                             [b"SREM", b"s", key], [b"EXPIRE", key, b"1000"],
                         )))  # fmt: skip
-                    if random.random() < 0.05:
-                        cells.tell(0)  # operations go to the link with a commit of LMDB
+                    if random.random() < 0.1:
+                        confirm(cells, hub)
+                        evicted += cells.make_room(1 << random.randrange(12))
                     if random.random() < 0.05:
                         cells.commit()
                     await cells.wait_durable()
@@ -113,6 +127,7 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
             shutil.copytree(folder, tmp_path / "s")
             folder = tmp_path / "s"
     assert seen == {True, False}
+    assert evicted > 0
 
 
 async def test_the_log_goes_to_lmdb_when_it_is_old(
