@@ -131,7 +131,8 @@ cdef class Runner:
     wall_ns     the clock
     behind_ms   how much it is
     generation  number of the commit that will store what the next command changes
-    commands    run since the start; `errors` of them were answered by one
+    commands    run since the start; `errors` of them were answered by one. One that lacks values
+                has not been run: whoever waits for them runs it again.
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
     """
@@ -163,8 +164,10 @@ cdef class Runner:
 
     cdef object go(self, Command one, list request):
         self.space.now_ms = <int64_t>self.wall_ns() // NS_A_MS + self.behind_ms
-        self.commands += 1
         reply = go(one, self.call, request)
+        if type(reply) is EvictedReply:
+            return reply
+        self.commands += 1
         if not self.is_noted and self.space.n >= self.wanted and self.is_changed():
             self.is_noted = True
             self.note_changes()

@@ -73,7 +73,8 @@ class Runner:
     wall_ns     the clock
     behind_ms   how much it is
     generation  number of the commit that will store what the next command changes
-    commands    run since the start; `errors` of them were answered by one
+    commands    run since the start; `errors` of them were answered by one. One that lacks values
+                has not been run: whoever waits for them runs it again.
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
     """

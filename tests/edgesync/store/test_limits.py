@@ -172,6 +172,9 @@ def test_what_was_looked_for_in_vain_is_not_looked_for_with_every_write(tmp_path
         cells.take_in(cells.cursor, [], applied=0, stable=0, is_all=False)
         assert cells.make_room(1) == 64
         assert cells.space.is_evicted(b"k")
+        count = cells.commands
+        assert str(cells.run([b"GET", b"k"])).startswith("EVICTED 'k'")
+        assert (cells.commands, cells.errors) == (count, 0), "it has not been run"
 
 
 def test_every_write_either_may_add_or_takes_something_away() -> None:
