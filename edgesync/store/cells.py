@@ -35,7 +35,7 @@ from edgesync.cells.parts import cut, goes_on
 from edgesync.errors import CommandError, Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.commit import Tails
-from edgesync.store.directory import WAL, make_wal
+from edgesync.store.directory import WAL, explained, make_wal
 from edgesync.store.journal import EdgeStore
 
 log = logging.getLogger(__name__)
@@ -334,8 +334,8 @@ class EdgeCells(CellStore):
         self.logged = 0
         self._wal: Wal | None = None
         self._wal_path = Path(disk.store.path) / WAL
-        if (lap := rows.get(LAP_ROW)) and self._wal_path.exists():
-            rows.restore(replay(self._wal_path.read_bytes(), lap))
+        if lap := rows.get(LAP_ROW):
+            rows.restore(_replayed(self._wal_path, lap))
         space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
         super().__init__(
             disk, rows, space,
@@ -491,8 +491,9 @@ class EdgeCells(CellStore):
 
     def _freeze(self, layers: Callable[[], Write]) -> Write:
         # What is logged is in this write; the log begins again once it is stored. Whoever opens
-        # the store without the log writes on top of what the log has, and must say so.
-        self.rows.put(LAP_ROW, os.urandom(8))
+        # the store without using the log writes on top of what it has, and must say so.
+        if self._wal is not None or self.rows.get(LAP_ROW):
+            self.rows.put(LAP_ROW, os.urandom(8))
         write = super()._freeze(layers)
         write.reserve(WAL_ROOM_BYTES if self._wal is not None else 0)
         # A commit that overtakes another tells once more what that one told: the hub knows doubles.
@@ -628,6 +629,18 @@ class EdgeCells(CellStore):
 
     def _expire_some(self) -> int:
         return self.space.reclaim(EXPIRED_A_TURN)
+
+
+def _replayed(path: Path, lap: bytes) -> dict[bytes, bytes | None]:
+    """Return the rows that only the write-ahead log has; raises StoreUnwritable."""
+    if not path.exists():
+        log.error(
+            "keys: %s is missing: what was written in the %g s before the last end may be, too",
+            path, WAL_S,
+        )  # fmt: skip
+        return {}
+    with explained(path):
+        return replay(path.read_bytes(), lap)
 
 
 def request_of(name: str, args: Sequence[Argument]) -> list[bytes]:

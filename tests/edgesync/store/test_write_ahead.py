@@ -179,6 +179,36 @@ async def test_what_is_written_without_the_log_is_newer_than_what_it_has(tmp_pat
         assert open_cells(store).run([b"GET", b"k"]) == b"every second"
 
 
+async def test_a_log_that_is_gone_is_told_of_and_made_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        cells = open_cells(store)
+        cells.run([b"SET", b"k", b"stored"])
+        cells.commit()
+        assert not in_lmdb(store).get(LAP_ROW), "nobody has used a log"
+        async with committing(cells):
+            await written(cells, "SET", "k", "stored")
+            await written(cells, "SET", "k", "logged")
+    (tmp_path / "s" / WAL).unlink()
+    with open_store(tmp_path / "s") as store:
+        assert "what was written in the 5 s before the last end may be, too" not in caplog.text
+        cells = open_cells(store)
+        assert "what was written in the 5 s before the last end may be, too" in caplog.text
+        async with committing(cells):
+            assert cells.run([b"GET", b"k"]) == b"stored"
+            await written(cells, "SET", "k", "again")
+            await written(cells, "SET", "k", "logged")
+            assert logged(store)
+    (tmp_path / "s" / WAL).unlink()
+    (tmp_path / "s" / WAL).mkdir()
+    with (
+        open_store(tmp_path / "s") as store,
+        pytest.raises(StoreUnwritable, match=r"wal.*Is a directory"),
+    ):
+        open_cells(store)
+
+
 class BadDisk:
     """A disk that refuses what goes to LMDB as long as `problem` is set."""
 
