@@ -238,9 +238,9 @@ class CellStore(Runner):
 
     def _stored(self, tails: Tails) -> None:
         self.rows.committed()
-        self._tell(self.generation - 1, None)
+        self._announce(self.generation - 1, None)
 
-    def _tell(self, generation: int, error: StoreError | None) -> None:
+    def _announce(self, generation: int, error: StoreError | None) -> None:
         for listener in list(self._listeners):
             listener(generation, error)
 
@@ -251,7 +251,7 @@ class CellStore(Runner):
         """What ran on top of a refused commit has not happened either."""
         self.rows.abandon()
         self.space.load_counters()
-        self._tell(self.generation, error)
+        self._announce(self.generation, error)
 
     def expire(self) -> int:
         """Remove keys past their deadline, some at a time; returns how many it looked at."""
@@ -487,7 +487,7 @@ class EdgeCells(CellStore):
         self.logged += 1
         self.rows.landed()
         self._due_at = min(self._due_at, trio.current_time() + WAL_S)
-        self._tell(self.generation - 1, None)
+        self._announce(self.generation - 1, None)
 
     def _freeze(self, layers: Callable[[], Write]) -> Write:
         # What is logged is in this write; the log begins again once it is stored. Whoever opens
