@@ -512,8 +512,9 @@ class EdgeCells(CellStore):
             self.on_told(tails)
         super()._stored(tails)
         self._due_at = math.inf
-        if self._wal is not None:
-            self._wal.begin(self.rows.get(LAP_ROW) or b"")
+        # A commit that began before there was a log has stored no lap.
+        if self._wal is not None and (lap := self.rows.get(LAP_ROW)):
+            self._wal.begin(lap)
 
     def _stored_twice(self, tails: Tails) -> None:
         # It came first: what it told was told already there.

@@ -1,6 +1,8 @@
 """Keys that only the write-ahead log has are there after a crash, and in LMDB before long."""
 
 import shutil
+import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from edgesync.errors import StoreError, StoreFull, StoreUnwritable
 from edgesync.model import Lane
 from edgesync.store import cells as module
 from edgesync.store.cells import LAP_ROW, EdgeCells
-from edgesync.store.directory import DATA, WAL
+from edgesync.store.directory import DATA, WAL, make_wal
 from edgesync.store.journal import EdgeStore
 from tests.cells.memory import MemoryView
 
@@ -334,6 +336,39 @@ async def test_a_commit_overtakes_an_entry_of_the_log(is_refused: bool, tmp_path
         assert cells.run([b"GET", b"k"]) == wanted
         with open_store(copied(store, tmp_path / "copy")) as other:
             assert open_cells(other).run([b"GET", b"k"]) == wanted
+
+
+async def test_a_log_is_made_while_a_commit_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    class SlowDisk(BadDisk):
+        def submit_sync(self, write: Write) -> tuple[int, int, int]:
+            begun.set()
+            time.sleep(0.2)  # the log is there when this ends
+            return super().submit_sync(write)
+
+    def make_late(path: Path, nbytes: int) -> None:
+        begun.wait()
+        make_wal(path, nbytes)
+
+    monkeypatch.setattr(module, "make_wal", make_late)
+    with open_store(tmp_path / "s") as store:
+        cells = EdgeCells(SlowDisk(store), random=Random(1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cells.keep_committing)
+            await trio.sleep(0.01)
+            cells.run([b"SET", b"k", b"1"])
+            cells.commit()
+            assert (tmp_path / "s" / WAL).exists()
+            assert not in_lmdb(store).get(LAP_ROW)
+            await trio.sleep(0.05)
+            await written(cells, "SET", "k", "2")
+            await written(cells, "SET", "k", "3")
+            assert logged(store)
+            nursery.cancel_scope.cancel()
+        cells.close()
 
 
 async def test_operations_are_told_in_the_commit_that_counts_them(tmp_path: Path) -> None:
