@@ -109,7 +109,7 @@ cdef void *keep_writing(void *of) noexcept nogil:
     cdef Work *work = <Work *>of
     cdef int problem
     pthread_mutex_lock(&work.mutex)
-    while not work.is_over:
+    while work.is_asked or not work.is_over:
         if not work.is_asked:
             pthread_cond_wait(&work.wake, &work.mutex)
             continue
@@ -177,7 +177,6 @@ cdef class Wal:
         """Let the thread finish what it writes, then close."""
         cdef int fd = self.work.fd, done = self.work.done
         self.is_usable = False
-        self.work.fd = self.work.done = -1
         if done >= 0:
             # A forked child has the memory, and not the thread.
             if os.getpid() == self.owner:
@@ -190,6 +189,7 @@ cdef class Wal:
             os.close(done)
         if fd >= 0:
             os.close(fd)
+        self.work.fd = self.work.done = -1
 
     def close(self) -> None:
         """Wait for what is being written, then close; closing twice is no error."""
@@ -221,7 +221,8 @@ cdef class Wal:
         for key, value in rows.items():
             self.put(<bytes>key, <bytes?>value if value is not None else None)
             if self.out.size > self.size - self.at:
-                self.shrink()
+                if self.out.room > self.size:
+                    buf_free(&self.out)  # one large value took it
                 return False
         head = self.out.data
         store32(head + 4, <uint32_t>(self.out.size - HEADER_BYTES))
@@ -251,11 +252,6 @@ cdef class Wal:
         if rc != OK:
             raise MemoryError
         return 0
-
-    cdef void shrink(self) noexcept:
-        """Give back what one large value took."""
-        if self.out.room > self.size:
-            buf_free(&self.out)
 
     def landed(self) -> bool:
         """Whether the entry appended last counts; if it could not be written, the log is spoiled.

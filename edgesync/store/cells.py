@@ -1,7 +1,8 @@
 """The cells of a store: commands run at once, and what they changed is committed together.
 
 A command sees all before it, committed or not; whoever is told of it is told after the commit that
-stored it (I1). Commits of cells and of readings share the store's one writer and its syncs.
+stored it (I1). An edge's changes go to a write-ahead log first; what goes to LMDB shares the one
+writer of the store, and its syncs, with readings.
 """
 
 import bisect
@@ -441,22 +442,22 @@ class EdgeCells(CellStore):
     async def keep_committing(self, every_s: float = 0.0) -> None:
         """Commit what changes, as soon as the commit before is done, or every so often."""
         if not every_s and self._disk.store.is_durable:
-            await trio.to_thread.run_sync(self._open_wal)
+            self._wal = await trio.to_thread.run_sync(self._opened_wal)
         if self.rows.rows_unstored:
             self._due_at = trio.current_time()
         await super().keep_committing(every_s)
 
-    def _open_wal(self) -> None:
+    def _opened_wal(self) -> Wal | None:
         try:
             make_wal(self._wal_path.parent, WAL_BYTES)
-            self._wal = Wal(str(self._wal_path))
+            return Wal(str(self._wal_path))
         except (OSError, StoreError) as error:
             log.warning("keys: each commit takes longer, there is no write-ahead log: %s", error)
+            return None
 
     async def _commit_changes(self) -> None:
         layers = self.rows.freeze
-        if self._wal is not None and self._may_log() and self.rows.freeze_into(self._wal):
-            self.generation += 1
+        if self._wal is not None and self._append(self._wal):
             await trio.lowlevel.wait_readable(self._wal)
             has_landed = self._wal.landed()
             if self._is_overtaken():
@@ -470,17 +471,22 @@ class EdgeCells(CellStore):
         if self._is_due():  # still: the store refused
             self._due_at = trio.current_time() + WAL_S
 
-    def _may_log(self) -> bool:
+    def _append(self, wal: Wal) -> bool:
+        """Begin to log what has changed; False when it is for LMDB."""
         if (
-            self.rows.rows_unstored > WAL_ROWS
+            not wal.is_usable
+            or not self.rows.is_changed
+            or self.rows.rows_unstored > WAL_ROWS
             or self._fresh
             or self._under_way
             or self._is_due()
-            or not self.rows.is_changed
             or not self._disk.store.has_room(WAL_ROOM_BYTES)
         ):
             return False
         self.space.save_counters()
+        if not self.rows.freeze_into(wal):
+            return False
+        self.generation += 1
         return True
 
     def _logged(self) -> None:
@@ -512,8 +518,9 @@ class EdgeCells(CellStore):
             self.on_told(tails)
         super()._stored(tails)
         self._due_at = math.inf
-        # A commit that began before there was a log has stored no lap.
-        if self._wal is not None and (lap := self.rows.get(LAP_ROW)):
+        if self._wal is not None:
+            lap = self.rows.get(LAP_ROW)
+            assert lap is not None, "every commit stores one, see `_freeze`"
             self._wal.begin(lap)
 
     def _stored_twice(self, tails: Tails) -> None:

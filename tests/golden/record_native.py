@@ -5,7 +5,6 @@ A file that exists is never written again: data of a released version must be re
 
 import array
 import json
-import select
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +17,7 @@ from tests.cells.memory import MemoryView
 from tests.native import esb1
 from tests.native.rowsmith import Draft, make_rows
 from tests.native.test_block import CASES, events, fixed, jittered
+from tests.native.test_wal import add
 
 FOLDER = Path(__file__).parent
 LAP = b"the lap."
@@ -118,9 +118,7 @@ def write_ahead_log() -> dict[str, Any]:
         for lap in (b"before..", LAP):
             wal.begin(lap)
             for rows in entries if lap == LAP else older:
-                wal.append(rows)
-                select.select([wal], [], [])
-                wal.landed()
+                add(wal, rows)
         wal.close()
         raw = (Path(name) / WAL).read_bytes()
     found = {key.hex(): value and value.hex() for key, value in replay(raw, LAP).items()}

@@ -106,6 +106,14 @@ def test_an_entry_on_its_way_when_its_lap_ends_does_not_count(tmp_path: Path) ->
         assert replay((tmp_path / WAL).read_bytes(), TWO) == {b"d": b"4"}
 
 
+def test_an_entry_on_its_way_when_the_log_is_closed_is_written(tmp_path: Path) -> None:
+    for number in range(50):
+        lap = b"lap %04d" % number
+        with opened(tmp_path, lap) as wal:
+            assert wal.append({b"k": b"%d" % number})
+        assert replay((tmp_path / WAL).read_bytes(), lap) == {b"k": b"%d" % number}
+
+
 def test_a_log_that_cannot_be_written_says_so_and_takes_no_more(tmp_path: Path) -> None:
     make_wal(tmp_path, SIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -124,10 +124,8 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
                         assert shown(again) == meant
                         assert again.run([b"INCR", b"n"]) == cells.run([b"INCR", b"n"])
         if life == 1:
-            folder = tmp_path / "copy"
-            shutil.rmtree(tmp_path / "s")
-            shutil.copytree(folder, tmp_path / "s")
-            folder = tmp_path / "s"
+            shutil.rmtree(folder)
+            shutil.copytree(tmp_path / "copy", folder)
     assert seen == {True, False}
     assert evicted > 0
 
@@ -270,6 +268,10 @@ class BadWal:
         self._wal, self.count = Wal(path), 0
         self.begin, self.fileno, self.close = self._wal.begin, self._wal.fileno, self._wal.close
         self.spoil = self._wal.spoil
+
+    @property
+    def is_usable(self) -> bool:
+        return self._wal.is_usable
 
     def append(self, rows: dict[bytes, bytes | None]) -> bool:
         self.count += 1
