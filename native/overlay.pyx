@@ -216,6 +216,8 @@ cdef class Overlay:
             elif key not in self.born_logged:
                 write.delete(self.db, key)
         self.frozen, self.now, self.born = self.now, {}, set()
+        # Once it is under way, the store may have all of them.
+        self.born_logged = set()
         return write
 
     def freeze_all(self) -> Write:

@@ -27,7 +27,7 @@ from tests.cells.memory import MemoryView
 
 pytestmark = pytest.mark.feature("L1", "L4", "L13")
 
-STEPS = ("take", "commit", "stored")
+STEPS = ("take", "commit", "log", "landed", "overtake")
 REQUESTS = st.builds(
     lambda text, key, other: text.format(k=key, j=other).encode().split(),
     st.sampled_from((
@@ -108,10 +108,15 @@ def test_keys_on_disk_are_those_of_the_plain_view(data: st.DataObject) -> None:
     """Rows are the same whether a keyspace reaches its rows directly or by the plain methods."""
     plain = MemoryView()
     with TemporaryDirectory() as folder, Store(folder + "/s", databases=("x",)) as store:
+        make_wal(Path(folder), 8000)
+        wal_path = folder + "/" + WAL
+        wal = Wal(wal_path)
         rows = Overlay(store, "x")
         spaces = EdgeKeys(plain), EdgeKeys(rows)
         calls = [Call(space, Random(1)) for space in spaces]
-        under_way = None  # a commit, and the plain rows as they were when it began
+        # What goes to the store, nothing if it is the log; and the plain rows when that began.
+        under_way: tuple[Write | None, dict[bytes, bytes]] | None = None
+        lap = bytes(8)
         for _ in range(data.draw(st.integers(1, 40))):
             match data.draw(st.sampled_from(("run", "run", "run", "run", "undone", *STEPS))):
                 case "run":
@@ -129,15 +134,49 @@ def test_keys_on_disk_are_those_of_the_plain_view(data: st.DataObject) -> None:
                     for space in spaces:
                         space.save_counters()
                     under_way = rows.freeze(), plain.rows()
-                case "stored" if under_way is not None:
-                    store.apply(under_way[0])
+                case "log" if under_way is None and wal.is_usable:
+                    for space in spaces:
+                        space.save_counters()
+                    under_way = (None, plain.rows()) if rows.freeze_into(wal) else None
+                case "landed" if under_way is not None:
+                    write, meant = under_way
+                    if write is not None:
+                        store.apply(write)
+                        rows.committed()
+                        wal.begin(lap := lap_after(lap))
+                    else:
+                        select.select([wal], [], [])
+                        assert wal.landed()
+                        rows.landed()
+                    assert on_disk(store, replay(Path(wal_path).read_bytes(), lap)) == meant
+                    under_way = None
+                case "overtake":
+                    for space in spaces:
+                        space.save_counters()
+                    last = rows.freeze_all()
+                    if under_way is not None and under_way[0] is not None:
+                        store.apply(under_way[0])
+                    elif under_way is not None:
+                        select.select([wal], [], [])
+                    store.apply(last)
                     rows.committed()
-                    meant = dict(store.scan("x", limit=10_000))
-                    assert meant == under_way[1]
+                    wal.begin(lap := lap_after(lap))
+                    assert under_way is None or under_way[0] is not None or not wal.landed()
+                    assert on_disk(store, {}) == plain.rows()
                     under_way = None
             for space in spaces:
                 space.save_counters()
             assert rows.scan(b"", b"\xff", limit=10_000) == sorted(plain.rows().items())
+        wal.close()
+
+
+def lap_after(lap: bytes) -> bytes:
+    return (int.from_bytes(lap, "big") + 1).to_bytes(8, "big")
+
+
+def on_disk(store: Store, logged: dict[bytes, bytes | None]) -> dict[bytes, bytes]:
+    rows = dict(store.scan("x", limit=10_000)) | logged
+    return {row: value for row, value in rows.items() if value is not None}
 
 
 def same(one: object, other: object) -> bool:

@@ -340,6 +340,41 @@ async def test_a_commit_overtakes_an_entry_of_the_log(is_refused: bool, tmp_path
             assert open_cells(other).run([b"GET", b"k"]) == wanted
 
 
+async def test_a_commit_overtakes_what_goes_from_the_log_to_lmdb(
+    tmp_path: Path, autojump_clock: trio.abc.Clock
+) -> None:
+    """Rows that only the log had are in LMDB by then, and have to be deleted there."""
+
+    class LateDisk(BadDisk):
+        told = trio.Event()
+
+        async def submit(self, write: Write) -> tuple[int, int, int]:
+            tails = self.submit_sync(write)
+            await self.told.wait()
+            return tails
+
+    LateDisk.told.set()
+    with open_store(tmp_path / "s") as store:
+        cells = EdgeCells(LateDisk(store), random=Random(1))
+        async with committing(cells):
+            for number in range(3):
+                await written(cells, "SET", "k", str(number))
+            assert logged(store)
+            LateDisk.told = trio.Event()
+            await trio.sleep(2 * module.WAL_S)
+            while logged(store):
+                await trio.lowlevel.checkpoint()
+            cells.run([b"SET", b"k", b"last"])
+            cells.commit()
+            LateDisk.told.set()
+            await trio.testing.wait_all_tasks_blocked()
+            meant = shown(cells)
+    with open_store(tmp_path / "s") as store:
+        again = open_cells(store)
+        assert shown(again) == meant
+        assert [op.stored for op in again.space.take()] == [b"last"]
+
+
 async def test_a_log_is_made_while_a_commit_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
