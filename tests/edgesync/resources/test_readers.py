@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edgesync.resources import cpu, disk, memory, power, pressure
 from edgesync.resources.cgroup import folders
 from edgesync.resources.cpu import CpuCounts
+from edgesync.resources.disk import read_filesystem
 from edgesync.resources.levels import Sample
 from edgesync.resources.memory import Memory
 from edgesync.resources.power import Power
@@ -203,7 +204,7 @@ def test_a_battery_that_tells_energy_instead_of_percent(tmp_path: Path) -> None:
 
 
 def test_the_fuller_of_store_and_file_system_counts(tmp_path: Path) -> None:
-    found = disk.read_filesystem(tmp_path)
+    found = read_filesystem(tmp_path)
     assert found is not None
     usage = shutil.disk_usage(tmp_path)
     assert found.limit <= usage.total
@@ -213,7 +214,7 @@ def test_the_fuller_of_store_and_file_system_counts(tmp_path: Path) -> None:
     assert disk.sample_disk(room, disk.Disk(10, 100)).percent == pytest.approx(800 / 9)
     assert disk.sample_disk(room, disk.Disk(95, 100)).percent == 95
     assert disk.store_room(80, 1000, configured=100).percent == 80
-    assert disk.read_filesystem(tmp_path / "gone") is None
+    assert read_filesystem(tmp_path / "gone") is None
 
 
 # -- anything may stand in a file ------------------------------------------------------------
