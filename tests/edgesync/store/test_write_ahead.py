@@ -18,7 +18,7 @@ from edgesync.cells import DATABASE
 from edgesync.errors import StoreError, StoreFull, StoreUnwritable
 from edgesync.model import Lane
 from edgesync.store import cells as module
-from edgesync.store.cells import LAP_ROW, EdgeCells
+from edgesync.store.cells import LAP_ROW, Disk, EdgeCells
 from edgesync.store.directory import DATA, WAL, make_wal
 from edgesync.store.journal import EdgeStore
 from tests.cells.memory import MemoryView
@@ -30,7 +30,7 @@ def open_store(folder: Path) -> EdgeStore:
     return EdgeStore(folder, databases=(DATABASE,), map_bytes_max=64 << 20)
 
 
-def open_cells(store: EdgeStore) -> EdgeCells:
+def open_cells(store: Disk) -> EdgeCells:
     return EdgeCells(store, random=Random(1), evicts=True, may_pack=False)
 
 
@@ -85,6 +85,22 @@ def copied(store: EdgeStore, folder: Path) -> Path:
     return folder
 
 
+class LateDisk:
+    """A disk that has stored what it is given a while before it says so."""
+
+    def __init__(self, store: EdgeStore, random: Random) -> None:
+        self.store, self._disk, self._random = store.store, store, random
+
+    def submit_sync(self, write: Write) -> tuple[int, int, int]:
+        return self._disk.submit_sync(write)
+
+    async def submit(self, write: Write) -> tuple[int, int, int]:
+        tails = await self._disk.submit(write)
+        for _ in range(self._random.choice((0, 1, 3, 10))):
+            await trio.lowlevel.checkpoint()
+        return tails
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,7 +113,7 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
     hub = HubKeys(MemoryView())
     for life in range(4):
         with open_store(folder) as store:
-            cells = open_cells(store)
+            cells = open_cells(LateDisk(store, random))
             if not life:
                 cells.space.rejoin(1)
             async with committing(cells):
@@ -114,6 +130,10 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
                         evicted += cells.make_room(1 << random.randrange(12))
                     if random.random() < 0.05:
                         cells.commit()
+                    if random.random() < 0.3 and step < 59:
+                        for _ in range(random.randrange(4)):
+                            await trio.lowlevel.checkpoint()
+                        continue  # the next ones are made while these are on their way
                     await cells.wait_durable()
                     meant = shown(cells)
                     seen.add(bool(logged(store)))
