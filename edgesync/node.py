@@ -62,7 +62,7 @@ from edgesync_transport.sockets import LinkSettings
 
 if TYPE_CHECKING:
     from edgesync.resources.monitor import ResourceMonitor
-    from edgesync.store.cells import EdgeCells
+    from edgesync.store.edgecells import EdgeCells
     from edgesync.store.points import PointStore, Staged
     from edgesync.sync.cells import CellSync
 
@@ -154,7 +154,7 @@ class EdgeNode(KeyMethods):
         """The local-first store; `command` runs Redis commands on it."""
         if self._cells is None:
             from edgesync.cells.guard import Guard
-            from edgesync.store.cells import EdgeCells, told_since  # 2 MB, for those with keys
+            from edgesync.store.edgecells import EdgeCells, told_since  # 2 MB, for those with keys
 
             wanted = self.settings.cells
             self._cells = EdgeCells(

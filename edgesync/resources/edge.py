@@ -20,7 +20,7 @@ from edgesync.status import LinkStatus
 from edgesync.store.journal import EdgeStore
 
 if TYPE_CHECKING:
-    from edgesync.store.cells import EdgeCells
+    from edgesync.store.edgecells import EdgeCells
 
 NEVER: Final = 101.0
 # Of values left to the hub: so much at a time, and so often a minute.

@@ -19,7 +19,8 @@ from edgesync._native.commands import EvictedReply
 from edgesync.cells import Argument, Reply
 from edgesync.cells.conflicts import Conflict
 from edgesync.errors import StoreError
-from edgesync.store.cells import EdgeCells, checked, request_of
+from edgesync.store.cells import checked, request_of
+from edgesync.store.edgecells import EdgeCells
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.puller import Puller, entries_of, told_digest
 from edgesync_transport.messages import ConflictReport, Lane, Page, Pull

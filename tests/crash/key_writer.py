@@ -14,8 +14,8 @@ from random import Random
 import trio
 
 from edgesync.cells import DATABASE
-from edgesync.store import cells as module
-from edgesync.store.cells import EdgeCells
+from edgesync.store import edgecells as module
+from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore
 
 KEYS = 20

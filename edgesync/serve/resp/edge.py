@@ -18,7 +18,7 @@ from edgesync.cells.commands.table import glob, integer
 from edgesync.cells.conflicts import Conflict, Side
 from edgesync.model import Strategy
 from edgesync.status import Status
-from edgesync.store.cells import CONFLICTS_MAX
+from edgesync.store.edgecells import CONFLICTS_MAX
 
 if TYPE_CHECKING:
     from edgesync.resources.monitor import ResourceMonitor

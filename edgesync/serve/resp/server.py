@@ -24,7 +24,7 @@ from edgesync.cells import Reply
 from edgesync.errors import StoreError, StoreFull
 from edgesync.serve.resp.edge import Later, Site
 from edgesync.serve.resp.session import House, Session
-from edgesync.store.cells import EdgeCells
+from edgesync.store.edgecells import EdgeCells
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.gather import Gather

@@ -13,7 +13,7 @@ from edgesync.cells import Reply
 from edgesync.cells.commands.table import glob, integer
 from edgesync.serve.resp import edge, info
 from edgesync.serve.resp.channels import Channels
-from edgesync.store.cells import EdgeCells
+from edgesync.store.edgecells import EdgeCells
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.timeseries import TimeSeries

@@ -26,7 +26,7 @@ from edgesync.resources.policy import Action, Begun, Change, LevelChanged
 from edgesync.resources.settings import ResourcesSection
 from edgesync.serve.resp.session import House, Session
 from edgesync.status import LinkStatus, Status, StoreStatus
-from edgesync.store.cells import EdgeCells
+from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore, Retain
 from tests.cells.memory import MemoryView
 from tests.edgesync.resources.trees import GIB, MIB, battery, grow, meminfo, v2

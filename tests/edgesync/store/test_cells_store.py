@@ -20,8 +20,8 @@ from edgesync._native.write import Write
 from edgesync.cells import DATABASE
 from edgesync.cells.commands import Call, carry_out
 from edgesync.errors import CommandError, StoreFull
-from edgesync.store.cells import EdgeCells
 from edgesync.store.directory import WAL, make_wal
+from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore
 from tests.cells.memory import MemoryView
 

@@ -19,7 +19,7 @@ from edgesync.cells.commands import TABLE
 from edgesync.cells.guard import Guard
 from edgesync.cells.presets import PRESETS, Limits
 from edgesync.errors import CommandError
-from edgesync.store.cells import EdgeCells
+from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore
 from tests.cells.memory import MemoryView
 

@@ -17,9 +17,10 @@ from edgesync._native.write import Write
 from edgesync.cells import DATABASE
 from edgesync.errors import StoreError, StoreFull, StoreUnwritable
 from edgesync.model import Lane
-from edgesync.store import cells as module
-from edgesync.store.cells import LAP_ROW, Disk, EdgeCells
+from edgesync.store import edgecells as module
+from edgesync.store.cells import Disk
 from edgesync.store.directory import DATA, WAL, make_wal
+from edgesync.store.edgecells import LAP_ROW, EdgeCells
 from edgesync.store.journal import EdgeStore
 from tests.cells.memory import MemoryView
 

@@ -13,7 +13,7 @@ import trio
 from edgesync import EdgeNode, Event, EventType, Lane
 from edgesync._native.write import Write
 from edgesync.model import RecordKind
-from edgesync.store.cells import told_since
+from edgesync.store.edgecells import told_since
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Message
 from hubd.log.lmdb import LmdbLog
 from tests.sites import Sites, settle, until

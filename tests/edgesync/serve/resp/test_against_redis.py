@@ -21,7 +21,7 @@ import redis
 from edgesync._native.resp import encode
 from edgesync.cells import DATABASE
 from edgesync.serve.resp.session import House, Session
-from edgesync.store.cells import EdgeCells
+from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore
 from tests.edgesync.serve.resp.redis_server import open_redis
 

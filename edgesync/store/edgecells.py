@@ -1,0 +1,462 @@
+"""The keys of an edge: the write-ahead log before its store, and what passes to and from the hub.
+
+An edge's changes go to a write-ahead log first; what goes to LMDB shares the one writer of the
+store, and its syncs, with readings.
+"""
+
+import bisect
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import msgspec
+import trio
+
+from edgesync._native import batch
+from edgesync._native import cells as codec
+from edgesync._native.cells import Entry
+from edgesync._native.commands import EvictedReply
+from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
+from edgesync._native.overlay import Overlay
+from edgesync._native.resp import ReplyError
+from edgesync._native.wal import Wal, replay
+from edgesync._native.write import Write
+from edgesync.cells import DATABASE
+from edgesync.cells.conflicts import Conflict, resolve
+from edgesync.cells.parts import cut, goes_on
+from edgesync.errors import Evicted, StoreError
+from edgesync.model import Lane, RecordKind
+from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
+from edgesync.store.commit import Tails
+from edgesync.store.directory import WAL, explained, make_wal
+from edgesync.store.journal import EdgeStore
+
+log = logging.getLogger(__name__)
+
+# Operations given to the link in one go, and records of them the hub has not stored yet. What waits
+# here can still be replaced by later operations on the same cell; what was given away cannot.
+TOLD_OPS: Final = 2000
+TOLD_BYTES: Final = 256 * 1024
+TOLD_GROUPS_MAX: Final = 8
+NOT_ALL: Final = 2**64 - 1
+# More than the largest group has: a value of 64 MiB.
+GROUP_RECORDS_MAX: Final = 1400
+# A clock that is so wrong was never set; smaller errors are what NTP is for.
+WRONG_CLOCK_MS: Final = 3_600_000
+# Keys looked at in one go for values to be left to the hub: a write may have to wait for that.
+EVICTION_LOOKS: Final = 4096
+# Conflicts kept here; the hub has all of them.
+CONFLICTS_MAX: Final = 1000
+CURSOR_ROW: Final = b"h"
+LAP_ROW: Final = b"w"
+
+# The write-ahead log, and the rows in it that go to LMDB in one transaction.
+WAL_BYTES: Final = 1 << 20
+WAL_ROWS: Final = 500
+# ... for which there must be room: LMDB may take two pages for each, beside what is in them.
+WAL_ROOM_BYTES: Final = WAL_ROWS * 2 * 4096 + WAL_BYTES * 5 // 4
+# For so long changes may be in the log alone: whoever copies the store's file lacks no more.
+WAL_S: Final = 5.0
+
+
+class Cursor(msgspec.Struct, frozen=True):
+    """How far an edge knows the hub's keys.
+
+    keyspace   the hub's, 16 bytes; zeros before the first contact
+    base       the hub's state up to here is known in full
+    position   ... and in the pass under way, of the keys changed up to here
+    made       operations made here before `base` was reached
+    conflicts  changes of conflicts up to here are known
+    scope      which keys were asked for, see `EdgeKeys`
+    """
+
+    keyspace: bytes = bytes(16)
+    base: int = 0
+    position: int = 0
+    made: int = 0
+    conflicts: int = 0
+    scope: tuple[tuple[bytes, bool], ...] = ()
+
+
+class EdgeCells(CellStore):
+    """The keys of an edge, and what passes between them and the hub.
+
+    Operations become records of the `normal` lane in the commit that counts them as sent (I2). The
+    hub says up to which seq it has carried them out, and `told` knows up to which operation that
+    is: exactly, for one that is wrongly taken for unheard is carried out twice in what is shown.
+
+    Changes go to a write-ahead log, as long as it takes them, and from time to time to LMDB.
+
+    told      (seq, operation) of the records the hub may not have, see `told_since`; no operation
+              for the last means all that were sent
+    scope     which keys the hub is asked for (keyspace.is_in)
+    applied   operations up to this number are in what the hub has delivered
+    evicts    whether values may be left to the hub
+    logged    commits that went to the log
+    """
+
+    space: EdgeKeys
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        told: Sequence[tuple[int, int | None]] = (),
+        scope: Sequence[tuple[bytes, bool]] = (),
+        writable: Sequence[tuple[bytes, bool]] = (),
+        strategies: Iterable[tuple[bytes, int]] = (),
+        may_pack: bool = True,
+        evicts: bool = False,
+        value_max: int = 1 << 20,
+        random: Random,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        rows = Overlay(disk.store, DATABASE)
+        self.logged = 0
+        self._wal: Wal | None = None
+        self._wal_path = Path(disk.store.path) / WAL
+        if lap := rows.get(LAP_ROW):
+            rows.restore(_replayed(self._wal_path, lap))
+        space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
+        super().__init__(
+            disk, rows, space,
+            value_max=value_max, writable=writable, random=random, wall_ns=wall_ns,
+        )  # fmt: skip
+        if space.n == 0 and space.r == UNNAMED_FROM:
+            space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
+        self.scope = tuple(scope)
+        self.evicts = evicts
+        self._looked_in_vain = 0  # for values that may go, since the hub last told something
+        if evicts:
+            space.remember()
+        self.cursor = self._stored_cursor()
+        self.applied = 0
+        self.on_told: Callable[[Tails], None] = lambda _: None
+        self._told = [(seq, space.sent if n is None else n) for seq, n in told]
+        self._fresh: list[bytes] = []  # bodies of records for the next commit
+        self._under_way: list[bytes] = []  # … of the one under way
+        self._sent = space.sent  # … up to this operation
+        self._sent_before = 0  # … of the one it overtook, if it did
+        if self.cursor.scope != self.scope:
+            self.refetch()  # what is known of the hub's keys is not all that is wanted now
+
+    def refetch(self) -> None:
+        """Take nothing that is known of the hub's keys for granted: ask for all of them again."""
+        if self.cursor.base or self.cursor.position:
+            self.space.rejoin(self.space.r)
+        self._move(Cursor(keyspace=self.cursor.keyspace, scope=self.scope))
+
+    def _stored_cursor(self) -> Cursor:
+        raw = self.rows.get(CURSOR_ROW)
+        found = msgspec.msgpack.decode(raw, type=Cursor) if raw else Cursor()
+        return found if found.base else msgspec.structs.replace(found, position=0)
+
+    # -- room --------------------------------------------------------------------------------
+
+    def make_room(self, nbytes: int, looks: int = EVICTION_LOOKS) -> int:
+        """Leave values to the hub until so many bytes are free; returns how many are.
+
+        looks   keys looked at, at most
+
+        What none of the keys has, is not looked for again before the hub has confirmed something:
+        a write that is refused costs no walk through all keys.
+        """
+        if not self.evicts or self._looked_in_vain >= 3 * self.space.keys:
+            return 0
+        freed = self.space.evict(nbytes, looks, self.scope)
+        self._looked_in_vain = 0 if freed else self._looked_in_vain + looks
+        self.note_changes()
+        return freed
+
+    # -- to the hub --------------------------------------------------------------------------
+
+    @property
+    def has_untold(self) -> bool:
+        """Whether there are operations the link has not been given."""
+        return self.space.has_untaken()
+
+    def has_pending(self, made: int) -> bool:
+        """Whether some operation up to number `made` has not come back from the hub."""
+        oldest = self.space.oldest_pending()
+        return oldest != 0 and oldest <= made
+
+    def pending_bytes(self) -> int:
+        """Return about how many bytes the pending operations are, from the first thousand."""
+        rows = self.rows.scan(b"d", b"e", limit=1000)
+        sample = sum(len(row) + len(raw) for row, raw in rows)
+        return sample * self.space.pending // len(rows) if rows else 0
+
+    def tell(self, floor: int) -> bool:
+        """Give operations to the link, with the next commit; False when there are none.
+
+        floor   seq of the lane the hub has; beyond it only so much may be under way
+        """
+        waiting = sum(seq > floor for seq, _ in self._told)
+        if waiting + bool(self._fresh) + bool(self._under_way) > TOLD_GROUPS_MAX:
+            return False
+        ops = self.space.take(TOLD_OPS, TOLD_BYTES)
+        if not ops:
+            return False
+        self._fresh += cut(codec.encode_ops(self.space.r, ops))
+        # Taking may change nothing but a counter, and what is taken must be stored all the same.
+        self.space.save_counters()
+        self.note_changes()
+        return True
+
+    def made_at(self) -> int:
+        """Return the seq by which all operations made before `base` are in the lane."""
+        if self.cursor.made <= self.applied:
+            return 0
+        for seq, n in self._told:
+            if n >= self.cursor.made:
+                return seq
+        if self._fresh or self._under_way or self.space.has_untaken():
+            return NOT_ALL
+        return self._told[-1][0] if self._told else 0
+
+    def close(self) -> None:
+        """Write no more; to be called before the store is closed."""
+        if self._wal is not None:
+            self._wal.close()
+
+    async def keep_committing(self, every_s: float = 0.0) -> None:
+        """Commit what changes, as soon as the commit before is done, or every so often."""
+        if not every_s and self._disk.store.is_durable:
+            self._wal = await trio.to_thread.run_sync(self._opened_wal)
+        if self.rows.rows_unstored:
+            self._due_at = trio.current_time()
+        await super().keep_committing(every_s)
+
+    def _opened_wal(self) -> Wal | None:
+        try:
+            make_wal(self._wal_path.parent, WAL_BYTES)
+            return Wal(str(self._wal_path))
+        except (OSError, StoreError) as error:
+            log.warning("keys: each commit takes longer, there is no write-ahead log: %s", error)
+            return None
+
+    async def _commit_changes(self) -> None:
+        layers = self.rows.freeze
+        if self._wal is not None and self._append(self._wal):
+            await trio.lowlevel.wait_readable(self._wal)
+            has_landed = self._wal.landed()
+            if self._is_overtaken():
+                return
+            if has_landed:
+                self._logged()
+                return
+            log.warning("keys: the write-ahead log could not be written, going on without it")
+            layers = self.rows.freeze_all
+        await self._submit(layers)
+        if self._is_due():  # still: the store refused
+            self._due_at = trio.current_time() + WAL_S
+
+    def _append(self, wal: Wal) -> bool:
+        """Begin to log what has changed; False when it is for LMDB."""
+        if (
+            not wal.is_usable
+            or not self.rows.is_changed
+            or self.rows.rows_unstored > WAL_ROWS
+            or self._fresh
+            or self._under_way
+            or self._is_due()
+            or not self._disk.store.has_room(WAL_ROOM_BYTES)
+        ):
+            return False
+        self.space.save_counters()
+        if not self.rows.freeze_into(wal):
+            return False
+        self.generation += 1
+        return True
+
+    def _logged(self) -> None:
+        self.logged += 1
+        self.rows.landed()
+        self._due_at = min(self._due_at, trio.current_time() + WAL_S)
+        self._announce(self.generation - 1, None)
+
+    def _freeze(self, layers: Callable[[], Write]) -> Write:
+        # What is logged is in this write; the log begins again once it is stored. Whoever opens
+        # the store without using the log writes on top of what it has, and must say so.
+        if self._wal is not None or self.rows.get(LAP_ROW):
+            self.rows.put(LAP_ROW, os.urandom(8))
+        write = super()._freeze(layers)
+        write.reserve(WAL_ROOM_BYTES if self._wal is not None else 0)
+        # A commit that overtakes another tells once more what that one told: the hub knows doubles.
+        self._sent_before = self._sent if self._under_way else 0
+        self._under_way += self._fresh
+        self._fresh, self._sent = [], self.space.sent
+        for body in self._under_way:
+            # No lane is too full for them: the link is given few at a time (TOLD_GROUPS_MAX).
+            write.append(Lane.NORMAL, RecordKind.CELLS, body, essential=True)
+        return write
+
+    def _stored(self, tails: Tails) -> None:
+        if self._under_way:
+            self._under_way = []
+            self._told.append((tails[Lane.NORMAL], self._sent))
+            self.on_told(tails)
+        super()._stored(tails)
+        self._due_at = math.inf
+        if self._wal is not None:
+            lap = self.rows.get(LAP_ROW)
+            assert lap is not None, "every commit stores one, see `_freeze`"
+            self._wal.begin(lap)
+
+    def _stored_twice(self, tails: Tails) -> None:
+        # It came first: what it told was told already there.
+        if self._sent_before:
+            bisect.insort(self._told, (tails[Lane.NORMAL], self._sent_before))
+
+    def _refused(self, error: StoreError) -> None:
+        self._fresh, self._under_way = [], []
+        if self._wal is not None:
+            self._wal.spoil()  # the commit may have been stored all the same, and with it a new lap
+        super()._refused(error)
+        self.cursor = self._stored_cursor()
+
+    # -- clocks ------------------------------------------------------------------------------
+
+    def clock_is_behind(self, by_ms: int) -> None:
+        """The hub's clock is that much ahead: a gateway that came up without one.
+
+        What was written here and not told is stamped, and from here on is, as by the hub's clock.
+        """
+        if by_ms - self.behind_ms < WRONG_CLOCK_MS:
+            return
+        before, later = self.now_ms() + 1, by_ms - self.behind_ms
+        self.behind_ms = by_ms
+        self._restamp(before, later)
+
+    def clock_stepped(self, by_ms: int) -> None:
+        """The wall clock has just been set forward: what was written before it was too early."""
+        later, self.behind_ms = by_ms - self.behind_ms, 0
+        if later >= WRONG_CLOCK_MS:
+            self._restamp(self.now_ms() - later // 2, later)
+
+    def _restamp(self, before_ms: int, later_ms: int) -> None:
+        count = self.space.restamp(before_ms, later_ms)
+        self.space.save_counters()
+        self.note_changes()
+        log.warning("keys: %d operations stamped %d s later", count, later_ms // 1000)
+
+    # -- from the hub ------------------------------------------------------------------------
+
+    def take_in(
+        self, cursor: Cursor, entries: list[Entry], *, applied: int, stable: int, is_all: bool
+    ) -> None:
+        """Take a page of the hub's state, which leads to `cursor`.
+
+        applied   seq of the lane up to which our operations are in it
+        """
+        whole = cursor.base == 0
+        done = self._done(applied)
+        self._looked_in_vain = 0
+        self.space.deliver(entries, done)
+        if is_all:
+            if whole:
+                self.space.forget_unlisted(done, self.scope)
+            cursor = msgspec.structs.replace(cursor, base=cursor.position, made=self.space.n)
+        if self.scope:
+            self.space.let_go(done, self.scope)
+        self.space.settle(stable)
+        self.applied = max(self.applied, done)
+        self._move(cursor)
+
+    def rejoin(self, keyspace: bytes, r: int) -> None:
+        """Be the replica `r` of that keyspace from here on, and know nothing of it yet."""
+        self.space.rejoin(r)
+        for row, _ in self.rows.scan(b"v", b"w", limit=2 * CONFLICTS_MAX):
+            self.rows.delete(row)
+        self._move(Cursor(keyspace=keyspace, scope=self.scope))
+
+    def take_conflicts(self, changed: Sequence[Conflict], last: int) -> None:
+        """Take what the hub says of conflicts this edge has a part in, up to change `last`."""
+        for one in changed:
+            self.rows.put(b"v" + one.id.to_bytes(8, "big"), msgspec.msgpack.encode(one))
+        rows = self.rows.scan(b"v", b"w", limit=2 * CONFLICTS_MAX) if changed else []
+        for row, _ in rows[: max(0, len(rows) - CONFLICTS_MAX)]:
+            self.rows.delete(row)
+        self._move(msgspec.structs.replace(self.cursor, conflicts=last))
+
+    def conflicts(
+        self, *, status: str = "", prefix: bytes = b"", after: int = 0, limit: int = 100
+    ) -> list[Conflict]:
+        """Return conflicts this edge has a part in, as far as the hub has told, by id."""
+        start = b"v" + (after + 1).to_bytes(8, "big")
+        rows = self.rows.scan(start, b"w", limit=CONFLICTS_MAX)
+        found = (msgspec.msgpack.decode(raw, type=Conflict) for _, raw in rows)
+        wanted = (one for one in found if status in ("", one.status))
+        return [one for one in wanted if one.key.startswith(prefix)][:limit]
+
+    def resolve(self, number: int, choice: Sequence[bytes]) -> None:
+        """Resolve a conflict by a write of our own; raises ReplyError."""
+        raw = self.rows.get(b"v" + number.to_bytes(8, "big"))
+        if raw is None:
+            raise ReplyError(f"ERR no conflict {number} is known here")
+        one = msgspec.msgpack.decode(raw, type=Conflict)
+        self.space.now_ms = self.now_ms()
+        try:
+            resolve(self.space, one, choice, value_max=self.call.value_max)
+        except Evicted as error:
+            self.on_evicted([one.key])
+            raise EvictedReply([one.key]) from error
+        self.note_changes()
+
+    def _done(self, applied: int) -> int:
+        """Return up to which operation the hub has carried ours out."""
+        done = self.applied
+        while self._told and self._told[0][0] <= applied:
+            done = max(done, self._told.pop(0)[1])
+        return done
+
+    def _move(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.rows.put(CURSOR_ROW, msgspec.msgpack.encode(cursor))
+        self.note_changes()
+
+    def _expire_some(self) -> int:
+        return self.space.reclaim(EXPIRED_A_TURN)
+
+
+def _replayed(path: Path, lap: bytes) -> dict[bytes, bytes | None]:
+    """Return the rows that only the write-ahead log has; raises StoreUnwritable."""
+    if not path.exists():
+        log.error(
+            "keys: %s is missing: what was written in the %g s before the last end may be, too",
+            path, WAL_S,
+        )  # fmt: skip
+        return {}
+    with explained(path):
+        return replay(path.read_bytes(), lap)
+
+
+def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:
+    """Return where the lane's groups of operations end that the hub may not have yet.
+
+    The operation that goes with each is the one before the first of the next group.
+    """
+    state = store.state(Lane.NORMAL)
+    # The group the floor may be in the middle of is looked at from its beginning.
+    at = max(state.trimmed, state.floor - GROUP_RECORDS_MAX) + 1
+    ends, firsts = [at - 1], list[int]()
+    while at <= state.tail:
+        rows = store.read(Lane.NORMAL, at)
+        for seq, record in enumerate(batch.records(rows.data), start=rows.first):
+            if record.kind != RecordKind.CELLS:
+                continue
+            if not goes_on(record.body):
+                firsts.append(codec.first_op(record.body[1:]))
+                ends.append(seq)
+            ends[-1] = seq
+        at = rows.last + 1
+    heard = [*(first - 1 for first in firsts), None]
+    found = list(zip(ends, heard, strict=True))
+    # Of what is below the floor, the last says it all.
+    below = sum(seq <= state.floor for seq in ends)
+    return found[max(0, below - 1) :]
