@@ -84,7 +84,10 @@ class Answers:
             nursery.start_soon(self.cells.keep_committing)
             nursery.start_soon(self._take_care)
             self.cells.on_commit(self._committed)
-            await self._follow()
+            try:
+                await self._follow()
+            finally:
+                self._nursery = None
 
     # -- the log -----------------------------------------------------------------------------
 
@@ -128,8 +131,12 @@ class Answers:
     # -- questions ---------------------------------------------------------------------------
 
     def ask(self, peer: Peer, pull: Pull, receiver: Receiver, send: Send) -> None:
-        """Answer an edge's question, in time; a newer one takes its place."""
-        assert self._nursery is not None
+        """Answer an edge's question, in time; a newer one takes its place.
+
+        None is answered when `run` is at its end: the link may be heard a moment longer.
+        """
+        if self._nursery is None:
+            return
         asking = self._asking.setdefault(peer.edge, _Asking())
         asking.scope.cancel()
         asking.scope = trio.CancelScope()
