@@ -260,6 +260,10 @@ cdef class Overlay:
         # A commit said to have failed may have given them to the store.
         self.born_frozen, self.born_logged = set(), set()
 
+    def forget_logged(self) -> None:
+        """What is logged is in the store, under what it was changed to since; `abandon` follows."""
+        self.logged = {}
+
     def restore(self, dict rows not None) -> None:
         """Take what the write-ahead log has and the store has not, when nothing has changed yet."""
         self.logged, self.fresh = rows, set(rows)

@@ -80,6 +80,7 @@ cdef struct Work:
     pthread_t thread
     pthread_mutex_t mutex
     pthread_cond_t wake
+    pthread_cond_t idle
     bint is_asked      # there is a piece to be written, or it is being written
     bint is_over       # the thread is to end
     int fd
@@ -115,13 +116,12 @@ cdef void *keep_writing(void *of) noexcept nogil:
             continue
         pthread_mutex_unlock(&work.mutex)
         problem = written(work.fd, work.data, work.size, work.at)
+        # First this, so that it is never told of the next piece.
+        eventfd_write(work.done, 1)
         pthread_mutex_lock(&work.mutex)
         work.problem = problem
         work.is_asked = False
-        # Whoever is woken wants the mutex.
-        pthread_mutex_unlock(&work.mutex)
-        eventfd_write(work.done, 1)
-        pthread_mutex_lock(&work.mutex)
+        pthread_cond_signal(&work.idle)
     pthread_mutex_unlock(&work.mutex)
     return NULL
 
@@ -131,13 +131,13 @@ cdef class Wal:
 
     is_usable   whether it may be appended to: from `begin` until something goes wrong
 
-    One thread at a time. Whoever appends waits until `fileno()` is readable, then asks `landed()`.
+    One thread at a time. Whoever appends asks `landed()` once; it does not have to wait when
+    `fileno()` is readable.
     """
 
     cdef Work *work
     cdef long owner  # process
     cdef uint64_t lap, number, at, size
-    cdef uint64_t asked_in  # lap of the entry appended last
     cdef Buf out
     cdef readonly bint is_usable
 
@@ -155,6 +155,7 @@ cdef class Wal:
             raise OSError(errno, os.strerror(errno))
         pthread_mutex_init(&self.work.mutex, NULL)
         pthread_cond_init(&self.work.wake, NULL)
+        pthread_cond_init(&self.work.idle, NULL)
         # Signals are for Python's own threads.
         sigfillset(&all_)
         pthread_sigmask(SIG_SETMASK, &all_, &before)
@@ -212,6 +213,7 @@ cdef class Wal:
     def append(self, dict rows not None) -> bool:
         """Begin to write an entry; False when there is no room for it, or the log is spoiled."""
         cdef uint8_t *head
+        cdef uint64_t count
         if not self.is_usable or self.work.is_asked:
             return False
         self.out.size = 0
@@ -229,7 +231,7 @@ cdef class Wal:
         store64(head + 8, self.lap)
         store64(head + 16, self.number + 1)
         store32(head, crc32c(0, head + 4, self.out.size - 4))
-        self.asked_in = self.lap
+        eventfd_read(self.work.done, &count)
         pthread_mutex_lock(&self.work.mutex)
         self.work.data = self.out.data
         self.work.size = self.out.size
@@ -254,19 +256,16 @@ cdef class Wal:
         return 0
 
     def landed(self) -> bool:
-        """Whether the entry appended last counts; if it could not be written, the log is spoiled.
-
-        One of a lap that is over does not: the store has it, or was refused it.
-        """
-        cdef uint64_t count
+        """Whether the entry appended last is on disk, waiting for it; else the log is spoiled."""
         cdef int problem
-        eventfd_read(self.work.done, &count)
-        pthread_mutex_lock(&self.work.mutex)
-        problem = EIO if self.work.is_asked else self.work.problem
-        pthread_mutex_unlock(&self.work.mutex)
+        with nogil:
+            pthread_mutex_lock(&self.work.mutex)
+            while self.work.is_asked:
+                pthread_cond_wait(&self.work.idle, &self.work.mutex)
+            problem = self.work.problem
+            pthread_mutex_unlock(&self.work.mutex)
         if problem:
             self.is_usable = False
-        if problem or self.asked_in != self.lap:
             return False
         self.number += 1
         self.at += self.work.size

@@ -66,5 +66,8 @@ class Overlay:
     def abandon(self) -> None:
         """The frozen layer was refused: neither it nor what was built on it has happened."""
 
+    def forget_logged(self) -> None:
+        """What is logged is in the store, under what it was changed to since; `abandon` follows."""
+
     def restore(self, rows: dict[bytes, bytes | None]) -> None:
         """Take what the write-ahead log has and the store has not, when nothing has changed yet."""

@@ -8,7 +8,8 @@ class Wal:
 
     is_usable   whether it may be appended to: from `begin` until something goes wrong
 
-    One thread at a time. Whoever appends waits until `fileno()` is readable, then asks `landed()`.
+    One thread at a time. Whoever appends asks `landed()` once; it does not have to wait when
+    `fileno()` is readable.
     """
 
     def __new__(cls, path: str) -> Wal: ...
@@ -30,10 +31,7 @@ class Wal:
         """Begin to write an entry; False when there is no room for it, or the log is spoiled."""
 
     def landed(self) -> bool:
-        """Whether the entry appended last counts; if it could not be written, the log is spoiled.
-
-        One of a lap that is over does not: the store has it, or was refused it.
-        """
+        """Whether the entry appended last is on disk, waiting for it; else the log is spoiled."""
 
 def replay(data: bytes, lap: bytes) -> dict[bytes, bytes | None]:
     """Return the rows that the entries of a lap set, None for those they delete, as they end up."""

@@ -119,9 +119,12 @@ class EdgeCells(CellStore):
         rows = Overlay(disk.store, DATABASE)
         self.logged = 0
         self._wal: Wal | None = None
+        self._is_kept = False  # by `keep_committing`
+        self._is_logging = False  # an entry is on its way
         self._wal_path = Path(disk.store.path) / WAL
-        if lap := rows.get(LAP_ROW):
-            rows.restore(_replayed(self._wal_path, lap))
+        self._lap = rows.get(LAP_ROW)  # of what is logged
+        if self._lap:
+            rows.restore(_replayed(self._wal_path, self._lap))
         space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
         super().__init__(
             disk, rows, space,
@@ -230,7 +233,11 @@ class EdgeCells(CellStore):
             self._wal = await trio.to_thread.run_sync(self._opened_wal)
         if self.rows.rows_unstored:
             self._due_at = trio.current_time()
-        await super().keep_committing(every_s)
+        self._is_kept = True
+        try:
+            await super().keep_committing(every_s)
+        finally:
+            self._is_kept = False
 
     def _opened_wal(self) -> Wal | None:
         try:
@@ -241,25 +248,34 @@ class EdgeCells(CellStore):
             return None
 
     async def _commit_changes(self) -> None:
+        self._sent_before = 0
         layers = self.rows.freeze
-        if self._wal is not None and self._append(self._wal):
+        if self._append():
+            assert self._wal is not None
             await trio.lowlevel.wait_readable(self._wal)
-            has_landed = self._wal.landed()
-            if self._is_overtaken():
+            if self._is_overtaken() or self._has_landed():
                 return
-            if has_landed:
-                self._logged()
-                return
-            log.warning("keys: the write-ahead log could not be written, going on without it")
             layers = self.rows.freeze_all
         await self._submit(layers)
         if self._is_due():  # still: the store refused
             self._due_at = trio.current_time() + WAL_S
 
-    def _append(self, wal: Wal) -> bool:
+    def commit(self) -> None:
+        """Return when everything changed so far is on disk; raises StoreError if it was refused."""
+        if self._is_logging:
+            self._overtaken = True
+            self._has_landed()
+        # A commit of the store that is under way begins another lap.
+        if not self.rows.is_committing and self._append() and self._has_landed():
+            return
+        super().commit()
+
+    def _append(self) -> bool:
         """Begin to log what has changed; False when it is for LMDB."""
         if (
-            not wal.is_usable
+            self._wal is None
+            or not self._wal.is_usable
+            or not self._is_kept  # nobody would take it to LMDB in time
             or not self.rows.is_changed
             or self.rows.rows_unstored > WAL_ROWS
             or self._fresh
@@ -269,16 +285,24 @@ class EdgeCells(CellStore):
         ):
             return False
         self.space.save_counters()
-        if not self.rows.freeze_into(wal):
+        if not self.rows.freeze_into(self._wal):
             return False
         self.generation += 1
+        self._is_logging = True
         return True
 
-    def _logged(self) -> None:
+    def _has_landed(self) -> bool:
+        """Whether the entry on its way is in the log, waiting for it; who waits for it is told."""
+        assert self._wal is not None
+        self._is_logging = False
+        if not self._wal.landed():
+            log.warning("keys: the write-ahead log could not be written, going on without it")
+            return False
         self.logged += 1
         self.rows.landed()
         self._due_at = min(self._due_at, trio.current_time() + WAL_S)
         self._announce(self.generation - 1, None)
+        return True
 
     def _freeze(self, layers: Callable[[], Write]) -> Write:
         # What is logged is in this write; the log begins again once it is stored. Whoever opens
@@ -287,8 +311,10 @@ class EdgeCells(CellStore):
             self.rows.put(LAP_ROW, os.urandom(8))
         write = super()._freeze(layers)
         write.reserve(WAL_ROOM_BYTES if self._wal is not None else 0)
-        # A commit that overtakes another tells once more what that one told: the hub knows doubles.
-        self._sent_before = self._sent if self._under_way else 0
+        if self._under_way:
+            # This commit overtakes another, and tells once more what that one told: the hub knows
+            # doubles.
+            self._sent_before = self._sent
         self._under_way += self._fresh
         self._fresh, self._sent = [], self.space.sent
         for body in self._under_way:
@@ -303,10 +329,10 @@ class EdgeCells(CellStore):
             self.on_told(tails)
         super()._stored(tails)
         self._due_at = math.inf
+        self._lap = self.rows.get(LAP_ROW)
         if self._wal is not None:
-            lap = self.rows.get(LAP_ROW)
-            assert lap is not None, "every commit stores one, see `_freeze`"
-            self._wal.begin(lap)
+            assert self._lap is not None, "every commit stores one, see `_freeze`"
+            self._wal.begin(self._lap)
 
     def _stored_twice(self, tails: Tails) -> None:
         # It came first: what it told was told already there.
@@ -317,6 +343,8 @@ class EdgeCells(CellStore):
         self._fresh, self._under_way = [], []
         if self._wal is not None:
             self._wal.spoil()  # the commit may have been stored all the same, and with it a new lap
+        if self._disk.store.get(DATABASE, LAP_ROW) != self._lap:
+            self.rows.forget_logged()  # it was, or the one it overtook: the store has them
         super()._refused(error)
         self.cursor = self._stored_cursor()
 
