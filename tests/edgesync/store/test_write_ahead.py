@@ -168,8 +168,9 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
     assert evicted > 0
 
 
+@pytest.mark.parametrize("can_wait", [True, False])
 async def test_the_log_goes_to_lmdb_when_it_is_old(
-    tmp_path: Path, mock_clock: trio.testing.MockClock
+    can_wait: bool, tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
     with open_store(tmp_path / "s") as store:
         cells = open_cells(store)
@@ -179,7 +180,12 @@ async def test_the_log_goes_to_lmdb_when_it_is_old(
             await written(cells, "SET", "k", "1")
             groups = store.commit.stats().groups
             for number in range(2, 100):
-                await written(cells, "SET", "k", str(number))
+                if can_wait:
+                    await written(cells, "SET", "k", str(number))
+                else:
+                    cells.run([b"SET", b"k", b"%d" % number])
+                    cells.commit()
+            await trio.testing.wait_all_tasks_blocked(0.01)
             assert store.commit.stats().groups == groups
             assert logged(store)
             assert cells.run([b"GET", b"k"]) == b"99"
