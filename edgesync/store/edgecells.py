@@ -335,9 +335,10 @@ class EdgeCells(CellStore):
             self._wal.begin(self._lap)
 
     def _stored_twice(self, tails: Tails) -> None:
-        # It came first: what it told was told already there.
+        # It came first: what it told was told already there, whatever became of the other.
         if self._sent_before:
             bisect.insort(self._told, (tails[Lane.NORMAL], self._sent_before))
+            self.on_told(tails)
 
     def _refused(self, error: StoreError) -> None:
         self._fresh, self._under_way = [], []

@@ -443,6 +443,8 @@ async def test_what_overtakes_a_commit_is_refused(
             await written(cells, "INCR", "n")
             assert logged(store)
             disk.told = trio.Event()
+            told: list[tuple[int, int, int]] = []
+            cells.on_told = told.append
             cells.run([b"INCR", b"n"])
             cells.tell(0)  # so that it goes to LMDB
             await trio.testing.wait_all_tasks_blocked()
@@ -454,6 +456,9 @@ async def test_what_overtakes_a_commit_is_refused(
             disk.problem = None
             assert cells.run([b"GET", b"n"]) == b"5"
             assert cells.space.take() == []
+            disk.told.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert [tails[Lane.NORMAL] for tails in told] == [store.state(Lane.NORMAL).tail]
             assert cells.run([b"INCR", b"n"]) == 6
             cells.commit()
             meant = shown(cells)
