@@ -6,14 +6,18 @@ when rows come in their order, and leaves a third empty when they come in any ot
 """
 
 import re
+import subprocess
 import sys
 import tempfile
+import time
 from array import array
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+from bench.benchmarks.resp import open_edge
+from bench.benchmarks.rig import rss_bytes
 from edgesync._native.cells import Entry
 from edgesync.cells import DATABASE
 from edgesync.store.edgecells import EdgeCells
@@ -24,6 +28,7 @@ VALUE_BYTES = 100
 ORDERS = ["by name", "random"]
 COUNT = 100_000
 A_COMMIT = 2000
+SETTLE_S = 8.0
 REPLICA = 7
 
 
@@ -67,6 +72,33 @@ def room(order: str, count: int) -> Room:
         return Room(store.store.used_bytes / count, private_bytes() / count)
 
 
+def resident_bytes() -> int:
+    """Return the memory of an edge without a hub that serves the thousand keys of preset `iot`."""
+    with tempfile.TemporaryDirectory() as folder, open_edge(Path(folder), "iot") as port:
+
+        def talk(*lines: str) -> str:
+            return subprocess.run(
+                ["redis-cli", "-p", str(port)],
+                input="\n".join(lines), capture_output=True, text=True, check=True,
+            ).stdout  # fmt: skip
+
+        value = "v" * VALUE_BYTES
+        assert talk(*(f"SET key:{n} {value}{n}" for n in range(1000))) == "OK\n" * 1000
+        assert talk(*(f"GET key:{n}" for n in range(1000))).count(value) == 1000
+        time.sleep(SETTLE_S)
+        found = re.search(r"process_id:(\d+)", talk("INFO server"))
+        assert found is not None
+        return rss_bytes(int(found[1]))
+
+
+class Preset:
+    timeout = 120
+    unit = "bytes"
+
+    def track_rss_of_iot(self) -> int:
+        return resident_bytes()
+
+
 class Keys:
     params = ORDERS
     param_names = ("order",)
@@ -78,6 +110,7 @@ class Keys:
 
 
 def main(count: int = 1_000_000) -> None:
+    print(f"preset iot with its 1,000 keys: {resident_bytes() / 1e6:.1f} MB resident", flush=True)
     for order in ORDERS:
         with ProcessPoolExecutor(1) as alone:  # so that memory is that of one
             found = alone.submit(room, order, count).result()

@@ -23,10 +23,10 @@ REQUESTS = {1: 40_000, 16: 400_000}
 
 
 @contextmanager
-def open_edge(folder: Path) -> Iterator[int]:
+def open_edge(folder: Path, preset: str = "") -> Iterator[int]:
     (port,) = free_ports(1)
     config = folder / "edge.toml"
-    config.write_text(f"[http]\nport = 0\n[cells]\nport = {port}\n")
+    config.write_text(f'[http]\nport = 0\n[cells]\nport = {port}\npreset = "{preset}"\n')
     command = [sys.executable, "-m", "edgesync", "--config", str(config), "run"]
     with running(command, folder, port):
         yield port
