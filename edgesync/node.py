@@ -287,12 +287,11 @@ class EdgeNode(KeyMethods):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._cells is not None:
-            self._cells.commit()
-            self._cells.close()
-        self.store.close()
-        self._store = self._cells = self._cell_sync = None
-        self._resources = self._points = None
+        try:
+            if self._cells is not None:
+                self._cells.settle()
+        finally:
+            self._close_store()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
@@ -322,15 +321,20 @@ class EdgeNode(KeyMethods):
 
     async def _close(self) -> None:
         with trio.CancelScope(shield=True):
-            if self.store.commit.broken is None:
-                if self._cells is not None:
-                    # The link is closed, and could not be told anything from that thread.
-                    self._cells.on_told = lambda tails: None
-                    await trio.to_thread.run_sync(self._cells.commit)
-                await self._tell(self._lifecycle("stopped", {}))
-            if self._cells is not None:
-                await trio.to_thread.run_sync(self._cells.close)
-            await trio.to_thread.run_sync(self.store.close)
+            try:
+                if self.store.commit.broken is None:
+                    if self._cells is not None:
+                        # The link is closed, and could not be told anything from that thread.
+                        self._cells.on_told = lambda tails: None
+                        await trio.to_thread.run_sync(self._cells.settle)
+                    await self._tell(self._lifecycle("stopped", {}))
+            finally:
+                await trio.to_thread.run_sync(self._close_store)
+
+    def _close_store(self) -> None:
+        if self._cells is not None:
+            self._cells.close()
+        self.store.close()
         self._store = self._cells = self._cell_sync = None
         self._resources = self._points = None
 

@@ -192,8 +192,10 @@ class CellStore(Runner):
         A commit that is under way is made once more together with the rest: whatever becomes of it,
         what this one says is true.
         """
-        if not self.gate():
-            return
+        if self.gate():
+            self._commit_all()
+
+    def _commit_all(self) -> None:
         self._overtaken |= self._busy_since != 0.0
         write = self._freeze(self.rows.freeze_all)
         try:

@@ -227,6 +227,18 @@ class EdgeCells(CellStore):
         if self._wal is not None:
             self._wal.close()
 
+    def settle(self) -> None:
+        """Commit what there is, and let the store have all that is logged: it may be copied then.
+
+        Raises StoreError if something was refused that nobody had been told of.
+        """
+        self.commit()
+        if self.rows.rows_unstored:
+            try:
+                self._commit_all()
+            except StoreError as error:
+                log.warning("keys: some stay in the write-ahead log for now: %s", error)
+
     async def keep_committing(self, every_s: float = 0.0) -> None:
         """Commit what changes, as soon as the commit before is done, or every so often."""
         if not every_s and self._disk.store.is_durable:

@@ -11,6 +11,7 @@ from random import Random
 import pytest
 import trio
 
+from edgesync import EdgeNode
 from edgesync._native import batch
 from edgesync._native.cells import decode_ops
 from edgesync._native.hubkeys import HubKeys
@@ -556,3 +557,34 @@ async def test_a_store_with_little_room_has_no_log_in_use(tmp_path: Path) -> Non
             await written(cells, "SET", "k", "1")
             await written(cells, "SET", "k", "2")
             assert not logged(store)
+
+
+async def test_a_store_that_was_closed_has_all_that_was_logged(tmp_path: Path) -> None:
+    async with EdgeNode({"http": {"port": 0}}, folder=tmp_path) as node:
+        path = Path(node.store.path)
+        for number in range(3):
+            await node.execute("SET", "k", number)
+        assert node.cells.logged > 0
+        node.set("k", "last")
+    (path / WAL).unlink()
+    async with EdgeNode({"http": {"port": 0}}, folder=tmp_path) as node:
+        assert node.get("k") == b"last"
+
+
+async def test_a_full_store_is_closed_and_keeps_its_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        disk = BadDisk(store)
+        cells = EdgeCells(disk, random=Random(1))
+        async with committing(cells):
+            await written(cells, "SET", "k", "first")
+            await written(cells, "SET", "k", "logged")
+            disk.problem = StoreFull(used_bytes=9, limit_bytes=9)
+        cells.settle()
+        assert "stay in the write-ahead log for now: " in caplog.text
+        cells.run([b"SET", b"k", b"refused"])
+        with pytest.raises(StoreFull):
+            cells.settle()
+    with open_store(tmp_path / "s") as store:
+        assert open_cells(store).run([b"GET", b"k"]) == b"logged"
