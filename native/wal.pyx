@@ -116,12 +116,15 @@ cdef void *keep_writing(void *of) noexcept nogil:
             continue
         pthread_mutex_unlock(&work.mutex)
         problem = written(work.fd, work.data, work.size, work.at)
-        # First this, so that it is never told of the next piece.
-        eventfd_write(work.done, 1)
         pthread_mutex_lock(&work.mutex)
         work.problem = problem
         work.is_asked = False
         pthread_cond_signal(&work.idle)
+        # Whoever is woken wants the mutex. Told too late, after the next piece was asked for, it
+        # only waits for that one in `landed`.
+        pthread_mutex_unlock(&work.mutex)
+        eventfd_write(work.done, 1)
+        pthread_mutex_lock(&work.mutex)
     pthread_mutex_unlock(&work.mutex)
     return NULL
 

@@ -101,7 +101,7 @@ def test_an_entry_on_its_way_is_waited_for(tmp_path: Path) -> None:
             if number % 3:
                 select.select([wal], [], [])
             assert wal.landed()
-            assert select.select([wal], [], [], 0) == ([wal], [], [])
+            assert select.select([wal], [], [], 5) == ([wal], [], [])
             assert replay((tmp_path / WAL).read_bytes(), ONE) == {b"a": b"%d" % number}
         assert wal.append({b"a": b"last"})
         wal.landed()
