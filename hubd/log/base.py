@@ -11,7 +11,22 @@ from typing import Protocol
 
 import msgspec
 
+from edgesync.errors import StoreError, StoreFull
 from edgesync_transport.messages import Codec, Lane, LaneFloor, NackCode
+
+
+class LogFull(StoreFull):
+    """The log has reached `[log] limit`; nothing was stored, edges keep what they have."""
+
+    def __init__(self, *, used_bytes: int, limit_bytes: int) -> None:
+        StoreError.__init__(
+            self,
+            f"the hub's log is full: {used_bytes} of {limit_bytes} bytes used; "
+            "raise `limit` under [log] in hub.toml",
+        )
+        self.used_bytes = used_bytes
+        self.limit_bytes = limit_bytes
+        self.where = "log"
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

@@ -127,9 +127,7 @@ class Book:
             return NotAppended(code=NackCode.CHAIN, floor=floor, reason=reason)
         except RecordError as error:
             return NotAppended(code=NackCode.POISON, floor=floor, reason=str(error))
-        for origin, first, last in numbers:
-            self._add_ids((asked.edge, origin), (first, last))
-            changes.ids.add((asked.edge, origin))
+        self._add_ids(asked.edge, numbers, changes)
         stands = LaneFloor(floor=asked.last, chain=asked.last_chain, safe=stands.safe)
         self.lanes[key] = stands
         changes.lanes.add(key)
@@ -192,12 +190,21 @@ class Book:
             return True
         return place + 1 < len(known) and known[place + 1][0] <= last
 
-    def _add_ids(self, key: IdKey, fresh: Interval) -> None:
-        known = self._intervals(key)
-        if known and known[-1][1] + 1 == fresh[0]:  # the usual case: the next numbers
-            known[-1] = (known[-1][0], fresh[1])
-        else:
-            self.ids[key] = merged([*known, fresh])
+    def _add_ids(
+        self, edge: str, numbers: Iterable[tuple[int, int, int]], changes: Changes
+    ) -> None:
+        """Note what is stored now; each origin is sorted once, however many ranges came (I7)."""
+        fresh: dict[int, list[Interval]] = {}
+        for origin, first, last in numbers:
+            fresh.setdefault(origin, []).append((first, last))
+        for origin, intervals in fresh.items():
+            key = (edge, origin)
+            known = self._intervals(key)
+            if known and len(intervals) == 1 and known[-1][1] + 1 == intervals[0][0]:
+                known[-1] = (known[-1][0], intervals[0][1])  # the usual case: the next numbers
+            else:
+                self.ids[key] = merged([*known, *intervals])
+            changes.ids.add(key)
 
 
 class ChainDiffers(Exception):

@@ -25,9 +25,10 @@ import trio
 
 from edgesync._native.store import Store
 from edgesync._native.write import Write
+from edgesync.errors import StoreFull
 from edgesync.store.commit import GroupCommit
 from edgesync_transport.messages import Codec, Lane, LaneFloor
-from hubd.log.base import Append, Appended, Entry, NotAppended, Session
+from hubd.log.base import Append, Appended, Entry, LogFull, NotAppended, Session
 from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
 
 log = logging.getLogger(__name__)
@@ -258,10 +259,13 @@ class LmdbLog:
         """One transaction, one sync (I4). On an error nothing of it has happened."""
         if not (changes.pieces or changes.lanes or changes.epochs):
             return
-        write = self._written_out(changes)
         try:
-            await self._commit.submit(write)
+            await self._commit.submit(self._written_out(changes))
+        except StoreFull as error:
+            self._book.forget()
+            raise LogFull(used_bytes=error.used_bytes, limit_bytes=error.limit_bytes) from error
         except BaseException:
+            # What was decided is not on disk: answered from memory it would be taken for stored.
             self._book.forget()
             raise
         self._book.bound()
@@ -331,20 +335,32 @@ class LmdbLog:
         await trio.lowlevel.checkpoint()
 
     async def backup(self, path: Path) -> None:
-        """Write a consistent copy into `path`, and raise `safe` to what it contains (I3)."""
+        """Write a consistent copy into `path`, and raise `safe` to what it contains (I3).
+
+        Appends go on meanwhile: the copy is one read transaction. Floors are read before it begins,
+        so it holds all that is up to them.
+        """
         async with self._turn:
-            await trio.to_thread.run_sync(self._store.copy, str(path))
+            copied = dict(self._stored_lanes())
+        await trio.to_thread.run_sync(self._store.copy, str(path))
+        async with self._turn:
             changes = Changes()
-            for key, sealed in self._store.scan(LANES, limit=1_000_000, limit_bytes=1 << 30):
-                edge, _, rest = key.partition(b"\0")
-                lane = (edge.decode(), rest[:16], rest[16])
-                value = unseal(key, sealed)
-                if value is None:
-                    continue
-                floor, chain, _ = LANE_VALUE.unpack(value)
-                self._book.lanes[lane] = LaneFloor(floor=floor, chain=chain, safe=floor)
-                changes.lanes.add(lane)
+            for key, floor in copied.items():
+                stands = self._book.lane(key)
+                if stands is not None and stands.safe < floor:
+                    self._book.lanes[key] = msgspec.structs.replace(stands, safe=floor)
+                    changes.lanes.add(key)
             await self._store_changes(changes)
+
+    def _stored_lanes(self) -> Iterator[tuple[LaneKey, int]]:
+        """Yield each lane with its durable floor."""
+        for key, sealed in self._store.scan(LANES, limit=1_000_000, limit_bytes=1 << 30):
+            value = unseal(key, sealed)
+            if value is None:
+                self._damaged(LANES, key)
+                continue
+            edge, _, rest = key.partition(b"\0")
+            yield (edge.decode(), rest[:16], rest[16]), LANE_VALUE.unpack(value)[0]
 
     async def aclose(self) -> None:
         await trio.to_thread.run_sync(self.close)

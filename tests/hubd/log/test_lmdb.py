@@ -1,0 +1,189 @@
+"""What the log on disk promises when a commit fails, a bit rots, or a backup is made meanwhile."""
+
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+
+from edgesync._native.store import Store
+from edgesync._native.write import Write
+from edgesync.model import RecordKind
+from edgesync_transport.messages import Codec, Lane, LaneFloor
+from hubd.log.base import Append, Appended, LogFull
+from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
+from tests.hubd.log.test_contract import INCARNATION, NOWHERE, Lanes, begin, drafts, only
+from tests.native.rowsmith import Draft
+
+DATABASES = (ENTRIES, LANES, SESSIONS, IDS, FACTS)
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[LmdbLog]:
+    opened = LmdbLog(tmp_path / "log", map_bytes_max=64 << 20)
+    yield opened
+    await opened.aclose()
+
+
+def noise(seq: int) -> Draft:
+    """A record of 60 KB that nothing makes smaller."""
+    return Draft(RecordKind.EVENT, Random(seq).randbytes(60_000), 7, seq)
+
+
+async def test_a_batch_whose_commit_failed_is_not_stored_when_it_comes_again(
+    tmp_path: Path,
+) -> None:
+    """Answered from memory it would be acknowledged, trimmed at the edge, and lost."""
+    log = LmdbLog(tmp_path / "log", map_bytes_max=2 << 20)
+    lane, epoch = Lanes([noise(n) for n in range(1, 101)]), await begin(log)
+    floor = 0
+    with pytest.raises(LogFull, match=r"`limit` under \[log\]") as caught:  # noqa: PT012
+        while floor < 100:
+            seq = floor + 1
+            answer = await only(log, lane.cut(seq, seq, epoch=epoch))
+            assert isinstance(answer, Appended)
+            floor = answer.floor
+    assert "store.limit" not in str(caught.value)
+    assert 0 < floor < 100
+    for _ in range(2):
+        with pytest.raises(LogFull):
+            await only(log, lane.cut(floor + 1, floor + 1, epoch=epoch))
+    assert (await log.read(floor - 1))[-1].last == floor
+    await log.aclose()
+    # With room again, it goes on exactly where the disk stands.
+    log = LmdbLog(tmp_path / "log", map_bytes_max=64 << 20)
+    session = await log.open_session("barn", INCARNATION, NOWHERE)
+    assert session.floors[Lane.BULK].floor == floor
+    answer = await only(log, lane.cut(floor + 1, 100, epoch=session.epoch))
+    assert isinstance(answer, Appended)
+    assert answer.floor == 100
+    await log.aclose()
+
+
+async def test_an_entry_that_cannot_be_written_leaves_memory_as_the_disk_is(log: LmdbLog) -> None:
+    lane, epoch = Lanes(drafts(1, 2)), await begin(log)
+    good = lane.cut(1, 1, epoch=epoch)
+    unwritable = Append(
+        edge="barn", epoch=epoch, incarnation=INCARNATION, lane=Lane.BULK, first=1, last=1,
+        prev_chain=0, last_chain=1, codec=Codec.DEAD, payload=b"", reason="\ud800",
+    )  # fmt: skip
+    with pytest.raises(UnicodeEncodeError):
+        await only(log, unwritable)
+    assert await only(log, good) == Appended(position=1, floor=1, safe=1)
+
+
+def flip(path: Path, db: str, key: bytes, at: int) -> None:
+    """Change one bit of a stored value, as a disk may."""
+    with Store(str(path), databases=DATABASES, map_bytes_max=64 << 20) as store:
+        value = store.get(db, key)
+        assert value is not None
+        at %= len(value)
+        write = Write()
+        write.put(db, key, value[:at] + bytes([value[at] ^ 1]) + value[at + 1 :])
+        store.apply(write)
+
+
+@pytest.mark.parametrize("at", [0, 3, 4, 6, 20, -1])
+async def test_a_damaged_entry_is_reported_and_its_neighbours_are_read(
+    tmp_path: Path, at: int
+) -> None:
+    log = LmdbLog(tmp_path / "log")
+    lane, epoch = Lanes(drafts(1, 6)), await begin(log)
+    for seq in (1, 3, 5):
+        await only(log, lane.cut(seq, seq + 1, epoch=epoch))
+    await log.aclose()
+    flip(tmp_path / "log", ENTRIES, (2).to_bytes(8, "big"), at)
+    log = LmdbLog(tmp_path / "log")
+    assert [entry.first for entry in await log.read(0)] == [1, 5]
+    assert log.stats().damaged == 1
+    await log.aclose()
+
+
+async def test_a_value_under_another_key_is_damage(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log")
+    lane, epoch = Lanes(drafts(1, 4)), await begin(log)
+    for seq in (1, 3):
+        await only(log, lane.cut(seq, seq + 1, epoch=epoch))
+    await log.aclose()
+    with Store(str(tmp_path / "log"), databases=DATABASES) as store:
+        value = store.get(ENTRIES, (1).to_bytes(8, "big"))
+        assert value is not None
+        write = Write()
+        write.put(ENTRIES, (2).to_bytes(8, "big"), value)
+        store.apply(write)
+    log = LmdbLog(tmp_path / "log")
+    assert [entry.position for entry in await log.read(0)] == [1]
+    assert log.stats().damaged == 1
+    await log.aclose()
+
+
+@pytest.mark.parametrize(
+    ("db", "key"), [(LANES, lane_key(("barn", INCARNATION, Lane.BULK))), (FACTS, GENERATION)]
+)
+async def test_a_damaged_fact_is_never_taken_for_another(
+    tmp_path: Path, db: str, key: bytes
+) -> None:
+    """A floor that rotted may be lower (the edge tells again), never another number."""
+    log = LmdbLog(tmp_path / "log")
+    generation, epoch = log.generation, await begin(log)
+    await only(log, Lanes(drafts(1, 4)).cut(1, 4, epoch=epoch))
+    await log.aclose()
+    flip(tmp_path / "log", db, key, 5)
+    log = LmdbLog(tmp_path / "log")
+    session = await log.open_session("barn", INCARNATION, NOWHERE)
+    if db == LANES:
+        assert session.floors[Lane.BULK].floor == 0
+        assert log.stats().damaged == 1
+    else:
+        assert log.generation != generation
+        assert session.floors[Lane.BULK].floor == 4
+    await log.aclose()
+
+
+class SlowCopy:
+    """The log's store, whose copies take until they are let go on."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.begun = trio.Event()
+        self.may_end = threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def copy(self, path: str) -> None:
+        trio.from_thread.run_sync(self.begun.set)
+        self.may_end.wait()
+        self._store.copy(path)
+
+
+async def test_appends_go_on_while_a_backup_is_copied(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log", has_backups=True)
+    slow = SlowCopy(log._store)
+    log._store = slow  # type: ignore[assignment]
+    lane, epoch = Lanes(drafts(1, 8)), await begin(log)
+    await only(log, lane.cut(1, 4, epoch=epoch))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(log.backup, tmp_path / "copy")
+        await slow.begun.wait()
+        answer = await only(log, lane.cut(5, 8, epoch=epoch))
+        assert answer == Appended(position=2, floor=8, safe=0)
+        slow.may_end.set()
+    # Safe is what was there before the copy began, whatever else the copy may hold.
+    session = await log.open_session("barn", INCARNATION, NOWHERE)
+    assert session.floors[Lane.BULK] == LaneFloor(floor=8, chain=lane.chain(8), safe=4)
+    await log.aclose()
+    copied = LmdbLog(tmp_path / "copy")
+    assert (await copied.read(0))[0].last == 4
+    await copied.aclose()
+
+
+async def test_forty_thousand_ranges_of_ids_are_sorted_once(log: LmdbLog) -> None:
+    """Each range sorted into the others by itself would hold all edges for minutes."""
+    records = [Draft(RecordKind.EVENT, b"", 7, 100_000 - 2 * n) for n in range(40_000)]
+    lane, epoch = Lanes(records), await begin(log)
+    answer = await only(log, lane.cut(1, 40_000, epoch=epoch))
+    assert answer == Appended(position=1, floor=40_000, safe=40_000)
+    assert len(log._book.ids["barn", 7]) == 40_000
