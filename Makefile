@@ -20,7 +20,7 @@ COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
-BUILD_PACKAGES := gcc:gcc make:make pkg-config:pkg-config nodejs:node npm:npm
+BUILD_PACKAGES := gcc:gcc make:make pkg-config:pkg-config
 TEST_PACKAGES := strace:strace spin:spin e2fsprogs:mke2fs chromium:chromium \
 	redis-server:redis-server redis-tools:redis-benchmark
 
@@ -75,7 +75,7 @@ build/.built: .venv/.ready setup.py $(NATIVE)
 
 build: build/.built assets
 
-# Scripts and fonts of the dashboard, fetched once from the npm registry.
+# Scripts of the dashboard, fetched once from the package index.
 assets: .venv/.ready
 	@if [ -f hubd/web/assets.py ]; then $(PY) -m hubd.web.assets; fi
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".cache" / "sdists"
@@ -183,12 +185,39 @@ def extensions() -> list[Extension]:
     )
 
 
+def fetch_assets() -> None:
+    """Put the dashboard's scripts where the distribution is made from, so that it carries them."""
+    sys.path.insert(0, str(ROOT))
+    from hubd.web import assets
+
+    try:
+        assets.fetch()
+    except assets.AssetError as error:
+        raise SystemExit(f"edgesync build: {error}") from None
+
+
+class BuildPython(build_py):
+    def run(self) -> None:
+        if not self.editable_mode:
+            fetch_assets()
+        super().run()
+
+
+class SourceDistribution(sdist):
+    def run(self) -> None:
+        fetch_assets()
+        super().run()
+
+
 def main() -> None:
     os.chdir(ROOT)
     # Metadata needs no compiler; nor does the Makefile's editable install, which builds afterwards.
     without = os.environ.get("EDGESYNC_SKIP_NATIVE") == "1"
-    without = without or bool({"--version", "--name", "egg_info", "dist_info"} & set(sys.argv))
-    setup(ext_modules=[] if without else extensions())
+    without = without or bool({"--version", "--name", "egg_info", "dist_info", "sdist"} & set(sys.argv))
+    setup(
+        ext_modules=[] if without else extensions(),
+        cmdclass={"build_py": BuildPython, "sdist": SourceDistribution},
+    )
 
 
 # A worker of cythonize may import this file again.

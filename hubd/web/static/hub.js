@@ -9,8 +9,8 @@
   window.hubPulse = say;
   if (!document.querySelector("[hx-sse\\:connect]") && !document.getElementById("chart")) say("", "");
 
-  document.addEventListener("htmx:sse:after:connection", () => say("live", "on"));
-  document.addEventListener("htmx:sse:after:message", () => say("live", "on"));
+  document.addEventListener("htmx:after:sse:connection", () => say("live", "on"));
+  document.addEventListener("htmx:after:sse:message", () => say("live", "on"));
   document.addEventListener("htmx:sse:error", () => say("hub out of reach", "off"));
   document.addEventListener("htmx:sse:close", () => say("not live", "off"));
 
