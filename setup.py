@@ -213,7 +213,9 @@ def main() -> None:
     os.chdir(ROOT)
     # Metadata needs no compiler; nor does the Makefile's editable install, which builds afterwards.
     without = os.environ.get("EDGESYNC_SKIP_NATIVE") == "1"
-    without = without or bool({"--version", "--name", "egg_info", "dist_info", "sdist"} & set(sys.argv))
+    without = without or bool(
+        {"--version", "--name", "egg_info", "dist_info", "sdist"} & set(sys.argv)
+    )
     setup(
         ext_modules=[] if without else extensions(),
         cmdclass={"build_py": BuildPython, "sdist": SourceDistribution},
