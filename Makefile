@@ -16,7 +16,7 @@ SECONDS ?= 60
 NATIVE := $(wildcard native/*.pyx native/*.pxd edgesync/_native/*.pxd)
 COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
-.PHONY: build demo chaos test check bench sim converge fuzz crash dev assets features clean
+.PHONY: build demo chaos quick test long check bench sim converge fuzz crash dev assets features clean
 
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
@@ -88,9 +88,31 @@ demo: build
 chaos: build
 	.venv/bin/edgesync demo --chaos --seconds $(SECONDS)
 
+# Three tiers; tests/conftest.py says what is `slow` and what is `long`.
 # Two workers: many tests wait for a disk or a peer. No colours and no bars, for logs.
+PYTEST = $(PY) -m pytest -q --color=no --no-header
+
+# While you work (a minute): style, import rules, and what is neither slow nor long.
+quick: build .cache/test-packages
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports
+	$(PYTEST) -n 2 -m "not slow and not long"
+
+# Before a change lands.
 test: build .cache/test-packages
-	$(PY) -m pytest -n 2 -q --color=no --no-header
+	$(PYTEST) -n 2 -m "not long"
+
+# Before a release, and each night: hours on two cores.
+long: build .cache/test-packages .cache/model
+	$(PYTEST) -n 2 -m "long and not model"
+	$(PY) -m tests.sim --seeds 500
+	$(MAKE) crash fuzz converge
+
+# The search of every state does not depend on Python: made again when the model or the protocol was.
+.cache/model: tests/model/test_model.py $(wildcard tests/model/*.pml) \
+		$(wildcard $(patsubst %,transport/edgesync_transport/%.py,sender receiver window messages)) \
+		| build .cache/test-packages
+	$(PYTEST) -n 2 tests/model
+	@touch $@
 
 features: build
 	$(PY) -m pytest --features
@@ -113,6 +135,7 @@ sim: build
 bench: build
 	cd bench && asv machine --yes >/dev/null && ASV_PYTHONPATH=$(CURDIR) asv run --python=same --show-stderr
 
+# What `make test` does not see: types, stubs, style, import rules, spelling.
 check: build
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

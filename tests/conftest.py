@@ -7,13 +7,32 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from edgesync.resources import disk
 
-TABLE = Path(__file__).parent.parent / "docs" / "features.md"
+TESTS = Path(__file__).parent
+TABLE = TESTS.parent / "docs" / "features.md"
 ROW = re.compile(r"^\|\s*([A-Z]\d+)\s*\|\s*([^|]+?)\s*\|")
 FEATURE_ID = re.compile(r"^[A-Z]\d+$")
+
+# Folders and files that are slow as a whole: each of their tests starts programs, waits for their
+# disks, or runs many worlds. Elsewhere a test is marked by itself.
+SLOW = (
+    "browser",
+    "crash",
+    "edgesync/cli",
+    "edgesync/demo",
+    "edgesync/test_daemon.py",
+    "edgesync/test_guide.py",
+    "hubd/cli",
+    "sim",
+)
+
+# A busy machine is no failing test.
+hypothesis.settings.register_profile("edgesync", deadline=None)
+hypothesis.settings.load_profile("edgesync")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in (
         "feature(*ids): the feature rows this test shows, e.g. 'S4'",
-        "slow: takes more than a few seconds",
+        "slow: takes more than about a second; left out of `make quick`",
+        "long: takes minutes; only in `make long`",
+        "model: the exhaustive search of the protocol's model",
         "root: needs root (mounting, signals to other users)",
     ):
         config.addinivalue_line("markers", line)
@@ -89,6 +110,9 @@ def pytest_terminal_summary(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    slow = tuple(TESTS / one for one in SLOW)
     for item in items:
         features_of(item)
+        if any(item.path.is_relative_to(one) for one in slow):
+            item.add_marker("slow")
     config._edgesync_items = items  # type: ignore[attr-defined]

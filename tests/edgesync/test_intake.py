@@ -105,9 +105,7 @@ VALUES: st.SearchStrategy[Value] = st.one_of(
 READINGS = st.builds(Reading, NAMES, NAMES, VALUES, st.integers(0, 5))
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(READINGS, max_size=40))
 def test_what_goes_in_comes_out(tmp_path: Path, readings: list[Reading]) -> None:
     with EdgeStore(tmp_path / str(len(list(tmp_path.iterdir())))) as store:

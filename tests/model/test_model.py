@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+SEARCH_S = 600
+
+pytestmark = [pytest.mark.long, pytest.mark.model, pytest.mark.timeout(SEARCH_S + 60)]
 
 # What goes wrong together. Each search is complete: all states within these bounds were seen.
 SOUND = {
@@ -48,7 +51,6 @@ REACHED = {
     "REACH_REWIND": "-DHUB_RESTORES=1",
 }
 
-SEARCH_S = 600
 MEMORY_MB = 4000
 
 

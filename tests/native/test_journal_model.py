@@ -137,5 +137,5 @@ class JournalModel(RuleBasedStateMachine):
             assert state.stored_bytes == sum(32 + len(body) for body in lane.records.values())
 
 
-JournalModel.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+JournalModel.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestJournalModel = JournalModel.TestCase

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native.wal import Wal, replay
@@ -45,7 +45,6 @@ def merged(entries: list[dict[bytes, bytes | None]]) -> dict[bytes, bytes | None
 
 
 @given(st.lists(ROWS, max_size=8), st.data())
-@settings(deadline=None)
 def test_a_torn_file_has_all_entries_before_the_tear(
     entries: list[dict[bytes, bytes | None]], data: st.DataObject
 ) -> None:

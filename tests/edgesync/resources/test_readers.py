@@ -266,7 +266,7 @@ def is_sane(sample: Sample | None) -> bool:
     )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.fixed_dictionaries({name: TEXTS for name in FILES}), st.integers(0, 1 << 40))
 def test_whatever_the_files_hold_it_is_a_value_or_not_known(
     tmp_path_factory: pytest.TempPathFactory, texts: dict[str, Any], configured: int

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync import EdgeNode
@@ -103,7 +103,6 @@ def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_keys_on_disk_are_those_of_the_plain_view(data: st.DataObject) -> None:
     """Rows are the same whether a keyspace reaches its rows directly or by the plain methods."""
     plain = MemoryView()

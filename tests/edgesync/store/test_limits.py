@@ -204,7 +204,7 @@ COMMANDS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(COMMANDS, max_size=40))
 def test_whatever_clients_do_the_limits_hold_and_the_count_is_exact(
     tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[Any, ...]]

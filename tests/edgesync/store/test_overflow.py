@@ -252,7 +252,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=STEPS,
     how=st.sampled_from(["drop_oldest", "downsample"]),

@@ -95,9 +95,7 @@ CURSORS = st.lists(I64_AND_MORE | st.text(max_size=4), max_size=4).map(lambda p:
 TEXT = st.text(min_size=1, max_size=40).filter(lambda t: t not in (".", ".."))
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.sampled_from([one.path for one in routes.ENDPOINTS if one.path != "/healthz"]),
     st.sampled_from(["barn", None]),

@@ -427,9 +427,7 @@ NAMED = st.tuples(st.sampled_from(sorted({one.name for one in TABLE.values()})),
 REQUESTS = NAMED.map(lambda one: [one[0], *one[1]]) | ARGUMENTS
 
 
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(JSON | REQUESTS.map(lambda r: {"command": r})
        | st.lists(REQUESTS, max_size=3).map(lambda r: {"commands": r}))  # fmt: skip
 def test_random_bodies_never_break_the_hub(context: Context, body: Any) -> None:

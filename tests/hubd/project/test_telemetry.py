@@ -67,7 +67,7 @@ def project(
     return has_more
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     BATCHES,
     st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["ok", "dies", "restarts"])), max_size=9),

@@ -42,7 +42,7 @@ def store(connection: sa.Connection, batches: list[list[int]]) -> list[Point]:
     return stored
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.lists(TIMES, min_size=1, max_size=30), min_size=1, max_size=12),
     TIMES, TIMES, st.integers(1, 20), st.integers(1, 40),
