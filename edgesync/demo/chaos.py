@@ -2,9 +2,12 @@
 
 import enum
 from collections.abc import Iterator
-from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from random import Random
 
 CALM_S = (0.5, 2.5)
 OUTAGE_S = (0.5, 4.0)
@@ -29,7 +32,7 @@ class Strike(msgspec.Struct, frozen=True):
     step_s: int = 0
 
 
-def plan(random: Random, seconds: float) -> Iterator[Strike]:
+def plan(random: "Random", seconds: float) -> Iterator[Strike]:
     """Yield strikes that fill `seconds`; the first round brings every fault once."""
     left_s = seconds
     faults: list[Fault] = []

@@ -1,10 +1,11 @@
 """`hubd …`: the hub's daemon and what an operator does beside it."""
 
+import sys
 from pathlib import Path
 
 import click
 
-from edgesync.cli.program import MENDABLE, Program
+from edgesync.cli.program import EX_UNAVAILABLE, MENDABLE, Program
 from hubd.errors import HubError
 
 
@@ -32,7 +33,17 @@ def main(context: click.Context, config: Path) -> None:
 
 
 def _load() -> None:
-    from hubd.cli import edges, inspect, keys, run  # each adds its commands to `main`
+    try:
+        from hubd.cli import edges, inspect, keys, run  # each adds its commands to `main`
+    except ModuleNotFoundError as error:
+        if (error.name or "hubd").partition(".")[0] in ("hubd", "edgesync"):
+            raise
+        click.echo(
+            f"hubd: the hub's libraries are not installed (no {error.name}): "
+            "pip install 'edgesync[hub]'",
+            err=True,
+        )
+        sys.exit(EX_UNAVAILABLE)
 
     for module in (run, edges, keys, inspect):
         module.register(main)

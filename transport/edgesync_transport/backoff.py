@@ -1,8 +1,11 @@
 """Delays between attempts: exponential, with jitter, capped.  [sans-IO]"""
 
-from random import Random
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class BackoffSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -17,7 +20,7 @@ class BackoffSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Backoff:
     """Attempt after attempt; `reset` after a success."""
 
-    def __init__(self, settings: BackoffSettings, random: Random) -> None:
+    def __init__(self, settings: BackoffSettings, random: "Random") -> None:
         self._settings = settings
         self._random = random
         self._attempts = 0

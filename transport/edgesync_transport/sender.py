@@ -18,8 +18,7 @@ Rules R1 to R12 are explained in docs/protocol.md.
 
 import enum
 from collections.abc import Callable, Mapping
-from random import Random
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -46,6 +45,9 @@ from edgesync_transport.messages import (
     Welcome,
 )
 from edgesync_transport.window import InFlight, LanePositions, LaneWindow, SenderSettings
+
+if TYPE_CHECKING:
+    from random import Random
 
 
 class State(enum.Enum):
@@ -251,7 +253,7 @@ class Sender:
         incarnation: bytes,
         chain_at: Callable[[Lane, int], int | None],
         wall_ns: Callable[[], int],
-        random: Random,
+        random: "Random",
         settings: SenderSettings | None = None,
     ) -> None:
         self.state = State.DOWN

@@ -1,6 +1,6 @@
 """One client: its protocol version, transaction, subscriptions, and the commands about those.
 
-No sockets here: requests go in, replies come out (I13); the server sends them when they are due.
+Requests go in, replies come out; the server sends them when they are due.
 """
 
 from collections.abc import Callable, Sequence

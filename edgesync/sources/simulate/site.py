@@ -6,8 +6,10 @@ power. The same seed and the same steps give the same site.
 """
 
 import math
-import random
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from random import Random
 
 PV_PEAK_W: Final = 12_000.0
 CAPACITY_WH: Final = 20_000.0
@@ -25,7 +27,7 @@ STEP_MOST_S: Final = 5.0
 class Wander:
     """A value that wanders about zero: an Ornstein-Uhlenbeck process of deviation 1."""
 
-    def __init__(self, chance: random.Random, memory_s: float) -> None:
+    def __init__(self, chance: "Random", memory_s: float) -> None:
         self.value = chance.gauss(0, 1)
         self._chance = chance
         self._memory_s = memory_s
@@ -40,7 +42,7 @@ class Wander:
 class Site:
     """State of the site; `step` moves it on."""
 
-    def __init__(self, chance: random.Random, *, start_h: float = 11.0, soc: float = 0.5) -> None:
+    def __init__(self, chance: "Random", *, start_h: float = 11.0, soc: float = 0.5) -> None:
         self.hour = start_h % 24
         self.elapsed_s = 0.0
         self.soc = soc
