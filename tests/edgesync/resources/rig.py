@@ -24,11 +24,14 @@ from tests.edgesync.resources.trees import MIB, grow, meminfo, v2
 PATIENCE_S = 60.0
 GROUP_BYTES = 256 * MIB
 
-# Joins a control group, then is an edge that takes /proc and /sys from a folder.
+# Joins a control group, then is an edge that takes /proc and /sys from a folder. It leaves a level
+# after three calm seconds instead of ten (test_levels.py has the ten).
 EDGE = """
 import os, sys, trio
 from pathlib import Path
 from edgesync import EdgeNode, daemon
+from edgesync.resources import levels
+levels.CALM_S = 3.0
 config, system, join = sys.argv[1:]
 if join:
     Path(join).write_text(str(os.getpid()))

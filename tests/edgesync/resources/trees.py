@@ -9,10 +9,13 @@ NONE_V1 = "9223372036854771712\n"
 
 
 def grow(root: Path, files: Mapping[str, str]) -> Path:
+    """Write files as the kernel shows them: whoever reads one sees all of it, before or after."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        new = path.with_name(f"{path.name}.new")
+        new.write_text(text)
+        new.replace(path)
     return root
 
 
