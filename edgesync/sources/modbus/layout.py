@@ -55,7 +55,8 @@ class Limits(Struct, frozen=True, kw_only=True):
     min_gap: float = 0.0
     connect_delay: float = 0.0
     unit_switch: float = 0.0
-    overlap: bool = True
+    # Many gateways drop or mix up a request that comes before the answer to the one before.
+    overlap: bool = False
 
 
 class Layout(Struct, frozen=True, kw_only=True):
@@ -107,7 +108,7 @@ class _Resolver:
             atomic=atomic,
             periods=tuple((g, every) for g, every in self.groups.items() if g in used),
             limits=limits,
-            quirks=frozenset(self.profile.quirks if self.profile else ()),
+            quirks=self._quirks(limits),
             rules=tuple(self._rules(by_name)),
         )
 
@@ -161,6 +162,14 @@ class _Resolver:
                 if (value := getattr(settings, field)) is not None:
                     chosen[field] = float(value) if isinstance(value, float) else value
         return Limits(**chosen)  # type: ignore[arg-type]
+
+    def _quirks(self, limits: Limits) -> frozenset[Quirk]:
+        quirks = {*self.device.quirks, *(self.profile.quirks if self.profile else ())}
+        if limits.overlap and "any_transaction_id" in quirks:
+            problem = "cannot be used with the quirk any_transaction_id"
+            remedy = "leave overlap out: only the order tells the answers of such a device apart"
+            raise self.error("overlap", problem, remedy)
+        return frozenset(quirks)
 
     def _point(self, settings: PointSettings) -> Point:
         self._check_shape(settings)

@@ -16,7 +16,7 @@ PointType = Literal[
     "int16", "uint16", "int32", "uint32", "int64", "uint64",
     "float16", "float32", "float64", "bool", "string", "bcd", "enum", "bits",
 ]  # fmt: skip
-Quirk = Literal["single_reads", "close_after_poll", "any_unit_id"]
+Quirk = Literal["single_reads", "close_after_poll", "any_unit_id", "any_transaction_id"]
 
 Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[^/\s\x00-\x1f]+$")]
 Words = Annotated[int, Meta(ge=1, le=125)]
@@ -113,4 +113,5 @@ class ModbusDeviceSettings(LimitSettings, frozen=True, kw_only=True, forbid_unkn
     word_order: Order | None = None
     byte_order: Order | None = None
     address_base: Literal[0, 1] | None = None
+    quirks: tuple[Quirk, ...] = ()  # besides the profile's
     enabled: bool = True

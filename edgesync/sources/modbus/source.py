@@ -33,6 +33,7 @@ class ModbusSource:
     ) -> None:
         self._line = Line(host, port, connect)
         self._line.on_up = self._line_is_up
+        self._line.connect_delay_s = max(layout.limits.connect_delay for layout in layouts)
         self._units = tuple(Unit(layout, self._line, wall_ns) for layout in layouts)
         if len(self._units) > 1:
             period_s = min(unit.shortest_period_s for unit in self._units)

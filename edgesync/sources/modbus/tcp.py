@@ -1,17 +1,19 @@
 """One TCP connection to a device or gateway, shared by the unit ids behind it.   [shell]
 
-Requests are sent one at a time, the most urgent first. An answer is matched by transaction id,
-so one that comes late is skipped (or accepted, while its request still waits) and never taken
-for another's. A silent unit holds the turn only for its `patience`, then the others go on while
-it keeps waiting: that is why one dead unit does not age its neighbours' values.
+Requests are sent one at a time, the most urgent first, and the next when the answer is there or
+given up: many gateways drop or mix up what comes earlier. Only units whose `patience` is shorter
+than their time-out (`overlap = true`) let others go on while they wait. An answer is matched by
+transaction id, so one that comes late is skipped and never taken for another's.
 """
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
+from msgspec import Struct
 
 from edgesync.sources.modbus.layout import Limits
 from edgesync.sources.modbus.pdu import (
@@ -20,7 +22,8 @@ from edgesync.sources.modbus.pdu import (
     FrameReader,
     Garbage,
     Request,
-    decode_answer,
+    answer_data,
+    describe,
     encode_request,
 )
 from edgesync.sources.modbus.turns import Turns
@@ -35,6 +38,8 @@ STRAYS_MAX: Final = 64
 # Time-outs in a row without any answer on the connection. One may be a dead unit; after two the
 # peer is probably gone without a word (power cut, NAT table), which only a new connection shows.
 SILENT_TIMEOUTS_MAX: Final = 2
+# Of this many requests that were given up a late answer is known as such.
+GIVEN_UP_MAX: Final = 64
 # All units of a gateway that refuses connections share one attempt in this time.
 REDIAL_S: Final = 1.0
 
@@ -54,13 +59,23 @@ async def open_tcp(host: str, port: int) -> trio.abc.Stream:
     return stream
 
 
+class Answer(Struct, frozen=True):
+    """The data bytes of an answer, and when request and answer passed (monotonic seconds)."""
+
+    data: bytes
+    sent_s: float
+    answered_s: float
+
+
 class _Waiting:
     """A request under way: `result` is set together with `done`."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, *, any_transaction: bool) -> None:
         self.request = request
+        self.any_transaction = any_transaction
         self.done = trio.Event()
         self.result: Frame | Exception | None = None
+        self.transaction = 0
         self.sent_s = 0.0
         self.answered_s = 0.0
         self.deadline_s = 0.0
@@ -78,6 +93,10 @@ class _Connection:
         self.strays = 0
         self.is_open = True
         self.has_answered = False
+        self.opened_s = trio.current_time()
+        self.reader = FrameReader()
+        self.given_up: deque[int] = deque(maxlen=GIVEN_UP_MAX)
+        self.stranger: tuple[float, int] | None = None  # when, transaction: answers to nothing
 
     def fail(self, reason: str) -> None:
         """Tell everyone who waits that there will be no answer."""
@@ -91,10 +110,13 @@ class Line:
     """Speaks with one host and port. `serve` must run while `ask` is used."""
 
     def __init__(self, host: str, port: int, connect: Connect = open_tcp) -> None:
-        self.address = f"tcp://{host}:{port}"
+        self.address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         self.connects = 0
         self.late: dict[int, int] = {}
         self.on_up: Callable[[], None] = lambda: None  # a new connection brought an answer
+        # Called with "sent" or "received" and the bytes of a frame; for `edgesync modbus probe`.
+        self.on_bytes: Callable[[str, bytes], None] | None = None
+        self.connect_delay_s = 0.0  # the longest that any unit needs, whoever connects
         self._host = host
         self._port = port
         self._connect = connect
@@ -102,7 +124,7 @@ class Line:
         self._connection: _Connection | None = None
         self._nursery: trio.Nursery | None = None
         self._transaction = 0
-        self._last_sent_s = float("-inf")
+        self._quiet_since_s = float("-inf")  # the last byte, sent or received
         self._last_unit: int | None = None
         self._redial_s = float("-inf")
         self._refusal = ""
@@ -128,28 +150,41 @@ class Line:
         limits: Limits,
         *,
         urgency: float,
-        patience_s: float,
+        patience_s: float = float("inf"),
         any_unit_id: bool = False,
-    ) -> tuple[Sequence[int], float]:
-        """Send `request`; return its registers or bits, and the seconds the answer took.
+        any_transaction_id: bool = False,
+    ) -> Answer:
+        """Send `request`; return the data that answers it.
 
-        urgency      when this was due; of several that wait the least goes first
-        patience_s   how long the others wait for this answer; at most the time-out counts
+        urgency             when this is wanted; of several that wait the least goes first
+        patience_s          how long the others wait for this answer; at most the time-out counts
+        any_transaction_id  take the next answer whatever its number: the device counts by itself
 
         Raises NoAnswer, LineDown, DeviceException, or BadAnswer.
         """
         async with self._turns.hold(urgency):
             connection = await self._connected(limits)
             await self._pause(request, limits)
-            waiting = await self._send(connection, request, limits)
-            with trio.move_on_after(min(patience_s, limits.timeout)):
-                await waiting.done.wait()
-        await self._wait_out(connection, waiting, limits)
+            waiting = _Waiting(request, any_transaction=any_transaction_id)
+            await self._send(connection, waiting, limits)
+            if patience_s < limits.timeout:
+                with trio.move_on_after(patience_s):
+                    await waiting.done.wait()
+            else:
+                await self._wait_out(connection, waiting, limits)
+        if not waiting.done.is_set():
+            await self._wait_out(connection, waiting, limits)
         if isinstance(waiting.result, Exception):
             raise waiting.result
         assert waiting.result is not None
-        words = decode_answer(waiting.result, request, any_unit_id=any_unit_id)
-        return words, waiting.answered_s - waiting.sent_s
+        data = answer_data(waiting.result, request, any_unit_id=any_unit_id)
+        return Answer(data, waiting.sent_s, waiting.answered_s)
+
+    def renew(self, age_s: float) -> None:
+        """Close a connection of at least that age: some gateways recover only by a new one."""
+        connection = self._connection
+        if connection is not None and trio.current_time() - connection.opened_s >= age_s:
+            self.hang_up("a new connection is tried")
 
     def hang_up(self, reason: str) -> None:
         """Close the connection, if there is one; the next request opens another."""
@@ -176,26 +211,32 @@ class Line:
         self._connection = connection = _Connection(stream)
         self.connects += 1
         self._nursery.start_soon(self._read, connection)
-        await trio.sleep(limits.connect_delay)
+        await trio.sleep(max(limits.connect_delay, self.connect_delay_s))
         return connection
 
     async def _pause(self, request: Request, limits: Limits) -> None:
-        """Leave the silence the device needs between two requests."""
+        """Leave the silence the device needs after the last byte on the line."""
         gap_s = limits.min_gap
         if self._last_unit not in (None, request.unit_id):
             gap_s = max(gap_s, limits.unit_switch)
-        await trio.sleep_until(max(self._last_sent_s + gap_s, trio.current_time()))
+        if gap_s:
+            # An answer that comes meanwhile (a late one) starts the silence anew.
+            while trio.current_time() < self._quiet_since_s + gap_s:  # noqa: ASYNC110
+                await trio.sleep_until(self._quiet_since_s + gap_s)
         self._last_unit = request.unit_id
 
-    async def _send(self, connection: _Connection, request: Request, limits: Limits) -> _Waiting:
+    async def _send(self, connection: _Connection, waiting: _Waiting, limits: Limits) -> None:
         self._transaction = transaction = self._transaction % 0xFFFF + 1
-        waiting = _Waiting(request)
+        waiting.transaction = transaction
         if not connection.is_open:  # closed while we paused
             raise LineDown(f"{self.address}: the connection was closed")
         connection.waiting[transaction] = waiting
+        data = encode_request(waiting.request, transaction)
+        if self.on_bytes is not None:
+            self.on_bytes("sent", data)
         try:
             with trio.fail_after(limits.timeout):
-                await connection.stream.send_all(encode_request(request, transaction))
+                await connection.stream.send_all(data)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lose(connection, f"sending failed: {error}")
         except trio.TooSlowError:
@@ -204,9 +245,8 @@ class Line:
         except trio.Cancelled:
             self._lose(connection, "a request was cut off")
             raise
-        self._last_sent_s = waiting.sent_s = trio.current_time()
+        self._quiet_since_s = waiting.sent_s = trio.current_time()
         waiting.deadline_s = waiting.sent_s + limits.timeout
-        return waiting
 
     async def _wait_out(self, connection: _Connection, waiting: _Waiting, limits: Limits) -> None:
         """Wait until answered or given up; the deadline may move while we wait."""
@@ -220,24 +260,30 @@ class Line:
 
     def _give_up(self, connection: _Connection, waiting: _Waiting, limits: Limits) -> None:
         now_s = trio.current_time()
-        connection.waiting = {k: w for k, w in connection.waiting.items() if w is not waiting}
+        connection.waiting.pop(waiting.transaction, None)
+        connection.given_up.append(waiting.transaction)
         for younger in connection.waiting.values():
             # A gateway with one serial line answers them only after it gave up the silent unit.
             younger.deadline_s = max(younger.deadline_s, now_s + limits.timeout)
         connection.silent_timeouts += 1
-        if connection.silent_timeouts >= SILENT_TIMEOUTS_MAX:
+        waiting.finish(NoAnswer(_described_silence(connection, waiting, limits.timeout)))
+        if waiting.any_transaction:
+            # Nothing but the order tells its answers apart: a late one must not be the next.
+            self._lose(connection, "an answer without a number is missing")
+        elif connection.silent_timeouts >= SILENT_TIMEOUTS_MAX:
             self._lose(connection, "nothing was answered any more")
-        waiting.finish(NoAnswer(f"no answer in {limits.timeout:g} s"))
 
     async def _read(self, connection: _Connection) -> None:
         """Hand every frame to who waits for it, until the connection ends."""
-        reader = FrameReader()
         try:
             while connection.is_open:
                 data = await connection.stream.receive_some(RECEIVE_BYTES)
                 if not data:
                     raise Garbage("the device closed the connection")
-                for frame in reader.feed(bytes(data)):
+                self._quiet_since_s = trio.current_time()
+                if self.on_bytes is not None:
+                    self.on_bytes("received", bytes(data))
+                for frame in connection.reader.feed(data):
                     self._hand_over(connection, frame)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self._lose(connection, f"connection lost: {error}")
@@ -246,6 +292,8 @@ class Line:
 
     def _hand_over(self, connection: _Connection, frame: Frame) -> None:
         waiting = connection.waiting.pop(frame.transaction, None)
+        if waiting is None:
+            waiting = self._waiting_for_any(connection)
         connection.silent_timeouts = 0
         if waiting is not None:
             connection.strays = 0
@@ -256,9 +304,21 @@ class Line:
                 self.on_up()
             return
         self.late[frame.unit_id] = self.late.get(frame.unit_id, 0) + 1
+        if frame.transaction not in connection.given_up:
+            connection.stranger = (trio.current_time(), frame.transaction)
         connection.strays += 1
         if connection.strays > STRAYS_MAX:
             raise Garbage(f"{STRAYS_MAX} answers to nothing")
+
+    def _waiting_for_any(self, connection: _Connection) -> _Waiting | None:
+        """Return the only request under way, if its device numbers answers by itself."""
+        if len(connection.waiting) != 1:
+            return None
+        [(transaction, waiting)] = connection.waiting.items()
+        if not waiting.any_transaction:
+            return None
+        del connection.waiting[transaction]
+        return waiting
 
     def _lose(self, connection: _Connection, reason: str) -> None:
         connection.fail(f"{self.address}: {reason}")
@@ -267,4 +327,18 @@ class Line:
             self.hang_up(reason)
 
 
-__all__ = ["BadAnswer", "Connect", "Line", "LineDown", "NoAnswer", "open_tcp"]
+def _described_silence(connection: _Connection, waiting: _Waiting, timeout_s: float) -> str:
+    """Say that no answer came, and what came instead."""
+    text = f"no answer in {timeout_s:g} s"
+    if connection.stranger is not None and connection.stranger[0] >= waiting.sent_s:
+        number = connection.stranger[1]
+        return (
+            f"{text}, but one with transaction id {number} instead of {waiting.transaction} "
+            "(a device that counts by itself needs the quirk any_transaction_id)"
+        )
+    if held := connection.reader.held:
+        return f"{text}, but {len(held)} bytes that are no answer: {describe(held)}"
+    return text
+
+
+__all__ = ["Answer", "BadAnswer", "Connect", "Line", "LineDown", "NoAnswer", "open_tcp"]

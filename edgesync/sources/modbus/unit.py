@@ -22,6 +22,7 @@ from edgesync.sources.modbus.pdu import (
     BadAnswer,
     DeviceException,
     Request,
+    decode_data,
 )
 from edgesync.sources.modbus.planner import Block, Planner
 from edgesync.sources.modbus.schedule import Schedule
@@ -257,19 +258,21 @@ class Unit:
 
     async def _ask(self, request: Request, urgency: float) -> Sequence[int]:
         try:
-            words, took_s = await self._line.ask(
+            answer = await self._line.ask(
                 request,
                 self._layout.limits,
                 urgency=urgency + self._rank_s,
                 patience_s=self._patience_s(),
                 any_unit_id="any_unit_id" in self._layout.quirks,
+                any_transaction_id="any_transaction_id" in self._layout.quirks,
             )
         except (NoAnswer, LineDown, DeviceException, BadAnswer) as problem:
             self._count(problem)
             raise
+        took_s = answer.answered_s - answer.sent_s
         usual_s = took_s if self._smoothed_s is None else self._smoothed_s
         self._smoothed_s = usual_s + SMOOTHING * (took_s - usual_s)
-        return words
+        return decode_data(answer.data, request)
 
     def _patience_s(self) -> float:
         if not self._layout.limits.overlap:

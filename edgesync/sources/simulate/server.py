@@ -37,6 +37,7 @@ class Faults(Struct, kw_only=True):
     wrong_unit   answers in the name of another unit
     wrong_count  answers with one register too few
     wrong_id     answers with another transaction's id
+    long_no      announces an exception as a byte longer than it is
     """
 
     silent: bool = False
@@ -50,6 +51,7 @@ class Faults(Struct, kw_only=True):
     wrong_unit: bool = False
     wrong_count: bool = False
     wrong_id: bool = False
+    long_no: bool = False
 
 
 class _Hangup(Exception):
@@ -116,6 +118,8 @@ class ModbusServer:
             answer = self._sound_answer(frame, faults)
         except DeviceException as refusal:
             answer = encode_exception(frame, refusal.code)
+            if faults.long_no:
+                answer = answer[:5] + b"\4" + answer[6:]
         if faults.wrong_unit:
             answer = answer[:6] + bytes([(frame.unit_id + 1) % 256]) + answer[7:]
         if faults.wrong_id:

@@ -18,6 +18,8 @@ from edgesync.sources.simulate.devices import SimulatedDevice
 from edgesync.sources.simulate.server import ModbusServer
 from edgesync.units import Period
 
+START_NS = 1_700_000_000_000_000_000
+
 POINTS = tuple(
     PointSettings(name=f"P{i}", address=10 * i, type="int32", group="fast") for i in range(5)
 )
@@ -81,7 +83,7 @@ class Lab:
         nursery.start_soon(self.source.run, self.notes)
 
     def _wall_ns(self) -> int:
-        return 1_700_000_000_123_456_789 + int(trio.current_time() * 1e9)
+        return START_NS + 123_456_789 + int(trio.current_time() * 1e9)
 
     async def _connect(self, host: str, port: int) -> trio.abc.Stream:
         assert (host, port) == ("lab", 502)

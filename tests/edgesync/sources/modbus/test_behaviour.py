@@ -118,7 +118,7 @@ async def test_late_answers_are_never_taken_for_another_request(autojump_clock: 
 
 
 async def test_an_answer_later_than_its_patience_still_counts(autojump_clock: MockClock) -> None:
-    lab = Lab(device(1), device(2))
+    lab = Lab(device(1, overlap=True), device(2, overlap=True))
     lab.server.faults[1] = Faults(delay_s=0.9)  # far beyond its share of the turn
     async with running(lab):
         await trio.sleep(20.5)

@@ -136,6 +136,30 @@ def test_frames_are_found_however_the_stream_is_cut(
     assert all(decode_answer(frame, request) == words for frame in found)
 
 
+@pytest.mark.parametrize("extra", [b"", b"\0"])
+def test_an_exception_has_two_bytes_whatever_its_header_says(extra: bytes) -> None:
+    too_long = bytes.fromhex("0007 0000 0004 11 83 02") + extra
+    following = encode_answer(READ, [1, 2, 3], 8)
+    reader = FrameReader()
+    [refused] = reader.feed(too_long)
+    assert (refused.transaction, refused.pdu) == (7, b"\x83\x02")
+    assert [frame.transaction for frame in reader.feed(following)] == [8]
+
+
+@pytest.mark.parametrize(
+    ("came", "says"),
+    [
+        ("11 03 06 022B 0000 0064 C8BA", "RTU over TCP"),
+        ("11 83 02 C134 11 83 02 C134", "RTU over TCP"),
+        (b"login: admin\r\n".hex(), "text came instead of Modbus TCP: 'login: admin'"),
+        ("0001 042A 302E 11 0306", "protocol 1066 and length 12334"),
+    ],
+)
+def test_what_is_no_modbus_tcp_is_described(came: str, says: str) -> None:
+    with pytest.raises(Garbage, match=says):
+        list(FrameReader().feed(bytes.fromhex(came)))
+
+
 def test_twenty_thousand_hostile_answers_are_all_named() -> None:
     tally = attack(TARGETS[0], 20_000, seed=1)
     assert tally.accepted > 1000
