@@ -5,6 +5,7 @@ A command itself is a function of a `Call` and its arguments (edgesync/cells/com
 to count it and to see whether it may run took twice the time of a GET when it was Python.
 """
 
+import logging
 from functools import partial
 from itertools import islice
 
@@ -13,8 +14,11 @@ from libc.stdint cimport int64_t
 
 from edgesync._native.keyspace cimport Keyspace, is_in
 
+from edgesync._native.keyspace import WrongType
 from edgesync._native.resp import ReplyError
-from edgesync.errors import Evicted, RecordError
+from edgesync.errors import EdgesyncError, Evicted, RecordError
+
+log = logging.getLogger(__name__)
 
 # By name, in the spellings of most clients: `get` and `GET`.
 TABLE = {}
@@ -32,13 +36,16 @@ table = TABLE
 cdef class Command:
     """One row of the table; `arity` counts the name too, negative: at least that many.
 
-    keys    first, last and step of the arguments that are keys
-    grows   whether it may add data: Redis' flag `denyoom`
+    keys     first, last and step of the arguments that are keys
+    grows    whether it may add data: Redis' flag `denyoom`
+    movable  finds those that are keys in other places; None for none
     """
 
-    def __init__(self, str name, run, Py_ssize_t arity, bint writes, tuple keys, bint grows):
+    def __init__(
+        self, str name, run, Py_ssize_t arity, bint writes, tuple keys, bint grows, movable=None,
+    ):
         self.name, self.run, self.arity = name, run, arity
-        self.writes, self.keys, self.grows = writes, keys, grows
+        self.writes, self.keys, self.grows, self.movable = writes, keys, grows, movable
 
 
 class EvictedReply(ReplyError):
@@ -88,7 +95,7 @@ cpdef object run(Command one, object call, list request):
         return one.run(call, request[1:])
     except ReplyError as error:
         return error
-    except TypeError:
+    except WrongType:
         return ReplyError(WRONG_TYPE)
     except Evicted:
         # Commands read all they need before they write anything.
@@ -96,11 +103,19 @@ cpdef object run(Command one, object call, list request):
         return EvictedReply(list(islice(lacking, LACKING_MAX)))
     except RecordError as error:
         return ReplyError(f"ERR {error}")
+    except EdgesyncError:
+        raise
+    except Exception:
+        # A mistake of ours is told as one: it costs one client an answer, nobody more (I8).
+        log.exception("a command failed: %.100r", request[0])
+        return ReplyError("ERR internal error at this command; the log says why")
 
 
-cdef list keys_of(Command one, list request):
+cpdef list keys_of(Command one, list request):
+    """Return the arguments of a request that are keys."""
     first, last, step = one.keys
-    return request[first : last + 1 or None : step] if first else []
+    found = request[first : last + 1 or None : step] if first else []
+    return found if one.movable is None else found + one.movable(request)
 
 
 cdef object unwritable(object call, Command one, list request):
@@ -120,9 +135,11 @@ def miscounted(name: str, arity: int, request: object) -> object:
 
 def unknown(request: object) -> object:
     """Return what is to be said of a command that there is none."""
-    shown = [f"'{raw[:128].decode(errors='replace')}'" for raw in request[:8]]
+    # As far as a string of C goes, like Redis.
+    names = [raw.partition(b"\0")[0][:128].decode(errors="replace") for raw in request[:8]]
+    shown = [f"'{name}'" for name in names]
     return ReplyError(
-        f"ERR unknown command {shown[0]}, with args beginning with: {' '.join(shown[1:])}")
+        f"ERR unknown command {shown[0]}, with args beginning with: {' '.join([*shown[1:], ''])}")
 
 
 cdef class Runner:

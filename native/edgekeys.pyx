@@ -32,7 +32,7 @@ from edgesync.errors import RecordError
 cdef enum:
     HASH_TYPE = 104  # ord("h")
     LIST_TYPE = 108  # ord("l")
-    BIRTH_AT = 14    # in the name of a list element: type, side, stamp and replica come first
+    BIRTH_BYTES = 8  # at the end of the name of a list element: the number of its first operation
     COUNTERS_BYTES = 64
     STAMP_BITS = 16
     # What is left of a value takes about as much; and no number a client counts with is as long.
@@ -183,11 +183,13 @@ cdef class EdgeKeys(Keyspace):
     cdef bint is_ours_alone(self, bytes name, list dots):
         """Whether nobody else can have seen this list element: it is as born, and never sent."""
         cdef Dot dot
-        if len(dots) != 1 or PyBytes_GET_SIZE(name) != BIRTH_AT + 8:
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(name)
+        if len(dots) != 1 or size < 1 + BIRTH_BYTES:
             return False
         dot = dots[0]
         return (
-            dot.pending and not self.is_on_the_wire(dot.n) and dot.n == of_be64(name, BIRTH_AT))
+            dot.pending and not self.is_on_the_wire(dot.n)
+            and dot.n == of_be64(name, size - BIRTH_BYTES))
 
     cpdef bint is_on_the_wire(self, uint64_t n):
         """Whether the hub may have operation n already: it can be followed, not changed."""

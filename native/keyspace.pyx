@@ -58,11 +58,18 @@ KEY_BYTES_MAX = 500
 NAME_BYTES_MAX = 480  # with the type; LMDB's keys end at 511 bytes
 WEIGHT_ROW = b"b"
 
+# In the name of a list element each place in the tree of inserts: side, stamp, replica, number.
+PLACE_BYTES = 21
+
 STRING_NAME = STRING_CELL
 TTL_NAME = TTL_CELL
 COUNTERS_ROW = b"a"
 cdef bytes COLLECTIONS = b"hezl"
 cdef uint64_t NO_DEADLINE = <uint64_t>-1
+
+
+class WrongType(Exception):
+    """A key is of another type than was asked for."""
 
 
 cdef bytes be64(uint64_t number):
@@ -385,7 +392,7 @@ cdef class Keyspace:
             self.dots_of(found, name), self.strategy_of(key))
 
     cpdef bytes get_string(self, bytes key):
-        """Return a string; None when it is absent. Raises Evicted, TypeError for others."""
+        """Return a string; None when it is absent. Raises Evicted, and WrongType for others."""
         cdef Key found = self.alive(key)
         cdef int kind
         if found is None:
@@ -395,7 +402,7 @@ cdef class Keyspace:
         if found.cells:
             kind = self.type_in(found)
             if kind and kind != STRING:
-                raise TypeError
+                raise WrongType
         return read(found.string, self.strategy_of(key))
 
     def deadline(self, key: bytes) -> int | None:
@@ -587,6 +594,35 @@ cdef class Keyspace:
         cdef uint64_t stamp = self.clock.tick(self.now_ms)
         return b"l" + bytes([side]) + be64(stamp if side else ~stamp) + be64(
             <uint64_t>self.r)[4:] + be64(self.n + 1)
+
+    def insert(self, key: bytes, low: bytes, high: bytes, value: bytes) -> bool:
+        """Put a value between two elements of a list that are neighbours, given by their names.
+
+        False when there is no name low between theirs: they were parted too often.
+        """
+        cdef Key found = self.open_key(key)
+        cdef bytes name = self.name_between(low, high)
+        if name is None:
+            return False
+        self.write(found, name, VALUE, value)
+        self.save(found)
+        return True
+
+    cdef bytes name_between(self, bytes low, bytes high):
+        """The shortest name that sorts between two: one of their places, and a place below it.
+
+        Below a place later ones stand farther out, as at the ends of a list. Right below `low` on
+        its left side there is always room, but for the length of a name.
+        """
+        cdef list tails = [self.element_name(1)[1:], self.element_name(0)[1:]]
+        cdef bytes name
+        for size in range(1, max(len(low), len(high)) + 1, PLACE_BYTES):
+            for place in (low[:size], high[:size]):
+                for tail in tails:
+                    name = place + tail
+                    if low < name < high:
+                        return name if len(name) <= NAME_BYTES_MAX else None
+        return None
 
     cpdef set_string(self, bytes key, bytes value, bint keep_ttl=False):
         """Make the key this string, whatever it was; without a deadline unless that is kept."""

@@ -13,6 +13,7 @@ cdef class Command:
     cdef readonly bint writes
     cdef readonly tuple keys
     cdef readonly bint grows
+    cdef readonly object movable
 
 cdef class Runner:
     cdef readonly Keyspace space

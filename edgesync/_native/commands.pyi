@@ -16,8 +16,9 @@ LACKING_MAX: Final[int]
 class Command:
     """One row of the table; `arity` counts the name too, negative: at least that many.
 
-    keys    first, last and step of the arguments that are keys
-    grows   whether it may add data: Redis' flag `denyoom`
+    keys     first, last and step of the arguments that are keys
+    grows    whether it may add data: Redis' flag `denyoom`
+    movable  finds those that are keys in other places; None for none
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Command:
         writes: bool,
         keys: tuple[int, int, int],
         grows: bool,
+        movable: Callable[[Sequence[bytes]], list[bytes]] | None = None,
     ) -> None: ...
     @property
     def name(self) -> str: ...
@@ -41,6 +43,8 @@ class Command:
     def keys(self) -> tuple[int, int, int]: ...
     @property
     def grows(self) -> bool: ...
+    @property
+    def movable(self) -> Callable[[Sequence[bytes]], list[bytes]] | None: ...
 
 # By name, in the spellings of most clients: `get` and `GET`.
 TABLE: Final[dict[bytes, Command]]
@@ -59,6 +63,9 @@ def carry_out(call: Call, request: list[bytes]) -> object:
 
 def run(one: Command, call: Call, request: list[bytes]) -> object:
     """Run a command that may run; what it raises is its reply."""
+
+def keys_of(one: Command, request: list[bytes]) -> list[bytes]:
+    """Return the arguments of a request that are keys."""
 
 def miscounted(name: str, arity: int, request: Sequence[bytes]) -> ReplyError | None:
     """Return what is to be said when a command comes with too few or too many arguments."""

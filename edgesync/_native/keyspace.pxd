@@ -63,6 +63,7 @@ cdef class Keyspace:
     cdef bint is_recent(self, bytes key)
     cdef Key open_key(self, bytes key)
     cdef bytes element_name(self, int side)
+    cdef bytes name_between(self, bytes left, bytes right)
     cpdef set_string(self, bytes key, bytes value, bint keep_ttl=*)
     cpdef put(self, bytes key, bytes name, bytes value)
     cpdef remove(self, bytes key, bytes name)

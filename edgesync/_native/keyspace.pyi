@@ -20,6 +20,10 @@ NEVER: Final[int]
 KEY_BYTES_MAX: Final[int]
 NAME_BYTES_MAX: Final[int]
 WEIGHT_ROW: Final[bytes]
+PLACE_BYTES: Final[int]
+
+class WrongType(Exception):
+    """A key is of another type than was asked for."""
 
 def sortable(score: float) -> bytes:
     """Return eight bytes that sort as the numbers do."""
@@ -108,7 +112,7 @@ class Keyspace:
         """Whether a cell is present, wherever its value is."""
 
     def get_string(self, key: bytes) -> bytes | None:
-        """Return a string; None when it is absent. Raises Evicted, TypeError for others."""
+        """Return a string; None when it is absent. Raises Evicted, and WrongType for others."""
 
     def deadline(self, key: bytes) -> int | None:
         """Return when the key expires, in Unix ms; NEVER, or None when the key is absent."""
@@ -172,6 +176,12 @@ class Keyspace:
 
     def push(self, key: bytes, side: int, values: Iterable[bytes]) -> None:
         """Put values at an end of a list, one after the other: 0 is the left end, 1 the right."""
+
+    def insert(self, key: bytes, low: bytes, high: bytes, value: bytes) -> bool:
+        """Put a value between two elements of a list that are neighbours, given by their names.
+
+        False when there is no name left between theirs: they were parted too often.
+        """
 
     def set_string(self, key: bytes, value: bytes, keep_ttl: bool = False) -> None:
         """Make the key this string, whatever it was; without a deadline unless that is kept."""

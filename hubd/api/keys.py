@@ -6,6 +6,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
+from edgesync._native.commands import keys_of
 from edgesync._native.keyspace import HASH, LIST, NEVER, STRING, ZSET, sortable
 from edgesync._native.resp import ReplyError
 from edgesync.cells.commands import TABLE, Command
@@ -110,6 +111,7 @@ def _carry_out(cells: HubCells, request: list[bytes], room: int, field: str) -> 
         problem = _too_large(field)
     if problem is not None:
         return Outcome(error=msgspec.structs.replace(problem, field=field))
+    cells.call.reply_max = room
     reply = cells.run(request)
     if isinstance(reply, ReplyError):
         return Outcome(error=_problem(reply, field))
@@ -121,19 +123,13 @@ def _carry_out(cells: HubCells, request: list[bytes], room: int, field: str) -> 
 
 def _refused(cells: HubCells, one: Command, request: list[bytes]) -> Problem | None:
     """What a command may not be asked here, though it is one."""
-    if b"" in _keys(one, request):
+    if b"" in keys_of(one, request):
         # Edges refuse pages with such a key, and would go on refusing.
         return Problem(error="ERR a key of 0 bytes", code="ERR", remedy="1 to 500 bytes")
     if one.name == "keys" and cells.space.keys > KEYS_LOOKED_AT_MAX:
         error = f"ERR KEYS looks at all keys, of which there are {cells.space.keys}"
         return Problem(error=error, code="ERR", remedy="SCAN, or GET /api/v1/keys?prefix=…")
     return None
-
-
-def _keys(one: Command, request: list[bytes]) -> list[bytes]:
-    first, last, step = one.keys
-    end = len(request) + last + 1 if last < 0 else last + 1
-    return request[first:end:step] if first else []
 
 
 def _not_here(name: bytes) -> Problem | None:

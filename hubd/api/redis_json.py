@@ -49,6 +49,8 @@ def plain(reply: Reply) -> Any:
     match reply:
         case None | bool() | int() | str():
             return reply
+        case _ if reply is NullArray:
+            return None
         case bytes():
             return blob(reply)
         case float():
@@ -59,8 +61,6 @@ def plain(reply: Reply) -> Any:
             return [plain(one) for one in sorted(reply)]
         case list() | tuple():
             return [plain(one) for one in reply]
-        case NullArray():
-            return None
         case ReplyError():
             return {"error": str(reply)}
     raise TypeError(f"no reply of Redis: {type(reply).__name__}")

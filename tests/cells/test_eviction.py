@@ -17,7 +17,7 @@ from edgesync._native.resp import encode
 from edgesync.cells.commands import Call, carry_out
 from edgesync.errors import Evicted, RecordError
 from tests.cells.memory import MemoryView
-from tests.edgesync.serve.resp.test_against_redis import Maker
+from tests.edgesync.serve.resp.requests import Maker
 
 pytestmark = pytest.mark.feature("L4", "L8")
 

@@ -1,16 +1,21 @@
 """Hashes."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from edgesync._native.keyspace import HASH
 from edgesync._native.resp import Pairs, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.strings import counted, exact, summed
 from edgesync.cells.commands.table import (
+    LONG_MAX,
     SYNTAX,
     Call,
     command,
+    fitting,
     integer,
+    pick,
+    picks_of,
     sized,
     typed,
     walk_page,
@@ -79,7 +84,9 @@ def hget(call: Call, args: Sequence[bytes]) -> Reply:
 def hmget(call: Call, args: Sequence[bytes]) -> Reply:
     if not typed(call, args[0], HASH):
         return [None] * (len(args) - 1)
-    return [call.space.get(args[0], b"h" + field) for field in args[1:]]
+    values = [call.space.get(args[0], b"h" + field) for field in args[1:]]
+    fitting(call, values)
+    return values
 
 
 @command("hgetall", 2)
@@ -141,21 +148,19 @@ def hincrbyfloat(call: Call, args: Sequence[bytes]) -> Reply:
 @command("hrandfield", -2)
 def hrandfield(call: Call, args: Sequence[bytes]) -> Reply:
     with_values = [one.lower() for one in args[2:]]
+    count = picks_of(args[1]) if len(args) > 1 else 1
     if with_values not in ([], [b"withvalues"]):
         raise ReplyError(SYNTAX)
     if with_values:
+        if abs(count) > LONG_MAX // 2:
+            raise ReplyError("ERR value is out of range")
         everything = list(fields_of(call, args[0]))
     else:
         everything = [(name, b"") for name in names_of(call, args[0])]
     if len(args) == 1:
         return call.random.choice(everything)[0] if everything else None
-    count = integer(args[1])
-    if not everything:
-        return []
-    if count < 0:
-        chosen = call.random.choices(everything, k=-count)
-    else:
-        chosen = call.random.sample(everything, min(count, len(everything)))
+    chosen = pick(call, everything, count)
+    fitting(call, chain.from_iterable(chosen))
     if not with_values:
         return [field for field, _ in chosen]
     return Pairs(chosen)

@@ -8,15 +8,34 @@ from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
     SYNTAX,
     TYPE_NAMES,
+    WALK_MAX,
     Call,
     command,
+    count_of,
     glob,
     integer,
+    subcommand,
     walk_options,
 )
 
 # What a deadline may be in Unix ms: what Redis takes too, far below NEVER.
 DEADLINE_MAX = 1 << 46
+OBJECT_HELP = [
+    "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "ENCODING <key>",
+    "    How a value is kept: inline, raw, lz4, evicted, or cells of a collection.",
+    "REFCOUNT <key>",
+    "    1: no value is shared here.",
+    "HELP",
+    "    Print this help.",
+]
+MEMORY_HELP = [
+    "MEMORY <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "USAGE <key> [SAMPLES <count>]",
+    "    Bytes of rows that a key takes.",
+    "HELP",
+    "    Print this help.",
+]
 
 
 def deadline_of(call: Call, name: str, unit: bytes, raw: bytes) -> int:
@@ -199,7 +218,7 @@ def _copy(call: Call, source: bytes, target: bytes) -> None:
 
 @command("keys", 2, keys=(0, 0, 0))
 def keys_(call: Call, args: Sequence[bytes]) -> Reply:
-    matches = glob(args[0]).fullmatch
+    matches = glob(args[0]).matches
     found: list[bytes] = []
     last: bytes | None = None
     while names := call.space.names(last):
@@ -212,8 +231,8 @@ def keys_(call: Call, args: Sequence[bytes]) -> Reply:
 def scan(call: Call, args: Sequence[bytes]) -> Reply:
     after = call.cursors.take(args[0])
     options = walk_options(args[1:], "match", "count", "type")
-    limit = integer(options.get("count", b"10"))
-    matches = glob(options["match"]).fullmatch if "match" in options else None
+    limit = min(integer(options.get("count", b"10")), WALK_MAX)
+    matches = glob(options["match"]).matches if "match" in options else None
     wanted = options.get("type", b"").lower().decode(errors="replace")
     names = call.space.names(after, limit=limit)
     found = []
@@ -245,12 +264,21 @@ def dbsize(call: Call, _args: Sequence[bytes]) -> Reply:
 
 @command("object", -2, keys=(2, 2, 1))
 def object_(call: Call, args: Sequence[bytes]) -> Reply:
-    if args[0].lower() != b"encoding" or len(args) != 2:
-        raise ReplyError("ERR unknown subcommand or wrong number of arguments for OBJECT")
+    word = subcommand("object", args, {"encoding": 2, "refcount": 2, "idletime": 2, "freq": 2})
+    if word == "help":
+        return OBJECT_HELP
     kind = call.space.type_of(args[1])
-    if kind != STRING:
-        return None if not kind else b"cells"
-    dots = call.space.siblings(args[1], STRING_CELL)
+    if not kind:
+        return None
+    if word == "encoding":
+        return _encoding(call, args[1]) if kind == STRING else b"cells"
+    if word == "refcount":
+        return 1
+    raise ReplyError(f"ERR {word.upper()} is not kept: here no value is evicted by its use")
+
+
+def _encoding(call: Call, key: bytes) -> bytes:
+    dots = call.space.siblings(key, STRING_CELL)
     if any(dot.evicted for dot in dots):
         return b"evicted"
     if any(dot.packed for dot in dots):
@@ -261,8 +289,12 @@ def object_(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("memory", -2, keys=(2, 2, 1))
 def memory(call: Call, args: Sequence[bytes]) -> Reply:
-    if args[0].lower() != b"usage" or len(args) not in (2, 4):
-        raise ReplyError("ERR unknown subcommand or wrong number of arguments for MEMORY")
+    if subcommand("memory", args, {"usage": -2}) == "help":
+        return MEMORY_HELP
+    if len(args) > 2:
+        if len(args) != 4 or args[2].lower() != b"samples":
+            raise ReplyError(SYNTAX)
+        count_of(args[3], SYNTAX)
     return call.space.stored_bytes(args[1])
 
 

@@ -7,16 +7,22 @@ from edgesync._native.keyspace import LIST
 from edgesync._native.resp import NullArray, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
+    LONG_MAX,
+    SYNTAX,
     Call,
     command,
     count_of,
+    counted_keys,
     integer,
+    limit_of,
+    numbered,
     sized,
     span,
     typed,
 )
 
 LEFT, RIGHT = 0, 1
+SIDES = (b"left", b"right")
 
 
 def elements(call: Call, key: bytes, *, reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
@@ -58,10 +64,16 @@ def _pop(call: Call, args: Sequence[bytes], side: int) -> Reply:
     limit = count_of(args[1]) if len(args) == 2 else 1
     if not typed(call, args[0], LIST):
         return None if len(args) == 1 else NullArray
-    found = list(islice(elements(call, args[0], reverse=side == RIGHT), limit))
-    call.space.remove_many(args[0], [b"l" + name for name, _ in found])
-    values = [value for _, value in found]
+    values = _take(call, args[0], side, limit)
     return values[0] if len(args) == 1 else values
+
+
+def _take(call: Call, key: bytes, side: int, limit: int) -> list[bytes]:
+    """Pop up to `limit` elements."""
+    found = list(islice(elements(call, key, reverse=side == RIGHT), min(limit, LONG_MAX)))
+    if found:
+        call.space.remove_many(key, [b"l" + name for name, _ in found])
+    return [value for _, value in found]
 
 
 @command("lpop", -2, writes=True)
@@ -125,7 +137,7 @@ def lrem(call: Call, args: Sequence[bytes]) -> Reply:
     count = integer(args[1])
     there = elements(call, args[0], reverse=count < 0)
     same = (b"l" + name for name, value in there if value == args[2])
-    gone = list(islice(same, abs(count) or None))
+    gone = list(islice(same, min(abs(count), LONG_MAX) or None))
     if gone:
         call.space.remove_many(args[0], gone)
     return len(gone)
@@ -143,12 +155,107 @@ def ltrim(call: Call, args: Sequence[bytes]) -> Reply:
     return "OK"
 
 
+@command("linsert", 5, writes=True)
+def linsert(call: Call, args: Sequence[bytes]) -> Reply:
+    """Put an element beside the first that is equal to the pivot.
+
+    What two sites put beside the same one meanwhile stays, the newest next to it.
+    """
+    key, side, pivot, value = args[0], args[1].lower(), args[2], args[3]
+    if side not in (b"before", b"after"):
+        raise ReplyError(SYNTAX)
+    sized(call, value)
+    if not typed(call, key, LIST):
+        return 0
+    left = b""
+    walk = elements(call, key)
+    for name, there in walk:
+        if there == pivot:
+            right = name
+            if side == b"after":
+                left, right = name, next((behind for behind, _ in walk), b"")
+            _insert(call, key, left, right, value)
+            return call.space.count(key, LIST)
+        left = name
+    return -1
+
+
+def _insert(call: Call, key: bytes, left: bytes, right: bytes, value: bytes) -> None:
+    """Put a value between two neighbours, or at an end, where one has no name."""
+    if not right:
+        call.space.push(key, RIGHT, [value])
+    elif not left:
+        call.space.push(key, LEFT, [value])
+    elif not call.space.insert(key, b"l" + left, b"l" + right, value):
+        # Neighbours that were parted too often: what is behind them gets new names.
+        behind = list(call.space.cells(key, LIST, right))
+        call.space.remove_many(key, [b"l" + name for name, _ in behind])
+        call.space.push(key, RIGHT, [value, *(one for _, one in behind)])
+
+
+@command("lpos", -3)
+def lpos(call: Call, args: Sequence[bytes]) -> Reply:
+    key, wanted, rank, limit, length = args[0], args[1], 1, -1, 0
+    options = list(args[2:])
+    while options:
+        word = options.pop(0).lower()
+        if word not in (b"rank", b"count", b"maxlen") or not options:
+            raise ReplyError(SYNTAX)
+        raw = options.pop(0)
+        if word == b"rank":
+            rank = integer(raw)
+            if rank == 0:
+                raise ReplyError(
+                    "ERR RANK can't be zero: use 1 to start from the first match, 2 from the "
+                    "second ... or use negative to start from the end of the list"
+                )
+        elif word == b"count":
+            limit = count_of(raw, "ERR COUNT can't be negative")
+        else:
+            length = count_of(raw, "ERR MAXLEN can't be negative")
+    size = call.space.count(key, LIST) if typed(call, key, LIST) else 0
+    walk = islice(elements(call, key, reverse=rank < 0), length or None)
+    same = (at for at, (_, value) in enumerate(walk) if value == wanted)
+    found = islice(same, min(abs(rank) - 1, size), None)
+    places = [at if rank > 0 else size - 1 - at for at in islice(found, abs(limit) or None)]
+    return places if limit >= 0 else places[0] if places else None
+
+
+@command("lmove", 5, writes=True, keys=(1, 2, 1))
+def lmove(call: Call, args: Sequence[bytes]) -> Reply:
+    return _move(call, args[0], args[1], side_of(args[2]), side_of(args[3]))
+
+
 @command("rpoplpush", 3, writes=True, keys=(1, 2, 1))
 def rpoplpush(call: Call, args: Sequence[bytes]) -> Reply:
-    if not typed(call, args[0], LIST):
+    return _move(call, args[0], args[1], RIGHT, LEFT)
+
+
+def side_of(raw: bytes) -> int:
+    """Return which end of a list `LEFT` or `RIGHT` is."""
+    if raw.lower() not in SIDES:
+        raise ReplyError(SYNTAX)
+    return SIDES.index(raw.lower())
+
+
+def _move(call: Call, source: bytes, target: bytes, start: int, end: int) -> Reply:
+    if not typed(call, source, LIST):
         return None
-    typed(call, args[1], LIST)
-    value = _pop(call, args[:1], RIGHT)
-    if isinstance(value, bytes):
-        call.space.push(args[1], LEFT, [value])
+    typed(call, target, LIST)
+    ((name, value),) = islice(elements(call, source, reverse=start == RIGHT), 1)
+    if source != target or call.space.count(source, LIST) > 1:
+        call.space.push(target, end, [value])
+        call.space.remove(source, b"l" + name)
     return value
+
+
+@command("lmpop", -4, writes=True, keys=(0, 0, 0), movable=numbered(1))
+def lmpop(call: Call, args: Sequence[bytes]) -> Reply:
+    keys, rest = counted_keys(args, "ERR syntax error")
+    if not rest:
+        raise ReplyError(SYNTAX)
+    side, limit = side_of(rest[0]), limit_of(rest[1:])
+    for key in keys:
+        if typed(call, key, LIST):
+            return [key, _take(call, key, side, limit)]
+    return NullArray

@@ -10,7 +10,9 @@ from edgesync.cells.commands.table import (
     Call,
     command,
     count_of,
-    integer,
+    fitting,
+    pick,
+    picks_of,
     typed,
     walk_page,
 )
@@ -96,13 +98,13 @@ def spop(call: Call, args: Sequence[bytes]) -> Reply:
 def srandmember(call: Call, args: Sequence[bytes]) -> Reply:
     if len(args) > 2:
         raise ReplyError(SYNTAX)
-    count = integer(args[1]) if len(args) == 2 else 1
+    count = picks_of(args[1]) if len(args) == 2 else 1
     there = members(call, args[0])
     if len(args) == 1:
         return call.random.choice(there) if there else None
-    if count < 0:
-        return call.random.choices(there, k=-count) if there else []
-    return call.random.sample(there, min(count, len(there)))
+    chosen = pick(call, there, count)
+    fitting(call, chosen)
+    return chosen
 
 
 @command("sscan", -3)

@@ -4,7 +4,7 @@ import decimal
 from collections.abc import Sequence
 
 from edgesync._native import cells
-from edgesync._native.keyspace import NEVER, STRING_CELL
+from edgesync._native.keyspace import NEVER, STRING_CELL, WrongType
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.keys import deadline_of
@@ -17,6 +17,7 @@ from edgesync.cells.commands.table import (
     SYNTAX,
     Call,
     command,
+    fitting,
     integer,
     sized,
 )
@@ -137,13 +138,15 @@ def getex(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("mget", -2, keys=(1, -1, 1))
 def mget(call: Call, args: Sequence[bytes]) -> Reply:
-    return [_string_or_none(call, key) for key in args]
+    values = [_string_or_none(call, key) for key in args]
+    fitting(call, values)
+    return values
 
 
 def _string_or_none(call: Call, key: bytes) -> bytes | None:
     try:
         return call.space.get_string(key)
-    except TypeError:
+    except WrongType:
         return None
 
 

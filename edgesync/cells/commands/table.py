@@ -5,10 +5,12 @@ anything and returns a reply as `resp.encode` takes it; errors read as those of 
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from edgesync._native.commands import TABLE, WRONG_TYPE, Command
+from edgesync._native.glob import Glob
 from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET, Keyspace
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgesync.cells.guard import Guard
 
+T = TypeVar("T")
 TYPE_NAMES: Final = {
     STRING: "string", HASH: "hash", LIST: "list", SET: "set", ZSET: "zset", 0: "none",
 }  # fmt: skip
@@ -26,6 +29,12 @@ NOT_A_FLOAT: Final = "ERR value is not a valid float"
 SYNTAX: Final = "ERR syntax error"
 # Counters of many sites are added up: what one may reach leaves room for all (64 bits in the end).
 COUNTER_MAX: Final = 1 << 59
+REPLY_MAX: Final = 64 << 20
+# Random picks at one go, which may be more than there are members: 20 ms or so.
+PICKS_MAX: Final = 1 << 18
+# Names looked at in one step of a SCAN, whose COUNT is a wish.
+WALK_MAX: Final = 10_000
+LONG_MAX: Final = (1 << 63) - 1
 
 INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
 FLOAT = re.compile(rb"[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
@@ -38,6 +47,7 @@ class Call:
     space       the keys
     random      chance, for SPOP and its like (I13)
     value_max   bytes of one value, by the preset
+    reply_max   bytes of a reply that is larger than the data it was made of
     writable    which keys may be written here (keyspace.is_in)
     cursors     of SCAN and its like: where a number continues
     guard       of a store that may not grow without limit; None for none
@@ -54,6 +64,7 @@ class Call:
         self.space = space
         self.random = random
         self.value_max = value_max
+        self.reply_max = REPLY_MAX
         self.writable = writable
         self.cursors = Cursors()
         self.guard: Guard | None = None
@@ -90,17 +101,26 @@ class Cursors:
 FREEING: Final = frozenset({
     "del", "unlink", "flushdb", "getdel", "getex", "expire", "pexpire", "expireat", "pexpireat",
     "persist", "hdel", "lpop", "rpop", "lrem", "ltrim", "srem", "spop", "zrem", "zpopmin",
-    "zpopmax", "zremrangebyscore", "zremrangebyrank",
+    "zpopmax", "zremrangebyscore", "zremrangebyrank", "zremrangebylex", "lmpop", "zmpop",
 })  # fmt: skip
 
 
 def command(
-    name: str, arity: int, *, writes: bool = False, keys: tuple[int, int, int] = (1, 1, 1)
+    name: str,
+    arity: int,
+    *,
+    writes: bool = False,
+    keys: tuple[int, int, int] = (1, 1, 1),
+    movable: Callable[[Sequence[bytes]], list[bytes]] | None = None,
 ) -> Callable[[Callable[[Call, Sequence[bytes]], Reply]], Callable[[Call, Sequence[bytes]], Reply]]:
-    """Put a function into the table. `keys`: first, last and step of the arguments that are."""
+    """Put a function into the table.
+
+    keys     first, last and step of the arguments that are
+    movable  finds those that are in other places, in a whole request
+    """
 
     def put(run: Callable[[Call, Sequence[bytes]], Reply]) -> Callable[..., Reply]:
-        one = Command(name, run, arity, writes, keys, writes and name not in FREEING)
+        one = Command(name, run, arity, writes, keys, writes and name not in FREEING, movable)
         # In the spelling of most clients too: one look for each.
         TABLE[name.encode()] = TABLE[name.upper().encode()] = one
         return run
@@ -139,11 +159,73 @@ def floating(raw: bytes, problem: str = NOT_A_FLOAT) -> float:
     return float(raw)
 
 
-def count_of(raw: bytes) -> int:
-    value = integer(raw)
-    if value < 0:
-        raise ReplyError("ERR value is out of range, must be positive")
+def count_of(
+    raw: bytes, problem: str = "ERR value is out of range, must be positive", least: int = 0
+) -> int:
+    value = integer(raw, problem)
+    if value < least:
+        raise ReplyError(problem)
     return value
+
+
+def counted_keys(
+    args: Sequence[bytes], too_many: str = "ERR Number of keys can't be greater than number of args"
+) -> tuple[Sequence[bytes], Sequence[bytes]]:
+    """Part `numkeys key [key …] …` into keys and what follows them."""
+    count = count_of(args[0], "ERR numkeys should be greater than 0", least=1)
+    if count > len(args) - 1:
+        raise ReplyError(too_many)
+    return args[1 : count + 1], args[count + 1 :]
+
+
+def limit_of(options: Sequence[bytes]) -> int:
+    """Return what `COUNT n` of LMPOP and its like says; 1 without."""
+    if not options:
+        return 1
+    if len(options) != 2 or options[0].lower() != b"count":
+        raise ReplyError(SYNTAX)
+    return count_of(options[1], "ERR count should be greater than 0", least=1)
+
+
+def picks_of(raw: bytes) -> int:
+    """Return how many random members are wanted: negative where one may come more than once."""
+    count = integer(raw)
+    if count < -LONG_MAX:
+        raise ReplyError(
+            f"ERR value is out of range, value must between {-LONG_MAX} and {LONG_MAX}"
+        )
+    return count
+
+
+def pick(call: Call, there: Sequence[T], count: int) -> list[T]:
+    """Choose that many members by chance, as SRANDMEMBER does; raises beyond PICKS_MAX."""
+    if count >= 0:
+        return call.random.sample(there, min(count, len(there)))
+    if not there:
+        return []
+    if -count > PICKS_MAX:
+        raise ReplyError(f"ERR value is out of range, at least -{PICKS_MAX}")
+    # One look at what may be the system's source of chance, and not one for each.
+    return [
+        there[chance * len(there) >> 64] for chance in array("Q", call.random.randbytes(-8 * count))
+    ]
+
+
+def fitting(call: Call, values: Iterable[bytes | None]) -> None:
+    """Refuse a reply that would have the same data many times over."""
+    if sum(len(value) for value in values if value) > call.reply_max:
+        raise ReplyError(f"ERR a reply of more than {call.reply_max} bytes; ask for less at once")
+
+
+def numbered(at: int) -> Callable[[Sequence[bytes]], list[bytes]]:
+    """Return what finds the keys behind their number, the argument `at` of a request."""
+
+    def find(request: Sequence[bytes]) -> list[bytes]:
+        raw = request[at] if at < len(request) else b""
+        count = int(raw) if INTEGER.fullmatch(raw) is not None else 0
+        return list(request[at + 1 : at + 1 + max(count, 0)])
+
+    return find
 
 
 def span(start: int, stop: int, size: int) -> range:
@@ -153,48 +235,24 @@ def span(start: int, stop: int, size: int) -> range:
     return range(first, last + 1)
 
 
-def glob(pattern: bytes) -> re.Pattern[bytes]:
-    r"""Return Redis' patterns (`*`, `?`, `[a-z]`, `[^x]`, `\\`) as a regular expression."""
-    out, at = [], 0
-    while at < len(pattern):
-        one = pattern[at : at + 1]
-        at += 1
-        if one == b"*":
-            out.append(b".*")
-        elif one == b"?":
-            out.append(b".")
-        elif one == b"[":
-            kind, at = _set(pattern, at)
-            out.append(kind)
-        else:
-            if one == b"\\" and at < len(pattern):
-                one = pattern[at : at + 1]
-                at += 1
-            out.append(re.escape(one))
-    # `.*.*` would try every split of a long name.
-    merged = re.sub(rb"(?:\.\*)+", b".*", b"".join(out))
-    return re.compile(merged, re.DOTALL)
+def glob(pattern: bytes) -> Glob:
+    """Compile one of Redis' patterns; raises ReplyError for one that is too long."""
+    try:
+        return Glob(pattern)
+    except ValueError as error:
+        raise ReplyError(f"ERR {error}") from error
 
 
-def _set(pattern: bytes, at: int) -> tuple[bytes, int]:
-    """A class of characters whose `[` is before `at`; returns it and where it ends."""
-    is_not = pattern[at : at + 1] == b"^"
-    at += is_not
-    members: list[bytes] = []
-    while at < len(pattern) and pattern[at : at + 1] != b"]":
-        if pattern[at : at + 1] == b"\\" and at + 1 < len(pattern):
-            at += 1
-            members.append(re.escape(pattern[at : at + 1]))
-        elif pattern[at + 1 : at + 2] == b"-" and at + 2 < len(pattern):
-            low, high = sorted((pattern[at], pattern[at + 2]))
-            members.append(re.escape(bytes([low])) + b"-" + re.escape(bytes([high])))
-            at += 2
-        else:
-            members.append(re.escape(pattern[at : at + 1]))
-        at += 1
-    if not members:
-        return (b"." if is_not else b"(?!)"), at + 1
-    return b"[" + (b"^" if is_not else b"") + b"".join(members) + b"]", at + 1
+def subcommand(name: str, args: Sequence[bytes], known: Mapping[str, int]) -> str:
+    """Return the first argument, one of those or `help`; their arity counts it too."""
+    word = args[0].lower().decode(errors="replace")
+    arity = {**known, "help": 1}.get(word)
+    if arity is None:
+        shown = args[0][:128].decode(errors="replace")
+        raise ReplyError(f"ERR unknown subcommand '{shown}'. Try {name.upper()} HELP.")
+    if len(args) != arity and not 0 < -arity <= len(args):
+        raise ReplyError(f"ERR wrong number of arguments for '{name}|{word}' command")
+    return word
 
 
 def walk_options(options: Sequence[bytes], *known: str) -> dict[str, bytes]:
@@ -222,8 +280,8 @@ def walk_page(
     """
     after = call.cursors.take(cursor)
     found = walk_options(options, "match", "count")
-    limit = integer(found.get("count", b"10"))
-    matches = glob(found["match"]).fullmatch if "match" in found else None
+    limit = min(integer(found.get("count", b"10")), WALK_MAX)
+    matches = glob(found["match"]).matches if "match" in found else None
     page: list[bytes] = []
     for name in names(b"" if after is None else after + b"\0"):
         if len(page) == limit:

@@ -9,6 +9,7 @@ from edgesync._native.resp import Pairs, ReplyError, number_text
 from edgesync.cells import Reply
 from edgesync.cells.commands.strings import exact
 from edgesync.cells.commands.table import (
+    LONG_MAX,
     NOT_A_FLOAT,
     SYNTAX,
     Call,
@@ -180,7 +181,7 @@ def _by_score(
     found = ordered(call, key, start, stop, reverse=reverse)
     if offset < 0:
         return []
-    return list(islice(found, offset, None if count < 0 else offset + count))
+    return list(islice(found, offset, None if count < 0 else min(offset + count, LONG_MAX)))
 
 
 def _by_index(call: Call, key: bytes, start: int, stop: int, *, reverse: bool) -> list[Scored]:

@@ -1,14 +1,22 @@
 """Publishing and subscribing among the clients of this node."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from edgesync._native.resp import Push
+from edgesync._native.resp import Push, ReplyError
 from edgesync.cells.commands.table import glob
 
 if TYPE_CHECKING:
-    import re
-
+    from edgesync._native.glob import Glob
     from edgesync.serve.resp.session import Session
+
+
+# Every pattern somebody listens to is held against the name of each message.
+CHANNEL_BYTES_MAX: Final = 1024
+
+
+def _check(name: bytes) -> None:
+    if len(name) > CHANNEL_BYTES_MAX:
+        raise ReplyError(f"ERR a channel of {len(name)} bytes; at most {CHANNEL_BYTES_MAX}")
 
 
 class Channels:
@@ -16,13 +24,14 @@ class Channels:
 
     def __init__(self) -> None:
         self._channels: dict[bytes, set[Session]] = {}
-        self._patterns: dict[bytes, tuple[re.Pattern[bytes], set[Session]]] = {}
+        self._patterns: dict[bytes, tuple[Glob, set[Session]]] = {}
 
     def join(self, session: "Session", name: bytes, *, is_pattern: bool = False) -> Push:
         if is_pattern:
             self._patterns.setdefault(name, (glob(name), set()))[1].add(session)
             session.patterns.add(name)
         else:
+            _check(name)
             self._channels.setdefault(name, set()).add(session)
             session.subscribed.add(name)
         return self._answer(session, b"subscribe", name, is_pattern)
@@ -58,12 +67,13 @@ class Channels:
 
     def publish(self, name: bytes, message: bytes) -> int:
         """Send to all who listen; returns how many got it."""
+        _check(name)
         heard = 0
         for session in list(self._channels.get(name, ())):
             session.send(Push([b"message", name, message]))
             heard += 1
-        for pattern, (matches, sessions) in list(self._patterns.items()):
-            if matches.fullmatch(name):
+        for pattern, (matcher, sessions) in list(self._patterns.items()):
+            if matcher.matches(name):
                 for session in list(sessions):
                     session.send(Push([b"pmessage", pattern, name, message]))
                     heard += 1

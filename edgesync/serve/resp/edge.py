@@ -157,7 +157,7 @@ def stats(house: "House", args: Sequence[bytes]) -> Reply:
 
 def config(house: "House", args: Sequence[bytes]) -> Reply:
     """EDGE.CONFIG [pattern]: the settings this edge runs with."""
-    matches = glob(args[0]).fullmatch if args else None
+    matches = glob(args[0]).matches if args else None
     _no_more(args[1:], "CONFIG")
     options = {} if house.site is None else house.site.options()
     return {

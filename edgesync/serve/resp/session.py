@@ -307,7 +307,7 @@ class Session:
         return "RESET"
 
     def select(self, args: Sequence[bytes]) -> Reply:
-        if integer(args[0], "ERR invalid DB index") != 0:
+        if integer(args[0]) != 0:
             raise ReplyError("ERR DB index is out of range: an edge has one database, 0")
         return "OK"
 
@@ -339,7 +339,7 @@ class Session:
             matches = [glob(one) for one in rest]
             return {
                 name: value for name, value in known.items()
-                if any(one.fullmatch(name) for one in matches)
+                if any(one.matches(name) for one in matches)
             }  # fmt: skip
         if word == b"resetstat":
             self.house.reset_counts()
@@ -481,7 +481,7 @@ class Session:
     def pubsub(self, args: Sequence[bytes]) -> Reply:
         channels, word = self.house.channels, args[0].lower()
         if word == b"channels" and len(args) <= 2:
-            matches = glob(args[1]).fullmatch if len(args) == 2 else None
+            matches = glob(args[1]).matches if len(args) == 2 else None
             return [one for one in channels.names() if matches is None or matches(one)]
         if word == b"numsub":
             flat: list[bytes | int] = []

@@ -5,6 +5,10 @@ import base64
 import functools
 import hashlib
 import math
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from random import Random
 from typing import Any
 
 import httpx2
@@ -21,6 +25,7 @@ from hubd.api import Context, keys, make_app
 from hubd.api.redis_json import plain, reply_of
 from hubd.client import HubClient
 from hubd.errors import HubRefused, HubUnreachable
+from tests.edgesync.serve.resp.requests import hostile_requests
 from tests.hubd.serving import serve
 
 pytestmark = pytest.mark.feature("L13")
@@ -192,6 +197,33 @@ async def test_replies_have_a_limit_and_what_writes_is_not_cut_off(
     with pytest.raises(CommandError, match="KEYS looks at all"):
         await hub.command("KEYS", "*")
     assert len([name async for name in hub.scan()]) == context.cells.space.keys == 8
+
+
+async def test_hostile_numbers_hold_up_nobody(hub: HubClient, context: Context) -> None:
+    await hub.hset("h", {"f": "v"})
+    await hub.sadd("s", "m")
+    for request in (("HRANDFIELD", "h", -3_000_000), ("SRANDMEMBER", "s", -(2**63))):
+        with pytest.raises(CommandError, match="out of range"):
+            await hub.command(*request)
+    for some in batched(islice(hostile_requests(Random(1)), 0, None, 5), 500):
+        tracemalloc.start()
+        replies = await hub.commands(*some)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 64 << 20, "of 500 commands: requests, replies and the keys they change"
+        for request_, reply in zip(some, replies, strict=True):
+            assert "internal" not in str(reply), request_
+
+
+async def test_patterns_with_many_stars_hold_up_nobody(hub: HubClient) -> None:
+    await hub.set("a" * 500, "")
+    assert await hub.command("KEYS", "a*" * 200 + "b") == []
+
+
+def batched(requests: Iterable[list[bytes]], size: int) -> Iterator[list[list[bytes]]]:
+    them = iter(requests)
+    while some := list(islice(them, size)):
+        yield some
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -404,7 +436,7 @@ def test_every_reply_comes_back_from_json_as_it_was(reply: Any) -> None:
 def test_what_json_does_not_know_has_a_form() -> None:
     assert plain({b"b", b"a"}) == ["a", "b"]
     assert plain(Pairs([(b"m", 1.0)])) == [["m", 1.0]]
-    assert plain(NullArray()) is None
+    assert plain(NullArray) is None
     assert plain({b"base64": b"eA=="}) == {"pairs": [["base64", "eA=="]]}
     assert plain({b"base64": 1, b"x": 2}) == {"base64": 1, "x": 2}
     with pytest.raises(TypeError):
