@@ -96,6 +96,7 @@ class EdgeNode(KeyMethods):
     settings   a path to edge.toml, `Settings`, or a mapping of the same shape
     sources    besides those the settings name
     wall_ns    the wall clock; readings carry it, order never depends on it (I5)
+    monotonic_ns  a clock nobody sets, by which steps of the wall clock are noticed
     system     where /proc and /sys are found: in a container the machine's may be elsewhere
     """
 
@@ -106,11 +107,12 @@ class EdgeNode(KeyMethods):
         folder: Path | None = None,
         sources: Sequence[Source] = (),
         wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
         random: Random | None = None,
         system: Path = Path("/"),
     ) -> None:
         self.settings, self.folder = _resolved(settings, folder)
-        self.wall_ns = wall_ns
+        self.wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
         self._system = system
         self._random = random or SystemRandom()
         self._extra_sources = tuple(sources)
@@ -168,6 +170,7 @@ class EdgeNode(KeyMethods):
                 evicts=wanted.eviction == "lru",
                 random=self._random,
                 wall_ns=self.wall_ns,
+                monotonic_ns=self._monotonic_ns,
             )
             self._cells.call.guard = Guard(
                 self._cells.rows, self._cells.space, wanted.limits(), self._cells.make_room
@@ -608,7 +611,7 @@ class EdgeNode(KeyMethods):
                 step = {"step_s": round(now_s - offset_s, 3)}
                 log.warning("wall clock stepped: by %.3f s", step["step_s"])
                 if self._cells is not None:
-                    self._cells.clock_stepped(round((now_s - offset_s) * 1000))
+                    self._cells.now_ms()  # notices it
                 await self._tell(self._lifecycle("clock_stepped", step))
             offset_s = now_s
 

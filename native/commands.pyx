@@ -29,6 +29,7 @@ LACKING_MAX = 64
 
 cdef enum:
     NS_A_MS = 1_000_000
+    STEP_NS = 1_000_000_000  # of the machine's clock; less is what NTP slews
 
 table = TABLE
 
@@ -145,8 +146,8 @@ def unknown(request: object) -> object:
 cdef class Runner:
     """Runs commands on the keys of a store, each at its time.
 
-    wall_ns     the clock
-    behind_ms   how much it is
+    wall_ns     the machine's clock
+    behind_ms   how much it is, as far as that is known: keys go by `now_ms`
     generation  number of the commit that will store what the next command changes
     commands    run since the start; `errors` of them were answered by one. One that lacks values
                 has not been run: whoever waits for them runs it again.
@@ -154,9 +155,30 @@ cdef class Runner:
     wanted      … nor is it called before this operation has been made
     """
 
-    def __init__(self, Keyspace space not None, call, wall_ns):
+    def __init__(self, Keyspace space not None, call, wall_ns, monotonic_ns=None):
         self.space, self.call, self.wall_ns = space, call, wall_ns
+        self.monotonic_ns = monotonic_ns
+        if monotonic_ns is not None:
+            self.gap_ns = <int64_t>wall_ns() - <int64_t>monotonic_ns()
         self.generation = 1
+
+    cpdef int64_t now_ms(self) except? -1:
+        """Return the time that stamps and deadlines go by.
+
+        A step of the machine's clock is noticed here, before anything is compared with it.
+        """
+        cdef int64_t wall = self.wall_ns()
+        cdef int64_t gap, step
+        if self.monotonic_ns is not None:
+            gap = wall - <int64_t>self.monotonic_ns()
+            step = gap - self.gap_ns
+            self.gap_ns = gap
+            if step > STEP_NS or step < -STEP_NS:
+                self.clock_stepped(step // NS_A_MS)
+        return wall // NS_A_MS + self.behind_ms
+
+    def clock_stepped(self, by_ms: int) -> None:
+        """Learn that the machine's clock was set, by so much."""
 
     def note_changes(self) -> None:
         """Learn that there is something to be committed: called once for all until it is."""
@@ -180,7 +202,7 @@ cdef class Runner:
         return self.space.overlay is not None and len(self.space.overlay.frozen) > 0
 
     cdef object go(self, Command one, list request):
-        self.space.now_ms = <int64_t>self.wall_ns() // NS_A_MS + self.behind_ms
+        self.space.now_ms = self.now_ms()
         reply = go(one, self.call, request)
         if type(reply) is EvictedReply:
             return reply

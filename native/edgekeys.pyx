@@ -310,27 +310,34 @@ cdef class EdgeKeys(Keyspace):
                     return dot
         raise RecordError(f"pending operation {one.n} is not in its cell of {one.key!r}")
 
-    def restamp(self, before_ms: int, later_ms: int) -> int:
-        """Give operations made before `before_ms` stamps, and deadlines, that much later.
+    def restamp(self, after: int, later_ms: int) -> int:
+        """Give operations behind number `after` deadlines, and stamps, that much later.
 
         For a clock that was wrong until now: nobody has seen them, so their order is all that has
-        to stay. Those given to the link stay as they are. Returns how many there were.
+        to stay. Those given to the link stay as they are. Stamps are not given earlier, for what is
+        written next must not be: the hub takes care of those that are ahead. Returns how many there
+        were.
         """
         cdef Pending one
         cdef Key key
         cdef Dot dot
         cdef Dot made
-        cdef uint64_t later = later_ms
+        cdef uint64_t later = max(later_ms, 0)
         count = 0
-        for row, raw in self.walk(b"d" + be64(self.sent + 1), b"e"):
-            one = pending_of(of_be64(row, 1), raw)
-            key = self.load(one.key)
-            dot = self.dot_of(one, key)
-            if dot.hlc >> STAMP_BITS >= before_ms:
+        for row, raw in self.walk(b"d" + be64(max(self.sent, after) + 1), b"e"):
+            try:
+                one = pending_of(of_be64(row, 1), raw)
+                key = self.load(one.key)
+                dot = self.dot_of(one, key)
+            except RecordError:
+                continue  # a damaged row costs its key, not the others: I8
+            has_deadline = (
+                one.name == TTL_NAME and one.kind == VALUE and dot.payload != NO_END)
+            if not later and not has_deadline:
                 continue
             made = dot.stamped(dot.hlc + (later << STAMP_BITS))
-            if one.name == TTL_NAME and one.kind == VALUE and dot.payload != NO_END:
-                made = made.with_payload(be64(of_be64(dot.payload, 0) + later))
+            if has_deadline:
+                made = made.with_payload(be64(max(1, of_be64(dot.payload, 0) + <object>later_ms)))
             self.clock.hear(made.hlc)
             if one.name:
                 before = self.dots_of(key, one.name)

@@ -87,6 +87,7 @@ class Sites:
         *,
         folder: Path | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
         **sections: Any,
     ) -> EdgeNode:
         folder = folder or self.folder / name
@@ -104,7 +105,7 @@ class Sites:
             },
             **sections,
         }  # fmt: skip
-        return EdgeNode(settings, folder=folder, wall_ns=wall_ns)
+        return EdgeNode(settings, folder=folder, wall_ns=wall_ns, monotonic_ns=monotonic_ns)
 
 
 async def settle(*nodes: EdgeNode, rounds: int = 2) -> None:

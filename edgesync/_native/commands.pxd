@@ -19,6 +19,8 @@ cdef class Runner:
     cdef readonly Keyspace space
     cdef readonly object call
     cdef readonly object wall_ns
+    cdef object monotonic_ns
+    cdef int64_t gap_ns
     cdef public int64_t behind_ms
     cdef public uint64_t generation
     cdef readonly uint64_t commands
@@ -26,6 +28,7 @@ cdef class Runner:
     cdef public bint is_noted
     cdef public uint64_t wanted
 
+    cpdef int64_t now_ms(self) except? -1
     cdef bint is_changed(self)
     cdef bint is_committing(self)
     cdef object go(self, Command one, list request)

@@ -77,8 +77,8 @@ def unknown(request: Sequence[bytes]) -> ReplyError:
 class Runner:
     """Runs commands on the keys of a store, each at its time.
 
-    wall_ns     the clock
-    behind_ms   how much it is
+    wall_ns     the machine's clock
+    behind_ms   how much it is, as far as that is known: keys go by `now_ms`
     generation  number of the commit that will store what the next command changes
     commands    run since the start; `errors` of them were answered by one. One that lacks values
                 has not been run: whoever waits for them runs it again.
@@ -90,7 +90,22 @@ class Runner:
     generation: int
     is_noted: bool
     wanted: int
-    def __init__(self, space: Keyspace, call: Call, wall_ns: Callable[[], int]) -> None: ...
+    def __init__(
+        self,
+        space: Keyspace,
+        call: Call,
+        wall_ns: Callable[[], int],
+        monotonic_ns: Callable[[], int] | None = None,
+    ) -> None: ...
+    def now_ms(self) -> int:
+        """Return the time that stamps and deadlines go by.
+
+        A step of the machine's clock is noticed here, before anything is compared with it.
+        """
+
+    def clock_stepped(self, by_ms: int) -> None:
+        """Learn that the machine's clock was set, by so much."""
+
     @property
     def space(self) -> Keyspace: ...
     @property

@@ -93,11 +93,13 @@ class EdgeKeys(Keyspace):
     def has_untaken(self) -> bool:
         """Whether `take` would return anything."""
 
-    def restamp(self, before_ms: int, later_ms: int) -> int:
-        """Give operations made before `before_ms` stamps, and deadlines, that much later.
+    def restamp(self, after: int, later_ms: int) -> int:
+        """Give operations behind number `after` deadlines, and stamps, that much later.
 
         For a clock that was wrong until now: nobody has seen them, so their order is all that has
-        to stay. Those given to the link stay as they are. Returns how many there were.
+        to stay. Those given to the link stay as they are. Stamps are not given earlier, for what is
+        written next must not be: the hub takes care of those that are ahead. Returns how many there
+        were.
         """
 
     def deliver(self, entries: list[Entry], acked: int) -> None:

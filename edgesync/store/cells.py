@@ -46,6 +46,7 @@ class CellStore(Runner):
     writable     which of them commands may write (keyspace.is_in)
     value_max    bytes of one value
     wall_ns      deadlines and stamps; order never depends on it alone (clock.pyx)
+    monotonic_ns how steps of it are noticed; without, they are taken for time that has passed
     on_evicted   is told of keys whose values somebody asked for, and only the hub has
     """
 
@@ -61,9 +62,10 @@ class CellStore(Runner):
         writable: Sequence[tuple[bytes, bool]] = (),
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] | None = None,
     ) -> None:
         call = Call(space, random, value_max=value_max, writable=writable)
-        super().__init__(space, call, wall_ns)
+        super().__init__(space, call, wall_ns, monotonic_ns)
         self._disk = disk
         self.rows = rows
         self.on_evicted: Callable[[Sequence[bytes]], object] = _nobody
@@ -72,10 +74,6 @@ class CellStore(Runner):
         self._due_at = math.inf  # for a commit although nothing has changed
         self._changed = trio.Event()
         self._listeners: list[Callable[[int, StoreError | None], None]] = []
-
-    def now_ms(self) -> int:
-        """Return the time that stamps and deadlines go by."""
-        return self.wall_ns() // 1_000_000 + self.behind_ms
 
     def note_changes(self) -> None:
         """Wake the task that commits, if there is something to be committed."""

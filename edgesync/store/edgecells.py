@@ -32,6 +32,7 @@ from edgesync.cells.parts import cut, goes_on
 from edgesync.errors import Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
+from edgesync.store.clock import MARK_EVERY_MS, WRONG_CLOCK_MS, ClockMark, boot_id
 from edgesync.store.commit import Tails
 from edgesync.store.directory import WAL, explained, make_wal
 from edgesync.store.journal import EdgeStore
@@ -46,14 +47,13 @@ TOLD_GROUPS_MAX: Final = 8
 NOT_ALL: Final = 2**64 - 1
 # More than the largest group has: a value of 64 MiB.
 GROUP_RECORDS_MAX: Final = 1400
-# A clock that is so wrong was never set; smaller errors are what NTP is for.
-WRONG_CLOCK_MS: Final = 3_600_000
 # Keys looked at in one go for values to be left to the hub: a write may have to wait for that.
 EVICTION_LOOKS: Final = 4096
 # Conflicts kept here; the hub has all of them.
 CONFLICTS_MAX: Final = 1000
 CURSOR_ROW: Final = b"h"
 LAP_ROW: Final = b"w"
+CLOCK_ROW: Final = b"t"
 
 # The write-ahead log, and the rows in it that go to LMDB in one transaction.
 WAL_BYTES: Final = 1 << 20
@@ -115,6 +115,7 @@ class EdgeCells(CellStore):
         value_max: int = 1 << 20,
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] | None = None,
     ) -> None:
         rows = Overlay(disk.store, DATABASE)
         self.logged = 0
@@ -129,9 +130,13 @@ class EdgeCells(CellStore):
         super().__init__(
             disk, rows, space,
             value_max=value_max, writable=writable, random=random, wall_ns=wall_ns,
+            monotonic_ns=monotonic_ns,
         )  # fmt: skip
         if space.n == 0 and space.r == UNNAMED_FROM:
             space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
+        self._monotonic_ns = monotonic_ns
+        self.on_clock_step: Callable[[float], None] = lambda _: None
+        self._resume_clock()
         self.scope = tuple(scope)
         self.evicts = evicts
         self._looked_in_vain = 0  # for values that may go, since the hub last told something
@@ -296,6 +301,7 @@ class EdgeCells(CellStore):
             or not self._disk.store.has_room(WAL_ROOM_BYTES)
         ):
             return False
+        self._mark_clock()
         self.space.save_counters()
         if not self.rows.freeze_into(self._wal):
             return False
@@ -321,6 +327,7 @@ class EdgeCells(CellStore):
         # the store without using the log writes on top of what it has, and must say so.
         if self._wal is not None or self.rows.get(LAP_ROW):
             self.rows.put(LAP_ROW, os.urandom(8))
+        self._mark_clock()
         write = super()._freeze(layers)
         write.reserve(WAL_ROOM_BYTES if self._wal is not None else 0)
         if self._under_way:
@@ -360,31 +367,78 @@ class EdgeCells(CellStore):
             self.rows.forget_logged()  # it was, or the one it overtook: the store has them
         super()._refused(error)
         self.cursor = self._stored_cursor()
+        self._resume_clock()
 
     # -- clocks ------------------------------------------------------------------------------
 
-    def clock_is_behind(self, by_ms: int) -> None:
-        """The hub's clock is that much ahead: a gateway that came up without one.
+    def _resume_clock(self) -> None:
+        """Let the time of keys go on where the store has it."""
+        raw = self.rows.get(CLOCK_ROW)
+        mark = msgspec.msgpack.decode(raw, type=ClockMark) if raw else None
+        self._mark = mark or ClockMark()
+        self._boot = boot_id()
+        self.is_clock_known = self._mark.is_known and self._mark.boot == self._boot
+        # Up to this operation, deadlines are by a clock that was known.
+        self._sure = self.space.n if self._mark.is_known else self._mark.sure
+        if mark is not None and self._monotonic_ns is not None:
+            wall_ms = self.wall_ns() // 1_000_000
+            self.behind_ms, later_ms = mark.resumed(self._boot, self._monotonic_ms(), wall_ms)
+            self._move_time(later_ms)
 
-        What was written here and not told is stamped, and from here on is, as by the hub's clock.
+    def clock_measured(self, behind_ms: int) -> None:
+        """Take it from the hub how much this machine's clock is behind its own.
+
+        What was written by another time than that, and not told, keeps the seconds it has left.
         """
-        if by_ms - self.behind_ms < WRONG_CLOCK_MS:
+        later_ms = behind_ms - self.behind_ms
+        is_wrong = abs(later_ms) >= WRONG_CLOCK_MS
+        if self.is_clock_known and not is_wrong:
             return
-        before, later = self.now_ms() + 1, by_ms - self.behind_ms
-        self.behind_ms = by_ms
-        self._restamp(before, later)
+        self.is_clock_known = True
+        if is_wrong:
+            self.behind_ms = behind_ms
+        self._move_time(later_ms if is_wrong else 0)
 
     def clock_stepped(self, by_ms: int) -> None:
-        """The wall clock has just been set forward: what was written before it was too early."""
-        later, self.behind_ms = by_ms - self.behind_ms, 0
-        if later >= WRONG_CLOCK_MS:
-            self._restamp(self.now_ms() - later // 2, later)
+        """Keep the seconds that keys have left: the machine's clock has just been set.
 
-    def _restamp(self, before_ms: int, later_ms: int) -> None:
-        count = self.space.restamp(before_ms, later_ms)
-        self.space.save_counters()
+        Where the hub's time is known, it is gone by; otherwise by what the clock shows from now on.
+        """
+        self.on_clock_step(by_ms / 1000)
+        later_ms = 0
+        if self.is_clock_known:
+            self.behind_ms -= by_ms
+        else:
+            later_ms, self.behind_ms = by_ms - self.behind_ms, 0
+        self._move_time(later_ms)
+
+    def _move_time(self, later_ms: int) -> None:
+        """Begin another reckoning of time; what is stored of it goes with what it moved."""
+        count = self.space.restamp(self._sure, later_ms) if later_ms else 0
+        if count:
+            self.space.save_counters()
+            log.warning("keys: %d operations moved by %d s", count, round(later_ms / 1000))
+        self._put_mark()
         self.note_changes()
-        log.warning("keys: %d operations stamped %d s later", count, later_ms // 1000)
+
+    def _monotonic_ms(self) -> int:
+        return (self._monotonic_ns or time.monotonic_ns)() // 1_000_000
+
+    def _put_mark(self) -> None:
+        """Note the time that keys go by: with what is committed, at most once a second."""
+        self._mark = ClockMark(
+            boot=self._boot,
+            monotonic_ms=self._monotonic_ms(),
+            wall_ms=self.wall_ns() // 1_000_000,
+            behind_ms=self.behind_ms,
+            is_known=self.is_clock_known,
+            sure=self._sure,
+        )
+        self.rows.put(CLOCK_ROW, msgspec.msgpack.encode(self._mark))
+
+    def _mark_clock(self) -> None:
+        if self._monotonic_ms() - self._mark.monotonic_ms >= MARK_EVERY_MS:
+            self._put_mark()
 
     # -- from the hub ------------------------------------------------------------------------
 

@@ -33,7 +33,6 @@ HOLD_S: Final = 20.0
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 1.0
 # The first answer to a ping comes with the session.
-CLOCK_S: Final = 2.0
 CLOCK_LOOK_S: Final = 0.01
 # Operations written close together go together.
 TELL_PAUSE_S: Final = 0.02
@@ -98,6 +97,7 @@ class CellSync:
         driver.on_session = self._session_changed
         cells.on_told = driver.grown
         cells.on_evicted = self.want
+        cells.on_clock_step = driver.sender.clock_stepped
         cells.on_commit(self._committed)
 
     async def run(self) -> None:
@@ -193,7 +193,8 @@ class CellSync:
             await self._driver.wait_session()
             self._news = trio.Event()
             try:
-                await self._mind_clock()
+                if not await self._mind_clock():
+                    continue
                 told = self._cells.tell(self._driver.sender.lanes[Lane.NORMAL].floor)
                 if told:
                     await self._cells.wait_durable()
@@ -209,14 +210,15 @@ class CellSync:
                 await self._news.wait()
                 await self._wait_interval()
 
-    async def _mind_clock(self) -> None:
-        """Before anything is told: is this the gateway that woke up in 1970?"""
-        for _ in range(int(CLOCK_S / CLOCK_LOOK_S)):
+    async def _mind_clock(self) -> bool:
+        """Wait for the hub's time, before anything is told; False when the session has ended."""
+        while self._driver.epoch:
             ahead_s = self._driver.sender.clock_offset_s
             if ahead_s is not None:
-                self._cells.clock_is_behind(round(-ahead_s * 1000))
-                return
+                self._cells.clock_measured(round(-ahead_s * 1000))
+                return True
             await trio.sleep(CLOCK_LOOK_S)
+        return False
 
     async def _wait_interval(self) -> None:
         """Wait as long as the interval is by now, unless somebody is in a hurry."""

@@ -524,6 +524,11 @@ class Sender:
         self.rtt_s = rtt_s if self.rtt_s is None else min(rtt_s, self.rtt_s * 0.9 + rtt_s * 0.1)
         return self._judge_clock()
 
+    def clock_stepped(self, by_s: float) -> None:
+        """Keep the offset right although the wall clock was just set."""
+        if self.clock_offset_s is not None:
+            self.clock_offset_s += by_s
+
     def _judge_clock(self) -> list[Effect]:
         """S25: a wrong clock is shown, never a reason to refuse anything."""
         assert self.clock_offset_s is not None or not self._is_skewed

@@ -121,6 +121,7 @@ def clock(house: "House", args: Sequence[bytes]) -> Reply:
         "stamp": space.clock.last,
         "stamp_ms": wall_ms_of(space.clock.last),
         "wall_ms": house.facts.wall_ns() // 1_000_000,
+        "keys_ms": house.cells.now_ms(),
     }
     return _texts(found)
 
@@ -350,7 +351,7 @@ def _ms(seconds: float | None) -> float | None:
 def _oldest_ms(house: "House") -> int:
     """Milliseconds since the oldest pending operation was made, by its stamp; 0 without any."""
     stamp = house.cells.space.oldest_stamp()
-    return max(0, house.facts.wall_ns() // 1_000_000 - wall_ms_of(stamp)) if stamp else 0
+    return max(0, house.cells.now_ms() - wall_ms_of(stamp)) if stamp else 0
 
 
 def _rfc3339(time_ns: int) -> str:

@@ -311,8 +311,12 @@ class Session:
             raise ReplyError("ERR DB index is out of range: an edge has one database, 0")
         return "OK"
 
+    def _now_us(self) -> int:
+        """Return the time that deadlines go by, for EXPIREAT."""
+        return self.house.facts.wall_ns() // 1000 + self.house.cells.behind_ms * 1000
+
     def time(self, _args: Sequence[bytes]) -> Reply:
-        seconds, micros = divmod(self.house.facts.wall_ns() // 1000, 1_000_000)
+        seconds, micros = divmod(self._now_us(), 1_000_000)
         return [b"%d" % seconds, b"%d" % micros]
 
     def command(self, args: Sequence[bytes]) -> Reply:
@@ -410,7 +414,7 @@ class Session:
             raise ReplyError("ERR EXEC without MULTI")
         queue, self.queue = self.queue, None
         space = self.house.cells.space
-        space.now_ms = self.house.facts.wall_ns() // 1_000_000
+        space.now_ms = self.house.cells.now_ms()
         is_spoiled = self.is_spoiled or any(
             space.type_of(key) != kind for key, kind in self.watched.items()
         )
