@@ -167,6 +167,7 @@ class EdgeNode(KeyMethods):
                 strategies=wanted.strategies(),
                 may_pack=wanted.may_pack,
                 value_max=wanted.value_max,
+                script_cpu_s=wanted.script_cpu,
                 evicts=wanted.eviction == "lru",
                 random=self._random,
                 wall_ns=self.wall_ns,

@@ -29,6 +29,7 @@ cdef class Overlay:
     def __cinit__(self, Store store not None, str db not None):
         self.store, self.db = store, db
         self.now, self.frozen, self.logged = {}, {}, {}
+        self.noted_outside = []
         self.order, self.fresh = [], set()
         self.born, self.born_frozen, self.born_logged = set(), set(), set()
 
@@ -103,16 +104,22 @@ cdef class Overlay:
         return 0
 
     def mark(self) -> None:
-        """Take note of changes from here on, so that `undo` can take them back."""
+        """Take note of changes from here on, so that `undo` can take them back. Marks are nested."""
+        if self.noted is not None:
+            self.noted_outside.append(self.noted)
         self.noted = []
 
     def keep(self) -> None:
-        """Changes since `mark` stay."""
-        self.noted = None
+        """Changes since the last `mark` stay, as far as that depends on it."""
+        cdef list noted = self.noted
+        self.noted = self.noted_outside.pop() if self.noted_outside else None
+        if self.noted is not None:
+            self.noted.extend(noted)
 
     def undo(self) -> None:
-        """Take back what has changed since `mark`; nothing may have been frozen meanwhile."""
-        noted, self.noted = self.noted, None
+        """Take back what has changed since the last `mark`; nothing was frozen meanwhile."""
+        noted = self.noted
+        self.noted = self.noted_outside.pop() if self.noted_outside else None
         for key, was_changed, value in reversed(noted):
             if was_changed:
                 self.now[key] = value

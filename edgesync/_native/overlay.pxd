@@ -10,6 +10,7 @@ cdef class Overlay:
     cdef set born_frozen, born_logged  # ... of the other layers
     cdef list order   # keys of all layers, sorted, but for those in `fresh`
     cdef set fresh
+    cdef list noted_outside  # ... since the marks before it
     cdef list noted   # (row, whether it was in `now`, as what), since `mark`; or None
     cdef public object touched  # a set that takes note of every row changed, or None
 

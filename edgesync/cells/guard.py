@@ -13,6 +13,7 @@ from edgesync.cells.presets import Limits
 
 if TYPE_CHECKING:
     from edgesync._native.edgekeys import EdgeKeys
+    from edgesync._native.hubkeys import HubKeys
     from edgesync._native.overlay import Overlay
 
 COUNTERS: Final = b"a"
@@ -60,23 +61,43 @@ class Guard:
 
     def _try(self, run: Callable[[], Reply], limits: Limits) -> tuple[Reply, int]:
         """Run a command; its reply, and how many bytes less of data would let it be."""
-        rows, space = self._rows, self._space
-        counters = self._counters()
+        space = self._space
         keys, data = space.keys, space.data
-        rows.mark()
+        savepoint = Savepoint(self._rows, space)
         reply = run()
         problem = limits.exceeded((keys, space.keys), (data, space.data))
         if not problem:
-            rows.keep()
+            savepoint.keep()
             return reply, 0
         lacking = space.data - limits.data
         if limits.exceeded((keys, space.keys), (0, 0)):
             lacking = 0  # room for keys is made by nobody
-        rows.undo()
-        self._count_from(counters)
+        savepoint.undo()
         return ReplyError(f"OOM {problem}"), lacking
 
-    def _counters(self) -> bytes:
+
+class Savepoint:
+    """What a keyspace is now, to come back to; they may be nested. End it by `keep` or `undo`."""
+
+    def __init__(self, rows: "Overlay", space: "EdgeKeys | HubKeys") -> None:
+        self._rows, self._space = rows, space
+        self._counters = self._counters_now()
+        rows.mark()
+
+    def keep(self) -> None:
+        """Let what has changed since stay."""
+        self._rows.keep()
+
+    def undo(self) -> None:
+        """Take back what has changed since."""
+        rows = self._rows
+        rows.undo()
+        rows.mark()
+        rows.put(COUNTERS, self._counters)
+        self._space.load_counters()
+        rows.undo()
+
+    def _counters_now(self) -> bytes:
         """Return the counters' row as it would be now, and leave no trace of that."""
         self._rows.mark()
         self._space.save_counters()
@@ -84,9 +105,3 @@ class Guard:
         self._rows.undo()
         assert counters is not None
         return counters
-
-    def _count_from(self, counters: bytes) -> None:
-        self._rows.mark()
-        self._rows.put(COUNTERS, counters)
-        self._space.load_counters()
-        self._rows.undo()

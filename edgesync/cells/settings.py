@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from edgesync.cells.presets import PRESETS, Limits, PresetName
 from edgesync.model import Strategy
-from edgesync.units import Bytes
+from edgesync.units import Bytes, Period
 
 StrategyName = Literal["crdt_merge", "last_write_wins", "cloud_wins", "edge_wins"]
 Direction = Literal["both", "up", "down"]
@@ -50,6 +50,9 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     # Without one the store holds what its limit on disk allows.
     preset: PresetName = ""
     eviction: Literal["none", "lru"] = "none"
+
+    # Nothing else happens at the edge while a script of a client runs.
+    script_cpu: Period = Period(0.1)
 
     def limits(self) -> Limits | None:
         return PRESETS.get(self.preset)

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -28,7 +29,9 @@ from edgesync._native.wal import Wal, replay
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
 from edgesync.cells.conflicts import Conflict, resolve
+from edgesync.cells.guard import Savepoint
 from edgesync.cells.parts import cut, goes_on
+from edgesync.cells.scripts import CPU_S, Scripts
 from edgesync.errors import Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
@@ -113,6 +116,7 @@ class EdgeCells(CellStore):
         may_pack: bool = True,
         evicts: bool = False,
         value_max: int = 1 << 20,
+        script_cpu_s: float = CPU_S,
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] | None = None,
@@ -132,6 +136,8 @@ class EdgeCells(CellStore):
             value_max=value_max, writable=writable, random=random, wall_ns=wall_ns,
             monotonic_ns=monotonic_ns,
         )  # fmt: skip
+        savepoint = partial(Savepoint, rows, space)
+        self.call.scripts = Scripts(self.call, savepoint, cpu_s=script_cpu_s)
         if space.n == 0 and space.r == UNNAMED_FROM:
             space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
         self._monotonic_ns = monotonic_ns

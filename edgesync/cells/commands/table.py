@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from edgesync.cells.guard import Guard
+    from edgesync.cells.scripts import Scripts
 
 T = TypeVar("T")
 TYPE_NAMES: Final = {
@@ -51,6 +52,7 @@ class Call:
     writable    which keys may be written here (keyspace.is_in)
     cursors     of SCAN and its like: where a number continues
     guard       of a store that may not grow without limit; None for none
+    scripts     of clients, in Lua; None where none run
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Call:
         self.writable = writable
         self.cursors = Cursors()
         self.guard: Guard | None = None
+        self.scripts: Scripts | None = None
 
 
 class Cursors:

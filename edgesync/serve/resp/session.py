@@ -58,6 +58,8 @@ class House:
         self.facts = info.Facts()
         self._next = 1
         self._open_series = open_series
+        if cells.call.scripts is not None:
+            cells.call.scripts.publish = self.channels.publish
         self._series: TimeSeries | None = None
 
     @property
