@@ -21,12 +21,20 @@ class EdgeUnknown(HubError):
 
 
 class EnrolRefused(HubError):
-    """`code` is bad_credentials, expired, used or bad_key."""
+    """`code` is bad_credentials, expired, used, revoked or bad_key."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)
         self.code = code
         self.reason = reason
+
+
+class RegistryBusy(HubError):
+    """Nothing was changed; worth a retry."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path} is held by another process; try again when that has ended")
+        self.path = path
 
 
 class HubUnreachable(HubError):

@@ -1,6 +1,8 @@
 """`edgesync init`: settings, keys, and joining a hub."""
 
 import json
+import re
+import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -10,8 +12,15 @@ from typing import Any, Final
 import click
 
 from edgesync import toml
+from edgesync.errors import ConfigError
 from edgesync.settings import read_settings
-from edgesync_transport.keys import Token, TokenError, decode_token, load_or_create_keys
+from edgesync_transport.keys import (
+    Token,
+    TokenError,
+    decode_token,
+    load_or_create_keys,
+    read_keys,
+)
 
 TIMEOUT_S: Final = 15.0
 ANSWER_BYTES_MAX: Final = 64 * 1024
@@ -52,57 +61,146 @@ server_key = "{server_key}"
 """
 
 
+class Refused(click.ClickException):
+    """The hub said no; `code` is one of hubd.errors.EnrolRefused."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"the hub refused: {reason}")
+        self.code = code
+
+
 @click.command(epilog="Example: edgesync init --token edgesync1.…   (or --token - to read it)")
-@click.option("--token", default="", help="The line that `hubd enroll` printed; - reads it.")
+@click.option("--token", help="The line that `hubd enroll` printed; - reads it.")
 @click.option("--name", default="edge", show_default=True, help="Of an edge without a hub.")
+@click.option("--new-key", is_flag=True, help="Replace the edge's key pair by a new one.")
 @click.pass_obj
-def init(config: Path, token: str, name: str) -> None:
+def init(config: Path, token: str | None, name: str, new_key: bool) -> None:
     """Write edge.toml and make the edge's keys; with a token, register them at its hub.
 
-    A file that exists and does not say which hub is its own gets that added at its end, and
-    otherwise stays as it is. The secret key never leaves this machine.
+    In a file that exists, only endpoint and server_key of [hub] are added or replaced. The secret
+    key never leaves this machine.
     """
-    text = sys.stdin.read() if token == "-" else token
-    if config.exists():
-        if not text or "hub" in toml.read(config) or read_settings(config).hub.endpoint:
-            raise click.ClickException(f"{config} exists; edit it, or name another with --config")
-        _join(config, text)
-        return
+    parsed = None if token is None else _parsed(sys.stdin.read() if token == "-" else token)
+    if parsed is None:
+        if new_key:
+            raise click.UsageError("--new-key needs --token: the hub has to learn the new key")
+        if config.exists():
+            raise click.ClickException(
+                f"{config} exists; edit it, join a hub with --token, or name another with --config"
+            )
     config.parent.mkdir(parents=True, exist_ok=True)
-    keys = load_or_create_keys(config.parent / "edge.keys")
-    facts = {"name": name, "endpoint": "", "server_key": ""}
-    if text:
-        facts = _redeemed(text, keys.public)
+    is_new = not config.exists()
     draft = config.with_suffix(".draft")
-    draft.write_text(TEMPLATE.format(**_quoted(facts)))
-    read_settings(draft)
-    draft.rename(config)
-    click.echo(f"wrote {config}; this edge is {facts['name']}")
-    click.echo("next: add [[modbus]] devices to it, then edgesync run")
-
-
-def _join(config: Path, text: str) -> None:
-    """Add the hub of a token to a file of the operator's own making."""
-    keys = load_or_create_keys(config.parent / read_settings(config).hub.keys)
-    facts = _redeemed(text, keys.public)
-    draft = config.with_suffix(".draft")
-    draft.write_text(f"{config.read_text().rstrip()}\n{JOINED.format(**_quoted(facts))}")
-    read_settings(draft)
-    draft.replace(config)
-    click.echo(f"added [hub] to {config}; the hub knows this edge as {facts['name']}")
-
-
-def _redeemed(text: str, public: str) -> dict[str, str]:
+    facts = _facts(parsed, name)
+    text = TEMPLATE.format(**facts) if is_new else _joined(config, facts)
     try:
-        parsed = decode_token(text)
+        # First this: a token that was redeemed for a file nobody can read would be lost.
+        draft.touch()
+        if not is_new:
+            shutil.copymode(config, draft)
+        draft.write_text(text)
+        keys = config.parent / read_settings(draft).hub.keys
+        if parsed is None:
+            load_or_create_keys(keys)
+        else:
+            _register_keys(keys, parsed, is_new_wanted=new_key)
+        draft.replace(config)
+    finally:
+        draft.unlink(missing_ok=True)
+    if is_new:
+        click.echo(f"wrote {config}; this edge is {facts['name']}")
+        click.echo("next: add [[modbus]] devices to it, then edgesync run")
+    else:
+        click.echo(f"[hub] of {config} is set; the hub knows this edge as {facts['name']}")
+        click.echo("next: edgesync run; an edge that runs already has to be started again")
+
+
+def _parsed(text: str) -> Token:
+    if not text.strip():
+        raise click.ClickException("the token is empty: did `hubd enroll` fail?")
+    try:
+        return decode_token(text)
     except TokenError as error:
         raise click.ClickException(str(error)) from error
-    _register(parsed, public)
-    return {"name": parsed.edge, "endpoint": parsed.address, "server_key": parsed.server_key}
 
 
-def _quoted(facts: dict[str, str]) -> dict[str, str]:
+def _facts(token: Token | None, name: str) -> dict[str, str]:
+    facts = {"name": name, "endpoint": "", "server_key": ""}
+    if token is not None:
+        facts = {"name": token.edge, "endpoint": token.address, "server_key": token.server_key}
     return {key: value.replace("\\", "\\\\").replace('"', '\\"') for key, value in facts.items()}
+
+
+def _joined(config: Path, facts: dict[str, str]) -> str:
+    """Return the text of a file of the operator's own making with the hub in it.
+
+    Raises ClickException, saying what to write, where only the operator can do it.
+    """
+    text, table = config.read_text(), toml.read(config)
+    if "hub" not in table:
+        return f"{text.rstrip()}\n{JOINED.format(**facts)}"
+    wanted = {key: facts[key] for key in ("endpoint", "server_key")}
+    edited = _with_values(text, "hub", wanted)
+    table["hub"] = {**table["hub"], **wanted} if isinstance(table["hub"], dict) else wanted
+    try:
+        is_meant = toml.parse(edited.encode(), file=str(config)) == table
+    except ConfigError:
+        is_meant = False
+    if not is_meant:
+        lines = "".join(f'\n    {key} = "{value}"' for key, value in wanted.items())
+        raise click.ClickException(
+            f"{config} has its [hub] in a form that is left alone; "
+            f"write these two lines there and call this again:{lines}"
+        )
+    return edited
+
+
+def _with_values(text: str, section: str, values: dict[str, str]) -> str:
+    """Set keys of a TOML section that stands on lines of its own, and leave the rest as it is.
+
+    Whoever calls checks the outcome: a line that only looks like one is possible in a long string.
+    """
+    lines, missing, here = list[str](), dict(values), False
+    for line in text.rstrip("\n").split("\n"):
+        if re.match(r"\s*\[", line):
+            here = re.match(rf"\s*\[\s*{section}\s*\]", line) is not None
+            lines.append(line)
+            if here:
+                lines.extend(values)  # to be filled in below
+            continue
+        key = re.match(r"""\s*(\w+)\s*=\s*(?:"[^"]*"|'[^']*')(\s*(?:#.*)?)$""", line)
+        if here and key is not None and key[1] in missing:
+            line = f'{key[1]} = "{missing.pop(key[1])}"{key[2]}'
+        lines.append(line)
+    filled = [f'{one} = "{missing[one]}"' if one in missing else one for one in lines]
+    return "".join(f"{line}\n" for line in filled if line not in values)
+
+
+def _register_keys(path: Path, token: Token, *, is_new_wanted: bool) -> None:
+    """Leave a public key at the hub: that of `path`, or a new one, which then is in `path`.
+
+    A new pair waits beside the old one until the hub has it. If its answer is lost, the next call
+    shows the same pair, to which the hub says yes again.
+    """
+    if path.exists() and not is_new_wanted:
+        try:
+            _register(token, read_keys(path).public)
+        except Refused as refused:
+            if refused.code != "revoked":
+                raise
+            click.echo(f"the key pair in {path} was revoked")
+        else:
+            click.echo(f"the key pair in {path} is used again; --new-key would make another")
+            return
+    waiting = path.with_name(f"{path.name}.new")
+    try:
+        _register(token, load_or_create_keys(waiting).public)
+    except Refused as refused:
+        if refused.code == "revoked":
+            waiting.unlink()
+        raise
+    waiting.replace(path)
+    click.echo(f"made a new key pair: {path}")
 
 
 def _register(token: Token, public: str) -> None:
@@ -121,17 +219,16 @@ def _register(token: Token, public: str) -> None:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             answer.read(ANSWER_BYTES_MAX)
     except urllib.error.HTTPError as error:
-        refusal = _refusal(error.read(ANSWER_BYTES_MAX))
-        raise click.ClickException(f"the hub refused: {refusal}") from error
+        raise _refusal(error.read(ANSWER_BYTES_MAX)) from error
     except OSError as error:
         raise click.ClickException(
             f"{token.enrol_url} cannot be reached: {error}; is the hub running there?"
         ) from error
 
 
-def _refusal(body: bytes) -> str:
+def _refusal(body: bytes) -> Refused:
     try:
         found: dict[str, Any] = json.loads(body)
-        return str(found["error"])
-    except (ValueError, KeyError):
-        return body[:200].decode("utf-8", "replace")
+        return Refused(str(found["code"]), str(found["error"]))
+    except (ValueError, KeyError, TypeError):
+        return Refused("", body[:200].decode("utf-8", "replace"))

@@ -34,11 +34,15 @@ def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.command(epilog="Example: hubd enroll barn-7 | ssh barn-7 'edgesync init --token -'")
 @click.argument("edge", callback=_edge_name)
 @click.option("--tenant", default="default", show_default=True, help="Whose edge it is.")
-@click.option("--again", is_flag=True, help="Let a known edge come with a new key.")
+@click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 @click.pass_obj
 def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> None:
-    """Register EDGE and print the one-line token that lets it in, once."""
+    """Register EDGE and print the one-line token that lets it in, once.
+
+    Nobody is let in before the token is used: a revoked edge stays out until then, and the present
+    key of another one stays good until then.
+    """
     settings, folder, registry = _registry(config)
     with contextlib.closing(registry):
         keys = serve.load_keys(folder)
@@ -67,11 +71,14 @@ def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> 
 @click.argument("edge")
 @click.pass_obj
 def revoke(config: Path, edge: str) -> None:
-    """Let EDGE in no more; a running hub notices within a second. Its data stays."""
+    """Revoke EDGE's key for good; a running hub notices within a second. Its data stays."""
     _, _, registry = _registry(config)
     with contextlib.closing(registry):
         registry.revoke(edge)
-    click.echo(f"{edge} is revoked; hubd enroll {edge} --again lets it back in with a new key")
+    click.echo(
+        f"{edge} is revoked, its key for good; "
+        f"the token of hubd enroll {edge} --again lets it back in with a new one"
+    )
 
 
 @click.command(epilog="Example: hubd edges --json")

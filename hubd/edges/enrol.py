@@ -26,7 +26,13 @@ ATTEMPTS_WINDOW_S: Final = 60.0
 ADDRESSES_MAX: Final = 10_000
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-STATUS: Final = {"bad_credentials": 403, "expired": 410, "used": 409, "bad_key": 422}
+STATUS: Final = {
+    "bad_credentials": 403,
+    "expired": 410,
+    "used": 409,
+    "revoked": 409,
+    "bad_key": 422,
+}
 
 
 class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

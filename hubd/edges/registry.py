@@ -7,6 +7,7 @@ running hub, which notices within `watch`'s interval.
 import hashlib
 import hmac
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from typing import Annotated, Final
 import msgspec
 
 from edgesync_transport.keys import is_key, new_routing_key, new_secret
-from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused
+from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 EdgeName = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
@@ -33,7 +34,17 @@ CREATE TABLE IF NOT EXISTS enrolment (
     routing_key TEXT PRIMARY KEY, edge TEXT NOT NULL REFERENCES edge(name),
     secret_sha256 TEXT NOT NULL, expires_ns INTEGER NOT NULL, redeemed_key TEXT
 ) STRICT;
+CREATE TABLE IF NOT EXISTS revoked_key (
+    public TEXT PRIMARY KEY, edge TEXT NOT NULL, revoked_ns INTEGER NOT NULL
+) STRICT;
 """
+# Revoking was once of the edge alone, and left its keys in the table.
+REVOKED_EDGES: Final = """
+SELECT DISTINCT edge.name, edge.revoked_ns FROM edge JOIN key ON key.edge = edge.name
+WHERE edge.revoked_ns IS NOT NULL
+"""
+# How long a call waits for another process that holds the file.
+BUSY_S: Final = 5.0
 
 
 class RegisteredEdge(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,34 +65,62 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Registry:
-    """Open one per process; calls are short and synchronous."""
+    """Open one per process; calls are short and synchronous, from any thread, one at a time.
 
-    def __init__(self, path: Path, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    Every call raises RegistryBusy when another process holds the file for longer than `busy_s`.
+    """
+
+    def __init__(
+        self, path: Path, *, clock_ns: Callable[[], int] = time.time_ns, busy_s: float = BUSY_S
+    ) -> None:
+        self.path = path
         self._clock_ns = clock_ns
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+        self._lock = threading.Lock()
+        self._db = sqlite3.connect(
+            path, isolation_level=None, timeout=busy_s, check_same_thread=False
+        )
         path.chmod(0o600)
-        # FULL: an enrolment that was answered must survive a power cut (I1).
-        self._db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {SCHEMA}")
+        with self._use() as db:
+            # FULL: an enrolment that was answered must survive a power cut (I1).
+            db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {SCHEMA}")
+            revoked = db.execute(REVOKED_EDGES).fetchall()
         self._seen_version = -1
         self._own_changes = True
+        if revoked:
+            with self._change() as db:
+                for edge, revoked_ns in revoked:
+                    _revoke_keys(db, edge, revoked_ns)
 
     def close(self) -> None:
-        self._db.close()
+        with self._lock:
+            self._db.close()
 
     @contextmanager
-    def _change(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-        self._own_changes = True
+    def _use(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise RegistryBusy(str(self.path)) from error
+                raise
+
+    @contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        with self._use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            self._own_changes = True
 
     def has_changed(self) -> bool:
         """Whether anybody has changed the registry since the last call."""
-        (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        with self._use() as db:
+            (version,) = db.execute("PRAGMA data_version").fetchone()
         # SQLite counts what other connections do; what this one does is noted here.
         changed = self._own_changes or version != self._seen_version
         self._seen_version = version
@@ -90,11 +129,12 @@ class Registry:
 
     def edges(self) -> list[RegisteredEdge]:
         keys: dict[str, list[str]] = {}
-        for public, edge in self._db.execute("SELECT public, edge FROM key ORDER BY added_ns"):
-            keys.setdefault(edge, []).append(public)
-        rows = self._db.execute(
-            "SELECT name, tenant, created_ns, revoked_ns FROM edge ORDER BY name"
-        )
+        with self._use() as db:
+            for public, edge in db.execute("SELECT public, edge FROM key ORDER BY added_ns"):
+                keys.setdefault(edge, []).append(public)
+            rows = db.execute(
+                "SELECT name, tenant, created_ns, revoked_ns FROM edge ORDER BY name"
+            ).fetchall()
         return [
             RegisteredEdge(
                 name=name,
@@ -107,17 +147,16 @@ class Registry:
         ]
 
     def live_keys(self) -> dict[str, str]:
-        """Return public key -> edge for every edge that is not revoked."""
-        rows = self._db.execute(
-            "SELECT key.public, key.edge FROM key JOIN edge ON edge.name = key.edge "
-            "WHERE edge.revoked_ns IS NULL"
-        )
-        return {public: edge for public, edge in rows}
+        """Return public key -> edge for every key that is let in."""
+        with self._use() as db:
+            return dict(db.execute("SELECT public, edge FROM key").fetchall())
 
     def invite(self, edge: str, *, tenant: str, valid_s: float, again: bool = False) -> Invitation:
         """Register `edge` and return a token's parts; `again` lets it come with a new key.
 
-        Raises EdgeExists when the name is taken and `again` is not given.
+        Nobody is let in before the token is redeemed: a revoked edge stays revoked until then. Of
+        several tokens of one edge only the newest is good. Raises EdgeExists when the name is
+        taken and `again` is not given.
         """
         now = self._clock_ns()
         invitation = Invitation(
@@ -126,17 +165,17 @@ class Registry:
             secret=new_secret(),
             expires_ns=now + int(valid_s * 1e9),
         )
-        with self._change():
-            known = self._db.execute("SELECT 1 FROM edge WHERE name = ?", (edge,)).fetchone()
+        with self._change() as db:
+            known = db.execute("SELECT 1 FROM edge WHERE name = ?", (edge,)).fetchone()
             if known and not again:
                 raise EdgeExists(edge)
-            self._db.execute(
-                "INSERT INTO edge (name, tenant, created_ns) VALUES (?, ?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET revoked_ns = NULL",
+            db.execute(
+                "INSERT OR IGNORE INTO edge (name, tenant, created_ns) VALUES (?, ?, ?)",
                 (edge, tenant, now),
             )
-            self._db.execute("DELETE FROM enrolment WHERE expires_ns < ?", (now - 10**15,))
-            self._db.execute(
+            db.execute("DELETE FROM enrolment WHERE expires_ns < ?", (now - 10**15,))
+            _withdraw_tokens(db, edge, now)
+            db.execute(
                 "INSERT INTO enrolment VALUES (?, ?, ?, ?, NULL)",
                 (invitation.routing_key, edge, _digest(invitation.secret), invitation.expires_ns),
             )
@@ -146,45 +185,85 @@ class Registry:
         """Register `public` for the invited edge and return its name; raises EnrolRefused.
 
         Asking again with the same key is answered the same: the first answer may have been lost.
+        A key that was revoked, or replaced by another one, is never accepted again.
         """
         if not is_key(public):
             raise EnrolRefused("bad_key", "public_key is not 40 characters of Z85")
+        # Wrong credentials cost a read: whoever guesses must not hold up the registry's writers.
+        with self._use() as db:
+            _check_credentials(db, routing_key, secret)
+        with self._change() as db:
+            return self._register(db, routing_key, public)
+
+    def _register(self, db: sqlite3.Connection, routing_key: str, public: str) -> str:
         now = self._clock_ns()
-        with self._change():
-            row = self._db.execute(
-                "SELECT edge, secret_sha256, expires_ns, redeemed_key FROM enrolment "
-                "WHERE routing_key = ?",
-                (routing_key,),
-            ).fetchone()
-            # Compared also for an unknown routing key, so that timing tells nothing.
-            edge, digest, expires_ns, redeemed = row or ("", _digest(""), 0, None)
-            if not hmac.compare_digest(digest, _digest(secret)) or row is None:
-                raise EnrolRefused("bad_credentials", "unknown routing key or wrong secret")
-            if redeemed == public:
-                return str(edge)
-            if redeemed is not None:
-                raise EnrolRefused("used", "this token was used already; ask for a new one")
-            if now > expires_ns:
-                raise EnrolRefused("expired", "this token has expired; ask for a new one")
-            owner = self._db.execute("SELECT edge FROM key WHERE public = ?", (public,)).fetchone()
-            if owner and owner[0] != edge:
-                raise EnrolRefused("bad_key", "this key belongs to another edge; make a new one")
-            # The new key replaces the old ones: a gateway has one, and a lost one must not stay.
-            self._db.execute("DELETE FROM key WHERE edge = ?", (edge,))
-            self._db.execute("INSERT INTO key VALUES (?, ?, ?)", (public, edge, now))
-            self._db.execute(
-                "UPDATE enrolment SET redeemed_key = ? WHERE routing_key = ?", (public, routing_key)
-            )
+        row = db.execute(
+            "SELECT edge, expires_ns, redeemed_key FROM enrolment WHERE routing_key = ?",
+            (routing_key,),
+        ).fetchone()
+        if row is None:
+            raise EnrolRefused("bad_credentials", "this token is not known any more")
+        edge, expires_ns, redeemed = row
+        if db.execute("SELECT 1 FROM revoked_key WHERE public = ?", (public,)).fetchone():
+            raise EnrolRefused("revoked", "this key was revoked; make a new one")
+        if redeemed == public:
+            return str(edge)
+        if redeemed is not None:
+            raise EnrolRefused("used", "this token was used already; ask for a new one")
+        if now > expires_ns:
+            raise EnrolRefused("expired", "this token has expired; ask for a new one")
+        owner = db.execute("SELECT edge FROM key WHERE public = ?", (public,)).fetchone()
+        if owner and owner[0] != edge:
+            raise EnrolRefused("bad_key", "this key belongs to another edge; make a new one")
+        # The new key replaces the old ones: a gateway has one, and a lost one must not stay.
+        _revoke_keys(db, edge, now, but=public)
+        db.execute("INSERT OR IGNORE INTO key VALUES (?, ?, ?)", (public, edge, now))
+        db.execute("UPDATE edge SET revoked_ns = NULL WHERE name = ?", (edge,))
+        db.execute(
+            "UPDATE enrolment SET redeemed_key = ? WHERE routing_key = ?", (public, routing_key)
+        )
         return str(edge)
 
     def revoke(self, edge: str) -> None:
-        """Let no key of `edge` in any more; raises EdgeUnknown. Its data stays."""
-        with self._change():
-            done = self._db.execute(
-                "UPDATE edge SET revoked_ns = ? WHERE name = ?", (self._clock_ns(), edge)
-            )
+        """Let no key of `edge` in, now or ever again; raises EdgeUnknown. Its data stays.
+
+        A token that was not redeemed is withdrawn with the keys.
+        """
+        now = self._clock_ns()
+        with self._change() as db:
+            done = db.execute("UPDATE edge SET revoked_ns = ? WHERE name = ?", (now, edge))
             if not done.rowcount:
                 raise EdgeUnknown(edge)
+            _revoke_keys(db, edge, now)
+            _withdraw_tokens(db, edge, now)
+
+
+def _check_credentials(db: sqlite3.Connection, routing_key: str, secret: str) -> None:
+    row = db.execute(
+        "SELECT secret_sha256 FROM enrolment WHERE routing_key = ?", (routing_key,)
+    ).fetchone()
+    # Compared also for an unknown routing key, so that timing tells nothing.
+    (digest,) = row or (_digest(""),)
+    if not hmac.compare_digest(digest, _digest(secret)) or row is None:
+        raise EnrolRefused("bad_credentials", "unknown routing key or wrong secret")
+
+
+def _revoke_keys(db: sqlite3.Connection, edge: str, now_ns: int, *, but: str = "") -> None:
+    db.execute(
+        "INSERT OR IGNORE INTO revoked_key "
+        "SELECT public, edge, ? FROM key WHERE edge = ? AND public <> ?",
+        (now_ns, edge, but),
+    )
+    db.execute("DELETE FROM key WHERE edge = ? AND public <> ?", (edge, but))
+
+
+def _withdraw_tokens(db: sqlite3.Connection, edge: str, now_ns: int) -> None:
+    """Let no token of `edge` in that was not redeemed; to be told apart, it stays as expired."""
+    db.execute(
+        "UPDATE enrolment SET expires_ns = min(expires_ns, ?) "
+        "WHERE edge = ? AND redeemed_key IS NULL",
+        (now_ns - 1, edge),
+    )
 
 
 def _digest(secret: str) -> str:

@@ -128,6 +128,17 @@ def test_a_wrong_token_is_refused_before_anything_is_written(terminal: Terminal)
         assert not terminal.edge_config.exists()
 
 
+@pytest.mark.parametrize("given", ["", "-"])
+def test_an_empty_token_is_not_taken_for_an_edge_without_a_hub(
+    terminal: Terminal, given: str
+) -> None:
+    words = terminal.command("edgesync", "init", "--token", given)
+    done = subprocess.run(words, capture_output=True, text=True, input="\n")
+    assert done.returncode == 1
+    assert "the token is empty" in done.stderr
+    assert not terminal.edge_config.exists()
+
+
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_shows_an_example(command: str) -> None:
     words = [sys.executable, "-m", "edgesync", *filter(None, [command]), "--help"]

@@ -41,7 +41,9 @@ def test_it_works_alone_joins_and_syncs(tmp_path: Path) -> None:
         token = terminal.out("hubd", "enroll", "shop-1").strip()
         terminal.out("edgesync", "init", "--token", token)
         assert edge_file.read_text().startswith(text)
-        assert terminal.run("edgesync", "init", "--token", token).returncode == 1
+        joined = edge_file.read_text()
+        terminal.out("edgesync", "init", "--token", token)  # its answer might have been lost
+        assert edge_file.read_text() == joined
         terminal.start_edge()
         terminal.out("edgesync", "sync", "--timeout", "20")
         assert terminal.json("edgesync", "status")["link"]["problem"] == ""

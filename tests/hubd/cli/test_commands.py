@@ -46,10 +46,20 @@ def test_an_edge_is_let_in_seen_revoked_and_let_in_again(terminal: Terminal) -> 
     assert terminal.stop(edge) == 0
 
     again = terminal.out("hubd", "enroll", "barn-7", "--again").strip()
-    terminal.edge_config.unlink()
-    terminal.out("edgesync", "init", "--token", again)
-    text = terminal.edge_config.read_text().replace("port = 9464", "port = 0")
-    terminal.edge_config.write_text(text)
+    old_keys = terminal.edge_config.with_name("edge.keys").read_text()
+    edge = terminal.start_edge()  # the token alone lets nobody in
+    terminal.until(
+        lambda: "not enrolled, or revoked" in terminal.json("edgesync", "status")["link"]["problem"]
+    )
+    assert state() == "revoked"
+    assert terminal.stop(edge) == 0
+
+    settings = terminal.edge_config.read_text()
+    joined = terminal.out("edgesync", "init", "--token", again)
+    assert "was revoked" in joined
+    assert "made a new key pair" in joined
+    assert terminal.edge_config.read_text() == settings
+    assert terminal.edge_config.with_name("edge.keys").read_text() != old_keys
     terminal.start_edge()
     terminal.out("edgesync", "sync", "--timeout", "20")
     assert state() in ("connected", "processing")

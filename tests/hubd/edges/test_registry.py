@@ -1,5 +1,6 @@
 """Who may speak to the hub: invited once, known by a key, revoked at once."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from edgesync_transport.keys import new_key_pair
 from hubd.edges.registry import Registry
-from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused
+from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy
 
 pytestmark = pytest.mark.feature("S6")
 
@@ -86,16 +87,79 @@ def test_a_key_speaks_for_one_edge(registry: Registry) -> None:
         registry.redeem(*invite(registry, "shop"), public)
 
 
-def test_a_revoked_edge_has_no_key_until_it_is_invited_again(registry: Registry) -> None:
-    public = new_key_pair().public
+def test_revoking_is_of_the_key_and_for_good(registry: Registry) -> None:
+    public, other = new_key_pair().public, new_key_pair().public
     registry.redeem(*invite(registry), public)
     registry.revoke("barn")
     assert registry.live_keys() == {}
-    assert registry.edges()[0].is_revoked
     with pytest.raises(EdgeUnknown):
         registry.revoke("nobody")
-    invite(registry, again=True)
+    token = invite(registry, again=True)
+    assert registry.edges()[0].is_revoked  # nobody has shown the token yet
+    assert registry.live_keys() == {}
+    with pytest.raises(EnrolRefused, match="was revoked; make a new one") as refused:
+        registry.redeem(*token, public)
+    assert refused.value.code == "revoked"
+    assert registry.live_keys() == {}
+    registry.redeem(*token, other)
+    assert registry.live_keys() == {other: "barn"}
     assert not registry.edges()[0].is_revoked
+
+
+def test_a_replaced_key_is_revoked_for_every_edge(registry: Registry) -> None:
+    old, new = new_key_pair().public, new_key_pair().public
+    registry.redeem(*invite(registry), old)
+    registry.redeem(*invite(registry, again=True), new)
+    for name in ("barn", "shop"):
+        with pytest.raises(EnrolRefused, match="was revoked"):
+            registry.redeem(*invite(registry, name, again=True), old)
+    assert registry.live_keys() == {new: "barn"}
+
+
+def test_the_key_of_an_answer_that_was_lost_can_be_revoked(registry: Registry) -> None:
+    token, public = invite(registry), new_key_pair().public
+    registry.redeem(*token, public)
+    registry.revoke("barn")
+    with pytest.raises(EnrolRefused, match="was revoked"):
+        registry.redeem(*token, public)
+    with pytest.raises(EnrolRefused, match="used already"):
+        registry.redeem(*token, new_key_pair().public)
+
+
+def test_the_newest_token_is_good_and_none_after_a_revocation(registry: Registry) -> None:
+    first, second = invite(registry), invite(registry, again=True)
+    with pytest.raises(EnrolRefused, match="expired"):
+        registry.redeem(*first, new_key_pair().public)
+    registry.revoke("barn")
+    with pytest.raises(EnrolRefused, match="expired"):
+        registry.redeem(*second, new_key_pair().public)
+    assert registry.live_keys() == {}
+
+
+def test_keys_of_edges_revoked_by_an_older_version_are_revoked(tmp_path: Path) -> None:
+    public = new_key_pair().public
+    with closing(Registry(tmp_path / "registry.db")) as older:
+        older.redeem(*invite(older), public)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as db:
+        db.execute("UPDATE edge SET revoked_ns = 1")
+        db.execute("DROP TABLE revoked_key")
+        db.commit()
+    with closing(Registry(tmp_path / "registry.db")) as registry:
+        token = invite(registry, again=True)
+        assert registry.live_keys() == {}
+        with pytest.raises(EnrolRefused, match="was revoked"):
+            registry.redeem(*token, public)
+
+
+def test_a_registry_held_by_another_process_says_so(tmp_path: Path) -> None:
+    with closing(Registry(tmp_path / "registry.db", busy_s=0.01)) as hasty:
+        token = invite(hasty)
+        with closing(sqlite3.connect(tmp_path / "registry.db", isolation_level=None)) as holder:
+            holder.execute("BEGIN EXCLUSIVE")
+            assert hasty.live_keys() == {}
+            with pytest.raises(RegistryBusy, match="try again"):
+                hasty.redeem(*token, new_key_pair().public)
+        assert hasty.redeem(*token, new_key_pair().public) == "barn"
 
 
 def test_changes_of_another_process_are_noticed(registry: Registry, tmp_path: Path) -> None:

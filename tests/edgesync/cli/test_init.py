@@ -1,0 +1,116 @@
+"""`edgesync init` in a folder that is there already: the hub is set, and nothing else is touched."""
+
+import stat
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.terminal import Terminal, open_terminal
+
+pytestmark = pytest.mark.feature("S6")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """A hub that runs."""
+    with open_terminal(tmp_path_factory.mktemp("site")) as terminal:
+        terminal.start_hub()
+        yield terminal
+
+
+def init(site: Terminal, folder: Path, token: str, *more: str) -> str:
+    site.edge_config = folder / "edge.toml"
+    return site.out("edgesync", "init", "--token", token, *more)
+
+
+def invite(site: Terminal, edge: str) -> str:
+    return site.out("hubd", "enroll", edge, "--again").strip()
+
+
+def test_it_says_whether_the_key_pair_is_new(site: Terminal, tmp_path: Path) -> None:
+    keys = tmp_path / "edge.keys"
+    assert "made a new key pair" in init(site, tmp_path, invite(site, "a"))
+    first = keys.read_text()
+    assert "is used again" in init(site, tmp_path, invite(site, "a"))
+    assert keys.read_text() == first
+    assert "made a new key pair" in init(site, tmp_path, invite(site, "a"), "--new-key")
+    assert keys.read_text() != first
+    assert stat.S_IMODE(keys.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.glob("*.new")] == []
+
+
+def test_a_new_pair_counts_only_when_the_hub_has_it(site: Terminal, tmp_path: Path) -> None:
+    used = invite(site, "b")
+    init(site, tmp_path, used)
+    keys = tmp_path / "edge.keys"
+    first = keys.read_text()
+    refused = site.run("edgesync", "init", "--token", used, "--new-key")
+    assert refused.returncode == 1
+    assert "used already" in refused.stderr
+    assert keys.read_text() == first
+    # The pair that waits is shown again: the hub would have said yes to it before.
+    waiting = (tmp_path / "edge.keys.new").read_text()
+    init(site, tmp_path, invite(site, "b"), "--new-key")
+    assert keys.read_text() == waiting
+
+
+OPERATORS_FILE = """\
+# Mine.
+[edge]
+name = "shop"
+
+[ hub ]   # the one in the cellar
+server_key = '{old}'   # from the first day
+keys = "mine.keys"
+
+[http]
+port = 0
+"""
+
+
+def test_only_the_hub_of_a_file_is_replaced(site: Terminal, tmp_path: Path) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(OPERATORS_FILE.format(old="x" * 40))
+    config.chmod(0o640)
+    init(site, tmp_path, invite(site, "c"))
+    lines = config.read_text().splitlines()
+    hub = tomllib.loads(config.read_text())["hub"]
+    assert hub["endpoint"] == f"tcp://127.0.0.1:{site.link_port}"
+    assert f'server_key = "{hub["server_key"]}"   # from the first day' in lines
+    kept = [line for line in lines if not line.startswith(("endpoint", "server_key"))]
+    before = OPERATORS_FILE.splitlines()
+    assert kept == [line for line in before if not line.startswith("server_key")]
+    assert (tmp_path / "mine.keys").exists()
+    assert stat.S_IMODE(config.stat().st_mode) == 0o640
+    again = config.read_text()
+    init(site, tmp_path, invite(site, "c"))
+    assert config.read_text() == again
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'hub = {{ endpoint = "tcp://a:1", server_key = "{old}" }}\n',
+        'hub.endpoint = "tcp://a:1"\nhub.server_key = "{old}"\n',
+        '[hub]\nendpoint = """tcp://a:1"""\nserver_key = "{old}"\n',
+    ],
+)
+def test_a_form_that_cannot_be_edited_is_left_alone_with_what_to_write(
+    site: Terminal, tmp_path: Path, text: str
+) -> None:
+    config = tmp_path / "edge.toml"
+    before = text.format(old="x" * 40)
+    config.write_text(before)
+    site.edge_config = config
+    token = invite(site, "d")
+    refused = site.run("edgesync", "init", "--token", token)
+    assert refused.returncode == 1
+    endpoint = f'endpoint = "tcp://127.0.0.1:{site.link_port}"'
+    assert endpoint in refused.stderr
+    assert config.read_text() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["edge.toml"]
+    # The token is still good.
+    config.unlink()
+    init(site, tmp_path, token)
