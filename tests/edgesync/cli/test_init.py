@@ -1,4 +1,4 @@
-"""`edgesync init` in a folder that is there already: the hub is set, and nothing else is touched."""
+"""`edgesync init` in a folder that is there already: the hub is set, nothing else is touched."""
 
 import stat
 import tomllib
