@@ -13,6 +13,7 @@
         SourceTimeout         worth a retry
         SourceRejected        the device answered "no": a retry will not help
       RecordError             bytes that are not a valid record, block or batch
+        BatchTooLarge         more than the reader takes at once: in smaller batches it may be taken
       CommandError            a Redis command that was refused; nothing of it happened
       Evicted                 a value the hub keeps for this edge: ask again once it is reached
 
@@ -117,6 +118,10 @@ class SourceRejected(SourceError):
 
 class RecordError(EdgesyncError, ValueError):
     """Bytes from outside that are no valid record, block or batch."""
+
+
+class BatchTooLarge(RecordError):
+    """A batch whose records come to more than the reader takes; smaller ones of them may do."""
 
 
 class CommandError(EdgesyncError):

@@ -18,7 +18,7 @@ import array
 import struct
 
 from edgesync._native import pack as _pack
-from edgesync.errors import RecordError
+from edgesync.errors import BatchTooLarge, RecordError
 
 from bare cimport next_bare, put_bare, take_packed
 from buffer cimport (
@@ -44,6 +44,7 @@ cdef enum:
     CODEC_COLUMNS = 1
     RECORDS_MAX = 65536
     RAW_BYTES_MAX = 64 << 20
+    PACKED_LZ4 = 1  # the mark of a packed body, pack.pyx
 
 cdef array.array INTS = array.array("q")
 cdef array.array FLOATS = array.array("d")
@@ -53,7 +54,7 @@ cdef int raise_status(int status, str what) except -1:
     if status == NO_MEMORY:
         raise MemoryError
     if status == TOO_LARGE:
-        raise RecordError(f"{what} passes its limits")
+        raise BatchTooLarge(f"{what} passes its limits")
     raise RecordError(f"{what} is damaged")
 
 
@@ -89,6 +90,13 @@ cdef bytes body_of(const Row *row):
     if row.head[5] & FLAG_PACKED:
         return _pack.unpack(body)
     return body
+
+
+cdef uint64_t body_size(const Row *row) noexcept:
+    """Bytes that `body_of` takes, as the record names them, before anything is unpacked."""
+    if row.head[5] & FLAG_PACKED and row.body_size > 5 and row.body[0] == PACKED_LZ4:
+        return load32(row.body + 1)
+    return row.body_size
 
 
 cdef uint32_t checked_rows(bytes rows) except? 0xFFFFFFFF:
@@ -326,10 +334,11 @@ def ids(codec: int, payload: bytes) -> list[tuple[int, int, int]]:
 def columns(
     codec: int, payload: bytes, *, limit_bytes: int = 64 << 20,
 ) -> tuple[list[Column], list[tuple[int, Record]]]:
-    """Return the telemetry by series, and the EVENT records with their index in the batch.
+    """Return the telemetry by series, and the other records with their index in the batch.
 
     Columns come in the order in which their series first appear. The chain of the records is 0:
-    it needs the batch before. Raises RecordError, also for a READINGS record that is malformed.
+    it needs the batch before. Raises RecordError, also for a READINGS record that is malformed, and
+    BatchTooLarge when the rows or the unpacked bodies of the records come to more than the limit.
     """
     cdef _Opened o = open_payload(codec, payload, limit_bytes, RECORDS_MAX)
     cdef Group again
@@ -338,7 +347,7 @@ def columns(
     cdef const uint8_t *end
     cdef int status
     if not bare_has_readings(cursor(&o.bare)):
-        return columns_of(&o.group), events_of(o)
+        return columns_of(&o.group), events_of(o, limit_bytes)
     rows = expanded(rows_of(o, 0, 1, 0), limit_bytes)
     at = <const uint8_t *>PyBytes_AS_STRING(rows)
     end = at + PyBytes_GET_SIZE(rows)
@@ -349,9 +358,23 @@ def columns(
         if status != OK:
             raise_status(status, "batch payload")
         check_all_grouped(&again, rows)
-        return columns_of(&again), events_of(o)
+        return columns_of(&again), events_of(o, limit_bytes)
     finally:
         group_free(&again)
+
+
+def events(
+    codec: int, payload: bytes, *, limit_bytes: int = 64 << 20,
+) -> list[tuple[int, Record]]:
+    """Return the records that `columns` does, without making columns; raises as it does."""
+    return events_of(open_payload(codec, payload, limit_bytes, RECORDS_MAX), limit_bytes)
+
+
+def raw_size(payload: bytes) -> int:
+    """Return how many bytes of rows a payload says it stands for, reading nothing else."""
+    if len(payload) < 4:
+        raise RecordError("batch payload is damaged")
+    return load32(<const uint8_t *>PyBytes_AS_STRING(payload))
 
 
 cdef bint bare_has_readings(Cur c) noexcept nogil:
@@ -374,7 +397,7 @@ cdef bytes expanded(bytes rows, uint64_t limit_bytes):
         body = body_of(&row) if row.head[4] == KIND_READINGS else b""
         total += ROW_BYTES + <uint64_t>len(body)
         if total > limit_bytes:
-            raise RecordError(f"batch passes the limit of {limit_bytes} bytes")
+            raise BatchTooLarge(f"batch passes the limit of {limit_bytes} bytes")
         head = struct.pack("<IIBBHQQQ", HEADER_BYTES + len(body), 0, row.head[4], 0, 0, 0, 0, 0)
         parts.append(head + body)
     return b"".join(parts)
@@ -392,10 +415,10 @@ cdef int check_all_grouped(const Group *g, bytes rows) except -1:
     return 0
 
 
-cdef list events_of(_Opened o):
+cdef list events_of(_Opened o, uint64_t limit_bytes):
     cdef Cur bare = cursor(&o.bare)
     cdef Cur ranges = o.envelope.range_list
-    cdef uint64_t origin = 0, number = 0, count = 0
+    cdef uint64_t origin = 0, number = 0, count = 0, total = 0
     cdef uint32_t i
     cdef Row row
     cdef Record record
@@ -410,6 +433,9 @@ cdef list events_of(_Opened o):
         if not o.group.order[i]:
             next_bare(&bare, &row)
             if row.head[4] != KIND_READINGS:
+                total += body_size(&row)
+                if total > limit_bytes:
+                    raise BatchTooLarge(f"records of the batch pass the limit of {limit_bytes} bytes")
                 record = Record.__new__(Record)
                 record.kind, record.origin, record.number = row.head[4], origin, number
                 record.chain = 0

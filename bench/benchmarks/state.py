@@ -19,7 +19,8 @@ import sqlalchemy as sa
 
 from hubd.log.base import Entry
 from hubd.project import EventsProjector, Live, Projector, TelemetryProjector
-from hubd.project.base import move_cursor
+from hubd.project.base import apply_entries, move_cursor
+from hubd.project.feed import Cursor
 from hubd.state import State, open_state, points, views
 from tests.hubd.batches import START_NS, Edge
 
@@ -53,8 +54,8 @@ def project(state: State, entries: Sequence[Entry], entries_a_transaction: int) 
 
 
 def commit(connection: sa.Connection, projector: Projector, entries: Sequence[Entry]) -> None:
-    projector.apply(connection, entries)
-    move_cursor(connection, projector.name, entries[-1].position)
+    apply_entries(projector, connection, entries)
+    move_cursor(connection, projector.name, Cursor(entries[-1].position))
 
 
 class Projection:

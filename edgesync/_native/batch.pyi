@@ -77,8 +77,15 @@ def columns(
     """Return the telemetry by series, and the other records with their index in the batch.
 
     Columns come in the order in which their series first appear. The chain of the records is 0: it
-    needs the batch before. Raises RecordError, also for a READINGS record that is malformed.
+    needs the batch before. Raises RecordError, also for a READINGS record that is malformed, and
+    BatchTooLarge when the rows or the unpacked bodies of the records come to more than the limit.
     """
+
+def events(codec: int, payload: bytes, *, limit_bytes: int = ...) -> list[tuple[int, Record]]:
+    """Return the records that `columns` does, without making columns; raises as it does."""
+
+def raw_size(payload: bytes) -> int:
+    """Return how many bytes of rows a payload says it stands for, reading nothing else."""
 
 def readings(
     time_ns: int, vtype: int, series: Sequence[int], values: Sequence[float | int | bool | str]

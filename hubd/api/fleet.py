@@ -60,7 +60,7 @@ def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str
 
 async def one_edge(context: Context, params: OneEdge) -> Edge:
     view = known_edge(context, params.edge)
-    totals = await context.state.read(views.totals)
+    totals = await context.state.read(lambda c: views.totals(c, params.edge))
     state = totals.get(view.edge, Totals(edge=view.edge))
     return Edge(link=view, health=health_of(view), state=state)
 

@@ -10,7 +10,9 @@ from hubd.project.base import Health as Health
 from hubd.project.base import Progress as Progress
 from hubd.project.base import Projector as Projector
 from hubd.project.base import Source as Source
+from hubd.project.base import apply_entries as apply_entries
 from hubd.project.base import follow
+from hubd.project.directory import SERIES_MAX as SERIES_MAX
 from hubd.project.events import EventsProjector as EventsProjector
 from hubd.project.live import Live as Live
 from hubd.project.telemetry import TelemetryProjector as TelemetryProjector
@@ -21,9 +23,9 @@ from hubd.state import State
 class Projectors:
     """The projectors of a hub and how far each has come."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: Live, *, series_max: int = SERIES_MAX) -> None:
         self.all: tuple[Projector, ...] = (
-            TelemetryProjector(live),
+            TelemetryProjector(live, series_max=series_max),
             EventsProjector(live),
             WindowsProjector(),
         )
@@ -36,7 +38,8 @@ class Projectors:
 
 
 async def run_projectors(source: Source, state: State, projectors: Projectors) -> None:
-    """Follow the log until cancelled."""
+    """Follow the log until cancelled; a damaged state is made anew and followed from the start."""
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(state.keep_whole)
         for projector, progress in zip(projectors.all, projectors.progress, strict=True):
             nursery.start_soon(follow, projector, source, state, progress)

@@ -1,45 +1,50 @@
-"""What a projector is, and the task that drives one along the log."""
+"""What a projector is, and the task that drives one along the log.
+
+A transaction takes parts of entries up to `feed.WORK_MAX`, with the cursor behind the last of them,
+inside an entry if need be (I7, I9).
+"""
 
 import enum
 import logging
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+import msgspec
 import sqlalchemy as sa
 import trio
 from sqlalchemy.dialects.sqlite import insert
 
 from hubd.log.base import Entry
-from hubd.state import State, tables
+from hubd.project import scratch
+from hubd.project.feed import BadEntry, Cursor, Feed, Part, Parted
+from hubd.state import State, StateReplaced, tables
 
 log = logging.getLogger(__name__)
 
-# One read is one transaction: large enough that a commit's cost disappears, small enough that
-# its points (about 2 bytes each in a batch, 16 in memory) stay below some 20 MB.
 READ_BYTES: Final = 1 << 20
 RETRY_DELAYS_S: Final = (0.1, 0.5, 1.0, 5.0)
 ERROR_CHARS: Final = 500
 
 
-class Projector(Protocol):
-    """Keeps one view of the log. `apply` runs in a worker thread, inside a transaction."""
+class Projector(Parted, Protocol):
+    """Keeps one view of the log. Both calls run in a worker thread, `apply` in a transaction."""
 
     name: str
 
-    def apply(self, connection: sa.Connection, entries: Sequence[Entry]) -> None:
-        """Bring the view up to the last of `entries`; raising undoes all of it.
-
-        Raises RecordError, LookupError, TypeError... for an entry it cannot use, and lets the
-        database's own errors through.
-        """
+    def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
+        """Bring the view up to the last of `parts`, which stay as they are; raising undoes it."""
         ...
 
     def committed(self) -> None:
-        """What `apply` did is durable: pass it on to whoever watches."""
+        """Pass on to whoever watches what `apply` did: it is durable."""
         ...
 
     def undone(self) -> None:
-        """What `apply` did was undone: forget what was remembered of it."""
+        """Forget what was remembered of `apply`: it was undone."""
+        ...
+
+    def blank(self) -> "Projector":
+        """Return a projector of this kind that remembers nothing."""
         ...
 
 
@@ -64,6 +69,10 @@ class Progress:
         self._changed.set()
         self._changed = trio.Event()
 
+    def fail(self, error: str) -> None:
+        self.health, self.error = Health.FAILING, error[:ERROR_CHARS]
+        self.note()
+
     async def reach(self, position: int) -> None:
         """Return once everything up to `position` is projected."""
         while self.position < position:
@@ -86,102 +95,186 @@ class Source(Protocol):
 
 
 async def follow(projector: Projector, source: Source, state: State, progress: Progress) -> None:
-    """Drive `projector` along the log until cancelled."""
-    progress.skipped = await state.read(lambda c: _count_skipped(c, projector.name))
-    progress.position = await state.read(lambda c: read_cursor(c, projector.name))
-    progress.note()
-    failures = 0
+    """Drive `projector` along the log until cancelled; from its start when the state is new."""
+    blamed: set[int] = set()
     while True:
-        await source.wait_beyond(progress.position)
-        entries = await source.read(progress.position, limit_bytes=READ_BYTES)
-        if not entries:
-            await trio.lowlevel.checkpoint()
-            continue
         try:
-            await advance(projector, entries, state, progress)
-            failures = 0
-            progress.health = Health.FOLLOWING
+            await _Follower(projector, source, state, progress, blamed).run()
+        except StateReplaced:
+            projector.undone()
+            progress.position = 0
             progress.note()
-        except sa.exc.OperationalError as error:
-            # Disk full, locked, read-only: passes, and no entry is to blame for it.
-            if progress.health is not Health.FAILING:
-                log.error("projector %s waits at %d: %s", projector.name, progress.position, error)
-            progress.health = Health.FAILING
-            progress.error = str(error.orig)[:ERROR_CHARS]
-            progress.note()
-            await trio.sleep(RETRY_DELAYS_S[min(failures, len(RETRY_DELAYS_S) - 1)])
-            failures += 1
 
 
-async def advance(
-    projector: Projector, entries: Sequence[Entry], state: State, progress: Progress
-) -> None:
-    """Project `entries` in one transaction; if one of them is bad, one by one without it."""
-    try:
-        await _commit(projector, entries, state)
-    except sa.exc.OperationalError:
-        raise
-    except Exception as error:  # A bad entry may be bad in any way: I8.
-        if len(entries) > 1:
-            for entry in entries:
-                await advance(projector, [entry], state, progress)
-            return
-        await _skip(projector, entries[0], error, state, progress)
-    progress.position = entries[-1].position
-    progress.note()
+class _Follower:
+    """Follows the log into one life of the state.
 
+    blamed   entries that failed where an empty state took them; of a second failure they are guilty
+    """
 
-async def _commit(projector: Projector, entries: Sequence[Entry], state: State) -> None:
-    def change(connection: sa.Connection) -> None:
-        projector.apply(connection, entries)
-        move_cursor(connection, projector.name, entries[-1].position)  # I9
+    def __init__(
+        self,
+        projector: Projector,
+        source: Source,
+        state: State,
+        progress: Progress,
+        blamed: set[int],
+    ) -> None:
+        self._projector = projector
+        self._source = source
+        self._state = state
+        self._progress = progress
+        self._blamed = blamed
+        self._life = state.life
+        self._failures = 0
 
-    try:
-        await state.write(change)
-    except BaseException:
-        projector.undone()
-        raise
-    projector.committed()
+    async def run(self) -> None:
+        """Last until cancelled, or StateReplaced."""
+        name, progress = self._projector.name, self._progress
+        progress.skipped = await self._patiently(lambda c: _count_skipped(c, name))
+        cursor = await self._patiently(lambda c: read_cursor(c, name))
+        progress.position = cursor.position
+        progress.note()
+        while True:
+            await self._source.wait_beyond(cursor.position)
+            entries = await self._source.read(cursor.position, limit_bytes=READ_BYTES)
+            if not entries:
+                await trio.lowlevel.checkpoint()
+                continue
+            feed = Feed(self._projector, entries, cursor)
+            while not feed.is_empty or feed.taken:
+                cursor = await self._step(feed) or cursor
+                progress.position = cursor.position
+                progress.note()
 
+    async def _patiently(self, question: Any) -> Any:
+        while True:
+            try:
+                return await self._state.read(question)
+            except Exception as error:
+                await self._wait_out(error)
 
-async def _skip(
-    projector: Projector, entry: Entry, error: Exception, state: State, progress: Progress
-) -> None:
-    text = f"{type(error).__name__}: {error}"[:ERROR_CHARS]
+    async def _step(self, feed: Feed) -> Cursor | None:
+        """Project what `feed` gives, in one transaction; None when it has to be tried again."""
+        try:
+            cursor = await self._commit(feed)
+        except BadEntry as error:
+            return await self._skip(feed, error.reason)
+        except (sa.exc.OperationalError, MemoryError, StateReplaced) as error:
+            await self._wait_out(error)
+            return None
+        except Exception as error:
+            if self._state.is_damage(error):
+                await self._wait_out(error)
+            elif feed.taken[0].entry is not feed.taken[-1].entry:
+                feed.take_alone()
+            elif await self._is_guilty(feed):
+                return await self._skip(feed, error)
+            else:
+                await self._wait_out(self._state.report_damage(error))
+            return None
+        self._failures = 0
+        self._progress.health = Health.FOLLOWING
+        return cursor
 
-    def change(connection: sa.Connection) -> None:
-        connection.execute(
-            tables.projector_skip.insert().values(
-                name=projector.name, position=entry.position, edge=entry.edge, error=text,
-                lane=int(entry.lane), first=tables.signed(entry.first),
-                last=tables.signed(entry.last),
-            )
+    async def _commit(self, feed: Feed) -> Cursor:
+        def change(connection: sa.Connection) -> None:
+            self._projector.apply(connection, feed.take())
+            move_cursor(connection, self._projector.name, feed.after())  # I9
+
+        try:
+            await self._state.write(change, life=self._life)
+        except BaseException:
+            self._projector.undone()
+            raise
+        self._projector.committed()
+        return feed.done()
+
+    async def _wait_out(self, error: Exception) -> None:
+        """Wait until the database may have become better; raises StateReplaced when it is new.
+
+        Disk full, locked, read-only, no memory: passes, and no entry is to blame for it.
+        """
+        if self._state.is_damage(error):
+            self._progress.fail(f"{error}; the state is made again from the log")
+            await self._state.replaced(self._life)
+        if isinstance(error, StateReplaced) or self._state.life != self._life:
+            raise StateReplaced
+        if not isinstance(error, sa.exc.OperationalError | MemoryError):
+            raise error
+        name, position = self._projector.name, self._progress.position
+        problem = str(getattr(error, "orig", None) or "no memory")
+        if self._progress.health is not Health.FAILING:
+            log.error("projector %s waits at %d: %s", name, position, problem)
+        self._progress.fail(problem)
+        await trio.sleep(RETRY_DELAYS_S[min(self._failures, len(RETRY_DELAYS_S) - 1)])
+        self._failures += 1
+
+    async def _is_guilty(self, feed: Feed) -> bool:
+        """Whether the entry fails by itself: into an empty state, or again after a new beginning.
+
+        What an empty state takes failed because of what this one holds: its pages are rotten.
+        """
+        position, parts = feed.entry.position, feed.taken
+        if position in self._blamed:
+            return True
+        self._blamed.add(position)
+        return not await trio.to_thread.run_sync(scratch.takes, self._projector.blank(), parts)
+
+    async def _skip(self, feed: Feed, error: BaseException) -> Cursor | None:
+        entry, name = feed.entry, self._projector.name
+        text = f"{type(error).__name__}: {error}"[:ERROR_CHARS]
+
+        def change(connection: sa.Connection) -> None:
+            connection.execute(
+                tables.projector_skip.insert().values(
+                    name=name, position=entry.position, edge=entry.edge, error=text,
+                    lane=int(entry.lane), first=tables.signed(entry.first),
+                    last=tables.signed(entry.last),
+                )
+            )  # fmt: skip
+            move_cursor(connection, name, Cursor(entry.position))
+
+        try:
+            await self._state.write(change, life=self._life)
+        except Exception as refusal:
+            await self._wait_out(refusal)
+            return None
+        self._progress.skipped += 1
+        self._progress.error = text
+        log.error(
+            "projector %s skipped entry %d (%s lane %d, %d..%d): %s",
+            name, entry.position, entry.edge, entry.lane, entry.first, entry.last, text,
         )  # fmt: skip
-        move_cursor(connection, projector.name, entry.position)
-
-    await state.write(change)
-    progress.skipped += 1
-    progress.error = text
-    log.error(
-        "projector %s skipped entry %d (%s lane %d, %d..%d): %s",
-        projector.name, entry.position, entry.edge, entry.lane, entry.first, entry.last, text,
-    )  # fmt: skip
+        return feed.skip()
 
 
-def read_cursor(connection: sa.Connection, name: str) -> int:
+def apply_entries(
+    projector: Projector, connection: sa.Connection, entries: Sequence[Entry]
+) -> None:
+    """Project whole entries in the transaction of `connection`, whatever they cost."""
+    projector.apply(connection, [part for entry in entries for part in projector.parts(entry, 0)])
+
+
+def read_cursor(connection: sa.Connection, name: str) -> Cursor:
     table = tables.projector_cursor
-    return connection.scalar(sa.select(table.c.position).where(table.c.name == name)) or 0
+    row = connection.execute(sa.select(table).where(table.c.name == name)).first()
+    return Cursor() if row is None else Cursor(row.position, row.part_of, row.done)
 
 
-def move_cursor(connection: sa.Connection, name: str, position: int) -> None:
+def move_cursor(connection: sa.Connection, name: str, cursor: Cursor) -> None:
     """Set the cursor; it never goes back, whoever else may be writing."""
     table = tables.projector_cursor
     before = read_cursor(connection, name)
-    assert position > before, f"{name}: cursor {before} cannot go to {position}"
-    statement = insert(table).values(name=name, position=position)
+    is_ahead = cursor.position > before.position or (
+        cursor.position == before.position
+        and (cursor.part_of != before.part_of or cursor.done > before.done)
+    )
+    assert is_ahead, f"{name}: {before} cannot go to {cursor}"
+    statement = insert(table).values(name=name, **msgspec.structs.asdict(cursor))
     connection.execute(
         statement.on_conflict_do_update(
-            index_elements=[table.c.name], set_={"position": statement.excluded.position}
+            index_elements=[table.c.name], set_=msgspec.structs.asdict(cursor)
         )
     )
 

@@ -1,8 +1,8 @@
 """The events projector: what edges told, what was refused for good, and what is lost."""
 
 import json
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from edgesync.errors import RecordError
 from edgesync.model import EventType, RecordKind
 from edgesync_transport.messages import Codec
 from hubd.log.base import Entry
+from hubd.project.feed import ENTRY_BYTES_MAX, PART_WORK, Part
 from hubd.project.live import Live
 from hubd.project.totals import Totals
 from hubd.state import tables
@@ -21,7 +22,12 @@ DEAD: Final = "dead"  # refused for good; kept as it came
 LOST: Final = "lost"  # does not exist any more; the row stands in its place
 UNREADABLE: Final = "unreadable"  # stored, but this hub cannot decode it
 
-UNPACKED_LIMIT_BYTES: Final = 64 << 20
+# A row of 18 columns, and its body.
+RECORD_COST: Final = 16
+BYTES_A_UNIT: Final = 16
+
+
+Seq = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class LossBody(msgspec.Struct, frozen=True):
@@ -30,11 +36,18 @@ class LossBody(msgspec.Struct, frozen=True):
     policy   what gave way in a full lane: the lane's gap says which of the records are missing here
     """
 
-    lane: int
-    first: int
-    last: int
+    lane: Annotated[int, msgspec.Meta(ge=0, le=255)]
+    first: Seq
+    last: Seq
     reason: str = ""
     policy: str = ""
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What a part makes: rows of `edge_events` and of `loss`."""
+
+    events: list[dict[str, Any]]
+    losses: list[dict[str, Any]]
 
 
 class EventsProjector:
@@ -44,19 +57,40 @@ class EventsProjector:
         self._live = live
         self._touched: set[str] = set()
 
-    def apply(self, connection: sa.Connection, entries: Sequence[Entry]) -> None:
+    def blank(self) -> "EventsProjector":
+        return EventsProjector(Live())
+
+    def parts(self, entry: Entry, done: int) -> Iterator[Part]:
+        """Yield the records beside telemetry in order; raises RecordError. See `Projector`."""
+        if entry.codec in (Codec.DEAD, Codec.GAP):
+            yield Part(entry, _instead(entry), 1, 0, True)
+            return
+        records = batch.events(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
+        rows, cost = Rows([], []), 1
+        for nth in range(done, len(records)):
+            index, record = records[nth]
+            if record.kind in (RecordKind.CELLS, RecordKind.WINDOWS):
+                continue  # the business of hubd/cells, and of the windows projector
+            if cost > PART_WORK:
+                yield Part(entry, rows, cost, nth, False)
+                rows, cost = Rows([], []), 1
+            _read(entry, index, record, rows)
+            cost += RECORD_COST + len(record.body) // BYTES_A_UNIT
+        yield Part(entry, rows, cost, len(records), True)
+
+    def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
+        totals = Totals()
         rows: list[dict[str, Any]] = []
         losses: list[dict[str, Any]] = []
-        totals = Totals()
-        for entry in entries:
-            new_rows, new_losses = _read(entry)
-            rows += new_rows
-            losses += new_losses
+        for part in parts:
+            new, lost = part.content.events, part.content.losses
+            rows += new
+            losses += lost
             totals.add(
-                entry,
-                events=sum(row["status"] in (STORED, UNREADABLE) for row in new_rows),
-                dead=sum(row["status"] == DEAD for row in new_rows),
-                lost=sum(row["last"] - row["first"] + 1 for row in new_losses),
+                part.entry,
+                events=sum(row["status"] in (STORED, UNREADABLE) for row in new),
+                dead=sum(row["status"] == DEAD for row in new),
+                lost=sum(row["last"] - row["first"] + 1 for row in lost),
             )
         if rows:
             connection.execute(tables.edge_events.insert(), rows)
@@ -74,29 +108,26 @@ class EventsProjector:
         self._touched = set()
 
 
-def _read(entry: Entry) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The rows of `edge_events` and of `loss` that one batch makes; raises RecordError."""
+def _instead(entry: Entry) -> Rows:
+    """Return the row of what stands in the log in place of records."""
     if entry.codec == Codec.DEAD:
-        return [_row(entry, 0, entry.first) | _refused(entry)], []
-    if entry.codec == Codec.GAP:
-        row = _row(entry, 0, entry.first) | {
-            "status": LOST, "type": int(EventType.LOSS), "reason": entry.reason,
-            "time_ns": entry.stored_at_ns,
-        }  # fmt: skip
-        return [row], [_loss(entry, 0, entry.lane, entry.first, entry.last, entry.reason)]
-    _, records = batch.columns(entry.codec, entry.payload, limit_bytes=UNPACKED_LIMIT_BYTES)
-    rows, losses = [], []
-    for index, record in records:
-        if record.kind in (RecordKind.CELLS, RecordKind.WINDOWS):
-            continue  # the business of hubd/cells, and of the windows projector
-        row = _row(entry, index, entry.first + index) | _decoded(record.kind, record.body)
-        row["origin"] = tables.signed(record.origin)
-        row["number"] = tables.signed(record.number)
-        rows.append(row)
-        told = _told_loss(row["body"]) if row["type"] == EventType.LOSS else None
-        if told is not None and not told.policy:
-            losses.append(_loss(entry, index, told.lane, told.first, told.last, told.reason))
-    return rows, losses
+        return Rows([_row(entry, 0, entry.first) | _refused(entry)], [])
+    row = _row(entry, 0, entry.first) | {
+        "status": LOST, "type": int(EventType.LOSS), "reason": entry.reason,
+        "time_ns": entry.stored_at_ns,
+    }  # fmt: skip
+    return Rows([row], [_loss(entry, 0, entry.lane, entry.first, entry.last, entry.reason)])
+
+
+def _read(entry: Entry, index: int, record: batch.Record, rows: Rows) -> None:
+    """Add the rows that one record makes; one that cannot be read makes a row that says so."""
+    row = _row(entry, index, entry.first + index) | _decoded(record.kind, record.body)
+    row["origin"] = tables.signed(record.origin)
+    row["number"] = tables.signed(record.number)
+    rows.events.append(row)
+    told = _told_loss(row["body"]) if row["type"] == EventType.LOSS else None
+    if told is not None and not told.policy:
+        rows.losses.append(_loss(entry, index, told.lane, told.first, told.last, told.reason))
 
 
 def _row(entry: Entry, nth: int, seq: int) -> dict[str, Any]:
@@ -121,6 +152,15 @@ def _decoded(kind: int, body: bytes) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def unreadable_row(entry: Entry, index: int, record: batch.Record, reason: str) -> dict[str, Any]:
+    """Return the row of `edge_events` that stands for a record nobody can read."""
+    return _row(entry, index, entry.first + index) | {
+        "status": UNREADABLE, "body": record.body, "reason": reason,
+        "origin": tables.signed(record.origin), "number": tables.signed(record.number),
+        "time_ns": entry.stored_at_ns,
+    }  # fmt: skip
+
+
 def _refused(entry: Entry) -> dict[str, Any]:
     return {
         "status": DEAD, "body": entry.payload, "reason": entry.reason,
@@ -130,9 +170,11 @@ def _refused(entry: Entry) -> dict[str, Any]:
 
 def _told_loss(body: bytes) -> LossBody | None:
     try:
-        return msgspec.convert(json.loads(body), LossBody)
-    except ValueError:
+        told = msgspec.convert(json.loads(body), LossBody)
+        told.reason.encode()  # half of a pair of surrogates is no text that can be stored
+    except (ValueError, RecursionError):
         return None
+    return told
 
 
 def _loss(entry: Entry, nth: int, lane: int, first: int, last: int, reason: str) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from sqlalchemy.dialects.sqlite import insert
 from hubd.log.base import Entry
 from hubd.state import tables
 
-COUNTED: Final = ("readings", "events", "dead", "lost")
+COUNTED: Final = ("readings", "events", "dead", "lost", "series", "refused")
+# What a hostile edge says it has lost may be any number; sums stay within 64 bits.
+COUNT_MAX: Final = 1 << 61
 
 
 class Totals:
@@ -19,17 +21,15 @@ class Totals:
         self._counts: dict[str, Counter[str]] = {}
         self._stored_at_ns: dict[str, int] = {}
 
-    def add(
-        self, entry: Entry, *, readings: int = 0, events: int = 0, dead: int = 0, lost: int = 0
-    ) -> None:
-        counts = self._counts.setdefault(entry.edge, Counter())
-        counts.update(readings=readings, events=events, dead=dead, lost=lost)
+    def add(self, entry: Entry, **counts: int) -> None:
+        """Add to the counts of the edge of `entry`, by their names in COUNTED."""
+        self._counts.setdefault(entry.edge, Counter()).update(counts)
         self._stored_at_ns[entry.edge] = entry.stored_at_ns
 
     def store(self, connection: sa.Connection) -> None:
         rows = [
             {"edge": edge, "stored_at_ns": self._stored_at_ns[edge]}
-            | {name: counts[name] for name in COUNTED}
+            | {name: min(counts[name], COUNT_MAX) for name in COUNTED}
             for edge, counts in self._counts.items()
         ]
         if rows:
@@ -39,7 +39,8 @@ class Totals:
 def _add_statement() -> sa.Executable:
     statement = insert(tables.edge_totals)
     old, new = tables.edge_totals.c, statement.excluded
-    changes = {name: old[name] + new[name] for name in COUNTED}
+    sums = {name: old[name] + new[name] for name in COUNTED}
+    changes = {name: sa.case((one > COUNT_MAX, COUNT_MAX), else_=one) for name, one in sums.items()}
     changes["stored_at_ns"] = sa.case(
         (new.stored_at_ns > old.stored_at_ns, new.stored_at_ns), else_=old.stored_at_ns
     )

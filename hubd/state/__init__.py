@@ -4,6 +4,8 @@ All of it can be made again from the log, so losing the last moments of it in a 
 nothing: the projectors' cursors are in the same file and go back by the same amount (I9).
 """
 
+from hubd.state.damage import StateDamaged as StateDamaged
 from hubd.state.database import QueryTooSlow as QueryTooSlow
 from hubd.state.database import State as State
+from hubd.state.database import StateReplaced as StateReplaced
 from hubd.state.database import open_state as open_state

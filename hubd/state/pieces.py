@@ -13,12 +13,14 @@ import msgspec
 from edgesync._native import block
 from edgesync.errors import RecordError
 from edgesync.model import Value, ValueType
+from hubd.state.damage import StateDamaged
 
 Times: TypeAlias = "array.array[int]"
 Values: TypeAlias = "array.array[float] | array.array[int] | list[str]"
 
 # A block's limit is 8192 points; half of it keeps what a page must unpack small.
 BLOCK_POINTS: Final = 4096
+BLOCK_CHARS: Final = 1 << 18
 
 
 class Piece(NamedTuple):
@@ -42,11 +44,17 @@ def new_piece(vtype: int) -> Piece:
 
 
 def cut(piece: Piece, points: int = BLOCK_POINTS) -> list[Piece]:
-    """Split into as few pieces of at most `points` as possible, about equally long."""
+    """Split into as few pieces of at most `points` as possible, about equally long.
+
+    Long texts make more: a page unpacks whole blocks.
+    """
     total = len(piece.times)
-    if total <= points:
+    parts = -(-total // points)
+    if isinstance(piece.values, list):
+        parts = max(parts, min(total, -(-sum(map(len, piece.values)) // BLOCK_CHARS)))
+    if parts <= 1:
         return [piece]
-    size = -(-total // -(-total // points))
+    size = -(-total // parts)
     return [
         Piece(piece.vtype, piece.times[i : i + size], piece.values[i : i + size])
         for i in range(0, total, size)
@@ -86,8 +94,11 @@ def from_block(data: bytes) -> Piece:
 
 
 def load(vtype: int, count: int, is_sealed: bool, data: bytes) -> Piece:
-    """The points of a row of `history`; raises RecordError if it was damaged."""
-    return from_block(data) if is_sealed else from_raw(vtype, count, data)
+    """Return the points of a row of `history`; raises StateDamaged."""
+    try:
+        return from_block(data) if is_sealed else from_raw(vtype, count, data)
+    except ValueError as error:
+        raise StateDamaged(f"a piece of {count} points is damaged: {error}") from error
 
 
 def to_bits(vtype: int, value: Value) -> tuple[int, str | None]:

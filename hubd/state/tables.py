@@ -32,11 +32,14 @@ meta = Table(
     Column("value", LargeBinary, nullable=False),
 )
 
+# All up to `position` is in, and of the entry `part_of`, which follows, its first `done` items.
 projector_cursor = Table(
     "projector_cursor",
     metadata,
     Column("name", Text, primary_key=True),
     Column("position", BigInteger, nullable=False),
+    Column("part_of", BigInteger, nullable=False, server_default="0"),
+    Column("done", BigInteger, nullable=False, server_default="0"),
 )
 
 # An entry a projector could not use, skipped so that what is behind it gets on (I8).
@@ -52,6 +55,7 @@ projector_skip = Table(
     Column("error", Text, nullable=False),
 )
 
+# `series` counts the rows of that table; `refused` the readings of series beyond the limit.
 edge_totals = Table(
     "edge_totals",
     metadata,
@@ -60,6 +64,8 @@ edge_totals = Table(
     Column("events", BigInteger, nullable=False),
     Column("dead", BigInteger, nullable=False),
     Column("lost", BigInteger, nullable=False),
+    Column("series", BigInteger, nullable=False, server_default="0"),
+    Column("refused", BigInteger, nullable=False, server_default="0"),
     Column("stored_at_ns", BigInteger, nullable=False),
 )
 

@@ -27,7 +27,10 @@ class SeriesRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """What the state holds of one edge."""
+    """What the state holds of one edge.
+
+    refused   readings of series beyond `[limits] series`: in the log only
+    """
 
     edge: str
     readings: int = 0
@@ -35,6 +38,7 @@ class Totals(msgspec.Struct, frozen=True, kw_only=True):
     dead: int = 0
     lost: int = 0
     series: int = 0
+    refused: int = 0
     stored_at_ns: int = 0
 
 
@@ -99,17 +103,18 @@ def series_by_id(connection: sa.Connection, edge: str, series: int) -> SeriesRow
     return None if row is None else _series_row(row)
 
 
-def totals(connection: sa.Connection) -> dict[str, Totals]:
-    """What the state holds, by edge."""
-    table = tables.series
-    by_edge = sa.select(table.c.edge, sa.func.count()).group_by(table.c.edge)
-    counts = {edge: count for edge, count in connection.execute(by_edge)}
+def totals(connection: sa.Connection, edge: str | None = None) -> dict[str, Totals]:
+    """Return what the state holds, by edge; of one edge only, if it is named."""
+    table = tables.edge_totals
+    question = sa.select(table)
+    if edge is not None:
+        question = question.where(table.c.edge == edge)
     return {
         row.edge: Totals(
             edge=row.edge, readings=row.readings, events=row.events, dead=row.dead, lost=row.lost,
-            series=counts.get(row.edge, 0), stored_at_ns=row.stored_at_ns,
+            series=row.series, refused=row.refused, stored_at_ns=row.stored_at_ns,
         )
-        for row in connection.execute(sa.select(tables.edge_totals))
+        for row in connection.execute(question)
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from edgesync.store.commit import Tails
 from edgesync.store.journal import EdgeStore
 from edgesync_transport.messages import Codec
 from hubd.log.base import Entry
-from hubd.project import Live, TelemetryProjector, WindowsProjector
+from hubd.project import Live, TelemetryProjector, WindowsProjector, apply_entries
 from hubd.state import State, open_state, points, tables, windows
 from hubd.state.windows import WindowQuery
 from tests.terminal import Terminal, open_terminal
@@ -82,7 +82,7 @@ def project(state: State, store: EdgeStore) -> None:
         last=rows.last, codec=Codec(codec), payload=payload, reason="", stored_at_ns=START,
     )  # fmt: skip
     for one in (TelemetryProjector(Live()), WindowsProjector()):
-        state.write_now(partial(one.apply, entries=[entry]))
+        state.write_now(partial(apply_entries, one, entries=[entry]))
 
 
 def at_hub(state: State, name: str, merge_ns: int = MINUTE) -> list[windows.WindowRow]:

@@ -1,7 +1,6 @@
 """A hub with two edges, their state made by the real projectors from real batches."""
 
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from pathlib import Path
 
 import httpx2
@@ -15,7 +14,7 @@ from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
 from hubd.cells import HubCells
 from hubd.client import HubClient
-from hubd.project import Live, Projectors
+from hubd.project import Live, Projectors, apply_entries
 from hubd.state import State, open_state
 from tests.hubd.batches import START_NS, Edge
 from tests.hubd.keys import meet, open_answers
@@ -57,7 +56,7 @@ def fill(state: State, projectors: Projectors) -> None:
     edge = barn()
     entries = [edge.entry(1), edge.refused(2, b"nonsense", "not a record"), edge.gap(3, 5, "trim")]
     for one in projectors.all:
-        state.write_now(partial(one.apply, entries=entries))
+        state.write_now(lambda c, one=one: apply_entries(one, c, entries))  # type: ignore[misc]
     for progress in projectors.progress:
         progress.position = 3
 

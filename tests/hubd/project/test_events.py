@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from edgesync.model import Action, EventType
 from hubd.log.base import Entry
-from hubd.project import EventsProjector, Live
+from hubd.project import EventsProjector, Live, apply_entries
 from hubd.state import State, open_state, tables, views
 from hubd.state.views import EventFilter, EventRow
 from tests.hubd.batches import START_NS, Edge
@@ -24,7 +24,7 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 def project(state: State, *entries: Entry) -> None:
     projector = EventsProjector(Live())
-    state.write_now(lambda c: projector.apply(c, entries))
+    state.write_now(lambda c: apply_entries(projector, c, entries))
 
 
 def found(state: State, **wanted: object) -> list[EventRow]:

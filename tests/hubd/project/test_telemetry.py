@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from edgesync.model import Value, series_id
 from hubd.log.base import Entry
 from hubd.project import Live, TelemetryProjector
-from hubd.project.base import move_cursor, read_cursor
+from hubd.project.base import apply_entries, move_cursor, read_cursor
+from hubd.project.feed import Cursor
 from hubd.project.rollups import HOUR_NS, MINUTE_NS
 from hubd.state import State, open_state, points, tables, views
 from tests.hubd.batches import START_NS, Edge, Name
@@ -49,11 +50,11 @@ def project(
     """One transaction of a projector; returns whether there was anything to do."""
 
     def change(connection: sa.Connection) -> bool:
-        after = read_cursor(connection, projector.name)
+        after = read_cursor(connection, projector.name).position
         entries = [entry for entry in log if entry.position > after][:limit]
         if entries:
-            projector.apply(connection, entries)
-            move_cursor(connection, projector.name, entries[-1].position)
+            apply_entries(projector, connection, entries)
+            move_cursor(connection, projector.name, Cursor(entries[-1].position))
         if dies:
             raise Crash
         return bool(entries)
