@@ -13,7 +13,7 @@ import trio
 
 from edgesync.model import Event, Reading
 from edgesync.sources.modbus.layout import Limits, resolve
-from edgesync.sources.modbus.pdu import FrameReader, Request, decode_answer, encode_answer
+from edgesync.sources.modbus.pdu import FrameReader, Request, answer_data, encode_answer
 from edgesync.sources.modbus.planner import Planner
 from edgesync.sources.modbus.settings import GroupSettings, ModbusDeviceSettings, PointSettings
 from edgesync.sources.modbus.source import ModbusSource
@@ -49,7 +49,7 @@ class Decode:
 
     def time_answer(self, registers: int) -> None:
         [frame] = FrameReader().feed(self.frame)
-        self.block.decode(decode_answer(frame, self.request))
+        self.block.decode(answer_data(frame, self.request))
 
 
 class RoundTrip:

@@ -47,11 +47,12 @@ class SourceStatus(msgspec.Struct, frozen=True, kw_only=True):
     rejected: int = 0  # exceptions answered by the device
     busy: int = 0
     malformed: int = 0  # answers that are not what was asked for
+    implausible: int = 0  # values that fell or stepped more than their point may
     late: int = 0  # answers skipped because their request was given up
     connects: int = 0
     overruns: int = 0  # polls left out because the one before took too long
     refused: int = 0  # readings the store had no room for
-    invalid_points: tuple[str, ...] = ()  # answered, but "not available" or out of range
+    invalid_points: dict[str, str] = {}  # every point that has no current value, and why
 
 
 class Sink(Protocol):

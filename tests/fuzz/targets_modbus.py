@@ -10,7 +10,7 @@ from edgesync.sources.modbus.pdu import (
     FrameReader,
     Garbage,
     Request,
-    decode_answer,
+    answer_data,
     encode_answer,
     encode_exception,
 )
@@ -65,7 +65,7 @@ def read_answer(data: bytes) -> None:
     if not frames:
         raise IncompleteError
     block, request = _request(frames[0].transaction)
-    decoded = block.decode(decode_answer(frames[0], request))
+    decoded = block.decode(answer_data(frames[0], request))
     assert len(decoded) == sum(len(p.series()) for item in block.items for p in item.points)
 
 

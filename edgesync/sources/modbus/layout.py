@@ -4,6 +4,7 @@ Errors name the file, the field and what is allowed there; nothing is guessed.
 """
 
 import math
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -11,6 +12,7 @@ from msgspec import Struct
 
 from edgesync.errors import ConfigError
 from edgesync.report import ReportRule, parse_deadband
+from edgesync.sources.modbus.plausible import PlausibleRule
 from edgesync.sources.modbus.points import (
     FLOATS,
     INTEGERS,
@@ -70,6 +72,7 @@ class Layout(Struct, frozen=True, kw_only=True):
     limits: Limits
     quirks: frozenset[Quirk]
     rules: tuple[tuple[str, ReportRule], ...]  # (series key, rule)
+    plausible: tuple[tuple[str, PlausibleRule], ...] = ()  # (series key, rule)
 
 
 def resolve(device: ModbusDeviceSettings, profile: ProfileSettings | None) -> Layout:
@@ -110,6 +113,7 @@ class _Resolver:
             limits=limits,
             quirks=self._quirks(limits),
             rules=tuple(self._rules(by_name)),
+            plausible=tuple(self._plausible(by_name)),
         )
 
     def _merged_points(self) -> dict[str, PointSettings]:
@@ -270,24 +274,38 @@ class _Resolver:
             found[number] = label
         return tuple(sorted(found.items()))
 
-    def _invalid(self, settings: PointSettings, words: int) -> frozenset[int | float | str]:
+    def _invalid(self, settings: PointSettings, words: int) -> frozenset[int | str]:
         if settings.invalid == "sunspec":
             pattern = SUNSPEC_INVALID.get(settings.type)
             if settings.type in ("enum", "bits"):
                 pattern = (1 << 16 * words) - 1
             return frozenset() if pattern is None else frozenset({pattern})
-        markers: set[int | float | str] = set()
+        markers: set[int | str] = set()
         for marker in settings.invalid:
             field = f"points.{settings.name}.invalid"
             if isinstance(marker, str) != (settings.type == "string"):
                 raise self.error(field, f"{marker!r} cannot occur in a {settings.type}")
-            if isinstance(marker, int) and settings.type not in FLOATS:
-                markers.add(self._pattern(marker, words, field))
-            elif isinstance(marker, float) and settings.type not in FLOATS:
+            if isinstance(marker, str):
+                markers.add(marker)
+            elif settings.type in FLOATS:
+                markers |= self._float_patterns(marker, settings.type, words, field)
+            elif isinstance(marker, float):
                 raise self.error(field, f"{marker} is no whole number", "give the raw number")
             else:
-                markers.add(marker)
+                markers.add(self._pattern(marker, words, field))
         return frozenset(markers)
+
+    def _float_patterns(self, marker: float, kind: str, words: int, field: str) -> set[int]:
+        """Return the registers of a marker given as a number (-9999.9) or as them (0x7F7FFFFF)."""
+        try:
+            found = {int.from_bytes(struct.pack(FLOATS[kind], marker), "big")}
+        except OverflowError:
+            found = set()
+        if isinstance(marker, int) and 0 <= marker < 1 << 16 * words:
+            found.add(marker)
+        if not found:
+            raise self.error(field, f"{marker} cannot occur in a {kind}")
+        return found
 
     def _pattern(self, marker: int, words: int, field: str) -> int:
         """Return the unsigned bit pattern of a marker given signed or unsigned."""
@@ -305,8 +323,8 @@ class _Resolver:
             raise self.error(field, f"no point is called {point.sf!r}", _known(by_name))
         if sf.type != "int16" or sf.sf is not None or sf.scale != 1 or sf.offset:
             raise self.error(field, f"{sf.name} is no exponent", "it must be a plain int16")
-        if sf.table != point.table:
-            raise self.error(field, f"{sf.name} is in another table", "one reply must hold both")
+        if sf.is_bit_table:
+            raise self.error(field, f"{sf.name} is one bit", "it must be a register")
 
     def _atomic(self, by_name: Mapping[str, Point], limits: Limits) -> tuple[frozenset[str], ...]:
         """Join the sets of `atomic_with`, and check that each fits into one request."""
@@ -329,7 +347,6 @@ class _Resolver:
 
     def _check_fits(self, names: set[str], by_name: Mapping[str, Point], limits: Limits) -> None:
         members = [by_name[name] for name in sorted(names)]
-        members += [by_name[m.sf] for m in members if m.sf is not None]
         field = f"points.{members[0].name}"
         if len({member.table for member in members}) > 1:
             raise self.error(f"{field}.atomic_with", "the points are in different tables")
@@ -365,6 +382,19 @@ class _Resolver:
             rule = ReportRule(absolute=rule.absolute, percent=rule.percent, max_age_s=age)
             for key in by_name[settings.name].series():
                 yield key, rule
+
+    def _plausible(self, by_name: Mapping[str, Point]) -> Iterable[tuple[str, PlausibleRule]]:
+        for settings in self.settings.values():
+            if settings.never_falls or settings.max_step is not None:
+                point = by_name[settings.name]
+                if point.type not in (*INTEGERS, *FLOATS, "bcd"):
+                    field = "never_falls" if settings.never_falls else "max_step"
+                    problem = f"type {point.type} is no number"
+                    raise self.error(f"points.{point.name}.{field}", problem)
+                rule = PlausibleRule(
+                    settings.never_falls, settings.max_step, self.groups[point.group]
+                )
+                yield point.name, rule
 
 
 def _known(names: Iterable[str]) -> str:

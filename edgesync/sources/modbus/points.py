@@ -8,10 +8,11 @@ outside the declared range, has no value: None, never 6553.5 V.
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Final
+from typing import Final, Protocol
 
+import msgspec
 from msgspec import Struct
 
 from edgesync.model import Value
@@ -37,6 +38,17 @@ SF_RANGE: Final = range(-10, 11)
 _I64: Final = range(-(1 << 63), 1 << 63)
 
 
+class _Span(Protocol):
+    """Registers of one table."""
+
+    @property
+    def table(self) -> Table: ...
+    @property
+    def start(self) -> int: ...
+    @property
+    def end(self) -> int: ...
+
+
 class Point(Struct, frozen=True, kw_only=True):
     """One value, resolved. `address` counts from 0; `words` are registers (bits in bit tables)."""
 
@@ -56,7 +68,7 @@ class Point(Struct, frozen=True, kw_only=True):
     linear: tuple[int, int, int] | None = None
     sf: str | None = None
     unit: str = ""
-    invalid: frozenset[int | float | str] = frozenset()
+    invalid: frozenset[int | str] = frozenset()  # patterns of the registers, or texts
     low: float | None = None
     high: float | None = None
     symbols: tuple[tuple[int, str], ...] = ()
@@ -90,19 +102,27 @@ def byte_order(words: int, *, word: str, dword: str, byte: str) -> tuple[int, ..
         if words in (2, 4) and word == "little":
             within = 1 - within
         register = half * 2 + within
+        if words not in (2, 4) and word == "little":
+            register = words - 1 - index  # the lowest register of the value comes first
         pair = (register * 2, register * 2 + 1)
         places.extend(pair if byte == "big" else reversed(pair))
     return () if places == sorted(places) else tuple(places)
 
 
+def is_beside(point: Point, span: _Span) -> bool:
+    """Tell whether the registers of `point` lie within `span`."""
+    return point.table == span.table and span.start <= point.address and point.end <= span.end
+
+
 def decode_point(
-    point: Point, data: bytes, start: int, sf: Point | None = None
+    point: Point, data: bytes, start: int, sf: Point | None = None, far: bytes | None = None
 ) -> Iterator[tuple[str, Value | None]]:
     """Yield (series key, value) of `point`; None where the device has no valid value.
 
     data    the reply's registers as bytes, high byte first
     start   address of the reply's first register
-    sf      the point that holds the exponent, found in the same reply
+    sf      the point that holds the exponent
+    far     its registers, if they came in another reply; otherwise they are in this one
     """
     chunk = _cut(point, data, start)
     if point.type == "bits" and point.symbols:
@@ -112,20 +132,48 @@ def decode_point(
             yield f"{point.name}.{label}", bool(flags >> bit & 1) if known else None
         return
     if sf is not None:
-        yield point.name, _scaled_by_register(point, chunk, _cut(sf, data, start), sf)
+        factor = _cut(sf, data, start) if far is None else _ordered(sf, far)
+        yield point.name, _scaled_by_register(point, chunk, factor, sf)
         return
     yield point.name, _VALUES.get(point.type, _plain)(point, chunk)
 
 
-def decode_bit(point: Point, bits: Sequence[bool], start: int) -> tuple[str, Value | None]:
-    """Return (series key, value) of a coil or discrete input."""
-    return point.name, bool(bits[point.address - start])
+def missing_reason(
+    point: Point, data: bytes, start: int, sf: Point | None, far: bytes | None
+) -> str:
+    """Say why `decode_point` found no value."""
+    if sf is not None:
+        if far is None and not start * 2 <= sf.address * 2 < start * 2 + len(data):
+            return f"its scale factor {sf.name} was not read with it, or has just changed"
+        factor = _cut(sf, data, start) if far is None else _ordered(sf, far)
+        if int.from_bytes(factor, "big", signed=True) not in SF_RANGE:
+            return f"its scale factor {sf.name} is not available: 0x{factor.hex()}"
+    chunk = _cut(point, data, start)
+    marker = f"0x{chunk[:16].hex()}"
+    # What would have a value without the range was outside it.
+    free = msgspec.structs.replace(point, low=None, high=None)
+    values = [value for _, value in decode_point(free, data, start, sf, far)]
+    if values and values[0] is not None:
+        low = "" if point.low is None else f"{point.low:g}"
+        high = "" if point.high is None else f"{point.high:g}"
+        return f"{values[0]} is outside {low} … {high}"
+    return f"the device says that it is not available: {marker}"
+
+
+def decode_bit(point: Point, data: bytes, start: int) -> tuple[str, Value | None]:
+    """Return (series key, value) of a coil or discrete input: bits, the lowest first."""
+    place = point.address - start
+    return point.name, bool(data[place >> 3] >> (place & 7) & 1)
 
 
 def _cut(point: Point, data: bytes, start: int) -> bytes:
     at = (point.address - start) * 2
     chunk = data[at : at + point.words * 2]
     assert len(chunk) == point.words * 2, "the planner never splits a point"
+    return _ordered(point, chunk)
+
+
+def _ordered(point: Point, chunk: bytes) -> bytes:
     return bytes([chunk[i] for i in point.order]) if point.order else chunk
 
 
@@ -171,7 +219,7 @@ def _scaled_by_register(point: Point, chunk: bytes, factor: bytes, sf: Point) ->
 
 def _float(point: Point, chunk: bytes) -> Value | None:
     raw: float = struct.unpack(FLOATS[point.type], chunk)[0]
-    if not math.isfinite(raw) or raw in point.invalid:
+    if not math.isfinite(raw) or int.from_bytes(chunk, "big") in point.invalid:
         return None
     if point.type != "float64":
         raw = _shortest(raw, FLOATS[point.type], chunk)

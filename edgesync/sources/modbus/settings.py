@@ -67,6 +67,8 @@ class PointSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     invalid: tuple[int | float | str, ...] | Literal["sunspec"] = ()
     min: float | None = None
     max: float | None = None
+    never_falls: bool = False  # a counter: a smaller value than before is none
+    max_step: Annotated[float, Meta(gt=0)] | None = None  # largest change from poll to poll
     enum: dict[str, str] = {}
     bits: dict[str, str] = {}
     atomic_with: tuple[str, ...] = ()

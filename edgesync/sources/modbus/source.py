@@ -4,8 +4,9 @@ for source in modbus_sources(settings.modbus):
     nursery.start_soon(source.run, sink)
 """
 
+import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import trio
@@ -30,11 +31,18 @@ class ModbusSource:
         *,
         wall_ns: Callable[[], int] = time.time_ns,
         connect: Connect = open_tcp,
+        phases: Sequence[float] = (),
     ) -> None:
         self._line = Line(host, port, connect)
         self._line.on_up = self._line_is_up
         self._line.connect_delay_s = max(layout.limits.connect_delay for layout in layouts)
-        self._units = tuple(Unit(layout, self._line, wall_ns) for layout in layouts)
+        phases = phases or [0.0] * len(layouts)
+        self._units = tuple(
+            Unit(layout, self._line, wall_ns, phase)
+            for layout, phase in zip(layouts, phases, strict=True)
+        )
+        for unit in self._units:
+            unit.is_line_away = lambda: all(one.is_away for one in self._units)
         if len(self._units) > 1:
             period_s = min(unit.shortest_period_s for unit in self._units)
             for rank, unit in enumerate(self._units):
@@ -90,10 +98,20 @@ def modbus_sources(
         layout = load_layout(device, folder)
         if device.enabled:
             lines.setdefault((device.host, device.port), []).append(layout)
+    # Devices are asked one after the other through the period, not all in the same instant.
+    phases = spread(sum(len(layouts) for layouts in lines.values()))
     return tuple(
-        ModbusSource(host, port, layouts, wall_ns=wall_ns, connect=connect)
+        ModbusSource(
+            host, port, layouts, wall_ns=wall_ns, connect=connect,
+            phases=list(itertools.islice(phases, len(layouts))),
+        )
         for (host, port), layouts in lines.items()
-    )
+    )  # fmt: skip
+
+
+def spread(devices: int) -> Iterator[float]:
+    """Yield where in its period each device is polled, from 0 to 1."""
+    return (index / devices for index in range(devices))
 
 
 def modbus_source(

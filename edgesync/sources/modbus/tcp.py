@@ -35,9 +35,10 @@ Connect = Callable[[str, int], Awaitable[trio.abc.Stream]]
 RECEIVE_BYTES: Final = 4096
 # Answers nobody waits for, in a row: a few are late, this many are a device talking to itself.
 STRAYS_MAX: Final = 64
-# Time-outs in a row without any answer on the connection. One may be a dead unit; after two the
-# peer is probably gone without a word (power cut, NAT table), which only a new connection shows.
-SILENT_TIMEOUTS_MAX: Final = 2
+# Time-outs in a row without any answer on the connection. Some may be a dead unit, or a block that
+# a device does not answer; after four the peer is probably gone without a word (power cut, NAT
+# table), which only a new connection shows.
+SILENT_TIMEOUTS_MAX: Final = 4
 # Of this many requests that were given up a late answer is known as such.
 GIVEN_UP_MAX: Final = 64
 # All units of a gateway that refuses connections share one attempt in this time.

@@ -45,7 +45,8 @@ class Gateway:
     ) -> None:
         self._there = frozenset(there)
         self._hook = hook
-        self._fixed = dict(fixed or {})
+        self.fixed = dict(fixed or {})
+        self.start_ns = START_NS
         self._nursery: trio.Nursery | None = None
         self.asked: list[Asked] = []
         self.connections = 0
@@ -61,7 +62,7 @@ class Gateway:
         if not self._there.issuperset(registers):
             return self.refuse(asked, code)
         tenths = round(trio.current_time() * 10) % 10_000
-        words = [self._fixed.get(register, tenths) for register in registers]
+        words = [self.fixed.get(register, tenths) for register in registers]
         pdu = struct.pack(f">BB{len(words)}H", asked.function, 2 * len(words), *words)
         number = asked.transaction if transaction is None else transaction
         return struct.pack(">HHHB", number, 0, len(pdu) + 1, asked.unit_id) + pdu

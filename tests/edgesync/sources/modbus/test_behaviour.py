@@ -135,7 +135,7 @@ async def test_illegal_addresses_heal_in_the_same_poll(autojump_clock: MockClock
         now = status(lab)
     assert len(lab.notes.arrivals["d1"]) == 11
     assert lab.notes.states("d1") == ["online"]
-    assert (now.readings, now.rejected, now.invalid_points) == (55, 1, ())
+    assert (now.readings, now.rejected, now.invalid_points) == (55, 1, {})
 
 
 async def test_a_point_the_device_has_not_is_named_and_the_others_go_on(
@@ -156,7 +156,7 @@ async def test_a_point_the_device_has_not_is_named_and_the_others_go_on(
         now = status(lab)
     assert {r.key for r in lab.notes.values} == {"P0", "P1", "P3", "P4"}
     assert len(lab.notes.arrivals["d1"]) == 11
-    assert now.invalid_points == ("P2",)
+    assert list(now.invalid_points) == ["P2"]
     assert lab.notes.events[1][1]["invalid"] == ["P2"]
 
 
@@ -174,7 +174,7 @@ async def test_a_marker_for_not_available_makes_no_reading_and_one_event(
         await trio.sleep(10)
         now = status(lab)
     assert [r.value for r in lab.notes.values if r.key == "Soc"] == [0.0] * 6
-    assert now.invalid_points == ("Soc",)
+    assert list(now.invalid_points) == ["Soc"]
     assert [body.get("invalid") for _, body in lab.notes.events] == [None, ["Soc"]]
 
 

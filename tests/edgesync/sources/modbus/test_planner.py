@@ -1,5 +1,6 @@
 """Merged reads: nothing split, nothing too long, nothing left out."""
 
+import struct
 from typing import Any
 
 import pytest
@@ -63,7 +64,8 @@ def test_a_value_and_its_scale_factor_come_from_one_reply() -> None:
     assert spans(blocks) == [("holding", 0, 61), ("holding", 60, 61)]
     words = [0] * 61
     words[0], words[60] = 2301, 0xFFFF
-    assert dict(blocks[0].decode(words)) == {"W": 230.1}
+    data = struct.pack(">61H", *words)
+    assert dict(blocks[0].decode(data)) == {"W": 230.1}
 
 
 def test_single_reads_for_devices_that_cannot_do_more() -> None:
@@ -82,20 +84,19 @@ def test_bundled_profiles_need_far_fewer_requests_than_points(name: str) -> None
 def test_a_refused_read_is_parted_at_its_gaps_then_in_half() -> None:
     planner = Planner(layout(*[{"address": a} for a in (0, 1, 5, 6, 7, 8)]))
     [whole] = planner.plan(GROUPS)
-    assert planner.refuse(whole)
-    assert spans(planner.parts(whole)) == [("holding", 0, 2), ("holding", 5, 4)]
+    assert spans(planner.refuse(whole, "2", 0.0)) == [("holding", 0, 2), ("holding", 5, 4)]
     [_, second] = planner.plan(GROUPS)
-    assert planner.refuse(second)
+    assert planner.refuse(second, "2", 0.0)
     assert spans(planner.plan(GROUPS))[1:] == [("holding", 5, 2), ("holding", 7, 2)]
-    assert planner.refused_points == ()
+    assert planner.withheld == {}
 
 
 def test_a_refused_single_point_is_left_out_until_forgiven() -> None:
     planner = Planner(layout({"address": 0}, {"address": 50}))
     first, second = planner.plan(GROUPS)
-    assert not planner.refuse(first)
+    assert not planner.refuse(first, "refused", 0.0)
     assert planner.plan(GROUPS) == (second,)
-    assert planner.refused_points == ("P0",)
+    assert planner.withheld == {"P0": "refused"}
     assert planner.probe().address == 50
     planner.forgive()
     assert planner.plan(GROUPS) == (first, second)
@@ -177,8 +178,8 @@ def test_illegal_addresses_cost_only_the_points_on_them(
         block = queue.pop(0)
         if illegal.isdisjoint(range(block.address, block.end)):
             answered |= {point.name for item in block.items for point in item.points}
-        elif planner.refuse(block):
-            queue = list(planner.parts(block)) + queue
+        else:
+            queue += planner.refuse(block, "refused", 0.0)
     assert not queue
     for point in found.points:
         touched = not illegal.isdisjoint(range(point.address, point.end))

@@ -63,7 +63,7 @@ async def test_the_site_is_read_over_real_tcp(separate_ports: bool, has_holes: b
         nursery.cancel_scope.cancel()
     assert {status.name for status in statuses} == {name for name, _, _ in SITE_DEVICES}
     assert all(status.state is SourceState.ONLINE for status in statuses)
-    assert all(status.invalid_points == () for status in statuses)
+    assert all(status.invalid_points == {} for status in statuses)
     keys = {(r.entity, r.key) for r in notes.values}
     assert len(keys) >= 70
     meter, pv = notes.latest("meter0"), notes.latest("pv0")
