@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> object:
     # The node brings Trio and the store along; `import edgesync` alone, as the hub does, need not.
     if name == "EdgeNode":

@@ -4,14 +4,16 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import trio
 
+from edgesync.events import EventQuery
 from edgesync.node import EdgeNode
-from edgesync.serve.control import serve_control
+from edgesync.serve.control import Answer, serve_control
 from edgesync.signals import stopping_on_signals
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ async def run(
 
 
 async def _start_services(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:
-    await nursery.start(serve_control, node)
+    await nursery.start(serve_control, node.data_dir, control_answers(node))
     if node.settings.cells.port:
         await _start_resp(nursery, node, stop)
     http = node.settings.http
@@ -61,6 +63,38 @@ async def _start_services(nursery: trio.Nursery, node: EdgeNode, stop: Callable[
             problem = taken.exceptions[0]
             log.error("no metrics: http.port %d on %s: %s", http.port, http.host, problem)
     nursery.start_soon(_keep_watchdog, node)
+
+
+def control_answers(node: EdgeNode) -> Mapping[str, Answer]:
+    """Return what the control socket of an edge answers."""
+
+    async def status(_asked: Mapping[str, Any]) -> Any:
+        return node.status()
+
+    async def latest(_asked: Mapping[str, Any]) -> Any:
+        return node.latest()
+
+    async def events(asked: Mapping[str, Any]) -> Any:
+        return node.events(msgspec.convert(asked.get("query", {}), EventQuery))
+
+    async def dead(_asked: Mapping[str, Any]) -> Any:
+        return node.dead()
+
+    async def replay(_asked: Mapping[str, Any]) -> Any:
+        return {"replayed": await node.replay_dead()}
+
+    async def sync(asked: Mapping[str, Any]) -> Any:
+        await node.sync(float(asked.get("timeout_s", 30.0)))
+        return {"synced": True}
+
+    return {
+        "status": status,
+        "latest": latest,
+        "events": events,
+        "dead": dead,
+        "replay": replay,
+        "sync": sync,
+    }
 
 
 async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 """Looking through the events a journal holds, with a status computed from positions (S5, S10)."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -7,13 +8,15 @@ import msgspec
 from edgesync._native import batch, event
 from edgesync._native.batch import Record
 from edgesync.errors import RecordError
-from edgesync.model import Action, EventType, Lane, RecordKind
-from edgesync.status import EventView
+from edgesync.model import Action, EventType, Lane, RecordKind, Value, ValueType
+from edgesync.status import EventView, LatestView
 from edgesync.store.journal import EdgeStore
 
 # Records read at a time, from the tail backwards.
 STEP = 512
 SHOWN_BODY_CHARS = 2000
+# How far back the newest readings of a standing edge are looked for: a day of polls of a minute.
+LATEST_RECORDS = 20_000
 
 
 class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +50,34 @@ def find(
             if view is not None and _matches(view, query):
                 left -= 1
                 yield view
+
+
+def latest(store: EdgeStore, limit: int = LATEST_RECORDS) -> list[LatestView]:
+    """Return the newest reading of each series in the newest `limit` records of the journal."""
+    newest: dict[int, tuple[int, Value]] = {}
+    left = limit
+    for lane in Lane:
+        for _, record in _backwards(store, lane, 0):
+            left -= 1
+            if left < 0:
+                break
+            if record.kind != RecordKind.READINGS:
+                continue
+            with contextlib.suppress(RecordError):
+                time_ns, vtype, series, values = batch.parse_readings(record.body)
+                for number, value in zip(series, values, strict=True):
+                    shown = bool(value) if vtype == ValueType.BOOL else value
+                    newest.setdefault(number, (time_ns, shown))
+    views = []
+    for number, (time_ns, value) in newest.items():
+        series_ = store.series.get(number)
+        entity, key, unit = (series_.entity, series_.key, series_.unit) if series_ else ("", "", "")
+        views.append(
+            LatestView(
+                entity=entity, key=key or f"{number:016x}", value=value, unit=unit, time_ns=time_ns
+            )
+        )
+    return sorted(views, key=lambda view: (view.entity, view.key))
 
 
 def record_at(store: EdgeStore, lane: Lane, seq: int) -> Record | None:

@@ -5,19 +5,21 @@
         await node.sync()
 
 `ingest` and `emit` return when what they were given is on disk (I1); nothing here waits for the hub
-but `sync`. A plain synchronous program uses `with EdgeNode.local(path) as node:` and
-`node.ingest_sync(…)`: local work only, delivered by whoever opens the directory with a hub later.
+but `sync`. That is a Trio program. A plain synchronous program, or one of asyncio, uses
+`with EdgeNode.local(path) as node:` and `node.ingest_sync(…)`: local work only, delivered by who
+opens the directory with a hub later. `EdgeNode.stored` reads beside a daemon that is running.
 """
 
 import contextlib
+import functools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import msgspec
 import trio
@@ -57,7 +59,6 @@ from edgesync.store.journal import EdgeStore, Retain
 from edgesync.supervise import keep_running
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.pace import Pace
-from edgesync_transport import keys
 from edgesync_transport.sockets import LinkSettings
 
 if TYPE_CHECKING:
@@ -67,7 +68,16 @@ if TYPE_CHECKING:
     from edgesync.sync.cells import CellSync
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
+# What a program without Trio calls instead.
+PLAIN: Final = {
+    "ingest": "ingest_sync",
+    "emit": "emit_sync",
+    "record": "record_sync",
+    "execute": "command",
+}
 DEAD: Final = "dead"
 STORE: Final = "store"
 POINTS: Final = "points"  # edgesync/store/points.py
@@ -82,6 +92,28 @@ NOT_JOINED: Final = (
     "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
     "here `edgesync --config FILE init --token …` takes it"
 )
+
+
+def _awaited(
+    method: Callable[Concatenate["EdgeNode", P], Awaitable[T]],
+) -> Callable[Concatenate["EdgeNode", P], Awaitable[T]]:
+    """Make `method` raise at once on a node opened with plain `with`.
+
+    There nobody can await it, and what is not awaited stores nothing and says nothing.
+    """
+
+    @functools.wraps(method)
+    def checked(self: "EdgeNode", /, *args: P.args, **options: P.kwargs) -> Awaitable[T]:
+        if self._is_plain:
+            instead = PLAIN.get(method.__name__)
+            remedy = f"call {instead}()" if instead else "it needs the hub, or other tasks"
+            raise RuntimeError(
+                f"{method.__name__}() is for `async with`, and this node was opened with `with`: "
+                f"{remedy}"
+            )
+        return method(self, *args, **options)
+
+    return checked
 
 
 class _Latest(msgspec.Struct, frozen=True):
@@ -122,6 +154,7 @@ class EdgeNode(KeyMethods):
         self._readings = self._events = 0
         self._started_at = time.monotonic()
         self._oldest_pending_at: float | None = None
+        self._is_plain = False  # opened with `with`, not with `async with`
         self._driver: SyncDriver | None = None
         self._pace: Pace | None = None
         policies = self.settings.sync.policies().items()
@@ -136,8 +169,32 @@ class EdgeNode(KeyMethods):
 
     @classmethod
     def local(cls, data_dir: str | os.PathLike[str]) -> Self:
-        """Return a node without link and sources, for `with`."""
+        """Return a node without link and sources, for `with`: `ingest_sync`, `emit_sync`, keys."""
         return cls({"edge": {"data_dir": os.fspath(data_dir)}}, folder=Path())
+
+    @classmethod
+    @contextlib.contextmanager
+    def stored(cls, settings: Settings | str | os.PathLike[str]) -> Iterator[Self]:
+        """Open what an edge has stored, for reading only; its daemon may be running meanwhile.
+
+        `status`, `events`, `latest` and `dead` answer from the disk. Raises StoreUnwritable when
+        no store is there.
+        """
+        node = cls(settings)
+        node._store = EdgeStore(
+            node.data_dir / STORE,
+            map_bytes_max=int(node.settings.store.limit),
+            databases=(DEAD, CELLS, POINTS),
+            readonly=True,
+        )
+        try:
+            node._latest = {
+                (view.entity, view.key): _Latest(view.value, view.unit, view.time_ns)
+                for view in events.latest(node._store)
+            }
+            yield node
+        finally:
+            node._close_store()
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -283,6 +340,7 @@ class EdgeNode(KeyMethods):
 
     def __enter__(self) -> Self:
         self._open()
+        self._is_plain = True
         return self
 
     def __exit__(
@@ -298,6 +356,7 @@ class EdgeNode(KeyMethods):
             self._close_store()
 
     async def __aenter__(self) -> Self:
+        _check_runs_on_trio()
         async with contextlib.AsyncExitStack() as stack:
             self._open()
             stack.push_async_callback(self._close)
@@ -351,7 +410,7 @@ class EdgeNode(KeyMethods):
         # Imported when there is a hub: an edge that works alone does without ZeroMQ's memory.
         from edgesync_transport.dealer import open_connect
 
-        pair = keys.read_keys(self.folder / hub.keys)
+        pair = settings_module.link_keys(self.settings, self.folder)
         sync = self.settings.sync
         link = LinkSettings(
             heartbeat_interval_s=sync.heartbeat,
@@ -395,6 +454,7 @@ class EdgeNode(KeyMethods):
 
     # -- in --------------------------------------------------------------------------------------
 
+    @_awaited
     async def ingest(self, readings: Sequence[Reading]) -> None:
         """Store readings; on disk when this returns. All or none: raises StoreFull, RecordError."""
         assert self._intake is not None, "the node is not open"
@@ -428,6 +488,7 @@ class EdgeNode(KeyMethods):
             return contextlib.nullcontext()
         return self.points.keeping(write, readings)
 
+    @_awaited
     async def record(self, staged: "Staged") -> None:
         """Store what `points` has staged; on disk when this returns. All or none."""
         with self.points.carried_out(staged):
@@ -464,13 +525,15 @@ class EdgeNode(KeyMethods):
                 newest.value, series.unit, newest.time_ns
             )
 
+    @_awaited
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
-        """Store an event; on disk when this returns."""
+        """Store an event; on disk when this returns. Raises StoreFull, RecordError."""
         tails = await self.store.submit(self._event_write(event, lane))
         self._events += 1
         self._note_grown(tails)
 
     def emit_sync(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        """Do as `emit` does, from a plain program."""
         self.store.submit_sync(self._event_write(event, lane))
         self._events += 1
 
@@ -506,6 +569,7 @@ class EdgeNode(KeyMethods):
                 self._driver.gone(lane, self.store.state(lane).trimmed)
             self._pace.grown(tails)
 
+    @_awaited
     async def sync(self, timeout_s: float = float("inf")) -> None:
         """Return once the hub durably has everything stored so far; raises trio.TooSlowError.
 
@@ -546,6 +610,7 @@ class EdgeNode(KeyMethods):
         self.cells.commit()
         return reply
 
+    @_awaited
     async def execute(self, name: str, *args: Argument) -> Reply:
         """Do as `command` does, and let other tasks run until the disk has it.
 
@@ -561,11 +626,13 @@ class EdgeNode(KeyMethods):
     # -- what the driver tells -------------------------------------------------------------------
 
     def link_report(self, kind: str, facts: Mapping[str, str | int | float]) -> None:
+        """Log what happened to the link; what an operator must see becomes an event."""
         log.info("link: edge=%s %s %s", self.settings.edge.name, kind, dict(facts))
         if kind in ("fork", "rewind", "clock_skew", "hub_generation"):
             self._emit_soon(self._lifecycle(kind, facts), Lane.NORMAL)
 
     def record_dead(self, lane: Lane, seq: int, reason: str) -> None:
+        """Note that the hub refused a record for good, and why."""
         key = bytes([lane]) + seq.to_bytes(8, "big")
         value = msgspec.msgpack.encode((reason, self.wall_ns()))
         write = Write()
@@ -574,6 +641,7 @@ class EdgeNode(KeyMethods):
             self._nursery.start_soon(self.store.submit, write)
 
     def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None:
+        """Store a loss record for `first` to `last` of a lane."""
         loss = {"lane": int(lane), "first": first, "last": last, "reason": reason}
         now = self.wall_ns()
         body = msgspec.json.encode(loss)
@@ -637,6 +705,7 @@ class EdgeNode(KeyMethods):
         return Status(
             edge=self.settings.edge.name,
             version=__version__,
+            running=self._nursery is not None,
             incarnation=self.store.incarnation.hex(),
             uptime_s=time.monotonic() - self._started_at,
             readings=self._readings,
@@ -691,6 +760,8 @@ class EdgeNode(KeyMethods):
         endpoint = hub.endpoint or hub.url
         if self._driver is None:
             problem = NOT_JOINED.format(hub.url) if hub.unjoined else "no hub configured"
+            if self._nursery is None and hub.endpoint:
+                problem = "no daemon runs here: `edgesync run` starts it"
             return LinkStatus(state="Disconnected", endpoint=endpoint, problem=problem)
         sender = self._driver.sender
         return LinkStatus(
@@ -720,7 +791,7 @@ class EdgeNode(KeyMethods):
         return list(events.find(self.store, query or events.EventQuery(), floors, sent, dead))
 
     def dead(self, limit: int = 1000) -> list[DeadView]:
-        """Return the records the hub refused for good."""
+        """Return the records the hub refused for good; `replay_dead` sends them once more."""
         found: list[DeadView] = []
         for key, value in self.store.store.scan(DEAD, limit=limit):
             reason, at_ns = msgspec.msgpack.decode(value, type=tuple[str, int])
@@ -729,6 +800,7 @@ class EdgeNode(KeyMethods):
             found.append(DeadView(lane=lane, seq=seq, reason=reason, at_ns=at_ns))
         return found
 
+    @_awaited
     async def replay_dead(self) -> int:
         """Append every dead record that is still in the journal once more; returns how many."""
         write = Write()
@@ -743,6 +815,22 @@ class EdgeNode(KeyMethods):
         if len(write):
             self._note_grown(await self.store.submit(write))
         return count
+
+
+def _check_runs_on_trio() -> None:
+    """Raise a clear error under asyncio, where Trio's own would come from deep inside."""
+    import sniffio
+
+    try:
+        library = sniffio.current_async_library()
+    except sniffio.AsyncLibraryNotFoundError:
+        library = "no event loop"
+    if library != "trio":
+        raise RuntimeError(
+            f"`async with EdgeNode` needs Trio, and this is {library}: start the program with "
+            "`trio.run(main)`; in an asyncio or plain program use `with EdgeNode.local(folder)` "
+            "and the methods that end in _sync, or run the daemon and its Redis port"
+        )
 
 
 class _NodeSink:

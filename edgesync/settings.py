@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,6 +19,9 @@ from edgesync.units import Bytes, Period, Seconds
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
 from edgesync_transport.window import SenderSettings
+
+if TYPE_CHECKING:
+    from edgesync_transport.keys import KeyPair
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Count = Annotated[int, Meta(ge=1)]
@@ -228,3 +231,18 @@ def _misfit(settings: Settings, file: str) -> ConfigError | None:
             remedy='set one, or host = "127.0.0.1"',
         )
     return None
+
+
+def link_keys(settings: Settings, folder: Path) -> "KeyPair":
+    """Return the edge's key pair for its link; raises ConfigError, which says how to get one."""
+    from edgesync_transport import keys  # ZeroMQ, which an edge that works alone does without
+
+    try:
+        return keys.read_keys(folder / settings.hub.keys)
+    except keys.KeyFileError as error:
+        raise ConfigError(
+            file="settings",
+            field="hub.keys",
+            problem=str(error),
+            remedy="restore the file, or come with a token of `hubd enroll NAME --again`",
+        ) from error

@@ -53,11 +53,13 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """readings and events count what was stored since the start; series are all known ones.
 
+    running          False: a program reads what is stored, and no link or device is at work
     resource_level   the worst of all resources: normal, warning, high, critical; or unwatched
     """
 
     edge: str
     version: str
+    running: bool = True
     incarnation: str
     uptime_s: float
     readings: int

@@ -1,16 +1,19 @@
 """The hub as one tree of tasks: link, log, projectors, HTTP."""
 
 import contextlib
+import functools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from random import SystemRandom
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
 
 from edgesync import __version__
+from edgesync.errors import EdgesyncError
+from edgesync.serve.control import HUB, Answer, serve_control
 from edgesync.signals import stopping_on_signals
 from edgesync_transport.keys import KeyPair, load_or_create_keys
 from edgesync_transport.messages import Limits
@@ -23,6 +26,7 @@ from hubd.api.server import serve_http
 from hubd.cells import Answers, HubCells
 from hubd.edges.enrol import enrol_route
 from hubd.edges.registry import Registry
+from hubd.errors import HubError
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
@@ -67,7 +71,9 @@ async def run(
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
             cells = open_cells(settings, folder, hub_log)
             with contextlib.closing(state), contextlib.closing(cells):
-                await _serve(settings, keys, registry, hub_log, state, cells, stop, task_status)
+                await _serve(
+                    settings, folder, keys, registry, hub_log, state, cells, stop, task_status
+                )
 
 
 @contextlib.asynccontextmanager
@@ -99,6 +105,7 @@ def open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
 
 async def _serve(
     settings: Settings,
+    folder: Path,
     keys: KeyPair,
     registry: Registry,
     hub_log: LmdbLog,
@@ -137,6 +144,15 @@ async def _serve(
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
             nursery.start_soon(keep_thinning, state, settings.retention)
+            await nursery.start(
+                functools.partial(
+                    serve_control,
+                    folder,
+                    _control_answers(presence, hub_log, cells, folder),
+                    name=HUB,
+                    mendable=(EdgesyncError, HubError, OSError),
+                )
+            )
             url = await outer.start(serve_http, app, settings.api, stop)
             log.info("hub ready: link=%s http=%s", ",".join(hearing.addresses), url)
             task_status.started(Running(hearing.addresses, url))
@@ -144,6 +160,22 @@ async def _serve(
             await hearing.aclose()
             nursery.cancel_scope.cancel()
     log.info("hub stopped")
+
+
+def _control_answers(
+    presence: Presence, hub_log: LmdbLog, cells: HubCells, folder: Path
+) -> Mapping[str, Answer]:
+    """Return what the control socket answers: whoever may read the folder needs no token."""
+    from hubd.backup import backup  # which names the files of this module
+
+    async def edges(_asked: Mapping[str, Any]) -> Any:
+        return {view.edge: view for view in presence.edges()}
+
+    async def copy(asked: Mapping[str, Any]) -> Any:
+        await backup(hub_log, cells.copy, folder, Path(str(asked.get("target", ""))))
+        return {"head": hub_log.head}
+
+    return {"edges": edges, "backup": copy}
 
 
 def _receiver_settings(settings: Settings) -> ReceiverSettings:

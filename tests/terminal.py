@@ -97,7 +97,8 @@ class Terminal:
 
     def start_edge(self) -> subprocess.Popen[bytes]:
         edge = self.start("edgesync", "run")
-        self.until(lambda: self.run("edgesync", "status").returncode == 0)
+        # Its files alone would answer `status` too.
+        self.until(lambda: '"running": true' in self.run("edgesync", "status", "--json").stdout)
         return edge
 
     def logged(self, program: str, text: str) -> int:

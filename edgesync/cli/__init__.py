@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from edgesync.cli.program import Program
+from edgesync.cli.program import Program, config_option
 
 # command -> module and its one-line help: what is not called is not imported.
 COMMANDS: Final = {
@@ -50,14 +50,7 @@ class Edge(Program):
     epilog="Example: edgesync init --token edgesync1.… && edgesync run",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("edge.toml"),
-    show_default=True,
-    envvar="EDGESYNC_CONFIG",
-    help="The edge's settings; data lies beside it.",
-)
+@config_option("edge.toml", "EDGESYNC_CONFIG", "The edge's settings; data lies beside it.")
 @click.version_option(package_name="edgesync", prog_name="edgesync")
 @click.pass_context
 def main(context: click.Context, config: Path) -> None:

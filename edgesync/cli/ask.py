@@ -1,4 +1,7 @@
-"""`edgesync status | queue | events | latest | sync`: questions to the running daemon."""
+"""`edgesync status | queue | events | latest | sync`: questions to the daemon, or to its files.
+
+While no daemon runs, what is stored answers, opened for reading only.
+"""
 
 import datetime
 import json
@@ -8,15 +11,48 @@ from typing import Any
 
 import click
 
-from edgesync.serve.control import ask
+from edgesync.cli.program import as_json_option
+from edgesync.serve.control import NotRunning, ask
 from edgesync.settings import read_settings
-
-as_json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 
 
 def data_dir(config: Path) -> Path:
     settings = read_settings(config)
     return (config.parent / settings.edge.data_dir).absolute()
+
+
+def answer(config: Path, question: str, **facts: Any) -> Any:
+    """Ask the daemon; while none runs, let what is on the disk answer. Raises NotRunning."""
+    folder = data_dir(config)
+    try:
+        return ask(folder, question, **facts)
+    except NotRunning:
+        from edgesync.node import STORE
+        from edgesync.store.directory import is_there
+
+        if not is_there(folder / STORE):
+            raise
+    click.echo(f"no daemon runs in {folder}; this is what is stored there", err=True)
+    return _stored_answer(config, question, **facts)
+
+
+def _stored_answer(config: Path, question: str, **facts: Any) -> Any:
+    import msgspec
+
+    from edgesync.events import EventQuery
+    from edgesync.node import EdgeNode
+
+    with EdgeNode.stored(config) as node:
+        match question:
+            case "status":
+                found: Any = node.status()
+            case "latest":
+                found = node.latest()
+            case "dead":
+                found = node.dead()
+            case _:
+                found = node.events(msgspec.convert(facts["query"], EventQuery))
+        return msgspec.to_builtins(found)
 
 
 def _printed(value: Any) -> None:
@@ -47,7 +83,7 @@ def _listing(question: str, columns: Sequence[str], text: str, example: str) -> 
     @as_json_option
     @click.pass_obj
     def command(config: Path, as_json: bool) -> None:
-        rows = ask(data_dir(config), question)
+        rows = answer(config, question)
         if as_json:
             _printed(rows)
         else:
@@ -68,13 +104,19 @@ latest = _listing(
 @as_json_option
 @click.pass_obj
 def status(config: Path, as_json: bool) -> None:
-    """Show how the running edge is."""
-    found = ask(data_dir(config), "status")
+    """Show how the edge is: link, store, what waits for the hub, devices.
+
+    Of each lane: tail is the newest record stored, sent the newest handed to the link, floor the
+    newest the hub has on its disk, safe the newest in its backups too, trimmed the newest that is
+    no longer kept here; pending is what waits for the hub.
+    """
+    found = answer(config, "status")
     if as_json:
         _printed(found)
         return
     link, store = found["link"], found["store"]
-    click.echo(f"edge      {found['edge']}, up {found['uptime_s']:.0f} s, {found['version']}")
+    state = f"up {found['uptime_s']:.0f} s" if found["running"] else "not running"
+    click.echo(f"edge      {found['edge']}, {state}, {found['version']}")
     problem = f" ({link['problem']})" if link["problem"] else ""
     click.echo(f"link      {link['state']} {link['endpoint']}{problem}")
     click.echo(f"stored    {found['readings']} readings, {found['events']} events since the start")
@@ -93,11 +135,10 @@ def status(config: Path, as_json: bool) -> None:
 @click.pass_obj
 def queue(config: Path, replay: bool, as_json: bool) -> None:
     """Show what waits for the hub, and what it refused for good."""
-    folder = data_dir(config)
     if replay:
-        _printed(ask(folder, "replay"))
+        _printed(ask(data_dir(config), "replay"))
         return
-    found, dead = ask(folder, "status"), ask(folder, "dead")
+    found, dead = answer(config, "status"), answer(config, "dead")
     if as_json:
         _printed({"lanes": found["lanes"], "dead": dead})
         return
@@ -120,7 +161,7 @@ def _query_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.pass_obj
 def events(config: Path, /, as_json: bool, **query: Any) -> None:
     """List events of the journal, the newest first."""
-    rows = ask(data_dir(config), "events", query=query)
+    rows = answer(config, "events", query=query)
     if as_json:
         _printed(rows)
     else:

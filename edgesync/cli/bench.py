@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
+from edgesync.cli.program import as_json_option
 from edgesync.model import Lane
 
 
 @click.command(epilog="Example: edgesync bench --folder /var/lib/edgesync --json")
 @click.option("--folder", type=click.Path(path_type=Path, file_okay=False), default=None,
               help="Where the disk to be measured is mounted.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@as_json_option
 def bench(folder: Path | None, as_json: bool) -> None:
     """Measure synced appends by group size, and packing, on this machine."""
     with tempfile.TemporaryDirectory(dir=folder, prefix="edgesync-bench-") as place:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgesync.cli.program import as_json_option
+
 if TYPE_CHECKING:
     from edgesync.demo.run import Line, Show, Verdict
 
@@ -29,7 +31,7 @@ PLACES = ("produced", "journaled", "acknowledged", "in_log", "in_state")
     default=None,
     help="Keep everything here instead of a temporary folder.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@as_json_option
 def demo(
     chaos: bool,
     seconds: float | None,

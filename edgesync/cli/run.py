@@ -10,7 +10,8 @@ from typing import NoReturn
 import click
 
 from edgesync import short_form, toml
-from edgesync.settings import read_settings
+from edgesync.cli.program import as_json_option
+from edgesync.settings import link_keys, read_settings
 
 
 @click.command(epilog="Example: edgesync --config /etc/edgesync/edge.toml run")
@@ -36,7 +37,7 @@ def _become_hub(config: Path, log_text: bool) -> NoReturn:
 
 
 @click.command(epilog="Example: edgesync check && systemctl restart edgesync")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@as_json_option
 @click.pass_obj
 def check(config: Path, as_json: bool) -> None:
     """Check edge.toml and say what it would do; exit code 78 if it is wrong."""
@@ -44,6 +45,8 @@ def check(config: Path, as_json: bool) -> None:
 
     settings = read_settings(config)
     sources = modbus_sources(settings.modbus, folder=config.parent)
+    if settings.hub.endpoint:
+        link_keys(settings, config.parent)
     facts = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,

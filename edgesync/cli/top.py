@@ -18,12 +18,14 @@ from edgesync.serve.control import NotRunning, ask
 def top(config: Path, interval: float) -> None:
     """Watch the running edge: link, lanes, devices, rates.
 
-    Where a screen cannot be drawn over, in a pipe or a plain terminal, one follows the other.
+    Where a screen cannot be drawn over, in a pipe or a plain terminal, one follows the other. It
+    waits through a restart of the daemon; one that is not there to begin with is an error.
     """
     from rich.console import Console
     from rich.live import Live
 
     folder = data_dir(config)
+    ask(folder, "status")
     console = Console()
     with contextlib.suppress(KeyboardInterrupt):
         if not console.is_terminal or console.is_dumb_terminal:

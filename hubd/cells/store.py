@@ -177,6 +177,10 @@ class HubCells(CellStore):
         self.mark = msgspec.structs.replace(self.mark, **changes)
         self.rows.put(MARK_ROW, msgspec.msgpack.encode(self.mark))
 
+    def copy(self, path: str) -> None:
+        """Write a consistent copy of the keys' store into the folder `path`; thread-safe."""
+        self._own.store.copy(path)
+
     def close(self) -> None:
         """Store what has changed, and close."""
         try:

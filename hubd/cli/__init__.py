@@ -5,12 +5,21 @@ from pathlib import Path
 
 import click
 
-from edgesync.cli.program import EX_UNAVAILABLE, MENDABLE, Program
+from edgesync.cli.program import (
+    CODES,
+    EX_CONFIG,
+    EX_UNAVAILABLE,
+    MENDABLE,
+    Program,
+    config_option,
+)
+from edgesync_transport.keys import KeyFileError
 from hubd.errors import HubError
 
 
 class Hub(Program):
-    mendable = (*MENDABLE, HubError, ValueError)
+    mendable = (*MENDABLE, HubError, KeyFileError, ValueError)
+    codes = ((KeyFileError, EX_CONFIG), *CODES)
 
 
 @click.group(
@@ -18,13 +27,7 @@ class Hub(Program):
     epilog="Example: hubd init && hubd enroll barn-7 && hubd run",
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "HUBD"},
 )
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("hub.toml"),
-    show_default=True,
-    help="The hub's settings; data lies beside it.",
-)
+@config_option("hub.toml", "HUBD_CONFIG", "The hub's settings; data lies beside it.")
 @click.version_option(package_name="edgesync", prog_name="hubd")
 @click.pass_context
 def main(context: click.Context, config: Path) -> None:

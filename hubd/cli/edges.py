@@ -4,15 +4,16 @@ import contextlib
 import json
 import re
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
 import click
 
+from edgesync.cli.program import as_json_option
+from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
 from hubd.edges.enrol import is_only_here, public_address, public_url, token_for
-from hubd.edges.registry import NAME_PATTERN, Registry
+from hubd.edges.registry import NAME_PATTERN, RegisteredEdge, Registry
 from hubd.settings import Settings, data_dir, read_settings
 
 
@@ -35,7 +36,7 @@ def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str)
 @click.argument("edge", callback=_edge_name)
 @click.option("--tenant", default="default", show_default=True, help="Whose edge it is.")
 @click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@as_json_option
 @click.pass_obj
 def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> None:
     """Register EDGE and print the one-line token that lets it in, once.
@@ -82,14 +83,17 @@ def revoke(config: Path, edge: str) -> None:
 
 
 @click.command(epilog="Example: hubd edges --json")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@as_json_option
 @click.pass_obj
 def edges(config: Path, as_json: bool) -> None:
     """List the edges, with their present state when the hub is running."""
-    settings, _, registry = _registry(config)
+    _, folder, registry = _registry(config)
     with contextlib.closing(registry):
         registered = registry.edges()
-    live = _live(settings)
+    live = _live(folder)
+    if live is None:
+        click.echo("the hub is not running: which edges are connected is not known", err=True)
+        live = {}
     rows: list[dict[str, Any]] = []
     for edge in registered:
         now = live.get(edge.name, {})
@@ -97,7 +101,7 @@ def edges(config: Path, as_json: bool) -> None:
             {
                 "edge": edge.name,
                 "tenant": edge.tenant,
-                "state": "revoked" if edge.is_revoked else now.get("state", "unknown"),
+                "state": _state(edge, now),
                 "lag_records": now.get("lag_records"),
                 "rtt_s": now.get("rtt_s"),
                 "clock_offset_s": now.get("clock_offset_s"),
@@ -116,15 +120,19 @@ def edges(config: Path, as_json: bool) -> None:
     Console().print(table)
 
 
-def _live(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Ask the running hub; nothing when it is not running or wants a token."""
-    url = f"http://{settings.api.host}:{settings.api.port}/api/v1/edges"
+def _state(edge: RegisteredEdge, now: dict[str, Any]) -> str:
+    if edge.is_revoked:
+        return "revoked"
+    return str(now.get("state", "unknown")) if edge.keys else "invited"
+
+
+def _live(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """Ask the running hub, over its control socket; None when none runs."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            found = json.load(answer)["edges"]
-    except (OSError, ValueError, KeyError):
-        return {}
-    return {one["link"]["edge"]: one["link"] for one in found}
+        found: dict[str, dict[str, Any]] = ask_hub(folder, "edges")
+    except NotRunning:
+        return None
+    return found
 
 
 def register(group: click.Group) -> None:

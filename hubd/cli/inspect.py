@@ -1,4 +1,4 @@
-"""`hubd log`, `backup`, `restore`, `ledger`: the files of a hub that stands still."""
+"""`hubd log`, `backup`, `restore`, `ledger`: the files of a hub, running or not."""
 
 import contextlib
 import hashlib
@@ -12,19 +12,29 @@ import click
 import trio
 
 from edgesync._native import batch
+from edgesync._native.store import Store
+from edgesync.cells import DATABASE
+from edgesync.cli.program import as_json_option
 from edgesync.model import RecordKind
+from edgesync.serve.control import NotRunning, ask_hub
+from edgesync.store.directory import is_there
 from edgesync_transport.messages import Codec
 from hubd import serve
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
 from hubd.settings import data_dir, read_settings
-from hubd.state import open_state, points, tables
+from hubd.state import points, tables
+from hubd.state.database import open_beside
+
+# A copy of a large log takes its time.
+BACKUP_LIMIT_S = 3600.0
 
 
 def _open(config: Path) -> tuple[Path, LmdbLog]:
     settings = read_settings(config)
     folder = data_dir(config, settings)
-    return folder, LmdbLog(folder / serve.LOG, map_bytes_max=int(settings.log.limit))
+    limit = int(settings.log.limit)
+    return folder, LmdbLog(folder / serve.LOG, map_bytes_max=limit, readonly=True)
 
 
 def _entries(hub_log: LmdbLog, after: int = 0) -> Iterator[Entry]:
@@ -59,10 +69,10 @@ def record_rows(entry: Entry) -> Iterator[dict[str, Any]]:
 @click.command(epilog="Example: hubd log --edge barn-7 --json | head")
 @click.option("--edge", default=None, help="Only this edge.")
 @click.option("--after", default=0, type=click.IntRange(0), help="Only positions after this one.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@as_json_option
 @click.pass_obj
 def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
-    """List what is in the log of a hub that is not running."""
+    """List what is in the log; the hub may be running."""
     _, hub_log = _open(config)
     with contextlib.closing(hub_log):
         for entry in _entries(hub_log, after):
@@ -88,7 +98,8 @@ def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
 def ledger(config: Path, edge: str) -> None:
     """Print every record of EDGE in the log, then every point in the state, a JSON object a line.
 
-    For audits of a hub that is not running: what `edgesync demo --chaos` compares.
+    For audits: what `edgesync demo --chaos` compares. A hub that is running may still be bringing
+    the newest entries of its log into its state.
     """
     folder, hub_log = _open(config)
     with contextlib.closing(hub_log):
@@ -96,9 +107,11 @@ def ledger(config: Path, edge: str) -> None:
             if entry.edge == edge:
                 for row in record_rows(entry):
                     click.echo(json.dumps({"place": "log", **row}))
-        with contextlib.closing(open_state(folder / serve.STATE, hub_log.generation)) as state:
-            for row in state.read_now(lambda connection: list(_state_rows(connection, edge))):
-                click.echo(json.dumps({"place": "state", **row}))
+    if not (folder / serve.STATE).exists():
+        return  # restored, and not started yet: it is made from the log
+    with contextlib.closing(open_beside(folder / serve.STATE)) as state:
+        for row in state.read_now(lambda connection: list(_state_rows(connection, edge))):
+            click.echo(json.dumps({"place": "state", **row}))
 
 
 def _state_rows(connection: Any, edge: str) -> Iterator[dict[str, Any]]:
@@ -118,21 +131,42 @@ def _state_rows(connection: Any, edge: str) -> Iterator[dict[str, Any]]:
 
 @click.command(epilog="Example: hubd backup /backups/hub-2026-11-21")
 @click.argument("target", type=click.Path(path_type=Path, file_okay=False))
+@as_json_option
 @click.pass_obj
-def backup(config: Path, target: Path) -> None:
-    """Copy the log of a hub that is not running; edges then may forget what it holds."""
-    folder, hub_log = _open(config)
-    with contextlib.closing(hub_log):
-        (target / serve.LOG).mkdir(parents=True)
-        trio.run(hub_log.backup, target / serve.LOG)
-    if (folder / serve.CELLS).exists():
-        shutil.copytree(folder / serve.CELLS, target / serve.CELLS)
-    for name in (serve.KEYS, serve.REGISTRY):
-        if (folder / name).exists():
-            shutil.copy2(folder / name, target / name)
+def backup(config: Path, target: Path, as_json: bool) -> None:
+    """Copy the hub into TARGET, a folder of its own; the hub may be running.
+
+    The copy holds the log, the keys, the registry, the hub's own key pair and hub.toml; the state
+    is made from the log. With `log.managed_backups` edges then forget what it holds.
+    """
+    from hubd import backup as copies
+
+    settings = read_settings(config)
+    folder = data_dir(config, settings)
+    target = target.absolute()
+    try:
+        head = ask_hub(folder, "backup", target=str(target), timeout_s=BACKUP_LIMIT_S)["head"]
+    except NotRunning:
+        limit = int(settings.log.limit)
+        with contextlib.ExitStack() as opened:
+            hub_log = LmdbLog(folder / serve.LOG, map_bytes_max=limit)
+            opened.enter_context(contextlib.closing(hub_log))
+            cells = None
+            if is_there(folder / serve.CELLS):
+                cells = Store(
+                    str(folder / serve.CELLS), databases=(DATABASE,), readonly=True,
+                    map_bytes_max=int(settings.cells.limit),
+                )  # fmt: skip
+                opened.callback(cells.close)
+            trio.run(copies.backup, hub_log, cells and cells.copy, folder, target)
+            head = hub_log.head
+    shutil.copy2(config, target / "hub.toml")
+    if as_json:
+        click.echo(json.dumps({"target": str(target), "head": head}))
+        return
     click.echo(
-        f"{target} holds the log, the cells, the hub's own keys and the registry; "
-        "the state is made from the log"
+        f"{target} holds the log up to position {head}, the keys, the registry, the hub's own key "
+        "pair and its settings; the state is made from the log"
     )
 
 
@@ -140,21 +174,17 @@ def backup(config: Path, target: Path) -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.pass_obj
 def restore(config: Path, source: Path) -> None:
-    """Begin again from a backup, in an empty data directory; edges resend what it lacks."""
-    settings = read_settings(config)
-    folder = data_dir(config, settings)
-    if (folder / serve.LOG).exists():
-        raise click.ClickException(f"{folder / serve.LOG} exists; move it aside first")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (serve.KEYS, serve.REGISTRY):
-        if (source / name).exists():
-            shutil.copy2(source / name, folder / name)
-    for name in (serve.LOG, serve.CELLS):
-        if (source / name).exists():
-            shutil.copytree(source / name, folder / name)
-    with contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log:
-        hub_log.renew_generation()
-        head = hub_log.head
+    """Begin again from a backup, in an empty data directory; edges resend what it lacks.
+
+    Where there is no hub.toml yet, that of the backup is put there too.
+    """
+    from hubd import backup as copies
+
+    if not config.exists() and (source / "hub.toml").exists():
+        config.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / "hub.toml", config)
+        click.echo(f"took {config} from the backup")
+    head = copies.restore(source, data_dir(config, read_settings(config)))
     click.echo(f"restored up to position {head}; hubd run goes on from there")
 
 

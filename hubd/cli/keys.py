@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from edgesync.cells.conflicts import STATES
+from edgesync.cli.program import as_json_option
 from hubd import serve
 from hubd.api import conflicts as conflict_answers
 from hubd.api.answers import ConflictView
@@ -94,7 +95,7 @@ def keys(config: Path, token: str, command: str, arguments: tuple[str, ...]) -> 
 @click.command(epilog="Example: hubd conflicts --status open --prefix till: --json")
 @click.option("--status", type=click.Choice([*STATES, "all"]), default="open", show_default=True)
 @click.option("--prefix", default="", help="Only keys that begin so.")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@as_json_option
 @token_option
 @click.pass_obj
 def conflicts(config: Path, status: str, prefix: str, as_json: bool, token: str) -> None:

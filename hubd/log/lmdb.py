@@ -136,6 +136,7 @@ class LmdbLog:
     """Implements `base.Log`. One process, one object per directory; call from Trio's thread.
 
     has_backups     as in Book: `backup` makes them
+    readonly        for looking into the log of a hub that may be running: nothing is appended
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class LmdbLog:
         *,
         map_bytes_max: int = 64 << 30,
         has_backups: bool = False,
+        readonly: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.path = path
@@ -153,6 +155,7 @@ class LmdbLog:
             databases=(ENTRIES, LANES, SESSIONS, IDS, FACTS),
             map_bytes=16 << 20,
             map_bytes_max=map_bytes_max,
+            readonly=readonly,
         )
         self._commit = GroupCommit(self._store)
         self._book = Book(StoreShelf(self._store, self._damaged), has_backups=has_backups)
@@ -163,11 +166,13 @@ class LmdbLog:
         newest = self._store.scan(ENTRIES, reverse=True, limit=1)
         self._head = int.from_bytes(newest[0][0], "big") if newest else 0
         self._written = self._head
-        self.generation = self._load_generation()
+        self.generation = self._load_generation(readonly)
 
-    def _load_generation(self) -> bytes:
+    def _load_generation(self, readonly: bool) -> bytes:
         sealed = self._store.get(FACTS, GENERATION)
         value = unseal(GENERATION, sealed) if sealed else None
+        if value is None and readonly:
+            return bytes(16)
         if value is None:
             value = secrets.token_bytes(16)
             write = Write()

@@ -261,6 +261,11 @@ def open_state(path: Path, generation: bytes, head: int | None = None) -> State:
     return state
 
 
+def open_beside(path: Path) -> State:
+    """Open a state to read from, as it is: the hub that keeps it may be running."""
+    return State(_make_engine(path), path, b"")
+
+
 def _is_damaged_at_start(error: Exception) -> bool:
     """Also tables that are there and should not be, or the other way round."""
     code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)

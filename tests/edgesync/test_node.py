@@ -1,17 +1,27 @@
 """EdgeNode as a program that embeds it sees it."""
 
+import asyncio
+import inspect
 import itertools
+import json
+import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 import trio
 
+import edgesync
 from edgesync import EdgeNode, Event, EventType, Lane, Reading
 from edgesync.errors import ConfigError, RecordError, StoreFull, StoreLocked
 from edgesync.events import EventQuery
 from edgesync.node import STORE
+from edgesync.settings import from_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SECOND = 10**9
 
@@ -156,3 +166,64 @@ async def test_dead_records_are_listed_and_can_be_tried_again(tmp_path: Path) ->
         assert await one.replay_dead() == 1
         assert one.dead() == []
         assert len(one.events(EventQuery(text="odd"))) == 2
+
+
+def test_a_plain_program_is_told_which_method_is_its_own(tmp_path: Path) -> None:
+    """What nobody awaits would store nothing and say nothing."""
+    with EdgeNode.local(tmp_path) as node:
+        calls: list[tuple[Callable[[], object], str]] = [
+            (lambda: node.ingest([Reading("scale", "Weight", 1.5, 1)]), "ingest_sync"),
+            (lambda: node.emit(Event(type=EventType.LIFECYCLE, time_ns=1)), "emit_sync"),
+            (lambda: node.execute("SET", "k", "v"), "command"),
+            (node.sync, "async with"),
+            (node.replay_dead, "async with"),
+        ]
+        for call, instead in calls:
+            with pytest.raises(RuntimeError, match=instead):
+                call()
+        node.ingest_sync([Reading("scale", "Weight", 1.5, 1)])
+        assert [view.value for view in node.latest()] == [1.5]
+
+
+def test_asyncio_is_told_where_it_belongs(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with EdgeNode({}, folder=tmp_path / "edge"):
+            raise AssertionError("opened")
+
+    with pytest.raises(RuntimeError, match=r"needs Trio, and this is asyncio.*EdgeNode\.local"):
+        asyncio.run(main())
+    assert not (tmp_path / "edge").exists()
+
+    async def plain() -> None:
+        with EdgeNode.local(tmp_path / "plain") as node:
+            node.ingest_sync([Reading("scale", "Weight", 1.5, 1)])
+
+    asyncio.run(plain())
+
+
+async def test_what_is_stored_is_read_beside_the_daemon(tmp_path: Path) -> None:
+    settings = from_mapping({"edge": {"data_dir": str(tmp_path)}})
+    async with EdgeNode(settings) as node:
+        await node.ingest([Reading("scale", "Weight", 1.5, 1, unit="kg")])
+        script = (
+            "import json, sys, msgspec\n"
+            "from edgesync import EdgeNode\n"
+            "from edgesync.settings import from_mapping\n"
+            "with EdgeNode.stored(from_mapping({'edge': {'data_dir': sys.argv[1]}})) as node:\n"
+            "    print(json.dumps(msgspec.to_builtins(node.latest())))\n"
+        )
+        done = await trio.run_process(
+            [sys.executable, "-c", script, str(tmp_path)], capture_stdout=True
+        )
+        assert json.loads(done.stdout) == msgspec.to_builtins(node.latest()) != []
+
+
+def test_the_names_of_the_package_are_those_it_offers() -> None:
+    assert {*edgesync.__all__} <= {*dir(edgesync)}
+    assert all(inspect.getdoc(getattr(edgesync, name)) for name in edgesync.__all__)
+    bare = [
+        name
+        for name, method in vars(EdgeNode).items()
+        if callable(method) and not name.startswith("_") and not inspect.getdoc(method)
+    ]
+    assert bare == []

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgesync.cli import COMMANDS
+from edgesync import EdgeNode, Reading
+from edgesync.cli import COMMANDS, program
 from edgesync.serve.control import ask
 from tests.terminal import Terminal, open_terminal, screen_of
 
@@ -95,9 +96,71 @@ def test_an_edge_without_a_hub_stores_and_stops_cleanly(terminal: Terminal) -> N
     assert synced.returncode == 69
     assert "init --token" in synced.stderr
     assert terminal.stop(edge) == 0
-    gone = terminal.run("edgesync", "status")
-    assert gone.returncode == 69
-    assert "edgesync run" in gone.stderr
+    # What it has stored still answers, and a screen of a daemon that is not there ends.
+    stored = terminal.json("edgesync", "status")
+    assert (stored["running"], stored["lanes"][1]["pending"]) == (False, 2)
+    whats = [json.loads(row["body"])["what"] for row in terminal.json("edgesync", "events")]
+    assert whats == ["stopped", "started"]
+    assert terminal.json("edgesync", "queue")["dead"] == []
+    top = terminal.run("edgesync", "top")
+    assert (top.returncode, "edgesync run" in top.stderr) == (69, True)
+
+
+def test_what_was_read_is_there_after_a_kill(terminal: Terminal) -> None:
+    terminal.edge_config.parent.mkdir()
+    with EdgeNode.local(terminal.edge_config.parent / "data") as node:
+        node.ingest_sync([Reading("scale", "Weight", w, w, unit="kg") for w in (1, 2)])
+        node.ingest_sync([Reading("gate", "Open", True, 3)])
+    terminal.edge_config.write_text("")
+    newest = [
+        (row["key"], row["value"], row["unit"]) for row in terminal.json("edgesync", "latest")
+    ]
+    assert newest == [("Open", True, ""), ("Weight", 2, "kg")]
+
+
+def test_errors_are_json_for_those_who_asked_for_it(terminal: Terminal) -> None:
+    terminal.edge_config.parent.mkdir()
+    terminal.edge_config.write_text('[edge]\nnmae = "x"')
+    wrong = terminal.run("edgesync", "check", "--json")
+    assert wrong.returncode == 78
+    found = json.loads(wrong.stdout)
+    assert (found["exit_code"], found["field"]) == (78, "edge.nmae")
+    terminal.edge_config.write_text("")
+    gone = json.loads(terminal.run("edgesync", "latest", "--json").stdout)
+    assert "edgesync run" in gone["error"]
+
+
+def test_a_key_file_that_is_gone_is_one_line(terminal: Terminal) -> None:
+    """The likeliest mistake of who moves an edge to another machine."""
+    terminal.edge_config.parent.mkdir()
+    server_key = "x" * 40
+    terminal.edge_config.write_text(
+        f'[hub]\nendpoint = "tcp://127.0.0.1:9"\nserver_key = "{server_key}"\n'
+    )
+    for command in ("check", "run"):
+        done = terminal.run("edgesync", command)
+        assert (done.returncode, "hub.keys" in done.stderr) == (78, True), done.stderr
+        assert "enroll NAME --again" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_settings_are_looked_for_here_by_variable_and_for_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(program, "SYSTEM_FOLDER", tmp_path / "etc")
+    assert program.find_config("edge.toml") == Path("edge.toml")  # to be made by `init`
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "edge.toml").touch()
+    assert program.find_config("edge.toml") == tmp_path / "etc" / "edge.toml"
+    (tmp_path / "edge.toml").touch()
+    assert program.find_config("edge.toml") == Path("edge.toml")
+    named = tmp_path / "named.toml"
+    named.write_text('[edge]\nname = "by-variable"')
+    words = [sys.executable, "-m", "edgesync", "check"]
+    variable = {**os.environ, "EDGESYNC_CONFIG": str(named)}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=variable)
+    assert "by-variable" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,31 @@ def test_an_edge_is_let_in_seen_revoked_and_let_in_again(terminal: Terminal) -> 
     assert state() in ("connected", "processing")
 
 
+def test_a_hub_that_runs_is_copied_and_the_copy_is_whole(terminal: Terminal) -> None:
+    hub = terminal.start_hub()
+    terminal.out("hubd", "keys", "SET", "price", "4.20")
+    terminal.enrol()
+    edge = terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    backup = terminal.folder / "backup"
+    terminal.out("hubd", "backup", str(backup))
+    entries, ledger = _log(terminal), terminal.out("hubd", "ledger", "--edge", "barn-7")
+    assert '"place": "state"' not in ledger  # no readings, and the state of a running hub is read
+    twice = terminal.run("hubd", "backup", str(backup), "--json")
+    assert twice.returncode == 69
+    assert "name a folder of its own" in json.loads(twice.stdout)["error"]
+    assert terminal.stop(edge) == terminal.stop(hub) == 0
+
+    terminal.hub_config.parent.rename(terminal.folder / "lost")
+    assert "hub.toml from the backup" in terminal.out("hubd", "restore", str(backup))
+    assert _log(terminal) == entries
+    assert [row["state"] for row in terminal.json("hubd", "edges")] == ["unknown"]
+    terminal.start_hub()
+    assert json.loads(terminal.out("hubd", "keys", "GET", "price")) == "4.20"
+    nothing = terminal.run("hubd", "restore", str(terminal.folder))
+    assert (nothing.returncode, "exists; move it aside" in nothing.stderr) == (69, True)
+
+
 @pytest.mark.feature("S32")
 def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
     """The backup is older than what the edge saw acknowledged; nothing is missing afterwards."""
@@ -88,7 +113,7 @@ def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
 
     data = terminal.hub_config.parent / "data"
     kept = terminal.run("hubd", "restore", str(backup))
-    assert kept.returncode == 1
+    assert kept.returncode == 69
     assert "move it aside" in kept.stderr
     data.rename(data.with_name("lost"))
     assert "restored up to position" in terminal.out("hubd", "restore", str(backup))
@@ -114,9 +139,7 @@ def test_the_log_is_listed(terminal: Terminal) -> None:
     terminal.enrol()
     terminal.start_edge()
     terminal.out("edgesync", "sync", "--timeout", "20")
-    locked = terminal.run("hubd", "log")
-    assert locked.returncode == 75
-    assert "Traceback" not in locked.stderr
+    running = terminal.out("hubd", "log", "--json").splitlines()
     second = terminal.run("hubd", "run")
     assert second.returncode == 75
     assert "Traceback" not in second.stderr
@@ -124,6 +147,7 @@ def test_the_log_is_listed(terminal: Terminal) -> None:
     entries = [json.loads(line) for line in terminal.out("hubd", "log", "--json").splitlines()]
     assert [one["position"] for one in entries] == list(range(1, len(entries) + 1))
     assert {one["edge"] for one in entries} == {"barn-7"}
+    assert [json.loads(line) for line in running] == entries[: len(running)] != []
     assert terminal.out("hubd", "log", "--edge", "nobody") == ""
     assert len(terminal.out("hubd", "log", "--after", "1").splitlines()) == len(entries) - 1
 

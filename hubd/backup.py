@@ -1,0 +1,75 @@
+"""Copies of a hub: `backup` beside a running one or of one that stands still, and `restore`.
+
+A copy holds the log, the keys, the registry and the hub's own key pair. The SQL state is made again
+from the log. The keys are copied first: they must not know more than the log beside them.
+"""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from hubd import serve
+from hubd.errors import HubError
+from hubd.log.lmdb import LmdbLog
+
+
+class BackupRefused(HubError):
+    """Nothing was copied; the sentence names the remedy."""
+
+
+async def backup(
+    hub_log: LmdbLog, copy_keys: Callable[[str], None] | None, folder: Path, target: Path
+) -> None:
+    """Copy the hub in `folder` into `target`, which must not hold one; raises BackupRefused.
+
+    copy_keys  writes the store of the keys into a folder; None when there is none
+
+    Appends go on meanwhile. Afterwards edges may forget what the copy holds (I3).
+    """
+    await trio.to_thread.run_sync(_copy_files, copy_keys, folder, target)
+    await hub_log.backup(target / serve.LOG)
+
+
+def _copy_files(copy_keys: Callable[[str], None] | None, folder: Path, target: Path) -> None:
+    if target.exists() and any(target.iterdir()):
+        raise BackupRefused(f"{target} is not empty; name a folder of its own for each backup")
+    (target / serve.LOG).mkdir(parents=True, mode=0o700)
+    if copy_keys is not None:
+        (target / serve.CELLS).mkdir(mode=0o700)
+        copy_keys(str(target / serve.CELLS))
+    if (folder / serve.REGISTRY).exists():
+        _copy_registry(folder / serve.REGISTRY, target / serve.REGISTRY)
+    if (folder / serve.KEYS).exists():
+        shutil.copy2(folder / serve.KEYS, target / serve.KEYS)
+
+
+def _copy_registry(source: Path, target: Path) -> None:
+    """Copy a database that others may be writing to."""
+    with (
+        contextlib.closing(sqlite3.connect(source)) as database,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        database.backup(copy)
+    target.chmod(0o600)
+
+
+def restore(source: Path, folder: Path) -> int:
+    """Put a backup into an empty data folder; returns the log's head. Raises BackupRefused."""
+    if (folder / serve.LOG).exists():
+        raise BackupRefused(f"{folder / serve.LOG} exists; move it aside first")
+    if not (source / serve.LOG).is_dir():
+        raise BackupRefused(f"{source} holds no backup of a hub: it has no folder {serve.LOG}")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in (serve.KEYS, serve.REGISTRY):
+        if (source / name).exists():
+            shutil.copy2(source / name, folder / name)
+    for name in (serve.LOG, serve.CELLS):
+        if (source / name).exists():
+            shutil.copytree(source / name, folder / name)
+    with contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log:
+        hub_log.renew_generation()
+        return hub_log.head
