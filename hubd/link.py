@@ -12,13 +12,13 @@ from typing import Final
 import trio
 
 from edgesync._native import batch
-from edgesync.errors import RecordError, StoreError
+from edgesync.errors import BatchTooLarge, RecordError, StoreError
 from edgesync_transport import receiver as core
 from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from hubd.cells import Answers
-from hubd.log.base import Append, Appended, Log, NotAppended
+from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
 from hubd.presence import Presence
 
 log = logging.getLogger(__name__)
@@ -26,8 +26,13 @@ log = logging.getLogger(__name__)
 TICK_S: Final = 1.0
 # Batches stored together for one edge; the log groups across edges by itself.
 TOGETHER_MAX: Final = 16
-# Below this a payload is checked faster than a thread is woken.
+# Below this a payload is checked faster than a thread is woken; so many rows it may stand for.
 CHECK_INLINE_BYTES: Final = 8 * 1024
+CHECK_INLINE_ROWS: Final = 64 * 1024
+# Larger ones are unpacked so many at a time: each takes up to some 100 MB for a moment (I7).
+CHECKS_AT_A_TIME: Final = 2
+# A log that is full refuses every batch of every edge: one line says so.
+COMPLAIN_EVERY_S: Final = 60.0
 
 
 # Why a batch is not stored.
@@ -77,6 +82,9 @@ class HubLink:
         self._settings = settings
         self._wall_ns = wall_ns
         self._ports: dict[str, EdgePort] = {}
+        self._checks = trio.CapacityLimiter(CHECKS_AT_A_TIME)
+        self._quiet_until = 0.0
+        self._refusals = 0
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
@@ -189,7 +197,7 @@ class HubLink:
             session = port.receiver.session
             if session is None or session.epoch != one.batch.epoch:
                 continue  # nobody waits for the answer, and the next session finds the floor
-            problem = await _problem_of(one)
+            problem = await _problem_of(one, self._checks)
             if problem is None:
                 sound.append(one)
             else:
@@ -199,26 +207,47 @@ class HubLink:
         try:
             results = await self._log.append([_append(edge, one) for one in sound])
         except StoreError as error:
-            log.error("batches not stored: edge=%s %s", edge, error)
-            return [_refused(one, NackCode.BUSY, "the hub cannot store now") for one in asked]
+            self._complain(edge, error)
+            reason = str(error) if isinstance(error, LogFull) else "the hub cannot store now"
+            return [_refused(one, NackCode.BUSY, reason) for one in asked]
+        except Exception:  # A bug of ours; what one edge sends may not end the others' link: I8.
+            log.exception("batches not stored: edge=%s", edge)
+            return [_refused(one, NackCode.BUSY, "the hub failed, see its log") for one in asked]
         return [*map(_stored, sound, results), *answers]
 
+    def _complain(self, edge: str, error: StoreError) -> None:
+        """Log why batches are refused, once in a while."""
+        self._refusals += 1
+        now = trio.current_time()
+        if now >= self._quiet_until:
+            log.error("batches not stored: edge=%s refused=%d %s", edge, self._refusals, error)
+            self._quiet_until, self._refusals = now + COMPLAIN_EVERY_S, 0
 
-async def _problem_of(asked: core.Store) -> Problem | None:
+
+async def _problem_of(asked: core.Store, checks: trio.CapacityLimiter) -> Problem | None:
     """Return why the payload cannot be applied, or None if it can."""
+    payload = asked.batch.payload
     if asked.batch.codec in (Codec.DEAD, Codec.GAP):
         return None
-    if len(asked.batch.payload) <= CHECK_INLINE_BYTES:
+    try:
+        rows = batch.raw_size(payload)
+    except RecordError as error:
+        return NackCode.POISON, str(error)
+    if rows > ENTRY_BYTES_MAX:
+        return NackCode.TOO_LARGE, f"records of {rows} bytes; at most {ENTRY_BYTES_MAX} in a batch"
+    if len(payload) <= CHECK_INLINE_BYTES and rows <= CHECK_INLINE_ROWS:
         return _check(asked)
-    return await trio.to_thread.run_sync(_check, asked)
+    return await trio.to_thread.run_sync(_check, asked, limiter=checks)
 
 
 def _check(asked: core.Store) -> Problem | None:
     one = asked.batch
     try:
-        batch.columns(one.codec, one.payload)
+        batch.columns(one.codec, one.payload, limit_bytes=ENTRY_BYTES_MAX)
         count = sum(count for _, _, count in batch.ids(one.codec, one.payload))
         chain = batch.last_chain(one.codec, one.payload, one.prev_chain)
+    except BatchTooLarge as error:
+        return NackCode.TOO_LARGE, str(error)
     except RecordError as error:
         return NackCode.POISON, str(error)
     if count != one.last - one.first + 1:

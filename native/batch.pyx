@@ -435,7 +435,7 @@ cdef list events_of(_Opened o, uint64_t limit_bytes):
             if row.head[4] != KIND_READINGS:
                 total += body_size(&row)
                 if total > limit_bytes:
-                    raise BatchTooLarge(f"records of the batch pass the limit of {limit_bytes} bytes")
+                    raise BatchTooLarge(f"records pass the limit of {limit_bytes} bytes")
                 record = Record.__new__(Record)
                 record.kind, record.origin, record.number = row.head[4], origin, number
                 record.chain = 0

@@ -7,12 +7,16 @@ A conforming log passes tests/hubd/log/test_contract.py, unchanged.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
 from edgesync.errors import StoreError, StoreFull
 from edgesync_transport.messages import Codec, Lane, LaneFloor, NackCode
+
+# Rows that one entry may stand for: 20 times what an edge puts into a batch by itself. What unpacks
+# to more is refused at the link, and an older entry of that kind is skipped by who reads the log.
+ENTRY_BYTES_MAX: Final = 20 << 20
 
 
 class LogFull(StoreFull):

@@ -11,8 +11,8 @@ from edgesync._native import batch, event
 from edgesync.errors import RecordError
 from edgesync.model import EventType, RecordKind
 from edgesync_transport.messages import Codec
-from hubd.log.base import Entry
-from hubd.project.feed import ENTRY_BYTES_MAX, PART_WORK, Part
+from hubd.log.base import ENTRY_BYTES_MAX, Entry
+from hubd.project.feed import PART_WORK, Part
 from hubd.project.live import Live
 from hubd.project.totals import Totals
 from hubd.state import tables

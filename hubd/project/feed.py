@@ -17,8 +17,6 @@ from hubd.log.base import Entry
 WORK_MAX: Final = 1 << 18
 # Units of one part of an entry: what is made of it in memory at a time.
 PART_WORK: Final = 1 << 16
-# Rows that one entry may stand for: 20 times what an edge puts into a batch by itself.
-ENTRY_BYTES_MAX: Final = 20 << 20
 
 
 class Part(msgspec.Struct, frozen=True):

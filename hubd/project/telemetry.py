@@ -9,10 +9,10 @@ import sqlalchemy as sa
 from edgesync._native import batch
 from edgesync.model import series_id
 from edgesync_transport.messages import Codec
-from hubd.log.base import Entry
+from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project.append import Tail, Tails, append
 from hubd.project.directory import SERIES_MAX, Declaration, Directory, Known, read_declaration
-from hubd.project.feed import ENTRY_BYTES_MAX, PART_WORK, Part
+from hubd.project.feed import PART_WORK, Part
 from hubd.project.live import Live, Update
 from hubd.project.rollups import MINUTE_NS
 from hubd.project.totals import Totals

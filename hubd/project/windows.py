@@ -12,9 +12,9 @@ from edgesync._native.window import unpack_windows
 from edgesync.errors import RecordError
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Codec
-from hubd.log.base import Entry
+from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project.events import RECORD_COST, unreadable_row
-from hubd.project.feed import ENTRY_BYTES_MAX, PART_WORK, Part
+from hubd.project.feed import PART_WORK, Part
 from hubd.project.totals import Totals
 from hubd.state import tables
 

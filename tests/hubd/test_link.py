@@ -1,0 +1,149 @@
+"""The hub's end of the link: what it stores, what it refuses, and how much may wait."""
+
+import logging
+import struct
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from edgesync.model import RecordKind
+from edgesync_transport.messages import Ack, Codec, Limits, Nack, NackCode
+from hubd.log.base import ENTRY_BYTES_MAX
+from tests.hubd.links import open_site
+from tests.hubd.log.test_contract import Lanes, drafts, numbers_in
+from tests.native.rowsmith import Draft
+
+pytestmark = pytest.mark.feature("S4", "S6")
+
+
+def heavy(first: int, last: int) -> list[Draft]:
+    """Records of 60 KB that nothing makes smaller."""
+    return [
+        Draft(RecordKind.EVENT, Random(seq).randbytes(60_000), 7, seq)
+        for seq in range(first, last + 1)
+    ]
+
+
+async def test_records_that_lead_to_another_hash_are_not_stored(tmp_path: Path) -> None:
+    """The last defence against a batch that was put together wrongly."""
+    async with open_site(tmp_path) as site:
+        edge, lane = site.edge(), Lanes(drafts(1, 9))
+        await edge.greet(tail=9)
+        await edge.send(lane, 1, 5, last_chain=lane.chain(5) ^ 1)
+        refusal = await edge.answer()
+        assert isinstance(refusal, Nack)
+        assert (refusal.code, refusal.floor) == (NackCode.CHAIN, 0)
+        assert site.log.head == 0
+        await edge.send(lane, 1, 5)
+        assert isinstance(await edge.answer(), Ack)
+        assert await numbers_in(site.log) == [(n, n) for n in range(1, 6)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"last": 6}, NackCode.POISON),
+        ({"payload": b""}, NackCode.POISON),
+        ({"payload": b"\0\0\0"}, NackCode.POISON),
+        ({"payload": struct.pack("<I", ENTRY_BYTES_MAX + 1) + b"\1\0\0\0"}, NackCode.TOO_LARGE),
+        ({"payload": b"\xff" * 9000}, NackCode.TOO_LARGE),
+    ],
+)
+async def test_a_payload_that_cannot_be_is_refused(
+    tmp_path: Path, changes: dict[str, object], code: NackCode
+) -> None:
+    async with open_site(tmp_path) as site:
+        edge, lane = site.edge(), Lanes(drafts(1, 9))
+        await edge.greet(tail=9)
+        await edge.send(lane, 1, 5, **changes)
+        refusal = await edge.answer()
+        assert isinstance(refusal, Nack)
+        assert refusal.code is code
+        assert site.log.head == 0
+
+
+async def test_bodies_that_unpack_to_more_than_an_entry_may_are_refused(tmp_path: Path) -> None:
+    """Each body is 4 MiB of nothing in 16 KB: no batch of them is unpacked whole."""
+    from edgesync._native import pack
+
+    body = pack.pack(b"\0" * (4 << 20))
+    async with open_site(tmp_path) as site:
+        edge = site.edge()
+        lane = Lanes([Draft(RecordKind.EVENT, body, 7, n, flags=1) for n in range(1, 9)])
+        await edge.greet(tail=8)
+        await edge.send(lane, 1, 8)
+        refusal = await edge.answer()
+        assert isinstance(refusal, Nack)
+        assert refusal.code is NackCode.TOO_LARGE
+        await edge.send(lane, 1, 2)
+        assert isinstance(await edge.answer(), Ack)
+
+
+async def test_room_in_the_queue_comes_back(tmp_path: Path) -> None:
+    """Three times what may wait goes through one session, bit by bit."""
+    limits = Limits(window_bytes=256 * 1024)
+    async with open_site(tmp_path, limits=limits) as site:
+        edge, lane = site.edge(), Lanes(heavy(1, 30))
+        await edge.greet(tail=30)
+        for seq in range(1, 31):
+            await edge.send(lane, seq, seq)
+            answer = await edge.answer()
+            assert isinstance(answer, Ack), answer
+        assert (await site.log.read(0, limit_bytes=1 << 30))[-1].last == 30
+
+
+async def test_more_than_may_wait_is_refused_for_now(tmp_path: Path) -> None:
+    """The queue outlives sessions: who greets again and again does not fill it without end."""
+    limits = Limits(window_bytes=256 * 1024, window_batches=64)
+    async with open_site(tmp_path, limits=limits) as site:
+        edge, lane = site.edge(), Lanes(heavy(1, 40))
+        await edge.greet(tail=40)
+        await site.log._turn.acquire()  # the disk is slow
+        try:
+            for seq in range(1, 13):
+                await edge.send(lane, seq, seq)
+            refusal = await edge.answer()
+            assert isinstance(refusal, Nack)
+            assert refusal.code is NackCode.BUSY
+            assert "waits for the disk" in refusal.reason or "window" in refusal.reason
+        finally:
+            site.log._turn.release()
+
+
+async def test_a_full_log_says_its_setting_to_the_edge_and_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_site(tmp_path, map_bytes_max=2 << 20) as site:
+        edge, lane = site.edge(), Lanes(heavy(1, 60))
+        await edge.greet(tail=60)
+        floor = 0
+        with caplog.at_level(logging.ERROR, "hubd.link"):
+            for _ in range(60):
+                await edge.send(lane, floor + 1, floor + 1)
+                answer = await edge.answer()
+                if isinstance(answer, Nack):
+                    break
+                floor += 1
+            for _ in range(5):
+                await edge.send(lane, floor + 1, floor + 1)
+                answer = await edge.answer()
+                assert isinstance(answer, Nack)
+                assert answer.code is NackCode.BUSY
+                assert "`limit` under [log]" in answer.reason
+        assert len(caplog.records) == 1
+        assert "`limit` under [log]" in caplog.text
+        assert "store.limit" not in caplog.text
+
+
+async def test_what_the_log_cannot_write_ends_no_other_edges_link(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        barn, shed, lane = site.edge(), site.edge("shed"), Lanes(drafts(1, 9))
+        await barn.greet(tail=9)
+        await shed.greet(tail=9)
+        await barn.send(lane, 1, 1, codec=Codec.DEAD, payload=b"", reason="\ud800")
+        refusal = await barn.answer()
+        assert isinstance(refusal, Nack)
+        assert refusal.code is NackCode.BUSY
+        await shed.send(lane, 1, 5)
+        assert isinstance(await shed.answer(), Ack)

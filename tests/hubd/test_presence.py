@@ -1,0 +1,118 @@
+"""What the hub knows of each edge now, from a real link."""
+
+from pathlib import Path
+
+import pytest
+
+from edgesync_transport.messages import Ack, Refused, Welcome
+from hubd.presence import EVENTS_MAX, FLAPPING_SESSIONS, Presence
+from tests.hubd.links import Site, open_site
+from tests.hubd.log.test_contract import Lanes, drafts
+
+
+def kinds(site: Site, edge: str | None = None) -> list[str]:
+    return [e.kind for e in site.presence.link_events(edge=edge, before=None, limit=100)]
+
+
+async def test_an_edge_that_has_not_come_yet_is_listed(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        assert [view.edge for view in site.presence.edges()] == ["barn", "shed"]
+        view = site.presence.edge("barn")
+        assert view is not None
+        assert not view.is_connected
+        assert view.seen_at_ns is None
+        assert site.presence.edge("nobody") is None
+
+
+async def test_lag_falls_as_batches_are_stored(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        edge, lane = site.edge(), Lanes(drafts(1, 9))
+        await edge.greet(tail=9)
+        view = site.presence.edge("barn")
+        assert view is not None
+        assert view.is_connected
+        assert (view.state, view.lag_records) == ("processing", 9)
+        assert view.software == "by hand"
+        assert view.address == "barn.example"
+        assert view.epoch == edge.epoch
+        assert view.seen_at_ns is not None
+        await edge.send(lane, 1, 6)
+        assert isinstance(await edge.answer(), Ack)
+        view = site.presence.edge("barn")
+        assert view is not None
+        assert (view.lag_records, view.lanes[2].floor, view.lanes[2].tail) == (3, 6, 9)
+        await edge.send(lane, 7, 9)
+        assert isinstance(await edge.answer(), Ack)
+        view = site.presence.edge("barn")
+        assert view is not None
+        assert (view.state, view.lag_records, view.lag_s) == ("connected", 0, 0.0)
+        assert site.presence.log_head == 2
+
+
+async def test_a_backlog_is_called_draining(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        await site.edge().greet(tail=5000)
+        view = site.presence.edge("barn")
+        assert view is not None
+        assert (view.state, view.lag_records) == ("draining", 5000)
+
+
+@pytest.mark.feature("S26")
+async def test_a_link_that_comes_again_and_again_is_shown_as_flapping(tmp_path: Path) -> None:
+    async with open_site(tmp_path, takeovers_max=100) as site:
+        edge = site.edge()
+        assert isinstance(await edge.greet(), Welcome)
+        for nth in range(2, FLAPPING_SESSIONS + 1):
+            assert "flapping" not in kinds(site)
+            assert isinstance(await edge.greet(again=True), Welcome), nth
+        assert kinds(site, "barn").count("flapping") == 1
+        assert kinds(site, "shed") == []
+        # It is said once for so many sessions, not once for each.
+        for _ in range(FLAPPING_SESSIONS - 1):
+            await edge.greet(again=True)
+        assert kinds(site).count("flapping") == 1
+        await edge.greet(again=True)
+        assert kinds(site).count("flapping") == 2
+
+
+@pytest.mark.feature("S26")
+async def test_sessions_far_apart_are_no_flapping(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        presence = Presence(site.log)
+    for nth in range(20):
+        presence.note("barn", "connected", {}, nth * 20.0)
+    assert [e.kind for e in presence.link_events(edge=None, before=None, limit=99)] == (
+        ["connected"] * 20
+    )
+
+
+@pytest.mark.feature("S26")
+async def test_one_gateway_on_a_bad_line_is_not_taken_for_two(tmp_path: Path) -> None:
+    """The same store greets again: nobody else has its key."""
+    async with open_site(tmp_path, takeovers_max=2) as site:
+        edge = site.edge()
+        for _ in range(8):
+            assert isinstance(await edge.greet(again=True), Welcome)
+
+
+@pytest.mark.feature("S32")
+async def test_two_gateways_with_one_key_are_held_off(tmp_path: Path) -> None:
+    async with open_site(tmp_path, takeovers_max=2) as site:
+        one, other = site.edge(), site.edge()
+        answers = []
+        for _ in range(4):
+            answers += [await one.greet(again=True), await other.greet(again=True)]
+        assert any(isinstance(answer, Refused) for answer in answers)
+
+
+async def test_events_of_links_are_bounded_and_paged(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        presence = Presence(site.log)
+    for n in range(EVENTS_MAX + 5):
+        presence.note(f"edge{n % 2}", "lost", {"after": n}, float(n))
+    newest = presence.link_events(edge=None, before=None, limit=3)
+    assert [e.n for e in newest] == [EVENTS_MAX + 5, EVENTS_MAX + 4, EVENTS_MAX + 3]
+    before = presence.link_events(edge="edge1", before=newest[-1].n, limit=2)
+    assert [e.n for e in before] == [EVENTS_MAX + 2, EVENTS_MAX]
+    assert newest[0].detail == f"after {EVENTS_MAX + 4}"
+    assert len(presence.link_events(edge=None, before=None, limit=1 << 20)) == EVENTS_MAX
