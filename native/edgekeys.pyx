@@ -161,8 +161,11 @@ cdef class EdgeKeys(Keyspace):
         cdef list before = self.dots_of(key, name)
         cdef list after = []
         cdef Dot dot
-        if kind == TOMB and name[0] == LIST_TYPE and self.is_ours_alone(name, before):
-            # Only we know this element: it vanishes, and the hub need not hear of it at all.
+        if kind == TOMB and (
+            self.is_unseen(key)
+            or (name[0] == LIST_TYPE and self.is_ours_alone(name, before))
+        ):
+            # Only we know this cell: it vanishes, and the hub need not hear of it at all.
             self.forget(before)
             self.set_dots(key, name, before, [])
             return
@@ -179,6 +182,10 @@ cdef class EdgeKeys(Keyspace):
         dot = new_dot(self.r, self.n, self.clock.tick(self.now_ms), kind, payload, self.may_pack)
         self.set_dots(key, name, before, apply(after, dot, self.context(key)))
         self.note(kind, key, name)
+
+    cdef bint is_unseen(self, Key key):
+        """Whether nobody else ever saw anything of this key: there is no hub, or not yet."""
+        return not key.kseq and not key.is_told
 
     cdef bint is_ours_alone(self, bytes name, list dots):
         """Whether nobody else can have seen this list element: it is as born, and never sent."""
@@ -210,8 +217,8 @@ cdef class EdgeKeys(Keyspace):
                 dots = decode(raw)
                 self.forget(dots)
                 self.set_dots(key, name, dots, [])
-        if not key.kseq and not key.is_told:
-            return  # nobody else ever saw it
+        if self.is_unseen(key):
+            return
         self.n += 1
         key.tombs = [new_dot(self.r, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)]
         self.note(TOMB, key, b"")

@@ -298,6 +298,38 @@ def test_a_clock_a_day_ahead_does_not_win_for_a_day() -> None:
     assert site.everywhere(b"k") == b"from now"
 
 
+def test_what_an_edge_removes_before_any_hub_is_forgotten_at_once() -> None:
+    site = Site()
+    alone, other = site.edges
+    view = alone.view
+    assert isinstance(view, MemoryView)
+    for kind in (b"h", b"e", b"z", b"l"):
+        alone.put(kind, kind + b"keep", b"1")
+    before = set(view.rows())
+    for kind in (b"h", b"e", b"z", b"l"):
+        for number in range(50):
+            alone.put(kind, kind + b"%d" % number, b"1")
+            alone.add(kind, kind + b"n%d" % number, b"1")
+            alone.remove(kind, kind + b"%d" % number)
+            alone.remove(kind, kind + b"n%d" % number)
+    alone.put(b"gone", b"em", b"")
+    alone.expire(b"gone", NEVER - 1)
+    alone.remove(b"gone", b"em")
+    assert set(view.rows()) == before
+    assert alone.pending == 4
+    # What others have under the same names is theirs, and stays.
+    other.put(b"h", b"h7", b"theirs")
+    other.put(b"gone", b"em", b"")
+    site.sync()
+    for keys in (site.hub, alone, other):
+        assert dict(keys.cells(b"h", HASH)) == {b"keep": b"1", b"7": b"theirs"}
+        assert keys.type_of(b"gone") == SET
+    # From now on somebody has seen it: the removal is an operation.
+    alone.remove(b"h", b"hkeep")
+    site.sync()
+    assert dict(other.cells(b"h", HASH)) == {b"7": b"theirs"}
+
+
 def test_a_removal_is_not_undone_by_an_edge_that_was_away_for_a_year() -> None:
     site = Site()
     site.edges[0].put(b"k", b"s", b"v")

@@ -210,6 +210,13 @@ class World:
             if not space.has(key, name):
                 return
             space.remove(key, name)
+            if space.n == before:  # a cell nobody else ever heard of; perhaps it was the last
+                gone = (name,) if space.type_of(key) else (name, b"t")
+                history[key] = {
+                    one for one in history[key]
+                    if one in self.history[key] or one.name not in gone
+                }  # fmt: skip
+                return
             payload = b""
         elif kind == AMOUNT:
             if name == b"t":
