@@ -40,6 +40,8 @@ cdef enum:
     PACK_FROM = 64
     OP_BYTES_MIN = 14  # head, number, stamp, q, three sizes
     NAME_BYTES_MAX = 511
+    # Numbers of replicas: edges below 1 << 30, hubs up to 1 << 31, above edges without a name.
+    HUB_BIT = 30
 
 # A payload may unpack to this much; presets set lower limits on what is written.
 cdef Py_ssize_t VALUE_BYTES_MAX = 512 << 20
@@ -52,12 +54,12 @@ cdef object EXACT = decimal.Context(prec=80)
 cdef class Dot:
     """One operation as it stands in a cell.
 
-    r, n      its replica and that replica's count of operations; the hub's clients are replica 0
+    r, n      its replica and that replica's count of operations; a pair is never used again
     hlc       its stamp
     seq       the hub's sequence number of it; 0 while the hub has not confirmed it here
     pending   an operation of this replica that the hub has not confirmed
-    spent     a pending removal with an amount of ours after it: noted, because the hub must still
-              hear of it, but no sibling any more
+    spent     a removal that is noted because others must still hear of it, but no sibling any more:
+              a pending one with an amount of ours after it; at the hub, `nothing`
     evicted   a value that only the hub has; all that merging and ranking ask for is here
     """
 
@@ -151,6 +153,13 @@ cpdef Dot new_dot(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes valu
     return made
 
 
+cpdef Dot nothing(uint32_t r, uint64_t n, uint64_t hlc, uint64_t seq):
+    """Return a dot that says only that a cell has changed, and holds nothing any more."""
+    cdef Dot made = make(r, n, hlc, TOMB, b"")
+    made.seq, made.spent = seq, True
+    return made
+
+
 cdef inline bint covered(Dot dot, uint32_t r, uint64_t n, uint64_t q) noexcept:
     """Whether the writer of (r, n), who knew the key up to the hub's `q`, had seen `dot`."""
     if (dot.pending or dot.r == r) and dot.n <= n:
@@ -165,6 +174,7 @@ cpdef list apply(list dots, Dot op, uint64_t q):
     """
     cdef Dot dot
     cdef list kept = []
+    cdef bint is_late = False
     for dot in dots:
         if dot.r == op.r and dot.n == op.n:
             return dots
@@ -177,12 +187,16 @@ cpdef list apply(list dots, Dot op, uint64_t q):
                     continue
                 dot = dot.at(dot.seq, True)
                 dot.spent = True
+        elif dot.r == op.r and dot.n > op.n:
+            # One that a hub has lost, told again: what came after it is here already.
+            is_late |= dot.kind != AMOUNT or op.kind == TOMB
         kept.append(dot)
-    insert(kept, op)
+    if not is_late:
+        insert(kept, op)
     return kept
 
 
-cdef insert(list dots, Dot op):
+cpdef insert(list dots, Dot op):
     """Keep the order by (r, n): equal sets of dots are equal lists, and equal bytes."""
     cdef Dot dot
     cdef Py_ssize_t at = len(dots)
@@ -194,9 +208,14 @@ cdef insert(list dots, Dot op):
     dots.insert(at, op)
 
 
+cpdef bint is_hub(uint32_t r) noexcept:
+    """Whether a replica is that of a hub, in whichever life of its keyspace."""
+    return r == 0 or r >> HUB_BIT == 1
+
+
 cdef inline bint outranks(Dot one, Dot other, uint8_t strategy) noexcept:
-    if strategy >= CLOUD_WINS and (one.r == 0) != (other.r == 0):
-        return (one.r == 0) == (strategy == CLOUD_WINS)
+    if strategy >= CLOUD_WINS and is_hub(one.r) != is_hub(other.r):
+        return is_hub(one.r) == (strategy == CLOUD_WINS)
     if one.hlc != other.hlc:
         return one.hlc > other.hlc
     if one.r != other.r:
@@ -551,9 +570,13 @@ def encode_entries(entries: list[Entry]) -> bytes:
         buf_free(&out)
 
 
-def decode_entries(data: bytes) -> list[Entry]:
-    """Undo `encode_entries`; raises RecordError on anything else."""
+def decode_entries(data: bytes, *, may_be_evicted: bool = False) -> list[Entry]:
+    """Undo `encode_entries`; raises RecordError on anything else.
+
+    may_be_evicted   they come from an edge, which may have left values to a hub
+    """
     cdef Cur cur
+    cdef uint8_t known = KNOWN_BITS if may_be_evicted else SENT_BITS
     cdef uint64_t count = 0, position = 0, size = 0, _i, _j
     cdef uint8_t is_whole = 0
     cdef list entries = []
@@ -568,7 +591,7 @@ def decode_entries(data: bytes) -> list[Entry]:
             raise RecordError("a key whose name has no such size")
         if not take_varint(&cur, &position) or not take8(&cur, &is_whole) or is_whole > 1:
             raise RecordError("a key cut short or damaged")
-        tombs = read_cell(&cur, SENT_BITS)
+        tombs = read_cell(&cur, known)
         if not take_varint(&cur, &size) or size > left(&cur):
             raise RecordError("a key cut short")
         cells = []
@@ -576,7 +599,7 @@ def decode_entries(data: bytes) -> list[Entry]:
             name = take_part(&cur, "the name of a cell")
             if not 0 < len(name) <= NAME_BYTES_MAX:
                 raise RecordError("a cell whose name has no such size")
-            cells.append((name, read_cell(&cur, SENT_BITS)))
+            cells.append((name, read_cell(&cur, known)))
         entries.append(Entry(key, position, is_whole != 0, tombs, cells))
     if left(&cur):
         raise RecordError("bytes follow a page of keys")

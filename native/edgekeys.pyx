@@ -5,6 +5,8 @@ Besides what `keyspace` keeps:
     d | n u64 BE          an operation the hub has not confirmed:
                           kind u8 | q | size of the key | key | name
     g | seq u64 BE | key  a key that is gone: how far we know it, while the hub remembers it
+    q | replica u32 BE    its operations up to this number (u64) are in what is here, or were
+                          replaced or removed
 
 An operation is pending from its write until the hub's state of its key has arrived with it in. What
 it wrote stands in its cell, marked pending. A later operation on the same cell takes the place of
@@ -45,8 +47,11 @@ cdef enum:
 # A deadline that never comes.
 cdef bytes NO_END = b"\xff" * 8
 
-# A hub names replicas below this; above it an edge has named itself, by chance.
-UNNAMED_FROM = 1 << 31
+# An edge names itself, by chance: whoever has an operation of it knows it by the same name, and so
+# does any hub. A hub gives another when the edge is not what it was (fork, long absence).
+UNNAMED = 1 << 31
+NAMED_FROM = 1 << 16
+NAMED_TO = 1 << 28
 
 
 cdef class Pending:
@@ -101,7 +106,7 @@ cdef Pending pending_of(uint64_t n, bytes data):
 cdef class EdgeKeys(Keyspace):
     """An edge's replica.
 
-    r         as the hub has named it; before that, a number drawn by chance: UNNAMED_FROM and up
+    r         a number drawn by chance, or as a hub has named it
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     evicted   keys whose values were left to the hub, since the start
@@ -117,7 +122,7 @@ cdef class EdgeKeys(Keyspace):
         """Take the counters from the view, as after a batch that was not stored."""
         cdef bytes raw = self.fetch(COUNTERS_ROW)
         if raw is None:
-            self.r = <uint32_t>UNNAMED_FROM
+            self.r = <uint32_t>UNNAMED
             self.n = self.sent = self.kids = self.keys = self.pending = self.life = 0
             self.clock = Clock()
             return
@@ -135,9 +140,9 @@ cdef class EdgeKeys(Keyspace):
             be64(self.pending), be64(self.clock.last), be64(self.life))))
 
     def call_yourself(self, r: int) -> None:
-        """Take a number drawn by chance, UNNAMED_FROM or above, until a hub gives a name."""
-        if r < UNNAMED_FROM or self.r < UNNAMED_FROM:
-            raise ValueError(f"{r}: replicas below {UNNAMED_FROM} are named by a hub, and stay so")
+        """Take a number drawn by chance from NAMED_FROM to NAMED_TO: before the first operation."""
+        if self.n or not NAMED_FROM <= r < NAMED_TO:
+            raise ValueError(f"{r} is no name for a replica that has made {self.n} operations")
         self.r = r
 
     def rejoin(self, r: int) -> None:
@@ -148,7 +153,7 @@ cdef class EdgeKeys(Keyspace):
         dropped what would tell "after" from "beside". At worst two values stand beside each other.
         """
         cdef Pending one
-        if self.r < UNNAMED_FROM:
+        if self.r < UNNAMED:
             self.life += 1
         for row, raw in self.walk(b"d", b"e"):
             one = pending_of(of_be64(row, 1), raw)
@@ -259,17 +264,23 @@ cdef class EdgeKeys(Keyspace):
 
     # -- to the hub --------------------------------------------------------------------------
 
-    def take(self, limit: int = 1000, limit_bytes: int = 1 << 20) -> list[Op]:
+    def take(
+        self, limit: int = 1000, limit_bytes: int = 1 << 20, *, again: int | None = None,
+    ) -> list[Op]:
         """Return the next operations for the link, in order, and count them as sent.
 
         From here on they are not merged with later ones, for the hub may have them.
+
+        again   only those behind this number that have been sent, for a hub that lost them
         """
         cdef Pending one
         cdef Key key
         cdef Dot dot
         cdef list ops = []
         cdef Py_ssize_t size = 0
-        for row, raw in self.walk(b"d" + be64(self.sent + 1), b"e"):
+        cdef uint64_t after = self.sent if again is None else again
+        end = b"e" if again is None else b"d" + be64(self.sent + 1)
+        for row, raw in self.walk(b"d" + be64(after + 1), end):
             try:
                 one = pending_of(of_be64(row, 1), raw)
                 key = self.load(one.key)
@@ -281,7 +292,7 @@ cdef class EdgeKeys(Keyspace):
             if not key.is_told:
                 key.is_told = True
                 self.save(key)
-            self.sent = one.n
+            self.sent = max(self.sent, one.n)
             ops.append(
                 Op(one.n, dot.hlc, one.q, one.kind, one.key, one.name, dot.stored, dot.packed))
             size += len(one.key) + len(one.name) + len(dot.stored)
@@ -354,6 +365,62 @@ cdef class EdgeKeys(Keyspace):
             self.save(key)
             count += 1
         return count
+
+    # -- to a hub that lost what it had ------------------------------------------------------
+
+    def seen(self) -> dict[int, int]:
+        """Return up to which number of each replica operations are known here."""
+        return {of_be32(row): of_be64(raw, 0) for row, raw in self.walk(b"q", b"r")}
+
+    def note_seen(self, seen: dict[int, int]) -> None:
+        """End a pass: operations of each replica up to that number are in what is here now, or
+        were replaced or removed before.
+        """
+        for r, n in seen.items():
+            row = b"q" + be64(r)[4:]
+            raw = self.fetch(row)
+            if raw is None or of_be64(raw, 0) < n:
+                self.place(row, be64(n))
+
+    def held(
+        self, after: bytes | None, limit: int = 500, limit_bytes: int = 1 << 18, scope=(),
+    ) -> tuple[list[Entry], bytes | None]:
+        """Return what is here of the keys behind `after` that is not to be told as operations, and
+        the last key looked at; None at the end.
+
+        Whole are entries of keys in `scope`: what is not in them is not known here, or gone. Keys
+        that are not listed are as one without cells.
+        """
+        cdef Key key
+        cdef Dot dot
+        cdef Py_ssize_t size = 0
+        cdef bint is_whole
+        entries = []
+        names = self.names(after, limit=limit)
+        for name in names:
+            is_whole = is_in(name, scope)
+            try:
+                key = self.load(name)
+                cells = [] if key is None else self.held_in(key)
+            except RecordError:
+                cells, is_whole = [], False  # what is damaged says nothing of what is gone: I8
+            if not cells and is_whole:
+                continue
+            entries.append(Entry(name, 0, is_whole, [], cells))
+            size += PyBytes_GET_SIZE(name)
+            for _, dots in cells:
+                for dot in dots:
+                    size += PyBytes_GET_SIZE(dot.stored) + 24
+            if size >= limit_bytes:
+                return entries, name
+        return entries, names[-1] if len(names) == limit else None
+
+    cdef list held_in(self, Key key):
+        cells = [(STRING_NAME, key.string), (TTL_NAME, key.ttl)]
+        if key.cells:
+            cells += [(name, decode(raw)) for name, raw in self.rows(key)]
+        told = [(name, [dot for dot in dots if not (<Dot>dot).pending]) for name, dots in cells]
+        return [(name, dots) for name, dots in told if dots]
 
     # -- from the hub ------------------------------------------------------------------------
 
@@ -588,6 +655,7 @@ cdef class EdgeKeys(Keyspace):
         """Put what the hub has in place of a cell, and our operations on top."""
         cdef Pending one
         cdef Dot dot
+        dots = [dot for dot in dots if not dot.spent]  # it says only that the cell has changed
         todo = sorted(
             [one for one in waiting if (<Pending>one).name == name] + removals, key=_number_of)
         for one in todo:
@@ -653,6 +721,11 @@ cdef list without_values(list dots):
         dot.left_to_hub()
         if dot.kind == VALUE and PyBytes_GET_SIZE(dot.stored) >= EVICTED_FROM else dot
         for dot in dots]
+
+
+cdef uint32_t of_be32(bytes row):
+    cdef const uint8_t *p = <const uint8_t *>PyBytes_AS_STRING(row) + 1
+    return <uint32_t>p[0] << 24 | <uint32_t>p[1] << 16 | <uint32_t>p[2] << 8 | p[3]
 
 
 def _number_of(one: Pending) -> int:

@@ -8,14 +8,18 @@ Every change of the hub takes the next number of one sequence. A cell's last cha
 number of its dots, for every operation leaves one, removals too: *tombs* stay until all edges have
 confirmed a later state (`collect`). An edge's operation says up to which number of the key its
 writer knew; that is all the hub needs to tell "after" from "beside".
+
+A hub that was restored, or begins anew, hears from its edges what they hold (`restore`). Dots say
+by their names what they are, whoever tells of them; what the teller has *seen*, by replica, says
+whether a dot that only one side has is new to the other, or gone there.
 """
 
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
 from edgesync._native.cells cimport (
-    AMOUNT, Dot, Entry, LAST_WRITE_WINS, Op, TOMB, add_up, apply, decode, meeting_of, new_dot,
-    winner,
+    AMOUNT, Dot, Entry, Op, TOMB, add_up, apply, decode, insert, is_hub, meeting_of,
+    new_dot, nothing,
 )
 from edgesync._native.clock cimport Clock
 from edgesync._native.keyspace cimport (
@@ -33,8 +37,9 @@ cdef uint64_t ALL_SEEN = <uint64_t>-1
 
 
 cdef class HubKeys(Keyspace):
-    """The hub's replica, number 0.
+    """The hub's replica.
 
+    r         number 0, or as it has called itself: one of a hub
     seq       number of the last change
     clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
     met       (key, cell) of each operation that met something its writer had not seen, or that
@@ -73,19 +78,25 @@ cdef class HubKeys(Keyspace):
             be64(self.n), be64(self.seq), be64(self.kids), be64(self.keys), be64(self.clamped),
             be64(self.clock.last))))
 
+    def call_yourself(self, r: int) -> None:
+        """Write as replica `r`, one of a hub that was never used, from here on."""
+        if not is_hub(r):
+            raise ValueError(f"{r} is no replica of a hub")
+        self.r = r
+
     # -- writing -----------------------------------------------------------------------------
 
     cdef write(self, Key key, bytes name, uint8_t kind, bytes payload):
         """An operation of a client of the hub itself, who has seen everything."""
         self.n += 1
         self.seq += 1
-        dot = new_dot(0, self.n, self.clock.tick(self.now_ms), kind, payload, self.may_pack)
+        dot = new_dot(self.r, self.n, self.clock.tick(self.now_ms), kind, payload, self.may_pack)
         self.meet(key, name, dot.at(self.seq, False), ALL_SEEN)
 
     cdef remove_in(self, Key key):
         self.n += 1
         self.seq += 1
-        dot = new_dot(0, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)
+        dot = new_dot(self.r, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)
         self.meet(key, b"", dot.at(self.seq, False), ALL_SEEN)
 
     def hear(self, r: int, op: Op, *, is_known: bool = True) -> None:
@@ -157,6 +168,106 @@ cdef class HubKeys(Keyspace):
             self.drop(b"f" + be64(key.kseq))
         key.kseq = self.seq
         self.place(b"f" + be64(key.kseq), key.name)
+
+    # -- what edges hold -----------------------------------------------------------------------
+
+    def restore(self, Entry entry, dict seen, knows) -> bool:
+        """Merge what an edge holds of a key; returns whether anything was new here.
+
+        entry   all of its cells there; of one it has no cells of, none
+        seen    operations the edge has seen, up to which number of each replica: what is not in
+                the entry was replaced or removed there. Empty: it only adds
+        knows   (r, n) -> whether that operation has been carried out here, and if it is not there
+                any more was replaced or removed; None if it has been passed over, so far
+
+        Doing it twice changes nothing more, and any order of edges gives the same cells.
+        """
+        cdef Key key = self.load(entry.key)
+        cdef int kind = 0
+        cdef bint is_changed = False
+        if key is None:
+            key = Key(entry.key)
+        held = dict(entry.cells)
+        names = set(held)
+        if key.string:
+            names.add(STRING_NAME)
+        if key.ttl:
+            names.add(TTL_NAME)
+        if key.cells:
+            names.update([name for name, _ in self.rows(key)])
+        self.seq += 1
+        for name in sorted(names):
+            before = self.dots_of(key, name)
+            after = self.merged(before, key.tombs, held.get(name, []), seen, knows)
+            if after is not None:
+                self.change(key, name, before, after)
+                is_changed = True
+        if not is_changed:
+            self.seq -= 1
+            return False
+        self.move(key)
+        if self.count_types(key, &kind) > 1:
+            self.met.append((key.name, b""))
+        self.save(key)
+        return True
+
+    cdef list merged(self, list ours, list tombs, list theirs, dict seen, knows):
+        """Return a cell with what an edge holds of it; None when there is nothing to be done.
+
+        tombs   removals of the key, beside which a cell begins
+        """
+        cdef Dot dot
+        cdef Dot other
+        cdef list result = []
+        cdef list added = []
+        cdef dict here
+        cdef dict there = {_identity_of(dot): dot for dot in theirs}
+        cdef dict have
+        cdef uint64_t limit = (self.now_ms + self.ahead_ms_max) * STAMP_MS
+        cdef uint64_t hlc = 0
+        cdef bint is_gone = False
+        cdef bint begins = not ours
+        ours = ours or tombs
+        here, have = {_identity_of(dot): dot for dot in ours}, highest_of(ours)
+        for dot in theirs:
+            if _identity_of(dot) in here or dot.evicted or dot.pending:
+                continue
+            known = knows(dot.r, dot.n)
+            if known or (known is not None and dot.n <= have.get(dot.r, 0)):
+                continue  # it was here, and what came after it has taken its place
+            added.append(dot)
+        cdef dict covers = highest_of(added)
+        for r in set(have).intersection(seen):
+            covers[r] = max(covers.get(r, 0), seen[r])
+        # The same sum, folded further on one side: who has seen more of its replica is right.
+        cdef set folded_here = set()
+        for dot in ours:
+            other = there.get(_identity_of(dot))
+            if other is None or other.kind != AMOUNT or other.stored == dot.stored:
+                continue
+            n = covers.get(dot.r, 0)
+            if n <= have[dot.r] or knows(dot.r, n):
+                folded_here.add(dot.r)
+        for dot in ours:
+            other = there.get(_identity_of(dot))
+            if other is not None:
+                if dot.kind == AMOUNT and other.stored != dot.stored and dot.r not in folded_here:
+                    dot, is_gone = other.at(self.seq, False), True
+                result.append(dot)
+            elif dot.n <= covers.get(dot.r, 0) and dot.r not in folded_here:
+                hlc, is_gone = max(hlc, dot.hlc), True
+            else:
+                result.append(dot)
+        if not added and (begins or not is_gone):
+            return None
+        for dot in added:
+            if dot.hlc <= limit:
+                self.clock.hear(dot.hlc)
+            insert(result, dot.at(self.seq, False))
+        if not added:  # the feed must tell of it all the same
+            self.n += 1
+            insert(result, nothing(self.r, self.n, hlc, self.seq))
+        return result
 
     # -- to the edges ------------------------------------------------------------------------
 
@@ -288,23 +399,39 @@ cdef uint64_t changed(list dots):
     return last
 
 
+cdef dict highest_of(list dots):
+    """The highest number of each replica in a cell."""
+    cdef Dot dot
+    cdef dict found = {}
+    for dot in dots:
+        found[dot.r] = max(dot.n, found.get(dot.r, 0))
+    return found
+
+
 cdef list folded(list dots):
     """A cell without what only told others of changes: tombs alone, and amounts one by one.
 
-    Amounts written here and at edges are kept apart, and each sum ranks as the highest of its
-    parts did: beside other siblings the cell reads as before, under every strategy.
+    Amounts of one replica become one: its last, with their sum, ranked as the highest of them was.
+    Beside other siblings the cell reads as before, under every strategy. Not those of several
+    replicas: who has an older state of the cell must be able to tell which of them are in the sum.
     """
     cdef Dot dot
+    cdef Dot last
     if not any((<Dot>dot).kind != TOMB for dot in dots):
         return []
     kept = [dot for dot in dots if (<Dot>dot).kind != AMOUNT]
-    for is_hub in (True, False):
-        amounts = [
-            dot for dot in dots if (<Dot>dot).kind == AMOUNT and ((<Dot>dot).r == 0) == is_hub]
-        if amounts:
-            top = winner(amounts, LAST_WRITE_WINS)
-            total = add_up(b"0", [(<Dot>dot).payload for dot in amounts])
-            kept.append(top.with_payload(total).at(changed(amounts), False))
+    amounts = {}
+    for dot in dots:
+        if dot.kind == AMOUNT:
+            amounts.setdefault(dot.r, []).append(dot)
+    for one in amounts.values():
+        if len(one) == 1:
+            kept += one
+            continue
+        last = one[len(one) - 1]  # dots stand in the order of their numbers
+        total = add_up(b"0", [(<Dot>dot).payload for dot in one])
+        stamp = max([(<Dot>dot).hlc for dot in one])
+        kept.append(last.with_payload(total).stamped(stamp).at(changed(one), False))
     return sorted(kept, key=_identity_of)
 
 

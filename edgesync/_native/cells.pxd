@@ -38,8 +38,11 @@ cdef enum Meeting:
 
 cpdef uint8_t meeting_of(list dots)
 cpdef Dot new_dot(uint32_t r, uint64_t n, uint64_t hlc, uint8_t kind, bytes value, bint may_pack)
+cpdef Dot nothing(uint32_t r, uint64_t n, uint64_t hlc, uint64_t seq)
 cpdef list apply(list dots, Dot op, uint64_t q)
 cpdef Dot winner(list dots, uint8_t strategy)
+cpdef bint is_hub(uint32_t r) noexcept
+cpdef insert(list dots, Dot op)
 cpdef bint has_value(list dots, uint8_t strategy)
 cpdef bytes read(list dots, uint8_t strategy)
 cpdef bytes encode(list dots)

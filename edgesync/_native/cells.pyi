@@ -6,12 +6,12 @@ from typing import final
 class Dot:
     """One operation as it stands in a cell.
 
-    r, n      its replica and that replica's count of operations; the hub's clients are replica 0
+    r, n      its replica and that replica's count of operations; a pair is never used again
     hlc       its stamp
     seq       the hub's sequence number of it; 0 while the hub has not confirmed it here
     pending   an operation of this replica that the hub has not confirmed
-    spent     a pending removal with an amount of ours after it: noted, because the hub must still
-              hear of it, but no sibling any more
+    spent     a removal that is noted because others must still hear of it, but no sibling any more:
+              a pending one with an amount of ours after it; at the hub, `nothing`
     evicted   a value that only the hub has; all that merging and ranking ask for is here
     """
 
@@ -137,11 +137,20 @@ class Entry:
 def new_dot(r: int, n: int, hlc: int, kind: int, value: bytes, may_pack: bool) -> Dot:
     """Return a pending dot, its value compressed when that is allowed and helps (pack.pyx)."""
 
+def nothing(r: int, n: int, hlc: int, seq: int) -> Dot:
+    """Return a dot that says only that a cell has changed, and holds nothing any more."""
+
 def apply(dots: list[Dot], op: Dot, q: int) -> list[Dot]:
     """Return the cell after `op`, whose writer knew the key up to the hub's sequence `q`.
 
     Idempotent, and any order of concurrent operations gives the same list.
     """
+
+def insert(dots: list[Dot], op: Dot) -> None:
+    """Put an operation in its place: dots stand in the order of (r, n)."""
+
+def is_hub(r: int) -> bool:
+    """Whether a replica is that of a hub, in whichever life of its keyspace."""
 
 def winner(dots: list[Dot], strategy: int) -> Dot | None:
     """Return the dot that ranks highest; None when the cell is absent under this strategy."""
@@ -189,5 +198,8 @@ def first_op(data: bytes) -> int:
 def encode_entries(entries: list[Entry]) -> bytes:
     """Return the hub's state of some keys as it travels (docs/cells-format.md)."""
 
-def decode_entries(data: bytes) -> list[Entry]:
-    """Undo `encode_entries`; raises RecordError on anything else."""
+def decode_entries(data: bytes, *, may_be_evicted: bool = False) -> list[Entry]:
+    """Undo `encode_entries`; raises RecordError on anything else.
+
+    may_be_evicted   they come from an edge, which may have left values to a hub
+    """

@@ -9,7 +9,9 @@ from edgesync._native.cells import Dot, Entry, Op
 from edgesync._native.keyspace import Key, Keyspace
 from edgesync.cells.view import View
 
-UNNAMED_FROM: Final[int]
+UNNAMED: Final[int]
+NAMED_FROM: Final[int]
+NAMED_TO: Final[int]
 
 @final
 class Pending:
@@ -36,7 +38,7 @@ class Pending:
 class EdgeKeys(Keyspace):
     """An edge's replica.
 
-    r         as the hub has named it; before that, a number drawn by chance: UNNAMED_FROM and up
+    r         a number drawn by chance, or as a hub has named it
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     evicted   keys whose values were left to the hub, since the start
@@ -55,7 +57,7 @@ class EdgeKeys(Keyspace):
         """Put the counters into the view: once for all that is stored together."""
 
     def call_yourself(self, r: int) -> None:
-        """Take a number drawn by chance, UNNAMED_FROM or above, until a hub gives a name."""
+        """Take a number drawn by chance from NAMED_FROM to NAMED_TO: before the first operation."""
 
     def rejoin(self, r: int) -> None:
         """Be the replica the hub has named now: at first contact, after a fork or a long absence.
@@ -78,10 +80,14 @@ class EdgeKeys(Keyspace):
     def context(self, key: Key) -> int:
         """The hub's sequence number up to which a writer here knows the key."""
 
-    def take(self, limit: int = 1000, limit_bytes: int = 1 << 20) -> list[Op]:
+    def take(
+        self, limit: int = 1000, limit_bytes: int = 1 << 20, *, again: int | None = None
+    ) -> list[Op]:
         """Return the next operations for the link, in order, and count them as sent.
 
         From here on they are not merged with later ones, for the hub may have them.
+
+        again   only those behind this number that have been sent, for a hub that lost them
         """
 
     def oldest_pending(self) -> int:
@@ -100,6 +106,28 @@ class EdgeKeys(Keyspace):
         to stay. Those given to the link stay as they are. Stamps are not given earlier, for what is
         written next must not be: the hub takes care of those that are ahead. Returns how many there
         were.
+        """
+
+    def seen(self) -> dict[int, int]:
+        """Return up to which number of each replica operations are known here."""
+
+    def note_seen(self, seen: dict[int, int]) -> None:
+        """End a pass: operations of each replica up to that number are in what is here now, or
+        were replaced or removed before.
+        """
+
+    def held(
+        self,
+        after: bytes | None,
+        limit: int = 500,
+        limit_bytes: int = 1 << 18,
+        scope: Sequence[tuple[bytes, bool]] = (),
+    ) -> tuple[list[Entry], bytes | None]:
+        """Return what is here of the keys behind `after` that is not to be told as operations, and
+        the last key looked at; None at the end.
+
+        Whole are entries of keys in `scope`: what is not in them is not known here, or gone. Keys
+        that are not listed are as one without cells.
         """
 
     def deliver(self, entries: list[Entry], acked: int) -> None:

@@ -1,6 +1,6 @@
 """The hub's keys: where the operations of all edges meet, and the feed that tells edges of it."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from typing_extensions import disjoint_base
 
@@ -10,8 +10,9 @@ from edgesync.cells.view import View
 
 @disjoint_base
 class HubKeys(Keyspace):
-    """The hub's replica, number 0.
+    """The hub's replica.
 
+    r         number 0, or as it has called itself: one of a hub
     seq       number of the last change
     clamped   stamps from edges whose clock ran ahead of ours by more than `ahead_ms_max`
     met       (key, cell) of each operation that met something its writer had not seen, or that
@@ -32,6 +33,23 @@ class HubKeys(Keyspace):
     def clamped(self) -> int: ...
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
+
+    def call_yourself(self, r: int) -> None:
+        """Write as replica `r`, one of a hub that was never used, from here on."""
+
+    def restore(
+        self, entry: Entry, seen: dict[int, int], knows: Callable[[int, int], bool | None]
+    ) -> bool:
+        """Merge what an edge holds of a key; returns whether anything was new here.
+
+        entry   all of its cells there; of one it has no cells of, none
+        seen    operations the edge has seen, up to which number of each replica: what is not in
+                the entry was replaced or removed there. Empty: it only adds
+        knows   (r, n) -> whether that operation has been carried out here, and if it is not there
+                any more was replaced or removed; None if it has been passed over, so far
+
+        Doing it twice changes nothing more, and any order of edges gives the same cells.
+        """
 
     def hear(self, r: int, op: Op, *, is_known: bool = True) -> None:
         """Carry out an edge's operation. Any order between edges gives the same cells.

@@ -22,7 +22,7 @@ from edgesync._native import batch
 from edgesync._native import cells as codec
 from edgesync._native.cells import Entry
 from edgesync._native.commands import EvictedReply
-from edgesync._native.edgekeys import UNNAMED_FROM, EdgeKeys
+from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO, UNNAMED, EdgeKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.wal import Wal, replay
@@ -138,8 +138,8 @@ class EdgeCells(CellStore):
         )  # fmt: skip
         savepoint = partial(Savepoint, rows, space)
         self.call.scripts = Scripts(self.call, savepoint, cpu_s=script_cpu_s)
-        if space.n == 0 and space.r == UNNAMED_FROM:
-            space.call_yourself(random.randrange(UNNAMED_FROM + 1, UNNAMED_FROM * 2))
+        if space.n == 0 and space.r == UNNAMED:
+            space.call_yourself(random.randrange(NAMED_FROM, NAMED_TO))
         self._monotonic_ns = monotonic_ns
         self.on_clock_step: Callable[[float], None] = lambda _: None
         self._resume_clock()

@@ -27,6 +27,17 @@ def test_every_cell_is_what_the_full_history_says(first: int) -> None:
         world.check_counts()
 
 
+@pytest.mark.parametrize("first", range(0, 200, 50))
+def test_a_hub_that_was_lost_gets_everything_back(first: int) -> None:
+    """Empty or older, before or after records were trimmed: nothing is lost, counted twice, or
+    back though it had been removed.
+    """
+    for seed in range(first, first + 50):
+        world = World(seed, losing=True)
+        run(world)
+        world.check_counts()
+
+
 def test_a_seed_replays_identically() -> None:
     for seed in (3, 17):
         worlds = [World(seed), World(seed)]

@@ -1,8 +1,9 @@
 """Three edges, a hub and its clients, from one seed: what happens between them, and the oracle.
 
 The lane carries operations in order and once each; what asks for the hub's state and what answers
-may be lost, come late or twice. Every step ends with cells compared with the full history, under
-all four strategies.
+may be lost, come late or twice. The hub itself may be lost, to come back empty or as it once was
+(`losing`); then edges tell it all they have. Every step ends with cells compared with the full
+history, under all four strategies.
 """
 
 from collections import defaultdict
@@ -32,6 +33,7 @@ class Request:
         self.edge, self.whole = edge, whole
         self.base, self.after, self.made = edge.base, edge.position, edge.made
         self.r = edge.keys.r
+        self.keyspace = edge.keyspace
         self.wants: list[bytes] = []  # keys with values that only the hub has
 
 
@@ -43,6 +45,8 @@ class Reply:
         self.position = self.acked = self.stable = 0
         self.is_all = False
         self.histories: History = {}
+        self.keyspace = 0
+        self.seen: dict[int, int] = {}
 
 
 class Edge:
@@ -63,6 +67,8 @@ class Edge:
         self.request: Request | None = None
         self.delivered: set[bytes] = set()  # keys, since it has this name
         self.is_fresh = False  # just rejoined: what it shows is checked after a whole pass
+        self.keyspace = 0
+        self.told: list[tuple[int, Op, list[Fact]]] = []  # all the hub took from the lane
         self.saved: dict[str, Any] = {}
         self.commit()
 
@@ -88,6 +94,7 @@ class Edge:
             "made": self.made,
             "is_fresh": self.is_fresh,
             "delivered": set(self.delivered),
+            "keyspace": self.keyspace,
         }
 
     def crash(self) -> None:
@@ -102,6 +109,7 @@ class Edge:
         self.lane = [one for one in saved["lane"] if one in self.lane]
         self.base, self.position, self.made = saved["base"], saved["position"], saved["made"]
         self.is_fresh, self.delivered = saved["is_fresh"], set(saved["delivered"])
+        self.keyspace = saved["keyspace"]
         if self.base == 0:
             self.position, self.listed = 0, set()
         self.request = None
@@ -113,9 +121,11 @@ class World:
         seed: int,
         *,
         edges: int | None = None,
+        losing: bool = False,
         make_edge: Callable[[MemoryView], EdgeKeys] = EdgeKeys,
         make_hub: Callable[[MemoryView], HubKeys] = HubKeys,
     ) -> None:
+        self.losing = losing
         self.random = Random(seed)
         self.evicting = Random(seed)  # of its own: what else happens stays the same
         self.make_hub = make_hub
@@ -129,6 +139,11 @@ class World:
         self.collected = 0
         self.collected_before: dict[int, int] = {}  # by replica, when it was named
         self.air: list[Request | Reply] = []
+        self.keyspace = 0
+        self.known: dict[int, int] = {}  # operations carried out here, by replica
+        self.holes: dict[int, tuple[int, int]] = {}  # … but for those between
+        self.named: set[int] = set()
+        self.backup: dict[str, Any] = {}
         count = edges or self.random.choice((2, 3, 3))
         self.edges = [Edge(number, make_edge) for number in range(1, count + 1)]
         self.next_r = 1
@@ -153,16 +168,23 @@ class World:
         actions = (
             (30, self.write_at_edge), (8, self.write_at_hub), (10, self.send_operations),
             (10, self.hear_operations), (24, self.exchange), (6, self.ask), (6, self.move_message),
-            (4, self.collect), (2, self.crash_edge), (2, self.step_clock), (1, self.retire),
+            (4, self.collect), (2, self.crash_edge), (2, self.step_clock),
         )  # fmt: skip
-        weights = [weight for weight, _ in actions]
-        self.random.choices([act for _, act in actions], weights)[0]()
+        if self.losing:
+            # Not with edges that are given up: who has had two names may be counted twice.
+            last = ((2, self.back_up), (2, self.lose_hub))
+        else:
+            last = ((1, self.retire), (0, self.lose_hub))
+        weights = [weight for weight, _ in actions + last]
+        self.random.choices([act for _, act in actions + last], weights)[0]()
         if self.evicting.random() < 0.5:
             self.evict(self.evicting.choice(self.edges))
         self.check()
 
     def evict(self, edge: Edge) -> None:
         """An edge leaves values to the hub, of keys of which it may."""
+        if self.losing:
+            return  # they are lost with it
         for key in self.keys:
             edge.keys.evict_key(key)
         if self.evicting.random() < 0.8:
@@ -250,7 +272,7 @@ class World:
             history[key].add(made[1])
         for one in made:
             if edge is None:
-                one.hub_hlc, one.hub_r = one.hlc, 0
+                one.hub_hlc, one.hub_r = one.hlc, space.r
             elif space.n != before:
                 edge.facts[one.n] = [one]
 
@@ -276,21 +298,26 @@ class World:
         edge = self.random.choice(self.edges)
         # Only what is on the edge's disk is on the line.
         ready = [one for one in edge.lane if one in edge.saved["lane"]]
+        if edge.keyspace != self.keyspace:
+            return  # what it had seen comes with all it has, see `tell_all`
         for one in ready[: self.random.choice((1, 2, 100))]:
             self.hear(edge, one)
 
     def hear(self, edge: Edge, one: tuple[int, Op, list[Fact]]) -> None:
         edge.lane.remove(one)
+        edge.told.append(one)
         written_as, op, facts = one
-        r = self.replicas.get(edge.number) or self.admit(edge)
+        r = self.replicas.get(edge.number) or self.admit(edge, written_as)
+        if not self.is_new(r, op.n):
+            return
         self.hub.now_ms = self.now_ms
-        is_known = written_as == r
+        is_known = written_as == r and edge.keyspace == self.keyspace
         # What was collected before it came (back), nobody could wait for it to learn.
         is_late = not is_known or op.q < self.collected_before[r]
         forgotten = self.forgotten(op) if is_late else frozenset()
         self.hub.hear(r, op, is_known=is_known)
         self.hub.save_counters()
-        self.acked[edge.number] = op.n
+        self.note_heard(edge, r, op.n)
         if edge.keys.r != r:
             # It has been given up and does not know yet: what it shows is right for it alone.
             edge.is_fresh = edge.saved["is_fresh"] = True
@@ -298,7 +325,9 @@ class World:
             fact.hub_r = r
             limit = (self.now_ms + self.hub.ahead_ms_max) << 16
             fact.hub_hlc = self.now_ms << 16 if fact.hlc > limit else fact.hlc
-            fact.hub = (fact.hub if is_known else frozenset()) | forgotten
+            # What it had seen of a hub that is lost, its edge will tell, and that it is gone.
+            is_lost = edge.keyspace != self.keyspace
+            fact.hub = (fact.hub if is_known or is_lost else frozenset()) | forgotten
             self.history[fact.key].add(fact)
 
     def forgotten(self, op: Op) -> frozenset[Fact]:
@@ -315,10 +344,16 @@ class World:
         }  # fmt: skip
         return frozenset(fact for fact in tombs if (fact.hub_r, fact.n) not in kept)
 
-    def admit(self, edge: Edge) -> int:
-        """Name a replica: new ones, and those that come back after they were given up."""
-        r = self.replicas[edge.number] = self.next_r
-        self.next_r += 1
+    def admit(self, edge: Edge, r: int = 0) -> int:
+        """Name a replica: new ones, and those that come back after they were given up.
+
+        Who was named by a hub that is lost stays what it was.
+        """
+        if not r or r in self.named:
+            r, self.next_r = self.next_r, self.next_r + 1
+        self.replicas[edge.number] = r
+        self.named.add(r)
+        self.acked[edge.number] = max(self.acked[edge.number], self.known.get(r, 0))
         self.bases[r], self.collected_before[r] = 0, self.collected
         return r
 
@@ -335,7 +370,7 @@ class World:
         edge.commit()
         if self.random.random() < 0.8:
             self.send(edge, 100)
-            for one in list(edge.lane):
+            for one in list(edge.lane) if edge.keyspace == self.keyspace else []:
                 self.hear(edge, one)
         request = edge.request = self.request_of(edge)
         self.answer(request)
@@ -363,10 +398,12 @@ class World:
 
     def answer(self, request: Request) -> None:
         edge = request.edge
-        r = self.replicas.get(edge.number) or self.admit(edge)
+        r = self.replicas.get(edge.number) or self.admit(
+            edge, request.r if request.keyspace != self.keyspace else 0
+        )
         reply = Reply(request)
-        reply.r = r
-        if request.r == r:
+        reply.r, reply.keyspace, reply.seen = r, self.keyspace, self.knowledge()
+        if request.r == r and request.keyspace == self.keyspace:
             if self.acked[edge.number] >= request.made:
                 self.confirm(r, request)
             reply.entries, reply.position, reply.is_all = self.page(request)
@@ -389,6 +426,10 @@ class World:
         if edge.request is not request:
             return
         edge.request = None
+        if reply.keyspace != edge.keyspace:
+            if reply.keyspace == self.keyspace:
+                self.tell_all(edge, reply.r)
+            return
         if reply.r != edge.keys.r:
             self.rejoin(edge, reply.r)
             return
@@ -411,6 +452,7 @@ class World:
                 edge.is_fresh = self.replicas.get(edge.number, reply.r) != reply.r
             edge.base, edge.made = edge.position, edge.keys.n
             edge.listed = set()
+            edge.keys.note_seen(reply.seen)
         edge.keys.settle(reply.stable)
         edge.commit()
 
@@ -420,12 +462,146 @@ class World:
         edge.listed = set()
         edge.delivered = set()
         edge.is_fresh = True
+        if edge.keyspace != self.keyspace:
+            edge.keyspace = self.keyspace
+            return
         # What the hub has not heard counts as written without having seen anything.
         for facts in edge.facts.values():
             for fact in facts:
                 if fact.hub_r is None:
                     fact.hub, fact.r = frozenset(), r
         edge.commit()
+
+    # -- hubs that are lost ----------------------------------------------------------------------
+
+    def is_new(self, r: int, n: int) -> bool:
+        low, high = self.holes.get(r, (0, 0))
+        return n > self.known.get(r, 0) or low <= n < high
+
+    def note_heard(self, edge: Edge, r: int, n: int) -> None:
+        known = self.known.get(r, 0)
+        if n > known + 1 and edge.keyspace != self.keyspace:
+            self.holes[r] = (min(known + 1, self.holes.get(r, (known + 1,))[0]), n)
+        self.known[r] = self.acked[edge.number] = max(n, known)
+
+    def knows(self, r: int, n: int) -> bool | None:
+        if r == self.hub.r:
+            return n <= self.hub.n
+        low, high = self.holes.get(r, (0, 0))
+        return None if low <= n < high else n <= self.known.get(r, 0)
+
+    def knowledge(self) -> dict[int, int]:
+        sound = {r: min(n, self.holes.get(r, (n + 1, 0))[0] - 1) for r, n in self.known.items()}
+        return {**sound, self.hub.r: self.hub.n}
+
+    def back_up(self) -> None:
+        self.backup = {
+            "rows": self.view.rows(),
+            "history": {key: set(one) for key, one in self.history.items()},
+            "replicas": dict(self.replicas), "acked": dict(self.acked), "named": set(self.named),
+            "known": {**self.known, self.hub.r: self.hub.n}, "holes": dict(self.holes),
+        }  # fmt: skip
+
+    def lose_hub(self) -> None:
+        """The hub comes back empty, or as it was when it was last copied."""
+        for edge in self.edges:  # in the midst of a pass an edge cannot say what it has seen
+            edge.commit()
+            is_over = False
+            while not is_over:
+                edge.request = self.request_of(edge)
+                self.answer(edge.request)
+                reply = self.air.pop()
+                assert isinstance(reply, Reply)
+                is_over = reply.is_all and reply.r == edge.keys.r
+                self.take_in(reply)
+        saved = self.backup if self.random.random() < 0.7 else {}
+        self.view = MemoryView()
+        for row, raw in saved.get("rows", {}).items():
+            self.view.put(row, raw)
+        self.hub = self.make_hub(self.view)
+        self.hub.now_ms = self.now_ms
+        self.keyspace += 1
+        self.hub.call_yourself((1 << 30) + self.keyspace)
+        self.hub.save_counters()
+        self.history = defaultdict(
+            set, {key: set(one) for key, one in saved.get("history", {}).items()}
+        )
+        self.replicas, self.named = dict(saved.get("replicas", {})), set(saved.get("named", ()))
+        self.acked = defaultdict(int, saved.get("acked", {}))
+        self.known, self.holes = dict(saved.get("known", {})), dict(saved.get("holes", {}))
+        self.collected, self.bases = 0, dict.fromkeys(self.replicas.values(), 0)
+        self.collected_before = dict.fromkeys(self.replicas.values(), 0)
+        self.air.clear()
+        for edge in self.edges:
+            edge.request = None
+            # What is retained is sent again; the rest is gone from the lane.
+            retained = self.random.choice((0, 1, 3, 1000))
+            heard = self.acked[edge.number]
+            again = [one for one in edge.told if one[1].n > heard]
+            edge.lane = again[max(0, len(again) - retained) :] + edge.lane
+            edge.told = [one for one in edge.told if one not in again]
+            edge.commit()
+
+    def tell_all(self, edge: Edge, r: int) -> None:
+        """Tell the hub all an edge has: its operations, and what it knows of those of others."""
+        edge.commit()
+        for one in list(edge.lane):
+            self.hear(edge, one)
+        for op in edge.keys.take(100_000, again=0):
+            self.hear_again(edge, r, op)
+        for _ in range(self.random.choice((1, 1, 2))):
+            self.restore(edge)
+        for key, facts in edge.history.items():
+            self.history[key] |= {fact for fact in facts if fact.hub_r is not None}
+        self.known[r] = self.acked[edge.number] = max(self.known.get(r, 0), edge.keys.sent)
+        self.holes.pop(r, None)
+        for other, n in edge.keys.seen().items():
+            self.known[other] = max(self.known.get(other, 0), n)
+            if other in self.holes and self.holes[other][1] <= n + 1:
+                del self.holes[other]
+            elif other in self.holes:
+                self.holes[other] = (max(self.holes[other][0], n + 1), self.holes[other][1])
+        self.rejoin(edge, r)
+        # What was not sent has taken the place of what it had seen, and follows at once.
+        self.send(edge, 100_000)
+        for one in list(edge.lane):
+            self.hear(edge, one)
+        self.forget_removals()
+
+    def hear_again(self, edge: Edge, r: int, op: Op) -> None:
+        if self.is_new(r, op.n):
+            edge.lane.insert(0, (r, op, edge.facts.get(op.n, [])))
+            self.hear(edge, edge.lane[0])
+
+    def restore(self, edge: Edge) -> None:
+        seen, after = edge.keys.seen(), None
+        self.hub.now_ms = self.now_ms
+        while True:
+            entries, until = edge.keys.held(after, self.random.choice((1, 2, 100)))
+            listed = {one.key for one in entries}
+            for name in self.hub.names(after, limit=1000):
+                if name not in listed and (until is None or name <= until):
+                    self.hub.restore(Entry(name, 0, True, [], []), seen, self.knows)
+            for one in entries:
+                self.hub.restore(one, seen if one.is_whole else {}, self.knows)
+            if until is None:
+                break
+            after = until
+        self.hub.save_counters()
+
+    def forget_removals(self) -> None:
+        """Removals live on in what edges have seen, not beside what was written without them."""
+        for key, facts in self.history.items():
+            dots = self.hub.tombs_of(key) + [
+                dot for name in NAMES for dot in self.hub.siblings(key, name)
+            ]
+            kept = {(dot.r, dot.n) for dot in dots}
+            gone = [one for one in facts if one.kind == TOMB and (one.hub_r, one.n) not in kept]
+            for fact in facts:
+                fact.hub |= {one for one in gone if one is not fact and fact not in one.seen}
+        for edge in self.edges:
+            edge.is_fresh |= edge.keyspace != self.keyspace
+        self.collected_before = dict.fromkeys(self.collected_before, self.hub.seq)
 
     def collect(self) -> None:
         stable = self.stable()
@@ -472,7 +648,8 @@ class World:
             if name == b"t":
                 self.same(who, key, name, 0, longest(dots), deadline_of(history))
                 continue
-            for strategy in Strategy:
+            # Which of siblings ranks highest is known of those that a lost hub left: no removals.
+            for strategy in Strategy if not self.losing else (Strategy.CRDT_MERGE,):
                 found = cells.read(filled(dots, name, history), strategy) if dots else None
                 meant = value_of(history, name, strategy, confirmed)
                 self.same(who, key, name, strategy, found, meant)
@@ -495,7 +672,7 @@ class World:
                 if rest > 1:
                     self.evict(edge)
                 self.send(edge, 1000)
-                for one in list(edge.lane):
+                for one in list(edge.lane) if edge.keyspace == self.keyspace else []:
                     self.hear(edge, one)
                 for _ in range(100):
                     edge.request = self.request_of(edge)

@@ -2,6 +2,8 @@
 
 from typing import Final
 
+import msgspec
+
 from edgesync_transport.messages import (
     Ack,
     Batch,
@@ -173,4 +175,10 @@ SAMPLES: Final[dict[str, Message]] = {
     "full_sync": FULL_SYNC,
     "delta_sync": DELTA_SYNC,
     "conflict_report": CONFLICT_REPORT,
+    "hello_again": msgspec.structs.replace(HELLO, last_start=U64_MAX),
+    "welcome_start": msgspec.structs.replace(WELCOME, start=U64_MAX),
+    "pull_start": msgspec.structs.replace(PULL, start=U64_MAX),
+    "full_sync_told": msgspec.structs.replace(
+        FULL_SYNC, start=U64_MAX, told=1, seen=(2**28, U64_MAX, 0, 7)
+    ),
 }

@@ -61,7 +61,7 @@ def test_schema_and_messages_have_the_same_fields() -> None:
 def test_only_what_has_a_payload_has_a_second_frame() -> None:
     frames = {name: len(encode(sample)) for name, sample in SAMPLES.items()}
     two = {name for name, count in frames.items() if count == 2}
-    assert two == {"batch", "batch_dead", "delta_sync", "conflict_report", "pull"}
+    assert two == {"batch", "batch_dead", "delta_sync", "conflict_report", "pull", "pull_start"}
 
 
 def test_a_part_beyond_the_last_is_refused() -> None:
@@ -85,7 +85,7 @@ def test_the_largest_payload_passes_and_one_byte_more_does_not() -> None:
 
 def test_limits_are_the_callers() -> None:
     small = WireLimits(control_bytes=64, payload_bytes=4)
-    with pytest.raises(WireError, match="control frame of 240 bytes, limit 64"):
+    with pytest.raises(WireError, match="control frame of 248 bytes, limit 64"):
         decode(encode(HELLO), small)
     with pytest.raises(WireError, match="payload of 14 bytes, limit 4"):
         encode(BATCH, small)

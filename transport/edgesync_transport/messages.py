@@ -77,6 +77,7 @@ class Hello(Message, frozen=True, kw_only=True):
     software: str = ""
     heartbeat_s: float = 5.0
     config_revision: int = 0
+    last_start: int = 0  # the hub's start it spoke with last; 0: none, or not known
 
 
 class Welcome(Message, frozen=True, kw_only=True):
@@ -91,6 +92,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     clock_ns: int
     heartbeat_s: float = 5.0
     restore_safe: bool = False  # False: safe is merely the floor, there is no backup
+    start: int = 0  # random, of this start of the receiver: two with one identity differ in it
 
 
 class RefuseCode(enum.IntEnum):
@@ -187,6 +189,7 @@ class Pull(Message, frozen=True, kw_only=True):
 
     wants_digest   the edge wants to know whether what it has are the hub's keys
     wants          up to 64 keys the edge has left values of to the hub: told whole, beside the page
+    start          of the hub that `base` is from; 0: not known
     """
 
     epoch: int
@@ -201,6 +204,7 @@ class Pull(Message, frozen=True, kw_only=True):
     wait_s: float = 0.0
     wants_digest: bool = False
     wants: tuple[bytes, ...] = ()
+    start: int = 0
     payload: bytes = b""
 
 
@@ -215,6 +219,10 @@ class Page(Message, frozen=True, kw_only=True):
     is_all     the pass has reached the newest change
     digest     of all keys wanted as they are at `position` (EdgeKeys.digest), if the edge wants it
                and they have not changed while it was counted; 0 for none
+    start      of this hub: positions told in another start may be lost
+    told       the token of the state the edge told last that the hub has carried out to its end
+    seen       operations that are in this state or were replaced in it, up to which number of
+               each replica, as far as it has changed since `base`: replica, number, replica, ...
     """
 
     epoch: int
@@ -228,6 +236,9 @@ class Page(Message, frozen=True, kw_only=True):
     part: int
     parts: int
     digest: int = 0
+    start: int = 0
+    told: int = 0
+    seen: tuple[int, ...] = ()
     payload: bytes = b""
 
 

@@ -43,6 +43,7 @@ class WireLimits(msgspec.Struct, frozen=True, kw_only=True):
     # All of them, and what Cap'n Proto adds, fit into a control frame.
     keys: int = 64
     key_bytes: int = 512
+    numbers: int = 6000
 
 
 DEFAULT_LIMITS: Final = WireLimits()
@@ -68,6 +69,7 @@ def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]
         texts += min(4 * len(value), limits.text_bytes)
     for key in getattr(message, "wants", ()):
         texts += len(key) + 2 * WORD_BYTES
+    texts += WORD_BYTES * len(getattr(message, "seen", ()))
     # One segment holds it all: the largest fixed part, a Welcome, is 40 words.
     builder = control.new_message(num_first_segment_words=64 + texts // WORD_BYTES)
     body = builder.init(_KIND_OF[type(message)])
@@ -282,6 +284,17 @@ def _write_keys(body: Any, name: str, value: Sequence[bytes], limits: WireLimits
         setattr(body, name, list(_read_keys(value, limits)))
 
 
+def _read_numbers(value: Any, limits: WireLimits) -> tuple[int, ...]:
+    if len(value) > limits.numbers:
+        raise WireError(f"{len(value)} numbers, limit {limits.numbers}")
+    return tuple(value)
+
+
+def _write_numbers(body: Any, name: str, value: Sequence[int], limits: WireLimits) -> None:
+    if value:
+        setattr(body, name, list(_read_numbers(value, limits)))
+
+
 class _Field(NamedTuple):
     name: str
     wire: str
@@ -302,6 +315,8 @@ def _plan(cls: type[Message]) -> tuple[_Field, ...]:
 def _ways(hint: Any) -> tuple[Callable[..., Any], Callable[..., None]]:
     if hint == tuple[bytes, ...]:
         return _read_keys, _write_keys
+    if hint == tuple[int, ...]:
+        return _read_numbers, _write_numbers
     if get_origin(hint) is tuple:
         return _lanes_reader(get_args(hint)[0]), _write_lanes
     if hint is bytes:

@@ -63,6 +63,7 @@ struct Hello {
   software @6 :Text;
   heartbeatS @7 :Float64;      # the sender intends a message at least this often
   configRevision @8 :UInt64;
+  lastStart @9 :UInt64;        # the start of the receiver it spoke with last; 0: none, or not known
 }
 
 struct Welcome {
@@ -75,6 +76,7 @@ struct Welcome {
   clockNs @6 :Int64;
   heartbeatS @7 :Float64;
   restoreSafe @8 :Bool;        # false: `safe` is merely the floor, there is no backup
+  start @9 :UInt64;            # random, of this start of the receiver; 0: not told
 }
 
 enum RefuseCode {
@@ -181,6 +183,7 @@ struct Pull {
   payloadCrc32 @11 :UInt32;
   wantsDigest @12 :Bool;
   wants @13 :List(Data);  # up to 64 keys it has left values of to the hub: told whole, beside the page
+  start @14 :UInt64;      # of the hub that said what `base` is; 0: not known
 }
 
 struct Page {
@@ -197,6 +200,9 @@ struct Page {
   payloadBytes @10 :UInt32;
   payloadCrc32 @11 :UInt32;
   digest @12 :UInt64;     # of the keys wanted as they are at `position`; 0: not told
+  start @13 :UInt64;      # random, of this start of the hub; 0: not told
+  told @14 :UInt64;       # the state an edge told last that is carried out to its end; 0: none
+  seen @15 :List(UInt64);  # replica, number, ...: operations up to that are in this state, or replaced
 }
 
 struct ConflictReport {
