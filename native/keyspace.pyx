@@ -598,7 +598,7 @@ cdef class Keyspace:
     def insert(self, key: bytes, low: bytes, high: bytes, value: bytes) -> bool:
         """Put a value between two elements of a list that are neighbours, given by their names.
 
-        False when there is no name low between theirs: they were parted too often.
+        False when there is no name left between theirs: they were parted too often.
         """
         cdef Key found = self.open_key(key)
         cdef bytes name = self.name_between(low, high)

@@ -276,7 +276,7 @@ def _type(kind: int) -> Any:
 
 def _expires_ns(cells: HubCells, name: bytes) -> int | None:
     deadline = cells.space.deadline(name)
-    return None if deadline in (None, NEVER) else int(deadline or 0) * 1_000_000
+    return None if deadline in (None, NEVER) else min(int(deadline or 0) * 1_000_000, (1 << 63) - 1)
 
 
 def stats(context: Context) -> KeysStats:

@@ -53,3 +53,17 @@ def test_a_key_of_another_type_is_told_as_that(call: Call) -> None:
 def test_keys_of_a_request_are_found_wherever_they_stand(request_: bytes, keys: bytes) -> None:
     request = request_.split()
     assert keys_of(TABLE[request[0]], request) == keys.split()
+
+
+@pytest.mark.parametrize(
+    ("request_", "keys"),
+    [
+        (b"zunionstore d 2 a b weights 1 2", b"d a b"), (b"zunion 1 a withscores", b"a"),
+        (b"sort a by w_* get x store d", b"a d"), (b"sort a get store", b"a"),
+        (b"bitop and d a b", b"d a b"), (b"sintercard 2 a b limit 1", b"a b"),
+    ],
+)  # fmt: skip
+def test_keys_of_what_is_stored_are_found(request_: bytes, keys: bytes) -> None:
+    """By them a key that only the hub changes is protected."""
+    request = request_.split()
+    assert keys_of(TABLE[request[0]], request) == keys.split()

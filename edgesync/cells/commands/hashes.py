@@ -139,7 +139,7 @@ def hincrby(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("hincrbyfloat", 4, writes=True)
 def hincrbyfloat(call: Call, args: Sequence[bytes]) -> Reply:
-    amount = exact(args[2])
+    amount = exact(args[2], "ERR value is NaN or Infinity")
     total = summed(value_of(call, args[0], args[1]), amount, HASH_NOT_FLOAT)
     call.space.add(args[0], b"h" + args[1], amount)
     return total

@@ -6,6 +6,8 @@ from edgesync._native.keyspace import LIST, NEVER, STRING, STRING_CELL
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
+    LONG_MAX,
+    NOT_AN_INTEGER,
     SYNTAX,
     TYPE_NAMES,
     WALK_MAX,
@@ -18,8 +20,9 @@ from edgesync.cells.commands.table import (
     walk_options,
 )
 
-# What a deadline may be in Unix ms: what Redis takes too, far below NEVER.
-DEADLINE_MAX = 1 << 46
+# What a deadline may be in Unix ms: what Redis takes too, below NEVER.
+DEADLINE_MAX = LONG_MAX
+SAME_OBJECT = "ERR source and destination objects are the same"
 OBJECT_HELP = [
     "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
     "ENCODING <key>",
@@ -86,14 +89,15 @@ def _expire(name: str, unit: int, is_absolute: bool) -> Callable[[Call, Sequence
     def run(call: Call, args: Sequence[bytes]) -> Reply:
         key, value = args[0], integer(args[1]) * unit
         flags = {one.lower() for one in args[2:]}
-        if unknown := flags - {b"nx", b"xx", b"gt", b"lt"}:
-            raise ReplyError(f"ERR Unsupported option {unknown.pop().decode(errors='replace')}")
+        for one in args[2:]:
+            if one.lower() not in (b"nx", b"xx", b"gt", b"lt"):
+                raise ReplyError(f"ERR Unsupported option {one.decode(errors='replace')}")
         if b"nx" in flags and len(flags) > 1:
             raise ReplyError("ERR NX and XX, GT or LT options at the same time are not compatible")
         if {b"gt", b"lt"} <= flags:
             raise ReplyError("ERR GT and LT options at the same time are not compatible")
         deadline = value if is_absolute else call.space.now_ms + value
-        if not -DEADLINE_MAX < deadline < DEADLINE_MAX:
+        if not -DEADLINE_MAX <= min(value, deadline) <= max(value, deadline) <= DEADLINE_MAX:
             raise ReplyError(f"ERR invalid expire time in '{name}' command")
         now = call.space.deadline(key)
         if now is None or not _may_expire(flags, now, deadline):
@@ -186,15 +190,47 @@ def renamenx(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("copy", -3, writes=True, keys=(1, 2, 1))
 def copy(call: Call, args: Sequence[bytes]) -> Reply:
-    options = [one.lower() for one in args[2:]]
-    if options not in ([], [b"replace"]):
-        raise ReplyError(SYNTAX)
+    replaces, left = False, list(args[2:])
+    while left:
+        word = left.pop(0).lower()
+        if word == b"replace":
+            replaces = True
+        elif word == b"db" and left:
+            _database(left.pop(0))
+        else:
+            raise ReplyError(SYNTAX)
     if args[0] == args[1]:
-        raise ReplyError("ERR source and destination objects are the same")
-    if not call.space.type_of(args[0]) or (call.space.type_of(args[1]) and not options):
+        raise ReplyError(SAME_OBJECT)
+    if not call.space.type_of(args[0]) or (call.space.type_of(args[1]) and not replaces):
         return 0
     _copy(call, args[0], args[1])
     return 1
+
+
+def _database(raw: bytes, problem: str = NOT_AN_INTEGER) -> None:
+    """Refuse every database but the one there is."""
+    number = integer(raw, problem)
+    if not -(1 << 31) <= number < 1 << 31:
+        raise ReplyError(
+            "ERR value is out of range, value must between -2147483648 and 2147483647"
+            if problem == NOT_AN_INTEGER
+            else problem
+        )
+    if number:
+        raise ReplyError("ERR DB index is out of range")
+
+
+@command("move", 3, writes=True)
+def move(_call: Call, args: Sequence[bytes]) -> Reply:
+    _database(args[1])
+    raise ReplyError(SAME_OBJECT)
+
+
+@command("swapdb", 3, writes=True, keys=(0, 0, 0))
+def swapdb(_call: Call, args: Sequence[bytes]) -> Reply:
+    _database(args[0], "ERR invalid first DB index")
+    _database(args[1], "ERR invalid second DB index")
+    return "OK"
 
 
 def _copy(call: Call, source: bytes, target: bytes) -> None:

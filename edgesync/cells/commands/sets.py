@@ -1,6 +1,7 @@
 """Sets."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 from edgesync._native.keyspace import SET
 from edgesync._native.resp import ReplyError
@@ -10,7 +11,9 @@ from edgesync.cells.commands.table import (
     Call,
     command,
     count_of,
+    counted_keys,
     fitting,
+    numbered,
     pick,
     picks_of,
     typed,
@@ -123,9 +126,9 @@ def _combine(
     """SINTER, SUNION, SDIFF, and with STORE behind the name their stored kind."""
 
     def result(call: Call, keys: Sequence[bytes]) -> set[bytes]:
-        found = [set(members(call, key)) for key in keys]
-        out = found[0]
-        for one in found[1:]:
+        # The same one twice changes nothing, but the first of SDIFF.
+        out = set(members(call, keys[0]))
+        for one in [set(members(call, key)) for key in dict.fromkeys(keys[1:])]:
             out = how(out, one)
         return out
 
@@ -144,3 +147,16 @@ def _combine(
 sinter = _combine("sinter", lambda one, other: one & other)
 sunion = _combine("sunion", lambda one, other: one | other)
 sdiff = _combine("sdiff", lambda one, other: one - other)
+
+
+@command("sintercard", -3, keys=(0, 0, 0), movable=numbered(1))
+def sintercard(call: Call, args: Sequence[bytes]) -> Reply:
+    keys, rest = counted_keys(args)
+    limit, left = 0, list(rest)
+    while left:
+        if left.pop(0).lower() != b"limit" or not left:
+            raise ReplyError(SYNTAX)
+        limit = count_of(left.pop(0), "ERR LIMIT can't be negative")
+    smallest, *others = sorted((set(members(call, key)) for key in dict.fromkeys(keys)), key=len)
+    shared = (1 for member in smallest if all(member in other for other in others))
+    return sum(islice(shared, limit or None))

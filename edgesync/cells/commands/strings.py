@@ -11,6 +11,7 @@ from edgesync.cells.commands.keys import deadline_of
 from edgesync.cells.commands.table import (
     COUNTER_MAX,
     FLOAT,
+    INFINITY,
     INTEGER,
     NOT_A_FLOAT,
     NOT_AN_INTEGER,
@@ -22,6 +23,7 @@ from edgesync.cells.commands.table import (
     sized,
 )
 
+TOO_LARGE = "ERR increment would produce NaN or Infinity"
 OVERFLOW = "ERR increment or decrement would overflow"
 EXPIRES = (b"ex", b"px", b"exat", b"pxat")
 # What a sum keeps exactly: 17 digits after the point, 18 before it.
@@ -253,7 +255,8 @@ def counted(old: bytes | None, amount: int, problem: str) -> int:
     if old is not None and (INTEGER.fullmatch(old) is None or int(old).bit_length() > 63):
         raise ReplyError(problem)
     total = (0 if old is None else int(old)) + amount
-    if not -COUNTER_MAX < total < COUNTER_MAX:
+    # What two sites added up to may be beyond: from there it can only come back.
+    if not -COUNTER_MAX < total < COUNTER_MAX and abs(total) >= abs(total - amount):
         raise ReplyError(OVERFLOW)
     return total
 
@@ -261,19 +264,23 @@ def counted(old: bytes | None, amount: int, problem: str) -> int:
 @command("incrbyfloat", 3, writes=True)
 def incrbyfloat(call: Call, args: Sequence[bytes]) -> Reply:
     old = call.space.get_string(args[0])
+    if old is not None and FLOAT.fullmatch(old) is None:
+        raise ReplyError(NOT_A_FLOAT)
     amount = exact(args[1])
     total = summed(old, amount, NOT_A_FLOAT)
     call.space.add(args[0], STRING_CELL, amount)
     return total
 
 
-def exact(raw: bytes) -> bytes:
+def exact(raw: bytes, infinite: str = TOO_LARGE) -> bytes:
     """Return an amount in plain decimal; raises when it is no number a sum keeps exactly."""
+    if INFINITY.fullmatch(raw) is not None:
+        raise ReplyError(infinite)
     if FLOAT.fullmatch(raw) is None:
         raise ReplyError(NOT_A_FLOAT)
     value = decimal.Decimal(raw.decode())
     if abs(value) >= FLOAT_MAX:
-        raise ReplyError("ERR increment would produce NaN or Infinity")
+        raise ReplyError(TOO_LARGE)
     rounded = value.quantize(PLACES, context=decimal.Context(prec=60))
     return cells.add_up(b"0", [f"{rounded:f}".encode()])
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from edgesync._native.keyspace import ZSET, sortable
-from edgesync._native.resp import Pairs, ReplyError, number_text
+from edgesync._native.keyspace import ZSET
+from edgesync._native.resp import NullArray, Pairs, ReplyError, number_text
 from edgesync.cells import Reply
 from edgesync.cells.commands.strings import exact
 from edgesync.cells.commands.table import (
@@ -15,19 +15,20 @@ from edgesync.cells.commands.table import (
     Call,
     command,
     count_of,
+    counted_keys,
+    fitting,
     floating,
-    integer,
-    span,
+    limit_of,
+    numbered,
+    pick,
+    picks_of,
     typed,
     walk_page,
 )
 
-NOT_MIN_MAX = "ERR min or max is not a float"
 NAN = "ERR resulting score is not a number (NaN)"
 FLAGS = (b"nx", b"xx", b"gt", b"lt", b"ch", b"incr")
 Scored = tuple[bytes, float]
-# Between the last score and the first of the next: what a bound in the index ends with.
-FIRST, BEHIND = b"", b"\xff" * 600
 
 
 def score_in(call: Call, key: bytes, member: bytes) -> float | None:
@@ -111,14 +112,28 @@ def zincrby(call: Call, args: Sequence[bytes]) -> Reply:
 def zrem(call: Call, args: Sequence[bytes]) -> Reply:
     if not typed(call, args[0], ZSET):
         return 0
-    gone = dict.fromkeys(args[1:])
-    return _remove(call, args[0], [one for one in gone if score_in(call, args[0], one) is not None])
+    scored = ((one, score_in(call, args[0], one)) for one in dict.fromkeys(args[1:]))
+    return remove(call, args[0], [(one, score) for one, score in scored if score is not None])
 
 
-def _remove(call: Call, key: bytes, gone: list[bytes]) -> int:
+def remove(call: Call, key: bytes, gone: Sequence[Scored]) -> int:
+    """Remove members that are there; returns how many."""
     if gone:
-        call.space.remove_many(key, [b"z" + member for member in gone])
+        call.space.remove_many(key, [b"z" + member for member, _ in gone])
     return len(gone)
+
+
+def store(call: Call, key: bytes, found: Sequence[Scored]) -> int:
+    """Make the key this sorted set, or nothing where that is empty; returns its size."""
+    call.space.delete(key)
+    if found:
+        items = [(b"z" + member, number_text(score)) for member, score in found]
+        call.space.put_many(key, items)
+    return len(found)
+
+
+def shown(found: list[Scored], with_scores: bool) -> Reply:
+    return Pairs(found) if with_scores else [member for member, _ in found]
 
 
 @command("zscore", 3)
@@ -156,102 +171,19 @@ def zrevrank(call: Call, args: Sequence[bytes]) -> Reply:
     return _rank(call, args, reverse=True)
 
 
-def _bounds(low: bytes, high: bytes) -> tuple[bytes, bytes]:
-    """`1.5`, `(1.5`, `-inf` and `+inf` as bounds in the index."""
-
-    def bound(raw: bytes, is_low: bool) -> bytes:
-        is_open = raw.startswith(b"(")
-        score = sortable(floating(raw[1:] if is_open else raw, NOT_MIN_MAX))
-        return score + (BEHIND if is_open == is_low else FIRST)
-
-    return bound(low, True), bound(high, False)
-
-
-@command("zcount", 4)
-def zcount(call: Call, args: Sequence[bytes]) -> Reply:
-    low, high = _bounds(args[1], args[2])
-    return sum(1 for _ in ordered(call, args[0], low, high))
-
-
-def _by_score(
-    call: Call, key: bytes, low: bytes, high: bytes, limit: tuple[int, int], *, reverse: bool
-) -> list[Scored]:
-    offset, count = limit
-    start, stop = _bounds(low, high)
-    found = ordered(call, key, start, stop, reverse=reverse)
-    if offset < 0:
-        return []
-    return list(islice(found, offset, None if count < 0 else min(offset + count, LONG_MAX)))
-
-
-def _by_index(call: Call, key: bytes, start: int, stop: int, *, reverse: bool) -> list[Scored]:
-    found = span(start, stop, call.space.count(key, ZSET) if typed(call, key, ZSET) else 0)
-    return list(islice(ordered(call, key, reverse=reverse), found.start, max(found.stop, 0)))
-
-
-def _shown(found: list[Scored], with_scores: bool) -> Reply:
-    return Pairs(found) if with_scores else [member for member, _ in found]
-
-
-def _options(rest: Sequence[bytes], *known: bytes) -> tuple[set[bytes], tuple[int, int]]:
-    """Words of an option each, and what LIMIT says: where from and how many, -1 for all."""
-    left, words, limit = [one.lower() for one in rest], set(), (0, -1)
-    while left:
-        word = left.pop(0)
-        if word == b"limit" and len(left) >= 2:
-            limit = (integer(left.pop(0)), integer(left.pop(0)))
-        elif word not in known:
-            raise ReplyError(SYNTAX)
-        words.add(word)
-    return words, limit
-
-
-@command("zrange", -4)
-def zrange(call: Call, args: Sequence[bytes]) -> Reply:
-    words, limit = _options(args[3:], b"byscore", b"rev", b"withscores")
-    reverse = b"rev" in words
-    if b"byscore" in words:
-        low, high = (args[2], args[1]) if reverse else (args[1], args[2])
-        found = _by_score(call, args[0], low, high, limit, reverse=reverse)
-    elif b"limit" in words:
-        raise ReplyError(
-            "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX"
-        )
-    else:
-        start, stop = integer(args[1]), integer(args[2])
-        found = _by_index(call, args[0], start, stop, reverse=reverse)
-    return _shown(found, b"withscores" in words)
-
-
-@command("zrevrange", -4)
-def zrevrange(call: Call, args: Sequence[bytes]) -> Reply:
-    words, _ = _options(args[3:], b"withscores")
-    start, stop = integer(args[1]), integer(args[2])
-    return _shown(_by_index(call, args[0], start, stop, reverse=True), bool(words))
-
-
-@command("zrangebyscore", -4)
-def zrangebyscore(call: Call, args: Sequence[bytes]) -> Reply:
-    words, limit = _options(args[3:], b"withscores")
-    found = _by_score(call, args[0], args[1], args[2], limit, reverse=False)
-    return _shown(found, b"withscores" in words)
-
-
-@command("zrevrangebyscore", -4)
-def zrevrangebyscore(call: Call, args: Sequence[bytes]) -> Reply:
-    words, limit = _options(args[3:], b"withscores")
-    found = _by_score(call, args[0], args[2], args[1], limit, reverse=True)
-    return _shown(found, b"withscores" in words)
-
-
 def _pop(call: Call, args: Sequence[bytes], *, reverse: bool) -> Reply:
     if len(args) > 2:
         raise ReplyError(SYNTAX)
     limit = count_of(args[1]) if len(args) == 2 else 1
-    found = list(islice(ordered(call, args[0], reverse=reverse), limit))
-    _remove(call, args[0], [member for member, _ in found])
+    found = _take(call, args[0], limit, reverse=reverse)
     # Without a count RESP3 has the pair flat as well.
     return [one for pair in found for one in pair] if len(args) == 1 else Pairs(found)
+
+
+def _take(call: Call, key: bytes, limit: int, *, reverse: bool) -> list[Scored]:
+    found = list(islice(ordered(call, key, reverse=reverse), limit))
+    remove(call, key, found)
+    return found
 
 
 @command("zpopmin", -2, writes=True)
@@ -264,17 +196,32 @@ def zpopmax(call: Call, args: Sequence[bytes]) -> Reply:
     return _pop(call, args, reverse=True)
 
 
-@command("zremrangebyscore", 4, writes=True)
-def zremrangebyscore(call: Call, args: Sequence[bytes]) -> Reply:
-    low, high = _bounds(args[1], args[2])
-    return _remove(call, args[0], [member for member, _ in ordered(call, args[0], low, high)])
+@command("zmpop", -4, writes=True, keys=(0, 0, 0), movable=numbered(1))
+def zmpop(call: Call, args: Sequence[bytes]) -> Reply:
+    keys, rest = counted_keys(args, SYNTAX)
+    if not rest or rest[0].lower() not in (b"min", b"max"):
+        raise ReplyError(SYNTAX)
+    limit, reverse = limit_of(rest[1:]), rest[0].lower() == b"max"
+    for key in keys:
+        if typed(call, key, ZSET):
+            return [key, [list(pair) for pair in _take(call, key, limit, reverse=reverse)]]
+    return NullArray
 
 
-@command("zremrangebyrank", 4, writes=True)
-def zremrangebyrank(call: Call, args: Sequence[bytes]) -> Reply:
-    start, stop = integer(args[1]), integer(args[2])
-    found = _by_index(call, args[0], start, stop, reverse=False)
-    return _remove(call, args[0], [member for member, _ in found])
+@command("zrandmember", -2)
+def zrandmember(call: Call, args: Sequence[bytes]) -> Reply:
+    words = [one.lower() for one in args[2:]]
+    count = picks_of(args[1]) if len(args) > 1 else 1
+    if words not in ([], [b"withscores"]):
+        raise ReplyError(SYNTAX)
+    if words and abs(count) > LONG_MAX // 2:
+        raise ReplyError("ERR value is out of range")
+    there = list(ordered(call, args[0]))
+    if len(args) == 1:
+        return call.random.choice(there)[0] if there else None
+    chosen = pick(call, there, count)
+    fitting(call, (member for member, _ in chosen))
+    return shown(chosen, bool(words))
 
 
 @command("zscan", -3)

@@ -32,6 +32,8 @@ class Maker:
             return [x for one in part.split("+") for x in self.part(one)]
         if "|" in part:
             return self.part(self.random.choice(part.split("|")))
+        if part == "Y":
+            return self.part(self.random.choice(("get+U+W", "set+U+W+N", "incrby+U+W+N")))
         if part in PARTS:
             return [PARTS[part](self.random)]
         return [part.encode()]
@@ -62,6 +64,8 @@ def text(random: Random) -> bytes:
     )
 
 
+HUGE = (10**13, 99999999999999, (1 << 63) - 1, 1 << 62, 9223372036854775, 9223372036854776)
+
 PARTS: dict[str, Callable[[Random], bytes]] = {
     "K": lambda random: random.choice(KEYS),
     "F": lambda random: random.choice(FIELDS),
@@ -75,6 +79,10 @@ PARTS: dict[str, Callable[[Random], bytes]] = {
     # No two alike: the two servers read the clock a moment apart.
     "T": lambda random: b"%d" % random.choice((random.randrange(100, 10**6), -5, 0)),
     "G": lambda random: random.choice((b"*", b"k*", b"k?", b"k[1-3]", b"k[^1]", b"x", b"\\k1")),
+    "L": lambda random: random.choice((b"-", b"+", b"[", b"(", b"[f", b"(f", b"[h", b"(i", b"[12")),
+    "W": lambda random: b"%d" % random.choice((0, 1, 7, 8, 9, 63, 100, 127, 800)),
+    "U": lambda random: random.choice((b"u8", b"i8", b"u1", b"i5", b"u63", b"i64", b"i17")),
+    "HUGE": lambda random: b"%d" % (random.choice((-1, 1)) * random.choice(HUGE)),
     "BAD": lambda random: random.choice((b"x", b"", b"1.5", b"99999999999999999999", b"nan")),
 }
 TEXT = """
@@ -105,6 +113,40 @@ zrange K B B byscore | zrange K B B byscore limit P I | zrange K B B byscore rev
 zrange K I I rev | zrevrange K I I withscores | zrangebyscore K B B | zrangebyscore K B B withscores
 zrangebyscore K B B limit P P | zrevrangebyscore K B B | zpopmin K | zpopmax K | zpopmin K P
 zremrangebyscore K B B | zremrangebyrank K I I | zrange K BAD I
+zrange K L L bylex | zrange K L L bylex rev limit P I | zrange K L L bylex withscores
+zrange K I I limit P P | zrange K I I limit P I | zrange K B B byscore bylex | zrange K I I rev rev
+zrangebylex K L L | zrangebylex K L L limit I I | zrevrangebylex K L L | zlexcount K L L
+zremrangebylex K L L | zrangebyscore K B B limit I I withscores | zrangebylex K V V
+zrangestore K K I I | zrangestore K K B B byscore | zrangestore K K L L bylex limit P I
+zrangestore K K I I withscores | zrangestore K K I BAD
+zunion 2 K K | zunion 2 K K withscores | zunion 2 K K weights D D aggregate min|max|sum withscores
+zunion I K | zunion 3 K K | zunion 1 K weights BAD | zunion 1 K aggregate V | zunion BAD K
+zinter 2 K K withscores | zinter 2 K K weights S D aggregate min|max|sum withscores | zinter 1 K
+zdiff 2 K K withscores | zdiff 1 K | zdiff 2 K K weights 1 1 | zdiff 3 K K K
+zunionstore K 2 K K | zunionstore K 2 K K weights D D | zunionstore K 1 K withscores
+zinterstore K 2 K K | zinterstore K 2 K K aggregate max | zdiffstore K 2 K K | zdiffstore K I K
+zintercard 2 K K | zintercard 2 K K limit I | zintercard 1 K | zintercard I K limit
+sintercard 2 K K | sintercard 2 K K limit I | sintercard I K | sintercard 3 K | sintercard 1 K some
+zmpop 2 K K min|max | zmpop 1 K min count P | zmpop I K max | zmpop 1 K mid | zmpop 1 K max count I
+setbit K W P | setbit K W 1 | setbit K BAD 1 | getbit K W | getbit K BAD | bitcount K
+bitcount K I I | bitcount K I I bit|byte | bitcount K I | bitcount K I I some | bitcount K W W bit
+bitpos K 0|1 | bitpos K 0|1 I | bitpos K 0|1 I I | bitpos K 0|1 I I bit|byte | bitpos K I
+bitpos K 0|1 I I some | bitpos K 0|1 W W bit
+bitop and|or|xor K K* | bitop not K K | bitop not K K K | bitop nand K K
+bitfield K Y | bitfield K Y* | bitfield K overflow wrap|sat|fail Y* | bitfield K overflow some
+bitfield K get u64 0 | bitfield K get BAD 0 | bitfield K set u8 BAD 1 | bitfield K get u8
+bitfield_ro K get U W | bitfield_ro K Y | bitfield K incrby i64 0 N
+lcs K K | lcs K K len | lcs K K idx | lcs K K idx minmatchlen P withmatchlen | lcs K K idx len
+lcs K K some
+sort K | sort K alpha | sort K desc | sort K alpha desc limit I I | sort K by k* | sort K by nosort
+sort K by k*->f get # get k* | sort K alpha by k* desc | sort K store K | sort K alpha store K
+sort K by nosort get # store K | sort K limit BAD 1 | sort K some | sort_ro K alpha
+sort_ro K store K | sort K get
+copy K K db 0 | copy K K db 1000 | copy K K db BAD | copy K K replace db 0 | copy K K db
+move K 0 | move K BAD | swapdb 0 0 | swapdb BAD 0 | swapdb 0 BAD | expire K T AB | expire K T nx gt
+expire K HUGE | pexpire K HUGE | expireat K HUGE | pexpireat K HUGE | set K V ex HUGE
+set K V px HUGE | set K V exat HUGE | getex K pxat HUGE
+incrbyfloat K inf | hincrbyfloat K F inf | incrbyfloat K nan | hincrbyfloat K F nan
 nosuch K V | get | get K K | hget K | ping | ping V | echo V | select 0 | select BAD
 substr K I I | expireat K T | pexpireat K T
 scan 0 count 1000 | hscan K 0 | sscan K 0 | zscan K 0
@@ -114,7 +156,8 @@ APART = """
 object refcount K | object freq K | expiretime K
 memory usage K | pttl K | pexpiretime K | object encoding K | randomkey | flushdb yes | flushdb
 spop K | spop K P | srandmember K | srandmember K I | hrandfield K | hrandfield K I
-hrandfield K I withvalues | scan 0 count P | scan 0 match G count P type string
+hrandfield K I withvalues | zrandmember K
+zrandmember K I | zrandmember K I withscores | scan 0 count P | scan 0 match G count P type string
 hscan K 0 match G count P | sscan K 0 match G count P | zscan K 0 match G count P
 """
 
