@@ -153,6 +153,8 @@ scan 0 count 1000 | hscan K 0 | sscan K 0 | zscan K 0
 """
 # What is random, unordered, or different on purpose.
 APART = """
+eval V P K* | eval_ro V P K* | evalsha V P K* | evalsha_ro V P K* | script load V | script exists V
+script flush
 object refcount K | object freq K | expiretime K
 memory usage K | pttl K | pexpiretime K | object encoding K | randomkey | flushdb yes | flushdb
 spop K | spop K P | srandmember K | srandmember K I | hrandfield K | hrandfield K I

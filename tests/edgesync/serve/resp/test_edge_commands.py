@@ -177,5 +177,5 @@ async def test_the_configuration_is_shown_without_secrets(sites: Sites) -> None:
         shown = texts(await ask(port, lambda c: c.execute_command("EDGE.CONFIG")))
         assert shown["cells.durability"] == "always"
         assert "a long secret" not in str(shown)
-        some = texts(await ask(port, lambda c: c.execute_command("EDGE.CONFIG", "cells.s*")))
+        some = texts(await ask(port, lambda c: c.execute_command("EDGE.CONFIG", "cells.strat*")))
         assert set(some) == {"cells.strategy"}
