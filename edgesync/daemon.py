@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ import trio
 from edgesync.events import EventQuery
 from edgesync.node import EdgeNode
 from edgesync.serve.control import Answer, serve_control
-from edgesync.signals import stopping_on_signals
+from edgesync.signals import notify, stopping_on_signals
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.gather import Gather
@@ -137,20 +136,6 @@ async def _keep_watchdog(node: EdgeNode) -> None:
         else:
             notify("STATUS=the disk does not answer")
         await trio.sleep(interval_s)
-
-
-def notify(*lines: str) -> None:
-    """Send to systemd's socket (sd_notify(3)); nothing when there is none."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
-        try:
-            sending.sendto("\n".join(lines).encode(), address)
-        except OSError as error:
-            log.warning("service manager not told: %s", error)
 
 
 def run_blocking(settings_path: Path) -> None:

@@ -1,7 +1,9 @@
-"""SIGTERM and SIGINT as an event, for the daemons."""
+"""What the daemons say to the service manager, and hear from it: SIGTERM and SIGINT as an event."""
 
 import logging
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,3 +26,17 @@ async def _stop_on(signals: AsyncIterator[int], stop: trio.Event) -> None:
     async for number in signals:
         log.info("stopping on %s", signal.Signals(number).name)
         stop.set()
+
+
+def notify(*lines: str) -> None:
+    """Send to systemd's socket (sd_notify(3)); nothing when there is none."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sending:
+        try:
+            sending.sendto("\n".join(lines).encode(), address)
+        except OSError as error:
+            log.warning("service manager not told: %s", error)

@@ -14,7 +14,7 @@ import trio
 from edgesync import __version__
 from edgesync.errors import EdgesyncError
 from edgesync.serve.control import HUB, Answer, serve_control
-from edgesync.signals import stopping_on_signals
+from edgesync.signals import notify, stopping_on_signals
 from edgesync_transport.keys import KeyPair, load_or_create_keys
 from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
@@ -39,6 +39,9 @@ log = logging.getLogger(__name__)
 
 # How soon `hubd enroll` and `hubd revoke` of another process are noticed.
 REGISTRY_POLL_S: Final = 0.5
+
+# A third of what the unit of `hubd service` grants.
+WATCHDOG_S: Final = 20.0
 
 LOG, STATE, CELLS = "log", "state.db", "cells"
 KEYS, REGISTRY = "hub.keys", "registry.db"
@@ -175,7 +178,15 @@ def _control_answers(
         await backup(hub_log, cells.copy, folder, Path(str(asked.get("target", ""))))
         return {"head": hub_log.head}
 
-    return {"edges": edges, "backup": copy}
+    async def retire(asked: Mapping[str, Any]) -> Any:
+        edge = str(asked.get("edge", ""))
+        is_known = edge in cells.replicas()
+        if is_known:
+            cells.give_up(edge)
+            await cells.wait_durable()
+        return {"retired": is_known}
+
+    return {"edges": edges, "backup": copy, "retire": retire}
 
 
 def _receiver_settings(settings: Settings) -> ReceiverSettings:
@@ -222,5 +233,21 @@ async def _watch_registry(
 async def run_until_signalled(settings: Settings, folder: Path) -> None:
     """`run`, ended by SIGTERM or SIGINT."""
     stop = trio.Event()
-    async with stopping_on_signals(stop):
-        await run(settings, folder, stop=stop)
+
+    async def serve(*, task_status: trio.TaskStatus[Running]) -> None:
+        await run(settings, folder, stop=stop, task_status=task_status)
+
+    async with stopping_on_signals(stop), trio.open_nursery() as nursery:
+        running = await nursery.start(serve)
+        notify("READY=1", f"STATUS=serving {running.http_url}")
+        nursery.start_soon(_keep_watchdog, stop)
+    # The nursery ends with the hub.
+
+
+async def _keep_watchdog(stop: trio.Event) -> None:
+    """Tell the service manager that the loop turns, until the hub is to stop."""
+    while not stop.is_set():
+        notify("WATCHDOG=1")
+        with trio.move_on_after(WATCHDOG_S):
+            await stop.wait()
+    notify("STOPPING=1")

@@ -97,9 +97,12 @@ class Terminal:
 
     def start_edge(self) -> subprocess.Popen[bytes]:
         edge = self.start("edgesync", "run")
-        # Its files alone would answer `status` too.
-        self.until(lambda: '"running": true' in self.run("edgesync", "status", "--json").stdout)
+        self.until(self.is_edge_up)
         return edge
+
+    def is_edge_up(self) -> bool:
+        """Return whether the daemon answers; its files alone would answer `status` too."""
+        return '"running": true' in self.run("edgesync", "status", "--json").stdout
 
     def logged(self, program: str, text: str) -> int:
         """How often the program's log says this."""

@@ -83,10 +83,11 @@ def _terminal(is_quiet: bool) -> Iterator["Show"]:
     from rich.live import Live
 
     console = Console(stderr=is_quiet)
+    # Some seconds pass before there is something to show.
+    click.echo("starting a site and its hub …", err=True)
     if not console.is_terminal:
         yield _Plain(is_quiet)
         return
-    console.print("starting a site and its hub …")
     with Live(console=console, refresh_per_second=4) as live:
         yield lambda line: live.update(_picture(line))
 
@@ -103,6 +104,7 @@ class _Plain:
             click.echo(f"dashboard   {line.url}/", err=self._is_quiet)
         if self._looks % 10 == 0:
             facts = "  ".join(f"{name} {_number(getattr(line, name))}" for name in PLACES)
+            facts = f"readings: {facts}"
             click.echo(f"{facts}  {line.link}  {line.last_fault}", err=self._is_quiet)
         self._looks += 1
 
@@ -112,11 +114,11 @@ def _picture(line: "Line") -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("produced", "journaled", "acknowledged", "in the hub's log", "in its state")
+    table = Table("produced", "on its disk", "acknowledged", "in the hub's log", "in its state")
     table.add_row(*(_number(getattr(line, name)) for name in PLACES))
     head = Text.assemble(("dashboard   ", "dim"), (f"{line.url}/", "bold blue underline"))
     foot = f"link {line.link or 'down'}   {line.last_fault}"
-    note = "produced counts readings since the edge's start, the others records since the first"
+    note = "readings; from left to right each place has what the one before it had a moment ago"
     return Group(head, table, Text(foot), Text(note, style="dim"))
 
 

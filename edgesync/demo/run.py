@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from edgesync.demo.chaos import Fault, Strike, plan
+from edgesync.demo.counter import ReadingCounter
 from edgesync.demo.ledger import Finding, compare
 from edgesync.demo.site import EDGE, DemoError, Site, open_site
 
@@ -21,7 +22,12 @@ LOOK_S: Final = 0.5
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
-    """What the terminal shows; readings produced, then records by place. None: it is away now."""
+    """What the terminal shows: readings by place, since the start. None: it is away now.
+
+    produced      that the edge acknowledged to its devices' reader, as a witness outside noted it
+    journaled     on the edge's disk: more than produced when a kill came before the answer
+    acknowledged  that the edge knows to be at the hub
+    """
 
     url: str
     edge: str
@@ -63,6 +69,7 @@ class Demo:
         self._show = show
         self._last_fault = ""
         self._strikes: dict[str, int] = {}
+        self._counter = ReadingCounter(site.edge_folder / "data" / "store")
 
     async def watch(self) -> None:
         """Show the ledger until cancelled."""
@@ -72,18 +79,19 @@ class Demo:
 
     def _line(self) -> Line:
         edge, hub = self.site.edge_status(), self.site.hub_view()
-        lanes = edge["lanes"] if edge else None
-        totals = hub["state"] if hub else None
-        in_log = sum(lane["floor"] for lane in hub["link"]["lanes"]) if hub else None
+        counter = self._counter
+        counter.look()
+        floors = [lane["floor"] for lane in edge["lanes"]] if edge else None
+        in_log = [lane["floor"] for lane in hub["link"]["lanes"]] if hub else None
         return Line(
             url=self.site.url,
             edge="up" if edge else "down",
             link=edge["link"]["state"] if edge else "",
-            produced=edge["readings"] if edge else None,
-            journaled=sum(lane["tail"] for lane in lanes) if lanes else None,
-            acknowledged=sum(lane["floor"] for lane in lanes) if lanes else None,
-            in_log=in_log,
-            in_state=totals["readings"] + totals["events"] if totals else None,
+            produced=self.site.count_witnessed(),
+            journaled=counter.total,
+            acknowledged=counter.up_to(floors) if floors else None,
+            in_log=counter.up_to(in_log) if in_log else None,
+            in_state=hub["state"]["readings"] if hub else None,
             last_fault=self._last_fault,
         )
 

@@ -80,6 +80,7 @@ class Site:
         self.witness = folder / "witness.jsonl"
         self._clock = folder / "clock"
         self._clock_s = 0
+        self._witnessed = self._witness_at = 0
 
     # -- processes -------------------------------------------------------------------------------
 
@@ -169,6 +170,16 @@ class Site:
         except (NotRunning, EdgesyncError):
             return None
         return found
+
+    def count_witnessed(self) -> int:
+        """Return how many readings the edge has acknowledged to its devices' reader."""
+        if self.witness.exists():
+            with self.witness.open() as lines:
+                lines.seek(self._witness_at)
+                while (line := lines.readline()).endswith("\n"):
+                    self._witnessed += len(json.loads(line))
+                    self._witness_at += len(line)
+        return self._witnessed
 
     def hub_view(self) -> dict[str, Any] | None:
         found: dict[str, Any] | None = self.get(f"/api/v1/edges/{EDGE}")

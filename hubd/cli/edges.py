@@ -14,6 +14,7 @@ from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
 from hubd.edges.enrol import is_only_here, public_address, public_url, token_for
 from hubd.edges.registry import NAME_PATTERN, RegisteredEdge, Registry
+from hubd.errors import EdgeUnknown
 from hubd.settings import Settings, data_dir, read_settings
 
 
@@ -82,6 +83,28 @@ def revoke(config: Path, edge: str) -> None:
     )
 
 
+@click.command(epilog="Example: hubd forget test-edge")
+@click.argument("edge")
+@click.option("--yes", is_flag=True, help="Without asking.")
+@click.pass_obj
+def forget(config: Path, edge: str, yes: bool) -> None:
+    """Revoke EDGE for good, take it out of every list, and wait for it no more.
+
+    What it has sent stays in the log. The name may be given again, to another gateway.
+    """
+    _, folder, registry = _registry(config)
+    with contextlib.closing(registry):
+        if edge not in (each.name for each in registry.edges()):
+            raise EdgeUnknown(edge)
+        if not yes:
+            click.confirm(f"forget {edge}? Its key is never let in again", abort=True, err=True)
+        registry.forget(edge)
+    # Keys: a hub that stands still gives it up when it has not asked for `cells.retire_after`.
+    with contextlib.suppress(NotRunning):
+        ask_hub(folder, "retire", edge=edge)
+    click.echo(f"{edge} is forgotten; what it has sent is still in the log")
+
+
 @click.command(epilog="Example: hubd edges --json")
 @as_json_option
 @click.pass_obj
@@ -136,5 +159,5 @@ def _live(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def register(group: click.Group) -> None:
-    for command in (enroll, revoke, edges):
+    for command in (enroll, revoke, forget, edges):
         group.add_command(command)

@@ -1,15 +1,23 @@
 """`hubd init` and `hubd run`."""
 
 import functools
+import hashlib
+import json
 import logging
+import re
+import secrets
+import socket
 from pathlib import Path
 
 import click
 import trio
 
+from edgesync.cli.program import as_json_option
+from edgesync.cli.service import Service, make_group
 from edgesync.logs import set_up_logging
 from hubd import serve
-from hubd.settings import data_dir, read_settings
+from hubd.api.settings import is_loopback
+from hubd.settings import Settings, data_dir, read_settings
 
 TEMPLATE = """\
 # Settings of an edgesync hub; docs/hub-configuration.md explains every key.
@@ -27,6 +35,7 @@ heartbeat = "{heartbeat}"
 host = "{host}"
 port = {port}
 """
+TOKENS = 'write_token_sha256 = ["{digest}"]  # of the token that `hubd init` printed\n'
 
 
 @click.command(
@@ -35,25 +44,111 @@ port = {port}
 @click.option(
     "--listen", default="tcp://0.0.0.0:7400", show_default=True, help="The link's address."
 )
-@click.option("--public", default="", help="The link's address as edges see it.")
+@click.option(
+    "--public", default="", help="The link's address as edges see it; guessed if left out."
+)
 @click.option("--public-url", default="", help="The HTTP address as edges see it.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where HTTP listens.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--heartbeat", default="5s", show_default=True, help="Between signs of life.")
 @click.option("--data-dir", default="data", show_default=True)
 @click.pass_obj
-def init(config: Path, /, **values: object) -> None:
-    """Write hub.toml and make the hub's keys; nothing that exists is overwritten."""
+def init(config: Path, /, **values: str) -> None:
+    """Write hub.toml and make the hub's keys; nothing that exists is overwritten.
+
+    An address that is reachable from elsewhere (--host 0.0.0.0) needs a token: it is made and
+    printed, once; hub.toml holds its hash.
+    """
     if config.exists():
         raise click.ClickException(f"{config} exists; edit it, or name another with --config")
     config.parent.mkdir(parents=True, exist_ok=True)
-    draft = config.with_suffix(".draft")
-    draft.write_text(TEMPLATE.format(**values))
-    settings = read_settings(draft)
-    draft.rename(config)
+    guessed = not values["public"]
+    values["public"] = values["public"] or guess_public(values["listen"])
+    text = TEMPLATE.format(**values)
+    token = ""
+    if not is_loopback(values["host"]):
+        token, digest = new_token()
+        text += TOKENS.format(digest=digest)
+    settings = _checked(config, text)
     keys = serve.load_keys(data_dir(config, settings))
     click.echo(f"wrote {config}; the hub's public key is {keys.public}")
-    click.echo("next: hubd enroll NAME prints a token for an edge, hubd run starts the hub")
+    how = "guessed from this machine; if gateways use another name, set hub.public" * guessed
+    click.echo(f"gateways connect to {settings.hub.public}" + (f" ({how})" if how else ""))
+    if token:
+        click.echo(f"the API and the dashboard want this token, shown only now: {token}")
+    here = "" if config == Path("hub.toml") else f"--config {config} "
+    click.echo(
+        f"next: hubd {here}run starts the hub; hubd {here}enroll NAME makes a gateway's token"
+    )
+
+
+def _checked(config: Path, text: str) -> Settings:
+    """Put `text` into the file `config`, whole, if it is good; returns the settings."""
+    draft = config.with_suffix(".draft")
+    try:
+        draft.write_text(text)
+        settings = read_settings(draft)
+        draft.replace(config)
+    finally:
+        draft.unlink(missing_ok=True)
+    return settings
+
+
+def guess_public(listen: str) -> str:
+    """Return the link's address as other machines see it, as far as this one can know."""
+    host, _, port = listen.removeprefix("tcp://").rpartition(":")
+    if port == "*":
+        return ""
+    if host.strip("[]") not in ("0.0.0.0", "::", "*"):
+        return listen
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Sends nothing: it only asks which of this machine's addresses would be used.
+            probe.connect(("192.0.2.1", 9))
+            found = str(probe.getsockname()[0])
+        except OSError:
+            found = "127.0.0.1"
+    return f"tcp://{found}:{port}"
+
+
+def new_token() -> tuple[str, str]:
+    """Return a token of the API and its SHA-256, which is all the hub keeps."""
+    token = f"esapi.{secrets.token_urlsafe(24)}"
+    return token, hashlib.sha256(token.encode()).hexdigest()
+
+
+@click.command(epilog="Example: hubd token --read")
+@click.option("--read", is_flag=True, help="One that may only read.")
+@as_json_option
+@click.pass_obj
+def token(config: Path, read: bool, as_json: bool) -> None:
+    """Make a token of the API, put its hash into hub.toml and print it, once.
+
+    Programs send it as `Authorization: Bearer TOKEN`, a browser asks for it as a password. The hub
+    takes it with its next start; a token is withdrawn by removing its hash.
+    """
+    made, digest = new_token()
+    key = "token_sha256" if read else "write_token_sha256"
+    _checked(config, with_token(config.read_text(), key, digest))
+    if as_json:
+        click.echo(json.dumps({"token": made, "sha256": digest, "may_write": not read}))
+        return
+    click.echo(made)
+    click.echo(f"its hash is in {config}; it counts once the hub is started again", err=True)
+
+
+def with_token(text: str, key: str, digest: str) -> str:
+    """Return the text of a hub.toml with one more hash in the list `key` of [api]."""
+    head, section, rest = text.partition("[api]")
+    if not section:
+        return f'{text.rstrip()}\n\n[api]\n{key} = ["{digest}"]\n'
+    body, mark, others = rest.partition("\n[")
+    pattern = re.compile(rf"(?m)^(\s*{key}\s*=\s*\[)")
+    if pattern.search(body):
+        body = pattern.sub(rf'\g<1>"{digest}", ', body, count=1)
+    else:
+        body = f'\n{key} = ["{digest}"]{body}'
+    return head + section + body + mark + others
 
 
 @click.command(epilog="Example: hubd --config /etc/edgesync/hub.toml run")
@@ -68,6 +163,13 @@ def run(config: Path, log_text: bool) -> None:
     trio.run(functools.partial(serve.run_until_signalled, settings, folder))
 
 
+def _service(config: Path) -> Service:
+    folder = data_dir(config, read_settings(config))
+    return Service(program="hubd", what="hubd, the hub of edges", config=config, data=folder)
+
+
 def register(group: click.Group) -> None:
     group.add_command(init)
+    group.add_command(token)
+    group.add_command(make_group(_service, "hubd"))
     group.add_command(run)

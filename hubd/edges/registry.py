@@ -237,6 +237,16 @@ class Registry:
             _revoke_keys(db, edge, now)
             _withdraw_tokens(db, edge, now)
 
+    def forget(self, edge: str) -> None:
+        """Take `edge` out of the registry; its keys stay revoked. Raises EdgeUnknown."""
+        now = self._clock_ns()
+        with self._change() as db:
+            if not db.execute("SELECT 1 FROM edge WHERE name = ?", (edge,)).fetchone():
+                raise EdgeUnknown(edge)
+            _revoke_keys(db, edge, now)
+            db.execute("DELETE FROM enrolment WHERE edge = ?", (edge,))
+            db.execute("DELETE FROM edge WHERE name = ?", (edge,))
+
 
 def _check_credentials(db: sqlite3.Connection, routing_key: str, secret: str) -> None:
     row = db.execute(

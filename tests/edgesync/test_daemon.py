@@ -62,7 +62,7 @@ def test_the_log_is_json_or_text(tmp_path: Path) -> None:
         terminal.edge_config.write_text(text)
         for arguments in ((), ("--log-text",)):
             edge = terminal.start("edgesync", "run", *arguments)
-            terminal.until(lambda: terminal.run("edgesync", "status").returncode == 0)
+            terminal.until(terminal.is_edge_up)
             assert terminal.stop(edge) == 0
         lines = (tmp_path / "edgesync.log").read_text().splitlines()
     ready = [line for line in lines if "edge ready" in line]

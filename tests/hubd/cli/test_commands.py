@@ -1,14 +1,21 @@
 """`hubd …` as an operator uses it, with a real edge on the other side."""
 
+import configparser
 import contextlib
 import hashlib
 import json
+import os
+import re
+import socket
+import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hubd import serve
+from hubd.cli.run import with_token
 from hubd.log.lmdb import LmdbLog
 from hubd.settings import data_dir, read_settings
 from tests.hubd.keys import meet
@@ -153,7 +160,14 @@ def test_the_log_is_listed(terminal: Terminal) -> None:
 
 
 def test_what_no_edge_could_use_is_refused_before_it_is_stored(terminal: Terminal) -> None:
-    terminal.out("hubd", "init")  # listens on all addresses: which one would an edge use?
+    terminal.out("hubd", "init")
+    text = terminal.hub_config.read_text()
+    public = tomllib.loads(text)["hub"]["public"]
+    assert public.endswith(":7400")  # this machine's own address, and not "all of them"
+    assert "0.0.0.0" not in public
+    terminal.out("hubd", "enroll", "example")  # as the help's example goes on
+    terminal.out("hubd", "forget", "example", "--yes")
+    terminal.hub_config.write_text(text.replace(f'public = "{public}"', ""))
     refused = terminal.run("hubd", "enroll", "barn-7")
     assert refused.returncode == 69
     assert "hub.public" in refused.stderr
@@ -172,6 +186,87 @@ def test_what_no_edge_could_use_is_refused_before_it_is_stored(terminal: Termina
     unknown = terminal.run("hubd", "revoke", "nobody")
     assert unknown.returncode == 69
     assert "nobody" in unknown.stderr
+
+
+def test_a_hub_that_is_reachable_gets_its_token_with_it(terminal: Terminal) -> None:
+    listen = f"tcp://127.0.0.1:{terminal.link_port}"
+    said = terminal.out(
+        "hubd", "init", "--host", "0.0.0.0", "--port", str(terminal.http_port), "--listen", listen
+    )
+    (token,) = re.findall(r"esapi\.[\w-]+", said)
+    assert token not in terminal.hub_config.read_text()
+    reader = terminal.json("hubd", "token", "--read")["token"]
+    writer = terminal.out("hubd", "token").strip()
+    hub = terminal.start_hub()
+    assert "a token is needed" in terminal.run("hubd", "keys", "GET", "k").stderr
+    for each in (token, writer):
+        assert json.loads(terminal.out("hubd", "keys", "--token", each, "SET", "k", "v")) == "OK"
+    assert json.loads(terminal.out("hubd", "keys", "--token", reader, "GET", "k")) == "v"
+    assert terminal.run("hubd", "keys", "--token", reader, "SET", "k", "w").returncode == 69
+    assert terminal.json("hubd", "edges") == []  # over the hub's own socket: no token
+    assert terminal.stop(hub) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[api]\nport = 1\n", '[api]\ntoken_sha256 = ["%s"]\n\n[link]\nheartbeat = "3s"\n'],
+)
+def test_a_token_goes_into_any_file(text: str) -> None:
+    old, new = "a" * 64, "b" * 64
+    made = tomllib.loads(with_token(text.replace("%s", old), "token_sha256", new))
+    assert new in made["api"]["token_sha256"]
+    assert (old in made["api"]["token_sha256"]) == ("%s" in text)
+    assert made.get("link") == tomllib.loads(text).get("link")
+
+
+def test_an_edge_is_forgotten(terminal: Terminal) -> None:
+    terminal.start_hub()
+    terminal.enrol()
+    edge = terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "20")
+    asked = terminal.run("hubd", "forget", "barn-7")
+    assert asked.returncode != 0  # nobody said yes
+    assert "never let in again" in asked.stderr + asked.stdout
+    terminal.out("hubd", "forget", "barn-7", "--yes")
+    assert terminal.json("hubd", "edges") == []
+    terminal.until(lambda: terminal.json("edgesync", "status")["link"]["epoch"] == 0)
+    assert terminal.run("hubd", "forget", "barn-7", "--yes").returncode == 69
+    assert terminal.stop(edge) == 0
+    terminal.out("hubd", "enroll", "barn-7")  # the name is free again
+
+
+@pytest.mark.parametrize("program", ["edgesync", "hubd"])
+def test_a_service_starts_as_its_unit_says(terminal: Terminal, program: str) -> None:
+    terminal.start_hub()
+    terminal.enrol()
+    terminal.close()
+    unit = terminal.out(program, "service", "print", "--user", "nobody")
+    parsed = configparser.ConfigParser(strict=False, interpolation=None)
+    parsed.optionxform = str  # type: ignore[assignment,method-assign]
+    parsed.read_string(unit)
+    service = parsed["Service"]
+    assert (service["Type"], service["User"], service["ProtectSystem"]) == (
+        "notify", "nobody", "strict",
+    )  # fmt: skip
+    assert Path(service["ReadWritePaths"]).name == "data"
+    address = str(terminal.folder / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(30)
+        process = subprocess.Popen(
+            service["ExecStart"].split(), cwd=service["WorkingDirectory"],
+            env={**os.environ, "NOTIFY_SOCKET": address}, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        said = ""
+        try:
+            while not ("READY=1" in said and "WATCHDOG=1" in said):
+                said += manager.recv(4096).decode()
+            assert terminal.stop(process) == 0
+            while "STOPPING=1" not in said:
+                said += manager.recv(4096).decode()
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize(
@@ -204,6 +299,9 @@ def test_wrong_settings_end_in_one_line_and_their_own_code(
         "edges",
         "keys",
         "conflicts",
+        "forget",
+        "token",
+        "service",
         "retire",
         "log",
         "ledger",
