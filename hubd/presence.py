@@ -9,7 +9,7 @@ from edgesync_transport.messages import Lane
 from edgesync_transport.receiver import Receiver
 from hubd.api.context import EdgeView, LaneView, LinkEvent
 from hubd.edges.registry import RegisteredEdge
-from hubd.log.base import Log
+from hubd.log.base import Log, LogStats
 
 # Events kept for screens; the edges' own records tell the whole story.
 EVENTS_MAX: Final = 10_000
@@ -94,6 +94,9 @@ class Presence:
     @property
     def log_head(self) -> int:
         return self._log.head
+
+    def log_stats(self) -> LogStats:
+        return self._log.stats()
 
     def _view(self, name: str) -> EdgeView:
         receiver = self._receivers.get(name)

@@ -20,8 +20,10 @@ from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
+from hubd.api import fleet
 from hubd.api.app import make_app
 from hubd.api.context import Context
+from hubd.api.params import EdgesPage
 from hubd.api.server import serve_http
 from hubd.cells import Answers, HubCells
 from hubd.edges.enrol import enrol_route
@@ -126,7 +128,7 @@ async def _serve(
     )
     presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
-    projectors = Projectors(live)
+    projectors = Projectors(live, series_max=settings.limits.series)
     context = Context(
         hub=presence,
         state=state,
@@ -151,7 +153,7 @@ async def _serve(
                 functools.partial(
                     serve_control,
                     folder,
-                    _control_answers(presence, hub_log, cells, folder),
+                    _control_answers(context, hub_log, folder),
                     name=HUB,
                     mendable=(EdgesyncError, HubError, OSError),
                 )
@@ -165,28 +167,29 @@ async def _serve(
     log.info("hub stopped")
 
 
-def _control_answers(
-    presence: Presence, hub_log: LmdbLog, cells: HubCells, folder: Path
-) -> Mapping[str, Answer]:
+def _control_answers(context: Context, hub_log: LmdbLog, folder: Path) -> Mapping[str, Answer]:
     """Return what the control socket answers: whoever may read the folder needs no token."""
     from hubd.backup import backup  # which names the files of this module
 
     async def edges(_asked: Mapping[str, Any]) -> Any:
-        return {view.edge: view for view in presence.edges()}
+        return {view.edge: view for view in context.hub.edges()}
+
+    async def status(_asked: Mapping[str, Any]) -> Any:
+        return await fleet.stats(context, EdgesPage(limit=1))
 
     async def copy(asked: Mapping[str, Any]) -> Any:
-        await backup(hub_log, cells.copy, folder, Path(str(asked.get("target", ""))))
+        await backup(hub_log, context.cells.copy, folder, Path(str(asked.get("target", ""))))
         return {"head": hub_log.head}
 
     async def retire(asked: Mapping[str, Any]) -> Any:
-        edge = str(asked.get("edge", ""))
+        edge, cells = str(asked.get("edge", "")), context.cells
         is_known = edge in cells.replicas()
         if is_known:
             cells.give_up(edge)
             await cells.wait_durable()
         return {"retired": is_known}
 
-    return {"edges": edges, "backup": copy, "retire": retire}
+    return {"edges": edges, "status": status, "backup": copy, "retire": retire}
 
 
 def _receiver_settings(settings: Settings) -> ReceiverSettings:

@@ -77,6 +77,12 @@ class RetentionSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     hours: Seconds = Seconds(0.0)
 
 
+class LimitsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one edge may name. `series`: readings of more stay in the log and are counted."""
+
+    series: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+
+
 class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A token can be redeemed once, within this time."""
 
@@ -96,6 +102,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log: LogSection = LogSection()
     cells: CellsSection = CellsSection()
     retention: RetentionSection = RetentionSection()
+    limits: LimitsSection = LimitsSection()
     api: ApiSettings = ApiSettings()
     enrol: EnrolSection = EnrolSection()
     logging: LoggingSection = LoggingSection()

@@ -10,6 +10,7 @@ from hubd.api.context import EdgeView, LinkEvent
 from hubd.api.errors import Problem
 from hubd.api.health import Health
 from hubd.api.redis_json import Blob
+from hubd.log.base import LogStats
 from hubd.state.views import EventRow, SkipRow, Totals
 from hubd.state.windows import WindowRow
 
@@ -174,12 +175,18 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     ledger: list[Ledger]
     skips: list[SkipRow]
     watchers: int
+    log: LogStats
+    rebuilds: int
+    problems: list[str]
     next: str | None
 
 
 class Healthz(msgspec.Struct, frozen=True, kw_only=True):
+    """`is_working` is false while a part of the hub does not work; then the answer is a 503."""
+
     status: Literal["ok", "degraded"]
     problems: list[str]
+    is_working: bool
 
 
 KeyType = Literal["string", "hash", "list", "set", "zset"]

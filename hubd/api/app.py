@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 import trio
+from sqlalchemy.exc import DatabaseError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,7 +21,7 @@ from hubd.api.metrics import exposition
 from hubd.api.params import LiveParams
 from hubd.api.security import Guard
 from hubd.api.stream import live_readings
-from hubd.state import QueryTooSlow, views
+from hubd.state import QueryTooSlow, StateDamaged, views
 from hubd.web.pages import page_routes
 
 
@@ -45,9 +46,10 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
         totals = await context.state.read(views.totals)
         edges, status = list(context.hub.edges()), projector_status(context)
         head, accept = context.hub.log_head, request.headers.get("accept", "")
+        log_and_state = context.hub.log_stats(), context.state.rebuilds
         held, replicas = keys.stats(context), context.cells.replicas()
         body, content_type = await trio.to_thread.run_sync(
-            exposition, edges, totals, status, head, held, replicas, accept
+            exposition, edges, totals, status, head, log_and_state, held, replicas, accept
         )
         return Response(body, headers={"Content-Type": content_type})
 
@@ -63,6 +65,8 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
         exception_handlers={
             ApiError: routes.on_api_error,
             QueryTooSlow: routes.on_too_slow,
+            StateDamaged: routes.on_state_error,
+            DatabaseError: routes.on_state_error,
             StoreError: routes.on_store_error,
             HTTPException: routes.on_http_error,
         },

@@ -8,6 +8,7 @@ import msgspec
 
 from hubd.api.settings import ApiSettings
 from hubd.cells import Answers, HubCells
+from hubd.log.base import LogStats
 from hubd.project import Live, Projectors
 from hubd.state import State
 
@@ -78,6 +79,8 @@ class Hub(Protocol):
 
     @property
     def log_head(self) -> int: ...
+
+    def log_stats(self) -> LogStats: ...
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from hubd.api.answers import (
 )
 from hubd.api.context import Context, EdgeView
 from hubd.api.errors import no_such_edge
-from hubd.api.health import health_of
+from hubd.api.health import health_of, hub_problems
 from hubd.api.params import (
     EdgesPage,
     Int64,
@@ -26,7 +26,6 @@ from hubd.api.params import (
     read_cursor,
 )
 from hubd.api.params import SeriesPage as SeriesParams
-from hubd.project import Health
 from hubd.state import views
 from hubd.state.views import SeriesRow, Totals
 
@@ -118,6 +117,9 @@ async def stats(context: Context, params: EdgesPage) -> Stats:
         ledger=[_ledger(view, totals.get(view.edge, Totals(edge=view.edge))) for view in found],
         skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN)),
         watchers=context.live.watchers,
+        log=context.hub.log_stats(),
+        rebuilds=context.state.rebuilds,
+        problems=[one.text for one in await hub_problems(context)],
         next=following,
     )
 
@@ -147,9 +149,9 @@ def projector_status(context: Context) -> list[ProjectorStatus]:
 
 
 async def healthz(context: Context, _params: Nothing) -> Healthz:
-    problems = [
-        f"projector {progress.name} waits at {progress.position}: {progress.error}"
-        for progress in context.projectors.progress
-        if progress.health is Health.FAILING
-    ]
-    return Healthz(status="degraded" if problems else "ok", problems=problems)
+    problems = await hub_problems(context)
+    return Healthz(
+        status="degraded" if problems else "ok",
+        problems=[one.text for one in problems],
+        is_working=not any(one.stops_work for one in problems),
+    )

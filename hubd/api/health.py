@@ -1,8 +1,14 @@
-"""How an edge is, in one word: the thresholds operators know from their other systems."""
+"""How an edge is, in one word, and how the hub is, in sentences."""
 
+import time
 from typing import Final, Literal
 
-from hubd.api.context import EdgeView
+import msgspec
+import sqlalchemy as sa
+
+from hubd.api.context import Context, EdgeView
+from hubd.project import Health as ProjectorHealth
+from hubd.state import QueryTooSlow, StateDamaged, views
 
 Health = Literal["good", "warning", "critical"]
 
@@ -12,6 +18,73 @@ LAG_WARNING_S: Final = 5.0
 LAG_CRITICAL_S: Final = 30.0
 # An NTP-disciplined clock is within 0.1 s; past a second, times of events mislead people.
 CLOCK_WARNING_S: Final = 1.0
+# The log only grows: at this share of its limit there is still time to give it more room.
+LOG_WARNING_SHARE: Final = 0.8
+REBUILD_SHOWN_S: Final = 86400.0
+EDGES_NAMED: Final = 5
+
+
+class HubProblem(msgspec.Struct, frozen=True):
+    """Something an operator should know; `stops_work` if something does not work because of it."""
+
+    text: str
+    stops_work: bool = False
+
+
+async def hub_problems(context: Context) -> list[HubProblem]:
+    """Return what is wrong with the hub, what stops work first."""
+    found = [*_projector_problems(context), *_log_problems(context), *_state_problems(context)]
+    if skipped := context.answers.skipped:
+        found.append(HubProblem(f"keys: {skipped} entries of the log could not be carried out"))
+    try:
+        over = await context.state.read(lambda c: views.over_limit(c, EDGES_NAMED))
+    except (sa.exc.DatabaseError, StateDamaged, QueryTooSlow) as error:
+        found.append(HubProblem(f"the state cannot be read: {error}", stops_work=True))
+    else:
+        found += [
+            HubProblem(
+                f"edge {one.edge}: {one.refused} readings are in the log only, it names more "
+                "series than `series` under [limits] in hub.toml allows"
+            )
+            for one in over
+        ]
+    return sorted(found, key=lambda problem: not problem.stops_work)
+
+
+def _projector_problems(context: Context) -> list[HubProblem]:
+    found = []
+    for one in context.projectors.progress:
+        if one.health is ProjectorHealth.FAILING:
+            text = f"projector {one.name} waits at {one.position}: {one.error}"
+            found.append(HubProblem(text, stops_work=True))
+        if one.skipped:
+            text = f"projector {one.name} skipped {one.skipped} entries of the log"
+            found.append(HubProblem(f"{text}, the newest: {one.error or 'before this start'}"))
+    return found
+
+
+def _log_problems(context: Context) -> list[HubProblem]:
+    stats = context.hub.log_stats()
+    found = []
+    if stats.used_bytes >= LOG_WARNING_SHARE * stats.limit_bytes:
+        percent = 100 * stats.used_bytes // stats.limit_bytes
+        text = (
+            f"the log uses {stats.used_bytes} of {stats.limit_bytes} bytes ({percent} %); when it "
+            "is full edges keep what they have: raise `limit` under [log] in hub.toml"
+        )
+        found.append(HubProblem(text, stops_work=stats.is_full))
+    if stats.damaged:
+        found.append(HubProblem(f"{stats.damaged} values of the log are damaged and left out"))
+    return found
+
+
+def _state_problems(context: Context) -> list[HubProblem]:
+    state, last = context.state, context.state.last_rebuild
+    if state.is_damaged:
+        return [HubProblem("the state is damaged and about to be made again", stops_work=True)]
+    if last is None or time.time_ns() - last.at_ns > REBUILD_SHOWN_S * 1e9:
+        return []
+    return [HubProblem(f"the state was damaged ({last.reason}) and made again from the log")]
 
 
 def health_of(edge: EdgeView) -> Health:

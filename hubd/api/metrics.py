@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from hubd.api.answers import KeysStats, ProjectorStatus
 from hubd.api.context import EdgeView
 from hubd.cells.store import Replica
+from hubd.log.base import LogStats
 from hubd.state.views import Totals
 
 STATES: Final = (
@@ -23,6 +24,7 @@ def exposition(
     totals: Mapping[str, Totals],
     projectors: Iterable[ProjectorStatus],
     log_head: int,
+    log_and_rebuilds: tuple[LogStats, int],
     keys: KeysStats,
     replicas: Mapping[str, Replica],
     accept: str,
@@ -31,7 +33,7 @@ def exposition(
     registry = CollectorRegistry(auto_describe=False)
     metrics = [
         *_edges(list(edges)), *_held(totals), *_projectors(projectors, log_head),
-        *_keys(keys), *_replicas(replicas, keys.change),
+        *_files(*log_and_rebuilds), *_keys(keys), *_replicas(replicas, keys.change),
     ]  # fmt: skip
     registry.register(_Gathered(metrics))
     encode, content_type = choose_encoder(accept)
@@ -80,6 +82,7 @@ def _held(totals: Mapping[str, Totals]) -> list[Metric]:
         "events": "Events in the state",
         "dead": "Records refused for good",
         "lost": "Records that are lost, as edges and links told",
+        "refused": "Readings of series beyond [limits] series, in the log only",
     }
     metrics: list[Metric] = []
     for name, text in texts.items():
@@ -95,7 +98,7 @@ def _projectors(projectors: Iterable[ProjectorStatus], log_head: int) -> list[Me
     lag = _gauge("projector_lag", "Positions of the log still to be projected", "projector")
     failing = _gauge("projector_failing", "1 while the database refuses", "projector")
     skipped = CounterMetricFamily(
-        "edgesync_hub_projector_skipped", "Entries it could not use", labels=["projector"]
+        "edgesync_hub_skips", "Entries of the log it could not use", labels=["projector"]
     )
     for one in projectors:
         position.add_metric([one.name], one.position)
@@ -104,6 +107,23 @@ def _projectors(projectors: Iterable[ProjectorStatus], log_head: int) -> list[Me
         skipped.add_metric([one.name], one.skipped)
     head = GaugeMetricFamily("edgesync_hub_log_head", "Newest position of the log", value=log_head)
     return [head, position, lag, failing, skipped]
+
+
+def _files(log: LogStats, rebuilds: int) -> list[Metric]:
+    gauges = {
+        "log_used_bytes": ("Bytes of the log in use", log.used_bytes),
+        "log_limit_bytes": ("What the log may take: [log] limit", log.limit_bytes),
+        "log_damaged": ("Values of the log whose checksum did not fit", log.damaged),
+    }
+    return [
+        *(
+            GaugeMetricFamily(f"edgesync_hub_{name}", text, value=value)
+            for name, (text, value) in gauges.items()
+        ),
+        CounterMetricFamily(
+            "edgesync_hub_rebuilds", "How often a damaged state was made again", value=rebuilds
+        ),
+    ]
 
 
 def _keys(keys: KeysStats) -> list[Metric]:

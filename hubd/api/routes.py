@@ -137,7 +137,7 @@ def body_max(context: Context) -> int:
 def _endpoint(context: Context, one: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         found = await one.handler(context, read_params(request, one.params))
-        status = 503 if isinstance(found, answers.Healthz) and found.problems else 200
+        status = 503 if isinstance(found, answers.Healthz) and not found.is_working else 200
         return _json(found, status)
 
     return answer
@@ -192,6 +192,13 @@ async def on_too_slow(_request: Request, error: Exception) -> Response:
     remedy = "ask for less: a shorter time, a smaller limit, no text"
     assert isinstance(error, QueryTooSlow)
     return errors.answer(errors.ApiError(503, str(error), remedy=remedy))
+
+
+async def on_state_error(_request: Request, error: Exception) -> Response:
+    """Answer for a state that is damaged, or whose disk refuses; the log has all of it."""
+    text = f"the state cannot be read: {getattr(error, 'orig', None) or error}"
+    remedy = "ask again in a moment: a damaged state is made again from the log"
+    return errors.answer(errors.ApiError(503, text, field="", remedy=remedy))
 
 
 async def on_store_error(_request: Request, error: Exception) -> Response:

@@ -129,6 +129,28 @@ def _state_rows(connection: Any, edge: str) -> Iterator[dict[str, Any]]:
         }
 
 
+@click.command(epilog="Example: hubd status --json")
+@as_json_option
+@click.pass_obj
+def status(config: Path, as_json: bool) -> None:
+    """Say how the running hub is: its log, its projectors, and what is wrong."""
+    found = ask_hub(data_dir(config, read_settings(config)), "status")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    used, limit = found["log"]["used_bytes"], found["log"]["limit_bytes"]
+    percent = 100 * used // limit
+    click.echo(f"log: position {found['log_head']}, {used} of {limit} bytes ({percent} %)")
+    for one in found["projectors"]:
+        click.echo(
+            f"projector {one['name']}: {one['health']}, {one['lag']} behind, "
+            f"{one['skipped']} entries skipped"
+        )
+    click.echo(f"state: made again {found['rebuilds']} times since the start")
+    for problem in found["problems"]:
+        click.echo(f"problem: {problem}")
+
+
 @click.command(epilog="Example: hubd backup /backups/hub-2026-11-21")
 @click.argument("target", type=click.Path(path_type=Path, file_okay=False))
 @as_json_option
@@ -189,5 +211,5 @@ def restore(config: Path, source: Path) -> None:
 
 
 def register(group: click.Group) -> None:
-    for command in (log, ledger, backup, restore):
+    for command in (status, log, ledger, backup, restore):
         group.add_command(command)

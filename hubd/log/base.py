@@ -87,6 +87,19 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class LogStats(msgspec.Struct, frozen=True):
+    """How full a log is. `damaged`: values whose checksum did not fit, since it was opened.
+
+    is_full   the newest append found no room
+    """
+
+    entries: int
+    damaged: int
+    used_bytes: int
+    limit_bytes: int
+    is_full: bool = False
+
+
 class Log(Protocol):
     @property
     def generation(self) -> bytes:
@@ -97,6 +110,8 @@ class Log(Protocol):
     def head(self) -> int:
         """Position of the newest entry; 0 when the log is empty."""
         ...
+
+    def stats(self) -> LogStats: ...
 
     async def open_session(
         self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor]

@@ -28,7 +28,7 @@ from edgesync._native.write import Write
 from edgesync.errors import StoreFull
 from edgesync.store.commit import GroupCommit
 from edgesync_transport.messages import Codec, Lane, LaneFloor
-from hubd.log.base import Append, Appended, Entry, LogFull, NotAppended, Session
+from hubd.log.base import Append, Appended, Entry, LogFull, LogStats, NotAppended, Session
 from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
 
 log = logging.getLogger(__name__)
@@ -57,13 +57,6 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     codec: int
     stored_at_ns: int
     reason: str
-
-
-class LogStats(msgspec.Struct, frozen=True):
-    entries: int
-    damaged: int
-    used_bytes: int
-    limit_bytes: int
 
 
 def seal(key: bytes, value: bytes) -> bytes:
@@ -163,6 +156,7 @@ class LmdbLog:
         self._turn = trio.Lock()
         self._grown = trio.Event()
         self._damaged_count = 0
+        self._is_full = False
         newest = self._store.scan(ENTRIES, reverse=True, limit=1)
         self._head = int.from_bytes(newest[0][0], "big") if newest else 0
         self._written = self._head
@@ -201,6 +195,7 @@ class LmdbLog:
             damaged=self._damaged_count,
             used_bytes=self._store.used_bytes,
             limit_bytes=self._store.map_bytes_max,
+            is_full=self._is_full,
         )
 
     async def open_session(
@@ -268,11 +263,13 @@ class LmdbLog:
             await self._commit.submit(self._written_out(changes))
         except StoreFull as error:
             self._book.forget()
+            self._is_full = True
             raise LogFull(used_bytes=error.used_bytes, limit_bytes=error.limit_bytes) from error
         except BaseException:
             # What was decided is not on disk: answered from memory it would be taken for stored.
             self._book.forget()
             raise
+        self._is_full = False
         self._book.bound()
         self._written += len(changes.pieces)
         if changes.pieces:

@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from edgesync_transport.messages import LaneFloor
-from hubd.log.base import Append, Appended, Entry, NotAppended, Session
+from hubd.log.base import Append, Appended, Entry, LogStats, NotAppended, Session
 from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey
 
 
@@ -72,6 +72,10 @@ class MemoryLog:
         self._grown.set()
         self._grown = trio.Event()
         return answers
+
+    def stats(self) -> LogStats:
+        used = sum(len(entry.payload) for entry in self._entries)
+        return LogStats(len(self._entries), 0, used, 1 << 40)
 
     async def read(self, after: int, *, limit_bytes: int = 4 << 20) -> Sequence[Entry]:
         await trio.lowlevel.checkpoint()

@@ -156,7 +156,7 @@ def _extend(
         yield from _blocks(end.ref, at, pieces, 0, to_raw)
         return
     if end.sealed < at:
-        at, pieces = end.sealed, _joined(_take_head(connection, end) + pieces)
+        at, pieces = end.sealed, _joined(_take_head(connection, end, at) + pieces)
     end.sealed = end.points
     cuts = [part for piece in pieces for part in cut(piece)]
     yield from _blocks(end.ref, at, cuts, 1, lambda piece: to_block(series, piece))
@@ -167,14 +167,14 @@ def _is_large(piece: Piece) -> bool:
     return isinstance(piece.values, list) and sum(map(len, piece.values)) > RAW_CHARS_MAX
 
 
-def _take_head(connection: sa.Connection, end: Tail) -> list[Piece]:
-    """Remove the raw pieces from the table and return their points."""
+def _take_head(connection: sa.Connection, end: Tail, at: int) -> list[Piece]:
+    """Remove the raw pieces before `at` from the table and return their points."""
     table = tables.history
     is_head = (table.c.ref == end.ref) & (table.c.n >= end.sealed)
     rows = connection.execute(sa.select(table).where(is_head).order_by(table.c.n)).all()
     connection.execute(table.delete().where(is_head))
     pieces = [load(row.vtype, row.size, row.sealed == 1, row.data) for row in rows]
-    if sum(len(piece.times) for piece in pieces) != rows[-1].n + rows[-1].size - end.sealed:
+    if sum(len(piece.times) for piece in pieces) != at - end.sealed:
         raise StateDamaged(f"the raw pieces of series {end.ref} do not join")
     return pieces
 

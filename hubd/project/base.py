@@ -136,7 +136,7 @@ class _Follower:
         progress.position = cursor.position
         progress.note()
         while True:
-            await self._source.wait_beyond(cursor.position)
+            await self._wait_beyond(cursor.position)
             entries = await self._source.read(cursor.position, limit_bytes=READ_BYTES)
             if not entries:
                 await trio.lowlevel.checkpoint()
@@ -146,6 +146,20 @@ class _Follower:
                 cursor = await self._step(feed) or cursor
                 progress.position = cursor.position
                 progress.note()
+
+    async def _wait_beyond(self, position: int) -> None:
+        """Return once the log goes on; raises StateReplaced, also while it stands still."""
+        async with trio.open_nursery() as nursery:
+
+            async def end_with_state() -> None:
+                await self._state.replaced(self._life)
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(end_with_state)
+            await self._source.wait_beyond(position)
+            nursery.cancel_scope.cancel()
+        if self._state.life != self._life:
+            raise StateReplaced
 
     async def _patiently(self, question: Any) -> Any:
         while True:

@@ -23,5 +23,5 @@ def is_damage(error: BaseException) -> bool:
     if not isinstance(error, sa.exc.DBAPIError):
         return False
     code = getattr(error.orig, "sqlite_errorcode", 0)
-    is_schema_gone = code == sqlite3.SQLITE_ERROR and str(error.orig).startswith("no such ")
+    is_schema_gone = code == sqlite3.SQLITE_ERROR and str(error.orig).startswith("no such table")
     return code in DAMAGE_CODES or code & 0xFF == sqlite3.SQLITE_CORRUPT or is_schema_gone

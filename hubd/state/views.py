@@ -118,6 +118,16 @@ def totals(connection: sa.Connection, edge: str | None = None) -> dict[str, Tota
     }  # fmt: skip
 
 
+def over_limit(connection: sa.Connection, limit: int) -> list[Totals]:
+    """Return edges some of whose readings were refused, by name."""
+    table = tables.edge_totals.c
+    question = sa.select(table.edge, table.refused).where(table.refused > 0).order_by(table.edge)
+    return [
+        Totals(edge=row.edge, refused=row.refused)
+        for row in connection.execute(question.limit(limit))
+    ]
+
+
 def events(
     connection: sa.Connection, wanted: EventFilter, before: int | None, limit: int
 ) -> list[EventRow]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from hubd.api.context import EdgeView, LaneView, LinkEvent
+from hubd.log.base import LogStats
 
 NOW_NS = 1_767_225_600 * 10**9 + 3600 * 10**9
 
@@ -12,6 +13,7 @@ class StillHub:
         self.all = list(edges)
         self.happened = list(events)
         self.head = 0
+        self.log = LogStats(entries=3, damaged=0, used_bytes=1 << 20, limit_bytes=1 << 30)
 
     def edges(self) -> Sequence[EdgeView]:
         return self.all
@@ -32,6 +34,9 @@ class StillHub:
     @property
     def log_head(self) -> int:
         return self.head
+
+    def log_stats(self) -> LogStats:
+        return self.log
 
 
 def an_edge(name: str, *, lag: int = 0, is_connected: bool = True) -> EdgeView:

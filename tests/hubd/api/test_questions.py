@@ -1,14 +1,18 @@
 """What is asked is answered: each question once, with the contents of a known state."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
 from hubd.api import Context
+from hubd.log.base import LogStats
 from hubd.project import Health
+from hubd.state import tables
 from tests.hubd.api.conftest import MINUTES
 from tests.hubd.batches import START_NS
+from tests.hubd.still import StillHub
 
 SECOND = 10**9
 POWER = {"entity": "meter0", "key": "ActivePower"}
@@ -199,12 +203,61 @@ def test_the_ledger_compares_what_can_be_counted(client: httpx2.Client) -> None:
 def test_health_is_degraded_while_a_projector_fails(
     client: httpx2.Client, context: Context
 ) -> None:
-    assert ask(client, "/healthz") == {"status": "ok", "problems": []}
+    assert ask(client, "/healthz") == {"status": "ok", "problems": [], "is_working": True}
     progress = context.projectors.progress[0]
     progress.health, progress.error = Health.FAILING, "disk full"
     response = client.get("/healthz")
     assert response.status_code == 503
     assert response.json()["problems"] == ["projector telemetry waits at 3: disk full"]
+
+
+def test_health_names_what_an_operator_should_know(client: httpx2.Client, context: Context) -> None:
+    assert isinstance(context.hub, StillHub)
+    context.hub.log = LogStats(entries=3, damaged=2, used_bytes=81, limit_bytes=100)
+    progress = context.projectors.progress[1]
+    progress.skipped, progress.error = 4, "RecordError: nonsense"
+    beyond = tables.edge_totals.update().where(tables.edge_totals.c.edge == "barn")
+    context.state.write_now(lambda c: c.execute(beyond.values(refused=7)))
+    response = client.get("/healthz")
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["status"], answer["is_working"]) == ("degraded", True)
+    for words in (
+        "projector events skipped 4 entries of the log, the newest: RecordError: nonsense",
+        "the log uses 81 of 100 bytes (81 %)",
+        "2 values of the log are damaged",
+        "edge barn: 7 readings are in the log only",
+    ):
+        assert any(words in problem for problem in answer["problems"]), words
+    assert ask(client, "/api/v1/stats")["problems"] == answer["problems"]
+    assert "skipped 4 entries" in client.get("/").text
+    lines = client.get("/metrics").text.splitlines()
+    assert 'edgesync_hub_skips_total{projector="events"} 4.0' in lines
+    assert "edgesync_hub_log_used_bytes 81.0" in lines
+    assert "edgesync_hub_log_limit_bytes 100.0" in lines
+    assert "edgesync_hub_rebuilds_total 0.0" in lines
+    assert 'edgesync_hub_refused_total{edge="barn"} 7.0' in lines
+    context.hub.log = LogStats(entries=3, damaged=0, used_bytes=99, limit_bytes=100, is_full=True)
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert "raise `limit` under [log]" in response.json()["problems"][0]
+
+
+def test_a_rotten_state_answers_503_and_is_named(
+    client: httpx2.Client, context: Context, tmp_path: Path
+) -> None:
+    context.state.close()
+    path = Path(context.state.path)
+    path.write_bytes(path.read_bytes()[:4096] + b"rot" * 40_000)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    response = client.get("/api/v1/edges")
+    assert response.status_code == 503
+    assert "made again from the log" in response.json()["remedy"]
+    assert context.state.is_damaged
+    health = client.get("/healthz")
+    assert health.status_code == 503
+    assert "the state is damaged" in health.json()["problems"][0]
 
 
 @pytest.mark.feature("F11", "S12")
