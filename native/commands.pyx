@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t
 from edgesync._native.keyspace cimport Keyspace, is_in
 
 from edgesync._native.keyspace import WrongType
-from edgesync._native.resp import ReplyError
+from edgesync._native.resp import TOO_LARGE, ReplyError
 from edgesync.errors import EdgesyncError, Evicted, RecordError
 
 log = logging.getLogger(__name__)
@@ -135,7 +135,12 @@ def miscounted(name: str, arity: int, request: object) -> object:
 
 
 def unknown(request: object) -> object:
-    """Return what is to be said of a command that there is none."""
+    """Return what is to be said of a command that there is none, or that was too large to read."""
+    if request[0] == TOO_LARGE:
+        name = request[1][:128].decode(errors="replace")
+        return ReplyError(
+            f"ERR '{name}' is larger than this edge takes ({int(request[2])} bytes); "
+            "see [cells] value_limit")
     # As far as a string of C goes, like Redis.
     names = [raw.partition(b"\0")[0][:128].decode(errors="replace") for raw in request[:8]]
     shown = [f"'{name}'" for name in names]

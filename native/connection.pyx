@@ -271,4 +271,4 @@ GONE = 0
 SERVED = 1
 HELD = 2
 LEFT = 3
-FAILED = ReplyError("ERR this request failed at the edge; its log says why")
+FAILED = ReplyError("ERR internal error at this command; the log says why")

@@ -2,8 +2,10 @@
 """RESP: requests of Redis clients out of bytes, and replies into bytes.
 
 The parser is fed whatever a socket gave and holds no more than one unfinished command, within
-limits that are checked before memory is taken. Errors read as Redis' own; after one the connection
-is to be closed, for nobody knows where the next command begins.
+limits that are checked before memory is taken. A command beyond them is read to its end and thrown
+away: `TOO_LARGE` stands in its place, so that those before and behind it are answered. Errors read
+as Redis' own; after one the connection is to be closed, for nobody knows where the next command
+begins.
 
 Source: the RESP specification (redis.io, "RESP protocol description"), versions 2 and 3.
 """
@@ -25,6 +27,10 @@ cdef enum:
     LF = 10
     BAD_NUMBER = -2
     UNKNOWN = -1
+    SKIPPED_BYTES_MAX = 512 << 20  # of one argument; Redis takes no larger ones either
+
+# The name of what stands for a command that was thrown away; then come its own, and the limit.
+TOO_LARGE = b"\0too large"
 
 
 cdef class Parser:
@@ -54,7 +60,7 @@ cdef class Parser:
     @property
     def held_bytes(self) -> int:
         """Bytes held for a command that is not complete."""
-        return self.kept.size + self.size
+        return self.kept.size + (0 if self.excess else self.size)
 
     def feed(self, bytes chunk not None) -> list[list[bytes]]:
         """Return the commands that are complete now; then look at `error`."""
@@ -121,15 +127,18 @@ cdef class Parser:
                 found = chr(<uint8_t>self.data[self.at])
                 return self.fail(f"expected '$', got '{found if found.isprintable() else '?'}'")
             number = self.number(self.at + 1, end)
-            if number < 0 or number > self.bytes_max:
+            if number < 0 or number > max(self.bytes_max, SKIPPED_BYTES_MAX):
                 return self.fail("invalid bulk length")
             if self.is_stranger and number > STRANGER_BYTES_MAX:
                 return self.fail("unauthenticated bulk length")
             self.size += number
-            if self.size > self.command_max:
-                return self.fail("command too large")
+            if number > self.bytes_max or self.size > self.command_max:
+                self.excess = self.bytes_max if number > self.bytes_max else self.command_max
+                self.arguments = self.arguments[:1]
             self.bulk = number
             self.at = end + 2
+        if self.excess:
+            return self.skip(commands)
         if self.end - self.at < self.bulk + 2:
             return False
         self.arguments.append(
@@ -140,6 +149,21 @@ cdef class Parser:
         if self.missing == 0:
             commands.append(self.arguments)
             self.arguments, self.size = [], 0
+        return True
+
+    cdef bint skip(self, list commands) except -1:
+        """Read on in an argument that is thrown away, with the line's end behind it."""
+        cdef Py_ssize_t size = min(self.end - self.at, self.bulk + 2 - self.skipped)
+        self.at += size
+        self.skipped += size
+        if self.skipped < self.bulk + 2:
+            return False
+        self.bulk, self.skipped = UNKNOWN, 0
+        self.missing -= 1
+        if self.missing == 0:
+            name = self.arguments[0] if self.arguments else b""
+            commands.append([TOO_LARGE, name, b"%d" % self.excess])
+            self.arguments, self.size, self.excess = [], 0, 0
         return True
 
     cdef bint fail(self, str why) except -1:

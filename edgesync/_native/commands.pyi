@@ -6,6 +6,7 @@ from typing import Final, final
 from typing_extensions import disjoint_base
 
 from edgesync._native.keyspace import Keyspace
+from edgesync._native.resp import TOO_LARGE as TOO_LARGE
 from edgesync._native.resp import ReplyError
 from edgesync.cells.commands import Call
 

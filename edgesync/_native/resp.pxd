@@ -13,6 +13,8 @@ cdef class Parser:
     cdef int64_t missing       # arguments still to come; 0 between commands
     cdef int64_t bulk          # bytes of the argument that has been announced; -1 for none
     cdef Py_ssize_t size       # bytes of the arguments so far
+    cdef int64_t excess        # the limit that this command goes beyond; 0 for none
+    cdef Py_ssize_t skipped    # bytes of the present argument, in such a command
     cdef readonly str error
     cdef public bint is_stranger
     cdef int64_t arguments_max
@@ -22,6 +24,7 @@ cdef class Parser:
     cdef int read(self, const char *chunk, Py_ssize_t size, list commands) except -1
     cdef int keep(self) except -1
     cdef bint step(self, list commands) except -1
+    cdef bint skip(self, list commands) except -1
     cdef bint fail(self, str why) except -1
     cdef Py_ssize_t line_end(self, Py_ssize_t limit, str why) except -2
     cdef int64_t number(self, Py_ssize_t at, Py_ssize_t end) except? -3

@@ -1,7 +1,9 @@
 """RESP: requests of Redis clients out of bytes, and replies into bytes."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Final, final
+
+TOO_LARGE: Final[bytes]
 
 @final
 class Parser:

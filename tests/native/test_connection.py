@@ -142,7 +142,7 @@ def test_replies_to_a_commit_that_was_refused_are_errors(pair: Pair) -> None:
 def test_a_command_that_fails_costs_an_answer_and_nothing_more(pair: Pair) -> None:
     pair.ask([b"GET", b"a"], [b"GET", b"bad"], [b"GET", b"odd"], [b"GET", b"b"])
     assert pair.answer() == 4
-    failed = ReplyError("ERR this request failed at the edge; its log says why")
+    failed = ReplyError("ERR internal error at this command; the log says why")
     assert pair.read() == encode([b"a", failed, failed, b"b"], 2)
 
 

@@ -146,7 +146,8 @@ def sized(call: Call, *values: bytes) -> None:
     """Refuse values beyond the limit, before anything is changed."""
     if any(len(value) > call.value_max for value in values):
         raise ReplyError(
-            f"ERR value is larger than this edge takes ({call.value_max} bytes); see [cells] preset"
+            f"ERR value is larger than this edge takes ({call.value_max} bytes); see [cells] "
+            "value_limit"
         )
 
 

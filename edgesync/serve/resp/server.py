@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# Arguments and commands are at least as large, whatever `value_limit` is: there are other ones.
+ARGUMENT_BYTES_MIN: Final = 64 << 10
+COMMAND_BYTES_MIN: Final = 64 << 20
 # Replies on their way to one client before nothing more is read from it.
 UNSENT_MAX: Final = 1 << 20
 # … and before a client that only listens is cut off.
@@ -176,7 +179,7 @@ class RespServer:
                 connection.close()
                 continue
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            client = Client(connection, Parser(bytes_max=self._cells.call.value_max + 1024))
+            client = Client(connection, self._parser())
             send = partial(self._push, client)
             client.session = self.house.admit(f"{address[0]}:{address[1]}", send)
             client.parser.is_stranger = not client.session.is_known
@@ -259,6 +262,13 @@ class RespServer:
             self._hold(client, replies.pop())
         client.parser.is_stranger = not session.is_known
         self._owe(client, replies, session.proto)
+
+    def _parser(self) -> Parser:
+        value_max = self._cells.call.value_max
+        return Parser(
+            bytes_max=max(value_max, ARGUMENT_BYTES_MIN),
+            command_max=max(2 * value_max, COMMAND_BYTES_MIN),
+        )
 
     def _run(self, session: Session, request: list[bytes]) -> list[Reply]:
         """Run one request; a mistake of ours costs its client an answer, nobody more (I8)."""

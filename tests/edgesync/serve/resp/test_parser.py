@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native.resp import (
+    TOO_LARGE,
     NullArray,
     Pairs,
     Parser,
@@ -80,6 +81,7 @@ def test_empty_lines_and_empty_arrays_are_nothing() -> None:
         (b"*\r\n", "invalid multibulk length"),
         (b"*1\r\n$-1\r\n", "invalid bulk length"),
         (b"*1\r\n$536870913\r\n", "invalid bulk length"),
+        (b"*1\r\n$9999999999\r\n", "invalid bulk length"),
         (b"*1\r\n$\r\n", "invalid bulk length"),
         (b"*1\r\n:5\r\n", "expected '$', got ':'"),
         (b"*1\r\n\x00\r\n", "expected '$', got '?'"),
@@ -119,8 +121,26 @@ def test_who_has_not_said_the_password_may_send_little() -> None:
 
 def test_a_command_of_too_many_bytes_is_refused() -> None:
     parser = Parser(command_max=100)
-    assert parser.feed(packed([b"mset"] + [b"x" * 30] * 4)) == []
-    assert "too large" in parser.error
+    found = parser.feed(packed([b"mset"] + [b"x" * 30] * 4) + packed([b"ping"]))
+    assert found == [[TOO_LARGE, b"mset", b"100"], [b"ping"]]
+    assert parser.error == ""
+
+
+@given(st.lists(st.integers(1, 30), max_size=40), st.integers(0, 3))
+def test_a_large_argument_costs_its_own_command_alone(cuts: list[int], place: int) -> None:
+    parser = Parser(bytes_max=20)
+    large = [b"set", b"k", b"v"]
+    large.insert(place, b"x" * 50)
+    raw = packed([b"get", b"a"]) + packed(large) + packed([b"get", b"b"])
+    found: list[list[bytes]] = []
+    for cut in cuts:
+        found += parser.feed(raw[:cut])
+        raw = raw[cut:]
+        assert parser.held_bytes < 60
+    found += parser.feed(raw)
+    name = b"set" if place else b""
+    assert found == [[b"get", b"a"], [TOO_LARGE, name, b"20"], [b"get", b"b"]]
+    assert parser.held_bytes == 0
 
 
 REPLIES: list[object] = [

@@ -324,6 +324,21 @@ def test_what_is_too_large_is_refused_and_nothing_changes(client: Any) -> None:
     assert client.exists("h") == 0
 
 
+def test_a_value_over_the_limit_costs_one_command_of_a_pipeline(edge: Edge) -> None:
+    with edge.client() as client:
+        pipeline = client.pipeline(transaction=False)
+        pipeline.set("p1", "a").set("p2", b"x" * (2 << 20)).set("p3", "c").get("p1")
+        replies = pipeline.execute(raise_on_error=False)
+        assert replies[0] is True
+        assert "value_limit" in str(replies[1])
+        assert replies[2:] == [True, b"a"]
+        assert client.exists("p2") == 0
+        transaction = client.pipeline().set("p1", "b").set("p2", b"x" * (2 << 20))
+        with pytest.raises(redis.ResponseError, match="value_limit"):
+            transaction.execute()
+        assert client.get("p1") == b"a", "none of a transaction with a mistake is carried out"
+
+
 def test_half_a_command_and_then_nothing(edge: Edge, client: Any) -> None:
     with edge.socket() as wire:
         wire.sendall(b"*3\r\n$3\r\nset\r\n$1\r\nk\r\n$100\r\nhalf")
