@@ -13,6 +13,7 @@
         SourceTimeout         worth a retry
         SourceRejected        the device answered "no": a retry will not help
       RecordError             bytes that are not a valid record, block or batch
+        TooManySeries         more names than `[series] max`: those known go on
         BatchTooLarge         more than the reader takes at once: in smaller batches it may be taken
       CommandError            a Redis command that was refused; nothing of it happened
       Evicted                 a value the hub keeps for this edge: ask again once it is reached
@@ -118,6 +119,17 @@ class SourceRejected(SourceError):
 
 class RecordError(EdgesyncError, ValueError):
     """Bytes from outside that are no valid record, block or batch."""
+
+
+class TooManySeries(RecordError):
+    """A reading of a series beyond `[series] max`; nothing of the call was stored."""
+
+    def __init__(self, entity: str, key: str, limit: int) -> None:
+        super().__init__(
+            f"{entity}/{key}: this edge has {limit} series already; raise [series] max, or put "
+            "what varies into the value instead of the name"
+        )
+        self.limit = limit
 
 
 class BatchTooLarge(RecordError):

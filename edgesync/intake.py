@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgesync._native import batch
 from edgesync._native.write import Write
-from edgesync.errors import RecordError
+from edgesync.errors import RecordError, TooManySeries
 from edgesync.model import Lane, Reading, RecordKind, Value, ValueType
 from edgesync.store.series import Series, SeriesTable
 
@@ -18,6 +18,7 @@ READINGS_PER_RECORD: Final = 120
 TEXT_BYTES_MAX: Final = 16 * 1024
 TEXTS_PER_RECORD: Final = 3
 NAME_CHARS_MAX: Final = 255
+SERIES_MAX: Final = 10_000
 I64: Final = 1 << 63
 # Whole numbers up to here are the same number as a float.
 EXACT_FLOAT: Final = 1 << 53
@@ -26,10 +27,16 @@ Group = tuple[list[int], list[Value]]
 
 
 class Intake:
-    """Turns readings into what one `Write` must do; see the module. One task at a time."""
+    """Turns readings into what one `Write` must do; see the module. One task at a time.
 
-    def __init__(self, table: SeriesTable) -> None:
+    series_max   names of series that may be known; a reading of one more is refused (I7)
+    refused      readings of sources that were left out because of it
+    """
+
+    def __init__(self, table: SeriesTable, *, series_max: int = SERIES_MAX) -> None:
         self._table = table
+        self._series_max = series_max
+        self.refused = 0
         self._ids: dict[tuple[str, str], Series] = {
             (series.entity, series.key): series for series in table.all().values()
         }
@@ -40,9 +47,36 @@ class Intake:
     def stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
         """Add `readings` to `write`; returns the series to `confirm` once it is committed.
 
-        Raises RecordError, naming the reading, for one that cannot be stored; then `write` must
-        not be used.
+        Raises RecordError, naming the reading, for one that cannot be stored, TooManySeries beyond
+        the limit; then `write` must not be used.
         """
+        known = len(self._ids)
+        try:
+            return self._stage(write, readings)
+        except RecordError:
+            for name in list(self._ids)[known:]:  # a refused call takes up no room
+                del self._ids[name], self._numbers[name]
+            raise
+
+    def within_limit(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        """Return `readings` without those of series beyond the limit, which are counted."""
+        room = self._series_max - len(self._ids)
+        new = {(one.entity, one.key) for one in readings} - self._ids.keys()
+        if len(new) <= room:
+            return readings
+        admitted: set[tuple[str, str]] = set()
+        kept = []
+        for one in readings:
+            name = (one.entity, one.key)
+            if name in new and name not in admitted:
+                if len(admitted) >= room:
+                    self.refused += 1
+                    continue
+                admitted.add(name)
+            kept.append(one)
+        return kept
+
+    def _stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
         groups: dict[tuple[int, ValueType], Group] = {}
         declared: list[Series] = []
         told: set[tuple[str, str]] = set()
@@ -103,6 +137,8 @@ class Intake:
                 return known
         elif known is not None and not reading.unit and known.type == kind:
             return known
+        if known is None and len(self._ids) >= self._series_max:
+            raise TooManySeries(reading.entity, reading.key, self._series_max)
         unit = reading.unit or (known.unit if known else "")
         series = Series(reading.entity, reading.key, unit, kind)
         self._ids[name] = series

@@ -332,7 +332,7 @@ class EdgeNode(KeyMethods):
             clock_ns=self.wall_ns,
             overflow=self.settings.sync.policies(),
         )
-        self._intake = Intake(self._store.series)
+        self._intake = Intake(self._store.series, series_max=self.settings.series.max)
         self._started_at = time.monotonic()
         if self._store.moved_to is not None:
             moved = {"moved_to": str(self._store.moved_to), "reason": "unreadable at start"}
@@ -467,6 +467,11 @@ class EdgeNode(KeyMethods):
         self._intake.confirm(declared)
         self._note_readings(readings)
         self._note_grown(tails)
+
+    def within_limit(self, readings: Sequence[Reading]) -> Sequence[Reading]:
+        """Return `readings` without those of series beyond `[series] max`, which are counted."""
+        assert self._intake is not None, "the node is not open"
+        return self._intake.within_limit(readings)
 
     def ingest_sync(self, readings: Sequence[Reading]) -> None:
         """Do as `ingest` does, from a plain program."""
@@ -711,6 +716,8 @@ class EdgeNode(KeyMethods):
             readings=self._readings,
             events=self._events,
             series=len(self.store.series),
+            series_max=self.settings.series.max,
+            series_refused=0 if self._intake is None else self._intake.refused,
             dead=self.store.store.count(DEAD),
             oldest_pending_s=None if oldest is None else time.monotonic() - oldest,
             lanes=lanes,
@@ -840,7 +847,8 @@ class _NodeSink:
         self._node = node
 
     async def readings(self, readings: Sequence[Reading]) -> None:
-        await self._node.ingest(readings)
+        """Store readings; those of series beyond `[series] max` are left out and counted."""
+        await self._node.ingest(self._node.within_limit(readings))
 
     async def event(self, event: Event) -> None:
         await self._node.emit(event)

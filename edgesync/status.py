@@ -53,6 +53,8 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """readings and events count what was stored since the start; series are all known ones.
 
+    series_refused   readings of devices that were left out: of series beyond `[series] max`
+
     running          False: a program reads what is stored, and no link or device is at work
     resource_level   the worst of all resources: normal, warning, high, critical; or unwatched
     """
@@ -65,6 +67,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     readings: int
     events: int
     series: int
+    series_max: int = 0
+    series_refused: int = 0
     dead: int
     oldest_pending_s: float | None
     lanes: tuple[LaneStatus, ...]

@@ -120,6 +120,11 @@ def status(config: Path, as_json: bool) -> None:
     problem = f" ({link['problem']})" if link["problem"] else ""
     click.echo(f"link      {link['state']} {link['endpoint']}{problem}")
     click.echo(f"stored    {found['readings']} readings, {found['events']} events since the start")
+    if found["series_refused"]:
+        click.echo(
+            f"series    {found['series_refused']} readings left out: more names than [series] max "
+            f"({found['series_max']})"
+        )
     used, limit = store["used_bytes"] / 1e6, store["limit_bytes"] / 1e6
     click.echo(f"store     {used:.1f} of {limit:.0f} MB {store['problem']}")
     if found["resource_level"] != "unwatched":

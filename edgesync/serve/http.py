@@ -98,6 +98,11 @@ def health(status: Status) -> Page:
         problems.append(f"store: {status.store.problem}")
     if status.store.used_bytes > STORE_PRESSED * status.store.limit_bytes:
         problems.append("store full: new readings are refused")
+    if status.series_refused:
+        problems.append(
+            f"series limit: {status.series_refused} readings were left out, raise [series] max "
+            f"({status.series_max})"
+        )
     body = msgspec.json.encode({"ok": not problems, "problems": problems})
     return (503 if problems else 200, b"application/json", body)
 
@@ -111,6 +116,7 @@ def _lines(status: Status) -> Iterator[str]:
     edge = f'edge="{_escaped(status.edge)}"'
     single: list[tuple[str, str, str, float]] = [
         ("readings_total", "counter", "Readings stored since the start.", status.readings),
+        ("series_refused_total", "counter", "Readings beyond [series] max.", status.series_refused),
         ("events_total", "counter", "Events stored since the start.", status.events),
         ("series", "gauge", "Series known.", status.series),
         ("dead_records", "gauge", "Records the hub refused for good.", status.dead),

@@ -59,7 +59,9 @@ def _projector_problems(context: Context) -> list[HubProblem]:
             found.append(HubProblem(text, stops_work=True))
         if one.skipped:
             text = f"projector {one.name} skipped {one.skipped} entries of the log"
-            found.append(HubProblem(f"{text}, the newest: {one.error or 'before this start'}"))
+            found.append(
+                HubProblem(f"{text}, the newest: {one.newest_skip or 'before this start'}")
+            )
     return found
 
 

@@ -54,7 +54,10 @@ class Health(enum.Enum):
 
 
 class Progress:
-    """How far a projector has come; `error` is the newest one, also after it is over."""
+    """How far a projector has come; `error` is the newest one, also after it is over.
+
+    newest_skip   why the newest entry was skipped, since the start
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,6 +65,7 @@ class Progress:
         self.skipped = 0
         self.health = Health.FOLLOWING
         self.error = ""
+        self.newest_skip = ""
         self._changed = trio.Event()
 
     def note(self) -> None:
@@ -210,7 +214,8 @@ class _Follower:
         Disk full, locked, read-only, no memory: passes, and no entry is to blame for it.
         """
         if self._state.is_damage(error):
-            self._progress.fail(f"{error}; the state is made again from the log")
+            problem = str(getattr(error, "orig", None) or error)
+            self._progress.fail(f"{problem}; the state is made again from the log")
             await self._state.replaced(self._life)
         if isinstance(error, StateReplaced) or self._state.life != self._life:
             raise StateReplaced
@@ -255,7 +260,7 @@ class _Follower:
             await self._wait_out(refusal)
             return None
         self._progress.skipped += 1
-        self._progress.error = text
+        self._progress.error = self._progress.newest_skip = text
         log.error(
             "projector %s skipped entry %d (%s lane %d, %d..%d): %s",
             name, entry.position, entry.edge, entry.lane, entry.first, entry.last, text,

@@ -100,16 +100,17 @@ class State:
         try:
             return await trio.to_thread.run_sync(carry_out, limiter=self._writer)
         except Exception as error:
-            if is_damage(error):
+            if is_damage(error) and life in (None, self.life):
                 self.report_damage(error)
             raise
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """Run `question` on one unchanging view; raises QueryTooSlow after `READ_LIMIT_S`."""
+        life = self.life
         try:
             return await trio.to_thread.run_sync(self.read_now, question, limiter=self._readers)
         except Exception as error:
-            if is_damage(error):
+            if is_damage(error) and self.life == life:  # else it met a file that is gone
                 self.report_damage(error)
             raise
 
@@ -196,14 +197,14 @@ class State:
 
     async def _keep_scrubbing(self) -> None:
         while True:
-            is_over = threading.Event()
+            is_over, life = threading.Event(), self.life
             limiter = trio.CapacityLimiter(1)
             try:
                 await trio.to_thread.run_sync(
                     self._scrub, is_over.is_set, abandon_on_cancel=True, limiter=limiter
                 )
             except (sa.exc.DatabaseError, StateDamaged, QueryTooSlow) as error:
-                if is_damage(error):
+                if is_damage(error) and self.life == life:
                     self.report_damage(error)
             finally:
                 is_over.set()

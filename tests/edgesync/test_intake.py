@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edgesync._native import batch, event
 from edgesync._native.write import Write
-from edgesync.errors import RecordError
+from edgesync.errors import RecordError, TooManySeries
 from edgesync.intake import READINGS_PER_RECORD, Intake
 from edgesync.model import EventType, Lane, Reading, RecordKind, Value, ValueType, series_id
 from edgesync.store.journal import EdgeStore
@@ -139,3 +139,25 @@ def test_types_of_records_are_those_of_the_values(store: EdgeStore) -> None:
         if record.kind == RecordKind.READINGS
     ]
     assert kinds == [ValueType.F64, ValueType.I64, ValueType.BOOL, ValueType.TEXT]
+
+
+def test_names_are_limited_and_known_ones_go_on(store: EdgeStore) -> None:
+    intake = Intake(store.series, series_max=3)
+    ingest(store, intake, *(Reading("m", f"k{n}", 1.0, n) for n in range(3)))
+    with pytest.raises(TooManySeries, match=r"m/k3: this edge has 3 series.*\[series\] max"):
+        intake.stage(Write(), [Reading("m", "k0", 2.0, 9), Reading("m", "k3", 1.0, 9)])
+    ingest(store, intake, Reading("m", "k0", 2.0, 9))
+    mixed = [Reading("m", f"k{n}", 3.0, 10) for n in range(6)]
+    assert [one.key for one in intake.within_limit(mixed)] == ["k0", "k1", "k2"]
+    assert intake.refused == 3
+    assert len(store.series) == 3
+
+
+def test_a_call_that_is_refused_takes_up_no_room(store: EdgeStore) -> None:
+    intake = Intake(store.series, series_max=3)
+    with pytest.raises(TooManySeries):
+        intake.stage(Write(), [Reading("m", f"k{n}", 1.0, n) for n in range(4)])
+    with pytest.raises(RecordError):
+        intake.stage(Write(), [Reading("m", "a", 1.0, 1), Reading("m", "b", None, 1)])  # type: ignore[arg-type]
+    ingest(store, intake, *(Reading("n", f"k{n}", 1.0, n) for n in range(3)))
+    assert len(store.series) == 3

@@ -215,7 +215,7 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     assert isinstance(context.hub, StillHub)
     context.hub.log = LogStats(entries=3, damaged=2, used_bytes=81, limit_bytes=100)
     progress = context.projectors.progress[1]
-    progress.skipped, progress.error = 4, "RecordError: nonsense"
+    progress.skipped, progress.newest_skip = 4, "RecordError: nonsense"
     beyond = tables.edge_totals.update().where(tables.edge_totals.c.edge == "barn")
     context.state.write_now(lambda c: c.execute(beyond.values(refused=7)))
     response = client.get("/healthz")
