@@ -225,6 +225,7 @@ class EdgeNode(KeyMethods):
                 may_pack=wanted.may_pack,
                 value_max=wanted.value_max,
                 script_cpu_s=wanted.script_cpu,
+                flush=wanted.flush,
                 evicts=wanted.eviction == "lru",
                 random=self._random,
                 wall_ns=self.wall_ns,

@@ -11,6 +11,7 @@ from itertools import islice
 
 from cpython.list cimport PyList_GET_SIZE
 from libc.stdint cimport int64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from edgesync._native.keyspace cimport Keyspace, is_in
 
@@ -156,6 +157,9 @@ cdef class Runner:
     generation  number of the commit that will store what the next command changes
     commands    run since the start; `errors` of them were answered by one. One that lacks values
                 has not been run: whoever waits for them runs it again.
+    on_change   is called with the name and the request of a command that has changed rows somebody
+                listens for (overlay.touched); None while nobody does
+    on_slow     is called with a request that took longer than `slow_ns`, and how long: ns
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
     """
@@ -166,6 +170,7 @@ cdef class Runner:
         if monotonic_ns is not None:
             self.gap_ns = <int64_t>wall_ns() - <int64_t>monotonic_ns()
         self.generation = 1
+        self.slow_ns = -1
 
     cpdef int64_t now_ms(self) except? -1:
         """Return the time that stamps and deadlines go by.
@@ -207,8 +212,14 @@ cdef class Runner:
         return self.space.overlay is not None and len(self.space.overlay.frozen) > 0
 
     cdef object go(self, Command one, list request):
+        cdef int64_t begun = clock_ns() if self.slow_ns >= 0 else 0
+        cdef int64_t took
         self.space.now_ms = self.now_ms()
         reply = go(one, self.call, request)
+        if self.slow_ns >= 0:
+            took = clock_ns() - begun
+            if took >= self.slow_ns:
+                self.on_slow(request, took)
         if type(reply) is EvictedReply:
             return reply
         self.commands += 1
@@ -217,4 +228,12 @@ cdef class Runner:
             self.note_changes()
         if type(reply) is ReplyError:
             self.errors += 1
+        if self.on_change is not None and one.writes and self.space.overlay.touched:
+            self.on_change(one.name, request)
         return reply
+
+
+cdef int64_t clock_ns() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec

@@ -45,6 +45,7 @@ cdef class Connection:
     """See the module. `number` is the socket's, which stays its owner's to close."""
 
     cdef readonly int number
+    cdef public str last      # command; for CLIENT LIST
     cdef readonly Parser parser
     cdef list requests
     cdef Py_ssize_t next      # of `requests`
@@ -54,7 +55,7 @@ cdef class Connection:
     cdef size_t sent          # ... and how many bytes of them have been
 
     def __init__(self, int number, Parser parser not None):
-        self.number, self.parser = number, parser
+        self.number, self.parser, self.last = number, parser, ""
 
     def __cinit__(self, *_):
         self.requests, self.waiting = [], deque()
@@ -135,7 +136,7 @@ cdef class Connection:
         cdef size_t start = self.out.size, before
         cdef int count = 0
         cdef list request
-        cdef Command one
+        cdef Command one, last = None
         while self.requests and self.unsent_bytes() < unsent_max:
             request = self.requests[self.next]
             one = table.get(request[0])
@@ -153,7 +154,9 @@ cdef class Connection:
                 write(&self.out, FAILED, proto)
             self.step()
             count += 1
+            last = one
         if count:
+            self.last = last.name
             self.hold(start, count, gates())
         return count
 

@@ -228,8 +228,8 @@ cdef class EdgeKeys(Keyspace):
         key.tombs = [new_dot(self.r, self.n, self.clock.tick(self.now_ms), TOMB, b"", False)]
         self.note(TOMB, key, b"")
 
-    def reclaim(self, limit: int = 256) -> int:
-        """Remove keys past their deadline that only this edge knows; returns how many it looked at.
+    def reclaim(self, limit: int = 256) -> list[bytes]:
+        """Remove keys past their deadline that only this edge knows; returns those it looked at.
 
         Others stay, unseen, until the hub removes them: it alone knows whether somebody has given
         them more time.
@@ -243,7 +243,7 @@ cdef class EdgeKeys(Keyspace):
             else:
                 self.remove_in(key)
                 self.save(key)
-        return len(gone)
+        return gone
 
     cdef note(self, uint8_t kind, Key key, bytes name):
         """Remember operation `n`, the one just made, until the hub has confirmed it."""

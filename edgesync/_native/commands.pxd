@@ -25,6 +25,9 @@ cdef class Runner:
     cdef public uint64_t generation
     cdef readonly uint64_t commands
     cdef readonly uint64_t errors
+    cdef public object on_change
+    cdef public object on_slow
+    cdef public int64_t slow_ns
     cdef public bint is_noted
     cdef public uint64_t wanted
 

@@ -83,12 +83,18 @@ class Runner:
     generation  number of the commit that will store what the next command changes
     commands    run since the start; `errors` of them were answered by one. One that lacks values
                 has not been run: whoever waits for them runs it again.
+    on_change   is called with the name and the request of a command that has changed rows somebody
+                listens for (overlay.touched); None while nobody does
+    on_slow     is called with a request that took longer than `slow_ns`, and how long: ns
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
     """
 
     behind_ms: int
     generation: int
+    on_change: Callable[[str, Sequence[bytes]], None] | None
+    on_slow: Callable[[Sequence[bytes], int], None] | None
+    slow_ns: int
     is_noted: bool
     wanted: int
     def __init__(

@@ -26,6 +26,7 @@ FAILED: Final[ReplyError]
 class Connection:
     """See the module. `number` is the socket's, which stays its owner's to close."""
 
+    last: str
     def __init__(self, number: int, parser: Parser) -> None: ...
     @property
     def number(self) -> int: ...

@@ -67,8 +67,8 @@ class EdgeKeys(Keyspace):
         dropped what would tell "after" from "beside". At worst two values stand beside each other.
         """
 
-    def reclaim(self, limit: int = 256) -> int:
-        """Remove keys past their deadline that only this edge knows; returns how many it looked at.
+    def reclaim(self, limit: int = 256) -> list[bytes]:
+        """Remove keys past their deadline that only this edge knows; returns those it looked at.
 
         Others stay, unseen, until the hub removes them: it alone knows whether somebody has given
         them more time.

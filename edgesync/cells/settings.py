@@ -12,6 +12,7 @@ from edgesync.units import Bytes, Period
 
 StrategyName = Literal["crdt_merge", "last_write_wins", "cloud_wins", "edge_wins"]
 Direction = Literal["both", "up", "down"]
+Flush = Literal["refuse", "local-scope", "everywhere"]
 Durability = Literal["always", "everysec", "no"]
 
 
@@ -32,6 +33,9 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The store is always there for programs that embed the node; `port` opens it to Redis clients.
 
     durability   always: a reply means "on disk"; everysec, no: it means "within 1 s", "within 5 s"
+    flush        what FLUSHDB and FLUSHALL remove: nothing (an error, unless told YES), the keys
+                 that may be written here, or every key; all of that everywhere, in time
+    notify_keyspace_events   which changes are published, as in Redis: KEA for all
     eviction     what goes when room is needed; lru: values that the hub has too, those used longest
                  ago first. They cannot be read while it is away, so nobody gets that unasked
     """
@@ -51,6 +55,8 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     preset: PresetName = ""
     eviction: Literal["none", "lru"] = "none"
 
+    flush: Flush = "refuse"
+    notify_keyspace_events: Annotated[str, Meta(pattern=r"^[KEg$lshzxetdmnA]*$")] = ""
     # Nothing else happens at the edge while a script of a client runs.
     script_cpu: Period = Period(0.1)
 

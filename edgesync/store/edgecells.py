@@ -28,10 +28,12 @@ from edgesync._native.resp import ReplyError
 from edgesync._native.wal import Wal, replay
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
+from edgesync.cells.changes import Changes
 from edgesync.cells.conflicts import Conflict, resolve
 from edgesync.cells.guard import Savepoint
 from edgesync.cells.parts import cut, goes_on
 from edgesync.cells.scripts import CPU_S, Scripts
+from edgesync.cells.settings import Flush
 from edgesync.errors import Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
@@ -117,6 +119,7 @@ class EdgeCells(CellStore):
         evicts: bool = False,
         value_max: int = 1 << 20,
         script_cpu_s: float = CPU_S,
+        flush: Flush = "refuse",
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] | None = None,
@@ -136,6 +139,8 @@ class EdgeCells(CellStore):
             value_max=value_max, writable=writable, random=random, wall_ns=wall_ns,
             monotonic_ns=monotonic_ns,
         )  # fmt: skip
+        self.call.flush = flush
+        self.changes = Changes(rows, space, self._arm_changes)
         savepoint = partial(Savepoint, rows, space)
         self.call.scripts = Scripts(self.call, savepoint, cpu_s=script_cpu_s)
         if space.n == 0 and space.r == UNNAMED:
@@ -158,6 +163,9 @@ class EdgeCells(CellStore):
         self._sent_before = 0  # … of the one it overtook, if it did
         if self.cursor.scope != self.scope:
             self.refetch()  # what is known of the hub's keys is not all that is wanted now
+
+    def _arm_changes(self, is_listened_to: bool) -> None:
+        self.on_change = self.changes.by_command if is_listened_to else None
 
     def refetch(self) -> None:
         """Take nothing that is known of the hub's keys for granted: ask for all of them again."""
@@ -458,6 +466,8 @@ class EdgeCells(CellStore):
         whole = cursor.base == 0
         done = self._done(applied)
         self._looked_in_vain = 0
+        self.space.now_ms = self.now_ms()
+        before = self.changes.before(entries)
         self.space.deliver(entries, done)
         if is_all:
             if whole:
@@ -468,6 +478,7 @@ class EdgeCells(CellStore):
         self.space.settle(stable)
         self.applied = max(self.applied, done)
         self._move(cursor)
+        self.changes.after(entries, before)
 
     def rejoin(self, keyspace: bytes, r: int) -> None:
         """Be the replica `r` of that keyspace from here on, and know nothing of it yet."""
@@ -508,6 +519,7 @@ class EdgeCells(CellStore):
             self.on_evicted([one.key])
             raise EvictedReply([one.key]) from error
         self.note_changes()
+        self.changes.by_command("resolve", [])
 
     def _done(self, applied: int) -> int:
         """Return up to which operation the hub has carried ours out."""
@@ -522,7 +534,9 @@ class EdgeCells(CellStore):
         self.note_changes()
 
     def _expire_some(self) -> int:
-        return self.space.reclaim(EXPIRED_A_TURN)
+        gone = self.space.reclaim(EXPIRED_A_TURN)
+        self.changes.expired(gone)
+        return len(gone)
 
 
 def _replayed(path: Path, lap: bytes) -> dict[bytes, bytes | None]:

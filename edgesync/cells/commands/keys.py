@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from edgesync._native.keyspace import LIST, NEVER, STRING, STRING_CELL
+from edgesync._native.keyspace import LIST, NEVER, STRING, STRING_CELL, is_in
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.table import (
@@ -336,11 +336,29 @@ def memory(call: Call, args: Sequence[bytes]) -> Reply:
 
 @command("flushdb", -1, writes=True, keys=(0, 0, 0))
 def flushdb(call: Call, args: Sequence[bytes]) -> Reply:
-    """Remove every key, here and in time everywhere: so it wants to be said twice."""
-    if [one.lower() for one in args] not in ([b"yes"], [b"sync", b"yes"], [b"async", b"yes"]):
-        raise ReplyError("ERR FLUSHDB removes every key on every edge; say FLUSHDB YES to do it")
-    everything = keys_(call, [b"*"])
-    assert isinstance(everything, list)
-    for key in everything:
-        call.space.delete(key)
+    """Remove every key, here and in time everywhere: so it is allowed by a setting, or YES."""
+    return _flush(call, args, "FLUSHDB")
+
+
+@command("flushall", -1, writes=True, keys=(0, 0, 0))
+def flushall(call: Call, args: Sequence[bytes]) -> Reply:
+    return _flush(call, args, "FLUSHALL")
+
+
+def _flush(call: Call, args: Sequence[bytes], name: str) -> Reply:
+    words = [one.lower() for one in args]
+    is_sure = words[-1:] == [b"yes"]
+    if words[: len(words) - is_sure] not in ([], [b"sync"], [b"async"]):
+        raise ReplyError(SYNTAX)
+    if call.flush == "refuse" and not is_sure:
+        raise ReplyError(
+            f"ERR {name} removes every key on every edge; say {name} YES to do it, or set "
+            '[cells] flush = "local-scope" or "everywhere"'
+        )
+    every_key = keys_(call, [b"*"])
+    assert isinstance(every_key, list)
+    is_scoped = call.flush == "local-scope" and not is_sure and call.writable
+    for key in every_key:
+        if not is_scoped or is_in(key, call.writable):
+            call.space.delete(key)
     return "OK"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgesync.cells.guard import Guard
     from edgesync.cells.scripts import Scripts
+    from edgesync.cells.settings import Flush
 
 T = TypeVar("T")
 TYPE_NAMES: Final = {
@@ -52,6 +53,7 @@ class Call:
     writable    which keys may be written here (keyspace.is_in)
     cursors     of SCAN and its like: where a number continues
     guard       of a store that may not grow without limit; None for none
+    flush       what FLUSHDB and FLUSHALL do when they are not told YES
     scripts     of clients, in Lua; None where none run
     """
 
@@ -71,6 +73,7 @@ class Call:
         self.cursors = Cursors()
         self.guard: Guard | None = None
         self.scripts: Scripts | None = None
+        self.flush: Flush = "refuse"
 
 
 class Cursors:
@@ -102,9 +105,9 @@ class Cursors:
 # Writes that take something away, or give it an end: they go on in a store that is full. A rename
 # is none of them here, for it writes every cell anew.
 FREEING: Final = frozenset({
-    "del", "unlink", "flushdb", "getdel", "getex", "expire", "pexpire", "expireat", "pexpireat",
-    "persist", "hdel", "lpop", "rpop", "lrem", "ltrim", "srem", "spop", "zrem", "zpopmin",
-    "zpopmax", "zremrangebyscore", "zremrangebyrank", "zremrangebylex", "lmpop", "zmpop",
+    "del", "unlink", "flushdb", "flushall", "getdel", "getex", "expire", "pexpire", "expireat",
+    "pexpireat", "persist", "hdel", "lpop", "rpop", "lrem", "ltrim", "srem", "spop", "zrem",
+    "zpopmin", "zpopmax", "zremrangebyscore", "zremrangebyrank", "zremrangebylex", "lmpop", "zmpop",
 })  # fmt: skip
 
 

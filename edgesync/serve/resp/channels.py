@@ -20,7 +20,7 @@ def _check(name: bytes) -> None:
 
 
 class Channels:
-    """Who listens to what."""
+    """The channels and patterns that clients subscribe to."""
 
     def __init__(self) -> None:
         self._channels: dict[bytes, set[Session]] = {}

@@ -310,9 +310,7 @@ def restored(house: "House", request: list[bytes], refused: EvictedReply) -> Rep
         return refused
 
     async def wait_restored() -> Reply:
-        reply = await keeper.retry(request, refused)
-        house.tell_watchers()
-        return reply
+        return await keeper.retry(request, refused)
 
     return Later(wait_restored, refused)
 

@@ -12,6 +12,7 @@ import logging
 import resource
 import select
 import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from edgesync._native.connection import FAILED, GONE, HELD, LEFT, OPEN, Connection
-from edgesync._native.resp import Parser, Push, ReplyError
+from edgesync._native.resp import Parser, ReplyError
 from edgesync.cells import Reply
 from edgesync.errors import StoreError, StoreFull
 from edgesync.serve.resp.edge import Later, Site
@@ -44,7 +45,7 @@ EXPIRE_EVERY_S: Final = 0.25
 EXPIRE_FAILED_S: Final = 60.0
 Gates = tuple[int, int]  # of cells, of points
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
-LOST: Final = select.EPOLLHUP | select.EPOLLERR
+LOST: Final = select.EPOLLHUP | select.EPOLLERR | select.EPOLLRDHUP
 
 
 class Client(Connection):
@@ -56,16 +57,24 @@ class Client(Connection):
     is_due    it is in the list of those that something is sent to
     """
 
-    __slots__ = ("events", "held", "is_due", "pushed", "session", "socket")
+    __slots__ = ("events", "held", "is_due", "local_address", "pushed", "seen_at", "session",
+                 "socket")  # fmt: skip
 
     def __init__(self, connection: socket.socket, parser: Parser) -> None:
         super().__init__(connection.fileno(), parser)
         self.socket = connection
         self.session: Session
-        self.pushed: list[Push] = []
+        self.local_address = _shown(connection.getsockname())
+        self.seen_at = time.monotonic()
+        self.pushed: list[Reply] = []
         self.events = READ
         self.held: trio.CancelScope | None = None
         self.is_due = False
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a request that is not complete."""
+        return self.parser.held_bytes
 
 
 class RespServer:
@@ -84,6 +93,7 @@ class RespServer:
         durability: str = "always",
         clients_max: int = 10_000,
         edge: str = "",
+        notify_keyspace_events: str = "",
         stop: Callable[[], None] | None = None,
         make_gather: Callable[[], "Gather"] | None = None,
     ) -> None:
@@ -97,6 +107,7 @@ class RespServer:
         self.house.facts.durability = durability
         self.house.facts.clients_max = clients_max
         self.house.facts.edge = edge
+        self.house.notifications.configure(notify_keyspace_events)
         self._cells = cells
         self._epoll: select.epoll
         self._listening: socket.socket
@@ -145,7 +156,8 @@ class RespServer:
             client = self._clients.get(number)
             if client is None:
                 continue
-            if events == READ and client.session.is_plain:
+            client.seen_at = time.monotonic()
+            if events == READ and client.session.is_plain and not self.house.monitors:
                 self._serve(client)
             elif events & READ:
                 if not client.receive():
@@ -181,7 +193,7 @@ class RespServer:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = Client(connection, self._parser())
             send = partial(self._push, client)
-            client.session = self.house.admit(f"{address[0]}:{address[1]}", send)
+            client.session = self.house.admit(_shown(address), send, client)
             client.parser.is_stranger = not client.session.is_known
             self._clients[connection.fileno()] = client
             self._of_session[client.session.number] = client
@@ -206,6 +218,8 @@ class RespServer:
     def _listen_for(self, client: Client, write: int) -> None:
         """Read from a client only when it has been served what it sent before."""
         events = write if client.has_requests or client.held else write | READ
+        if client.held:
+            events |= select.EPOLLRDHUP  # nobody is read from who waits, and may have gone
         if client.events != events and self._is_open(client):
             client.events = events
             self._epoll.modify(client.number, events)
@@ -214,8 +228,8 @@ class RespServer:
 
     def _serve(self, client: Client) -> None:
         """Do all that most clients ask for: commands on keys, one at a time or a few."""
+        self.house.serving = client.session
         done = client.serve(self._cells, client.session.proto, UNSENT_MAX, self._gates)
-        self.house.tell_watchers()
         if done == HELD:
             self._waiting.add(client)
         elif done == LEFT:
@@ -233,7 +247,8 @@ class RespServer:
             and not (session.is_over or client.held)
         ):
             # What most requests are: nothing but a command on keys.
-            if not session.is_plain or not self._answer(client):
+            is_plain = session.is_plain and not self.house.monitors
+            if not is_plain or not self._answer(client):
                 self._run_next(client)
         if client.parser.error and not (client.has_requests or session.is_over or client.held):
             self._owe(client, [ReplyError(f"ERR {client.parser.error}")], session.proto)
@@ -247,9 +262,8 @@ class RespServer:
 
     def _answer(self, client: Client) -> int:
         """Run what comes first as long as it is nothing but commands on keys."""
-        count = client.answer(self._cells, client.session.proto, UNSENT_MAX, self._gates)
-        self.house.tell_watchers()
-        return count
+        self.house.serving = client.session
+        return client.answer(self._cells, client.session.proto, UNSENT_MAX, self._gates)
 
     def _run_next(self, client: Client) -> None:
         """Run one request that may concern more than keys."""
@@ -311,7 +325,7 @@ class RespServer:
         if client.is_waiting:
             self._waiting.add(client)
 
-    def _push(self, client: Client, push: Push) -> None:
+    def _push(self, client: Client, push: Reply) -> None:
         """Something for a subscriber. It comes after the replies of what it asked before."""
         if client.unsent > PUSHED_MAX:
             log.warning("a subscriber does not read, cut off: %s", client.session.address)
@@ -384,11 +398,16 @@ class RespServer:
             await trio.sleep(pause_s)
             pause_s = EXPIRE_EVERY_S
             try:
-                while self._cells.expire():
+                while gone := self._cells.expire():
+                    self.house.facts.expired += gone
                     await trio.lowlevel.checkpoint()
             except Exception as error:  # A damaged row costs its key, not the site: I8.
                 pause_s = EXPIRE_FAILED_S
                 log.error("keys past their deadline could not be removed: %r", error)
+
+
+def _shown(address: tuple[str, int]) -> str:
+    return f"{address[0]}:{address[1]}"
 
 
 def _refusal(error: StoreError) -> ReplyError:

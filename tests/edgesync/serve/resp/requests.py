@@ -156,7 +156,8 @@ APART = """
 eval V P K* | eval_ro V P K* | evalsha V P K* | evalsha_ro V P K* | script load V | script exists V
 script flush
 object refcount K | object freq K | expiretime K
-memory usage K | pttl K | pexpiretime K | object encoding K | randomkey | flushdb yes | flushdb
+memory usage K | pttl K | pexpiretime K | object encoding K | randomkey
+flushdb yes | flushdb | flushall yes
 spop K | spop K P | srandmember K | srandmember K I | hrandfield K | hrandfield K I
 hrandfield K I withvalues | zrandmember K
 zrandmember K I | zrandmember K I withscores | scan 0 count P | scan 0 match G count P type string
