@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from random import SystemRandom
@@ -12,7 +13,7 @@ import msgspec
 import trio
 
 from edgesync import __version__
-from edgesync.errors import EdgesyncError
+from edgesync.errors import EdgesyncError, StoreCorrupt
 from edgesync.serve.control import HUB, Answer, serve_control
 from edgesync.signals import notify, stopping_on_signals
 from edgesync_transport.keys import KeyPair, load_or_create_keys
@@ -96,6 +97,22 @@ async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
 
 
 def open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
+    """Open the keys; damaged files move aside, and a new keyspace is made from the log.
+
+    Edges notice the new keyspace and tell it all they hold. What only clients of this hub wrote and
+    no edge has taken is in the damaged files alone.
+    """
+    try:
+        return _open_cells(settings, folder, hub_log)
+    except StoreCorrupt as error:
+        aside = folder / f"{CELLS}.damaged"
+        shutil.rmtree(aside, ignore_errors=True)
+        (folder / CELLS).rename(aside)
+        log.error("%s: kept as %s, the keys are made again from the log", error, aside)
+        return _open_cells(settings, folder, hub_log)
+
+
+def _open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
     section = settings.cells
     return HubCells(
         folder / CELLS,

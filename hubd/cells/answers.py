@@ -6,31 +6,44 @@ the edge gave is over. It is sent after the commit of all it tells (I1).
 """
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
 import trio
 
+from edgesync._native import batch
+from edgesync._native.batch import Record
 from edgesync._native.cells import encode_entries
 from edgesync.cells.conflicts import Conflict
 from edgesync.errors import StoreError
 from edgesync.sync.puller import payload_of, told_digest
 from edgesync_transport.link import Peer
-from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Lane, Message, Pull
+from edgesync_transport.messages import (
+    Codec,
+    ConflictReport,
+    DeltaSync,
+    FullSync,
+    Lane,
+    Message,
+    Pull,
+)
 from edgesync_transport.receiver import Receiver
-from hubd.cells.store import Answer, HubCells, scope_of
+from hubd.cells.store import Answer, HubCells, operations_of, scope_of
 from hubd.log.base import Entry, Log
 
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 1 << 20
+# Rows that an entry may stand for to be unpacked faster than a thread is woken.
+DECODE_INLINE_ROWS: Final = 64 * 1024
 PART_BYTES: Final = 256 * 1024
 WAIT_MAX_S: Final = 60.0
 # Changes close together are told together.
 NEWS_PAUSE_S: Final = 0.01
 CARE_S: Final = 1.0
 RETRY_S: Final = 1.0
+COMPLAIN_EVERY_S: Final = 60.0
 # Keys counted in one go, between other work.
 DIGESTED: Final = 2000
 DIGESTS_KEPT: Final = 64
@@ -65,7 +78,7 @@ class Answers:
         conflicts_s: float = 7 * 86400.0,
     ) -> None:
         self.cells = cells
-        self.skipped = 0
+        self._quiet_until = 0.0
         self._log = hub_log
         self._retire_after_s = retire_after_s
         self._conflicts_s = conflicts_s
@@ -89,6 +102,11 @@ class Answers:
             finally:
                 self._nursery = None
 
+    @property
+    def skipped(self) -> int:
+        """Entries and records of the log that could not be carried out, since the start."""
+        return self.cells.skipped
+
     # -- the log -----------------------------------------------------------------------------
 
     async def _follow(self) -> None:
@@ -104,24 +122,44 @@ class Answers:
             await self._keep_pace()
 
     async def _project(self, entry: Entry) -> None:
-        try:
-            for _ in self.cells.project(entry):
-                await trio.lowlevel.checkpoint()
-        except Exception as error:  # A bad entry may be bad in any way: I8.
-            self.skipped += 1
-            log.error(
-                "keys: skipped entry %d (%s %d..%d): %s",
-                entry.position, entry.edge, entry.first, entry.last, error,
-            )  # fmt: skip
-            self.cells.pass_over(entry)
+        while True:
+            try:
+                records = await self._decode(entry)
+                for _ in self.cells.project(entry, records):
+                    await trio.lowlevel.checkpoint()
+            except StoreError as error:  # The file of the keys is to blame, not the entry.
+                await self._wait_for_disk(error)
+                continue
+            except Exception as error:  # A bad entry may be bad in any way: I8.
+                self.cells.skipped += 1
+                log.error(
+                    "keys: skipped entry %d (%s %d..%d): %s",
+                    entry.position, entry.edge, entry.first, entry.last, error,
+                )  # fmt: skip
+                self.cells.pass_over(entry)
+            return
+
+    async def _decode(self, entry: Entry) -> Sequence[Record]:
+        """Return the operations of an entry; what stands for much is unpacked in a thread."""
+        if entry.lane is not Lane.NORMAL or entry.codec not in (Codec.ROWS, Codec.COLUMNS):
+            return ()
+        if batch.raw_size(entry.payload) <= DECODE_INLINE_ROWS:
+            return operations_of(entry)
+        return await trio.to_thread.run_sync(operations_of, entry)
 
     async def _keep_pace(self) -> None:
         """Let commits keep up: what is not on disk is held in memory (I7)."""
         try:
             await self.cells.wait_durable()
         except StoreError as error:
+            await self._wait_for_disk(error)
+
+    async def _wait_for_disk(self, error: StoreError) -> None:
+        now = trio.current_time()
+        if now >= self._quiet_until:
             log.error("keys wait for the disk: %s", error)
-            await trio.sleep(RETRY_S)
+            self._quiet_until = now + COMPLAIN_EVERY_S
+        await trio.sleep(RETRY_S)
 
     def _committed(self, _generation: int, error: StoreError | None) -> None:
         if error is None:

@@ -18,6 +18,7 @@ Besides the keys (native/hubkeys.pyx):
 Conflicts have rows of their own (conflicts.py).
 """
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,9 +45,11 @@ from edgesync.store.cells import EXPIRED_A_TURN, CellStore
 from edgesync.store.commit import GroupCommit, Tails
 from edgesync_transport.messages import Codec, Lane, Pull
 from hubd.cells.conflicts import Conflicts
+from hubd.log.base import ENTRY_BYTES_MAX
 from hubd.log.base import Entry as LogEntry
 
-UNPACKED_LIMIT_BYTES: Final = 64 << 20
+log = logging.getLogger(__name__)
+
 # Carried out before other tasks get their turn.
 OPS_A_TURN: Final = 256
 COLLECTED_A_TURN: Final = 256
@@ -112,6 +115,12 @@ class Disk:
         self.store.close()
 
 
+def operations_of(entry: LogEntry) -> list[Record]:
+    """Return the records of an entry that hold operations; raises RecordError."""
+    records = batch.events(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
+    return [record for _, record in records if record.kind == RecordKind.CELLS]
+
+
 class HubCells(CellStore):
     """See the module. One process, one object per directory; call from Trio's thread.
 
@@ -142,6 +151,7 @@ class HubCells(CellStore):
         self._names: dict[int, str] = {}
         self._next_r = 1
         self._heard: dict[str, tuple[bytes, int]] = {}
+        self.skipped = 0
         self.conflicts = Conflicts(rows, space, self.edge_of)
         self._load()
         self._belong(generation, head)
@@ -258,8 +268,11 @@ class HubCells(CellStore):
 
     # -- from the log ------------------------------------------------------------------------
 
-    def project(self, entry: LogEntry) -> Iterator[None]:
+    def project(self, entry: LogEntry, records: Sequence[Record] | None = None) -> Iterator[None]:
         """Carry out the operations of an entry of the log, in steps; raises RecordError.
+
+        `records` are what `operations_of` returns, if it has been asked already. One of them that
+        cannot be carried out is skipped, counted and logged.
 
         Cut short after any of them, it may be begun again: what is done is known by its number.
         """
@@ -267,10 +280,9 @@ class HubCells(CellStore):
             return
         has_ops = False
         if entry.lane is Lane.NORMAL and entry.codec in (Codec.ROWS, Codec.COLUMNS):
-            _, records = batch.columns(entry.codec, entry.payload, limit_bytes=UNPACKED_LIMIT_BYTES)
-            for _, record in records:
-                if record.kind == RecordKind.CELLS and self._is_new(record):
-                    yield from self._hear(entry, record)
+            for record in operations_of(entry) if records is None else records:
+                if self._is_new(record):
+                    yield from self._hear_alone(entry, record)
                     has_ops = True
         if has_ops:
             self._heard[entry.edge] = (entry.incarnation, entry.last)
@@ -285,6 +297,17 @@ class HubCells(CellStore):
         """Go on behind an entry."""
         self._set_mark(position=entry.position)
         self.note_changes()
+
+    def _hear_alone(self, entry: LogEntry, record: Record) -> Iterator[None]:
+        try:
+            yield from self._hear(entry, record)
+        except StoreError:
+            raise
+        except Exception as error:  # What one record holds may stop no other: I8.
+            self.skipped += 1
+            log.error(
+                "keys: skipped a record of entry %d (%s): %s", entry.position, entry.edge, error
+            )
 
     def _is_new(self, record: Record) -> bool:
         """Whether it comes for the first time; numbers of one origin come in order."""
