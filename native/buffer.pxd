@@ -12,6 +12,9 @@ cdef extern from *:
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
     #error "the stored formats are little-endian and this code does not swap bytes"
     #endif
+    #if __SIZEOF_POINTER__ != 8
+    #error "edgesync needs a 64-bit machine: its maps and LMDB's file format are those of one"
+    #endif
     """
 
 # What went wrong, for functions that run without the GIL; `raise_status` in each module names it.

@@ -14,12 +14,14 @@ cdef extern from *:
     #include <string.h>
     #if defined(__SSE2__)
     #include <emmintrin.h>
+    #elif defined(__aarch64__)
+    #include <arm_neon.h>
     #endif
     static const double edgesync_tens[16] = {
         1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15};
 
     /* Adding 1.5 * 2^52 to |x| < 2^51 leaves x rounded in the low bits of the sum: a conversion
-       between double and int64 that SSE2 can do two at a time. */
+       between double and int64 that SSE2 and NEON can do two at a time. */
     #define EDGESYNC_MAGIC 6755399441055744.0
     #define EDGESYNC_MAGIC_BITS 0x4338000000000000ll
 
@@ -37,6 +39,18 @@ cdef extern from *:
         if (_mm_movemask_epi8(same) != 0xFFFF || _mm_movemask_pd(small) != 3) return 0;
         _mm_storeu_si128((__m128i *)m, _mm_sub_epi64(
             _mm_castpd_si128(sum), _mm_set1_epi64x(EDGESYNC_MAGIC_BITS)));
+        return 1;
+    #elif defined(__aarch64__)
+        const float64x2_t magic = vdupq_n_f64(EDGESYNC_MAGIC), by = vdupq_n_f64(tens);
+        uint64x2_t v = vld1q_u64(bits);
+        float64x2_t scaled = vmulq_f64(vreinterpretq_f64_u64(v), by);
+        float64x2_t sum = vaddq_f64(scaled, magic);
+        float64x2_t back = vdivq_f64(vsubq_f64(sum, magic), by);
+        uint64x2_t same = vceqq_u64(vreinterpretq_u64_f64(back), v);
+        uint64x2_t small = vcltq_f64(vabsq_f64(scaled), vdupq_n_f64(2251799813685248.0));
+        uint64x2_t both = vandq_u64(same, small);
+        if ((vgetq_lane_u64(both, 0) & vgetq_lane_u64(both, 1)) != ~0ull) return 0;
+        vst1q_u64(m, vsubq_u64(vreinterpretq_u64_f64(sum), vdupq_n_u64(EDGESYNC_MAGIC_BITS)));
         return 1;
     #else
         (void)bits; (void)tens; (void)m;
@@ -58,6 +72,17 @@ cdef extern from *:
                 __m128i m = _mm_add_epi64(_mm_loadu_si128((const __m128i *)(v + i)), bits);
                 __m128d d = _mm_div_pd(_mm_sub_pd(_mm_castsi128_pd(m), magic), by);
                 _mm_storeu_si128((__m128i *)(v + i), _mm_castpd_si128(d));
+            }
+    #elif defined(__aarch64__)
+        const float64x2_t magic = vdupq_n_f64(EDGESYNC_MAGIC), by = vdupq_n_f64(tens);
+        const uint64x2_t bits = vdupq_n_u64(EDGESYNC_MAGIC_BITS);
+        uint64_t large = 0;
+        for (size_t k = 0; k < n; k++) large |= v[k] + (1ull << 51);
+        if (large >> 52 == 0)
+            for (; i + 2 <= n; i += 2) {
+                float64x2_t m = vreinterpretq_f64_u64(vaddq_u64(vld1q_u64(v + i), bits));
+                float64x2_t d = vdivq_f64(vsubq_f64(m, magic), by);
+                vst1q_u64(v + i, vreinterpretq_u64_f64(d));
             }
     #endif
         for (; i < n; i++) {

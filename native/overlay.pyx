@@ -104,7 +104,7 @@ cdef class Overlay:
         return 0
 
     def mark(self) -> None:
-        """Take note of changes from here on, so that `undo` can take them back. Marks are nested."""
+        """Note changes from here on, so that `undo` can take them back. Marks are nested."""
         if self.noted is not None:
             self.noted_outside.append(self.noted)
         self.noted = []

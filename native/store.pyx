@@ -36,6 +36,10 @@ from edgesync.store import directory
 cdef enum:
     KEY_BYTES_MAX = 511  # LMDB's own limit
 
+cdef object MAP_BYTES_LEAST = 256 << 10
+# Of addresses: more than any 64-bit processor of today can map.
+cdef object MAP_BYTES_MOST = 1 << 56
+
 # A cimported type is no attribute of the module; `from edgesync._native.store import Write` is.
 globals()["Write"] = Write
 
@@ -110,8 +114,11 @@ cdef class Store:
             # A journal's keys are seqs, whoever lists its databases.
             integer_databases = (*integer_databases, *_JOURNALS)
             names = tuple(dict.fromkeys((*names, *_JOURNALS)))
-        limit = max(int(map_bytes_max), 64 * 4096) // 4096 * 4096
-        step_ = min(max(int(map_bytes), 4096), limit) // 4096 * 4096
+        page = os.sysconf("SC_PAGE_SIZE")
+        limit = max(int(map_bytes_max) // page * page, 4 * page, MAP_BYTES_LEAST)
+        step_ = min(max(int(map_bytes) // page * page, page), limit)
+        if limit > MAP_BYTES_MOST:
+            raise StoreUnwritable(path=path, problem=unmappable(limit))
         self.integers = frozenset(integer_databases)
         self.options = (names, step_, limit, sync, bool(readonly))
         self.open()
@@ -168,6 +175,8 @@ cdef class Store:
             rc = mdb_env_set_mapsize(self.e.env, limit)
         if rc == 0:
             rc = mdb_env_open(self.e.env, name, flags, 0o644)
+        if rc == ENOMEM:
+            raise StoreUnwritable(path=path, problem=unmappable(limit))
         if rc:
             raise self.failure(rc)
         mdb_reader_check(self.e.env, &dead)
@@ -357,6 +366,26 @@ cdef class Store:
     @property
     def map_bytes_max(self):
         return self.e.limit_bytes
+
+    @property
+    def intake_bytes_max(self):
+        """Bytes that intake may fill; the rest is for trimming, marks and deletes."""
+        return intake_limit(&self.e)
+
+    @property
+    def page_bytes(self):
+        """Bytes of one of LMDB's pages: those of the machine that made the store."""
+        return self.e.page_bytes
+
+    def take_widest(self):
+        """Return the bytes that the widest commit since the last call may have needed at once."""
+        self.enter()
+        try:
+            widest = min(self.e.widest_bytes, self.used())
+            self.e.widest_bytes = 0
+            return widest
+        finally:
+            self.leave()
 
     @property
     def is_durable(self):
@@ -584,6 +613,13 @@ cdef class Store:
 
     def __exit__(self, kind, error, trace):
         self.close()
+
+
+cdef str unmappable(limit):
+    return (
+        f"a map of {limit} bytes ({limit / (1 << 30):.1f} GiB) cannot be had; lower the limit of "
+        "this store in the settings, or raise what the process may map (ulimit -v, LimitAS=)"
+    )
 
 
 cdef uint64_t draw():

@@ -17,6 +17,9 @@ from lmdb cimport *
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, long offset, long size)
 
+cdef enum:
+    RESERVE_PAGES = 64
+
 cdef enum Code:
     OP_PUT
     OP_DELETE
@@ -48,6 +51,7 @@ cdef struct Env:
     size_t limit_bytes  # of the map
     size_t step_bytes  # by which the file grows
     size_t allocated_bytes  # of the file, reserved on the disk
+    size_t widest_bytes  # that a commit may have copied, since somebody asked
     MDB_dbi journals[3]
     MDB_dbi lanes
     bint has_lanes
@@ -105,15 +109,30 @@ cdef inline size_t needed_bytes(Env *e, const Op *ops, size_t count) noexcept no
     return total + total // 4
 
 cdef inline size_t intake_limit(Env *e) noexcept nogil:
-    """Bytes of the map that intake may fill; the rest is a reserve."""
-    return e.limit_bytes // 10 * 9
+    """Bytes of the map that intake may fill; the rest is a reserve.
+
+    A tenth; in a small store, or one of large pages, enough of them for what must go on.
+    """
+    cdef size_t reserve = e.limit_bytes // 10, least = RESERVE_PAGES * e.page_bytes
+    if reserve < least:
+        reserve = least
+    if reserve > e.limit_bytes // 2:
+        reserve = e.limit_bytes // 2
+    return e.limit_bytes - reserve
+
+cdef inline size_t copied_bytes(Env *e, const Op *ops, size_t count) noexcept nogil:
+    """What the rows among `ops` may need at once: LMDB writes pages anew, each row's its own."""
+    cdef size_t pages = 0, i
+    for i in range(count):
+        pages += ops[i].code == OP_PUT or ops[i].code == OP_DELETE
+    return pages * e.page_bytes
 
 cdef inline int make_room(Env *e, size_t need, size_t ahead) noexcept nogil:
-    """Refuse intake above 90 % of the map; reserve disk space before it is needed.
+    """Refuse intake where the reserve begins; allocate disk space before it is needed.
 
     ahead   bytes to be reserved for later, where there is room for them
 
-    The last tenth is for trimming, marks and deletes: LMDB needs new pages to free old ones. With
+    The reserve is for trimming, marks and deletes: LMDB needs new pages to free old ones. With
     the space reserved, a disk that others fill up never fails a commit half-way.
     """
     cdef size_t used = high_water(e), free_ = 0, want, size
@@ -125,7 +144,7 @@ cdef inline int make_room(Env *e, size_t need, size_t ahead) noexcept nogil:
             return rc
         if used - free_ + need > limit:
             return INTAKE_FULL
-    want = used + need + 64 * e.page_bytes
+    want = used + need + RESERVE_PAGES * e.page_bytes
     if want > e.limit_bytes:
         want = e.limit_bytes
     if want + ahead <= e.allocated_bytes or e.allocated_bytes >= e.limit_bytes:
@@ -144,7 +163,7 @@ cdef inline int make_room(Env *e, size_t need, size_t ahead) noexcept nogil:
     if need == 0:
         return 0
     rc = free_bytes(e, &free_)
-    if rc == 0 and free_ < need + 64 * e.page_bytes:
+    if rc == 0 and free_ < need + RESERVE_PAGES * e.page_bytes:
         rc = DISK_FULL
     return rc
 
@@ -247,6 +266,8 @@ cdef inline int transact(
     cdef uint8_t lane
     cdef int rc
     memset(&w, 0, sizeof(Work))
+    if e.widest_bytes < copied_bytes(e, ops, count):
+        e.widest_bytes = copied_bytes(e, ops, count)
     w.origin = e.origin
     w.number = e.number
     rc = make_room(e, needed_bytes(e, ops, count), ahead)

@@ -45,6 +45,12 @@ class Store:
     def is_durable(self) -> bool:
         """Whether what `apply` returns from is on disk (`sync="always"`)."""
 
+    @property
+    def intake_bytes_max(self) -> int: ...
+    @property
+    def page_bytes(self) -> int: ...
+    def take_widest(self) -> int:
+        """Return the bytes that the widest commit since the last call may have needed at once."""
     def has_room(self, nbytes: int) -> bool:
         """Whether the map has so many bytes below its reserve, and the file has them allocated."""
 

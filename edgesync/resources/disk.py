@@ -2,15 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
 from edgesync.resources.levels import Sample
 from edgesync.resources.pressure import read_stall
-
-# The store takes nothing new above this part of its map (transact.pxd): for it, that is full.
-INTAKE_PART: Final = 0.9
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -33,10 +29,18 @@ def read_filesystem(folder: Path) -> Disk | None:
     return Disk(used, limit) if limit > 0 else None
 
 
-def store_room(used_bytes: int, map_bytes: int, configured: int = 0) -> Disk:
-    """Return how full the store is: of what it may take, or of `storage_limit` if less."""
-    limit = int(map_bytes * INTAKE_PART)
-    return Disk(used_bytes, min(limit, configured) if configured else limit)
+def store_room(
+    used_bytes: int, intake_bytes: int, configured: int = 0, *, copied_bytes: int = 0
+) -> Disk:
+    """Return how full the store is: of what it may take, or of `storage_limit` if less.
+
+    copied_bytes   what a commit needs beside what is used: with large pages, or in a small store,
+                   that is what there is too little of first
+    """
+    rooms = [Disk(used_bytes + copied_bytes, intake_bytes)]
+    if configured:
+        rooms.append(Disk(used_bytes, configured))
+    return max(rooms, key=lambda room: room.percent)
 
 
 def sample_disk(store: Disk, filesystem: Disk | None) -> Sample:

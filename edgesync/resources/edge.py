@@ -90,7 +90,9 @@ def monitor_of(
 
 def _disk(store: EdgeStore, configured: int) -> Sample:
     found = store.store
-    room = disk.store_room(found.used_bytes, found.map_bytes_max, configured)
+    room = disk.store_room(
+        found.used_bytes, found.intake_bytes_max, configured, copied_bytes=found.take_widest()
+    )
     return disk.sample_disk(room, disk.read_filesystem(Path(store.path)))
 
 

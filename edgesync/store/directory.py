@@ -34,6 +34,7 @@ REMOTE_FILESYSTEMS: Final = frozenset(
 # description (which begins with the page size), the main database's, last page, transaction.
 META: Final = struct.Struct("<II8xQI92xQQ")
 META_AT: Final = 16
+META_AT_32: Final = 12  # where 32-bit machines have it
 MAGIC: Final = 0xBEEFC0DE
 LMDB_FORMAT: Final = 1
 PAGE_SIZES: Final = frozenset(1 << bits for bits in range(9, 17))
@@ -191,6 +192,11 @@ def _meta(path: Path, page: bytes) -> tuple[int, int, int, int, int, int]:
     if len(page) < META_AT + META.size:
         raise StoreCorrupt(path=str(path), problem=f"{DATA} is cut short within its header")
     magic, version, map_bytes, page_bytes, last, txn = META.unpack_from(page, META_AT)
+    if magic != MAGIC and page[META_AT_32 : META_AT_32 + 4] == MAGIC.to_bytes(4, "little"):
+        raise StoreCorrupt(
+            path=str(path),
+            problem=f"{DATA} was written by a 32-bit machine, whose file format is another one",
+        )
     if magic != MAGIC:
         raise StoreCorrupt(path=str(path), problem=f"{DATA} has no LMDB header")
     if version != LMDB_FORMAT:

@@ -64,7 +64,7 @@ CLOCK_ROW: Final = b"t"
 WAL_BYTES: Final = 1 << 20
 WAL_ROWS: Final = 500
 # ... for which there must be room: LMDB may take two pages for each, beside what is in them.
-WAL_ROOM_BYTES: Final = WAL_ROWS * 2 * 4096 + WAL_BYTES * 5 // 4
+WAL_ROW_PAGES: Final = 2
 # For so long changes may be in the log alone: whoever copies the store's file lacks no more.
 WAL_S: Final = 5.0
 
@@ -312,7 +312,7 @@ class EdgeCells(CellStore):
             or self._fresh
             or self._under_way
             or self._is_due()
-            or not self._disk.store.has_room(WAL_ROOM_BYTES)
+            or not self._disk.store.has_room(self._wal_room_bytes)
         ):
             return False
         self._mark_clock()
@@ -322,6 +322,11 @@ class EdgeCells(CellStore):
         self.generation += 1
         self._is_logging = True
         return True
+
+    @property
+    def _wal_room_bytes(self) -> int:
+        pages = WAL_ROWS * WAL_ROW_PAGES
+        return pages * self._disk.store.page_bytes + WAL_BYTES * 5 // 4
 
     def _has_landed(self) -> bool:
         """Whether the entry on its way is in the log, waiting for it; who waits for it is told."""
@@ -343,7 +348,7 @@ class EdgeCells(CellStore):
             self.rows.put(LAP_ROW, os.urandom(8))
         self._mark_clock()
         write = super()._freeze(layers)
-        write.reserve(WAL_ROOM_BYTES if self._wal is not None else 0)
+        write.reserve(self._wal_room_bytes if self._wal is not None else 0)
         if self._under_way:
             # This commit overtakes another, and tells once more what that one told: the hub knows
             # doubles.

@@ -42,8 +42,8 @@ STARTS: Final = struct.Struct("<6Q")
 # nearly full has few; 50 deletes at once have failed in a map filled to the last page.
 TRIM_STEP: Final = 65_536
 TRIM_STEP_PRESSED: Final = 2048
-# Above this part of the map the retained range gives way: room for new facts comes first.
-PRESSED: Final = 0.75
+# Above this part of what intake may fill, the retained range gives way: new facts come first.
+PRESSED: Final = 0.8
 
 
 class Retain(msgspec.Struct, frozen=True, kw_only=True):
@@ -231,7 +231,7 @@ class EdgeStore:
 
     def _trim_to(self, state: LaneState, safe: int) -> int:
         """Up to which seq records may go in one transaction; 0 for none."""
-        pressed = self.store.used_bytes > PRESSED * self.store.map_bytes_max
+        pressed = self.store.used_bytes > PRESSED * self.store.intake_bytes_max
         held = state.tail - state.trimmed
         mean = state.stored_bytes / held if held else 1.0
         keep = 0 if pressed else max(self.retain.records, int(self.retain.nbytes / mean))

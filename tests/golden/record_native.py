@@ -14,6 +14,7 @@ from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.wal import Wal, replay
 from edgesync.store.directory import WAL, make_wal
 from tests.cells.memory import MemoryView
+from tests.golden.moments import all_digests
 from tests.native import esb1
 from tests.native.rowsmith import Draft, make_rows
 from tests.native.test_block import CASES, events, fixed, jittered
@@ -153,3 +154,4 @@ if __name__ == "__main__":
     record("batch-1.json", batches())
     record("keyspace-1.json", keyspace())
     record("wal-1.json", write_ahead_log())
+    record("moments-1.json", all_digests())

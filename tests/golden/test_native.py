@@ -12,6 +12,7 @@ from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.keyspace import HASH, LIST, WEIGHT_ROW
 from edgesync._native.wal import replay
 from tests.cells.memory import MemoryView
+from tests.golden.moments import all_digests
 from tests.golden.record_native import LAP, fill_keyspace, write_ahead_log
 from tests.native import esb1
 
@@ -33,6 +34,10 @@ def test_blocks_of_version_1(name: str) -> None:
         assert list(bits) == kept["values"] == esb1.decode(data).values
     else:
         assert values == kept["values"]
+
+
+def test_moments_and_sketches_are_the_same_on_every_machine() -> None:
+    assert all_digests() == golden("moments-1.json")
 
 
 @pytest.mark.parametrize("name", golden("batch-1.json"))

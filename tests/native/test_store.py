@@ -383,18 +383,23 @@ def test_intake_stops_at_nine_tenths_and_trimming_makes_room(tmp_path: Path) -> 
         assert Journal(store).state(BULK).tail >= tail + tail // 2
 
 
-def mounted_tmpfs(tmp_path: Path, size: str) -> Path:
+# Stores are as large in pages everywhere: some machines have pages of 16 or 64 KiB.
+LARGE = os.sysconf("SC_PAGE_SIZE") // 4096
+
+
+def mounted_tmpfs(tmp_path: Path, mib: int) -> Path:
     place = tmp_path / "small"
     place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)], check=True)
+    size = f"size={mib * LARGE}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(place)], check=True)
     return place
 
 
 @pytest.mark.root
 def test_a_full_disk_refuses_intake_and_lets_trimming_go_on(tmp_path: Path) -> None:
-    place = mounted_tmpfs(tmp_path, "4m")
+    place = mounted_tmpfs(tmp_path, 4)
     try:
-        with opened(place / "store", map_bytes=1 << 18, map_bytes_max=64 << 20) as store:
+        with opened(place / "store", map_bytes=LARGE << 18, map_bytes_max=LARGE << 26) as store:
             error = fill(store)
             assert error.where == "disk"
             tail = Journal(store).state(BULK).tail
@@ -419,9 +424,9 @@ def fill_up(path: Path) -> None:
 
 @pytest.mark.root
 def test_a_disk_that_others_fill_does_not_fail_a_commit_half_way(tmp_path: Path) -> None:
-    place = mounted_tmpfs(tmp_path, "8m")
+    place = mounted_tmpfs(tmp_path, 8)
     try:
-        with opened(place / "store", map_bytes=2 << 20, map_bytes_max=4 << 20) as store:
+        with opened(place / "store", map_bytes=LARGE << 21, map_bytes_max=LARGE << 22) as store:
             put(store, b"a", b"1")
             fill_up(place / "filler")
             for number in range(100):  # within what is reserved
@@ -434,7 +439,7 @@ def test_a_disk_that_others_fill_does_not_fail_a_commit_half_way(tmp_path: Path)
 
 @pytest.mark.root
 def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
-    place = mounted_tmpfs(tmp_path, "8m")
+    place = mounted_tmpfs(tmp_path, 8)
     try:
         opened(place / "store", map_bytes=1 << 20).close()
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
@@ -444,6 +449,50 @@ def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
             assert store.count("things") == 0
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_map_that_cannot_be_had_is_refused_with_its_size(tmp_path: Path) -> None:
+    with pytest.raises(StoreUnwritable, match=r"1152921504606846976 bytes .* limit of this store"):
+        opened(tmp_path / "huge", map_bytes_max=1 << 60)
+    program = (
+        "import resource, sys\n"
+        "from edgesync._native.store import Store\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        f"Store({str(tmp_path / 'limited')!r}, databases=('a',), map_bytes_max=4 << 30)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "StoreUnwritable" in done.stderr
+    assert "a map of 4294967296 bytes (4.0 GiB) cannot be had" in done.stderr
+    assert "ulimit -v" in done.stderr
+
+
+def test_a_store_of_a_32_bit_machine_is_named_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    opened(path).close()
+    raw = (path / "data.mdb").read_bytes()
+    # There the page's header has 12 bytes, so that the magic number comes four earlier.
+    (path / "data.mdb").write_bytes(raw[:12] + raw[16:])
+    with pytest.raises(StoreCorrupt, match="written by a 32-bit machine"):
+        opened(path)
+
+
+def test_intake_keeps_pages_free_for_what_must_go_on(tmp_path: Path) -> None:
+    page = os.sysconf("SC_PAGE_SIZE")
+    with opened(tmp_path / "small", map_bytes_max=256 * page) as store:
+        assert store.map_bytes_max - store.intake_bytes_max == 64 * store.page_bytes
+    with opened(tmp_path / "large", map_bytes_max=1 << 30) as store:
+        assert store.map_bytes_max - store.intake_bytes_max == (1 << 30) // 10
+
+
+def test_a_store_tells_what_its_widest_commit_may_have_copied(tmp_path: Path) -> None:
+    with opened(tmp_path / "s", map_bytes_max=64 << 20) as store:
+        write = Write()
+        for number in range(1000):
+            write.put("things", b"%d" % number, bytes(2000))
+        store.apply(write)
+        put(store, b"a", b"1")
+        assert 1_000_000 < store.take_widest() <= 1000 * store.page_bytes
+        assert store.take_widest() == 0
 
 
 def test_a_store_opened_again_goes_on(store: Store) -> None:

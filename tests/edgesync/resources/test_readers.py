@@ -210,8 +210,9 @@ def test_the_fuller_of_store_and_file_system_counts(tmp_path: Path) -> None:
     usage = shutil.disk_usage(tmp_path)
     assert found.limit <= usage.total
     assert 0 <= found.percent <= 100
-    room = disk.store_room(80, 100)
+    room = disk.store_room(80, 90)
     assert room.limit == 90
+    assert disk.store_room(40, 90, copied_bytes=45).percent == pytest.approx(8500 / 90)
     assert disk.sample_disk(room, disk.Disk(10, 100)).percent == pytest.approx(800 / 9)
     assert disk.sample_disk(room, disk.Disk(95, 100)).percent == 95
     assert disk.store_room(80, 1000, configured=100).percent == 80
