@@ -14,6 +14,7 @@ from edgesync.events import EventQuery
 from edgesync.node import EdgeNode
 from edgesync.serve.control import Answer, serve_control
 from edgesync.signals import notify, stopping_on_signals
+from edgesync_transport import descriptors
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.gather import Gather
@@ -31,6 +32,7 @@ async def run(
     task_status: trio.TaskStatus[EdgeNode] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a node until SIGTERM, SIGINT or `stop`; what it acknowledged is on disk in any case."""
+    descriptors.raise_limit()
     stopping = stop or trio.Event()
     async with (
         stopping_on_signals(stopping),

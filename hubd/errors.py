@@ -29,12 +29,19 @@ class EnrolRefused(HubError):
         self.reason = reason
 
 
-class RegistryBusy(HubError):
-    """Nothing was changed; worth a retry."""
+class RegistryUnusable(HubError):
+    """Nothing was changed."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+class RegistryBusy(RegistryUnusable):
+    """Worth a retry."""
 
     def __init__(self, path: str) -> None:
-        super().__init__(f"{path} is held by another process; try again when that has ended")
-        self.path = path
+        super().__init__(path, "is held by another process; try again when that has ended")
 
 
 class HubUnreachable(HubError):

@@ -16,10 +16,12 @@ from edgesync import __version__
 from edgesync.errors import EdgesyncError, StoreCorrupt
 from edgesync.serve.control import HUB, Answer, serve_control
 from edgesync.signals import notify, stopping_on_signals
+from edgesync_transport import descriptors
 from edgesync_transport.keys import KeyPair, load_or_create_keys
 from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
+from edgesync_transport.seldom import Seldom
 from edgesync_transport.zap import KeyTable
 from hubd.api import fleet
 from hubd.api.app import make_app
@@ -29,7 +31,7 @@ from hubd.api.server import serve_http
 from hubd.cells import Answers, HubCells
 from hubd.edges.enrol import enrol_route
 from hubd.edges.registry import Registry
-from hubd.errors import HubError
+from hubd.errors import HubError, RegistryUnusable
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 
 # How soon `hubd enroll` and `hubd revoke` of another process are noticed.
 REGISTRY_POLL_S: Final = 0.5
+# Who waits for the registry is told to come again rather than kept for long.
+REGISTRY_BUSY_S: Final = 1.0
 
 # A third of what the unit of `hubd service` grants.
 WATCHDOG_S: Final = 20.0
@@ -72,7 +76,7 @@ async def run(
 ) -> None:
     """Serve from `folder` until `stop` is set; raises StoreLocked when another hub uses it."""
     keys = load_keys(folder)
-    with contextlib.closing(Registry(folder / REGISTRY)) as registry:
+    with contextlib.closing(Registry(folder / REGISTRY, busy_s=REGISTRY_BUSY_S)) as registry:
         async with open_log(settings, folder) as hub_log:
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
             cells = open_cells(settings, folder, hub_log)
@@ -231,10 +235,19 @@ async def _watch_registry(
 ) -> None:
     """Keep the key table what the registry says; a revoked edge's session ends (R9)."""
     known: dict[str, str] = {}
+    seldom = Seldom()
     is_first = True
     while True:
-        if registry.has_changed() or is_first:
-            now = registry.live_keys()
+        try:
+            changes = await trio.to_thread.run_sync(registry.changes)
+        except RegistryUnusable as error:
+            if is_first:
+                raise
+            changes = None  # what was known stays as it is
+            if (again := seldom.ask("registry")) is not None:
+                log.error("registry not read: %s; %d more before", error, again)
+        if changes is not None:
+            now, edges = changes
             for public in known.keys() - now.keys():
                 table.remove(public)
                 if known[public] not in now.values():
@@ -243,7 +256,7 @@ async def _watch_registry(
             for public in now.keys() - known.keys():
                 table.add(public, now[public])
             known = now
-            presence.set_registered(registry.edges())
+            presence.set_registered(edges)
         if is_first:
             task_status.started()
             is_first = False
@@ -252,6 +265,7 @@ async def _watch_registry(
 
 async def run_until_signalled(settings: Settings, folder: Path) -> None:
     """`run`, ended by SIGTERM or SIGINT."""
+    descriptors.raise_limit()
     stop = trio.Event()
 
     async def serve(*, task_status: trio.TaskStatus[Running]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from edgesync.errors import EdgesyncError
+from edgesync_transport.descriptors import Door
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +56,18 @@ async def serve_control(
     finally:
         os.umask(mask)
     listening.listen(ASKERS_MAX)
-    limiter = trio.CapacityLimiter(ASKERS_MAX)
+    door = Door(name, ASKERS_MAX, is_operators=True)
 
-    async def handle(stream: trio.SocketStream) -> None:
-        async with limiter:
-            with trio.move_on_after(IDLE_S):
-                await _converse(stream, answers, mendable)
+    async def handle(connection: trio.socket.SocketType) -> None:
+        with trio.move_on_after(IDLE_S):
+            await _converse(trio.SocketStream(connection), answers, mendable)
 
     try:
         async with trio.open_nursery() as nursery:
-            listener = trio.SocketListener(listening)
-            await nursery.start(trio.serve_listeners, handle, [listener])
             task_status.started(path)
+            await door.serve(listening, handle, nursery)
     finally:
+        listening.close()
         path.unlink(missing_ok=True)
 
 

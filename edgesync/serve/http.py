@@ -4,6 +4,7 @@ h11 does the protocol. A web framework would cost 14 MB, the Prometheus client 1
 what an idle edge may use. Nothing here takes a body, and each connection answers one request.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -14,10 +15,13 @@ import trio
 
 from edgesync.node import EdgeNode
 from edgesync.status import Status
+from edgesync_transport import descriptors
+from edgesync_transport.descriptors import Door
 
 log = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX: Final = 16 * 1024
+HEAD_LINES_MAX: Final = 100
 REQUEST_S: Final = 5.0
 CONNECTIONS_MAX: Final = 32
 # Above this part of its limit the store refuses new facts.
@@ -40,10 +44,10 @@ async def serve_http(
         b"/healthz": lambda: health(node.status()),
         b"/status": lambda: (200, b"application/json", msgspec.json.encode(node.status())),
     }
-    limiter = trio.CapacityLimiter(CONNECTIONS_MAX)
+    door = Door("http", CONNECTIONS_MAX)
 
-    async def handle(stream: trio.SocketStream) -> None:
-        async with stream, limiter:
+    async def handle(connection: trio.socket.SocketType) -> None:
+        async with trio.SocketStream(connection) as stream:
             with trio.move_on_after(REQUEST_S):
                 try:
                     await _answer_one(stream, pages)
@@ -52,14 +56,26 @@ async def serve_http(
 
     listeners = await trio.open_tcp_listeners(port, host=host)
     task_status.started(int(listeners[0].socket.getsockname()[1]))
-    await trio.serve_listeners(handle, listeners)
+    with contextlib.ExitStack() as stack:
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                listening = stack.enter_context(listener.socket)
+                nursery.start_soon(door.serve, listening, handle, nursery)
 
 
 async def _answer_one(stream: trio.SocketStream, pages: dict[bytes, Callable[[], Page]]) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    left = HEAD_BYTES_MAX
     try:
         while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(HEAD_BYTES_MAX))
+            # h11 has a limit for heads that are not whole yet, and none for one that is.
+            data = await stream.receive_some(left + 1)
+            left -= len(data)
+            if left < 0:
+                raise h11.RemoteProtocolError("a head that is too large", error_status_hint=431)
+            connection.receive_data(data)
+        if isinstance(event, h11.Request) and len(event.headers) > HEAD_LINES_MAX:
+            raise h11.RemoteProtocolError("too many headers", error_status_hint=431)
     except h11.RemoteProtocolError as error:
         if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await _send(stream, connection, (error.error_status_hint, b"text/plain", b"no HTTP\n"))
@@ -103,6 +119,7 @@ def health(status: Status) -> Page:
             f"series limit: {status.series_refused} readings were left out, raise [series] max "
             f"({status.series_max})"
         )
+    problems += descriptors.problems()
     body = msgspec.json.encode({"ok": not problems, "problems": problems})
     return (503 if problems else 200, b"application/json", body)
 

@@ -184,7 +184,10 @@ class SyncDriver:
     async def _one_session(self) -> core.Hangup:
         """Run one link until it ends; returns why, and whether the attempt counts as good."""
         self._hangup = None
-        link = await self._connect()
+        try:
+            link = await self._connect()
+        except LinkClosed as closed:
+            return core.Hangup(str(closed))
         try:
             with trio.CancelScope() as self._session:
                 await self._talk(link)

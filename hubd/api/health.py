@@ -6,6 +6,7 @@ from typing import Final, Literal
 import msgspec
 import sqlalchemy as sa
 
+from edgesync_transport import descriptors
 from hubd.api.context import Context, EdgeView
 from hubd.project import Health as ProjectorHealth
 from hubd.state import QueryTooSlow, StateDamaged, views
@@ -34,6 +35,7 @@ class HubProblem(msgspec.Struct, frozen=True):
 async def hub_problems(context: Context) -> list[HubProblem]:
     """Return what is wrong with the hub, what stops work first."""
     found = [*_projector_problems(context), *_log_problems(context), *_state_problems(context)]
+    found += map(HubProblem, descriptors.problems())
     if skipped := context.answers.skipped:
         found.append(HubProblem(f"keys: {skipped} entries of the log could not be carried out"))
     try:

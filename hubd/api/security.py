@@ -4,13 +4,16 @@ Plain ASGI instead of a framework's middleware class, which would buffer server-
 """
 
 import base64
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Iterable, Set
 from typing import Final
 from urllib.parse import urlsplit
 
+import trio
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubd.api.errors import ApiError, answer
@@ -31,6 +34,12 @@ HEADERS: Final = {
 # A probe or a load balancer has no token, and learns nothing here but "ok".
 OPEN_PATHS: Final = ("/healthz",)
 READING: Final = ("GET", "HEAD")
+# h11 has a limit of its own for heads that come in pieces, and none for one that comes at once.
+HEAD_BYTES_MAX: Final = 16 * 1024
+HEAD_LINES_MAX: Final = 100
+# A body may take this long, and a second more for each of so many bytes: a slow modem's upload.
+BODY_S: Final = 10.0
+BODY_BYTES_A_SECOND: Final = 8 * 1024
 # In the scope of a request: whether whoever asks may also write.
 MAY_WRITE: Final = "hubd.may_write"
 
@@ -63,6 +72,7 @@ class Guard:
             await send(message)
 
         try:
+            _check_head(scope)
             self._check(scope)
         except ApiError as error:
             response = answer(error)
@@ -71,7 +81,9 @@ class Guard:
                 response.headers["WWW-Authenticate"] = 'Basic realm="edgesync hub", charset="UTF-8"'
             await response(scope, receive, send_guarded)
             return
-        await self._app(scope, receive, send_guarded)
+        # Whoever asked may go in the middle of it: nobody to answer, and no fault of ours.
+        with contextlib.suppress(ClientDisconnect):
+            await self._app(scope, _Body(receive).receive, send_guarded)
 
     def _check(self, scope: Scope) -> None:
         if scope["path"] in self._open_paths:
@@ -113,6 +125,38 @@ class Guard:
     def _is_known(self, host: str) -> bool:
         name = host_name(host)
         return is_loopback(name) or name in self._hosts
+
+
+class _Body:
+    """Receives a request; raises ApiError when its body comes too slowly."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._deadline = trio.current_time() + BODY_S
+
+    async def receive(self) -> Message:
+        with trio.move_on_at(self._deadline):
+            message = await self._receive()
+            if message["type"] == "http.request" and message.get("more_body"):
+                self._deadline += len(message.get("body", b"")) / BODY_BYTES_A_SECOND
+            else:
+                self._deadline = float("inf")  # what may follow is that the client has gone
+            return message
+        raise ApiError(
+            408, "a body that comes too slowly", field="body",
+            remedy=f"send {BODY_BYTES_A_SECOND} bytes a second or more",
+        )  # fmt: skip
+
+
+def _check_head(scope: Scope) -> None:
+    headers = scope["headers"]
+    nbytes = sum(len(name) + len(value) + 4 for name, value in headers)
+    nbytes += len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    if nbytes > HEAD_BYTES_MAX or len(headers) > HEAD_LINES_MAX:
+        raise ApiError(
+            431, "a head that is too large", field="head",
+            remedy=f"at most {HEAD_BYTES_MAX} bytes and {HEAD_LINES_MAX} headers",
+        )  # fmt: skip
 
 
 def may_write(scope: Scope) -> bool:

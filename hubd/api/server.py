@@ -1,17 +1,25 @@
-"""Serving the application: anycorn under Trio, with what it lacks to face the world."""
+"""Serving the application: anycorn's HTTP under Trio, with what it lacks to face the world.
+
+Accepting is done here: anycorn's own loop ends with the first error of accept, and has no limit to
+connections. It is pinned to < 0.21 because this uses its parts.
+"""
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable
-from functools import partial
+from contextlib import ExitStack
 from typing import Any, Final
 
-import anycorn
+import anyio.abc
 import trio
 from anycorn.config import Config
 from anycorn.tcp_server import TCPServer
+from anycorn.typing import ConnectionState
+from anycorn.utils import wrap_app
+from anycorn.worker_context import WorkerContext
 from starlette.types import ASGIApp
 
+from edgesync_transport import descriptors
+from edgesync_transport.seldom import Seldom
 from hubd.api.settings import ApiSettings
 
 log = logging.getLogger(__name__)
@@ -20,15 +28,14 @@ log = logging.getLogger(__name__)
 # since the server shields what it is sending from cancellation.
 PEER_TIMEOUT_MS: Final = 5000
 GRACE_S: Final = 2.0
-
-
-class HttpConfig(Config):
-    def create_sockets(self) -> Any:
-        created = super().create_sockets()
-        for one in (*created.secure_sockets, *created.insecure_sockets):
-            if one.family != socket.AF_UNIX:
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT_MS)
-        return created
+# Until a head is whole, and between two requests.
+HEAD_S: Final = 5.0
+HEAD_BYTES_MAX: Final = 16 * 1024
+BACKLOG: Final = 128
+# Pages that are open (64 streams of them, and 256 of the API) and requests beside them. On a small
+# limit of descriptors they leave the greater part to edges.
+CONNECTIONS_MAX: Final = 1024
+PART_OF_DESCRIPTORS: Final = 3 / 8
 
 
 async def serve_http(
@@ -38,34 +45,66 @@ async def serve_http(
     *,
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `stop`; `started` gives the address, http://host:port."""
-    config = HttpConfig()
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    config.bind = [f"{host}:{settings.port}"]
+    """Serve until `stop`; `started` gives the address, http://host:port. Raises OSError."""
+    door = descriptors.Door("http", _connections_max())
+    server = _Server(app)
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(settings.host, settings.port))
+        host, port = listening.getsockname()[:2]
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(door.serve, listening, server.handle, connections)
+                name = f"[{host}]" if ":" in host else host
+                task_status.started(f"http://{name}:{port}")
+                await stop.wait()
+                accepting.cancel_scope.cancel()
+            stack.close()
+            await server.context.terminated.set()
+            connections.cancel_scope.deadline = trio.current_time() + GRACE_S
+
+
+class _Server:
+    """What anycorn needs to serve connections."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.config = _config()
+        self.context = WorkerContext(None)
+        framework: Any = app  # the same ASGI, in other words of typing
+        self._app = wrap_app(framework, self.config.wsgi_max_body_size, "asgi")
+        self._seldom = Seldom()
+
+    async def handle(self, connection: trio.socket.SocketType) -> None:
+        with socket.socket(fileno=connection.detach()) as raw:
+            try:
+                stream = await anyio.abc.SocketStream.from_socket(raw)
+                state = ConnectionState({})
+                await TCPServer(self._app, self.config, self.context, state, stream).run()
+            except Exception as error:  # One bad peer must never end the hub (I8).
+                if (again := self._seldom.ask(type(error).__name__)) is not None:
+                    log.warning("connection dropped: %r; %d more before", error, again)
+
+
+def _config() -> Config:
+    config = Config()
     config.graceful_timeout = GRACE_S
     config.shutdown_timeout = GRACE_S
-    config.h11_max_incomplete_size = 16 * 1024
+    config.keep_alive_timeout = HEAD_S
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.alpn_protocols = ["http/1.1"]
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = logging.getLogger("hubd.api.http")
-    async with trio.open_nursery() as nursery:
-        framework: Any = app  # the same ASGI, in other words of typing
-        serve = partial(anycorn.serve, framework, config, shutdown_trigger=stop.wait, mode="asgi")
-        binds = await nursery.start(serve)
-        task_status.started(binds[0])
+    return config
 
 
-def _guard(run: Callable[[TCPServer], Awaitable[None]]) -> Any:
-    async def guarded(self: TCPServer) -> None:
-        try:
-            await run(self)
-        except Exception as error:  # One bad peer must never end the hub (I8).
-            log.warning("connection dropped: %s", error)
-
-    return guarded
+def _connections_max() -> int:
+    return min(CONNECTIONS_MAX, max(8, int(descriptors.limit() * PART_OF_DESCRIPTORS)))
 
 
-# anycorn lets an error of one connection out of the nursery that serves all; it is pinned to
-# < 0.21 because this reaches into it.
-TCPServer.run = _guard(TCPServer.run)  # type: ignore[method-assign]
+def _listen(host: str, port: int) -> trio.socket.SocketType:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    # Connections inherit both.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT_MS)
+    return trio.socket.from_stdlib_socket(listening)

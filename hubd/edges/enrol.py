@@ -1,29 +1,37 @@
 """Enrolment over HTTP: a gateway shows its token's key and secret, and leaves its public key."""
 
 import ipaddress
+import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Final
 from urllib.parse import urlsplit
 
 import msgspec
+import trio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from edgesync_transport.keys import Token, encode_token
+from edgesync_transport.seldom import Seldom
 from hubd.api.settings import is_loopback
 from hubd.edges.registry import Invitation, Registry
-from hubd.errors import EnrolRefused
+from hubd.errors import EnrolRefused, RegistryBusy, RegistryUnusable
 from hubd.settings import Settings
+
+log = logging.getLogger(__name__)
 
 PATH: Final = "/api/v1/enroll"
 BODY_BYTES_MAX: Final = 4096
-# Wrong attempts from one address before it has to wait; guessing 128 bits is hopeless anyway.
+# Wrong attempts of one network before it is told to wait; guessing 128 bits is hopeless anyway.
 ATTEMPTS_MAX: Final = 20
 ATTEMPTS_WINDOW_S: Final = 60.0
-ADDRESSES_MAX: Final = 10_000
+NETWORKS_MAX: Final = 1000
+# For the registry, and for those who came before.
+WAIT_S: Final = 5.0
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 STATUS: Final = {
@@ -32,6 +40,7 @@ STATUS: Final = {
     "used": 409,
     "revoked": 409,
     "bad_key": 422,
+    "rate_limited": 429,
 }
 
 
@@ -98,43 +107,85 @@ def is_only_here(settings: Settings) -> bool:
     return is_loopback(http) and not is_loopback(link)
 
 
-class Attempts:
-    """Counts failures by address, so that nobody may try for ever (I7)."""
+class Failures:
+    """Counts wrong attempts by network, so that whoever guesses is told to stop.
+
+    It decides over no right token: all gateways of a site may come from one address, and so may
+    whoever wants to keep them out. What guessing may cost is bounded elsewhere: one attempt is
+    looked up at a time, and that is a read.
+    """
 
     def __init__(self) -> None:
-        self._failed: OrderedDict[str, list[float]] = OrderedDict()
+        self._failed: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def are_too_many(self, address: str) -> bool:
-        now = time.monotonic()
-        recent = [at for at in self._failed.get(address, ()) if now - at < ATTEMPTS_WINDOW_S]
-        if recent:
-            self._failed[address] = recent
-        else:
-            self._failed.pop(address, None)
-        return len(recent) >= ATTEMPTS_MAX
-
-    def note_failure(self, address: str) -> None:
-        self._failed.setdefault(address, []).append(time.monotonic())
-        while len(self._failed) > ADDRESSES_MAX:
+    def note(self, address: str) -> bool:
+        """Count one; return whether there were too many of that network."""
+        now, network = time.monotonic(), _network_of(address)
+        failed = self._failed.setdefault(network, deque(maxlen=ATTEMPTS_MAX))
+        is_too_often = len(failed) == ATTEMPTS_MAX and now - failed[0] < ATTEMPTS_WINDOW_S
+        failed.append(now)
+        self._failed.move_to_end(network)
+        while len(self._failed) > NETWORKS_MAX:
             self._failed.popitem(last=False)
+        return is_too_often
+
+
+def _network_of(address: str) -> str:
+    """Return what one peer can have many addresses of: /64 of IPv6, the address itself of IPv4."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
+        return str(ipaddress.ip_network((ip, 64), strict=False))
+    return address
+
+
+class Enrolment:
+    """Redeems tokens beside the loop: the registry's file may be held by another process."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._failures = Failures()
+        self._seldom = Seldom()
+        self._one_at_a_time = trio.CapacityLimiter(1)
+
+    async def redeem(self, asked: EnrolRequest, address: str) -> str:
+        """Return the edge's name; raises EnrolRefused, and RegistryUnusable for now."""
+        redeem = partial(self._registry.redeem, asked.routing_key, asked.secret, asked.public_key)
+        try:
+            with trio.fail_after(WAIT_S):
+                return await trio.to_thread.run_sync(redeem, limiter=self._one_at_a_time)
+        except trio.TooSlowError:
+            raise RegistryBusy(str(self._registry.path)) from None
+        except EnrolRefused as refused:
+            is_too_often = self._failures.note(address)
+            if (again := self._seldom.ask(refused.code)) is not None:
+                log.warning(
+                    "enrolment refused: %s, from %s; %d more before",
+                    refused.reason, address, again,
+                )  # fmt: skip
+            if is_too_often and refused.code == "bad_credentials":
+                raise EnrolRefused(
+                    "rate_limited", "too many failed attempts; wait a minute"
+                ) from refused
+            raise
 
 
 def enrol_route(registry: Registry, settings: Settings, *, server_key: str) -> Route:
-    attempts = Attempts()
+    enrolment = Enrolment(registry)
 
     async def enrol(request: Request) -> Response:
         address = request.client.host if request.client else ""
-        if attempts.are_too_many(address):
-            refusal = Refusal(
-                error="too many failed attempts", code="rate_limited", remedy="wait a minute"
-            )
-            return _json(refusal, 429)
         try:
-            asked = await _read(request)
-            edge = registry.redeem(asked.routing_key, asked.secret, asked.public_key)
+            edge = await enrolment.redeem(await _read(request), address)
         except EnrolRefused as error:
-            attempts.note_failure(address)
             return _json(Refusal(error=error.reason, code=error.code), STATUS[error.code])
+        except RegistryUnusable:
+            refusal = Refusal(
+                error="the hub cannot look at its registry now", code="busy", remedy="try again"
+            )
+            return _json(refusal, 503)
         except msgspec.DecodeError as error:
             return _json(Refusal(error=str(error), code="bad_request"), 400)
         answer = EnrolAnswer(edge=edge, address=public_address(settings), server_key=server_key)

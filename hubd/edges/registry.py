@@ -17,7 +17,7 @@ from typing import Annotated, Final
 import msgspec
 
 from edgesync_transport.keys import is_key, new_routing_key, new_secret
-from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy
+from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy, RegistryUnusable
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 EdgeName = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
@@ -67,7 +67,8 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
 class Registry:
     """Open one per process; calls are short and synchronous, from any thread, one at a time.
 
-    Every call raises RegistryBusy when another process holds the file for longer than `busy_s`.
+    Every call raises RegistryUnusable when the file cannot be read or written, RegistryBusy when
+    that is because another process holds it for longer than `busy_s`.
     """
 
     def __init__(
@@ -100,10 +101,12 @@ class Registry:
         with self._lock:
             try:
                 yield self._db
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
+                if type(error) not in (sqlite3.OperationalError, sqlite3.DatabaseError):
+                    raise  # a bug of ours
                 if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     raise RegistryBusy(str(self.path)) from error
-                raise
+                raise RegistryUnusable(str(self.path), str(error)) from error
 
     @contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -113,9 +116,20 @@ class Registry:
                 yield db
                 db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # a full disk ends it by itself
+                    db.execute("ROLLBACK")
                 raise
             self._own_changes = True
+
+    def changes(self) -> tuple[dict[str, str], list[RegisteredEdge]] | None:
+        """Return keys and edges if anybody has changed them since the last call, else None."""
+        if not self.has_changed():
+            return None
+        try:
+            return self.live_keys(), self.edges()
+        except RegistryUnusable:
+            self._own_changes = True  # not seen yet
+            raise
 
     def has_changed(self) -> bool:
         """Whether anybody has changed the registry since the last call."""

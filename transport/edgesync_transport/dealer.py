@@ -15,7 +15,7 @@ import trio
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from edgesync_transport import pump, wire
+from edgesync_transport import descriptors, pump, wire
 from edgesync_transport.keys import KeyPair
 from edgesync_transport.link import LinkClosed
 from edgesync_transport.messages import Message
@@ -25,6 +25,8 @@ from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings, new_conte
 log = logging.getLogger(__name__)
 
 RESOLVE_TIMEOUT_S: Final = 10.0
+# What a link takes, twice: three sockets, a connection, name resolution.
+DESCRIPTORS_MIN: Final = 16
 
 
 class Phase(enum.Enum):
@@ -45,6 +47,7 @@ class Cause(enum.Enum):
     UNPROVEN = "the hub has another server key than expected, or it is no hub"
     REFUSED = "the hub does not know this edge's key: not enrolled, or revoked"
     LOST = "the connection was lost"
+    EXHAUSTED = "this machine has no file descriptors left for it"
     CLOSED = "closed on this side"
 
 
@@ -212,8 +215,14 @@ class ZmqConnect:
         self._turn = 0
 
     async def __call__(self) -> ZmqLink:
-        """Start an attempt and return at once; the first receive tells what became of it."""
+        """Start an attempt and return at once; the first receive tells what became of it.
+
+        Raises LinkLost when there are too few descriptors to start one.
+        """
         await trio.lowlevel.checkpoint()
+        if (free := descriptors.free()) < DESCRIPTORS_MIN:
+            # libzmq would end the process when it gets none.
+            raise LinkLost(self.address, Cause.EXHAUSTED, f"{free} of {descriptors.limit()} free")
         socket = self._context.socket(zmq.DEALER)
         prepare(socket, self._settings)
         socket.setsockopt(zmq.RECONNECT_IVL, -1)

@@ -9,7 +9,6 @@ pile up is cut off (I7).
 """
 
 import logging
-import resource
 import select
 import socket
 import time
@@ -26,6 +25,7 @@ from edgesync.errors import StoreError, StoreFull
 from edgesync.serve.resp.edge import Later, Site
 from edgesync.serve.resp.session import House, Session
 from edgesync.store.edgecells import EdgeCells
+from edgesync_transport import descriptors
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.gather import Gather
@@ -123,7 +123,8 @@ class RespServer:
         self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen and answer; `started` gives the port."""
-        _allow_files(self.house.facts.clients_max)
+        descriptors.raise_limit()
+        self._limit_clients()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=1024)
         with listening, select.epoll() as epoll:
@@ -145,6 +146,14 @@ class RespServer:
             finally:
                 for client in list(self._clients.values()):
                     self._close(client)
+
+    def _limit_clients(self) -> None:
+        """Leave descriptors to everything else; Redis does the same."""
+        wanted = self.house.facts.clients_max
+        most = max(1, descriptors.limit() - 2 * descriptors.reserve())
+        if wanted > most:
+            log.warning("%d clients, not %d: descriptors are limited", most, wanted)
+            self.house.facts.clients_max = most
 
     def _turn(self) -> bool:
         """Serve whoever is ready; returns whether anybody was."""
@@ -182,7 +191,13 @@ class RespServer:
             except BlockingIOError:
                 return
             except OSError as error:
-                log.warning("a client could not be let in: %s", error)
+                if error.errno in descriptors.EXHAUSTED:
+                    self._pause_intake()
+                    return
+                continue  # of that connection
+            if descriptors.is_reserved(connection.fileno()):
+                connection.close()
+                self._pause_intake()
                 return
             connection.setblocking(False)
             if len(self._clients) >= self.house.facts.clients_max:
@@ -198,6 +213,16 @@ class RespServer:
             self._clients[connection.fileno()] = client
             self._of_session[client.session.number] = client
             self._epoll.register(connection.fileno(), READ)
+
+    def _pause_intake(self) -> None:
+        """Let nobody in for a moment: whoever waits would be seen again at each turn."""
+        descriptors.note_shortage("redis")
+        self._epoll.unregister(self._listening.fileno())
+        self._nursery.start_soon(self._resume_intake)
+
+    async def _resume_intake(self) -> None:
+        await trio.sleep(descriptors.PAUSE_S)
+        self._epoll.register(self._listening.fileno(), READ)
 
     def _close(self, client: Client) -> None:
         if not self._is_open(client):
@@ -414,14 +439,3 @@ def _refusal(error: StoreError) -> ReplyError:
     if isinstance(error, StoreFull):
         return ReplyError(f"OOM nothing was stored: {error}")
     return ReplyError(f"MISCONF nothing was stored: {error}")
-
-
-def _allow_files(clients: int) -> None:
-    """Let this process have as many open files as clients may come."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = clients + 256
-    if soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < wanted:
-            log.warning("only %d open files are allowed, for %d clients", most, clients)

@@ -1,5 +1,6 @@
 """Enrolment over HTTP: credentials of its own, the guard's headers, and a limit to guessing."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,15 @@ from starlette.testclient import TestClient
 
 from edgesync_transport.keys import decode_token, new_key_pair
 from hubd.api import ApiSettings, Context, make_app
-from hubd.edges.enrol import ATTEMPTS_MAX, BODY_BYTES_MAX, PATH, enrol_route, token_for
+from hubd.edges.enrol import (
+    ATTEMPTS_MAX,
+    BODY_BYTES_MAX,
+    NETWORKS_MAX,
+    PATH,
+    Failures,
+    enrol_route,
+    token_for,
+)
 from hubd.edges.registry import Registry
 from hubd.project import Live, Projectors
 from hubd.settings import HubSettings, Settings
@@ -30,7 +39,7 @@ SETTINGS = Settings(
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry(tmp_path / "registry.db")) as found:
+    with closing(Registry(tmp_path / "registry.db", busy_s=0.01)) as found:
         yield found
 
 
@@ -100,10 +109,38 @@ def test_refusals_have_their_own_codes(client: TestClient, registry: Registry) -
     assert client.get(PATH).status_code in (404, 405)
 
 
-def test_guessing_is_stopped(client: TestClient, registry: Registry) -> None:
+def test_guessing_is_told_to_stop_and_keeps_nobody_out(
+    client: TestClient, registry: Registry
+) -> None:
+    wrong = {"routing_key": "x", "secret": "y", "public_key": new_key_pair().public}
     for _ in range(ATTEMPTS_MAX):
-        wrong = {"routing_key": "x", "secret": "y", "public_key": new_key_pair().public}
         assert client.post(PATH, json=wrong).status_code == 403
-    answer = client.post(PATH, json=body(registry))
+    answer = client.post(PATH, json=wrong)
     assert answer.status_code == 429
-    assert msgspec.json.decode(answer.content)["remedy"]
+    assert "wait" in msgspec.json.decode(answer.content)["error"]
+    # The whole site may come from that address, behind one proxy.
+    assert client.post(PATH, json=body(registry)).status_code == 200
+
+
+def test_networks_that_guess_are_remembered_within_a_limit() -> None:
+    failures = Failures()
+    for number in range(2 * NETWORKS_MAX):
+        failures.note(f"2001:db8:0:{number:x}::1")
+    assert len(failures._failed) == NETWORKS_MAX
+    for number in range(ATTEMPTS_MAX):
+        assert not failures.note(f"2001:db8::{number:x}")
+    assert failures.note("2001:db8::ffff")
+    assert not failures.note("2001:db8:0:1::ffff")
+
+
+def test_a_registry_held_by_another_process_is_busy(client: TestClient, tmp_path: Path) -> None:
+    with (
+        closing(Registry(tmp_path / "registry.db")) as registry,
+        closing(sqlite3.connect(tmp_path / "registry.db", isolation_level=None)) as holder,
+    ):
+        asked = body(registry)
+        holder.execute("BEGIN EXCLUSIVE")
+        answer = client.post(PATH, json=asked)
+        assert (answer.status_code, answer.json()["code"]) == (503, "busy")
+        holder.execute("ROLLBACK")
+        assert client.post(PATH, json=asked).status_code == 200

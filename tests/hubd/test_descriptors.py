@@ -1,0 +1,163 @@
+"""A hub and an edge with few descriptors and more peers than that, as processes."""
+
+import contextlib
+import json
+import resource
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.terminal import Terminal
+
+pytestmark = pytest.mark.feature("F24")
+
+PARTIAL = (
+    b"POST /api/v1/enroll HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    b"Content-Length: 100\r\n\r\n{"
+)
+
+
+class Narrow(Terminal):
+    """A terminal whose next process has few descriptors, hard and soft."""
+
+    descriptors = 0
+
+    def start(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        few = self.descriptors
+        command = self.command(program, *arguments)
+        if few and arguments == ("run",):
+            command = ["sh", "-c", f'ulimit -n {few}; exec "$@"', "sh", *command]
+        with (self.folder / f"{program}.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._started.append(process)
+        return process
+
+
+@pytest.fixture
+def narrow(tmp_path: Path) -> Iterator[Narrow]:
+    terminal = Narrow(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    try:
+        yield terminal
+    finally:
+        terminal.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def health(port: int) -> dict[str, Any]:
+    """Return what /healthz says; raises OSError when nobody answers in time."""
+    url = f"http://127.0.0.1:{port}/healthz"
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            found: dict[str, Any] = json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            found = json.load(error)
+    return found
+
+
+def connect(port: int, count: int, said: bytes = b"") -> list[socket.socket]:
+    """Connect without waiting: what is not let in waits in the kernel's queue, or is refused."""
+    peers = []
+    for _ in range(count):
+        peer = socket.socket()
+        peer.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            peer.connect(("127.0.0.1", port))
+        peers.append(peer)
+    for peer in peers:
+        if said:
+            peer.setblocking(True)
+            peer.settimeout(0.01)
+            with contextlib.suppress(OSError):
+                peer.sendall(said)
+    return peers
+
+
+def test_a_hub_with_1024_descriptors_and_1100_strangers(narrow: Narrow) -> None:
+    narrow.descriptors = 1024
+    hub = narrow.start_hub()
+    narrow.enrol()
+    narrow.start_edge()
+    narrow.out("edgesync", "sync", "--timeout", "20")
+    strangers = connect(narrow.http_port, 300)
+    strangers += connect(narrow.http_port, 250, PARTIAL)
+    strangers += connect(narrow.link_port, 550)
+    try:
+        epoch = narrow.json("edgesync", "status")["link"]["epoch"]
+        assert epoch > 0
+        found = health(narrow.http_port)  # silent ones go after seconds; then this is answered
+        assert found["status"] in ("ok", "degraded")
+        narrow.out("edgesync", "sync", "--timeout", "20")
+        assert narrow.json("edgesync", "status")["link"]["epoch"] == epoch
+        assert hub.poll() is None
+    finally:
+        for one in strangers:
+            one.close()
+    assert narrow.stop(hub) == 0
+
+
+def test_a_hub_whose_link_took_every_descriptor_goes_on_and_says_so(narrow: Narrow) -> None:
+    narrow.descriptors = 160
+    hub = narrow.start_hub()
+    narrow.enrol()
+    narrow.start_edge()
+    narrow.out("edgesync", "sync", "--timeout", "20")
+    strangers = list[socket.socket]()
+    said = dict[str, Any]()
+
+    def is_told() -> bool:
+        # Silent ones are dropped after 3 s: others take their places.
+        for one in strangers:
+            one.close()
+        strangers[:] = connect(narrow.link_port, 400)
+        said.update(health(narrow.http_port))
+        return bool(said["problems"])
+
+    try:
+        narrow.until(is_told)
+        assert "file descriptors" in said["problems"][0]
+        assert hub.poll() is None
+    finally:
+        for one in strangers:
+            one.close()
+    narrow.until(lambda: health(narrow.http_port)["status"] == "ok")
+    narrow.out("edgesync", "sync", "--timeout", "20")
+    lines = narrow.logged("hubd", "descriptors")
+    assert 0 < lines <= 3
+    assert narrow.stop(hub) == 0
+
+
+def test_an_edge_with_128_descriptors_and_140_idle_clients_survives_its_hub(
+    narrow: Narrow,
+) -> None:
+    hub = narrow.start_hub()
+    narrow.enrol()
+    text = narrow.edge_config.read_text().replace("port = 0", f"port = {narrow.modbus_port}")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        redis_port = free.getsockname()[1]
+    narrow.edge_config.write_text(f"{text}\n[cells]\nport = {redis_port}\n")
+    narrow.descriptors = 128
+    edge = narrow.start_edge()
+    narrow.out("edgesync", "sync", "--timeout", "20")
+    idle = connect(redis_port, 90) + connect(narrow.modbus_port, 50)
+    try:
+        assert narrow.stop(hub) == 0
+        narrow.until(lambda: narrow.json("edgesync", "status")["link"]["epoch"] == 0)
+        narrow.descriptors = 0
+        hub = narrow.start_hub()
+        narrow.out("edgesync", "sync", "--timeout", "25")
+        assert edge.poll() is None
+        assert narrow.json("edgesync", "status")["link"]["epoch"] > 0
+    finally:
+        for one in idle:
+            one.close()
+    assert narrow.stop(edge) == 0
