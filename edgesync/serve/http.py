@@ -119,9 +119,10 @@ def health(status: Status) -> Page:
             f"series limit: {status.series_refused} readings were left out, raise [series] max "
             f"({status.series_max})"
         )
-    problems += descriptors.problems()
-    body = msgspec.json.encode({"ok": not problems, "problems": problems})
-    return (503 if problems else 200, b"application/json", body)
+    is_ok = not problems
+    problems += descriptors.problems()  # worth knowing, and readings are stored all the same
+    body = msgspec.json.encode({"ok": is_ok, "problems": problems})
+    return (200 if is_ok else 503, b"application/json", body)
 
 
 def metrics(status: Status) -> bytes:

@@ -25,6 +25,7 @@ def few() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
     yield limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    descriptors._short_at = float("-inf")  # it is told for a while, and other tests ask
 
 
 @pytest.fixture
