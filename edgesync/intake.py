@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from msgspec import Struct
+
 from edgesync._native import batch
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
@@ -26,6 +28,21 @@ EXACT_FLOAT: Final = 1 << 53
 Group = tuple[list[int], list[Value]]
 
 
+# Values that need no look at their size; a whole number is compared with 64 bits.
+_PYTHON_TYPES: Final[dict[ValueType, type]] = {
+    ValueType.F64: float, ValueType.I64: int, ValueType.BOOL: bool,
+}  # fmt: skip
+
+
+class _Ready(Struct, frozen=True):
+    """A series that was declared: its id, its unit, and the type of its values."""
+
+    number: int
+    unit: str
+    kind: ValueType
+    python_type: type
+
+
 class Intake:
     """Turns readings into what one `Write` must do; see the module. One task at a time.
 
@@ -43,6 +60,7 @@ class Intake:
         self._numbers: dict[tuple[str, str], int] = {
             (series.entity, series.key): number for number, series in table.all().items()
         }
+        self._ready: dict[tuple[str, str], _Ready] = {}  # what the table holds, if as readings are
 
     def stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
         """Add `readings` to `write`; returns the series to `confirm` once it is committed.
@@ -80,14 +98,31 @@ class Intake:
         groups: dict[tuple[int, ValueType], Group] = {}
         declared: list[Series] = []
         told: set[tuple[str, str]] = set()
+        ready, is_told = self._ready, self._table.is_told
         for reading in readings:
             name = (reading.entity, reading.key)
+            # A series that was stored before, and a value of its type: nothing is left to check.
+            known = ready.get(name)
+            value = reading.value
+            if (
+                known is not None
+                and type(value) is known.python_type
+                and (reading.unit == known.unit or not reading.unit)
+                and (group := groups.get((reading.time_ns, known.kind))) is not None
+                and is_told(known.number)
+                and (known.kind is not ValueType.I64 or -I64 <= value < I64)  # type: ignore[operator]
+            ):
+                group[0].append(known.number)
+                group[1].append(value)
+                continue
             kind = self._kind(reading)
             if name not in told:
                 told.add(name)
                 series = self._series(reading, kind)
                 if self._table.stage(write, Lane.BULK, series, reading.time_ns):
                     declared.append(series)
+                else:
+                    self._note_ready(series)
             numbers, values = groups.setdefault((reading.time_ns, kind), ([], []))
             numbers.append(self._numbers[name])
             values.append(float(reading.value) if kind is ValueType.F64 else reading.value)
@@ -128,6 +163,13 @@ class Intake:
     def confirm(self, declared: Sequence[Series]) -> None:
         for series in declared:
             self._table.confirm(series)
+            self._note_ready(series)
+
+    def _note_ready(self, series: Series) -> None:
+        kind = ValueType(series.type)
+        if kind in _PYTHON_TYPES:
+            name = (series.entity, series.key)
+            self._ready[name] = _Ready(series.id, series.unit, kind, _PYTHON_TYPES[kind])
 
     def _series(self, reading: Reading, kind: ValueType) -> Series:
         name = (reading.entity, reading.key)
@@ -142,6 +184,7 @@ class Intake:
         unit = reading.unit or (known.unit if known else "")
         series = Series(reading.entity, reading.key, unit, kind)
         self._ids[name] = series
+        self._ready.pop(name, None)
         self._numbers[name] = series.id
         return series
 

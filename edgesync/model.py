@@ -93,7 +93,7 @@ class EntityType(enum.IntEnum):
     PROFILE = 9
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(msgspec.Struct, frozen=True, gc=False):
     """One value of one series: `entity` and `key` name it, e.g. ("meter0", "ActivePower")."""
 
     entity: str

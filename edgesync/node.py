@@ -85,6 +85,9 @@ EVENT_BODY_MAX: Final = 60 * 1024
 CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
 CLOCK_STEP_S: Final = 2.0
+# Readings of several devices that arrive within this time are stored by one commit …
+GATHER_S: Final = 0.05
+GATHER_MAX: Final = 10_000  # … of at most so many
 READER_CHECK_S: Final = 60.0
 WINDOWS_CHECK_S: Final = 1.0
 
@@ -150,7 +153,7 @@ class EdgeNode(KeyMethods):
         self._extra_sources = tuple(sources)
         self._sources: tuple[Source, ...] = ()
         self._stack = contextlib.AsyncExitStack()
-        self._latest: dict[tuple[str, str], _Latest] = {}
+        self._latest: dict[tuple[str, str], _Latest | Reading] = {}
         self._readings = self._events = 0
         self._started_at = time.monotonic()
         self._oldest_pending_at: float | None = None
@@ -449,8 +452,9 @@ class EdgeNode(KeyMethods):
 
             made += modbus_sources(self.settings.modbus, folder=self.folder, wall_ns=self.wall_ns)
         self._sources = tuple(made)
+        sink = _NodeSink(self, nursery)
         for source in self._sources:
-            nursery.start_soon(keep_running, source, _NodeSink(self), self._random)
+            nursery.start_soon(keep_running, source, sink, self._random)
         await trio.lowlevel.checkpoint()
 
     # -- in --------------------------------------------------------------------------------------
@@ -562,10 +566,9 @@ class EdgeNode(KeyMethods):
 
     def _note_readings(self, readings: Sequence[Reading]) -> None:
         self._readings += len(readings)
+        latest = self._latest
         for reading in readings:
-            self._latest[(reading.entity, reading.key)] = _Latest(
-                reading.value, reading.unit, reading.time_ns
-            )
+            latest[(reading.entity, reading.key)] = reading
 
     def _note_grown(self, tails: tuple[int, int, int]) -> None:
         if self._oldest_pending_at is None:
@@ -842,17 +845,51 @@ def _check_runs_on_trio() -> None:
 
 
 class _NodeSink:
-    """What sources write to."""
+    """What sources write to: readings of many devices that come together are one commit."""
 
-    def __init__(self, node: EdgeNode) -> None:
+    def __init__(self, node: EdgeNode, nursery: trio.Nursery) -> None:
         self._node = node
+        self._nursery = nursery
+        self._batch: _Batch | None = None
 
     async def readings(self, readings: Sequence[Reading]) -> None:
         """Store readings; those of series beyond `[series] max` are left out and counted."""
+        batch = self._batch
+        if batch is not None and len(batch.readings) + len(readings) <= GATHER_MAX:
+            batch.readings.extend(readings)
+        else:
+            self._batch = batch = _Batch(list(readings))
+            # A task of its own: stopping one source must not fail what others wrote with it.
+            self._nursery.start_soon(self._carry_out, batch)
+        await batch.done.wait()
+        if batch.problem is None:
+            return
+        if len(batch.readings) == len(readings) or isinstance(batch.problem, StoreFull):
+            raise batch.problem
+        # Whichever of the batch cannot be stored, says so here.
         await self._node.ingest(self._node.within_limit(readings))
+
+    async def _carry_out(self, batch: "_Batch") -> None:
+        await trio.sleep(GATHER_S)
+        if self._batch is batch:
+            self._batch = None
+        try:
+            await self._node.ingest(self._node.within_limit(batch.readings))
+        except (StoreError, RecordError) as problem:
+            batch.problem = problem
+        batch.done.set()
 
     async def event(self, event: Event) -> None:
         await self._node.emit(event)
+
+
+class _Batch:
+    """Readings that wait for one commit."""
+
+    def __init__(self, readings: list[Reading]) -> None:
+        self.readings = readings
+        self.problem: Exception | None = None
+        self.done = trio.Event()
 
 
 @contextlib.contextmanager

@@ -91,6 +91,10 @@ class SeriesTable:
         write.put(DATABASE, number.to_bytes(8, "little"), msgspec.msgpack.encode(stored))
         return True
 
+    def is_told(self, number: int) -> bool:
+        """Tell whether the hub was told of the series since this store's last beginning."""
+        return number in self._told
+
     def confirm(self, series: Series) -> None:
         """The write `series` was staged in has been committed."""
         self._known[series.id] = series

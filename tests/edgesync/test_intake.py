@@ -161,3 +161,24 @@ def test_a_call_that_is_refused_takes_up_no_room(store: EdgeStore) -> None:
         intake.stage(Write(), [Reading("m", "a", 1.0, 1), Reading("m", "b", None, 1)])  # type: ignore[arg-type]
     ingest(store, intake, *(Reading("n", f"k{n}", 1.0, n) for n in range(3)))
     assert len(store.series) == 3
+
+
+def test_a_series_that_is_known_is_neither_declared_again_nor_mistaken(store: EdgeStore) -> None:
+    first = Intake(store.series)
+    ingest(store, first, Reading("m", "P", 1.5, 1, "W"), Reading("m", "N", 1, 1))
+    again = Intake(store.series)  # as after a restart: known, but nothing was declared here
+    for intake in (first, again):
+        for time_ns in (2, 3):
+            ingest(store, intake, *(
+                Reading("m", key, value, time_ns, unit)
+                for key, value, unit in [("P", 2.5, "W"), ("P", 2, ""), ("N", 3, ""), ("P", 9.0, "")]  # noqa: E501
+            ))  # fmt: skip
+    assert len(declared(store)) == 2
+    numbers = {series_id("m", "P"), series_id("m", "N")}
+    assert {number for number, _, _ in points(store)} == numbers
+    assert all(type(v) is float for n, _, v in points(store) if n == series_id("m", "P"))
+    write = Write()
+    with pytest.raises(RecordError, match="64-bit"):
+        first.stage(write, [Reading("m", "N", 3, 4), Reading("m", "N", 1 << 63, 4)])
+    ingest(store, first, Reading("m", "P", 1.0, 5, "kW"))
+    assert len(declared(store)) == 3, "another unit is told"

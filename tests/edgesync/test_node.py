@@ -19,6 +19,7 @@ from edgesync.errors import ConfigError, RecordError, StoreFull, StoreLocked
 from edgesync.events import EventQuery
 from edgesync.node import STORE
 from edgesync.settings import from_mapping
+from edgesync.sources.base import Sink, SourceStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +79,51 @@ def test_a_plain_program_may_use_threads(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert local.store.state(Lane.BULK).tail == 10
+
+
+class Once:
+    """A source that writes one reading and remembers what came of it."""
+
+    def __init__(self, name: str, value: float) -> None:
+        self.name = name
+        self.value = value
+        self.done = trio.Event()
+        self.problem: Exception | None = None
+
+    async def run(self, sink: Sink) -> None:
+        try:
+            await sink.readings([Reading(self.name, "P", self.value, SECOND)])
+        except RecordError as problem:
+            self.problem = problem
+        self.done.set()
+
+    def statuses(self) -> list[SourceStatus]:
+        return []
+
+    def retry_now(self, name: str) -> bool:
+        return False
+
+
+async def test_readings_of_devices_that_come_together_are_one_commit(tmp_path: Path) -> None:
+    sources = [Once(f"d{number}", number) for number in range(40)]
+    settings = {"edge": {"name": "barn"}, "http": {"port": 0}}
+    async with EdgeNode(settings, folder=tmp_path, sources=sources) as one:
+        for source in sources:
+            await source.done.wait()
+        status = one.status()
+        assert status.store.commits <= 4
+        assert status.readings == len(one.latest()) == 40
+
+
+async def test_a_reading_that_cannot_be_stored_fails_its_own_device_only(tmp_path: Path) -> None:
+    sources = [Once("good", 1), Once("bad", 1 << 70), Once("better", 2)]
+    settings = {"edge": {"name": "barn"}, "http": {"port": 0}}
+    async with EdgeNode(settings, folder=tmp_path, sources=sources) as one:
+        for source in sources:
+            await source.done.wait()
+        assert [source.problem is None for source in sources] == [True, False, True]
+        assert "bad/P" in str(sources[1].problem)
+        assert {(r.entity, r.value) for r in one.latest()} == {("good", 1), ("better", 2)}
 
 
 async def test_events_carry_a_state_computed_from_positions(tmp_path: Path) -> None:

@@ -14,17 +14,16 @@ five minutes. Times are monotonic seconds.
 
 import bisect
 import heapq
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from edgesync.model import Value
+from edgesync.sources.modbus.decode import BlockReader
 from edgesync.sources.modbus.layout import Layout
 from edgesync.sources.modbus.points import (
     Point,
-    decode_bit,
-    decode_point,
     is_beside,
     missing_reason,
 )
@@ -78,6 +77,7 @@ class Block(Struct, frozen=True):
     period_s: float = 0.0
     far: tuple[Point, ...] = ()
     supplies: tuple[Point, ...] = ()
+    reader: BlockReader = BlockReader(0, 0, ())
 
     @property
     def end(self) -> int:
@@ -97,11 +97,7 @@ class Block(Struct, frozen=True):
             for point in self.supplies
         }
 
-    def _reads(self, point: Point) -> bool:
-        is_here = self.address <= point.address and point.end <= self.end
-        return is_here and point.table == self.table
-
-    def reason(self, key: str, data: bytes, far: dict[str, bytes]) -> str:
+    def reason(self, key: str, data: bytes, far: Mapping[str, bytes]) -> str:
         """Say why the series `key` has no value in a reply that `decode` was given."""
         for item in self.items:
             for point, factor in zip(item.points, item.factors, strict=True):
@@ -111,29 +107,10 @@ class Block(Struct, frozen=True):
         raise KeyError(key)
 
     def decode(
-        self, data: bytes, far: dict[str, bytes] | None = None
+        self, data: bytes, far: Mapping[str, bytes] | None = None
     ) -> list[tuple[str, Value | None]]:
-        """Return (series key, value or None) of every point.
-
-        data   the data bytes of the whole reply
-        far    the registers of `self.far`, as `factors` of other blocks gave them
-        """
-        found: list[tuple[str, Value | None]] = []
-        if self.table in ("coil", "discrete"):
-            for item in self.items:
-                found.extend(decode_bit(point, data, self.address) for point in item.points)
-            return found
-        assert len(data) == 2 * self.count, "the reply was checked before"
-        for item in self.items:
-            for point, factor in zip(item.points, item.factors, strict=True):
-                raw = None
-                if factor is not None and not self._reads(factor):
-                    raw = (far or {}).get(factor.name)
-                    if raw is None:
-                        found.extend((key, None) for key in point.series())
-                        continue
-                found.extend(decode_point(point, data, self.address, factor, raw))
-        return found
+        """Return (series key, value or None) of every point; as `reader`."""
+        return list(zip(self.reader.keys, self.reader.read(data, far or {}), strict=True))
 
 
 class _Pause(Struct, frozen=True):
@@ -404,6 +381,9 @@ class Planner:
         return Block(
             table=run[0].table, address=start, count=end - start, items=tuple(run),
             period_s=min(periods), supplies=supplies,
+            reader=BlockReader(start, end - start, (
+                pair for item in run for pair in zip(item.points, item.factors, strict=True)
+            )),
             far=tuple({f.name: f for item in run for f in item.far}.values()),
         )  # fmt: skip
 

@@ -1,8 +1,6 @@
 """Who may speak next on a shared connection: the most urgent one waiting."""
 
 import heapq
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from itertools import count
 
 import trio
@@ -16,34 +14,30 @@ class Turns:
         self._arrival = count()
         self._waiting: list[tuple[float, int, trio.Event]] = []
 
-    @asynccontextmanager
-    async def hold(self, urgency: float) -> AsyncIterator[None]:
-        """Wait for the turn and have it for the body; `urgency` is the time it was due."""
+    async def acquire(self, urgency: float) -> None:
+        """Wait for the turn; `urgency` is the time it is due. Whoever got it calls `release`."""
         mine = (urgency, next(self._arrival), trio.Event())
         heapq.heappush(self._waiting, mine)
         if not self._is_held:
             # Tasks that are due together wake in any order: let all of them queue, then choose.
             self._is_held = True
             await trio.lowlevel.cancel_shielded_checkpoint()
-            self._pass_on()
+            self.release()
         await self._wait(mine)
-        try:
-            yield
-        finally:
-            self._pass_on()
+
+    def release(self) -> None:
+        """Let the most urgent one go on."""
+        self._is_held = bool(self._waiting)
+        if self._waiting:
+            heapq.heappop(self._waiting)[2].set()
 
     async def _wait(self, mine: tuple[float, int, trio.Event]) -> None:
         try:
             await mine[2].wait()
         except trio.Cancelled:
             if mine[2].is_set():
-                self._pass_on()  # the turn came together with the cancellation
+                self.release()  # the turn came together with the cancellation
             else:
                 self._waiting.remove(mine)
                 heapq.heapify(self._waiting)
             raise
-
-    def _pass_on(self) -> None:
-        self._is_held = bool(self._waiting)
-        if self._waiting:
-            heapq.heappop(self._waiting)[2].set()

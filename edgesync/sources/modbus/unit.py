@@ -470,7 +470,16 @@ class Unit:
         block, time_ns = answered.block, answered.time_ns
         # A factor that moved between two polls may have moved between the requests of this one.
         factors = {n: f for n, f in poll.factors.items() if self._factors.get(n, f) == f}
-        for key, value in block.decode(answered.data, factors):
+        values = block.reader.read(answered.data, factors)
+        keys, units = block.reader.keys, self._units
+        if not (self._unread or self._plausibility or None in values):
+            readings += [
+                Reading(self.name, key, value, time_ns, units.get(key, ""))
+                for key, value in zip(keys, values, strict=True)
+                if value is not None  # as was just seen; for the type checker
+            ]
+            return
+        for key, value in zip(keys, values, strict=True):
             if value is None:
                 self._unread[key] = block.reason(key, answered.data, factors)
                 continue

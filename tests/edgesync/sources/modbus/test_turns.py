@@ -1,16 +1,28 @@
 """Turns go to the most urgent, once, and survive cancellation."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from edgesync.sources.modbus.turns import Turns
 
 
+@asynccontextmanager
+async def holding(turns: Turns, urgency: float) -> AsyncIterator[None]:
+    await turns.acquire(urgency)
+    try:
+        yield
+    finally:
+        turns.release()
+
+
 async def test_the_most_urgent_is_next_whatever_the_order_of_arrival() -> None:
     turns, order = Turns(), list[float]()
 
     async def speak(urgency: float) -> None:
-        async with turns.hold(urgency):
+        async with holding(turns, urgency):
             order.append(urgency)
             await wait_all_tasks_blocked()
 
@@ -22,11 +34,11 @@ async def test_the_most_urgent_is_next_whatever_the_order_of_arrival() -> None:
 
 async def test_equals_are_served_in_the_order_they_came() -> None:
     turns, order = Turns(), list[int]()
-    async with trio.open_nursery() as nursery, turns.hold(0.0):
+    async with trio.open_nursery() as nursery, holding(turns, 0.0):
         for number in range(5):
 
             async def speak(number: int = number) -> None:
-                async with turns.hold(1.0):
+                async with holding(turns, 1.0):
                     order.append(number)
 
             nursery.start_soon(speak)
@@ -39,14 +51,14 @@ async def test_a_cancelled_waiter_leaves_no_gap() -> None:
 
     async def speak(name: str, urgency: float, scope: trio.CancelScope) -> None:
         with scope:
-            async with turns.hold(urgency):
+            async with holding(turns, urgency):
                 await trio.lowlevel.checkpoint()
                 order.append(name)
                 await wait_all_tasks_blocked()
 
     first, second, third = (trio.CancelScope() for _ in range(3))
     async with trio.open_nursery() as nursery:
-        async with turns.hold(0.0):
+        async with holding(turns, 0.0):
             nursery.start_soon(speak, "waits", 1.0, first)
             nursery.start_soon(speak, "is given the turn and cancelled", 0.5, second)
             nursery.start_soon(speak, "gets it", 2.0, third)
@@ -57,8 +69,8 @@ async def test_a_cancelled_waiter_leaves_no_gap() -> None:
     assert order == ["gets it"]
     with trio.CancelScope() as at_once:
         at_once.cancel()
-        async with turns.hold(0.0):
+        async with holding(turns, 0.0):
             order.append("never")
-    async with turns.hold(0.0):
+    async with holding(turns, 0.0):
         order.append("free")
     assert order == ["gets it", "free"]
