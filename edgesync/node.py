@@ -29,7 +29,7 @@ from edgesync import settings as settings_module
 from edgesync._native import event as event_codec
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE as CELLS
-from edgesync.cells import Argument, Reply
+from edgesync.cells import Argument, Reply, as_bytes
 from edgesync.cells.methods import KeyMethods
 from edgesync.errors import ConfigError, RecordError, StoreError, StoreFull
 from edgesync.intake import Intake
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from edgesync.store.edgecells import EdgeCells
     from edgesync.store.points import PointStore, Staged
     from edgesync.sync.cells import CellSync
+    from edgesync.watch import KeyWatch
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -166,6 +167,7 @@ class EdgeNode(KeyMethods):
         self._store: EdgeStore | None = None
         self._intake: Intake | None = None
         self._cells: EdgeCells | None = None
+        self._watches: list[KeyWatch] = []
         self._cell_sync: CellSync | None = None
         self._resources: ResourceMonitor | None = None
         self._points: PointStore | None = None
@@ -353,6 +355,7 @@ class EdgeNode(KeyMethods):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end_watches()
         try:
             if self._cells is not None:
                 self._cells.settle()
@@ -386,7 +389,12 @@ class EdgeNode(KeyMethods):
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
 
+    def _end_watches(self) -> None:
+        while self._watches:
+            self._watches.pop().close()
+
     async def _close(self) -> None:
+        self._end_watches()
         with trio.CancelScope(shield=True):
             try:
                 if self.store.commit.broken is None:
@@ -618,6 +626,22 @@ class EdgeNode(KeyMethods):
         reply = self.cells.ask(name, args)
         self.cells.commit()
         return reply
+
+    def watch(self, prefix: Argument = b"", *, limit: int = 1000) -> "KeyWatch":
+        """Return the changes of keys with a prefix from here on, whichever site made them.
+
+            async with node.watch("price:") as changes:
+                async for change in changes:
+                    print(change.key, change.event, change.is_remote)
+
+        At most `limit` wait to be read; beyond it one with the event `overflow` says that some are
+        lost. A change is told when it can be read, which may be before it is on disk.
+        """
+        from edgesync.watch import KeyWatch
+
+        watch = KeyWatch(self.cells.changes, as_bytes(prefix), limit)
+        self._watches.append(watch)
+        return watch
 
     @_awaited
     async def execute(self, name: str, *args: Argument) -> Reply:

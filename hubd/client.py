@@ -9,7 +9,7 @@ Under Trio and under asyncio. What a call has changed is on the hub's disk when 
 after HubUnreachable nobody knows, so look before you say again what would count twice.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import quote
@@ -24,6 +24,7 @@ from hubd.api.answers import (
     Conflicts,
     ConflictSide,
     ConflictView,
+    KeyChanges,
     Replicas,
     ReplicaView,
     Retired,
@@ -36,6 +37,8 @@ from hubd.errors import HubRefused, HubUnreachable
 T = TypeVar("T")
 TIMEOUT_S: Final = 30.0
 PAGE: Final = 500
+# Less than the time-out of a call, or of a proxy between.
+CHANGES_WAIT_S: Final = 20.0
 
 
 class HubClient:
@@ -147,6 +150,26 @@ class HubClient:
             page = await self._get("keys", KeysAnswer, prefix=prefix, after=after)
             for row in page.keys:
                 yield argument(row.key)
+            after = page.next
+
+    async def changes(
+        self, prefix: str = "", after: str | None = None
+    ) -> AsyncGenerator[tuple[bytes, str | None, str]]:
+        """Yield keys as they change, for ever: the key, its type (None: it is gone), and a place.
+
+        after   the place of the last one that was dealt with, to go on behind it; without one
+                from now on. HubRefused with status 410 means that the hub's keys are others now
+
+        To stop earlier than the program does, use contextlib.aclosing around it.
+        """
+        if after is None:
+            after = (await self._get("keys/changes", KeyChanges, prefix=prefix)).next
+        while True:
+            page = await self._get(
+                "keys/changes", KeyChanges, prefix=prefix, after=after, wait_s=str(CHANGES_WAIT_S)
+            )
+            for one in page.changes:
+                yield argument(one.key), one.type, one.after
             after = page.next
 
     # -- conflicts and replicas --------------------------------------------------------------

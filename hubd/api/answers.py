@@ -207,6 +207,24 @@ class Keys(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
+class KeyChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A key that has changed. `type` is null for one that is gone; `after` goes on behind it."""
+
+    key: Blob
+    type: KeyType | None
+    after: str
+
+
+class KeyChanges(msgspec.Struct, frozen=True, kw_only=True):
+    """Each key stands where it changed last: several changes in between are one.
+
+    next   to go on from, with the same prefix
+    """
+
+    changes: list[KeyChange]
+    next: str
+
+
 class Key(msgspec.Struct, frozen=True, kw_only=True):
     """A key and a page of its value: text, a map of fields, elements, members, or [member, score].
 

@@ -1,9 +1,10 @@
 """Answers about keys, and commands on them. What is answered is on disk (I1)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import trio
 from msgspec import Raw
 
 from edgesync._native.commands import keys_of
@@ -13,10 +14,20 @@ from edgesync.cells.commands import TABLE, Command
 from edgesync.cells.commands.table import TYPE_NAMES
 from edgesync.cells.conflicts import strategy_name
 from edgesync.errors import StoreError
-from hubd.api.answers import CommandAnswer, Key, KeyRow, Keys, KeysStats, Outcome
+from hubd.api.answers import (
+    CommandAnswer,
+    Key,
+    KeyChange,
+    KeyChanges,
+    KeyRow,
+    Keys,
+    KeysStats,
+    Outcome,
+)
 from hubd.api.context import Context
 from hubd.api.errors import ApiError, Problem
 from hubd.api.params import (
+    ChangesPage,
     Commands,
     KeysPage,
     Nothing,
@@ -27,12 +38,17 @@ from hubd.api.params import (
 from hubd.api.redis_json import argument, blob, plain
 from hubd.cells import HubCells
 
+if TYPE_CHECKING:
+    from edgesync._native.cells import Entry
+
 COMMANDS_MAX: Final = 1000
 ARGUMENTS_MAX: Final = 10_000
 REPLY_BYTES_MAX: Final = 16 << 20
 # Looking at more in one go would hold up the link of every edge (I8).
 KEYS_LOOKED_AT_MAX: Final = 10_000
 PAGE_BYTES: Final = 4 << 20
+# Values that are looked at for a page of changes.
+CHANGES_BYTES: Final = 1 << 20
 
 # What Redis has for a connection, or for a server as a whole.
 OF_A_CONNECTION: Final = frozenset(
@@ -195,6 +211,41 @@ def _row(cells: HubCells, name: bytes) -> KeyRow | None:
     if not kind:
         return None
     return KeyRow(key=blob(name), type=_type(kind), expires_ns=_expires_ns(cells, name))
+
+
+async def changes(context: Context, params: ChangesPage) -> KeyChanges:
+    """Return keys that changed after a place in the feed; without a place, where it is now."""
+    cells = context.cells
+    keyspace, prefix = cells.mark.keyspace, params.prefix.encode(errors="replace")
+    known, position = read_cursor(params.after, tuple[bytes, int], (keyspace, cells.space.seq))
+    if known != keyspace:
+        raise ApiError(
+            410, "the hub's keys are others than those", field="after",
+            remedy="read the keys again, and begin without `after`",
+        )  # fmt: skip
+    scope = [(prefix, True), (b"", False)] if prefix else []
+    found: list[Entry] = []
+    with trio.move_on_after(params.wait_s if params.after else 0.0):
+        while not found:
+            # What follows is noted before the look: nothing comes between.
+            changed = context.answers.changed
+            found, position, is_all = cells.space.page(
+                position, position, params.limit, CHANGES_BYTES, scope
+            )
+            if not found and not is_all:
+                await trio.lowlevel.checkpoint()
+            elif not found:
+                await changed.wait()
+    space = _now(cells)
+    rows = [
+        KeyChange(
+            key=blob(one.key), type=_type(kind) if (kind := space.type_of(one.key)) else None,
+            after=make_cursor(keyspace, one.position),
+        )
+        for one in found
+    ]  # fmt: skip
+    await durable(cells)
+    return KeyChanges(changes=rows, next=make_cursor(keyspace, position))
 
 
 async def one_key(context: Context, params: OneKey) -> Key:

@@ -126,6 +126,15 @@ class KeysPage(Params, frozen=True, kw_only=True):
     after: KeyCursor | None = None
 
 
+class ChangesPage(Params, frozen=True, kw_only=True):
+    prefix: Annotated[Text, Meta(description="what the keys begin with")] = ""
+    limit: Limit = 100
+    after: KeyCursor | None = None
+    wait_s: Annotated[
+        float, Meta(description="how long to wait for a change, 0 to 25", ge=0, le=25)
+    ] = 0.0
+
+
 class OneKey(Params, frozen=True, kw_only=True):
     key: Annotated[
         str, Meta(description="1 to 500 bytes of a key", min_length=1, max_length=KEY_CHARS_MAX)

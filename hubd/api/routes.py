@@ -81,6 +81,10 @@ ENDPOINTS: Final = (
         params.KeysPage, answers.Keys, keys.keys,
     ),
     Endpoint(
+        "/api/v1/keys/changes", "Keys as they change, wherever that is; may be waited for",
+        params.ChangesPage, answers.KeyChanges, keys.changes,
+    ),
+    Endpoint(
         "/api/v1/keys/{key}", "One key: type, deadline, and a page of its value",
         params.OneKey, answers.Key, keys.one_key,
     ),

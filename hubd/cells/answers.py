@@ -65,6 +65,7 @@ class _Asking:
 class Answers:
     """See the module.
 
+    changed          is set when keys have changed, and replaced by another then
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
     """
@@ -83,7 +84,7 @@ class Answers:
         self._retire_after_s = retire_after_s
         self._conflicts_s = conflicts_s
         self._asking: dict[str, _Asking] = {}
-        self._changed = trio.Event()
+        self.changed = trio.Event()
         self._moved = trio.Event()  # by an entry of the log
         self._hearing = ""  # the edge whose entry is being carried out
         self._digests: dict[bytes, tuple[tuple[int, int], int]] = {}
@@ -163,8 +164,8 @@ class Answers:
 
     def _committed(self, _generation: int, error: StoreError | None) -> None:
         if error is None:
-            self._changed.set()
-            self._changed = trio.Event()
+            self.changed.set()
+            self.changed = trio.Event()
 
     # -- questions ---------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class Answers:
             applied = max(floor, told)
             answer = self.cells.answer(edge, incarnation, pull, applied)
             digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
-            changed = self._changed
+            changed = self.changed
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             is_news = bool(answer.entries or digest) or not is_named or told > asking.applied

@@ -7,6 +7,7 @@ import hashlib
 import math
 import tracemalloc
 from collections.abc import Iterable, Iterator
+from contextlib import aclosing
 from itertools import islice
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ from edgesync._native.resp import NullArray, Pairs
 from edgesync.cells.commands import TABLE
 from edgesync.errors import CommandError, StoreFull
 from hubd.api import Context, keys, make_app
+from hubd.api.params import make_cursor
 from hubd.api.redis_json import plain, reply_of
 from hubd.client import HubClient
 from hubd.errors import HubRefused, HubUnreachable
@@ -481,3 +483,59 @@ def test_random_bodies_never_break_the_hub(context: Context, body: Any) -> None:
     if answer.status_code == 200:
         for one in [found] if "reply" in found else found["replies"]:
             reply_of(one.get("reply"))
+
+
+# -- changes -------------------------------------------------------------------------------------
+
+
+async def test_changes_are_followed_from_a_place_and_waited_for(
+    hub: HubClient, context: Context, url: str
+) -> None:
+    begun = (await ask(url, "keys/changes"))["next"]
+    assert (await ask(url, "keys/changes", after=begun))["changes"] == []
+    await hub.set("price:milk", 1)
+    await hub.set("other", 1)
+    await hub.set("price:tea", 1)
+    await hub.set("price:milk", 2)
+    await hub.delete("price:tea")
+    found = await ask(url, "keys/changes", after=begun, prefix="price:")
+    assert [(one["key"], one["type"]) for one in found["changes"]] == [
+        ("price:milk", "string"), ("price:tea", None),
+    ]  # fmt: skip
+    page = await ask(url, "keys/changes", after=begun, limit=1)
+    assert [one["key"] for one in page["changes"]] == ["other"]
+    rest = await ask(url, "keys/changes", after=page["changes"][0]["after"])
+    assert [one["key"] for one in rest["changes"]] == ["price:milk", "price:tea"]
+    assert (await ask(url, "keys/changes", after=rest["next"]))["changes"] == []
+    assert (await ask(url, "keys/changes", after=rest["next"], prefix="zzz"))["next"]
+
+
+async def test_a_client_hears_of_changes_as_they_come(hub: HubClient) -> None:
+    heard: list[tuple[bytes, str | None]] = []
+    first = trio.Event()
+
+    async def listen() -> None:
+        async with aclosing(hub.changes("q:")) as changes:
+            async for key, kind, _ in changes:
+                heard.append((key, kind))
+                first.set()
+                if key == b"q:last":
+                    return
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        while not first.is_set():
+            await hub.incr("q:first")
+            await trio.sleep(0.01)
+        await hub.set("elsewhere", 1)
+        await hub.hset("q:last", {"f": 1})
+    assert heard[0] == (b"q:first", "string")
+    assert heard[-1] == (b"q:last", "hash")
+
+
+async def test_a_place_in_the_changes_of_another_keyspace_is_refused(url: str) -> None:
+    async with httpx2.AsyncClient() as client:
+        other = make_cursor(b"x" * 16, 5)
+        answer = await client.get(f"{url}/api/v1/keys/changes", params={"after": other})
+    assert answer.status_code == 410
+    assert "begin without `after`" in answer.text
