@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from edgesync.cells import Argument, Reply, as_bytes
+from edgesync.cells import Argument, Reply, as_bytes, hash_pairs
 from edgesync.errors import CommandError
 from hubd.api.answers import (
     CommandAnswer,
@@ -114,33 +114,52 @@ class HubClient:
         """Add to a counter; what edges add meanwhile adds up with it."""
         return cast("int", await self.command("INCRBY", key, amount))
 
-    async def hset(self, key: Argument, fields: Mapping[Argument, Argument]) -> int:
-        """Set fields of a hash; returns how many are new."""
-        pairs = [part for pair in fields.items() for part in pair]
+    async def decr(self, key: Argument, amount: int = 1) -> int:
+        """Take from a counter; what other sites add or take meanwhile adds up with it."""
+        return cast("int", await self.command("DECRBY", key, amount))
+
+    async def hset(
+        self,
+        key: Argument,
+        field: Argument | Mapping[Argument, Argument] | None = None,
+        value: Argument | None = None,
+        *,
+        mapping: Mapping[Argument, Argument] | None = None,
+    ) -> int:
+        """Set one field, or those of a mapping, of a hash; returns how many are new."""
+        pairs = hash_pairs(field, value, mapping)
         return cast("int", await self.command("HSET", key, *pairs))
 
     async def hget(self, key: Argument, field: Argument) -> bytes | None:
+        """Return a field of a hash; None when it is absent."""
         return cast("bytes | None", await self.command("HGET", key, field))
 
     async def hincrby(self, key: Argument, field: Argument, amount: int = 1) -> int:
+        """Add to a counter in a hash; what other sites add meanwhile adds up with it."""
         return cast("int", await self.command("HINCRBY", key, field, amount))
 
     async def hgetall(self, key: Argument) -> dict[bytes, bytes]:
+        """Return all fields of a hash with their values."""
         return cast("dict[bytes, bytes]", await self.command("HGETALL", key))
 
     async def lpush(self, key: Argument, *values: Argument) -> int:
+        """Put values before a list, one after the other; returns its length."""
         return cast("int", await self.command("LPUSH", key, *values))
 
     async def rpush(self, key: Argument, *values: Argument) -> int:
+        """Put values behind a list, one after the other; returns its length."""
         return cast("int", await self.command("RPUSH", key, *values))
 
     async def lrange(self, key: Argument, start: int = 0, stop: int = -1) -> list[bytes]:
+        """Return elements of a list from `start` to `stop`, both included; -1 is the last."""
         return cast("list[bytes]", await self.command("LRANGE", key, start, stop))
 
     async def sadd(self, key: Argument, *members: Argument) -> int:
+        """Add members to a set; returns how many are new."""
         return cast("int", await self.command("SADD", key, *members))
 
     async def smembers(self, key: Argument) -> frozenset[bytes]:
+        """Return all members of a set."""
         return frozenset(cast("list[bytes]", await self.command("SMEMBERS", key)))
 
     async def scan(self, prefix: str = "") -> AsyncIterator[bytes]:

@@ -60,6 +60,7 @@ def test_keys_of_a_request_are_found_wherever_they_stand(request_: bytes, keys: 
     [
         (b"zunionstore d 2 a b weights 1 2", b"d a b"), (b"zunion 1 a withscores", b"a"),
         (b"sort a by w_* get x store d", b"a d"), (b"sort a get store", b"a"),
+        (b"sort a store b limit 0 store store c", b"a c"), (b"sort a by store store d", b"a d"),
         (b"bitop and d a b", b"d a b"), (b"sintercard 2 a b limit 1", b"a b"),
     ],
 )  # fmt: skip

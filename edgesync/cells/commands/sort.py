@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import islice
 
 from edgesync._native.commands import LACKING_MAX, WRONG_TYPE, EvictedReply
 from edgesync._native.keyspace import HASH, LIST, SET, STRING, ZSET
@@ -12,6 +13,9 @@ from edgesync.cells.commands.sets import members
 from edgesync.cells.commands.table import FLOAT, INFINITY, SYNTAX, Call, command, integer
 from edgesync.cells.commands.zsets import ordered
 from edgesync.errors import Evicted
+
+# Arguments that options other than STORE have.
+SKIPPED = {b"by": 1, b"get": 1, b"limit": 2}
 
 
 class _Options:
@@ -148,9 +152,15 @@ def _sort(call: Call, args: Sequence[bytes], *, may_store: bool) -> Reply:
 
 def _targets(request: Sequence[bytes]) -> list[bytes]:
     """Return what STORE names; the last counts."""
-    words = [one.lower() for one in request]
-    places = [at + 1 for at in range(2, len(words) - 1) if words[at] == b"store"]
-    return [request[at] for at in places]
+    target: list[bytes] = []
+    words = iter(request[2:])
+    for word in words:
+        if word.lower() == b"store":
+            target = [*islice(words, 1)] or target
+        else:
+            for _ in islice(words, SKIPPED.get(word.lower(), 0)):
+                pass
+    return target
 
 
 @command("sort", -2, writes=True, movable=_targets)

@@ -70,7 +70,7 @@ def _refused(
     session: "Session", name: bytes, request: Sequence[bytes], own: "Own"
 ) -> ReplyError | None:
     if name in NOT_IN_MULTI:
-        return ReplyError(f"ERR {name.decode().upper()} is not allowed in transactions")
+        return ReplyError("ERR Command not allowed inside a transaction")
     if name in own:
         arity = own[name][1]
     elif name in TABLE:
