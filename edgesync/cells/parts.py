@@ -1,6 +1,9 @@
-"""Operations in records: cut where they are too large for one, joined again at the hub.
+r"""Operations in records: cut where they are too large for one, joined again at the hub.
 
 body    part u8 | bytes      part: bit 0 more follow, bit 1 goes on with the one before
+
+The bytes, joined, are operations; or `\0 o`, four bytes of the keyspace that their writer knew, and
+operations; or `\0 h` and a piece of what an edge holds (held.py).
 """
 
 from typing import Final
@@ -12,6 +15,11 @@ PART_BYTES: Final = 48 * 1024
 WHOLE_BYTES_MAX: Final = 64 << 20
 MORE: Final = 1
 GOES_ON: Final = 2
+
+
+OPS: Final = b"\0o"
+HELD: Final = b"\0h"
+KEYSPACE_BYTES: Final = 4
 
 
 def cut(data: bytes) -> list[bytes]:
@@ -41,3 +49,11 @@ def join(before: bytes, body: bytes) -> tuple[bytes, bool]:
         raise RecordError(f"operations of over {WHOLE_BYTES_MAX} bytes")
     data = before if body[0] & GOES_ON else b""
     return data + body[1:], not body[0] & MORE
+
+
+def ops_of(data: bytes) -> tuple[bytes, bytes]:
+    """Return the beginning of the keyspace their writer knew, if it says so, and operations."""
+    if not data.startswith(OPS):
+        return b"", data
+    end = len(OPS) + KEYSPACE_BYTES
+    return data[len(OPS) : end], data[end:]

@@ -9,10 +9,11 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -31,7 +32,7 @@ from edgesync.cells import DATABASE
 from edgesync.cells.changes import Changes
 from edgesync.cells.conflicts import Conflict, resolve
 from edgesync.cells.guard import Savepoint
-from edgesync.cells.parts import cut, goes_on
+from edgesync.cells.parts import HELD, cut, goes_on, ops_of
 from edgesync.cells.scripts import CPU_S, Scripts
 from edgesync.cells.settings import Flush
 from edgesync.errors import Evicted, StoreError
@@ -41,6 +42,7 @@ from edgesync.store.clock import MARK_EVERY_MS, WRONG_CLOCK_MS, ClockMark, boot_
 from edgesync.store.commit import Tails
 from edgesync.store.directory import WAL, explained, make_wal
 from edgesync.store.journal import EdgeStore
+from edgesync.store.retell import Teller, tagged
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,10 @@ class Cursor(msgspec.Struct, frozen=True):
     made       operations made here before `base` was reached
     conflicts  changes of conflicts up to here are known
     scope      which keys were asked for, see `EdgeKeys`
+    start      of the hub that said so; 0: one that does not say
+    telling    nothing is taken before the hub has carried out what it is told under this number; 0:
+               it has what is here
+    covers     of what is told: see `Opening`
     """
 
     keyspace: bytes = bytes(16)
@@ -86,6 +92,9 @@ class Cursor(msgspec.Struct, frozen=True):
     made: int = 0
     conflicts: int = 0
     scope: tuple[tuple[bytes, bool], ...] = ()
+    start: int = 0
+    telling: int = 0
+    covers: bool = False
 
 
 class EdgeCells(CellStore):
@@ -159,7 +168,9 @@ class EdgeCells(CellStore):
         self._told = [(seq, space.sent if n is None else n) for seq, n in told]
         self._fresh: list[bytes] = []  # bodies of records for the next commit
         self._under_way: list[bytes] = []  # … of the one under way
-        self._sent = space.sent  # … up to this operation
+        self._sent = self._next_sent = space.sent  # … up to this operation, and the next one
+        self._teller: Teller | None = None
+        self.told_at = 0  # seq by which a hub that lost it has been told all; 0: not yet
         self._sent_before = 0  # … of the one it overtook, if it did
         if self.cursor.scope != self.scope:
             self.refetch()  # what is known of the hub's keys is not all that is wanted now
@@ -171,7 +182,14 @@ class EdgeCells(CellStore):
         """Take nothing that is known of the hub's keys for granted: ask for all of them again."""
         if self.cursor.base or self.cursor.position:
             self.space.rejoin(self.space.r)
-        self._move(Cursor(keyspace=self.cursor.keyspace, scope=self.scope))
+        # It was seen of other keys than those that are asked for from here on.
+        for row, _ in self.space.walk(b"q", b"r"):
+            self.rows.delete(row)
+        self._move(
+            msgspec.structs.replace(
+                self.cursor, base=0, position=0, made=0, conflicts=0, scope=self.scope
+            )
+        )
 
     def _stored_cursor(self) -> Cursor:
         raw = self.rows.get(CURSOR_ROW)
@@ -199,8 +217,13 @@ class EdgeCells(CellStore):
 
     @property
     def has_untold(self) -> bool:
-        """Whether there are operations the link has not been given."""
-        return self.space.has_untaken()
+        """Whether there is something the link has not been given."""
+        return self.is_telling or self.space.has_untaken()
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the hub lost what it had, and has not been told all yet."""
+        return bool(self.cursor.telling) and not self.told_at
 
     def has_pending(self, made: int) -> bool:
         """Whether some operation up to number `made` has not come back from the hub."""
@@ -221,13 +244,38 @@ class EdgeCells(CellStore):
         waiting = sum(seq > floor for seq, _ in self._told)
         if waiting + bool(self._fresh) + bool(self._under_way) > TOLD_GROUPS_MAX:
             return False
+        if self.is_telling and (self._teller is None or not self._teller.is_over):
+            return self._tell_held()
         ops = self.space.take(TOLD_OPS, TOLD_BYTES)
         if not ops:
             return False
-        self._fresh += cut(codec.encode_ops(self.space.r, ops))
+        data = codec.encode_ops(self.space.r, ops)
+        if self.cursor.start:  # older hubs know no tag
+            data = tagged(self.cursor.keyspace, data)
+        self._fresh += cut(data)
+        self._next_sent = self.space.sent
         # Taking may change nothing but a counter, and what is taken must be stored all the same.
         self.space.save_counters()
         self.note_changes()
+        return True
+
+    def _tell_held(self) -> bool:
+        """Give the link the next part of all that is here."""
+        if self._teller is None:
+            if self._fresh or self._under_way:
+                return False  # what is on its way was for the hub as it was
+            cursor = self.cursor
+            self._told.clear()
+            self._teller = Teller(
+                self.space, self.scope,
+                keyspace=cursor.keyspace, token=cursor.telling, covers=cursor.covers,
+            )  # fmt: skip
+        step = self._teller.step()
+        if step is None:
+            return False
+        data, self._next_sent = step
+        self._fresh += cut(data)
+        self._move(self.cursor)  # nothing else changes, and what is told must be stored
         return True
 
     def made_at(self) -> int:
@@ -354,7 +402,7 @@ class EdgeCells(CellStore):
             # doubles.
             self._sent_before = self._sent
         self._under_way += self._fresh
-        self._fresh, self._sent = [], self.space.sent
+        self._fresh, self._sent = [], self._next_sent
         for body in self._under_way:
             # No lane is too full for them: the link is given few at a time (TOLD_GROUPS_MAX).
             write.append(Lane.NORMAL, RecordKind.CELLS, body, essential=True)
@@ -364,6 +412,8 @@ class EdgeCells(CellStore):
         if self._under_way:
             self._under_way = []
             self._told.append((tails[Lane.NORMAL], self._sent))
+            if self._teller is not None and self._teller.is_over and not self._fresh:
+                self.told_at = self.told_at or tails[Lane.NORMAL]
             self.on_told(tails)
         super()._stored(tails)
         self._due_at = math.inf
@@ -386,6 +436,9 @@ class EdgeCells(CellStore):
             self.rows.forget_logged()  # it was, or the one it overtook: the store has them
         super()._refused(error)
         self.cursor = self._stored_cursor()
+        self._next_sent = self.space.sent
+        if not self.told_at:
+            self._teller = None  # from the beginning: what was given to the link is not there
         self._resume_clock()
 
     # -- clocks ------------------------------------------------------------------------------
@@ -462,11 +515,19 @@ class EdgeCells(CellStore):
     # -- from the hub ------------------------------------------------------------------------
 
     def take_in(
-        self, cursor: Cursor, entries: list[Entry], *, applied: int, stable: int, is_all: bool
+        self,
+        cursor: Cursor,
+        entries: list[Entry],
+        *,
+        applied: int,
+        stable: int,
+        is_all: bool,
+        seen: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         """Take a page of the hub's state, which leads to `cursor`.
 
         applied   seq of the lane up to which our operations are in it
+        seen      operations that are in it or were replaced, up to which number of each replica
         """
         whole = cursor.base == 0
         done = self._done(applied)
@@ -475,9 +536,10 @@ class EdgeCells(CellStore):
         before = self.changes.before(entries)
         self.space.deliver(entries, done)
         if is_all:
-            if whole:
+            if whole and cursor.start:  # an older hub was not told all before
                 self.space.forget_unlisted(done, self.scope)
             cursor = msgspec.structs.replace(cursor, base=cursor.position, made=self.space.n)
+            self.space.note_seen(dict(seen))
         if self.scope:
             self.space.let_go(done, self.scope)
         self.space.settle(stable)
@@ -485,12 +547,24 @@ class EdgeCells(CellStore):
         self._move(cursor)
         self.changes.after(entries, before)
 
-    def rejoin(self, keyspace: bytes, r: int) -> None:
-        """Be the replica `r` of that keyspace from here on, and know nothing of it yet."""
+    def rejoin(
+        self, keyspace: bytes, r: int, *, start: int = 0, telling: int = 0, covers: bool = True
+    ) -> None:
+        """Be the replica `r` of that keyspace from here on, and know nothing of it yet.
+
+        start     of the hub, as far as it says
+        telling   a number never used, when the hub is to be told all before anything is taken
+        covers    ... and what is not here any more is gone; not if this edge may be wrong itself
+        """
         self.space.rejoin(r)
         for row, _ in self.rows.scan(b"v", b"w", limit=2 * CONFLICTS_MAX):
             self.rows.delete(row)
-        self._move(Cursor(keyspace=keyspace, scope=self.scope))
+        self._teller, self.told_at = None, 0
+        if telling:
+            self.applied = 0
+        self._move(
+            Cursor(keyspace=keyspace, scope=self.scope, start=start, telling=telling, covers=covers)
+        )
 
     def take_conflicts(self, changed: Sequence[Conflict], last: int) -> None:
         """Take what the hub says of conflicts this edge has a part in, up to change `last`."""
@@ -564,16 +638,20 @@ def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:
     state = store.state(Lane.NORMAL)
     # The group the floor may be in the middle of is looked at from its beginning.
     at = max(state.trimmed, state.floor - GROUP_RECORDS_MAX) + 1
-    ends, firsts = [at - 1], list[int]()
+    ends, firsts, is_ops = [at - 1], list[int](), True
     while at <= state.tail:
         rows = store.read(Lane.NORMAL, at)
         for seq, record in enumerate(batch.records(rows.data), start=rows.first):
             if record.kind != RecordKind.CELLS:
                 continue
             if not goes_on(record.body):
-                firsts.append(codec.first_op(record.body[1:]))
-                ends.append(seq)
-            ends[-1] = seq
+                data = record.body[1:]
+                is_ops = not data.startswith(HELD)
+                if is_ops:
+                    firsts.append(codec.first_op(ops_of(data)[1]))
+                    ends.append(seq)
+            if is_ops:
+                ends[-1] = seq
         at = rows.last + 1
     heard = [*(first - 1 for first in firsts), None]
     found = list(zip(ends, heard, strict=True))

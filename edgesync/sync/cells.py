@@ -7,6 +7,7 @@ keys wait for neither.
 
 import itertools
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
@@ -18,7 +19,7 @@ from edgesync._native.cells import Entry
 from edgesync._native.commands import EvictedReply
 from edgesync.cells import Argument, Reply
 from edgesync.cells.conflicts import Conflict
-from edgesync.errors import StoreError
+from edgesync.errors import RecordError, StoreError
 from edgesync.store.cells import checked, request_of
 from edgesync.store.edgecells import EdgeCells
 from edgesync.sync.driver import SyncDriver
@@ -80,6 +81,7 @@ class CellSync:
         self._answer: Page | None = None
         self._answered = trio.Event()
         self._news = trio.Event()
+        self._commit_over = trio.Event()
         self._round_over = trio.Event()
         self._hurried = self._asks_soon = False
         self._asked = self._reached = 0  # questions, and the one whose answer ended the last round
@@ -233,6 +235,7 @@ class CellSync:
         self._hurried = False
 
     def _committed(self, _generation: int, error: StoreError | None) -> None:
+        self._commit_over.set()
         if error is None and self._cells.has_untold:
             self._news.set()
 
@@ -247,6 +250,12 @@ class CellSync:
         wait_s = 0.0  # the first answer is due at once
         while True:
             epoch = await self._driver.wait_session()
+            if self._cells.is_telling:
+                # I15: first the hub is told all.
+                await self._told_all()
+                continue
+            if self._cells.told_at:
+                await self._driver.wait_floor(Lane.NORMAL, self._cells.told_at)
             page = await self._ask(epoch, wait_s)
             if page is None:
                 wait_s = 0.0
@@ -264,6 +273,12 @@ class CellSync:
                 await self._pause(error)
                 continue
             wait_s = HOLD_S if self._is_over(page) else 0.0
+
+    async def _told_all(self) -> None:
+        """Return when the link may have been given all that is here, for a hub that lost it."""
+        committed = self._commit_over = trio.Event()
+        self._news.set()
+        await committed.wait()
 
     def check_soon(self) -> None:
         """Compare the keys here with the hub's at the next occasion."""
@@ -298,8 +313,8 @@ class CellSync:
         self._check_at = trio.current_time() + CHECK_EVERY_S
         if told_digest(total) != page.digest:
             self.refetches += 1
-            log.warning("keys: not the hub's, which should not be: all are asked for again")
-            cells.refetch()
+            log.warning("keys: not the hub's, which should not be: each tells the other all it has")
+            self._rejoin(page, covers=False)
 
     def _is_over(self, page: Page) -> bool:
         """Whether the page ended a pass; tells those who wait for one."""
@@ -325,7 +340,7 @@ class CellSync:
             epoch=epoch, token=0, keyspace=cells.cursor.keyspace, replica=cells.space.r,
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
             conflicts=cells.cursor.conflicts, wait_s=wait_s, wants_digest=wants_digest,
-            wants=self._asked_for,
+            wants=self._asked_for, start=cells.cursor.start,
             payload=msgspec.msgpack.encode(cells.scope) if cells.scope else b"",
         )  # fmt: skip
         self._asked += 1
@@ -363,10 +378,16 @@ class CellSync:
         cells = self._cells
         if page.replica != cells.space.r or page.keyspace != cells.cursor.keyspace:
             log.info("keys: the hub calls this edge replica %d", page.replica)
-            cells.rejoin(page.keyspace, page.replica)
-            self._give(())
+            self._rejoin(page, covers=True)
             return
-        cursor = msgspec.structs.replace(cells.cursor, position=page.position)
+        if page.told != cells.cursor.telling and cells.cursor.telling:
+            if page.applied >= cells.told_at:
+                self._rejoin(page, covers=cells.cursor.covers)
+                raise RecordError("the hub did not take all that it was told")
+            return  # it has not come to it
+        cursor = msgspec.structs.replace(
+            cells.cursor, position=page.position, start=page.start, telling=0
+        )
         entries = entries_of(page)
         self.pages += 1
         self.keys += len(entries)
@@ -374,5 +395,21 @@ class CellSync:
         cells.take_in(
             cursor, entries,
             applied=page.applied, stable=page.stable, is_all=page.is_all,
+            seen=dict(zip(page.seen[::2], page.seen[1::2], strict=False)),
         )  # fmt: skip
         self._give(entries)
+
+    def _rejoin(self, page: Page, *, covers: bool) -> None:
+        """Take the name the hub gives; it is told all that is here, if it ever knew any of it.
+
+        covers   what is not here any more is gone, unless the hub has heard of it since
+        """
+        cells = self._cells
+        knew_a_hub = any(cells.cursor.keyspace)
+        if knew_a_hub and page.keyspace != cells.cursor.keyspace:
+            log.warning("keys: the hub has lost what it had; it is told all that is here")
+        cells.rejoin(
+            page.keyspace, page.replica, start=page.start, covers=covers,
+            telling=secrets.randbits(63) | 1 if knew_a_hub and page.start else 0,
+        )  # fmt: skip
+        self._give(())

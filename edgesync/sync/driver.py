@@ -143,6 +143,11 @@ class SyncDriver:
         while any(self.sender.lanes[lane].floor < tails[lane] for lane in Lane):
             await self._moved.wait()
 
+    async def wait_floor(self, lane: Lane, seq: int) -> None:
+        """Return once the hub has the records of a lane up to `seq`."""
+        while self.sender.lanes[lane].floor < seq:
+            await self._moved.wait()
+
     # -- tasks -----------------------------------------------------------------------------------
 
     async def run(self) -> None:

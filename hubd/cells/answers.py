@@ -302,6 +302,9 @@ class Answers:
             part=0,
             parts=max(1, -(-len(payload) // PART_BYTES)),
             digest=digest,
+            start=self.cells.lineage.start,
+            told=answer.told,
+            seen=answer.seen,
             payload=payload,
         )
 

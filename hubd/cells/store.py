@@ -13,9 +13,10 @@ Besides the keys (native/hubkeys.pyx):
                    again what its original has told, under another name perhaps
     n | r u32 BE   the edge that replica is, or was
     o | edge       operations of a record that is not the last of its group
-    s              the next replica's number
+    l | edge       records of it are missing before its next operations
+    t | edge       how far what the edge holds has been told: see edgesync/cells/held.py
 
-Conflicts have rows of their own (conflicts.py).
+Conflicts have rows of their own (conflicts.py), and what the hub knows of its past (lineage.py).
 """
 
 import logging
@@ -30,21 +31,25 @@ import msgspec
 
 from edgesync._native import batch
 from edgesync._native.batch import Record
-from edgesync._native.cells import Entry, decode_ops
+from edgesync._native.cells import Entry, Op, decode_ops, is_hub
+from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO
 from edgesync._native.hubkeys import HubKeys
+from edgesync._native.keyspace import is_in
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Reply
 from edgesync.cells.conflicts import resolve
-from edgesync.cells.parts import join
+from edgesync.cells.held import Opening, Piece, decode_piece
+from edgesync.cells.parts import HELD, join, ops_of
 from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
 from edgesync.store.commit import GroupCommit, Tails
 from edgesync_transport.messages import Codec, Lane, Pull
 from hubd.cells.conflicts import Conflicts
+from hubd.cells.lineage import Lineage
 from hubd.log.base import ENTRY_BYTES_MAX
 from hubd.log.base import Entry as LogEntry
 
@@ -52,6 +57,8 @@ log = logging.getLogger(__name__)
 
 # Carried out before other tasks get their turn.
 OPS_A_TURN: Final = 256
+RESTORED_A_TURN: Final = 64
+HOLES_MAX: Final = 1000
 COLLECTED_A_TURN: Final = 256
 PAGE_KEYS: Final = 500
 PAGE_BYTES: Final = 256 * 1024
@@ -62,12 +69,17 @@ MARK_ROW: Final = b"p"
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Where this keyspace stands."""
+    """Where this keyspace stands; which start of the hub wrote so, as which replica, whose
+    operations come after number `born`.
+    """
 
     keyspace: bytes
     generation: bytes
     position: int = 0
     collected: int = 0
+    start: int = 0
+    r: int = 0
+    born: int = 0
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -76,6 +88,8 @@ class Replica(msgspec.Struct, frozen=True):
     acked     its operations up to this number are carried out
     base      it has all changes up to here
     seen_ms   when it last asked; wall clock, for giving up those that never come again
+    holes     operations (first, last) up to `acked` that never came: their records were trimmed
+    told      the state it told last that is carried out to its end
     """
 
     r: int
@@ -83,6 +97,35 @@ class Replica(msgspec.Struct, frozen=True):
     acked: int = 0
     base: int = 0
     seen_ms: int = 0
+    holes: tuple[tuple[int, int], ...] = ()
+    told: int = 0
+
+    def has(self, n: int) -> bool | None:
+        """Whether operation `n` has come; None for one that was passed over."""
+        if n > self.acked:
+            return False
+        return None if any(first <= n <= last for first, last in self.holes) else True
+
+    def after(self, ops: Sequence[Op], *, is_gapped: bool) -> "Replica":
+        """Return it with operations that have come, some of which may be missing before them."""
+        holes = list(self.holes)
+        if is_gapped and ops[0].n > self.acked + 1:
+            holes.append((self.acked + 1, ops[0].n - 1))
+        for op in ops if self.holes else ():
+            holes = [
+                part
+                for first, last in holes
+                for part in ((first, min(last, op.n - 1)), (max(first, op.n + 1), last))
+                if part[0] <= part[1]
+            ]
+            holes = list(dict.fromkeys(holes))
+        acked = max(self.acked, ops[-1].n)
+        return msgspec.structs.replace(self, acked=acked, holes=tuple(holes[:HOLES_MAX]))
+
+    @property
+    def whole(self) -> int:
+        """Up to which operation all have come."""
+        return min([self.acked, *(first - 1 for first, _ in self.holes)])
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -93,6 +136,16 @@ class Answer(msgspec.Struct, frozen=True):
     position: int
     stable: int
     is_all: bool
+    told: int = 0
+    seen: tuple[int, ...] = ()
+
+
+class Told(msgspec.Struct, frozen=True, array_like=True):
+    """How far what an edge holds has been told."""
+
+    token: int
+    opening: Opening
+    until: bytes
 
 
 class Disk:
@@ -140,6 +193,7 @@ class HubCells(CellStore):
         value_max: int = 1 << 20,
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
+        start: int = 0,
     ) -> None:
         self._own = Disk(path, map_bytes_max)
         rows = Overlay(self._own.store, DATABASE)
@@ -149,11 +203,12 @@ class HubCells(CellStore):
         )
         self._replicas: dict[str, Replica] = {}
         self._names: dict[int, str] = {}
-        self._next_r = 1
         self._heard: dict[str, tuple[bytes, int]] = {}
         self.skipped = 0
         self.conflicts = Conflicts(rows, space, self.edge_of)
+        self.lineage = Lineage(rows, space, start or secrets.randbits(63) | 1)
         self._load()
+        self._begin()
         self._belong(generation, head)
         self.commit()
 
@@ -165,23 +220,39 @@ class HubCells(CellStore):
             row[1:].decode(): msgspec.msgpack.decode(value, type=Replica)
             for row, value in self.space.walk(b"r", b"s")
         }
-        last = self.rows.get(b"s")
-        self._next_r = int.from_bytes(last or b"\1", "big")
         self._names = {
             int.from_bytes(row[1:], "big"): name.decode()
             for row, name in self.space.walk(b"n", b"o")
         }
         self.conflicts.load()
+        self.lineage.load()
+
+    def _begin(self) -> None:
+        """Begin another start: with a name of its own, and whatever is lost of the one before."""
+        if self.space.n > self.mark.born:
+            self.lineage.note(self.mark.r, self.space.n)
+        for one in self._replicas.values():
+            self.lineage.note(one.r, one.whole)
+        if self.mark.start:
+            self.lineage.end(self.mark.start)
+        self._set_mark(start=self.lineage.start, r=self.lineage.r, born=self.space.n)
 
     def _belong(self, generation: bytes, head: int) -> None:
         """Follow this log. After a restore what edges know of us means nothing any more."""
         if self.mark.generation == generation and self.mark.position <= head:
             return
         if self.mark.generation:
-            for edge in list(self._replicas):
-                self.give_up(edge)
-            self._set_mark(keyspace=secrets.token_bytes(16), collected=0)
+            self._renew()
         self._set_mark(generation=generation, position=min(self.mark.position, head))
+
+    def _renew(self) -> None:
+        """Begin another keyspace: edges tell all they have, and are waited for until they did."""
+        self._set_mark(keyspace=secrets.token_bytes(16), collected=0)
+        now_ms = self.now_ms()
+        for edge, one in list(self._replicas.items()):
+            self._put_replica(edge, msgspec.structs.replace(one, base=0, told=0, seen_ms=now_ms))
+            self.rows.delete(b"o" + edge.encode())
+            self.rows.delete(b"t" + edge.encode())
 
     def _set_mark(self, **changes: bytes | int) -> None:
         self.mark = msgspec.structs.replace(self.mark, **changes)
@@ -230,14 +301,19 @@ class HubCells(CellStore):
         """Return the edges that have a name, by their own."""
         return dict(self._replicas)
 
-    def replica_of(self, edge: str, incarnation: bytes) -> Replica:
-        """Return what the edge is called in this life of its store: a new name for a new one."""
+    def replica_of(self, edge: str, incarnation: bytes, wanted: int = 0) -> Replica:
+        """Return what the edge is called in this life of its store: a new name for a new one.
+
+        wanted   as which it has written, before it came here
+        """
         found = self._replicas.get(edge)
         if found is not None and found.incarnation == incarnation:
             return found
-        found = Replica(self._next_r, incarnation, seen_ms=self.now_ms())
-        self._next_r += 1
-        self.rows.put(b"s", self._next_r.to_bytes(4, "big"))
+        r = wanted
+        while not 0 < r < NAMED_TO or r in self._names:
+            r = NAMED_FROM + secrets.randbelow(NAMED_TO - NAMED_FROM)
+        acked = self.lineage.seen(r)
+        found = Replica(r, incarnation, acked=acked, seen_ms=self.now_ms())
         self.rows.put(b"n" + found.r.to_bytes(4, "big"), edge.encode())
         self._names[found.r] = edge
         self._put_replica(edge, found)
@@ -245,13 +321,14 @@ class HubCells(CellStore):
 
     def edge_of(self, r: int) -> str:
         """Return which edge a replica is or was; `hub` for the hub's own clients."""
-        return self._names.get(r, "") if r else "hub"
+        return "hub" if is_hub(r) else self._names.get(r, "")
 
     def give_up(self, edge: str) -> None:
         """Wait for this edge no longer; should it come back, it begins anew under another name."""
         if self._replicas.pop(edge, None) is not None:
             self.rows.delete(b"r" + edge.encode())
-            self.rows.delete(b"o" + edge.encode())
+            for row in (b"o", b"l", b"t"):
+                self.rows.delete(row + edge.encode())
             self.note_changes()
 
     def give_up_unseen(self, since_ms: int) -> list[str]:
@@ -263,6 +340,7 @@ class HubCells(CellStore):
 
     def _put_replica(self, edge: str, one: Replica) -> None:
         self._replicas[edge] = one
+        self.lineage.note(one.r, one.whole)
         self.rows.put(b"r" + edge.encode(), msgspec.msgpack.encode(one))
         self.note_changes()
 
@@ -279,6 +357,8 @@ class HubCells(CellStore):
         if entry.position <= self.mark.position:
             return
         has_ops = False
+        if entry.lane is Lane.NORMAL and entry.codec is Codec.GAP:
+            self.rows.put(b"l" + entry.edge.encode(), entry.incarnation)
         if entry.lane is Lane.NORMAL and entry.codec in (Codec.ROWS, Codec.COLUMNS):
             for record in operations_of(entry) if records is None else records:
                 if self._is_new(record):
@@ -332,19 +412,100 @@ class HubCells(CellStore):
             return
         if before:
             self.rows.delete(row)
-        written_as, ops = decode_ops(data)
         # When it came, not when it is read: reading the log again must lead to the same (I9).
         self.space.now_ms = entry.stored_at_ns // 1_000_000
-        for at in range(0, len(ops), OPS_A_TURN):
-            one = self.replica_of(entry.edge, entry.incarnation)
-            for op in ops[at : at + OPS_A_TURN]:
-                if op.n > one.acked:
-                    self.space.hear(one.r, op, is_known=written_as == one.r)
-            self.conflicts.note(self.space.now_ms)
-            acked = max(one.acked, ops[min(at + OPS_A_TURN, len(ops)) - 1].n)
-            self._put_replica(entry.edge, msgspec.structs.replace(one, acked=acked))
-            yield
+        if data.startswith(HELD):
+            yield from self._restore(entry, decode_piece(data[len(HELD) :]))
+        else:
+            yield from self._hear_ops(entry, *ops_of(data))
         self._note_heard(record)
+
+    def _hear_ops(self, entry: LogEntry, keyspace: bytes, data: bytes) -> Iterator[None]:
+        written_as, ops = decode_ops(data)
+        gap = b"l" + entry.edge.encode()
+        for at in range(0, len(ops), OPS_A_TURN):
+            one = self.replica_of(entry.edge, entry.incarnation, written_as)
+            is_known = written_as == one.r and self.mark.keyspace.startswith(keyspace)
+            part = ops[at : at + OPS_A_TURN]
+            for op in part:
+                if one.has(op.n) is not True:
+                    self.space.hear(one.r, op, is_known=is_known)
+            self.conflicts.note(self.space.now_ms)
+            self._put_replica(entry.edge, one.after(part, is_gapped=self.rows.get(gap) is not None))
+            self.rows.delete(gap)
+            yield
+
+    # -- what edges hold -----------------------------------------------------------------------
+
+    def _restore(self, entry: LogEntry, piece: Piece) -> Iterator[None]:
+        """Take a piece of what an edge holds, told because this hub had lost it, or may have."""
+        row = b"t" + entry.edge.encode()
+        raw = self.rows.get(row)
+        told = msgspec.msgpack.decode(raw, type=Told) if raw else None
+        if piece.opening is not None:
+            told = Told(piece.token, piece.opening, b"")
+        elif told is None or (piece.token, piece.after) != (told.token, told.until):
+            raise RecordError("a piece of what an edge holds, without those before it")
+        opening = told.opening
+        self.replica_of(entry.edge, entry.incarnation, opening.r)
+        entries = piece.entries
+        for nth, one in enumerate(entries):
+            seen = opening.seen if one.is_whole and opening.covers else {}
+            self.space.restore(one, seen, self.knows)
+            if nth % RESTORED_A_TURN == 0:
+                yield
+        if opening.covers:
+            yield from self._remove_unlisted(piece, opening, {one.key for one in entries})
+        self.conflicts.note(self.space.now_ms)
+        if piece.until is not None:
+            self.rows.put(row, msgspec.msgpack.encode(Told(piece.token, opening, piece.until)))
+        else:
+            self.rows.delete(row)
+            self._told_all(entry.edge, piece.token, opening)
+        self.note_changes()
+
+    def _remove_unlisted(
+        self, piece: Piece, opening: Opening, listed: set[bytes]
+    ) -> Iterator[None]:
+        """Remove what the edge has seen and does not have any more."""
+        if all(self.knows(r, n) for r, n in opening.seen.items()):
+            return  # this hub has seen it, too
+        after = piece.after
+        while names := self.space.names(after, limit=RESTORED_A_TURN):
+            for name in names:
+                if piece.until is not None and name > piece.until:
+                    return
+                if name not in listed and is_in(name, opening.scope):
+                    self.space.restore(Entry(name, 0, True, [], []), opening.seen, self.knows)
+            after = names[-1]
+            yield
+
+    def _told_all(self, edge: str, token: int, opening: Opening) -> None:
+        """What an edge has seen has been seen here, too, now that all it has is here."""
+        one = self._replicas[edge]
+        acked = max(one.acked, opening.sent)
+        self._put_replica(
+            edge, msgspec.structs.replace(one, acked=acked, holes=(), base=0, told=token)
+        )
+        if opening.scope or not opening.covers:
+            return
+        for r, n in opening.seen.items():
+            self.lineage.note(r, n)
+            other = self._names.get(r, "")
+            found = self._replicas.get(other)
+            if found is not None and found.r == r and found.r != one.r:
+                holes = tuple((max(a, n + 1), b) for a, b in found.holes if b > n)
+                changed = msgspec.structs.replace(found, acked=max(found.acked, n), holes=holes)
+                self._put_replica(other, changed)
+
+    def knows(self, r: int, n: int) -> bool | None:
+        """Whether operation `n` of a replica has come; None for one that was passed over."""
+        if r == self.lineage.r:
+            return n <= self.space.n
+        one = self._replicas.get(self._names.get(r, ""))
+        if one is not None and one.r == r and n <= one.acked:
+            return one.has(n)
+        return n <= self.lineage.seen(r)
 
     # -- to the edges ------------------------------------------------------------------------
 
@@ -353,7 +514,14 @@ class HubCells(CellStore):
 
         applied   seq of its `normal` lane up to which its operations are carried out here
         """
-        one = self.replica_of(edge, incarnation)
+        is_ours = pull.keyspace == self.mark.keyspace
+        if is_ours and pull.base and not self.lineage.has_told(pull.start, pull.base):
+            log.error(
+                "keys: %s knows of changes that this hub does not: it was put back to an older "
+                "state, or another hub has its identity; edges tell all they have", edge,
+            )  # fmt: skip
+            self._renew()
+        one = self.replica_of(edge, incarnation, pull.replica)
         if pull.replica == one.r and pull.keyspace == self.mark.keyspace and pull.base < one.base:
             # It knew more before: its disk was put back to an older state.
             self.give_up(edge)
@@ -368,7 +536,11 @@ class HubCells(CellStore):
             pull.base, pull.after, PAGE_KEYS, PAGE_BYTES, scope_of(pull)
         )
         entries += self.space.whole(pull.wants, PAGE_BYTES)
-        return Answer(one.r, entries, position, self.mark.collected, is_all)
+        seen = self.lineage.seen_since(pull.base) if is_all else []
+        return Answer(
+            one.r, entries, position, self.mark.collected, is_all,
+            told=one.told, seen=tuple(number for pair in seen for number in pair),
+        )  # fmt: skip
 
     def stands(self) -> tuple[int, int]:
         """Return two numbers that are others when the keys of any edge may be."""
