@@ -29,7 +29,7 @@ from hubd.api.context import Context
 from hubd.api.params import EdgesPage
 from hubd.api.server import serve_http
 from hubd.cells import Answers, HubCells
-from hubd.edges.enrol import enrol_route
+from hubd.edges.enrol import Enrolment, enrol_route
 from hubd.edges.registry import Registry
 from hubd.errors import HubError, RegistryUnusable
 from hubd.link import HubLink
@@ -159,9 +159,11 @@ async def _serve(
         settings=settings.api,
         version=__version__,
     )
-    enrol = enrol_route(registry, settings, server_key=keys.public)
-    app = make_app(context, open_routes=[enrol])
-    async with open_hearing(settings.hub.listen, server_keys=keys, edges=table) as hearing:
+    enrolment = Enrolment(registry, settings, server_key=keys.public)
+    app = make_app(context, open_routes=[enrol_route(enrolment)])
+    async with open_hearing(
+        settings.hub.listen, server_keys=keys, edges=table, welcome=enrolment.of_guest
+    ) as hearing:
         link = HubLink(hearing, hub_log, presence, _receiver_settings(settings), answers=answers)
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
@@ -247,7 +249,7 @@ async def _watch_registry(
             if (again := seldom.ask("registry")) is not None:
                 log.error("registry not read: %s; %d more before", error, again)
         if changes is not None:
-            now, edges = changes
+            now = changes.keys
             for public in known.keys() - now.keys():
                 table.remove(public)
                 if known[public] not in now.values():
@@ -256,7 +258,8 @@ async def _watch_registry(
             for public in now.keys() - known.keys():
                 table.add(public, now[public])
             known = now
-            presence.set_registered(edges)
+            presence.set_registered(changes.edges)
+            table.set_guests(changes.guests)
         if is_first:
             task_status.started()
             is_first = False

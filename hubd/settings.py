@@ -22,7 +22,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     data_dir    log, state, keys and registry; relative to the file's folder
     listen      addresses of the link; edges connect here
     public      the link's address as edges see it, put into tokens; empty: made from `listen`
-    public_url  the HTTP address as edges see it, for enrolment; empty: made from [api]
+    public_url  the HTTP address as edges see it, put into tokens: they enrol there; empty: over the
+                link
     """
 
     data_dir: str = "data"

@@ -1,5 +1,6 @@
 """`edgesync init`: settings, keys, and joining a hub."""
 
+import functools
 import json
 import re
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import trio
 
 from edgesync import toml
 from edgesync.errors import ConfigError
 from edgesync.settings import read_settings
+from edgesync_transport.dealer import Cause, LinkLost, ask_as_guest
 from edgesync_transport.keys import (
     Token,
     TokenError,
@@ -23,6 +26,7 @@ from edgesync_transport.keys import (
 )
 
 TIMEOUT_S: Final = 15.0
+LINK_TIMEOUT_S: Final = 6.0
 ANSWER_BYTES_MAX: Final = 64 * 1024
 
 TEMPLATE: Final = """\
@@ -206,7 +210,7 @@ def _register_keys(path: Path, token: Token, *, is_new_wanted: bool) -> None:
 def _register(token: Token, public: str) -> None:
     """Leave the public key at the hub; asking again with the same key is answered the same."""
     if not token.enrol_url:
-        click.echo(f"register this key at the hub by hand: {public}", err=True)
+        _register_over_link(token, public)
         return
     body = {"routing_key": token.routing_key, "secret": token.secret, "public_key": public}
     request = urllib.request.Request(
@@ -224,6 +228,30 @@ def _register(token: Token, public: str) -> None:
         raise click.ClickException(
             f"{token.enrol_url} cannot be reached: {error}; is the hub running there?"
         ) from error
+
+
+def _register_over_link(token: Token, public: str) -> None:
+    ask = functools.partial(
+        ask_as_guest,
+        token.address,
+        server_key=token.server_key,
+        secret=token.secret,
+        question=json.dumps({"public_key": public}).encode(),
+        timeout_s=LINK_TIMEOUT_S,
+    )
+    try:
+        answer = trio.run(ask)
+    except LinkLost as lost:
+        if lost.cause is Cause.REFUSED:
+            raise click.ClickException(
+                "the hub does not know this token: it was withdrawn, or expired long ago; "
+                "ask for a new one"
+            ) from lost
+        raise click.ClickException(f"{lost}; is the hub running there?") from lost
+    except trio.TooSlowError as error:
+        raise click.ClickException(f"{token.address}: no answer; try again") from error
+    if "error" in json.loads(answer):
+        raise _refusal(answer)
 
 
 def _refusal(body: bytes) -> Refused:

@@ -12,7 +12,7 @@ import click
 from edgesync.cli.program import as_json_option
 from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
-from hubd.edges.enrol import is_only_here, public_address, public_url, token_for
+from hubd.edges.enrol import public_address, token_for
 from hubd.edges.registry import NAME_PATTERN, RegisteredEdge, Registry
 from hubd.errors import EdgeUnknown
 from hubd.settings import Settings, data_dir, read_settings
@@ -61,12 +61,6 @@ def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> 
         click.echo(token)
         minutes = (invitation.expires_ns - time.time_ns()) / 60e9
         click.echo(f"valid once, for {minutes:.0f} minutes: edgesync init --token …", err=True)
-    if is_only_here(settings):
-        click.echo(
-            f"gateways elsewhere cannot reach {public_url(settings)} to enrol: "
-            "set hub.public_url to the address of a proxy in front of it",
-            err=True,
-        )
 
 
 @click.command(epilog="Example: hubd revoke barn-7")

@@ -26,7 +26,7 @@ TEMPLATE = """\
 data_dir = "{data_dir}"
 listen = ["{listen}"]       # edges connect here
 public = "{public}"         # the same address as edges see it; it goes into tokens
-public_url = "{public_url}" # the HTTP address as edges see it, for enrolment
+public_url = "{public_url}" # set: edges enrol there, over HTTP, and not over the link
 
 [link]
 heartbeat = "{heartbeat}"
@@ -47,7 +47,7 @@ TOKENS = 'write_token_sha256 = ["{digest}"]  # of the token that `hubd init` pri
 @click.option(
     "--public", default="", help="The link's address as edges see it; guessed if left out."
 )
-@click.option("--public-url", default="", help="The HTTP address as edges see it.")
+@click.option("--public-url", default="", help="Let edges enrol there, over HTTP.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where HTTP listens.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
 @click.option("--heartbeat", default="5s", show_default=True, help="Between signs of life.")

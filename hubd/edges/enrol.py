@@ -1,13 +1,17 @@
-"""Enrolment over HTTP: a gateway shows its token's key and secret, and leaves its public key."""
+"""Enrolment: a gateway shows its token and leaves its public key, over the link or over HTTP.
+
+Over the link the token's holder is a guest, see `keys.guest_keys`; over HTTP it shows the token's
+key and secret, for hubs behind a proxy that lets nothing else through.
+"""
 
 import ipaddress
 import logging
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -17,7 +21,6 @@ from starlette.routing import Route
 
 from edgesync_transport.keys import Token, encode_token
 from edgesync_transport.seldom import Seldom
-from hubd.api.settings import is_loopback
 from hubd.edges.registry import Invitation, Registry
 from hubd.errors import EnrolRefused, RegistryBusy, RegistryUnusable
 from hubd.settings import Settings
@@ -52,6 +55,12 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     public_key: Text
 
 
+class GuestRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same of a guest, whose key on the link says all the rest."""
+
+    public_key: Text
+
+
 class EnrolAnswer(msgspec.Struct, frozen=True, kw_only=True):
     edge: str
     address: str
@@ -69,7 +78,7 @@ def token_for(invitation: Invitation, settings: Settings, *, server_key: str) ->
     return encode_token(
         Token(
             address=public_address(settings),
-            enrol_url=public_url(settings),
+            enrol_url=settings.hub.public_url,
             server_key=server_key,
             edge=invitation.edge,
             routing_key=invitation.routing_key,
@@ -94,17 +103,6 @@ def public_address(settings: Settings) -> str:
             "set hub.public to the address edges use, e.g. tcp://hub.example.org:7400"
         )
     return address
-
-
-def public_url(settings: Settings) -> str:
-    return settings.hub.public_url or f"http://{settings.api.host}:{settings.api.port}"
-
-
-def is_only_here(settings: Settings) -> bool:
-    """Whether edges of other machines could use the link, but not enrol."""
-    link = urlsplit(public_address(settings)).hostname or ""
-    http = urlsplit(public_url(settings)).hostname or ""
-    return is_loopback(http) and not is_loopback(link)
 
 
 class Failures:
@@ -144,54 +142,71 @@ def _network_of(address: str) -> str:
 class Enrolment:
     """Redeems tokens beside the loop: the registry's file may be held by another process."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, settings: Settings, *, server_key: str) -> None:
         self._registry = registry
+        self._settings = settings
+        self._server_key = server_key
         self._failures = Failures()
         self._seldom = Seldom()
         self._one_at_a_time = trio.CapacityLimiter(1)
 
-    async def redeem(self, asked: EnrolRequest, address: str) -> str:
-        """Return the edge's name; raises EnrolRefused, and RegistryUnusable for now."""
+    async def of_request(self, asked: EnrolRequest, address: str) -> EnrolAnswer:
+        """Redeem what came over HTTP; raises EnrolRefused, and RegistryUnusable for now."""
         redeem = partial(self._registry.redeem, asked.routing_key, asked.secret, asked.public_key)
         try:
-            with trio.fail_after(WAIT_S):
-                return await trio.to_thread.run_sync(redeem, limiter=self._one_at_a_time)
-        except trio.TooSlowError:
-            raise RegistryBusy(str(self._registry.path)) from None
+            return await self._redeem(redeem, address)
         except EnrolRefused as refused:
-            is_too_often = self._failures.note(address)
-            if (again := self._seldom.ask(refused.code)) is not None:
-                log.warning(
-                    "enrolment refused: %s, from %s; %d more before",
-                    refused.reason, address, again,
-                )  # fmt: skip
-            if is_too_often and refused.code == "bad_credentials":
+            if self._failures.note(address) and refused.code == "bad_credentials":
                 raise EnrolRefused(
                     "rate_limited", "too many failed attempts; wait a minute"
                 ) from refused
             raise
 
+    async def of_guest(self, routing_key: str, question: bytes) -> bytes:
+        """Answer a guest of the link: an EnrolAnswer or a Refusal, in JSON."""
+        try:
+            asked = msgspec.json.decode(question, type=GuestRequest)
+            redeem = partial(self._registry.redeem_as_guest, routing_key, asked.public_key)
+            return msgspec.json.encode(await self._redeem(redeem, "the link"))
+        except (EnrolRefused, RegistryUnusable, msgspec.DecodeError) as error:
+            return msgspec.json.encode(_refusal(error)[0])
 
-def enrol_route(registry: Registry, settings: Settings, *, server_key: str) -> Route:
-    enrolment = Enrolment(registry)
+    async def _redeem(self, redeem: Callable[[], str], origin: str) -> EnrolAnswer:
+        try:
+            with trio.fail_after(WAIT_S):
+                edge = await trio.to_thread.run_sync(redeem, limiter=self._one_at_a_time)
+        except trio.TooSlowError:
+            raise RegistryBusy(str(self._registry.path)) from None
+        except EnrolRefused as refused:
+            if (again := self._seldom.ask(refused.code)) is not None:
+                log.warning(
+                    "enrolment refused: %s, from %s; %d more before", refused.reason, origin, again
+                )
+            raise
+        log.info("enrolled: edge=%s from %s", edge, origin)
+        address = public_address(self._settings)
+        return EnrolAnswer(edge=edge, address=address, server_key=self._server_key)
 
+
+def enrol_route(enrolment: Enrolment) -> Route:
     async def enrol(request: Request) -> Response:
         address = request.client.host if request.client else ""
         try:
-            edge = await enrolment.redeem(await _read(request), address)
-        except EnrolRefused as error:
-            return _json(Refusal(error=error.reason, code=error.code), STATUS[error.code])
-        except RegistryUnusable:
-            refusal = Refusal(
-                error="the hub cannot look at its registry now", code="busy", remedy="try again"
-            )
-            return _json(refusal, 503)
-        except msgspec.DecodeError as error:
-            return _json(Refusal(error=str(error), code="bad_request"), 400)
-        answer = EnrolAnswer(edge=edge, address=public_address(settings), server_key=server_key)
-        return _json(answer, 200)
+            return _json(await enrolment.of_request(await _read(request), address), 200)
+        except (EnrolRefused, RegistryUnusable, msgspec.DecodeError) as error:
+            return _json(*_refusal(error))
 
     return Route(PATH, enrol, methods=["POST"])
+
+
+def _refusal(error: Exception) -> tuple[Refusal, int]:
+    """Return what is answered, and its status over HTTP."""
+    if isinstance(error, EnrolRefused):
+        return Refusal(error=error.reason, code=error.code), STATUS[error.code]
+    if isinstance(error, RegistryUnusable):
+        problem = "the hub cannot look at its registry now"
+        return Refusal(error=problem, code="busy", remedy="try again"), 503
+    return Refusal(error=str(error), code="bad_request"), 400
 
 
 async def _read(request: Request) -> EnrolRequest:

@@ -16,7 +16,7 @@ from typing import Annotated, Final
 
 import msgspec
 
-from edgesync_transport.keys import is_key, new_routing_key, new_secret
+from edgesync_transport.keys import guest_keys, is_key, new_routing_key, new_secret
 from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy, RegistryUnusable
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS key (
 ) STRICT;
 CREATE TABLE IF NOT EXISTS enrolment (
     routing_key TEXT PRIMARY KEY, edge TEXT NOT NULL REFERENCES edge(name),
-    secret_sha256 TEXT NOT NULL, expires_ns INTEGER NOT NULL, redeemed_key TEXT
+    secret_sha256 TEXT NOT NULL, expires_ns INTEGER NOT NULL, redeemed_key TEXT, guest TEXT
 ) STRICT;
 CREATE TABLE IF NOT EXISTS revoked_key (
     public TEXT PRIMARY KEY, edge TEXT NOT NULL, revoked_ns INTEGER NOT NULL
@@ -45,6 +45,8 @@ WHERE edge.revoked_ns IS NOT NULL
 """
 # How long a call waits for another process that holds the file.
 BUSY_S: Final = 5.0
+# How long the holder of a token that is no longer good is told so, over the link.
+GUESTS_TOLD_NS: Final = 86_400 * 10**9
 
 
 class RegisteredEdge(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +64,14 @@ class Invitation(msgspec.Struct, frozen=True, kw_only=True):
     routing_key: str
     secret: str
     expires_ns: int
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What a hub that runs has to know of the registry."""
+
+    keys: dict[str, str]
+    edges: list[RegisteredEdge]
+    guests: dict[str, str]
 
 
 class Registry:
@@ -84,6 +94,9 @@ class Registry:
         with self._use() as db:
             # FULL: an enrolment that was answered must survive a power cut (I1).
             db.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; {SCHEMA}")
+            columns = {row[1] for row in db.execute("PRAGMA table_info(enrolment)")}
+            if "guest" not in columns:
+                db.execute("ALTER TABLE enrolment ADD COLUMN guest TEXT")
             revoked = db.execute(REVOKED_EDGES).fetchall()
         self._seen_version = -1
         self._own_changes = True
@@ -121,12 +134,12 @@ class Registry:
                 raise
             self._own_changes = True
 
-    def changes(self) -> tuple[dict[str, str], list[RegisteredEdge]] | None:
-        """Return keys and edges if anybody has changed them since the last call, else None."""
+    def changes(self) -> Changes | None:
+        """Return what there is if anybody has changed it since the last call, else None."""
         if not self.has_changed():
             return None
         try:
-            return self.live_keys(), self.edges()
+            return Changes(self.live_keys(), self.edges(), self.guests())
         except RegistryUnusable:
             self._own_changes = True  # not seen yet
             raise
@@ -165,6 +178,20 @@ class Registry:
         with self._use() as db:
             return dict(db.execute("SELECT public, edge FROM key").fetchall())
 
+    def guests(self) -> dict[str, str]:
+        """Return the public key of each token's holder -> the token's routing key.
+
+        Also of tokens that are no longer good: whoever shows one is told why.
+        """
+        with self._use() as db:
+            return dict(
+                db.execute(
+                    "SELECT guest, routing_key FROM enrolment "
+                    "WHERE guest IS NOT NULL AND expires_ns > ? ORDER BY expires_ns",
+                    (self._clock_ns() - GUESTS_TOLD_NS,),
+                ).fetchall()
+            )
+
     def invite(self, edge: str, *, tenant: str, valid_s: float, again: bool = False) -> Invitation:
         """Register `edge` and return a token's parts; `again` lets it come with a new key.
 
@@ -190,8 +217,14 @@ class Registry:
             db.execute("DELETE FROM enrolment WHERE expires_ns < ?", (now - 10**15,))
             _withdraw_tokens(db, edge, now)
             db.execute(
-                "INSERT INTO enrolment VALUES (?, ?, ?, ?, NULL)",
-                (invitation.routing_key, edge, _digest(invitation.secret), invitation.expires_ns),
+                "INSERT INTO enrolment VALUES (?, ?, ?, ?, NULL, ?)",
+                (
+                    invitation.routing_key,
+                    edge,
+                    _digest(invitation.secret),
+                    invitation.expires_ns,
+                    guest_keys(invitation.secret).public,
+                ),
             )
         return invitation
 
@@ -201,11 +234,15 @@ class Registry:
         Asking again with the same key is answered the same: the first answer may have been lost.
         A key that was revoked, or replaced by another one, is never accepted again.
         """
-        if not is_key(public):
-            raise EnrolRefused("bad_key", "public_key is not 40 characters of Z85")
         # Wrong credentials cost a read: whoever guesses must not hold up the registry's writers.
         with self._use() as db:
             _check_credentials(db, routing_key, secret)
+        return self.redeem_as_guest(routing_key, public)
+
+    def redeem_as_guest(self, routing_key: str, public: str) -> str:
+        """Do the same for whoever has proven in another way to hold the token."""
+        if not is_key(public):
+            raise EnrolRefused("bad_key", "public_key is not 40 characters of Z85")
         with self._change() as db:
             return self._register(db, routing_key, public)
 

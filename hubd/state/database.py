@@ -65,6 +65,15 @@ class Rebuild(msgspec.Struct, frozen=True):
     reason: str
 
 
+def _is_cancelled() -> bool:
+    """Whether the task that this thread works for has been cancelled."""
+    try:
+        trio.from_thread.check_cancelled()
+    except trio.Cancelled:
+        return True
+    return False
+
+
 class State:
     """Hands out transactions; every function given to it runs in a worker thread.
 
@@ -89,13 +98,15 @@ class State:
     async def write(self, change: Callable[[sa.Connection], T], *, life: int | None = None) -> T:
         """Run `change` in one transaction; commits when it returns, undoes it all if it raises.
 
+        Being cancelled undoes it, too, within moments: a hub that stops waits for nothing large.
+
         Raises StateReplaced, and does nothing, when `life` is over.
         """
 
         def carry_out() -> T:
             if life not in (None, self.life):
                 raise StateReplaced
-            return self.write_now(change)
+            return self.write_now(change, is_over=_is_cancelled)
 
         try:
             return await trio.to_thread.run_sync(carry_out, limiter=self._writer)
@@ -114,10 +125,21 @@ class State:
                 self.report_damage(error)
             raise
 
-    def write_now(self, change: Callable[[sa.Connection], T]) -> T:
-        connection = self._engine.connect().execution_options(writes=True)
-        with connection, connection.begin():
-            return change(connection)
+    def write_now(
+        self, change: Callable[[sa.Connection], T], *, is_over: Callable[[], bool] | None = None
+    ) -> T:
+        with self._engine.connect().execution_options(writes=True) as connection:
+            raw: Any = connection.connection.dbapi_connection
+            raw.set_progress_handler(is_over, STEPS_BETWEEN_CHECKS)
+            try:
+                with connection.begin():
+                    return change(connection)
+            except sa.exc.OperationalError:
+                if is_over is not None:
+                    trio.from_thread.check_cancelled()  # that was why
+                raise
+            finally:
+                raw.set_progress_handler(None, 0)
 
     def read_now(self, question: Callable[[sa.Connection], T]) -> T:
         ends_at = time.monotonic() + READ_LIMIT_S

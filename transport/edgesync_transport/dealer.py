@@ -16,7 +16,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from edgesync_transport import descriptors, pump, wire
-from edgesync_transport.keys import KeyPair
+from edgesync_transport.keys import KeyPair, guest_keys
 from edgesync_transport.link import LinkClosed
 from edgesync_transport.messages import Message
 from edgesync_transport.seldom import Seldom
@@ -25,6 +25,7 @@ from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings, new_conte
 log = logging.getLogger(__name__)
 
 RESOLVE_TIMEOUT_S: Final = 10.0
+GUEST_PAUSE_S: Final = 0.5
 # What a link takes, twice: three sockets, a connection, name resolution.
 DESCRIPTORS_MIN: Final = 16
 
@@ -103,6 +104,18 @@ class ZmqLink:
                 self.malformed += 1
                 if (again := self._seldom.ask("malformed")) is not None:
                     log.warning("dropped from %s: %s; %d more before", self.address, error, again)
+
+    async def ask_as_guest(self, question: bytes) -> bytes:
+        """Put the one question that a guest has, see `wire.GUEST`; raises LinkLost."""
+        try:
+            await self._pump.send([wire.GUEST, question])
+            while True:
+                frames = await self._pump.receive()
+                if len(frames) == 2 and frames[0] == wire.GUEST:
+                    return frames[1]
+                self.malformed += 1
+        except pump.PumpClosed:
+            raise self._lost() from None
 
     async def aclose(self) -> None:
         """End the link; what was sent last (a Bye) gets `farewell_s` to leave."""
@@ -189,6 +202,29 @@ _CAUSE_OF_CLOSE: Final = {
     Phase.UP: Cause.LOST,
     Phase.ENDED: Cause.CLOSED,
 }
+
+
+async def ask_as_guest(
+    address: str, *, server_key: str, secret: str, question: bytes, timeout_s: float
+) -> bytes:
+    """Connect as whoever holds the token with this secret, and put its question to the hub.
+
+    Asks again as long as the link fails and there is time: the hub knows a token half a second
+    after it was made. Raises LinkLost with the last cause, TooSlowError if there was none.
+    """
+    keys, lost = guest_keys(secret), None
+    async with open_connect(address, server_key=server_key, keys=keys) as connect:
+        with trio.move_on_after(timeout_s):
+            while True:
+                link = await connect()
+                try:
+                    return await link.ask_as_guest(question)
+                except LinkLost as error:
+                    lost = error
+                finally:
+                    await link.aclose()
+                await trio.sleep(GUEST_PAUSE_S)
+    raise lost or trio.TooSlowError
 
 
 class ZmqConnect:

@@ -6,6 +6,7 @@ edge redeems its enrolment token. Keys are written in Z85, ZeroMQ's text form of
 
 import base64
 import binascii
+import hashlib
 import os
 import re
 import secrets
@@ -17,9 +18,11 @@ from typing import Annotated, Final
 
 import msgspec
 import zmq
+from zmq.utils import z85
 
 Z85_KEY: Final = re.compile(r"[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 
+GUEST_PREFIX: Final = b"edgesync guest key\0"
 TOKEN_PREFIX: Final = "edgesync1."
 # A token is pasted by people; nothing in it is long.
 TOKEN_CHARS_MAX: Final = 2048
@@ -53,6 +56,16 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 def new_key_pair() -> KeyPair:
     public, secret = zmq.curve_keypair()
     return KeyPair(public=public.decode(), secret=secret.decode())
+
+
+def guest_keys(secret: str) -> KeyPair:
+    """Return the pair that whoever holds a token connects with to redeem it over the link.
+
+    The hub lets in no key that it does not know. This one it knows since it made the token, and
+    CURVE's handshake proves who has the secret without sending it.
+    """
+    private = z85.encode(hashlib.sha256(GUEST_PREFIX + secret.encode()).digest())
+    return KeyPair(public=zmq.curve_public(private).decode(), secret=private.decode())
 
 
 def is_key(text: str) -> bool:
@@ -124,8 +137,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What an edge needs to find its hub, to know it, and to be let in once.
 
     address      the hub's link, `tcp://host:port`
-    enrol_url    where to register the edge's public key, `http(s)://host:port`; "" if the
-                 operator does it by hand
+    enrol_url    where to register the edge's public key, `http(s)://host:port`; "" if that is
+                 done over the link
     server_key   the hub's public CURVE key in Z85: the edge talks to no other
     edge         the name the hub gave the edge
     routing_key  names the enrolment at the hub, not secret

@@ -6,10 +6,14 @@ is removed, what its connection sends is dropped and counted.
 
 Routing ids are left to libzmq. HANDOVER stays 0: with it, a peer with another key could take over
 the id of a live one.
+
+A guest is whoever holds an enrolment token: its key is known, and belongs to no edge. It may ask
+one thing, which is answered by `welcome`; nothing else that it sends is looked at.
 """
 
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -27,6 +31,11 @@ from edgesync_transport.zap import KeyTable
 
 log = logging.getLogger(__name__)
 
+GUEST_BYTES_MAX: Final = 4096
+GUESTS_WAITING_MAX: Final = 16
+# Answers a guest: the enrolment it may redeem, its question -> what it is told.
+Welcome = Callable[[str, bytes], Awaitable[bytes]]
+
 # Connections the kernel holds for us while the I/O thread is busy with handshakes (0.5 ms each).
 BACKLOG: Final = 1024
 
@@ -43,6 +52,7 @@ class HearingStats(msgspec.Struct):
     sent: int = 0
     send_dropped: int = 0  # answers the pump had no room for
     revoked: int = 0  # messages of keys that are not, or no longer, in the table
+    guests: int = 0  # questions of guests
     edges: dict[str, EdgeCounts] = msgspec.field(default_factory=dict)
 
     def of(self, edge: str) -> EdgeCounts:
@@ -62,6 +72,9 @@ class ZmqHearing:
         self._keys = keys
         self._settings = settings
         self._seldom = Seldom()
+        self._ask, self._asked = trio.open_memory_channel[tuple[bytes, str, bytes]](
+            GUESTS_WAITING_MAX
+        )
         self._pump = pump.Pump(
             socket,
             receive_one=_receive_one,
@@ -95,7 +108,7 @@ class ZmqHearing:
             # Asked here and not when the message came in: it may have waited since.
             edge = self._keys.edge_of(public.decode("ascii", "replace"))
             if edge is None:
-                self._count_revoked(public)
+                self._hear_stranger(route, public, frames)
                 continue
             try:
                 message = wire.decode(frames, self._settings.wire)
@@ -112,6 +125,26 @@ class ZmqHearing:
         """Stop hearing: later calls raise LinkClosed. The socket closes with `open_hearing`."""
         self._pump.close()
         await trio.lowlevel.checkpoint()
+
+    def _hear_stranger(self, route: bytes, public: bytes, frames: Sequence[bytes]) -> None:
+        """Let a guest's question wait for its answer; drop everything else, and too many."""
+        enrolment = self._keys.guest_of(public.decode("ascii", "replace"))
+        is_question = (
+            len(frames) == 2 and frames[0] == wire.GUEST and len(frames[1]) <= GUEST_BYTES_MAX
+        )
+        if enrolment is None or not is_question:
+            self._count_revoked(public)
+            return
+        self.stats.guests += 1
+        with contextlib.suppress(trio.WouldBlock):  # it asks again
+            self._ask.send_nowait((route, enrolment, frames[1]))
+
+    async def welcome(self, answer: Welcome) -> None:
+        """Answer guests, one after the other, until cancelled."""
+        async for route, enrolment, question in self._asked:
+            found = await answer(enrolment, question)
+            with contextlib.suppress(pump.PumpClosed):
+                self._pump.send_soon([route, wire.GUEST, found])
 
     def _count_revoked(self, public: bytes) -> None:
         self.stats.revoked += 1
@@ -157,11 +190,13 @@ async def open_hearing(
     *,
     server_keys: KeyPair,
     edges: KeyTable,
+    welcome: Welcome | None = None,
     settings: LinkSettings = DEFAULT_HUB_SETTINGS,
 ) -> AsyncIterator[ZmqHearing]:
     """Yield the hub's ear, bound to `binds`; `edges` may change at any time.
 
-    binds  `tcp://address:port` or `tcp://*:port`; port `*` picks a free one, see `addresses`
+    binds    `tcp://address:port` or `tcp://*:port`; port `*` picks a free one, see `addresses`
+    welcome  answers guests; without it they are let in and heard by nobody
 
     Raises OSError, naming the address, if one cannot be bound.
     """
@@ -177,6 +212,8 @@ async def open_hearing(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(handler.run)
                 nursery.start_soon(hearing._pump.run)
+                if welcome is not None:
+                    nursery.start_soon(hearing.welcome, welcome)
                 yield hearing
                 nursery.cancel_scope.cancel()
             hearing._pump.flush()

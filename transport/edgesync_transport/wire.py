@@ -32,6 +32,9 @@ U64_MAX: Final = 2**64 - 1
 NESTING_MAX: Final = 8
 HEADER_BYTES: Final = 8
 WORD_BYTES: Final = 8
+# What the one question of a guest and its answer begin with; a frame of JSON follows. No message
+# does: they begin with the protocol's version.
+GUEST: Final = b"edgesync-enrol1"
 
 
 class WireLimits(msgspec.Struct, frozen=True, kw_only=True):

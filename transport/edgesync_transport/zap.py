@@ -33,6 +33,7 @@ class KeyTable:
     def __init__(self, edges: Mapping[str, str] | None = None) -> None:
         self._edges: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
+        self._guests: Mapping[str, str] = {}
         for public, edge in (edges or {}).items():
             self.add(public, edge)
 
@@ -61,6 +62,14 @@ class KeyTable:
 
     def edge_of(self, public: str) -> str | None:
         return self._edges.get(public)
+
+    def set_guests(self, guests: Mapping[str, str]) -> None:
+        """Let these keys in as guests: public key -> the enrolment that it may redeem."""
+        self._guests = guests
+
+    def guest_of(self, public: str) -> str | None:
+        """Return the enrolment a key may redeem; it may do nothing else, and is no edge's."""
+        return self._guests.get(public)
 
     def came_from(self, edge: str, address: str) -> None:
         self._addresses[edge] = address
@@ -114,6 +123,10 @@ class Zap:
             return self._refuse(address, "not a CURVE request of this hub")
         public = z85.encode(key)
         edge = self._keys.edge_of(public.decode())
+        if edge is None and self._keys.guest_of(public.decode()) is not None:
+            log.debug("handshake: a guest from %s", address.decode("ascii", "replace"))
+            self.accepted += 1
+            return b"200", b"OK", public
         if edge is None:
             return self._refuse(address, f"unknown key {public.decode()}")
         self.accepted += 1

@@ -1,5 +1,6 @@
 """`edgesync init` in a folder that is there already: the hub is set, nothing else is touched."""
 
+import re
 import stat
 import tomllib
 from collections.abc import Iterator
@@ -114,3 +115,44 @@ def test_a_form_that_cannot_be_edited_is_left_alone_with_what_to_write(
     # The token is still good.
     config.unlink()
     init(site, tmp_path, token)
+
+
+def test_refusals_come_over_the_link_with_their_reasons(site: Terminal, tmp_path: Path) -> None:
+    first = invite(site, "e")
+    second = invite(site, "e")
+    site.edge_config = tmp_path / "edge.toml"
+    withdrawn = site.run("edgesync", "init", "--token", first)
+    assert withdrawn.returncode == 1
+    assert "has expired; ask for a new one" in withdrawn.stderr
+    assert not site.edge_config.exists()
+    init(site, tmp_path, second)
+    site.out("hubd", "forget", "e", "--yes")
+    unknown = site.run("edgesync", "init", "--token", second)
+    assert unknown.returncode == 1
+    # At the handshake or, until the hub has looked at its registry again, in the answer.
+    assert re.search("does not know this token|is not known any more", unknown.stderr)
+
+
+def test_a_hub_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    with open_terminal(tmp_path) as far:
+        far.out("hubd", "init", "--listen", f"tcp://127.0.0.1:{far.link_port}")
+        token = far.out("hubd", "enroll", "barn-7").strip()
+        refused = far.run("edgesync", "init", "--token", token)
+        assert refused.returncode == 1
+        assert "is the hub running there" in refused.stderr
+        assert not far.edge_config.exists()
+
+
+def test_a_hub_with_a_public_url_enrols_over_http(tmp_path: Path) -> None:
+    with open_terminal(tmp_path) as web:
+        web.out("hubd", "init", "--listen", f"tcp://127.0.0.1:{web.link_port}",
+                "--port", str(web.http_port),
+                "--public-url", f"http://127.0.0.1:{web.http_port}")  # fmt: skip
+        web.start_hub()
+        token = web.enrol()
+        web.start_edge()
+        web.out("edgesync", "sync", "--timeout", "20")
+        elsewhere = str(tmp_path / "x" / "edge.toml")
+        used = web.run("edgesync", "--config", elsewhere, "init", "--token", token)
+        assert used.returncode == 1
+        assert "used already" in used.stderr

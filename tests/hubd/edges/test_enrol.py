@@ -17,6 +17,7 @@ from hubd.edges.enrol import (
     BODY_BYTES_MAX,
     NETWORKS_MAX,
     PATH,
+    Enrolment,
     Failures,
     enrol_route,
     token_for,
@@ -52,7 +53,7 @@ def client(registry: Registry, tmp_path: Path) -> Iterator[TestClient]:
             hub=StillHub([]), state=state, live=live, projectors=Projectors(live), answers=answers,
             settings=SETTINGS.api, version="0",
         )  # fmt: skip
-        route = enrol_route(registry, SETTINGS, server_key=SERVER_KEY)
+        route = enrol_route(Enrolment(registry, SETTINGS, server_key=SERVER_KEY))
         app = make_app(context, open_routes=[route])
         with TestClient(app, backend="trio", base_url="https://hub.example") as found:
             yield found

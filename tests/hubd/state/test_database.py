@@ -1,9 +1,11 @@
 """Opening, upgrading and sharing the state's database."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import trio
 
 from edgesync.errors import StoreUnwritable, StoreVersion
 from hubd.project.base import move_cursor, read_cursor
@@ -125,3 +127,24 @@ async def test_readers_see_one_moment_while_a_writer_writes(tmp_path: Path) -> N
     assert await state.read(look_twice) == (1, 1)
     assert "meanwhile" in names(state)
     state.close()
+
+
+async def test_a_large_change_ends_when_it_is_cancelled_and_is_undone(tmp_path: Path) -> None:
+    endless = sa.text(
+        "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) "
+        "SELECT max(x) FROM n"
+    )
+    with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
+        await state.write(lambda c: c.execute(sa.text("CREATE TABLE t (x INTEGER)")))
+
+        def change(connection: sa.Connection) -> None:
+            connection.execute(sa.text("INSERT INTO t VALUES (1)"))
+            connection.execute(endless)
+
+        with trio.move_on_after(0.1) as stopped:
+            await state.write(change)
+        assert stopped.cancelled_caught
+        count = sa.text("SELECT count(*) FROM t")
+        assert await state.read(lambda c: c.execute(count).scalar()) == 0
+        await state.write(lambda c: c.execute(sa.text("INSERT INTO t VALUES (2)")))
+        assert await state.read(lambda c: c.execute(count).scalar()) == 1
