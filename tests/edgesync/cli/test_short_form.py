@@ -26,7 +26,7 @@ def test_it_works_alone_joins_and_syncs(tmp_path: Path) -> None:
 
         assert "not joined yet" in terminal.out("edgesync", "check")
         edge = terminal.start("edgesync")  # `edgesync --config FILE`, no more
-        terminal.until(lambda: terminal.run("edgesync", "status").returncode == 0)
+        terminal.until(terminal.is_edge_up)
         link = terminal.json("edgesync", "status")["link"]
         assert link["state"] == "Disconnected"
         assert "init --token" in link["problem"]
