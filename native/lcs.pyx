@@ -6,7 +6,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.stdint cimport uint16_t
 
 cdef enum:
-    TABLE_CELLS_MAX = 8 << 20  # 16 MiB and some 20 ms
+    TABLE_CELLS_MAX = 4 << 20  # 8 MiB and some 20 ms
 
 CELLS_MAX = TABLE_CELLS_MAX
 
@@ -21,7 +21,7 @@ def common(bytes one not None, bytes other not None):
     cdef uint16_t *table
     if (height + 1) * (width + 1) > TABLE_CELLS_MAX:
         raise ValueError(f"{height} and {width} bytes")
-    # The common part is no longer than the shorter one, of 2896 bytes at most.
+    # The common part is no longer than the shorter one, of 2047 bytes at most.
     table = <uint16_t *>PyMem_Malloc((height + 1) * (width + 1) * sizeof(uint16_t))
     if table == NULL:
         raise MemoryError

@@ -33,9 +33,10 @@ SYNTAX: Final = "ERR syntax error"
 COUNTER_MAX: Final = 1 << 59
 REPLY_MAX: Final = 64 << 20
 # Random picks at one go, which may be more than there are members: 20 ms or so.
-PICKS_MAX: Final = 1 << 18
+PICKS_MAX: Final = 1 << 16
 # Names looked at in one step of a SCAN, whose COUNT is a wish.
 WALK_MAX: Final = 10_000
+DIGITS_MAX: Final = 20  # of a cursor
 LONG_MAX: Final = (1 << 63) - 1
 
 INTEGER = re.compile(rb"0|-?[1-9][0-9]{0,18}")
@@ -97,7 +98,7 @@ class Cursors:
 
     def take(self, raw: bytes) -> bytes | None:
         """Return the last name given; None to begin with."""
-        if not raw.isdigit():
+        if not raw.isdigit() or len(raw) > DIGITS_MAX:
             raise ReplyError("ERR invalid cursor")
         return self._last.get(int(raw))
 

@@ -176,7 +176,7 @@ ALL_SHAPES = SHAPES + shapes_of(APART)
 
 # Nothing, one, the ends of 32 and 64 bits and what is behind them, and what is no number at all.
 HOSTILE = [
-    b"0", b"1", b"-1", b"-0", b"", b"nan", b"inf", b"1" + b"0" * 30, b"%d" % (1 << 31),
+    b"0", b"1", b"-1", b"-0", b"", b"nan", b"inf", b"1" + b"0" * 30, b"1" * 5000, b"%d" % (1 << 31),
     b"%d" % -(1 << 31), b"%d" % ((1 << 63) - 1), b"%d" % (1 << 63), b"%d" % -(1 << 63),
     b"%d" % (1 - (1 << 63)),
 ]  # fmt: skip
