@@ -272,7 +272,13 @@ def apply_entries(
     projector: Projector, connection: sa.Connection, entries: Sequence[Entry]
 ) -> None:
     """Project whole entries in the transaction of `connection`, whatever they cost."""
-    projector.apply(connection, [part for entry in entries for part in projector.parts(entry, 0)])
+    feed = Feed(projector, entries, Cursor())
+    while not feed.is_empty:
+        try:
+            projector.apply(connection, feed.take())
+        except BadEntry as error:
+            raise error.reason from error
+        feed.done()
 
 
 def read_cursor(connection: sa.Connection, name: str) -> Cursor:

@@ -7,7 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from edgesync._native import batch
-from edgesync.model import series_id
+from edgesync.model import ValueType, series_id
 from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project.append import Tail, Tails, append
@@ -21,6 +21,8 @@ from hubd.state.pieces import Piece, from_bits
 # Points of a piece of one part.
 SLICE_POINTS: Final = 16384
 SLICE_CHARS: Final = 1 << 18
+# Up to here an entry is one part, whatever its points are: looking at each piece would cost more.
+SMALL_POINTS: Final = 2048
 DECLARATIONS: Final = 1024
 DECLARATION_COST: Final = 16
 PIECE_COST: Final = 16
@@ -54,7 +56,14 @@ class TelemetryProjector:
             return
         columns, events = batch.columns(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
         declared = [one for _, record in events if (one := read_declaration(record.body))]
-        total = len(declared) + sum(len(column.times) for column in columns)
+        points = sum([len(column.times) for column in columns])
+        total = len(declared) + points
+        if not done and points <= SMALL_POINTS and _is_plain(declared, columns):
+            pieces = [(one.series, Piece(one.vtype, one.times, one.values)) for one in columns]
+            bound = PIECE_COST * len(pieces) + (1 + BUCKET_COST) * points
+            bound += 1 + DECLARATION_COST * len(declared)
+            yield Part(entry, Content(declared, pieces), bound, total, True)
+            return
         content, cost, at = Content([], []), 1, done
         for some in _items(declared, columns, done):
             extra = DECLARATION_COST * len(some.declared) + sum(cost_of(p) for _, p in some.pieces)
@@ -106,6 +115,10 @@ class TelemetryProjector:
         self._directory.forget()
         self._tails.forget()
         self._updates = []
+
+
+def _is_plain(declared: Sequence[Declaration], columns: Sequence[batch.Column]) -> bool:
+    return len(declared) <= DECLARATIONS and all(one.vtype != ValueType.TEXT for one in columns)
 
 
 def cost_of(piece: Piece) -> int:
