@@ -22,6 +22,8 @@ There is no LinkError: a hub out of reach is a state (`EdgeNode.status`), since 
 acknowledged is safe in the journal meanwhile.
 """
 
+from collections.abc import Sequence
+
 
 class EdgesyncError(Exception):
     """Base of all errors below."""
@@ -37,6 +39,28 @@ class ConfigError(EdgesyncError):
         self.field = field
         self.problem = problem
         self.remedy = remedy
+
+
+class ConfigErrors(ConfigError):
+    """Several mistakes at once, the first one's field and file in front."""
+
+    def __init__(self, mistakes: Sequence[ConfigError]) -> None:
+        first = mistakes[0]
+        super().__init__(
+            file=first.file, field=first.field, problem=first.problem, remedy=first.remedy
+        )
+        self.mistakes = tuple(mistakes)
+        self.args = ("\n".join(str(mistake) for mistake in mistakes),)
+
+
+def gathered(mistakes: Sequence[ConfigError]) -> ConfigError:
+    """Return one error of at least one mistake."""
+    flat = [
+        one
+        for mistake in mistakes
+        for one in (mistake.mistakes if isinstance(mistake, ConfigErrors) else [mistake])
+    ]
+    return flat[0] if len(flat) == 1 else ConfigErrors(flat)
 
 
 class StoreError(EdgesyncError):

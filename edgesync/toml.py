@@ -3,23 +3,31 @@
 Environment variables override single fields: PREFIX_SECTION__KEY, e.g. EDGESYNC_HUB__ENDPOINT.
 """
 
+import copy
 import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from edgesync import units
-from edgesync.errors import ConfigError
+from edgesync.errors import ConfigError, gathered
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 # A settings file is written by people; a larger one is something else.
 FILE_BYTES_MAX: Final = 4 << 20
+
+BYTE_ORDER_MARKS: Final = {
+    b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
+}  # fmt: skip
+# Mistakes told at once: who made more has another kind of file in hand.
+MISTAKES_MAX: Final = 20
 
 _AT = re.compile(r"^(?P<problem>.*) - at `\$(?P<path>.*)`$", re.S)
 _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
@@ -44,6 +52,12 @@ def parse(raw: bytes, *, file: str) -> dict[str, Any]:
     """Return the table in the bytes of a file; raises ConfigError."""
     if len(raw) > FILE_BYTES_MAX:
         raise ConfigError(file=file, field="(file)", problem=f"over {FILE_BYTES_MAX} bytes")
+    for mark, name in BYTE_ORDER_MARKS.items():
+        if raw.startswith(mark):
+            raise ConfigError(
+                file=file, field="(file)", problem=f"begins with a byte order mark ({name})",
+                remedy="save it as UTF-8 without one (some editors: without BOM)",
+            )  # fmt: skip
     try:
         return tomllib.loads(raw.decode())
     except (ValueError, RecursionError) as error:
@@ -55,13 +69,75 @@ def convert(
 ) -> T:
     """Return `table` as `kind`, with durations and sizes as text; raises ConfigError.
 
+    All mistakes are told at once (ConfigErrors): after each the field is left out, and the rest is
+    read again.
+
     names   what fields are called for whoever wrote the table, where that differs
     """
     try:
         return msgspec.convert(table, kind, dec_hook=units.dec_hook)
     except (msgspec.ValidationError, ValueError) as error:
-        found = explained(str(error), table, kind, file)
-        raise renamed(found, names or {}) from error
+        mistakes = _mistakes(table, kind, file)
+        raise gathered([renamed(mistake, names or {}) for mistake in mistakes]) from error
+
+
+def _mistakes(table: Mapping[str, Any], kind: type[msgspec.Struct], file: str) -> list[ConfigError]:
+    rest = copy.deepcopy(table)
+    found: list[ConfigError] = []
+    left_out: set[str] = set()
+    for _ in range(2 * MISTAKES_MAX):
+        try:
+            msgspec.convert(rest, kind, dec_hook=units.dec_hook)
+        except (msgspec.ValidationError, ValueError) as error:
+            text = str(error)
+            mistake = explained(text, rest, kind, file)
+            if mistake.field not in left_out:
+                found.append(mistake)
+            left_out.add(mistake.field)
+            if len(found) < MISTAKES_MAX and _leave_out(rest, kind, text):
+                continue
+        break
+    return found
+
+
+def _leave_out(table: Any, kind: type[msgspec.Struct], text: str) -> bool:
+    """Remove what the error `text` is about from `table`, or fill it in; False if that fails."""
+    match = _AT.match(text)
+    problem, path = (match["problem"], match["path"]) if match else (text, "")
+    steps = list(_steps(path, table, kind))
+    if unknown := _UNKNOWN.search(problem):
+        steps.append(unknown["name"])
+    place = table
+    try:
+        if missing := _MISSING.search(problem):
+            for step in steps:
+                place = place[step]
+            return _fill_in(table, kind, place, missing["name"], path)
+        if not steps:
+            return False
+        for step in steps[:-1]:
+            place = place[step]
+        del place[steps[-1]]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _fill_in(
+    table: Any, kind: type[msgspec.Struct], place: dict[str, Any], name: str, path: str
+) -> bool:
+    """Give a missing field some value that is taken, so that the rest can be looked at."""
+    values: tuple[Any, ...] = ("x", 1, 0.0, [], {})
+    for value in values:
+        place[name] = value
+        try:
+            msgspec.convert(table, kind, dec_hook=units.dec_hook)
+        except (msgspec.ValidationError, ValueError) as error:
+            match = _AT.match(str(error))
+            if match is not None and match["path"] == f"{path}.{name}":
+                continue
+        return True
+    return False
 
 
 def renamed(error: ConfigError, names: Mapping[str, str]) -> ConfigError:
@@ -102,34 +178,146 @@ def explained(
 ) -> ConfigError:
     """Turn a validation error into the field's path, the problem and what would be right."""
     match = _AT.match(text)
-    problem, path = (match["problem"], match["path"].lstrip(".")) if match else (text, "")
+    problem, path = (match["problem"], match["path"]) if match else (text, "")
+    steps = list(_steps(path, table, kind))
+    where = "".join(f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps).lstrip(".")
+    owner = _owner(table, steps)
+    of = f" in {owner!r}" if owner else ""
     if unknown := _UNKNOWN.search(problem):
         name = unknown["name"]
-        allowed = _fields_at(kind, path)
-        near = difflib.get_close_matches(name, allowed, n=1)
-        guess = f"did you mean `{near[0]}`? " if near else ""
-        field = f"{path}.{name}".lstrip(".")
+        allowed = _fields_at(kind, steps)
         return ConfigError(
-            file=file,
-            field=field,
-            problem="is not a known key",
-            remedy=f"{guess}allowed here: {', '.join(sorted(allowed))}",
-        )
+            file=file, field=f"{where}.{name}".lstrip("."), problem=f"is not a known key{of}",
+            remedy=f"{_guess(name, allowed)}allowed here: {', '.join(sorted(allowed))}",
+        )  # fmt: skip
     if missing := _MISSING.search(problem):
-        field = f"{path}.{missing['name']}".lstrip(".")
-        return ConfigError(file=file, field=field, problem="is missing", remedy="add it")
-    return ConfigError(file=file, field=path or "(file)", problem=problem)
+        field = f"{where}.{missing['name']}".lstrip(".")
+        return ConfigError(file=file, field=field, problem=f"is missing{of}", remedy="add it")
+    problem, remedy = _in_plain_words(
+        problem, _value_at(table, steps), _type_at(kind, steps), where
+    )
+    return ConfigError(file=file, field=where or "(file)", problem=problem + of, remedy=remedy)
 
 
-def _fields_at(kind: type[msgspec.Struct], path: str) -> list[str]:
+def _in_plain_words(problem: str, value: Any, wanted: Any, where: str) -> tuple[str, str]:
+    """Return msgspec's problem, and a remedy, as somebody who writes TOML would say them."""
+    choices = list(_choices(wanted))
+    if "Invalid enum value" in problem and choices:
+        listed = ", ".join(f'"{choice}"' for choice in choices)
+        more = ", or a list such as [0xFFFF]" if _has_list(wanted) else ""
+        return f"{value!r} is not allowed", f"{_guess(str(value), choices)}allowed: {listed}{more}"
+    if "Expected `array`, got `object`" in problem and where and "." not in where:
+        return problem, f"write [[{where}]]: there may be several"
+    if "Expected `int`, got `str`" in problem and isinstance(value, str):
+        try:
+            number = int(value, 0)
+        except ValueError:
+            return problem, ""
+        return problem, f"write {value} without quotes (it is {number})"
+    is_name = where.endswith("name")
+    if (
+        is_name
+        and "matching regex" in problem
+        and isinstance(value, str)
+        and re.search(r"[/\s]", value)
+    ):
+        kind = "tab" if "\t" in value else "slash" if "/" in value else "blank"
+        return f"{value!r} has a {kind}", "names are without blanks, tabs and slashes"
+    return problem, ""
+
+
+def _guess(word: str, allowed: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, [str(one) for one in allowed], n=1)
+    return f"did you mean `{near[0]}`? " if near else ""
+
+
+def _choices(wanted: Any) -> Iterator[str]:
+    if typing.get_origin(wanted) is typing.Literal:
+        yield from (str(one) for one in typing.get_args(wanted))
+        return
+    for inner in typing.get_args(wanted):
+        yield from _choices(inner)
+
+
+def _has_list(wanted: Any) -> bool:
+    inner = typing.get_args(wanted)
+    return any(typing.get_origin(one) is tuple for one in inner)
+
+
+def _steps(path: str, table: Any, kind: type[msgspec.Struct]) -> Iterator[str | int]:
+    """Yield the keys and indices of a path like `.modbus[0].poll_groups[...].every`.
+
+    msgspec does not say which key of a table it means (`[...]`): the first whose value is wrong.
+    """
+    here: Any = table
+    wanted: Any = kind
+    for part in re.findall(r"[^.\[\]]+|\[\d+\]|\[\.\.\.\]", path):
+        step: str | int = int(part[1:-1]) if part[1:-1].isdigit() and part[0] == "[" else part
+        wanted = _type_in(wanted, step)
+        if step == "[...]" and isinstance(here, Mapping):
+            step = next((key for key, one in here.items() if _is_wrong(one, wanted)), step)
+        yield step
+        try:
+            here = here[step]
+        except (KeyError, IndexError, TypeError):
+            here = None
+
+
+def _is_wrong(value: Any, wanted: Any) -> bool:
+    try:
+        msgspec.convert(value, wanted, dec_hook=units.dec_hook)
+    except (msgspec.ValidationError, ValueError, TypeError):
+        return True
+    return False
+
+
+def _value_at(table: Any, steps: Sequence[str | int]) -> Any:
+    for step in steps:
+        try:
+            table = table[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return table
+
+
+def _owner(table: Any, steps: Sequence[str | int]) -> str:
+    """Return the name of the innermost named thing on the way: a device, a point."""
+    found = ""
+    for step in steps:
+        try:
+            table = table[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        if isinstance(step, int) and isinstance(table, Mapping):
+            name = table.get("name")
+            found = name if isinstance(name, str) else found
+    return found
+
+
+def _type_at(kind: Any, steps: Sequence[str | int]) -> Any:
+    for step in steps:
+        kind = _type_in(kind, step)
+    return kind
+
+
+def _type_in(kind: Any, step: str | int) -> Any:
+    """Return the type of `step` inside `kind`, which may be a struct, a table or a list."""
+    struct = _struct_in(kind)
+    origin = typing.get_origin(kind)
+    if origin is dict:
+        return typing.get_args(kind)[1]
+    if isinstance(step, int) or origin is tuple:
+        return next(iter(typing.get_args(kind)), None) if origin is tuple else struct
+    if struct is None:
+        return None
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    return fields.get(step)
+
+
+def _fields_at(kind: type[msgspec.Struct], steps: Sequence[str | int]) -> list[str]:
     """Names of the keys allowed at a path like `modbus[0].groups`."""
-    here: Any = kind
-    for part in filter(None, re.split(r"\.|\[[^\]]*\]", path)):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(here)}
-        here = _struct_in(fields.get(part))
-        if here is None:
-            return []
-    return [field.encode_name for field in msgspec.structs.fields(here)]
+    struct = _struct_in(_type_at(kind, steps))
+    return [] if struct is None else [f.encode_name for f in msgspec.structs.fields(struct)]
 
 
 def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:

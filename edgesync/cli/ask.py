@@ -15,6 +15,9 @@ from edgesync.cli.program import as_json_option
 from edgesync.serve.control import NotRunning, ask
 from edgesync.settings import read_settings
 
+# Points without a value that the status lists of each device.
+POINTS_SHOWN = 10
+
 
 def data_dir(config: Path) -> Path:
     settings = read_settings(config)
@@ -131,7 +134,23 @@ def status(config: Path, as_json: bool) -> None:
         click.echo(f"resources {found['resource_level']}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))
     if found["sources"]:
-        _table(found["sources"], ("name", "state", "age_s", "polls", "readings", "errors"))
+        columns = ("name", "state", "age_s", "polls", "readings", "errors", "unread")
+        unread = [len(source["invalid_points"]) or "" for source in found["sources"]]
+        rows = [source | {"unread": n} for source, n in zip(found["sources"], unread, strict=True)]
+        _table(rows, columns)
+        for source in found["sources"]:
+            for line in troubles(source):
+                click.echo(line)
+
+
+def troubles(source: Mapping[str, Any]) -> list[str]:
+    """Say why a device is not online, or which of its points have no value and why."""
+    name, points = source["name"], source["invalid_points"]
+    if source["state"] != "online":
+        return [f"{name}: {source['state']}: {source['last_error']}"] * bool(source["last_error"])
+    listed = [f"{name}: no value of {key}: {why}" for key, why in points.items()][:POINTS_SHOWN]
+    more = len(points) - len(listed)
+    return [*listed, f"{name}: and {more} more (--json lists them)"] if more else listed
 
 
 @click.command(epilog="Example: edgesync queue --replay")

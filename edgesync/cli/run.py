@@ -41,9 +41,11 @@ def _become_hub(config: Path, log_text: bool) -> NoReturn:
 @click.pass_obj
 def check(config: Path, as_json: bool) -> None:
     """Check edge.toml and say what it would do; exit code 78 if it is wrong."""
-    from edgesync.sources.modbus.source import modbus_sources
+    from edgesync.sources.modbus.doubts import doubts
+    from edgesync.sources.modbus.source import modbus_lines, modbus_sources
 
     settings = read_settings(config)
+    lines = modbus_lines(settings.modbus, config.parent)
     sources = modbus_sources(settings.modbus, folder=config.parent)
     if settings.hub.endpoint:
         link_keys(settings, config.parent)
@@ -53,6 +55,7 @@ def check(config: Path, as_json: bool) -> None:
         "to_join": settings.hub.unjoined or None,
         "devices": [device.name for device in settings.modbus],
         "connections": [source.name for source in sources],
+        "doubts": [doubt for layouts in lines.values() for doubt in doubts(layouts)],
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -63,3 +66,5 @@ def check(config: Path, as_json: bool) -> None:
         alone = f"{facts['to_join']}, not joined yet: edgesync init --token …"
     click.echo(f"  hub          {facts['hub'] or alone}")
     click.echo(f"  devices      {', '.join(facts['devices'] or ['none'])}")
+    for doubt in facts["doubts"] or ():
+        click.echo(f"  doubtful     {doubt}")

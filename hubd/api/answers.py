@@ -111,6 +111,30 @@ class Events(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
+class Device(msgspec.Struct, frozen=True, kw_only=True):
+    """A device as its edge's newest event tells of it; `time_ns` is when that changed.
+
+    state     "online" or "offline"; "" if the event does not say
+    changes   how often the state changed since the event before
+    invalid   points without a current value, and why; `more` are not listed
+    """
+
+    entity: str
+    state: str
+    reason: str
+    address: str
+    time_ns: int
+    changes: int
+    invalid: dict[str, str]
+    more: int
+
+
+class Devices(msgspec.Struct, frozen=True, kw_only=True):
+    edge: str
+    now_ns: int
+    devices: list[Device]
+
+
 class LinkEvents(msgspec.Struct, frozen=True, kw_only=True):
     """The newest first."""
 

@@ -1,7 +1,11 @@
 """Answers about edges, the links they have, and the hub itself."""
 
+import msgspec
+
 from hubd.api import keys
 from hubd.api.answers import (
+    Device,
+    Devices,
     Edge,
     Edges,
     Healthz,
@@ -27,10 +31,12 @@ from hubd.api.params import (
 )
 from hubd.api.params import SeriesPage as SeriesParams
 from hubd.state import views
-from hubd.state.views import SeriesRow, Totals
+from hubd.state.views import EventRow, SeriesRow, Totals
 
 SKIPS_SHOWN = 20
 FIRST_EVENT = (1 << 63) - 1
+# A site has tens of devices, and each tells at most twice a minute.
+DEVICE_EVENTS_SEEN = 5000
 
 
 def known_edge(context: Context, name: str) -> EdgeView:
@@ -94,6 +100,41 @@ async def _series_rows(
     (after,) = read_cursor(params.after, tuple[Int64], (0,))
     rows = await context.state.read(lambda c: views.series_of(c, params.edge, after, params.limit))
     return rows, make_cursor(rows[-1].ref) if len(rows) == params.limit else None
+
+
+async def devices(context: Context, params: OneEdge) -> Devices:
+    known_edge(context, params.edge)
+    rows = await context.state.read(
+        lambda c: views.device_events(c, params.edge, DEVICE_EVENTS_SEEN)
+    )
+    return Devices(
+        edge=params.edge, now_ns=context.now_ns(), devices=[_device(row) for row in rows]
+    )
+
+
+def _device(row: EventRow) -> Device:
+    """Read what an edge says of a device; another's program may say less, or something else."""
+    try:
+        told = msgspec.convert(row.body, _Told)
+    except msgspec.ValidationError:
+        told = _Told()
+    return Device(
+        entity=row.entity, state=told.state, reason=told.reason, address=told.address,
+        time_ns=row.time_ns, changes=told.changes, more=told.more,
+        invalid={name: told.reasons.get(name, "") for name in told.invalid},
+    )  # fmt: skip
+
+
+class _Told(msgspec.Struct, frozen=True):
+    """The body of a device's event, as far as it is shown."""
+
+    state: str = ""
+    reason: str = ""
+    address: str = ""
+    changes: int = 1
+    invalid: list[str] = []
+    reasons: dict[str, str] = {}
+    more: int = 0
 
 
 async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:

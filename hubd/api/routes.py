@@ -69,6 +69,10 @@ ENDPOINTS: Final = (
         params.EventsPage, answers.Events, series.edge_events,
     ),
     Endpoint(
+        f"{EDGE}/devices", "Its devices: state, reason, and the points without a value",
+        params.OneEdge, answers.Devices, fleet.devices,
+    ),
+    Endpoint(
         "/api/v1/link-events", "What happened to links, the newest first",
         params.LinkEventsPage, answers.LinkEvents, fleet.link_events,
     ),

@@ -152,6 +152,22 @@ def events(
     return [_event_row(row) for row in connection.execute(question)]
 
 
+def device_events(connection: sa.Connection, edge: str, limit: int) -> list[EventRow]:
+    """The newest event of each device of `edge`, by name, looking at the newest `limit` events."""
+    table = tables.edge_events
+    question = (
+        sa.select(table)
+        .where(table.c.edge == edge, table.c.type == int(EventType.SOURCE))
+        .order_by(table.c.n.desc())
+        .limit(limit)
+    )
+    found: dict[str, EventRow] = {}
+    for row in connection.execute(question):
+        if row.entity not in found:
+            found[row.entity] = _event_row(row)
+    return [found[entity] for entity in sorted(found)]
+
+
 def skips(connection: sa.Connection, limit: int) -> list[SkipRow]:
     """The newest entries that projectors skipped."""
     table = tables.projector_skip

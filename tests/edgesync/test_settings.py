@@ -73,7 +73,7 @@ def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "edge.toml"
-    path.write_bytes(b"\xff\xfe" * 100)
+    path.write_bytes(b"\xfd\xff" * 100)
     with pytest.raises(ConfigError, match="is not TOML"):
         read_settings(path, {})
 

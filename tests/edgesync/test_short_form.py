@@ -137,7 +137,7 @@ def test_a_hubs_url_names_the_host_and_the_port_of_its_link(url: str, endpoint: 
         ('[edge]\nenabled = "yes"', "edge.enabled", "true or false"),
         ('[edge]\nmode = "fog"', "edge.mode", '"edge" or "hub"'),
         ('[edge]\nmode = "hub"', "edge.mode", "hubd --config edge.toml run"),
-        ('[edge]\nnode_id = "barn 7"', "edge.node_id", "regex"),
+        ('[edge]\nnode_id = "barn 7"', "edge.node_id", "has a blank"),
         ('[edge]\nnode_id = "a"\nname = "b"', "edge.node_id", "edge.name"),
         ('[server]\nhost = "0.0.0.0"\nport = 1', "server.password", "is empty"),
         ("[server]\nport = 1\n[cells]\nport = 2", "server.port", "cells.port"),

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from msgspec import Struct
 
-from edgesync.errors import ConfigError
+from edgesync.errors import ConfigError, gathered
 from edgesync.report import ReportRule, parse_deadband
 from edgesync.sources.modbus.plausible import PlausibleRule
 from edgesync.sources.modbus.points import (
@@ -35,6 +35,8 @@ from edgesync.units import Period
 
 # What nearly every device can do at once, and what a site wants when it says nothing.
 DEFAULT_GROUPS = {"fast": Period("1s"), "slow": Period("60s")}
+# Mistakes told at once.
+MISTAKES_MAX = 20
 # Between the smallest and the largest unit anybody converts; keeps every product finite.
 SCALE_MAX = 1e15
 _SIZED = ("string", "bcd", "enum", "bits")
@@ -72,6 +74,7 @@ class Layout(Struct, frozen=True, kw_only=True):
     limits: Limits
     quirks: frozenset[Quirk]
     rules: tuple[tuple[str, ReportRule], ...]  # (series key, rule)
+    address_base: int = 0  # as the settings write addresses; `points` count from 0
     plausible: tuple[tuple[str, PlausibleRule], ...] = ()  # (series key, rule)
 
 
@@ -94,10 +97,8 @@ class _Resolver:
         )
 
     def layout(self) -> Layout:
-        points = [self._point(settings) for settings in self.settings.values()]
+        points = self._points()
         by_name = {point.name: point for point in points}
-        for point in points:
-            self._check_sf(point, by_name)
         limits = self._limits()
         atomic = self._atomic(by_name, limits)
         self._check_keys(points)
@@ -107,6 +108,7 @@ class _Resolver:
         return Layout(
             name=self.device.name,
             unit_id=unit_id,
+            address_base=self._address_base(),
             points=tuple(points),
             atomic=atomic,
             periods=tuple((g, every) for g, every in self.groups.items() if g in used),
@@ -115,6 +117,25 @@ class _Resolver:
             rules=tuple(self._rules(by_name)),
             plausible=tuple(self._plausible(by_name)),
         )
+
+    def _points(self) -> list[Point]:
+        """Resolve every point. Raises ConfigError with the mistakes of all."""
+        points: dict[str, Point] = {}
+        mistakes: list[ConfigError] = []
+        for settings in self.settings.values():
+            try:
+                points[settings.name] = self._point(settings)
+            except ConfigError as mistake:
+                mistakes.append(mistake)
+        for point in points.values():
+            try:
+                if point.sf not in self.settings or point.sf in points:
+                    self._check_sf(point, points)
+            except ConfigError as mistake:
+                mistakes.append(mistake)
+        if mistakes:
+            raise gathered(mistakes[:MISTAKES_MAX])
+        return list(points.values())
 
     def _merged_points(self) -> dict[str, PointSettings]:
         merged: dict[str, PointSettings] = {}
@@ -177,9 +198,7 @@ class _Resolver:
 
     def _point(self, settings: PointSettings) -> Point:
         self._check_shape(settings)
-        base = self.device.address_base
-        if base is None:
-            base = self.profile.address_base if self.profile else 0
+        base = self._address_base()
         words = settings.length or WORDS.get(settings.type, 1)
         address = settings.address - base
         if not 0 <= address <= 65536 - words:
@@ -201,6 +220,11 @@ class _Resolver:
             symbols=self._symbols(settings, words),
         )  # fmt: skip
 
+    def _address_base(self) -> int:
+        if self.device.address_base is not None:
+            return self.device.address_base
+        return self.profile.address_base if self.profile else 0
+
     def _order(self, settings: PointSettings, words: int) -> tuple[int, ...]:
         def chosen(field: str) -> Order:
             for place in (settings, self.device, self.profile):
@@ -220,7 +244,9 @@ class _Resolver:
         field = f"points.{settings.name}"
         if settings.table in ("coil", "discrete") and settings.type != "bool":
             raise self.error(f"{field}.type", f"a {settings.table} is one bit", 'allowed: "bool"')
-        if settings.bit is not None and (settings.type != "bool" or settings.table == "coil"):
+        if settings.bit is not None and (
+            settings.type != "bool" or settings.table in ("coil", "discrete")
+        ):
             raise self.error(f"{field}.bit", 'only for type = "bool" in a register')
         if settings.length is not None:
             most = _LENGTH_MAX.get(settings.type, 0)
@@ -269,7 +295,8 @@ class _Resolver:
                 number = -1
             if not 0 <= number <= most:
                 raise self.error(field, "is no key here", f"allowed: whole numbers 0 to {most}")
-            if number in found or label in found.values():
+            # Several numbers may have one name; of bits, each name is a series.
+            if number in found or (kind == "bits" and label in found.values()):
                 raise self.error(field, f"{label!r} ({number}) is there twice")
             found[number] = label
         return tuple(sorted(found.items()))

@@ -50,14 +50,20 @@ class Notices:
             body["changes"] = self._changes
         self._pending = (body, now_ns)
 
-    def take_state(self, now_s: float) -> tuple[Body, int] | None:
-        """Return what to tell of the state and when it changed, if it may be told now."""
+    def take_state(self, now_s: float, unread: dict[str, str]) -> tuple[Body, int] | None:
+        """Return what to tell of the state and when it changed, if it may be told now.
+
+        Each event is complete: the newest one of a device says how it is.
+        """
         if self._pending is None or now_s < self._next_state_s:
             return None
         found, self._pending, self._changes = self._pending, None, 0
         if self._is_told:
             self._next_state_s = now_s + EVERY_S
         self._is_told = True
+        if unread and self._state is SourceState.ONLINE:
+            self._points = frozenset(unread)
+            found[0].update(_listed(unread))
         return found
 
     def take_points(self, unread: dict[str, str], now_s: float) -> Body | None:
@@ -68,9 +74,12 @@ class Notices:
         if names == self._points or now_s < self._next_points_s:
             return None
         self._points, self._next_points_s = names, now_s + EVERY_S
-        listed = sorted(names)[:NAMES_MAX]
-        body: Body = {"state": str(self._state), "invalid": listed}
-        body["reasons"] = {name: unread[name] for name in listed}
-        if len(names) > NAMES_MAX:
-            body["more"] = len(names) - NAMES_MAX
-        return body
+        return {"state": str(self._state)} | _listed(unread)
+
+
+def _listed(unread: dict[str, str]) -> Body:
+    names = sorted(unread)[:NAMES_MAX]
+    body: Body = {"invalid": names, "reasons": {name: unread[name] for name in names}}
+    if len(unread) > NAMES_MAX:
+        body["more"] = len(unread) - NAMES_MAX
+    return body

@@ -255,10 +255,14 @@ def _bool(point: Point, chunk: bytes) -> Value | None:
 
 
 def _string(point: Point, chunk: bytes) -> Value | None:
-    """Text up to the first zero byte; a string of zeros means that there is none."""
-    if not any(chunk):
+    """Text up to the first zero byte; all zeros, or all ones, means that there is none."""
+    if not any(chunk) or chunk.count(0xFF) == len(chunk):  # never written
         return None
-    text = chunk.split(b"\0", 1)[0].decode("utf-8", "replace").rstrip()
+    raw = chunk.split(b"\0", 1)[0]
+    try:
+        text = raw.decode().rstrip()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1").rstrip()  # what most devices mean that are not UTF-8
     return None if text in point.invalid else text
 
 

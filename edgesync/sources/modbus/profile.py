@@ -3,18 +3,16 @@
 A profile is TOML or JSON in the format of `settings.ProfileSettings`.
 """
 
-import tomllib
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from edgesync import toml
 from edgesync.errors import ConfigError
 from edgesync.sources.modbus.layout import Layout, resolve
 from edgesync.sources.modbus.settings import ModbusDeviceSettings, ProfileSettings
-from edgesync.units import dec_hook
 
 # Larger than any real device's map (10,000 points are about 1 MB); a mistake, not a profile.
 PROFILE_BYTES_MAX = 4 << 20
@@ -47,16 +45,25 @@ def parse_profile(data: bytes, file: str) -> ProfileSettings:
     """Read a profile from the bytes of `file`. Raises ConfigError."""
     if len(data) > PROFILE_BYTES_MAX:
         raise _problem(file, f"has {len(data)} bytes", f"allowed: {PROFILE_BYTES_MAX}")
+    if not file.endswith(".json"):
+        return toml.convert(toml.parse(data, file=file), ProfileSettings, file=file)
     try:
-        raw: Any = msgspec.json.decode(data) if file.endswith(".json") else _toml(data)
+        raw: Any = msgspec.json.decode(data)
     except (ValueError, RecursionError) as error:
         raise _problem(file, f"cannot be read: {error}", "write it as TOML or JSON") from error
-    return _convert(raw, file)
+    return toml.convert(raw, ProfileSettings, file=file)
 
 
 def load_layout(device: ModbusDeviceSettings, folder: Path | None = None) -> Layout:
     """Read the device's profile, if it names one, and resolve both. Raises ConfigError."""
-    profile = load_profile(device.profile, folder) if device.profile else None
+    try:
+        profile = load_profile(device.profile, folder) if device.profile else None
+    except ConfigError as error:
+        if error.field in (device.profile, "profile"):  # the file, not what is in it
+            raise ConfigError(
+                file=f"device {device.name!r}", field="profile", problem=str(error)
+            ) from error
+        raise
     return resolve(device, profile)
 
 
@@ -66,19 +73,6 @@ def _read_file(path: Path) -> ProfileSettings:
             return parse_profile(file.read(PROFILE_BYTES_MAX + 1), path.name)
     except OSError as error:
         raise _problem(str(path), f"cannot be read: {error.strerror}") from error
-
-
-def _toml(data: bytes) -> Mapping[str, Any]:
-    return tomllib.loads(data.decode())
-
-
-def _convert(raw: Any, file: str) -> ProfileSettings:
-    try:
-        return msgspec.convert(raw, ProfileSettings, dec_hook=dec_hook)
-    except msgspec.ValidationError as error:
-        problem, _, path = str(error).partition(" - at `$")
-        field = path.rstrip("`").lstrip(".") or "profile"
-        raise ConfigError(file=file, field=field, problem=problem) from error
 
 
 def _problem(file: str, problem: str, remedy: str = "") -> ConfigError:

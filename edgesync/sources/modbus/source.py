@@ -12,8 +12,9 @@ from typing import Final
 
 import trio
 
-from edgesync.errors import ConfigError
+from edgesync.errors import ConfigError, gathered
 from edgesync.sources.base import Sink, SourceStatus
+from edgesync.sources.modbus.hosts import canonical_host, checked_host
 from edgesync.sources.modbus.layout import Layout
 from edgesync.sources.modbus.profile import load_layout
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
@@ -92,18 +93,7 @@ def modbus_sources(
 
     Raises ConfigError for a name used twice or a profile that does not fit.
     """
-    lines: dict[tuple[str, int], list[Layout]] = {}
-    names: set[str] = set()
-    for device in devices:
-        if device.name in names:
-            raise ConfigError(
-                file="modbus", field=device.name, problem="two devices have this name",
-                remedy="a device's name is its entity in the hub: give each its own",
-            )  # fmt: skip
-        names.add(device.name)
-        layout = load_layout(device, folder)
-        if device.enabled:
-            lines.setdefault((device.host, device.port), []).append(layout)
+    lines = modbus_lines(devices, folder)
     # Devices are asked one after the other through the period, not all in the same instant.
     phases = spread(sum(len(layouts) for layouts in lines.values()))
     return tuple(
@@ -113,6 +103,40 @@ def modbus_sources(
         )
         for (host, port), layouts in lines.items()
     )  # fmt: skip
+
+
+def modbus_lines(
+    devices: Iterable[ModbusDeviceSettings], folder: Path | None = None
+) -> dict[tuple[str, int], list[Layout]]:
+    """Return the enabled `devices` by host and port. Raises ConfigError with every mistake."""
+    lines: dict[tuple[str, int], list[Layout]] = {}
+    hosts: dict[tuple[str, int], str] = {}
+    names: set[str] = set()
+    mistakes: list[ConfigError] = []
+    for device in devices:
+        if device.name in names:
+            mistakes.append(ConfigError(
+                file="modbus", field=device.name, problem="two devices have this name",
+                remedy="a device's name is its entity in the hub: give each its own",
+            ))  # fmt: skip
+        names.add(device.name)
+        try:
+            host = checked_host(device.host, device.name)
+        except ConfigError as mistake:
+            mistakes.append(mistake)
+            host = device.host
+        try:
+            layout = load_layout(device, folder)
+        except ConfigError as mistake:
+            mistakes.append(mistake)
+            continue
+        if device.enabled:
+            # As the first of them writes it: of two names it may be the one that works.
+            first = hosts.setdefault((canonical_host(host), device.port), host)
+            lines.setdefault((first, device.port), []).append(layout)
+    if mistakes:
+        raise gathered(mistakes)
+    return lines
 
 
 def spread(devices: int) -> Iterator[float]:
@@ -130,4 +154,10 @@ def modbus_source(
 ) -> ModbusSource:
     """Return the source of a single device. Raises ConfigError."""
     layout = load_layout(device, folder)
-    return ModbusSource(device.host, device.port, [layout], wall_ns=wall_ns, connect=connect)
+    return ModbusSource(
+        checked_host(device.host, device.name),
+        device.port,
+        [layout],
+        wall_ns=wall_ns,
+        connect=connect,
+    )

@@ -525,7 +525,9 @@ class Unit:
         self._notices.change(SourceState.OFFLINE, self._wall_ns(), str(problem))
 
     async def _tell_state(self, sink: Sink) -> None:
-        found = self._notices.take_state(trio.current_time())
+        if self._notices.next_s is None:
+            return
+        found = self._notices.take_state(trio.current_time(), self._invalid_points())
         if found is not None:
             body, time_ns = found
             level = logging.INFO if body["state"] == SourceState.ONLINE else logging.WARNING

@@ -11,6 +11,7 @@ import pytest
 
 from edgesync import EdgeNode, Reading
 from edgesync.cli import COMMANDS, program
+from edgesync.cli.ask import troubles
 from edgesync.serve.control import ask
 from tests.terminal import Terminal, open_terminal, screen_of
 
@@ -42,6 +43,17 @@ def test_status_says_how_the_edge_is(site: Terminal) -> None:
     assert found["readings"] > 10
     assert found["sources"][0]["state"] == "online"
     assert "meter0" in site.out("edgesync", "status")
+
+
+def test_the_status_says_what_is_wrong_with_a_device() -> None:
+    away = {"name": "pv", "state": "offline", "last_error": "no answer in 1 s"}
+    assert troubles(away | {"invalid_points": {"A": "…"}}) == ["pv: offline: no answer in 1 s"]
+    partly = {"name": "pv", "state": "online", "last_error": ""}
+    points = {f"P{n:02}": "exception 2 (illegal data address)" for n in range(12)}
+    found = troubles(partly | {"invalid_points": points})
+    assert found[0] == "pv: no value of P00: exception 2 (illegal data address)"
+    assert found[-1] == "pv: and 2 more (--json lists them)"
+    assert len(found) == 11
 
 
 @pytest.mark.feature("S5")

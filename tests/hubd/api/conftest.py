@@ -46,6 +46,18 @@ def barn(position: int = 1) -> Edge:
         edge.readings(at, {("meter0", "ActivePower"): float(second), ("meter0", "Frequency"): 50.0})
     edge.readings(at, {("door", "IsOpen"): True, ("door", "Note"): "left open"})
     edge.event(11, b'{"text": "hinge <b>squeaks</b>"}', entity="door", action=6, time_ns=START_NS)
+    edge.event(
+        20,
+        b'{"state":"online","address":"tcp://m:502/1","invalid":["Soc"],'
+        b'"reasons":{"Soc":"exception 2"}}',
+        entity="meter0", time_ns=START_NS,
+    )  # fmt: skip
+    edge.event(20, b'{"state":"online"}', entity="pv0", time_ns=START_NS)
+    edge.event(
+        20, b'{"state":"offline","reason":"no answer in 1 s","changes":3}',
+        entity="pv0", time_ns=START_NS + 5,
+    )  # fmt: skip
+    edge.event(20, b"[1]", entity="odd", time_ns=START_NS)
     for minute in range(MINUTES):
         edge.record(RecordKind.WINDOWS, a_window(minute))
     edge.event(12, b"\xff\xfe", entity="meter0", time_ns=START_NS + 10**9)

@@ -136,14 +136,25 @@ def test_events_are_filtered_and_paged(client: httpx2.Client) -> None:
     path = "/api/v1/edges/barn/events"
     everything = ask(client, path)["events"]
     assert [one["status"] for one in everything[:3]] == ["lost", "dead", "stored"]
-    assert len(everything) == 8
+    assert len(everything) == 12
     (door,) = ask(client, path, type="attributes", text="SQUEAKS")["events"]
     assert door["body"] == {"text": "hinge <b>squeaks</b>"}
     assert ask(client, path, entity="meter0")["events"][0]["body"] == "fffe"
-    first = ask(client, path, limit=5)
-    rest = ask(client, path, limit=5, after=first["next"])
+    first = ask(client, path, limit=7)
+    rest = ask(client, path, limit=7, after=first["next"])
     assert first["events"] + rest["events"] == everything
     assert rest["next"] is None
+
+
+def test_devices_are_shown_as_they_told_last(client: httpx2.Client) -> None:
+    found = {one["entity"]: one for one in ask(client, "/api/v1/edges/barn/devices")["devices"]}
+    assert list(found) == ["meter0", "odd", "pv0"]
+    assert (found["meter0"]["state"], found["meter0"]["invalid"]) == (
+        "online", {"Soc": "exception 2"},
+    )  # fmt: skip
+    assert (found["pv0"]["state"], found["pv0"]["reason"]) == ("offline", "no answer in 1 s")
+    assert (found["pv0"]["changes"], found["pv0"]["time_ns"]) == (3, START_NS + 5)
+    assert found["odd"]["state"] == ""
 
 
 def test_link_events_are_filtered_and_paged(client: httpx2.Client) -> None:

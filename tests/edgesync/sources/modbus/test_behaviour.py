@@ -157,7 +157,7 @@ async def test_a_point_the_device_has_not_is_named_and_the_others_go_on(
     assert {r.key for r in lab.notes.values} == {"P0", "P1", "P3", "P4"}
     assert len(lab.notes.arrivals["d1"]) == 11
     assert list(now.invalid_points) == ["P2"]
-    assert lab.notes.events[1][1]["invalid"] == ["P2"]
+    assert lab.notes.events[0][1]["invalid"] == ["P2"]
 
 
 async def test_a_marker_for_not_available_makes_no_reading_and_one_event(

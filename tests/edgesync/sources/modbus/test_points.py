@@ -143,7 +143,8 @@ def test_a_string_ends_at_zero_and_is_none_when_all_zero() -> None:
     assert value([0] * 4, type="string", length=4) is None
     swapped = list(struct.unpack(">2H", b"BADC"))
     assert value(swapped, type="string", length=2, byte_order="little") == "ABCD"
-    assert value([0xFFFF], type="string", length=1) == "\ufffd\ufffd"
+    assert value([0xFFFF] * 4, type="string", length=4) is None
+    assert value([0x47FC, 0x6E00], type="string", length=2) == "Gün"
 
 
 def test_an_enum_is_its_name_and_an_unknown_number_is_kept() -> None:
