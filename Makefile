@@ -16,7 +16,7 @@ SECONDS ?= 60
 NATIVE := $(wildcard native/*.pyx native/*.pxd edgesync/_native/*.pxd)
 COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
-.PHONY: build demo chaos quick test long check bench sim converge fuzz crash dev assets features clean
+.PHONY: build demo chaos quick test long compat check bench sim converge fuzz crash dev assets features clean
 
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
@@ -103,9 +103,24 @@ test: build .cache/test-packages
 
 # Before a release, and each night: hours on two cores.
 long: build .cache/test-packages .cache/model
-	$(PYTEST) -n 2 -m "long and not model"
+	$(PYTEST) -n 2 -m "long and not model" --ignore tests/compat
 	$(PY) -m tests.sim --seeds 500
-	$(MAKE) crash fuzz converge
+	$(MAKE) compat crash fuzz converge
+
+# Locks, limiters and queues of PyPI and npm against an edge.
+compat: build .cache/compat/.ready
+	$(PYTEST) tests/compat
+
+.cache/compat-packages: Makefile
+	$(call install,nodejs:node npm:npm)
+
+.cache/compat/.ready: tests/compat/requirements.txt tests/compat/package.json | .cache/compat-packages
+	@mkdir -p .cache/compat/node
+	$(PYTHON) -m venv .cache/compat/venv
+	.cache/compat/venv/bin/pip install --quiet --disable-pip-version-check -r tests/compat/requirements.txt
+	cp tests/compat/package.json .cache/compat/node/
+	cd .cache/compat/node && npm install --silent --no-audit --no-fund --legacy-peer-deps
+	@touch $@
 
 # The search of every state does not depend on Python: made again when the model or the protocol was.
 .cache/model: tests/model/test_model.py $(wildcard tests/model/*.pml) \

@@ -174,6 +174,31 @@ def test_waiting_ends_by_time_by_unblock_and_with_the_connection(edge: Edge, cli
     gone.close()
 
 
+def test_the_lock_of_redis_py_is_one(edge: Edge, client: Any) -> None:
+    lock = client.lock("door", timeout=60)
+    assert lock.acquire(blocking=False)
+    assert not client.lock("door").acquire(blocking=False)
+    assert lock.extend(5)
+    lock.release()
+    with pytest.raises(redis.exceptions.LockError):
+        lock.release()
+    script = client.register_script("return redis.call('INCRBY', KEYS[1], ARGV[1])")
+    client.script_flush()
+    assert [script(keys=["n"], args=[2]) for _ in range(2)] == [2, 4]
+
+
+def test_a_cache_is_cleared_where_the_setting_says_so(client: Any) -> None:
+    client.mset({"a": 1, "b": 2})
+    assert client.flushdb(asynchronous=True)
+    assert client.dbsize() == 0
+    client.set("a", 1)
+    assert client.flushall()
+    assert client.dbsize() == 0
+    assert client.select(0)
+    with pytest.raises(redis.ResponseError, match="leave the number out of the client's address"):
+        client.select(1)
+
+
 def test_nonsense_is_refused_as_by_redis(client: Any) -> None:
     for request, problem in {
         "BLPOP k x": "timeout is not a float or out of range",

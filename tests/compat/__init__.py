@@ -1,0 +1,1 @@
+"""Locks, limiters and queues of common libraries, against a real edge (`make compat`)."""
