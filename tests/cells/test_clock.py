@@ -84,3 +84,10 @@ def test_numbers_out_of_range_are_refused() -> None:
         VersionVector({1 << 32: 1})
     with pytest.raises(RecordError):
         VersionVector().advance(-1, 1)
+
+
+def test_bytes_behind_a_vector_are_refused() -> None:
+    raw = VersionVector({1: 5, 2: 7}).encode()
+    assert VersionVector.decode(raw).encode() == raw
+    with pytest.raises(RecordError, match="bytes follow"):
+        VersionVector.decode(raw + b"\0")

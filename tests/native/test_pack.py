@@ -38,3 +38,21 @@ def test_the_limit_holds_before_memory_is_taken() -> None:
 def test_bad_bytes_are_refused(data: bytes) -> None:
     with pytest.raises(RecordError):
         pack.unpack(data)
+
+
+def test_a_value_shorter_than_it_names_is_refused() -> None:
+    packed = bytearray(pack.pack(b"a" * 5000))
+    for size in (5001, 5100, 4999, 64):
+        struct.pack_into("<I", packed, 1, size)
+        with pytest.raises(RecordError, match="does not decompress to the size it names"):
+            pack.unpack(bytes(packed))
+
+
+@given(st.binary(max_size=200))
+def test_what_unpacks_packs_to_what_unpacks_to_it(raw: bytes) -> None:
+    try:
+        value = pack.unpack(raw)
+    except RecordError:
+        return
+    assert pack.unpack(pack.pack(value)) == value
+    assert raw[:1] == b"\1" or raw[1:] == value

@@ -15,6 +15,7 @@ from edgesync._native.journal import Journal
 from edgesync._native.store import Store, Write, versions
 from edgesync.errors import StoreCorrupt, StoreError, StoreFull, StoreLocked, StoreUnwritable
 from edgesync.errors import StoreVersion as NewerVersion
+from edgesync.store.directory import META, META_AT
 
 BULK = 2
 
@@ -502,3 +503,27 @@ def test_a_store_opened_again_goes_on(store: Store) -> None:
     assert store.get("things", b"a") == b"1"
     assert Journal(store).origin != origin
     assert os.path.exists(store.path)
+
+
+@pytest.mark.parametrize("commits", [1, 2, 3, 4])
+def test_the_newer_of_two_headers_says_how_long_the_file_must_be(
+    tmp_path: Path, commits: int
+) -> None:
+    """A file that the older would accept and the newer would not ends the process when mapped."""
+    path = tmp_path / "s"
+    with opened(path) as store:
+        for number in range(commits):
+            put(store, b"%d" % number, bytes(100_000))
+    data = path / "data.mdb"
+    with data.open("r+b") as file:
+        page = os.sysconf("SC_PAGE_SIZE")
+        raw = file.read(2 * page)
+        lasts = sorted(META.unpack_from(raw, at * page + META_AT)[4] for at in (0, 1))
+        assert lasts[0] < lasts[1]
+        file.truncate(lasts[1] * page)  # the newest page is missing
+    with pytest.raises(StoreCorrupt, match="cut short"):
+        opened(path)
+    with data.open("r+b") as file:
+        file.truncate((lasts[1] + 1) * page)
+    with opened(path) as store:
+        assert store.count("things") == commits

@@ -181,3 +181,14 @@ def test_secrets_differ() -> None:
 def test_keys_are_equal_by_value() -> None:
     keys = new_key_pair()
     assert keys == KeyPair(public=keys.public, secret=keys.secret)
+
+
+@pytest.mark.parametrize("bit", [0o001, 0o002, 0o004, 0o010, 0o020, 0o040])
+def test_whoever_else_may_do_anything_with_a_key_file_it_is_refused(
+    tmp_path: Path, bit: int
+) -> None:
+    path = tmp_path / "curve.key"
+    load_or_create_keys(path)
+    path.chmod(0o600 | bit)
+    with pytest.raises(KeyFileError, match=f"mode {0o600 | bit:04o}"):
+        read_keys(path)

@@ -244,3 +244,15 @@ async def test_serve_answers_in_order_and_yields_in_a_flood() -> None:
                 await trio.testing.wait_all_tasks_blocked(0.01)
             nursery.cancel_scope.cancel()
         assert [receive_parts(dealer)[1] for _ in range(500)] == [b"%d" % n for n in range(500)]
+
+
+async def test_what_waits_when_the_pump_starts_goes_out_without_another_event() -> None:
+    """More than its budget, all at once: nothing arrives that would wake it for the rest."""
+    with sockets() as (one, two):
+        left = Pump(one)
+        for number in range(3 * BUDGET):
+            assert left.send_soon([b"%d" % number])
+        async with running(left, right := Pump(two)):
+            with trio.fail_after(20):
+                for number in range(3 * BUDGET):
+                    assert await right.receive() == [b"%d" % number]

@@ -403,3 +403,26 @@ def test_stopping_says_goodbye_and_nothing_more() -> None:
     assert type(bye).__name__ == "Bye"
     assert sender.step(ack(10), 0.4) == []
     assert sender.step(LinkUp(), 0.5) == []
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(5.0, 1.0), (1.0, 5.0)])
+def test_the_shorter_of_two_heartbeats_counts(ours: float, theirs: float) -> None:
+    sender = make(settings=SenderSettings(heartbeat_s=ours))
+    granted = Welcome(
+        nonce=greet(sender), protocol=1, epoch=1, generation=GENERATION,
+        lanes=(LaneFloor(floor=0, chain=0, safe=0),) * 3, clock_ns=10**18, heartbeat_s=theirs,
+    )  # fmt: skip
+    sender.step(Received(granted), 0.0)
+    assert not [one for one in sent(sender.step(Tick(), 0.9)) if isinstance(one, Ping)]
+    assert [one for one in sent(sender.step(Tick(), 1.1)) if isinstance(one, Ping)]
+    assert Hangup in {type(effect) for effect in sender.step(Tick(), 3.1)}
+
+
+def test_windows_bound_the_bytes_under_way() -> None:
+    settings = SenderSettings(
+        linger_s=(0.0, 0.0, 0.0), window_bytes=(3, 3, 3), window_batches=(64, 64, 64),
+        batch_records_min=1, batch_records_max=1,
+    )  # fmt: skip
+    sender = make(tail=100, settings=settings)
+    effects = load(sender, welcome(sender, greet(sender)))
+    assert len(ranges(effects)) == 3  # of one byte each

@@ -1,6 +1,5 @@
 """Peers that may not speak, no longer may, or speak nonsense: nothing gets through (I8, I12)."""
 
-import resource
 import struct
 from contextlib import AsyncExitStack
 
@@ -12,6 +11,7 @@ from edgesync_transport.dealer import Cause, ZmqLink
 from edgesync_transport.keys import KeyPair, new_key_pair
 from edgesync_transport.messages import Ping
 from edgesync_transport.wire import encode
+from tests.faults.memory import peak
 from tests.transport.hub import Hub, collect, end_of, eventually, open_hub
 from tests.transport.samples import ACK, BATCH, BYE, HELLO, WELCOME
 
@@ -189,28 +189,27 @@ async def test_a_frame_over_the_limit_ends_only_its_own_connection() -> None:
         with RawDealer(hub, hub.admit("greedy")) as greedy:
             greedy.send(*encode(HELLO))
             await hub.hearing.receive()
-            before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            greedy.send(bytes(2 * 1024 * 1024))
-            await hears_only(hub, link, "honest")
-            # libzmq connects that client again by itself.
-            greedy.send(*encode(ACK))
-            peer, message = await hub.hearing.receive()
-            assert (peer.edge, message) == ("greedy", ACK)
-            grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib
-            assert grown_kib < 16 * 1024
+            with peak() as memory:
+                greedy.send(bytes(2 * 1024 * 1024))
+                await hears_only(hub, link, "honest")
+                # libzmq connects that client again by itself.
+                greedy.send(*encode(ACK))
+                peer, message = await hub.hearing.receive()
+                assert (peer.edge, message) == ("greedy", ACK)
+            assert memory.grown_kib < 16 * 1024
 
 
 async def test_a_giant_frame_before_the_handshake_is_not_read() -> None:
     async with open_hub() as hub, hub.edge("honest") as link:
         stream = await trio.open_tcp_stream(*hub.target)
-        before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        async with stream:
-            await stream.send_all(GREETING)
-            # A long command frame of 200 MiB: flags 0x06, then its length.
-            await stream.send_all(b"\x06" + struct.pack(">Q", 200 * 1024 * 1024))
-            with pytest.raises(trio.BrokenResourceError):
-                await send_all(stream, 200)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 32 * 1024
+        with peak() as memory:
+            async with stream:
+                await stream.send_all(GREETING)
+                # A long command frame of 200 MiB: flags 0x06, then its length.
+                await stream.send_all(b"\x06" + struct.pack(">Q", 200 * 1024 * 1024))
+                with pytest.raises(trio.BrokenResourceError):
+                    await send_all(stream, 200)
+        assert memory.grown_kib < 32 * 1024
         await hears_only(hub, link, "honest")
 
 

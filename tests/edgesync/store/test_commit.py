@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from edgesync._native.journal import Journal
 from edgesync._native.store import Store, Write
@@ -181,3 +182,39 @@ def test_a_second_refusal_in_a_row_ends_writing(store: Store) -> None:
 def test_the_window_has_a_limit(store: Store) -> None:
     with pytest.raises(ValueError, match="window"):
         GroupCommit(store, window_s=0.05)
+
+
+def test_a_refusal_now_and_one_later_are_not_two_in_a_row(store: Store) -> None:
+    failing = FailingStore(store, 1)
+    with GroupCommit(failing) as commit:  # type: ignore[arg-type]
+        for number in range(1, 4):
+            failing.failures = 1
+            with pytest.raises(StoreUnwritable):
+                commit.submit_sync(append())
+            assert commit.submit_sync(append())[BULK] == number
+        assert commit.broken is None
+
+
+class SlowStore(FailingStore):
+    """A store that stores nothing before it may."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, 0)
+        self.may = threading.Event()
+
+    def apply(self, write: Write) -> tuple[int, int, int]:
+        self.may.wait()
+        return super().apply(write)
+
+
+async def test_a_queue_is_bounded_in_bytes_too(store: Store) -> None:
+    slow = SlowStore(store)
+    with GroupCommit(slow, queue_bytes_max=10_000) as commit:  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(commit.submit, append(bytes(1000)))
+            await trio.testing.wait_all_tasks_blocked()
+            assert 0 < commit.stats().queued_bytes <= 10_000
+            slow.may.set()
+        assert commit.stats().writes == 50
+    assert Journal(store).state(BULK).tail == 50
