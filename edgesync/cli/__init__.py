@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "top": ("edgesync.cli.top", "Watch the running edge, live."),
     "check": ("edgesync.cli.run", "Check edge.toml and say what it would do."),
     "service": ("edgesync.cli.service", "Run as a systemd service: print its unit, or install it."),
+    "modbus": ("edgesync.cli.modbus", "Read, scan or probe Modbus devices."),
     "simulate": ("edgesync.cli.simulate", "Run simulated devices."),
     "bench": ("edgesync.cli.bench", "Measure what this machine's disk and CPU can do."),
     "demo": ("edgesync.cli.demo", "Run a whole site and its hub on this machine."),

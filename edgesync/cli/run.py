@@ -5,13 +5,18 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from edgesync import short_form, toml
-from edgesync.cli.program import as_json_option
+from edgesync.cli.program import EX_UNAVAILABLE, as_json_option
 from edgesync.settings import link_keys, read_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from edgesync.sources.modbus.layout import Layout
 
 
 @click.command(epilog="Example: edgesync --config /etc/edgesync/edge.toml run")
@@ -37,9 +42,10 @@ def _become_hub(config: Path, log_text: bool) -> NoReturn:
 
 
 @click.command(epilog="Example: edgesync check && systemctl restart edgesync")
+@click.option("--connect", "is_asked", is_flag=True, help="Ask each device; 69 if one is silent.")
 @as_json_option
 @click.pass_obj
-def check(config: Path, as_json: bool) -> None:
+def check(config: Path, is_asked: bool, as_json: bool) -> None:
     """Check edge.toml and say what it would do; exit code 78 if it is wrong."""
     from edgesync.sources.modbus.doubts import doubts
     from edgesync.sources.modbus.source import modbus_lines, modbus_sources
@@ -49,7 +55,7 @@ def check(config: Path, as_json: bool) -> None:
     sources = modbus_sources(settings.modbus, folder=config.parent)
     if settings.hub.endpoint:
         link_keys(settings, config.parent)
-    facts = {
+    facts: dict[str, Any] = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,
         "to_join": settings.hub.unjoined or None,
@@ -57,9 +63,12 @@ def check(config: Path, as_json: bool) -> None:
         "connections": [source.name for source in sources],
         "doubts": [doubt for layouts in lines.values() for doubt in doubts(layouts)],
     }
+    answers = {} if not is_asked else _answers(lines)
+    if is_asked:
+        facts["answers"] = answers
     if as_json:
         click.echo(json.dumps(facts, indent=2))
-        return
+        raise SystemExit(EX_UNAVAILABLE if any(answers.values()) else 0)
     click.echo(f"{config} is good: edge {facts['edge']}")
     alone = "none: everything is kept here"
     if facts["to_join"]:
@@ -68,3 +77,28 @@ def check(config: Path, as_json: bool) -> None:
     click.echo(f"  devices      {', '.join(facts['devices'] or ['none'])}")
     for doubt in facts["doubts"] or ():
         click.echo(f"  doubtful     {doubt}")
+    for name, problem in answers.items():
+        click.echo(f"  {name:12} {problem or 'answers'}")
+    if any(answers.values()):
+        raise SystemExit(EX_UNAVAILABLE)
+
+
+def _answers(lines: "Mapping[tuple[str, int], Sequence[Layout]]") -> dict[str, str]:
+    """Ask each device, those of one connection one after the other; name -> problem or ""."""
+    import trio
+
+    from edgesync.cli.modbus import device_answers
+
+    found: dict[str, str] = {}
+
+    async def ask_line(host: str, port: int, layouts: "Sequence[Layout]") -> None:
+        for layout in layouts:
+            found[layout.name] = await device_answers(layout, host, port)
+
+    async def ask_all() -> None:
+        async with trio.open_nursery() as nursery:
+            for (host, port), layouts in lines.items():
+                nursery.start_soon(ask_line, host, port, layouts)
+
+    trio.run(ask_all)
+    return dict(sorted(found.items()))

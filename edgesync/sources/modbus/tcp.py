@@ -212,7 +212,8 @@ class Line:
             with trio.fail_after(limits.timeout):
                 stream = await self._connect(self._host, self._port)
         except (OSError, trio.TooSlowError) as error:
-            why = "no connection in time" if isinstance(error, trio.TooSlowError) else str(error)
+            is_slow = isinstance(error, trio.TooSlowError)
+            why = "no connection in time" if is_slow else _described_refusal(error)
             self._refusal = f"{self.address}: {why}"
             self._redial_s = trio.current_time() + REDIAL_S
             raise LineDown(self._refusal) from error
@@ -334,6 +335,15 @@ class Line:
         if self._connection is connection and self._nursery is not None:
             log.debug("%s: %s", self.address, reason)
             self.hang_up(reason)
+
+
+def _described_refusal(error: BaseException) -> str:
+    """Say why there is no connection: trio's own words only say that every address failed."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    text = (cause.strerror or str(cause)) if isinstance(cause, OSError) else str(error)
+    return text.lower() if text.isascii() and text[:1].isupper() else text
 
 
 def _sent_at_once(stream: trio.abc.Stream, data: bytes) -> int:
