@@ -215,6 +215,8 @@ cdef class Runner:
         cdef int64_t begun = clock_ns() if self.slow_ns >= 0 else 0
         cdef int64_t took
         self.space.now_ms = self.now_ms()
+        if self.on_change is not None and self.space.overlay.touched:
+            self.space.overlay.touched.clear()  # by what is no command, as telling the hub is
         reply = go(one, self.call, request)
         if self.slow_ns >= 0:
             took = clock_ns() - begun

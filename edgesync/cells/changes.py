@@ -29,6 +29,8 @@ TWO_KEYS: Final = {
     "rename": ("rename_from", "rename_to"), "renamenx": ("rename_from", "rename_to"),
     "smove": ("srem", "sadd"), "rpoplpush": ("rpop", "lpush"),
 }  # fmt: skip
+# Commands that change keys they do not name.
+UNNAMED: Final = frozenset({"flushdb", "flushall", "eval", "evalsha", "resolve"})
 ENDS: Final = frozenset({"del", "rename_from", "expired"})
 OF_TYPES: Final = {STRING: "set", HASH: "hset", LIST: "rpush", SET: "sadd", ZSET: "zadd"}
 
@@ -88,9 +90,10 @@ class Changes:
     def by_command(self, name: str, request: Sequence[bytes]) -> None:
         """Tell of what a command has just changed."""
         keys = self._touched()
-        if len(keys) > 1:  # in the order in which the command names them
+        if name not in UNNAMED:
+            # In the order of their names; a value left to the hub to make room is no change.
             places = {key: at for at, key in reversed(list(enumerate(request)))}
-            keys.sort(key=lambda key: places.get(key, 0))
+            keys = sorted((key for key in keys if key in places), key=places.__getitem__)
         found: list[Change] = []
         for key in keys:
             event = self._event(name, request, key)

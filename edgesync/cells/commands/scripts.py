@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
-from edgesync.cells.commands.table import Call, command, integer
+from edgesync.cells.commands.table import Call, command, integer, numbered
 from edgesync.cells.scripts import Scripts
 
 NO_KEYS = (0, 0, 0)
@@ -43,23 +43,23 @@ def _known(call: Call, raw: bytes) -> str:
     return raw.decode().lower()
 
 
-@command("eval", -3, writes=True, keys=NO_KEYS)
+@command("eval", -3, writes=True, keys=NO_KEYS, movable=numbered(2))
 def eval_(call: Call, args: Sequence[bytes]) -> Reply:
     """EVAL script numkeys [key ...] [arg ...]."""
     return _run(call, _scripts(call).load(args[0]), args[1:], read_only=False)
 
 
-@command("eval_ro", -3, keys=NO_KEYS)
+@command("eval_ro", -3, keys=NO_KEYS, movable=numbered(2))
 def eval_ro(call: Call, args: Sequence[bytes]) -> Reply:
     return _run(call, _scripts(call).load(args[0]), args[1:], read_only=True)
 
 
-@command("evalsha", -3, writes=True, keys=NO_KEYS)
+@command("evalsha", -3, writes=True, keys=NO_KEYS, movable=numbered(2))
 def evalsha(call: Call, args: Sequence[bytes]) -> Reply:
     return _run(call, _known(call, args[0]), args[1:], read_only=False)
 
 
-@command("evalsha_ro", -3, keys=NO_KEYS)
+@command("evalsha_ro", -3, keys=NO_KEYS, movable=numbered(2))
 def evalsha_ro(call: Call, args: Sequence[bytes]) -> Reply:
     return _run(call, _known(call, args[0]), args[1:], read_only=True)
 

@@ -41,7 +41,10 @@ def command(session: "Session", args: Sequence[bytes]) -> Reply:
         return {name: _docs(name) for name in names if name in TABLE or name in OWN}
     if word == b"list":
         return _listed(rest)
-    if word in (b"getkeys", b"getkeysandflags") and rest:
+    if word in (b"getkeys", b"getkeysandflags"):
+        if len(rest) < 2:
+            shown = f"command|{word.decode()}"
+            raise ReplyError(f"ERR wrong number of arguments for '{shown}' command")
         keys = _keys(rest)
         return keys if word == b"getkeys" else [[key, [b"RW"]] for key in keys]
     if word == b"help":
@@ -160,9 +163,11 @@ def _set(session: "Session", name: bytes, value: bytes) -> None:
     if name == b"notify-keyspace-events":
         house.notifications.configure(value.decode(errors="replace"))
     elif name == b"slowlog-log-slower-than":
-        house.slowlog.configure(integer(value, f"{failed} - argument couldn't be parsed"))
+        house.slowlog.configure(
+            integer(value, f"{failed} - argument couldn't be parsed into an integer")
+        )
     elif name == b"slowlog-max-len":
-        length = integer(value, f"{failed} - argument couldn't be parsed")
+        length = integer(value, f"{failed} - argument couldn't be parsed into an integer")
         if length < 0:
             raise ReplyError(f"{failed} - argument must be 0 or more")
         house.slowlog.resize(length)
@@ -196,7 +201,7 @@ def slowlog(session: "Session", args: Sequence[bytes]) -> Reply:
     if word == b"help" and not rest:
         return ["SLOWLOG GET [count] | LEN | RESET"]
     shown = args[0].decode(errors="replace")
-    raise ReplyError(f"ERR unknown subcommand or wrong number of arguments for '{shown}'.")
+    raise ReplyError(f"ERR unknown subcommand '{shown}'. Try SLOWLOG HELP.")
 
 
 def latency(session: "Session", args: Sequence[bytes]) -> Reply:
@@ -223,7 +228,7 @@ def latency(session: "Session", args: Sequence[bytes]) -> Reply:
     if word == b"help":
         return [LATENCY_HELP]
     shown = args[0].decode(errors="replace")
-    raise ReplyError(f"ERR unknown subcommand or wrong number of arguments for '{shown}'.")
+    raise ReplyError(f"ERR unknown subcommand '{shown}'. Try LATENCY HELP.")
 
 
 def monitor(session: "Session", _args: Sequence[bytes]) -> Reply:

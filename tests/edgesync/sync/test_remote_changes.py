@@ -163,6 +163,20 @@ async def test_an_expired_key_is_told(sites: Sites) -> None:
         assert take(watch) == [Change(b"soon", "expired")]
 
 
+def test_telling_the_hub_is_no_change(tmp_path: Path) -> None:
+    with EdgeNode.local(tmp_path) as node:
+        node.set("a", 1)
+        watch = node.watch()
+        assert node.cells.tell(0)
+        node.set("b", 1)
+        node.command("EVAL", "redis.call('SET', 'c', 1) redis.call('DEL', 'a')", 0)
+        found = take(watch)
+        assert found[0] == Change(b"b", "set")
+        assert sorted(found[1:]) == [Change(b"a", "del"), Change(b"c", "set")]
+        node.command("FLUSHALL", "YES")
+        assert {change.key for change in take(watch)} == {b"b", b"c"}
+
+
 def test_a_plain_program_can_watch_too(tmp_path: Path) -> None:
     with EdgeNode.local(tmp_path) as node:
         watch = node.watch("a")
