@@ -23,6 +23,7 @@ def few() -> Iterator[int]:
     highest = max(int(name) for name in os.listdir("/proc/self/fd"))
     limit = highest + 120
     resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    descriptors._full.clear()
     yield limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     descriptors._short_at = float("-inf")  # it is told for a while, and other tests ask
@@ -54,11 +55,13 @@ async def test_others_wait_until_there_is_room(
     await third.send_all(b"y")
     await trio.testing.wait_all_tasks_blocked(0.05)
     assert door.connections == 2
+    assert "test: 2 connections" in descriptors.problems()[0]
     await first.aclose()
     assert await third.receive_some(1) == b"y"
     assert door.connections == 2
     for stream in (second, third):
         await stream.aclose()
+    descriptors._full.clear()  # it is told for a while, and other tests ask
 
 
 async def test_one_that_fails_costs_the_others_nothing(

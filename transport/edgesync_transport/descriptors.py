@@ -27,15 +27,18 @@ log = logging.getLogger(__name__)
 WANTED: Final = 65_536
 # Stores, backups and a link made anew take about 20.
 RESERVE: Final = 48
-# How long nobody is let in after they ran short, and how long that is told.
+# How long nobody is let in after they ran short.
 PAUSE_S: Final = 0.1
-TOLD_S: Final = 10.0
+# How long that is told: who looks at health once a minute shall see it.
+TOLD_S: Final = 60.0
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 # accept(2) hands on errors of the connection; what is left is an error of the listening socket.
 LISTENING_BROKEN: Final = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EOPNOTSUPP)
 
 _seldom = Seldom()
 _short_at = float("-inf")
+# Doors that were full lately: name -> when, and how many it lets in.
+_full: dict[str, tuple[float, int]] = {}
 
 
 def raise_limit(wanted: int = WANTED) -> int:
@@ -92,9 +95,17 @@ def note_shortage(door: str) -> None:
 
 
 def problems() -> list[str]:
-    if time.monotonic() - _short_at > TOLD_S and not are_short():
-        return []
-    return [f"file descriptors are short: of {limit()} only a reserve is free, new peers wait"]
+    now = time.monotonic()
+    found = [
+        f"{door}: {most} connections, as many as are let in; new ones wait"
+        for door, (at, most) in _full.items()
+        if now - at <= TOLD_S
+    ]
+    if now - _short_at <= TOLD_S or are_short():
+        found.append(
+            f"file descriptors are short: of {limit()} only a reserve is free, new peers wait"
+        )
+    return found
 
 
 class Door:
@@ -119,9 +130,11 @@ class Door:
     ) -> None:
         """Start `handle` in `nursery` for each peer, until cancelled; it closes the connection."""
         while True:
-            if not self.connections < self.connections_max:
+            if is_full := self.connections >= self.connections_max:
                 self._note_full()
             await self._room.acquire()
+            if is_full:
+                self._note_full()  # until now
             try:
                 connection = await self._accept(listening)
             except BaseException:
@@ -162,6 +175,7 @@ class Door:
             self._room.release()
 
     def _note_full(self) -> None:
+        _full[self.name] = time.monotonic(), self.connections_max
         if (again := _seldom.ask((self.name, "full"))) is not None:
             log.warning(
                 "%s: %d connections, others wait; %d times more before",
