@@ -55,6 +55,7 @@ from edgesync.status import (
     Status,
     StoreStatus,
 )
+from edgesync.store.declare import declare_all, hub_notes, note_hub
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.supervise import keep_running
 from edgesync.sync.driver import SyncDriver
@@ -83,6 +84,7 @@ DEAD: Final = "dead"
 STORE: Final = "store"
 POINTS: Final = "points"  # edgesync/store/points.py
 EVENT_BODY_MAX: Final = 60 * 1024
+DECLARE_RETRY_S: Final = 30.0
 CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
 CLOCK_STEP_S: Final = 2.0
@@ -92,6 +94,9 @@ GATHER_MAX: Final = 10_000  # … of at most so many
 READER_CHECK_S: Final = 60.0
 WINDOWS_CHECK_S: Final = 1.0
 
+TWO_HUBS: Final = (
+    "two hubs share one identity, and sessions alternate between them: stop one (a copied folder?)"
+)
 NOT_JOINED: Final = (
     "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
     "here `edgesync --config FILE init --token …` takes it"
@@ -429,6 +434,10 @@ class EdgeNode(KeyMethods):
             heartbeat_timeout_s=sync.heartbeat * (sync.heartbeats_missed_max - 1) or sync.heartbeat,
         )
 
+        notes = hub_notes(self.store)
+        if notes.is_owed:
+            nursery.start_soon(self._declare_again, notes.generation, True)
+
         async def run(*, task_status: trio.TaskStatus[SyncDriver]) -> None:
             async with open_connect(
                 hub.endpoint, server_key=hub.server_key, keys=pair, settings=link
@@ -442,6 +451,7 @@ class EdgeNode(KeyMethods):
                     breaker=sync.breaker(),
                     random=self._random,
                     wall_ns=self.wall_ns,
+                    generation=notes.generation,
                 )
                 task_status.started(made)
                 await made.run()
@@ -660,9 +670,31 @@ class EdgeNode(KeyMethods):
 
     def link_report(self, kind: str, facts: Mapping[str, str | int | float]) -> None:
         """Log what happened to the link; what an operator must see becomes an event."""
-        log.info("link: edge=%s %s %s", self.settings.edge.name, kind, dict(facts))
-        if kind in ("fork", "rewind", "clock_skew", "hub_generation"):
+        level = logging.ERROR if kind == "two_hubs" else logging.INFO
+        log.log(level, "link: edge=%s %s %s", self.settings.edge.name, kind, dict(facts))
+        if kind in ("fork", "rewind", "clock_skew", "hub_generation", "two_hubs"):
             self._emit_soon(self._lifecycle(kind, facts), Lane.NORMAL)
+
+    def hub_forgot(self, generation: bytes) -> None:
+        """Declare all series again, to a hub that lost something; note a hub met first."""
+        notes = hub_notes(self.store)
+        is_owed = notes.is_owed or bool(notes.generation)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._declare_again, generation, is_owed)
+
+    async def _declare_again(self, generation: bytes, is_owed: bool) -> None:
+        while True:
+            try:
+                await note_hub(self.store, generation, is_owed=is_owed)
+                if is_owed:
+                    count = await declare_all(self.store, self.wall_ns, self._note_grown)
+                    log.info("link: %d series declared again", count)
+                    await note_hub(self.store, generation, is_owed=False)
+            except StoreError as error:  # a full store, for now: I8
+                log.error("series are declared again later: %s", error)
+                await trio.sleep(DECLARE_RETRY_S)
+            else:
+                return
 
     def record_dead(self, lane: Lane, seq: int, reason: str) -> None:
         """Note that the hub refused a record for good, and why."""
@@ -802,13 +834,16 @@ class EdgeNode(KeyMethods):
         return LinkStatus(
             state=sender.status().value,
             endpoint=endpoint,
-            problem="" if sender.epoch else self._driver.last_problem,
+            problem=(TWO_HUBS if sender.two_hubs else "")
+            if sender.epoch
+            else self._driver.last_problem,
             epoch=sender.epoch,
             rtt_s=sender.rtt_s,
             clock_offset_s=sender.clock_offset_s,
             breaker=self._driver.breaker.state(trio.current_time()).value,
             reconnects=self._driver.reconnects,
             restore_safe=sender.restore_safe,
+            two_hubs=sender.two_hubs,
         )
 
     def latest(self) -> list[LatestView]:

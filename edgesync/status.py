@@ -27,7 +27,10 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """state is one of Connected, Processing, Disconnected, Queuing, Reconnecting, Draining."""
+    """state is one of Connected, Processing, Disconnected, Queuing, Reconnecting, Draining.
+
+    two_hubs   sessions have alternated between two hubs that share one identity, since the start
+    """
 
     state: str
     endpoint: str
@@ -38,6 +41,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     breaker: str = "closed"
     reconnects: int = 0
     restore_safe: bool = False
+    two_hubs: bool = False
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -139,7 +139,8 @@ class HubLink:
                         self._answers.ask(peer, pull, port.receiver, self._hearing.send)
                 case core.Report(kind, facts):
                     edge = port.receiver.edge
-                    log.info("link: edge=%s %s %s", edge, kind, dict(facts))
+                    level = logging.ERROR if kind == "two_hubs" else logging.INFO
+                    log.log(level, "link: edge=%s %s %s", edge, kind, dict(facts))
                     self._presence.note(edge, kind, facts, now)
 
     async def _enqueue(self, port: EdgePort, asked: core.Store) -> None:

@@ -123,6 +123,7 @@ class Presence:
             clock_offset_s=receiver.clock_offset_s,
             lag_records=lag,
             lag_s=self._lag_s(name, lag),
+            two_hubs=receiver.two_hubs,
             lanes=lanes,
         )
 

@@ -164,7 +164,13 @@ async def _serve(
     async with open_hearing(
         settings.hub.listen, server_keys=keys, edges=table, welcome=enrolment.of_guest
     ) as hearing:
-        link = HubLink(hearing, hub_log, presence, _receiver_settings(settings), answers=answers)
+        link = HubLink(
+            hearing,
+            hub_log,
+            presence,
+            _receiver_settings(settings, cells.lineage.start),
+            answers=answers,
+        )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
             await nursery.start(_watch_registry, registry, table, presence, link, answers)
@@ -215,7 +221,7 @@ def _control_answers(context: Context, hub_log: LmdbLog, folder: Path) -> Mappin
     return {"edges": edges, "status": status, "backup": copy, "retire": retire}
 
 
-def _receiver_settings(settings: Settings) -> ReceiverSettings:
+def _receiver_settings(settings: Settings, start: int) -> ReceiverSettings:
     return ReceiverSettings(
         limits=Limits(window_batches=settings.link.window_batches),
         heartbeat_s=float(settings.link.heartbeat),
@@ -223,6 +229,7 @@ def _receiver_settings(settings: Settings) -> ReceiverSettings:
         takeovers_max=settings.link.takeovers_max,
         holdoff_s=float(settings.link.holdoff),
         restore_safe=settings.log.managed_backups,
+        start=start,
     )
 
 

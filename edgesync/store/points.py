@@ -24,22 +24,19 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from edgesync._native import block, event
+from edgesync._native import block
 from edgesync._native.points import Part, parts
 from edgesync._native.window import Window
 from edgesync._native.write import Write
 from edgesync.errors import RecordError
 from edgesync.intake import Intake
 from edgesync.model import (
-    Action,
-    EntityType,
-    EventType,
     Lane,
     Reading,
-    RecordKind,
     ValueType,
 )  # fmt: skip
 from edgesync.settings import RollupRule
+from edgesync.store.declare import add_metadata
 from edgesync.store.journal import EdgeStore
 from edgesync.store.pieces import (
     PIECE,
@@ -483,15 +480,7 @@ class PointStore:
         if told == kept.metadata:
             return True
         staged.write.put(DATABASE, b"m" + kept.row, raw)
-        now = self._wall_ns()
-        body = msgspec.json.encode({"key": kept.series.key, "attributes": told})
-        staged.write.append(
-            Lane.NORMAL, RecordKind.EVENT,
-            event.encode(
-                EventType.ATTRIBUTES, Action.ATTRIBUTES_UPDATED, EntityType.DEVICE,
-                kept.series.entity, body, now, now, 0,
-            ),
-        )  # fmt: skip
+        add_metadata(staged.write, kept.series, told, self._wall_ns())
         return True
 
     def confirm(self, staged: Staged) -> None:

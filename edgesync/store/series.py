@@ -1,7 +1,8 @@
 """Series: what an id in a reading means, and whether the hub has been told.
 
 A reading carries only the 64-bit id of its series. The name, unit and type behind it travel once
-per incarnation, as an event in the same lane before the first use. A declaration is staged into
+per incarnation, as an event in the same lane before the first use. It
+travels again when the hub has lost something (declare.py). A declaration is staged into
 the very write that needs it and becomes true only with its commit.
 """
 
@@ -77,6 +78,11 @@ class SeriesTable:
         number = series.id
         if number in self._told and self._known[number] == series:
             return False
+        self.declare(write, lane, series, time_ns)
+        return True
+
+    def declare(self, write: Write, lane: int, series: Series, time_ns: int) -> None:
+        """Add what the hub must be told of `series` to `write`, whether or not it was told."""
         body = msgspec.json.encode(
             {
                 "entity": series.entity,
@@ -88,8 +94,7 @@ class SeriesTable:
         record = event.encode(EventType.SERIES, 0, 0, series.entity, body, time_ns, time_ns, 0)
         write.append(lane, RecordKind.EVENT, record)
         stored = _Stored(series.entity, series.key, series.unit, series.type, self._incarnation)
-        write.put(DATABASE, number.to_bytes(8, "little"), msgspec.msgpack.encode(stored))
-        return True
+        write.put(DATABASE, series.id.to_bytes(8, "little"), msgspec.msgpack.encode(stored))
 
     def is_told(self, number: int) -> bool:
         """Tell whether the hub was told of the series since this store's last beginning."""

@@ -52,6 +52,8 @@ class Watcher(Protocol):
 
     def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None: ...
 
+    def hub_forgot(self, generation: bytes) -> None: ...
+
 
 class SyncDriver:
     """See the module. `run` lasts until cancelled."""
@@ -67,6 +69,7 @@ class SyncDriver:
         breaker: BreakerSettings,
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
+        generation: bytes = b"",
     ) -> None:
         self._store = store
         self._connect = connect
@@ -80,6 +83,7 @@ class SyncDriver:
             wall_ns=wall_ns,
             random=random,
             settings=settings,
+            generation=generation,
         )
         self.last_problem = ""
         self.reconnects = 0
@@ -352,6 +356,8 @@ class SyncDriver:
                 self._watcher.record_dead(lane, seq, reason)
             case core.Lost(lane, first, last, reason):
                 self._watcher.records_lost(lane, first, last, reason)
+            case core.Forgotten(generation):
+                self._watcher.hub_forgot(generation)
             case core.Hear(message):
                 self.on_hear(message)
             case core.Report(kind, facts):

@@ -34,6 +34,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_records     records the edge has and the hub does not
     lag_s           age of the oldest of them, or time since the lag began
     clock_offset_s  the edge's wall clock minus the hub's
+    two_hubs        it was with another hub of the same identity between two sessions here
     """
 
     edge: str
@@ -49,6 +50,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     clock_offset_s: float | None = None
     lag_records: int = 0
     lag_s: float | None = None
+    two_hubs: bool = False
     lanes: tuple[LaneView, ...] = ()
 
 

@@ -69,6 +69,26 @@ def greet(
     return asked + step(receiver, Opened(opens[0].token, epoch, GENERATION, floors), now)
 
 
+def test_an_edge_that_was_with_another_hub_in_between_is_reported_once() -> None:
+    """A restarted or restored hub has granted it no session before."""
+    receiver = Receiver("barn", ReceiverSettings(start=7))
+
+    def come(epoch: int, last_start: int) -> list[str]:
+        asked = msgspec.structs.replace(hello(epoch), last_start=last_start)
+        (opened,) = [e for e in step(receiver, Received(HERE, asked)) if isinstance(e, Open)]
+        answer = Opened(opened.token, epoch, GENERATION, (ZERO, ZERO, ZERO))
+        effects = step(receiver, answer)
+        assert [m.start for m in messages(effects) if isinstance(m, Welcome)] == [7]
+        return [effect.kind for effect in effects if isinstance(effect, Report)]
+
+    assert come(1, 6) == ["connected"]  # of an earlier start, or before it was restored
+    assert come(2, 7) == ["connected"]
+    assert not receiver.two_hubs
+    assert come(3, 9) == ["connected", "two_hubs"]
+    assert come(4, 9) == ["connected"]
+    assert receiver.two_hubs
+
+
 def batch(first: int, last: int, *, epoch: int = 1, payload: bytes = b"x") -> Batch:
     return Batch(
         epoch=epoch, incarnation=b"i" * 16, lane=Lane.BULK, first=first, last=last,

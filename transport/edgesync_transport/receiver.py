@@ -42,6 +42,7 @@ class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     takeovers_max       sessions that may replace a live one within `takeovers_window_s` before the
                         edge is held off: two gateways with one key fight otherwise (F21)
+    start               random, of this start of the hub; 0: not told
     """
 
     limits: Limits = Limits()
@@ -52,6 +53,7 @@ class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
     holdoff_s: float = 10.0
     restore_safe: bool = False
     clock_offset_warn_s: float = 5.0
+    start: int = 0
 
 
 class State(enum.Enum):
@@ -185,6 +187,8 @@ class Receiver:
         self._takeovers: deque[float] = deque()
         self._hold_until = 0.0
         self._is_skewed = False
+        self._granted = False
+        self.two_hubs = False  # the edge was with another hub of the same identity meanwhile
 
     def step(self, event: Event, now: float, wall_ns: int) -> list[Effect]:
         """Take one event at monotonic `now` (seconds) and wall time `wall_ns` (data only, I5)."""
@@ -328,12 +332,19 @@ class Receiver:
             clock_ns=wall_ns,
             heartbeat_s=self.settings.heartbeat_s,
             restore_safe=self.settings.restore_safe,
+            start=self.settings.start,
         )
         facts: dict[str, str | int | float] = {
             "epoch": event.epoch,
             "incarnation": hello.incarnation.hex(),
         }
-        return [Transmit(peer, welcome), Report("connected", facts)]
+        effects: list[Effect] = [Transmit(peer, welcome), Report("connected", facts)]
+        was_elsewhere = self._granted and hello.last_start not in (0, self.settings.start)
+        self._granted = True
+        if was_elsewhere and not self.two_hubs:
+            self.two_hubs = True
+            effects.append(Report("two_hubs", {"other": f"{hello.last_start:016x}"}))
+        return effects
 
     def _open_failed(self, event: OpenFailed) -> list[Effect]:
         if self._opening is None or self._opening[0] != event.token:

@@ -193,6 +193,12 @@ class Hear(Effect, frozen=True):
     message: Page | ConflictReport
 
 
+class Forgotten(Effect, frozen=True):
+    """The receiver has lost something it once had, or is met first: what is told once is due."""
+
+    generation: bytes
+
+
 class Report(Effect, frozen=True):
     """Something an operator should see once: `kind` is a word, `facts` its values."""
 
@@ -232,6 +238,9 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 }
 
 
+# Starts of the receiver that are remembered, to notice one that comes back.
+STARTS_MAX: Final = 8
+
 NOT_RETAINED: Final = "the hub was restored from a backup older than what this edge retains"
 # A policy has left a loss record of its own; the gap says which records of it are missing here.
 GIVEN_WAY: Final = "given way at the edge, where a lane was full; its loss records say to what"
@@ -242,6 +251,7 @@ class Sender:
 
     chain_at    looks the running hash at (lane, seq) up in the journal; None if it is not known
     wall_ns     wall clock, which only travels to be compared (I5)
+    generation  of the receiver's store, as it was known last
 
     One link at a time: after LinkDown everything in flight is forgotten.
     """
@@ -255,11 +265,14 @@ class Sender:
         wall_ns: Callable[[], int],
         random: "Random",
         settings: SenderSettings | None = None,
+        generation: bytes = b"",
     ) -> None:
         self.state = State.DOWN
         self.incarnation = incarnation
         self.epoch = 0
-        self.generation = b""
+        self.generation = generation
+        self.two_hubs = False
+        self._starts: list[int] = []
         self.restore_safe = False
         self.rtt_s: float | None = None
         self.clock_offset_s: float | None = None
@@ -292,6 +305,11 @@ class Sender:
     def backlog(self) -> int:
         """Records not yet known to be durable at the receiver."""
         return sum(lane.tail - lane.floor for lane in self.lanes)
+
+    @property
+    def last_start(self) -> int:
+        """The start of the hub that the last session was with; 0 for none that said."""
+        return self._starts[-1] if self._starts else 0
 
     def status(self) -> LinkStatus:
         """Return the state of S12; Draining is a backlog larger than what may be in flight."""
@@ -354,6 +372,7 @@ class Sender:
             clock_ns=self._wall_ns(),
             software=self.settings.software,
             heartbeat_s=self.settings.heartbeat_s,
+            last_start=self.last_start,
         ))]  # fmt: skip
 
     def _offer(self, lane: int) -> LaneOffer:
@@ -430,13 +449,31 @@ class Sender:
         self._heartbeat_s = min(self.settings.heartbeat_s, max(welcome.heartbeat_s, 0.1))
         self._was_connected = True
         effects: list[Effect] = []
-        if self.generation and welcome.generation != self.generation:
+        is_other = bool(self.generation) and welcome.generation != self.generation
+        if is_other:
             effects.append(Report("hub_generation", {"generation": welcome.generation.hex()}))
+        stand = zip(self.lanes, welcome.lanes, strict=True)
+        is_behind = any(theirs.floor < lane.floor for lane, theirs in stand)
+        if is_other or is_behind or not self.generation:
+            effects.append(Forgotten(welcome.generation))
+        effects += self._note_start(welcome.start)
         self.generation = welcome.generation
         effects.append(Report("connected", {"epoch": welcome.epoch}))
         for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
             effects += self._resume(lane, theirs.floor, theirs.chain, theirs.safe)
         return [*effects, self._ping(now), *self._fill_all(now)]
+
+    def _note_start(self, start: int) -> list[Effect]:
+        """Notice a start that comes back after another: two hubs have one identity."""
+        if not start or self._starts[-1:] == [start]:
+            return []
+        is_back = start in self._starts
+        self._starts = [*(one for one in self._starts if one != start), start][-STARTS_MAX:]
+        if not is_back or self.two_hubs:
+            return []
+        self.two_hubs = True
+        facts = {"start": f"{start:016x}", "before": f"{self._starts[-2]:016x}"}
+        return [Report("two_hubs", facts)]
 
     def _divergence(self, lane: LaneWindow, floor: int, chain: int) -> str:
         """R4: why the receiver's history cannot be a beginning of ours; empty if it can."""

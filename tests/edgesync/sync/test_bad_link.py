@@ -69,6 +69,8 @@ class Silent:
 
     def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None: ...
 
+    def hub_forgot(self, generation: bytes) -> None: ...
+
 
 async def produce(store: EdgeStore, driver: SyncDriver, random: Random) -> None:
     """Append RECORDS readings, a few at a time, while the link does what it does."""

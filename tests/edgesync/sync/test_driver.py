@@ -1,16 +1,21 @@
 """An edge and a hub in one process, over real sockets: what arrives, and in which order."""
 
+import contextlib
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from edgesync import EdgeNode, Event, EventType, Lane, Reading
 from edgesync._native import batch
+from edgesync._native import event as event_codec
 from edgesync.demo.site import free_ports
+from edgesync.model import RecordKind
+from edgesync.store.declare import HubNotes, hub_notes
 from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
@@ -38,10 +43,10 @@ class Hub:
         self.log: Log = MemoryLog()
 
     @asynccontextmanager
-    async def running(self, log: Log | None = None) -> AsyncIterator[Presence]:
+    async def running(self, log: Log | None = None, start: int = 0) -> AsyncIterator[Presence]:
         self.log = log or self.log
         presence = Presence(self.log)
-        settings = ReceiverSettings(heartbeat_s=1.0)
+        settings = ReceiverSettings(heartbeat_s=1.0, start=start)
         async with open_hearing([self.address], server_keys=self.keys, edges=self.table) as hearing:
             link = HubLink(hearing, self.log, presence, settings)
             async with trio.open_nursery() as nursery:
@@ -59,7 +64,7 @@ class Hub:
         settings = {
             "edge": {"name": "barn"},
             "hub": {"endpoint": self.address, "server_key": self.keys.public},
-            "store": {"retain": "8mb"},
+            "store": {"retain": retain},
             "sync": {
                 "heartbeat": "1s", "reconnect_base": "50ms", "reconnect_cap": "200ms",
                 "breaker_failures": 1000,
@@ -182,6 +187,61 @@ async def test_a_hub_restored_from_an_older_backup_is_sent_the_rest_again(hub: H
             assert await values(log) == [float(n) for n in range(300)]
         assert any("rewind" in event.body for event in edge.events())
         await log.aclose()
+
+
+async def events_of(log: Log) -> list[tuple[int, str, dict[str, object]]]:
+    """Every event in the log: its type, what it is of, and its body."""
+    found = []
+    for entry in await entries(log):
+        if entry.payload and entry.codec.value < 2:
+            _, records = batch.columns(entry.codec, entry.payload)
+            for _, record in records:
+                if record.kind == RecordKind.EVENT:
+                    kind, _, _, entity, body, *_ = event_codec.decode(record.body)
+                    found.append((kind, entity, msgspec.json.decode(body)))
+    return found
+
+
+@pytest.mark.feature("S32")
+@pytest.mark.parametrize("restarts", [False, True])
+async def test_a_hub_that_begins_anew_is_told_what_series_are(hub: Hub, restarts: bool) -> None:
+    """Also those whose declarations were trimmed, and that have no readings any more."""
+
+    def told(found: list[tuple[int, str, dict[str, object]]]) -> set[str]:
+        return {entity for kind, entity, _ in found if kind == EventType.SERIES}
+
+    async with contextlib.AsyncExitStack() as stack:
+        edge = await stack.enter_async_context(hub.node(retain="0b"))
+        async with hub.running():
+            await edge.ingest([Reading(f"m{n}", "P", 1.0, SECOND) for n in range(3)])
+            await edge.sync(PATIENCE_S)
+            await until(lambda: edge.store.state(Lane.BULK).trimmed > 0)
+        if restarts:
+            await stack.aclose()
+            edge = await stack.enter_async_context(hub.node(retain="0b"))
+        async with hub.running(MemoryLog()):
+            await until(lambda: edge.status().link.epoch > 0)
+            await edge.ingest([Reading("m0", "P", 2.0, 2 * SECOND)])
+            # Once: what is known is not declared by later sessions.
+            noted = HubNotes(hub.log.generation, is_owed=False)
+            await until(lambda: hub_notes(edge.store) == noted)
+            await edge.sync(PATIENCE_S)
+            assert told(await events_of(hub.log)) == {"m0", "m1", "m2"}
+
+
+@pytest.mark.feature("S32")
+async def test_two_hubs_with_one_identity_are_noticed_by_all(hub: Hub) -> None:
+    """As behind a balancer: sessions alternate, which a restart or a restored hub never does."""
+    logs = [MemoryLog(), MemoryLog()]
+    async with hub.node() as edge:
+        assert edge._driver is not None
+        sender = edge._driver.sender
+        for turn in range(3):
+            start = 1 + turn % 2
+            async with hub.running(logs[turn % 2], start=start):
+                await until(lambda start=start: sender.last_start == start)  # type: ignore[misc]
+                assert edge.status().link.two_hubs == (turn == 2)
+        await until(lambda: any("two_hubs" in event.body for event in edge.events()))
 
 
 @pytest.mark.feature("S32")
