@@ -11,6 +11,7 @@ import hypothesis
 import pytest
 
 from edgesync.resources import disk
+from edgesync_transport import descriptors
 
 TESTS = Path(__file__).parent
 TABLE = TESTS.parent / "docs" / "features.md"
@@ -27,6 +28,7 @@ SLOW = (
     "edgesync/test_daemon.py",
     "edgesync/test_guide.py",
     "hubd/cli",
+    "hubd/test_descriptors.py",
     "sim",
 )
 
@@ -116,3 +118,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if any(item.path.is_relative_to(one) for one in slow):
             item.add_marker("slow")
     config._edgesync_items = items  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _doors_open() -> Iterator[None]:
+    """Forget what is told for a minute, of doors that were full and descriptors that were short."""
+    yield
+    descriptors._full.clear()
+    descriptors._short_at = float("-inf")

@@ -26,7 +26,6 @@ def few() -> Iterator[int]:
     descriptors._full.clear()
     yield limit
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    descriptors._short_at = float("-inf")  # it is told for a while, and other tests ask
 
 
 @pytest.fixture
@@ -61,7 +60,6 @@ async def test_others_wait_until_there_is_room(
     assert door.connections == 2
     for stream in (second, third):
         await stream.aclose()
-    descriptors._full.clear()  # it is told for a while, and other tests ask
 
 
 async def test_one_that_fails_costs_the_others_nothing(

@@ -150,4 +150,3 @@ async def test_connections_over_the_limit_wait_and_silent_ones_go(
     for connection in silent:
         connection.close()
     assert any("http: 24 connections" in one for one in descriptors.problems())
-    descriptors._full.clear()  # it is told for a while, and other tests ask
