@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
+from edgesync.errors import ConfigError
 from edgesync.events import EventQuery
 from edgesync.node import EdgeNode
 from edgesync.serve.control import Answer, serve_control
@@ -33,12 +35,13 @@ async def run(
 ) -> None:
     """Run a node until SIGTERM, SIGINT or `stop`; what it acknowledged is on disk in any case."""
     descriptors.raise_limit()
-    stopping = stop or trio.Event()
+    stopping = trio.Event() if stop is None else stop
     async with (
         stopping_on_signals(stopping),
         make_node() as node,
         trio.open_nursery() as services,
     ):
+        await services.start(_reload_on_hangup, node)
         await _start_services(services, node, stopping.set)
         notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
         log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
@@ -47,6 +50,21 @@ async def run(
         notify("STOPPING=1")
         services.cancel_scope.cancel()
     log.info("edge stopped")
+
+
+async def _reload_on_hangup(
+    node: EdgeNode, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Poll the devices that edge.toml names now, on each SIGHUP; the unchanged are not touched."""
+    with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        task_status.started()
+        async for _ in signals:
+            try:
+                stopped, started = await node.reload_devices()
+            except ConfigError as mistake:
+                log.error("devices not reloaded, all go on as before: %s", mistake)
+            else:
+                log.info("devices reloaded: connections stopped=%d started=%d", stopped, started)
 
 
 async def _start_services(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:

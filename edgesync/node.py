@@ -15,7 +15,15 @@ import functools
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Hashable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
@@ -46,6 +54,7 @@ from edgesync.model import (
 from edgesync.resources.settings import ResourcesSection
 from edgesync.settings import Settings
 from edgesync.sources.base import Source
+from edgesync.sources.running import RunningSources
 from edgesync.status import (
     DeadView,
     EventView,
@@ -57,7 +66,6 @@ from edgesync.status import (
 )
 from edgesync.store.declare import declare_all, hub_notes, note_hub
 from edgesync.store.journal import EdgeStore, Retain
-from edgesync.supervise import keep_running
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.pace import Pace
 from edgesync_transport.sockets import LinkSettings
@@ -157,7 +165,9 @@ class EdgeNode(KeyMethods):
         self._system = system
         self._random = random or SystemRandom()
         self._extra_sources = tuple(sources)
-        self._sources: tuple[Source, ...] = ()
+        self._sources: RunningSources | None = None
+        is_path = isinstance(settings, str | os.PathLike)
+        self._settings_path = Path(settings) if is_path else None  # type: ignore[arg-type]
         self._stack = contextlib.AsyncExitStack()
         self._latest: dict[tuple[str, str], _Latest | Reading] = {}
         self._readings = self._events = 0
@@ -464,16 +474,34 @@ class EdgeNode(KeyMethods):
         self._start_cell_sync(nursery)
 
     async def _start_sources(self, nursery: trio.Nursery) -> None:
-        made: list[Source] = list(self._extra_sources)
-        if self.settings.modbus:
+        self._sources = RunningSources(nursery, _NodeSink(self, nursery), self._random)
+        await self._sources.change_to(self._sources_of(self.settings))
+
+    def _sources_of(self, settings: Settings) -> dict[Hashable, Source]:
+        made: dict[Hashable, Source] = {id(source): source for source in self._extra_sources}
+        if settings.modbus:
             from edgesync.sources.modbus.source import modbus_sources
 
-            made += modbus_sources(self.settings.modbus, folder=self.folder, wall_ns=self.wall_ns)
-        self._sources = tuple(made)
-        sink = _NodeSink(self, nursery)
-        for source in self._sources:
-            nursery.start_soon(keep_running, source, sink, self._random)
-        await trio.lowlevel.checkpoint()
+            found = modbus_sources(settings.modbus, folder=self.folder, wall_ns=self.wall_ns)
+            made |= {source.key: source for source in found}
+        return made
+
+    async def reload_devices(self) -> tuple[int, int]:
+        """Read the settings' file anew and poll the devices it names now.
+
+        Connections whose devices and profiles are unchanged go on undisturbed; the others are
+        stopped and started. Everything but the devices stays as it was at the start. Returns how
+        many connections were stopped and started; raises ConfigError, and changes nothing.
+        """
+        if self._settings_path is None or self._sources is None:
+            raise ConfigError(
+                file="settings", field="(file)", problem="were not read from a file",
+                remedy="open the node with a path to edge.toml",
+            )  # fmt: skip
+        settings = settings_module.read_settings(self._settings_path)
+        changed = await self._sources.change_to(self._sources_of(settings))
+        self.settings = msgspec.structs.replace(self.settings, modbus=settings.modbus)
+        return changed
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -791,7 +819,7 @@ class EdgeNode(KeyMethods):
                 problem=str(broken) if broken else "",
                 quarantined=len(self.store.quarantined()),
             ),
-            sources=tuple(one for source in self._sources for one in source.statuses()),
+            sources=() if self._sources is None else self._sources.statuses(),
             rss_bytes=psutil.Process().memory_info().rss,
             resource_level=self._resources.level if self._resources else "unwatched",
         )

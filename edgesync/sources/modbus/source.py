@@ -6,10 +6,11 @@ for source in modbus_sources(settings.modbus):
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 
 from edgesync.errors import ConfigError, gathered
@@ -39,6 +40,7 @@ class ModbusSource:
         connect: Connect = open_tcp,
         phases: Sequence[float] = (),
     ) -> None:
+        self._key = (host, port, msgspec.json.encode(layouts, enc_hook=str, order="deterministic"))
         self._line = Line(host, port, connect)
         self._line.on_up = self._line_is_up
         self._line.connect_delay_s = max(layout.limits.connect_delay for layout in layouts)
@@ -58,6 +60,11 @@ class ModbusSource:
     @property
     def name(self) -> str:
         return self._line.address
+
+    @property
+    def key(self) -> Hashable:
+        """What the settings say of this connection: equal keys are polled alike."""
+        return self._key
 
     async def run(self, sink: Sink) -> None:
         async with trio.open_nursery() as nursery:

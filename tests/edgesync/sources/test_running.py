@@ -1,0 +1,44 @@
+"""Changed devices are stopped and started; the others are not touched."""
+
+from collections.abc import Sequence
+from random import Random
+
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from edgesync.sources.base import Sink, SourceStatus
+from edgesync.sources.running import RunningSources
+
+
+class Device:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.log: list[str] = []
+
+    async def run(self, sink: Sink) -> None:
+        self.log.append("started")
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.log.append("stopped")
+
+    def statuses(self) -> Sequence[SourceStatus]:
+        return [SourceStatus(name=self.name, kind="test")]
+
+    def retry_now(self, name: str) -> bool:
+        return False
+
+
+async def test_only_what_changed_is_stopped_and_started() -> None:
+    a, b, b2, c = (Device(name) for name in "abbc")
+    async with trio.open_nursery() as nursery:
+        running = RunningSources(nursery, sink=None, random=Random(0))  # type: ignore[arg-type]
+        assert await running.change_to({"a": a, "b": b}) == (0, 2)
+        await wait_all_tasks_blocked()
+        assert await running.change_to({"a": Device("again"), "b changed": b2, "c": c}) == (1, 2)
+        await wait_all_tasks_blocked()
+        assert [one.log for one in (a, b, b2, c)] == [
+            ["started"], ["started", "stopped"], ["started"], ["started"],
+        ]  # fmt: skip
+        assert [status.name for status in running.statuses()] == ["a", "b", "c"]
+        assert await running.change_to({}) == (3, 0)
