@@ -117,6 +117,7 @@ class RespServer:
         self._due: list[Client] = []
         self._waiting: set[Client] = set()  # for commits
         self._working: Client | None = None
+        self._is_in_turn = False
         self._nursery: trio.Nursery
 
     async def serve(
@@ -158,6 +159,7 @@ class RespServer:
     def _turn(self) -> bool:
         """Serve whoever is ready; returns whether anybody was."""
         ready = self._epoll.poll(0, EVENTS_A_TURN)
+        self._is_in_turn = True
         for number, events in ready:
             if number == self._listening.fileno():
                 self._accept()
@@ -179,6 +181,7 @@ class RespServer:
             if events & WRITE and self._is_open(client):
                 self._send(client)
                 self._work(client)
+        self._is_in_turn = False
         self._flush()
         return bool(ready)
 
@@ -352,14 +355,19 @@ class RespServer:
 
     def _push(self, client: Client, push: Reply) -> None:
         """Something for a subscriber. It comes after the replies of what it asked before."""
+        number = client.session.number
+        if number in self.house.doomed:
+            return
         if client.unsent > PUSHED_MAX:
             log.warning("a subscriber does not read, cut off: %s", client.session.address)
-            self.house.doomed.add(client.session.number)
+            self.house.doomed.add(number)
             return
         if client is self._working:
             client.pushed.append(push)
             return
         self._owe(client, [push], client.session.proto)
+        if not self._is_in_turn:  # what the hub brought, or a deadline: nobody else sends it
+            trio.lowlevel.current_trio_token().run_sync_soon(self._flush, idempotent=True)
 
     def _kill_doomed(self) -> None:
         while self.house.doomed:
@@ -406,6 +414,8 @@ class RespServer:
                     self._send(client)
                     if client.has_requests and self._is_open(client):
                         self._work(client)
+        if self.house.doomed:
+            self._kill_doomed()
 
     def _send(self, client: Client) -> None:
         if not client.send():

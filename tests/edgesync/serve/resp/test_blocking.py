@@ -3,6 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -287,3 +288,32 @@ def test_slow_commands_are_listed_with_their_client(client: Any) -> None:
     assert client.slowlog_len() == 0
     assert client.latency_latest() == []
     assert entry["client_name"] == b"till"
+
+
+def test_what_happens_between_requests_is_told_at_once(tmp_path: Path) -> None:
+    """Nothing waits for a commit with `durability = "no"`, and nobody else asks for anything."""
+    edge = Edge(tmp_path, durability="no", notify_keyspace_events="Ex")
+    try:
+        with edge.client() as client, edge.client() as other:
+            pubsub = client.pubsub(ignore_subscribe_messages=True)
+            pubsub.subscribe("__keyevent@0__:expired")
+            pubsub.get_message(timeout=PATIENCE_S)
+            other.set("soon", 1, px=1)
+            assert pubsub.get_message(timeout=PATIENCE_S)["data"] == b"soon"
+            pubsub.close()
+    finally:
+        edge.kill()
+
+
+def test_a_subscriber_who_does_not_read_what_changes_is_cut_off(edge: Edge, client: Any) -> None:
+    client.config_set("notify-keyspace-events", "KEA")
+    with edge.socket() as deaf:
+        deaf.sendall(b"PSUBSCRIBE __key*__:*\r\n")
+        assert deaf.recv(5)
+        value = {f"{'x' * 400}{n}": "v" for n in range(2000)}
+        pipe = client.pipeline(transaction=False)
+        for _ in range(20):
+            pipe.mset(value)
+        pipe.execute()
+        assert client.client_list(_type="pubsub") == []
+    assert client.ping()
