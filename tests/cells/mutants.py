@@ -1,4 +1,4 @@
-"""Eight plausible rules that are wrong; a suite that lets one of them live is not good enough.
+"""Eleven plausible rules that are wrong; a suite that lets one of them live is not good enough.
 
 They are the shortcuts a careful engineer would try; each was somebody's design once.
 """
@@ -99,6 +99,37 @@ class WantedSinceBase(World):
         return [one for one in entries if one.key in request.wants]
 
 
+class Losing(World):
+    """A world whose hub is lost now and then."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, losing=True)
+
+
+class TellsItsOperationsOnly(Losing):
+    """A hub that was lost is sent again what waits for it, and not what it once confirmed."""
+
+    def restore(self, edge: Edge) -> None:
+        pass
+
+
+class HidesWhatItHasSeen(Losing):
+    """What an edge holds is added to what the hub has, and nothing that was removed goes."""
+
+    def seen_by(self, edge: Edge) -> dict[int, int]:
+        return {}
+
+
+class CountsAgain(Losing):
+    """Operations told again are carried out whether or not they came already."""
+
+    def is_new(self, r: int, n: int) -> bool:
+        return True
+
+    def knows(self, r: int, n: int) -> bool | None:
+        return False
+
+
 def tombs_every_time(seed: int) -> World:
     return World(seed, make_hub=TombsEveryTime)
 
@@ -120,4 +151,7 @@ MUTANTS = (
     StableWhenSent,
     evicts_what_is_pending,
     WantedSinceBase,
+    TellsItsOperationsOnly,
+    HidesWhatItHasSeen,
+    CountsAgain,
 )

@@ -573,8 +573,11 @@ class World:
             edge.lane.insert(0, (r, op, edge.facts.get(op.n, [])))
             self.hear(edge, edge.lane[0])
 
+    def seen_by(self, edge: Edge) -> dict[int, int]:
+        return edge.keys.seen()
+
     def restore(self, edge: Edge) -> None:
-        seen, after = edge.keys.seen(), None
+        seen, after = self.seen_by(edge), None
         self.hub.now_ms = self.now_ms
         while True:
             entries, until = edge.keys.held(after, self.random.choice((1, 2, 100)))

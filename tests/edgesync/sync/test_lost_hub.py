@@ -96,3 +96,30 @@ async def test_edges_and_hub_are_complete_and_equal(sites: Sites, kind: str, ret
             assert hub.ask("EXISTS", ["removed later"]) == 0
             assert hub.ask("EXISTS", [f"recipe:{n}" for n in range(RECIPES)]) == RECIPES
             assert hub.ask("DBSIZE", []) == a.command("DBSIZE") == b.command("DBSIZE")
+
+
+async def test_an_edge_keeps_what_its_hub_cannot_take(sites: Sites) -> None:
+    """It takes nothing before the hub says that it has carried out the last piece."""
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    async with sites.node("a", store={"retain": "0b"}) as a:
+        for number in range(RECIPES):
+            a.set(f"recipe:{number}", number)
+        async with sites.hub():
+            await settle(a)
+        await lose(sites, "empty")
+        async with sites.hub() as hub:
+            restore = hub._restore
+            hub._restore = fail  # type: ignore[assignment, method-assign]
+            sync = a.cell_sync
+            assert sync is not None
+            await until(lambda: "did not take" in sync.last_problem)
+            assert sync.state() == "degraded"
+            assert recipes(a) == [b"%d" % number for number in range(RECIPES)]
+            hub._restore = restore  # type: ignore[method-assign]
+            await settle(a)
+            assert recipes(a) == [b"%d" % number for number in range(RECIPES)]
+            assert hub.ask("DBSIZE", []) == RECIPES
+            assert sync.state() == "idle"
