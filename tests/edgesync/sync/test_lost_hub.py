@@ -123,3 +123,27 @@ async def test_an_edge_keeps_what_its_hub_cannot_take(sites: Sites) -> None:
             assert recipes(a) == [b"%d" % number for number in range(RECIPES)]
             assert hub.ask("DBSIZE", []) == RECIPES
             assert sync.state() == "idle"
+
+
+async def test_two_hubs_with_one_identity_lose_and_double_nothing(sites: Sites) -> None:
+    """Sessions alternate between a hub and a running copy of it: nobody's own writes go."""
+    hub, other, rest = (sites.folder / name for name in ("hub", "other", "rest"))
+    async with sites.node("a") as a, sites.node("b") as b:
+        assert b.incr("m") == 1
+        a.incr("n")
+        async with sites.hub():
+            await settle(a, b)
+        shutil.copytree(hub, other)
+        for turn in range(1, 5):
+            hub.rename(rest)
+            other.rename(hub)
+            rest.rename(other)
+            async with sites.hub() as cells:
+                for number in range(5):
+                    assert a.incr("n") == turn * 5 - 3 + number
+                b.incr("m")
+                await settle(a, b)
+                counts = [b"%d" % (turn * 5 + 1), b"%d" % (turn + 1)]
+                for node in (a, b):
+                    assert [node.get("n"), node.get("m")] == counts
+                assert [cells.ask("GET", [key]) for key in ("n", "m")] == counts
