@@ -500,6 +500,7 @@ class EdgeNode(KeyMethods):
             )  # fmt: skip
         settings = settings_module.read_settings(self._settings_path)
         changed = await self._sources.change_to(self._sources_of(settings))
+        self._sources.retry_now()  # whoever changed a cable does not want to wait for the back-off
         self.settings = msgspec.structs.replace(self.settings, modbus=settings.modbus)
         return changed
 

@@ -5,7 +5,7 @@ from random import Random
 
 import trio
 
-from edgesync.sources.base import Sink, Source, SourceStatus
+from edgesync.sources.base import BreakerState, Sink, Source, SourceStatus
 from edgesync.supervise import keep_running
 
 
@@ -38,6 +38,13 @@ class RunningSources:
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Return how every device is."""
         return tuple(s for one in self._running.values() for s in one.source.statuses())
+
+    def retry_now(self) -> None:
+        """Ask devices that are away at once, whatever their back-off says."""
+        for one in self._running.values():
+            for status in one.source.statuses():
+                if status.breaker is not BreakerState.CLOSED:
+                    one.source.retry_now(status.name)
 
     async def change_to(self, wanted: Mapping[Hashable, Source]) -> tuple[int, int]:
         """Run exactly the sources of `wanted`; returns how many were stopped and started."""

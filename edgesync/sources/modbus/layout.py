@@ -5,6 +5,7 @@ Errors name the file, the field and what is allowed there; nothing is guessed.
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
@@ -140,9 +141,8 @@ class _Resolver:
     def _merged_points(self) -> dict[str, PointSettings]:
         merged: dict[str, PointSettings] = {}
         for points in (self.profile.points if self.profile else (), self.device.points):
-            names = [point.name for point in points]
-            for name in names:
-                if names.count(name) > 1:
+            for name, times in Counter(point.name for point in points).items():
+                if times > 1:
                     raise self.error(f"points.{name}", "is defined twice", "give each its own name")
             merged.update((point.name, point) for point in points)
         if not merged:
@@ -358,7 +358,7 @@ class _Resolver:
         sets: list[set[str]] = []
         for settings in self.settings.values():
             joined = {settings.name, *settings.atomic_with}
-            for name in joined - by_name.keys():
+            for name in sorted(name for name in joined if name not in by_name):
                 field = f"points.{settings.name}.atomic_with"
                 raise self.error(field, f"no point is called {name!r}", _known(by_name))
             if len(joined) > 1:

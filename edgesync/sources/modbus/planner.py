@@ -172,7 +172,7 @@ class Planner:
         found = []
         for item in due[:RETRIES_PER_POLL]:
             needed = [item, *self._factor_items([item])]
-            found += [self._block([one], needed) for one in needed]
+            found += [self._block([one], _needed(needed)) for one in needed]
         return tuple(found)
 
     def expire(self, now_s: float) -> None:
@@ -188,7 +188,7 @@ class Planner:
         items = [item for item in self._items if item not in self._withheld] or list(self._items)
         proven = [i for i in items if not any(_covers(key, i) for key in self._strikes)] or items
         item = heapq.nsmallest(1 + self._probes % len(proven), proven, key=_cost)[-1]
-        return self._block([item], [item])
+        return self._block([item], _needed([item]))
 
     def other_than(self, block: Block) -> Block | None:
         """Return a cheap read of something outside `block`, or else of a part of it, if any."""
@@ -196,13 +196,13 @@ class Planner:
         others = [item for item in free if not _covers(block.key, item)]
         parts = free if len(block.items) > 1 else []
         item = min(others or parts, key=_cost, default=None)
-        return None if item is None else self._block([item], [item])
+        return None if item is None else self._block([item], _needed([item]))
 
     def any_read(self) -> Block | None:
         """Return the cheapest read that is not withheld; None if all are."""
         free = (item for item in self._items if item not in self._withheld)
         item = min(free, key=_cost, default=None)
-        return None if item is None else self._block([item], [item])
+        return None if item is None else self._block([item], _needed([item]))
 
     def probed_in_vain(self) -> None:
         """Let the next probe be of something else."""
@@ -357,7 +357,8 @@ class Planner:
     def _blocks(self, items: Iterable[Item]) -> tuple[Block, ...]:
         items = sorted(items, key=_place)
         self._holes = sorted(_place(item) for item in self._withheld)
-        blocks = [self._block(run, items) for run in self._runs(items)]
+        needed = _needed(items)
+        blocks = [self._block(run, needed) for run in self._runs(items)]
         return tuple(sorted(blocks, key=self._order))
 
     def _order(self, block: Block) -> tuple[bool, float, bool, Table, int]:
@@ -370,12 +371,11 @@ class Planner:
             return True
         return bool(self._breaks) and any(self._breaks.get(cut) for cut in _cuts(block))
 
-    def _block(self, run: Sequence[Item], items: Sequence[Item]) -> Block:
+    def _block(self, run: Sequence[Item], needed: Collection[Point]) -> Block:
         start, end = run[0].start, max(item.end for item in run)
-        needed = {factor.name: factor for item in items for factor in item.far}
         periods = [self._periods[item.points[0].group] for item in run if item.points]
         holds = Item(run[0].table, start, end, (), ())
-        supplies = tuple(f for f in needed.values() if is_beside(f, holds))
+        supplies = tuple(f for f in needed if is_beside(f, holds))
         if supplies or not periods:
             periods = list(self._periods.values())  # as early as whoever needs it
         return Block(
@@ -467,6 +467,11 @@ class Learnt(Struct, frozen=True):
     alone: frozenset[Item]
     withheld: dict[Item, _Pause]
     loose: frozenset[str]
+
+
+def _needed(items: Iterable[Item]) -> Collection[Point]:
+    """Return the scale factors that points of `items` need from other requests."""
+    return {factor.name: factor for item in items for factor in item.far}.values()
 
 
 def _place(item: Item) -> tuple[str, int, int]:

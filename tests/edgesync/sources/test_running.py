@@ -6,7 +6,7 @@ from random import Random
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from edgesync.sources.base import Sink, SourceStatus
+from edgesync.sources.base import BreakerState, Sink, SourceStatus
 from edgesync.sources.running import RunningSources
 
 
@@ -23,10 +23,13 @@ class Device:
             self.log.append("stopped")
 
     def statuses(self) -> Sequence[SourceStatus]:
-        return [SourceStatus(name=self.name, kind="test")]
+        away = self.name == "c"
+        breaker = BreakerState.OPEN if away else BreakerState.CLOSED
+        return [SourceStatus(name=self.name, kind="test", breaker=breaker)]
 
     def retry_now(self, name: str) -> bool:
-        return False
+        self.log.append("asked")
+        return True
 
 
 async def test_only_what_changed_is_stopped_and_started() -> None:
@@ -41,4 +44,6 @@ async def test_only_what_changed_is_stopped_and_started() -> None:
             ["started"], ["started", "stopped"], ["started"], ["started"],
         ]  # fmt: skip
         assert [status.name for status in running.statuses()] == ["a", "b", "c"]
+        running.retry_now()
+        assert [one.log[-1] for one in (a, b2, c)] == ["started", "started", "asked"]
         assert await running.change_to({}) == (3, 0)
