@@ -12,6 +12,7 @@ buckets would be too many, the lowest are counted as one.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.float cimport DBL_MAX
 from libc.math cimport INFINITY, fabs, floor, isfinite, llrint, log, log1p, nextafter, sqrt
 from libc.stdint cimport int16_t, int64_t, uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -576,6 +577,8 @@ cdef Py_ssize_t first_of(
 cdef double middle_of(int64_t bucket):
     """What stands for a bucket: 1 % from its upper edge, and from its lower one."""
     cdef double low = edge_of(bucket - 1), high = edge_of(bucket)
+    if 2.0 * high > DBL_MAX:
+        return low * (2.0 / (1.0 + low / high))  # the same, where twice the edge is no number
     return low * (2.0 * high / (low + high))
 
 

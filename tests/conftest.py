@@ -1,7 +1,10 @@
 """What all tests share: the markers, and `--features`, which shows what each feature rests on."""
 
+import os
 import re
 import signal
+import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
@@ -55,12 +58,16 @@ def pytest_configure(config: pytest.Config) -> None:
         "slow: takes more than about a second; left out of `make quick`",
         "long: takes minutes; only in `make long`",
         "model: the exhaustive search of the protocol's model",
-        "root: needs root (mounting, signals to other users)",
+        "root: needs root (a loop device); left out, and named, for an ordinary user",
+        "mounts: mounts file systems in memory; an ordinary user runs it in a user namespace",
     ):
         config.addinivalue_line("markers", line)
     if config.getoption("--features"):
         config.option.collectonly = True
         config.option.verbose = min(config.option.verbose, -2)
+
+
+ROOT_ONLY = "not run, for it needs root: power cuts of a real disk (tests/crash/test_power_loss.py)"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,6 +84,25 @@ def _machine_with_room() -> Iterator[None]:
     disk.read_filesystem = read_with_room
     yield
     disk.read_filesystem = read
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that mounts in a user namespace, where an ordinary user may."""
+    if os.geteuid() == 0 or not pyfuncitem.get_closest_marker("mounts"):
+        return None
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid]
+    folder = Path(str(pyfuncitem.funcargs["tmp_path"]))
+    done = subprocess.run(
+        ["unshare", "--map-root-user", "--mount", "--", *command, f"--basetemp={folder / 'inner'}"],
+        cwd=TESTS.parent,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        remedy = "run it as root, or let users have namespaces (sysctl user.max_user_namespaces)"
+        pytest.fail(f"{remedy}\n{done.stdout[-4000:]}{done.stderr[-1000:]}", pytrace=False)
+    return True
 
 
 def features_of(item: pytest.Item) -> list[str]:
@@ -97,6 +123,8 @@ def titles() -> dict[str, str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    if os.geteuid() != 0:
+        terminalreporter.write_line(ROOT_ONLY)
     if not config.getoption("--features"):
         return
     shown: dict[str, set[str]] = defaultdict(set)
@@ -113,6 +141,8 @@ def pytest_terminal_summary(
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     slow = tuple(TESTS / one for one in SLOW)
+    if os.geteuid() != 0:
+        items[:] = [one for one in items if not one.get_closest_marker("root")]
     for item in items:
         features_of(item)
         if any(item.path.is_relative_to(one) for one in slow):

@@ -396,7 +396,7 @@ def mounted_tmpfs(tmp_path: Path, mib: int) -> Path:
     return place
 
 
-@pytest.mark.root
+@pytest.mark.mounts
 def test_a_full_disk_refuses_intake_and_lets_trimming_go_on(tmp_path: Path) -> None:
     place = mounted_tmpfs(tmp_path, 4)
     try:
@@ -423,7 +423,7 @@ def fill_up(path: Path) -> None:
             filler.write(bytes(1 << 16))
 
 
-@pytest.mark.root
+@pytest.mark.mounts
 def test_a_disk_that_others_fill_does_not_fail_a_commit_half_way(tmp_path: Path) -> None:
     place = mounted_tmpfs(tmp_path, 8)
     try:
@@ -438,12 +438,12 @@ def test_a_disk_that_others_fill_does_not_fail_a_commit_half_way(tmp_path: Path)
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.root
+@pytest.mark.mounts
 def test_a_read_only_mount_is_named(tmp_path: Path) -> None:
     place = mounted_tmpfs(tmp_path, 8)
     try:
         opened(place / "store", map_bytes=1 << 20).close()
-        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
         with pytest.raises(StoreUnwritable, match="Read-only file system"):
             opened(place / "store")
         with opened(place / "store", readonly=True) as store:

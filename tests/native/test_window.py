@@ -291,3 +291,12 @@ def test_windows_off_the_grid_and_readings_outside_are_refused() -> None:
         pack_windows(WIDTH, 1, 1, [(1, Window())])
     with pytest.raises(RecordError, match="with a reading at"):
         pack_windows(WIDTH, 0, 1, [(1, window([(WIDTH, 1.0)]))])
+
+
+@pytest.mark.parametrize("value", [8.9e307, 9.023314602099935e307, 1.2e308, 1.797e308])
+def test_a_quantile_of_the_largest_numbers_is_a_number(value: float) -> None:
+    for sign in (1, -1):
+        low, high = sorted((sign * value, sign * value / 2))
+        found = window([(0, low), (1, high)])
+        for q in (0.0, 0.4, 0.99, 1.0):
+            assert low <= (found.quantile(q) or math.nan) <= high
