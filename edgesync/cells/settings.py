@@ -35,7 +35,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     durability   always: a reply means "on disk"; everysec, no: it means "within 1 s", "within 5 s"
     flush        what FLUSHDB and FLUSHALL remove: nothing (an error, unless told YES), the keys
                  that may be written here, or every key; all of that everywhere, in time
-    notify_keyspace_events   which changes are published, as in Redis: KEA for all
+    notify_keyspace_events   which changes are published to who subscribes, as in Redis
     eviction     what goes when room is needed; lru: values that the hub has too, those used longest
                  ago first. They cannot be read while it is away, so nobody gets that unasked
     """
@@ -56,7 +56,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     eviction: Literal["none", "lru"] = "none"
 
     flush: Flush = "refuse"
-    notify_keyspace_events: Annotated[str, Meta(pattern=r"^[KEg$lshzxetdmnA]*$")] = ""
+    notify_keyspace_events: Annotated[str, Meta(pattern=r"^[KEg$lshzxetdmnA]*$")] = "KEA"
     # Nothing else happens at the edge while a script of a client runs.
     script_cpu: Period = Period(0.1)
 

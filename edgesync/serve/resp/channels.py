@@ -1,11 +1,14 @@
 """Publishing and subscribing among the clients of this node."""
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from edgesync._native.resp import Push, ReplyError
 from edgesync.cells.commands.table import glob
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgesync._native.glob import Glob
     from edgesync.serve.resp.session import Session
 
@@ -19,14 +22,31 @@ def _check(name: bytes) -> None:
         raise ReplyError(f"ERR a channel of {len(name)} bytes; at most {CHANNEL_BYTES_MAX}")
 
 
+# Channels of keyspace notifications, by the letter that switches them on.
+OF_KEYS: Final = {"K": b"__keyspace@", "E": b"__keyevent@"}
+
+
+def kinds_of(name: bytes) -> list[str]:
+    """Return which keyspace notifications a channel or pattern is meant for; none for most."""
+    begun = re.split(rb"[*?\[\\]", name, maxsplit=1)[0]
+    return [
+        kind for kind, channel in OF_KEYS.items()
+        if begun.startswith(channel) or (len(begun) >= 5 and channel.startswith(begun))
+    ]  # fmt: skip
+
+
 class Channels:
     """The channels and patterns that clients subscribe to."""
 
     def __init__(self) -> None:
+        self.of_keys = 0  # channels and patterns of keyspace notifications
+        self.on_of_keys: Callable[[], None] = lambda: None
         self._channels: dict[bytes, set[Session]] = {}
         self._patterns: dict[bytes, tuple[Glob, set[Session]]] = {}
 
     def join(self, session: "Session", name: bytes, *, is_pattern: bool = False) -> Push:
+        if name not in (self._patterns if is_pattern else self._channels):
+            self._count(name, 1)
         if is_pattern:
             self._patterns.setdefault(name, (glob(name), set()))[1].add(session)
             session.patterns.add(name)
@@ -52,11 +72,18 @@ class Channels:
             self._patterns[name][1].discard(session)
             if not self._patterns[name][1]:
                 del self._patterns[name]
+                self._count(name, -1)
         elif not is_pattern and name in self._channels:
             self._channels[name].discard(session)
             if not self._channels[name]:
                 del self._channels[name]
+                self._count(name, -1)
         (session.patterns if is_pattern else session.subscribed).discard(name)
+
+    def _count(self, name: bytes, by: int) -> None:
+        if kinds_of(name):
+            self.of_keys += by
+            self.on_of_keys()
 
     def leave(self, session: "Session") -> None:
         """Forget a client that is gone."""

@@ -3,12 +3,12 @@
 Also what other sites changed is told; see edgesync/cells/changes.py for the names of events.
 """
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from edgesync._native.resp import ReplyError
 from edgesync.cells.changes import Change
+from edgesync.serve.resp.channels import kinds_of
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.session import House
@@ -20,7 +20,6 @@ GENERIC: Final = frozenset(
 )
 STRINGS: Final = frozenset({"set", "incrby", "incrbyfloat", "append", "setrange", "setbit"})
 UNTOLD: Final = frozenset({"flushdb", "flushall"})
-CHANNELS: Final = {"K": b"__keyspace@", "E": b"__keyevent@"}
 BY_FIRST: Final = {"h": "h", "l": "l", "r": "l", "s": "s", "z": "z"}
 
 
@@ -34,11 +33,12 @@ def class_of(event: str) -> str:
 
 
 class Notifications:
-    """What is switched on; nothing is noted while it is nothing."""
+    """What is switched on; nothing is noted while nobody subscribes to it."""
 
     def __init__(self, house: "House") -> None:
         self._house = house
         self.flags = ""
+        house.channels.on_of_keys = self._listen
 
     def configure(self, text: str) -> None:
         """Set the classes of events that are published; raises ReplyError for unknown letters."""
@@ -53,9 +53,13 @@ class Notifications:
         elif set(ALL) <= wanted:
             wanted.add("A")
         self.flags = "".join(one for one in CLASSES if one in wanted)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Listen while something is on and somebody subscribes to it."""
         changes = self._house.cells.changes
         changes.leave(self._changed)
-        if self.is_on:
+        if self.is_on and self._house.channels.of_keys:
             changes.listen(self._changed)
 
     @property
@@ -73,11 +77,7 @@ class Notifications:
     def check(self, names: Sequence[bytes]) -> None:
         """Refuse to subscribe to what is never published; raises ReplyError."""
         for name in names:
-            begun = re.split(rb"[*?\[\\]", name, maxsplit=1)[0]
-            kinds = [
-                kind for kind, channel in CHANNELS.items()
-                if begun.startswith(channel) or (len(begun) >= 5 and channel.startswith(begun))
-            ]  # fmt: skip
+            kinds = kinds_of(name)
             if not kinds:
                 continue
             if not self.is_on or not set(kinds) & set(self.flags):

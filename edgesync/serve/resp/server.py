@@ -93,7 +93,7 @@ class RespServer:
         durability: str = "always",
         clients_max: int = 10_000,
         edge: str = "",
-        notify_keyspace_events: str = "",
+        notify_keyspace_events: str = "KEA",
         stop: Callable[[], None] | None = None,
         make_gather: Callable[[], "Gather"] | None = None,
     ) -> None:

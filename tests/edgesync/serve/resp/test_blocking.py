@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.edgesync.serve.resp.sessions import Ours
 from tests.edgesync.serve.resp.test_server import PATIENCE_S, Edge
 
 pytestmark = pytest.mark.feature("L4")
@@ -317,3 +318,22 @@ def test_a_subscriber_who_does_not_read_what_changes_is_cut_off(edge: Edge, clie
         pipe.execute()
         assert client.client_list(_type="pubsub") == []
     assert client.ping()
+
+
+def test_notifications_cost_nothing_while_nobody_subscribes(tmp_path: Path) -> None:
+    ours = Ours(tmp_path / "store")
+    session, house = ours.session, ours.session.house
+    house.notifications.configure("KEA")
+    assert not ours.cells.changes.has_listeners
+    session.run([b"SUBSCRIBE", b"news"])
+    assert not ours.cells.changes.has_listeners
+    session.run([b"PSUBSCRIBE", b"__key*__:*"])
+    assert ours.cells.changes.has_listeners
+    session.run([b"PUNSUBSCRIBE"])
+    assert not ours.cells.changes.has_listeners
+    session.run([b"SUBSCRIBE", b"__keyspace@0__:k"])
+    assert ours.cells.changes.has_listeners
+    session.close()
+    assert not ours.cells.changes.has_listeners
+    assert ours.cells.rows.touched is None
+    ours.close()
