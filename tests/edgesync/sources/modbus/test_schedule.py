@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from edgesync.sources.base import BreakerState
 from edgesync.sources.modbus.breaker import Breaker
 from edgesync.sources.modbus.schedule import Schedule
+from edgesync.sources.modbus.source import spread
 
 
 def test_both_groups_are_due_at_the_start_and_then_at_their_own_rate() -> None:
@@ -88,3 +89,34 @@ def test_an_operator_can_hurry_an_open_breaker_only() -> None:
     breaker.fail(0.0)
     breaker.hurry(0.5)
     assert breaker.probe_at_s == 0.5
+
+
+def test_devices_are_spread_over_the_period_and_read_at_once_after_the_start() -> None:
+    periods = [("fast", 1.0), ("slow", 60.0)]
+    schedule = Schedule(periods, 100.0, phase=0.5)
+    assert schedule.next_s == 100.5
+    assert schedule.take(100.5) == {"fast", "slow"}
+    turns = [(second, schedule.take(100.5 + second)) for second in range(1, 120)]
+    assert all("fast" in groups for _, groups in turns)
+    assert [second for second, groups in turns if "slow" in groups] == [30, 90]
+    assert schedule.overruns == 0
+    late = Schedule([("slow", 60.0)], 0.0, phase=0.5)
+    assert late.next_s == 0.5, "not half a minute after the start"
+    assert late.take(0.5) == {"slow"}
+    assert late.next_s == 30.0
+
+
+def test_a_group_that_is_still_read_is_left_out_and_counted() -> None:
+    schedule = Schedule([("fast", 1.0), ("slow", 10.0)], 0.0)
+    assert schedule.take(0.0) == {"fast", "slow"}
+    assert schedule.take(10.0, running={"slow"}) == {"fast"}
+    assert schedule.overruns == 9 + 1
+    assert schedule.take(20.0) == {"fast", "slow"}
+
+
+def test_thirty_devices_take_turns() -> None:
+    assert set(spread(10)) == {0.0}
+    assert sorted(set(spread(30))) == [0.0, 0.5]
+    phases = list(spread(100))
+    assert max(phases.count(phase) for phase in phases) <= 15
+    assert max(phases) < 1
