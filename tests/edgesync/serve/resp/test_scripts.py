@@ -3,14 +3,16 @@
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 import pytest
 import redis
 
+from edgesync import EdgeNode
 from edgesync._native.commands import EvictedReply
 from edgesync.cells import scripts as scripts_module
+from edgesync.errors import CommandError
 from tests.edgesync.serve.resp.redis_server import open_redis
 from tests.edgesync.serve.resp.sessions import Ours
 
@@ -275,3 +277,25 @@ def test_large_arguments_and_replies_end_a_script_and_not_the_process(ours: Ours
     assert "memory" in str(run(ours, many))
     assert "of a script of over" in str(run(ours, "return 1", b"0", *[value] * 9))
     assert run(ours, "return #ARGV", b"0", *[b"x"] * 50_000) == 50_000
+
+
+def test_limits_of_a_preset_hold_inside_a_script_that_can_still_be_taken_back(
+    tmp_path: Path,
+) -> None:
+    settings = {"edge": {"data_dir": str(tmp_path)}, "cells": {"preset": "iot"}}
+    with EdgeNode(settings, folder=tmp_path) as node:
+        many = (
+            "for i = 1, 1100 do local r = redis.pcall('SET', 'k' .. i, i) "
+            "if type(r) == 'table' and r.err then return {i, r.err} end end"
+        )
+        at, problem = cast("list[Any]", node.command("EVAL", many, 0))
+        assert at == 1001
+        assert problem.startswith(b"OOM preset iot holds at most 1000 keys")
+        assert node.command("DBSIZE") == 1000
+        node.command("FLUSHALL", "YES")
+        ended = many.replace("return {i, r.err}", "while true do end")
+        with pytest.raises(CommandError, match="has written nothing"):
+            node.command("EVAL", ended, 0)
+        assert node.command("DBSIZE") == 0
+        node.set("after", 1)
+        assert node.command("KEYS", "*") == [b"after"]
