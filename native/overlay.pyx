@@ -3,9 +3,9 @@
 
 Commands run one after the other and see each other's work at once; what they changed is committed
 together, with one sync, while the next ones already run. So there are layers, each going over those
-before it: `logged`, which the write-ahead log has and the store has not; `frozen`, which is under
-way to one of both; and `now`, the changes since. Nobody is told of anything before the layer it is
-in has reached the disk (I1).
+before it: `settling`, which the write-ahead log has and which is under way to the store; `logged`,
+which only the log has; `frozen`, which is under way to one of both; and `now`, the changes since.
+Nobody is told of anything before the layer it is in has reached the disk (I1).
 """
 
 from bisect import bisect_left, insort
@@ -28,9 +28,9 @@ cdef class Overlay:
 
     def __cinit__(self, Store store not None, str db not None):
         self.store, self.db = store, db
-        self.now, self.frozen, self.logged = {}, {}, {}
+        self.now, self.frozen, self.logged, self.settling = {}, {}, {}, {}
         self.noted_outside = []
-        self.order, self.fresh = [], set()
+        self.order, self.fresh = {}, {}
         self.born, self.born_frozen, self.born_logged = set(), set(), set()
 
     @property
@@ -46,7 +46,13 @@ cdef class Overlay:
     @property
     def rows_unstored(self) -> int:
         """Up to how many rows the store does not have as they are."""
-        return len(self.now) + len(self.frozen) + len(self.logged)
+        layers = (self.now, self.frozen, self.logged, self.settling)
+        return sum([len(<dict>layer) for layer in layers])
+
+    @property
+    def rows_logged(self) -> int:
+        """How many rows this lap of the write-ahead log has."""
+        return len(self.logged)
 
     def get(self, bytes key not None, /) -> bytes | None:
         """Return the value of a row; None without one."""
@@ -58,6 +64,8 @@ cdef class Overlay:
             found = PyDict_GetItem(self.frozen, key)
         if found == NULL:
             found = PyDict_GetItem(self.logged, key)
+        if found == NULL:
+            found = PyDict_GetItem(self.settling, key)
         if found != NULL:
             return <bytes>found
         return (<Store>self.store).look(self.db, key)
@@ -87,20 +95,43 @@ cdef class Overlay:
             self.unlist(key)
             return 0
         if key not in self.now and not self.is_below(key):
-            self.fresh.add(key)
+            self.enlist(key)
         self.now[key] = value
         return 0
 
     cdef bint is_below(self, bytes key) except -1:
         """Whether a row is in a layer below `now`."""
-        return key in self.frozen or key in self.logged
+        return key in self.frozen or key in self.logged or key in self.settling
 
     cdef int unlist(self, bytes key) except -1:
         """Take a row that is in no layer any more out of their order."""
-        if key in self.fresh:
-            self.fresh.remove(key)
+        cdef int kind = key[0]
+        cdef set fresh = self.fresh.get(kind)
+        cdef list order
+        if fresh is not None and key in fresh:
+            fresh.remove(key)
         else:
-            del self.order[bisect_left(self.order, key)]
+            order = self.order[kind]
+            del order[bisect_left(order, key)]
+        return 0
+
+    cdef int enlist(self, bytes key) except -1:
+        """Take note of a row that is in a layer now, and was in none."""
+        cdef int kind = key[0]
+        cdef set fresh = self.fresh.get(kind)
+        if fresh is None:
+            self.fresh[kind] = {key}
+        else:
+            fresh.add(key)
+        return 0
+
+    cdef int enlist_all(self) except -1:
+        """Begin anew: a layer is gone."""
+        cdef bytes key
+        self.order, self.fresh = {}, {}
+        for layer in (self.settling, self.logged, self.frozen, self.now):
+            for key in layer:
+                self.enlist(key)
         return 0
 
     def mark(self) -> None:
@@ -137,14 +168,14 @@ cdef class Overlay:
     ) -> list[tuple[bytes, bytes]]:
         """Return up to `limit` rows of [start, stop) in order, or the last ones backwards."""
         cdef Py_ssize_t low, high
-        self.sort()
-        low, high = bisect_left(self.order, start), bisect_left(self.order, stop)
+        cdef list order = self.between(start, stop)
+        low, high = bisect_left(order, start), bisect_left(order, stop)
         if low == high:
             return self.stored(start, stop, limit, reverse)
-        return self.merged(start, stop, limit, reverse, low, high)
+        return self.merged(start, stop, limit, reverse, order, low, high)
 
     cdef list merged(
-        self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, Py_ssize_t low,
+        self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, list order, Py_ssize_t low,
         Py_ssize_t high,
     ):
         """Walk through both at once: `order[low:high]` and the store, which is asked in pieces."""
@@ -161,17 +192,17 @@ cdef class Overlay:
                 has_more = len(rows) == max(limit, LOOK_ROWS)
                 if rows:
                     start, stop = (start, rows[-1][0]) if reverse else (rows[-1][0] + b"\0", stop)
-            ours = self.order[place] if low <= place < high else None
+            ours = order[place] if low <= place < high else None
             key = rows[at][0] if at < len(rows) else None
             if ours is None and key is None:
                 break
             if ours is not None and (key is None or (ours >= key if reverse else ours <= key)):
                 at += ours == key  # what stands here goes over what the store has
                 place += step
-                if ours in self.now:
-                    value = self.now[ours]
-                else:
-                    value = self.frozen[ours] if ours in self.frozen else self.logged[ours]
+                for layer in (self.now, self.frozen, self.logged, self.settling):
+                    if ours in layer:
+                        break
+                value = layer[ours]
                 if value is not None:
                     found.append((ours, value))
             else:
@@ -198,19 +229,40 @@ cdef class Overlay:
             else:
                 start = more[-1][0] + b"\0"
 
-    cdef sort(self):
-        if len(self.fresh) > SORT_FROM:
-            self.order = sorted(set(self.order) | self.fresh)
-        else:
-            for key in self.fresh:
-                insort(self.order, key)
-        if self.fresh:
-            self.fresh = set()
+    cdef list sorted_of(self, int kind):
+        """The keys of one kind that some layer has, in order."""
+        cdef set fresh = self.fresh.pop(kind, None)
+        cdef list order = self.order.get(kind)
+        if order is None:
+            order = self.order[kind] = sorted(fresh) if fresh else []
+        elif fresh:
+            if len(fresh) > SORT_FROM:
+                order += sorted(fresh)
+                order.sort()  # two runs, which is one pass
+            else:
+                for key in fresh:
+                    insort(order, key)
+        return order
+
+    cdef list between(self, bytes start, bytes stop):
+        """The keys of the kinds in [start, stop) that some layer has, in order."""
+        cdef int first = start[0] if start else 0
+        cdef int last
+        if not stop or stop <= start:
+            return []
+        last = stop[0] - (len(stop) == 1)
+        if first == last:
+            return self.sorted_of(first)
+        order = []
+        for kind in sorted(self.order.keys() | self.fresh.keys()):
+            if first <= kind <= last:
+                order += self.sorted_of(kind)
+        return order
 
     def freeze(self) -> Write:
         """Return the changes, and what is logged, as one write; further ones go on top of them."""
         write = Write()
-        for key, value in self.logged.items():
+        for key, value in sorted({**self.settling, **self.logged}.items()):
             if key in self.now:
                 continue
             if value is None:
@@ -242,8 +294,8 @@ cdef class Overlay:
 
     def committed(self) -> None:
         """The frozen layer is on disk, and what was logged: the store has it now."""
-        self.frozen, self.logged, self.born_logged = {}, {}, set()
-        self.order, self.fresh = [], set(self.now)
+        self.frozen, self.logged, self.settling, self.born_logged = {}, {}, {}, set()
+        self.enlist_all()
 
     def landed(self) -> None:
         """The frozen layer is in the write-ahead log."""
@@ -263,14 +315,36 @@ cdef class Overlay:
     def abandon(self) -> None:
         """The frozen layer was refused: neither it nor what was built on it has happened."""
         self.frozen, self.now, self.born = {}, {}, set()
-        self.order, self.fresh = [], set(self.logged)
+        self.enlist_all()
         # A commit said to have failed may have given them to the store.
         self.born_frozen, self.born_logged = set(), set()
 
     def forget_logged(self) -> None:
         """What is logged is in the store, under what it was changed to since; `abandon` follows."""
-        self.logged = {}
+        self.logged, self.settling = {}, {}
+
+    def settle(self, bytes lap_row not None, bytes lap not None) -> Write:
+        """Return what is logged as a write, with the next lap; further entries go on top of it."""
+        write = Write()
+        for key in sorted(self.logged):
+            value = self.logged[key]
+            if value is None:
+                write.delete(self.db, key)
+            else:
+                write.put(self.db, key, value, essential=True)
+        write.put(self.db, lap_row, lap, essential=True)
+        self.settling, self.logged, self.born_logged = self.logged, {}, set()
+        return write
+
+    def settled(self, bint is_stored) -> None:
+        """The settling layer is in the store, or is only in the log as it was."""
+        if not is_stored:
+            self.logged = {**self.settling, **self.logged}
+        self.settling = {}
+        if is_stored:
+            self.enlist_all()
 
     def restore(self, dict rows not None) -> None:
         """Take what the write-ahead log has and the store has not, when nothing has changed yet."""
-        self.logged, self.fresh = rows, set(rows)
+        self.logged = rows
+        self.enlist_all()

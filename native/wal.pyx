@@ -5,8 +5,12 @@ A commit of LMDB writes a page for each row and syncs twice; here one commit is 
 that is there in its full size, and one sync. A thread of its own does both and never asks for the
 interpreter's lock, so that the event loop goes on meanwhile and hears of the end by a file
 descriptor. From time to time everything logged goes to LMDB in one transaction, and the log begins
-at its start again, in a new *lap*: a number drawn at random, which that transaction stores too. An
-entry that carries another lap than LMDB's is of no use any more.
+again, in a new *lap*: a number drawn at random, which that transaction stores too. An entry that
+carries another lap than LMDB's is of no use any more.
+
+LMDB stores two laps: that of what is logged now, and the one after it. The file has two halves, and
+while a lap goes to LMDB, entries of the next one are written to the other half. Whoever starts with
+a store that has the first of them replays both.
 
 An entry, little-endian:
 
@@ -140,7 +144,7 @@ cdef class Wal:
 
     cdef Work *work
     cdef long owner  # process
-    cdef uint64_t lap, number, at, size
+    cdef uint64_t lap, after, number, at, stop, size
     cdef Buf out
     cdef readonly bint is_usable
 
@@ -204,10 +208,25 @@ cdef class Wal:
         return self.work.done
 
     def begin(self, bytes lap not None) -> None:
-        """Start a new lap: all entries up to now are in the store."""
-        self.lap = lap_of(lap)
+        """Start a new lap: all entries up to now are in the store.
+
+        lap   8 bytes, and 8 of the one after it: then that has half of the file
+        """
+        self.lap, self.after = lap_of(lap, 0), lap_of(lap, 1)
         self.number = self.at = 0
+        self.stop = self.size // 2 if self.after else self.size
         self.is_usable = self.work.done >= 0
+
+    def turn(self, bytes lap not None) -> None:
+        """Go on with the lap after this one, while what this one has is on its way to the store."""
+        if lap_of(lap, 0) != self.after or not self.after:
+            raise ValueError("another lap than the one that is stored as the next")
+        self.after = lap_of(lap, 1)
+        self.lap, self.number = lap_of(lap, 0), 0
+        if self.stop == self.size // 2:
+            self.at, self.stop = self.size // 2, self.size
+        else:
+            self.at, self.stop = 0, self.size // 2
 
     def spoil(self) -> None:
         """Append nothing before the next lap: what the file has is not what was answered."""
@@ -225,7 +244,7 @@ cdef class Wal:
         self.out.size = HEADER_BYTES
         for key, value in rows.items():
             self.put(<bytes>key, <bytes?>value if value is not None else None)
-            if self.out.size > self.size - self.at:
+            if self.out.size > self.stop - self.at:
                 if self.out.room > self.size:
                     buf_free(&self.out)  # one large value took it
                 return False
@@ -276,13 +295,28 @@ cdef class Wal:
 
 
 def replay(bytes data not None, bytes lap not None) -> dict:
-    """Return the rows that the entries of a lap set, None for those they delete, as they end up."""
-    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data)
-    cdef const uint8_t *end = at + PyBytes_GET_SIZE(data)
-    cdef uint64_t wanted = lap_of(lap)
+    """Return the rows that the entries of a lap set, and those of the lap after it, if it names
+    one; None for those they delete, as they end up.
+    """
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t half = PyBytes_GET_SIZE(data) // 2
+    cdef const uint8_t *end = start + PyBytes_GET_SIZE(data)
+    cdef uint64_t first = lap_of(lap, 0), after = lap_of(lap, 1)
+    cdef dict found = {}
+    if not after:
+        replay_lap(found, start, end, first)
+        return found
+    for wanted in (first, after):
+        replay_lap(found, start, start + half, wanted)
+        replay_lap(found, start + half, end, wanted)
+    return found
+
+
+cdef int replay_lap(
+    dict found, const uint8_t *at, const uint8_t *end, uint64_t wanted
+) except -1:
     cdef uint64_t number = 1
     cdef size_t size
-    cdef dict found = {}
     cdef dict rows
     while <size_t>(end - at) >= HEADER_BYTES:
         size = load32(at + 4)
@@ -299,13 +333,17 @@ def replay(bytes data not None, bytes lap not None) -> dict:
         found.update(rows)
         at += HEADER_BYTES + size
         number += 1
-    return found
+    return 0
 
 
-cdef uint64_t lap_of(bytes lap) except? 0:
-    if PyBytes_GET_SIZE(lap) != LAP_BYTES:
-        raise ValueError(f"a lap is {LAP_BYTES} bytes, not {PyBytes_GET_SIZE(lap)}")
-    return load64(PyBytes_AS_STRING(lap))
+cdef uint64_t lap_of(bytes lap, int place) except? 0:
+    """The lap, or the one after it; 0 where none is named."""
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(lap)
+    if size != LAP_BYTES and size != 2 * LAP_BYTES:
+        raise ValueError(f"a lap is {LAP_BYTES} bytes, and the next as many, not {size}")
+    if place * LAP_BYTES >= size:
+        return 0
+    return load64(PyBytes_AS_STRING(lap) + place * LAP_BYTES)
 
 
 cdef dict rows_of(const uint8_t *data, size_t size):

@@ -198,6 +198,14 @@ cdef class Write:
         """Draw a new origin for event ids from here on (a fork)."""
         self.add(OP_NEW_ORIGIN, 0)
 
+    def clear(self):
+        """Do nothing after all: what waits to be carried out has been overtaken."""
+        self.count = 0
+        self.size = self.reserved = 0
+        self.held = []
+        for lane in range(_LANE_COUNT):
+            self.appended[lane] = self.taken_in[lane] = self.taken_bytes[lane] = 0
+
     def extend(self, Write other not None):
         """Do all of `other` after what is in here; `other` itself stays usable."""
         cdef Py_ssize_t i

@@ -6,10 +6,13 @@ cdef class Overlay:
     cdef dict now
     cdef dict frozen
     cdef dict logged
+    cdef dict settling
     cdef set born     # rows of `now` that the store does not have
     cdef set born_frozen, born_logged  # ... of the other layers
-    cdef list order   # keys of all layers, sorted, but for those in `fresh`
-    cdef set fresh
+    # Keys of all layers by their first byte, which is what kind of row it is: sorted, but for those
+    # in `fresh`. Most kinds are never looked through.
+    cdef dict order
+    cdef dict fresh
     cdef list noted_outside  # ... since the marks before it
     cdef list noted   # (row, whether it was in `now`, as what), since `mark`; or None
     cdef public object touched  # a set that takes note of every row changed, or None
@@ -18,10 +21,13 @@ cdef class Overlay:
     cdef int change(self, bytes key, bytes value) except -1
     cdef int create(self, bytes key, bytes value) except -1
     cdef bint is_below(self, bytes key) except -1
+    cdef int enlist(self, bytes key) except -1
     cdef int unlist(self, bytes key) except -1
+    cdef int enlist_all(self) except -1
     cdef list merged(
-        self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, Py_ssize_t low,
+        self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, list order, Py_ssize_t low,
         Py_ssize_t high,
     )
     cdef list stored(self, bytes start, bytes stop, Py_ssize_t limit, bint reverse)
-    cdef sort(self)
+    cdef list sorted_of(self, int kind)
+    cdef list between(self, bytes start, bytes stop)

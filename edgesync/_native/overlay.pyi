@@ -25,6 +25,10 @@ class Overlay:
     def rows_unstored(self) -> int:
         """Up to how many rows the store does not have as they are."""
 
+    @property
+    def rows_logged(self) -> int:
+        """How many rows this lap of the write-ahead log has."""
+
     def get(self, key: bytes, /) -> bytes | None:
         """Return the value of a row; None without one."""
 
@@ -71,3 +75,9 @@ class Overlay:
 
     def restore(self, rows: dict[bytes, bytes | None]) -> None:
         """Take what the write-ahead log has and the store has not, when nothing has changed yet."""
+
+    def settle(self, lap_row: bytes, lap: bytes) -> Write:
+        """Return what is logged as a write, with the next lap; further entries go on top of it."""
+
+    def settled(self, is_stored: bool) -> None:
+        """The settling layer is in the store, or is only in the log as it was."""

@@ -22,7 +22,13 @@ class Wal:
         """Return what becomes readable when an entry has been written, or has not been."""
 
     def begin(self, lap: bytes) -> None:
-        """Start a new lap: all entries up to now are in the store."""
+        """Start a new lap: all entries up to now are in the store.
+
+        lap   8 bytes, and 8 of the one after it: then that has half of the file
+        """
+
+    def turn(self, lap: bytes) -> None:
+        """Go on with the lap after this one, while what this one has is on its way to the store."""
 
     def spoil(self) -> None:
         """Append nothing before the next lap: what the file has is not what was answered."""
@@ -34,4 +40,6 @@ class Wal:
         """Whether the entry appended last is on disk, waiting for it; else the log is spoiled."""
 
 def replay(data: bytes, lap: bytes) -> dict[bytes, bytes | None]:
-    """Return the rows that the entries of a lap set, None for those they delete, as they end up."""
+    """Return the rows that the entries of a lap set, and those of the lap after it, if it names
+    one; None for those they delete, as they end up.
+    """

@@ -81,4 +81,7 @@ class Write:
     def nbytes(self) -> int:
         """Bytes of all keys, values and bodies in it."""
 
+    def clear(self) -> None:
+        """Do nothing after all: what waits to be carried out has been overtaken."""
+
     def __len__(self) -> int: ...

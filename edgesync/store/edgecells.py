@@ -62,11 +62,15 @@ CURSOR_ROW: Final = b"h"
 LAP_ROW: Final = b"w"
 CLOCK_ROW: Final = b"t"
 
-# The write-ahead log, and the rows in it that go to LMDB in one transaction.
-WAL_BYTES: Final = 1 << 20
-WAL_ROWS: Final = 500
-# ... for which there must be room: LMDB may take two pages for each, beside what is in them.
-WAL_ROW_PAGES: Final = 2
+# The write-ahead log, of two laps, and the rows in each that go to LMDB in one transaction. A small
+# store has a smaller one.
+WAL_BYTES: Final = 8 << 20
+WAL_BYTES_MIN: Final = 1 << 20
+WAL_ROWS: Final = 8192
+STORE_PAGES_A_ROW: Final = 32
+# ... for which there must be room: LMDB writes a page for each, and now and then a branch, beside
+# what splits for what is in them.
+WAL_ROW_PAGES: Final = 9 / 8
 # For so long changes may be in the log alone: whoever copies the store's file lacks no more.
 WAL_S: Final = 5.0
 
@@ -139,6 +143,12 @@ class EdgeCells(CellStore):
         self._is_kept = False  # by `keep_committing`
         self._is_logging = False  # an entry is on its way
         self._wal_path = Path(disk.store.path) / WAL
+        limit = disk.store.map_bytes_max
+        self._wal_rows = min(WAL_ROWS, limit // (STORE_PAGES_A_ROW * disk.store.page_bytes))
+        self._wal_bytes = min(WAL_BYTES, max(WAL_BYTES_MIN, limit // 128))
+        self._settling: trio.Event | None = None  # a lap is on its way to LMDB
+        self._settling_lap: bytes | None = None  # ... which LMDB may have by now
+        self._settling_write = Write()
         self._lap = rows.get(LAP_ROW)  # of what is logged
         if self._lap:
             rows.restore(_replayed(self._wal_path, self._lap))
@@ -314,13 +324,14 @@ class EdgeCells(CellStore):
             self._due_at = trio.current_time()
         self._is_kept = True
         try:
-            await super().keep_committing(every_s)
+            async with trio.open_nursery() as self._nursery:
+                await super().keep_committing(every_s)
         finally:
             self._is_kept = False
 
     def _opened_wal(self) -> Wal | None:
         try:
-            make_wal(self._wal_path.parent, WAL_BYTES)
+            make_wal(self._wal_path.parent, self._wal_bytes)
             return Wal(str(self._wal_path))
         except (OSError, StoreError) as error:
             log.warning("keys: each commit takes longer, there is no write-ahead log: %s", error)
@@ -329,12 +340,31 @@ class EdgeCells(CellStore):
     async def _commit_changes(self) -> None:
         self._sent_before = 0
         layers = self.rows.freeze
-        if self._append():
-            assert self._wal is not None
-            await trio.lowlevel.wait_readable(self._wal)
-            if self._is_overtaken() or self._has_landed():
+        while self._may_log():
+            if self._is_lap_over():
+                self._settle_lap()
+                if not self.rows.is_changed:
+                    return
+            if self._append():
+                assert self._wal is not None
+                await trio.lowlevel.wait_readable(self._wal)
+                if self._is_overtaken() or self._has_landed():
+                    return
+                layers = self.rows.freeze_all
+                break
+            # The lap is full. So is the other one, as long as it is on its way.
+            if self._settling is not None:
+                await self._settling.wait()
+                if self._is_overtaken():
+                    return
+            elif self.rows.rows_logged:
+                self._settle_lap()
+            else:
+                break  # a large value
+        while self._settling is not None:  # what comes after it must not be stored before it
+            await self._settling.wait()
+            if self._is_overtaken():
                 return
-            layers = self.rows.freeze_all
         await self._submit(layers)
         if self._is_due():  # still: the store refused
             self._due_at = trio.current_time() + WAL_S
@@ -349,22 +379,74 @@ class EdgeCells(CellStore):
             return
         super().commit()
 
+    def _may_log(self) -> bool:
+        """Whether what changes may go to the log: else it is for LMDB."""
+        return (
+            self._wal is not None
+            and self._wal.is_usable
+            and self._is_kept  # else nobody would take it to LMDB in time
+            and not self._fresh
+            and not self._under_way
+            and self._disk.store.has_room(self._wal_room_bytes)
+        )
+
+    def _is_lap_over(self) -> bool:
+        """Whether what is logged should begin to go to LMDB now."""
+        if not self.rows.rows_logged or self._settling is not None:
+            if self._is_due():
+                self._due_at = trio.current_time() + WAL_S
+            return False
+        return self._is_due() or self.rows.rows_logged > self._wal_rows
+
+    def _settle_lap(self) -> None:
+        """Let what is logged go to LMDB, sorted, while the next lap is written."""
+        assert self._wal is not None
+        assert self._lap is not None
+        self._settling, self._due_at = trio.Event(), math.inf
+        self._settling_lap = self._lap[8:] + os.urandom(8)
+        write = self._settling_write = self.rows.settle(LAP_ROW, self._settling_lap)
+        write.reserve(self._wal_room_bytes)
+        self._wal.turn(self._settling_lap)
+        self._nursery.start_soon(self._keep_settling, write, self._settling)
+
+    async def _keep_settling(self, write: Write, settling: trio.Event) -> None:
+        problem: StoreError | None = None
+        with trio.CancelScope(shield=True):
+            try:
+                if self._settling is settling:
+                    await self._disk.submit(write)
+            except StoreError as error:
+                problem = error
+        if self._settling is settling:  # else a commit of everything has come meanwhile
+            self._settling = None
+            self.rows.settled(problem is None)
+            if problem is None:
+                self._lap = self._settling_lap
+            elif self._wal is not None:
+                log.warning("keys: some stay in the write-ahead log for now: %s", problem)
+                self._wal.spoil()
+                self._due_at = min(self._due_at, trio.current_time() + WAL_S)
+                self._changed.set()  # that is sooner than the loop knows
+        settling.set()
+
+    def _overtake_lap(self) -> None:
+        """Forget a lap on its way: LMDB has what is newer, under which it must not be put."""
+        if self._settling is not None:
+            self._settling_write.clear()
+        self._settling = self._settling_lap = None
+
     def _append(self) -> bool:
-        """Begin to log what has changed; False when it is for LMDB."""
+        """Begin to log what has changed; False when there is no room in this lap."""
         if (
-            self._wal is None
-            or not self._wal.is_usable
-            or not self._is_kept  # nobody would take it to LMDB in time
+            not self._may_log()
             or not self.rows.is_changed
-            or self.rows.rows_unstored > WAL_ROWS
-            or self._fresh
-            or self._under_way
+            or self.rows.rows_logged > self._wal_rows
             or self._is_due()
-            or not self._disk.store.has_room(self._wal_room_bytes)
         ):
             return False
         self._mark_clock()
         self.space.save_counters()
+        assert self._wal is not None
         if not self.rows.freeze_into(self._wal):
             return False
         self.generation += 1
@@ -373,8 +455,8 @@ class EdgeCells(CellStore):
 
     @property
     def _wal_room_bytes(self) -> int:
-        pages = WAL_ROWS * WAL_ROW_PAGES
-        return pages * self._disk.store.page_bytes + WAL_BYTES * 5 // 4
+        pages = math.ceil(2 * self._wal_rows * WAL_ROW_PAGES)
+        return pages * self._disk.store.page_bytes + self._wal_bytes * 5 // 2
 
     def _has_landed(self) -> bool:
         """Whether the entry on its way is in the log, waiting for it; who waits for it is told."""
@@ -393,7 +475,7 @@ class EdgeCells(CellStore):
         # What is logged is in this write; the log begins again once it is stored. Whoever opens
         # the store without using the log writes on top of what it has, and must say so.
         if self._wal is not None or self.rows.get(LAP_ROW):
-            self.rows.put(LAP_ROW, os.urandom(8))
+            self.rows.put(LAP_ROW, os.urandom(16))
         self._mark_clock()
         write = super()._freeze(layers)
         write.reserve(self._wal_room_bytes if self._wal is not None else 0)
@@ -417,6 +499,7 @@ class EdgeCells(CellStore):
             self.on_told(tails)
         super()._stored(tails)
         self._due_at = math.inf
+        self._overtake_lap()
         self._lap = self.rows.get(LAP_ROW)
         if self._wal is not None:
             assert self._lap is not None, "every commit stores one, see `_freeze`"
@@ -432,8 +515,9 @@ class EdgeCells(CellStore):
         self._fresh, self._under_way = [], []
         if self._wal is not None:
             self._wal.spoil()  # the commit may have been stored all the same, and with it a new lap
-        if self._disk.store.get(DATABASE, LAP_ROW) != self._lap:
+        if self._disk.store.get(DATABASE, LAP_ROW) not in (self._lap, self._settling_lap):
             self.rows.forget_logged()  # it was, or the one it overtook: the store has them
+            self._overtake_lap()
         super()._refused(error)
         self.cursor = self._stored_cursor()
         self._next_sent = self.space.sent

@@ -144,7 +144,7 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         Wal(str(tmp_path / "nothing"))
     with opened(tmp_path) as wal:
-        with pytest.raises(ValueError, match="a lap is 8 bytes, not 3"):
+        with pytest.raises(ValueError, match="a lap is 8 bytes"):
             wal.begin(b"lap")
         with pytest.raises(TypeError):
             wal.append({b"k": "text"})  # type: ignore[dict-item]
@@ -153,3 +153,24 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     wal.close()
     with pytest.raises(ValueError, match="a lap is 8 bytes"):
         replay(b"", b"")
+
+
+def test_a_lap_and_the_one_after_it_have_half_of_the_file_each(tmp_path: Path) -> None:
+    three, four = b"lap-3333", b"lap-4444"
+    with opened(tmp_path, ONE + TWO) as wal:
+        path = tmp_path / WAL
+        assert add(wal, {b"a": b"1", b"b": b"1"})
+        assert not wal.append({b"large": bytes(SIZE // 2)})
+        with pytest.raises(ValueError, match="another lap"):
+            wal.turn(three + four)
+        wal.turn(TWO + three)
+        assert add(wal, {b"b": b"2"})
+        assert replay(path.read_bytes(), ONE + TWO) == {b"a": b"1", b"b": b"2"}
+        assert replay(path.read_bytes(), TWO + three) == {b"b": b"2"}
+        assert replay(path.read_bytes(), ONE + three) == {b"a": b"1", b"b": b"1"}
+        wal.turn(three + four)  # the first half again
+        assert add(wal, {b"c": None})
+        assert replay(path.read_bytes(), TWO + three) == {b"b": b"2", b"c": None}
+        assert replay(path.read_bytes(), ONE + TWO) == {b"b": b"2"}
+        wal.begin(four + ONE)
+        assert replay(path.read_bytes(), four + ONE) == {}

@@ -225,7 +225,7 @@ async def test_those_answered_together_are_committed_together(
     late_s: float, commits: int, tmp_path: Path, autojump_clock: trio.abc.Clock
 ) -> None:
     """Two clients write whenever they are answered, one of them a little later."""
-    with EdgeStore(tmp_path, databases=(DATABASE,), map_bytes_max=4 << 20) as store:
+    with EdgeStore(tmp_path, databases=(DATABASE,), map_bytes_max=3 << 20) as store:
         cells = EdgeCells(SlowDisk(store), random=Random(1))
 
         async def keep_writing(key: bytes, pause_s: float) -> None:
