@@ -14,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
+# They run with libraries of their own.
+PROGRAMS = ROOT / "tests" / "compat" / "programs"
 OURS = {"edgesync", "edgesync_transport", "hubd", "tests", "bench"}
 
 
@@ -46,6 +48,7 @@ def foreign(folder: str) -> dict[str, Path]:
     return {
         package: path
         for path in sorted((ROOT / folder).rglob("*.py"))
+        if not path.is_relative_to(PROGRAMS)
         for name in imports(ast.parse(path.read_text()))
         if (package := name.partition(".")[0]) not in OURS | set(sys.stdlib_module_names)
     }
