@@ -25,12 +25,22 @@ FEATURE_ID = re.compile(r"^[A-Z]\d+$")
 # disks, or runs many worlds. Elsewhere a test is marked by itself.
 SLOW = (
     "browser",
+    "cells/test_convergence.py",
     "crash",
     "edgesync/cli",
     "edgesync/demo",
+    "edgesync/serve/resp/test_server.py",
+    "edgesync/store/test_points.py",
+    "edgesync/sync/test_cells_trouble.py",
+    "edgesync/sync/test_full_lanes.py",
     "edgesync/test_daemon.py",
     "edgesync/test_guide.py",
+    "edgesync/test_rollups.py",
+    "hubd/api/test_hostile.py",
+    "hubd/api/test_keys.py",
     "hubd/cli",
+    "hubd/project/test_kill.py",
+    "hubd/project/test_telemetry.py",
     "hubd/test_descriptors.py",
     "sim",
 )
