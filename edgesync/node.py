@@ -100,6 +100,10 @@ CLOCK_STEP_S: Final = 2.0
 GATHER_S: Final = 0.05
 GATHER_MAX: Final = 10_000  # … of at most so many
 READER_CHECK_S: Final = 60.0
+# Store, memory and level for the hub's page of this edge: six records an hour, more when a level
+# changes; not at once, for an edge that only comes and goes.
+REPORT_FIRST_S: Final = 60.0
+REPORT_S: Final = 600.0
 WINDOWS_CHECK_S: Final = 1.0
 
 TWO_HUBS: Final = (
@@ -389,6 +393,7 @@ class EdgeNode(KeyMethods):
             await self._start_sources(nursery)
             nursery.start_soon(self._watch_clock)
             nursery.start_soon(self._care_for_store)
+            nursery.start_soon(self._keep_reporting)
             if self.settings.resources != ResourcesSection():
                 self._watch_resources(nursery)
             if self.settings.series.rollup:
@@ -777,6 +782,28 @@ class EdgeNode(KeyMethods):
                     self._cells.now_ms()  # notices it
                 await self._tell(self._lifecycle("clock_stepped", step))
             offset_s = now_s
+
+    async def _keep_reporting(self) -> None:
+        """Tell the hub of this edge's own resources now and then, and when their level changes."""
+        await trio.sleep(REPORT_FIRST_S)
+        told, at_s = "", float("-inf")
+        while True:
+            level = self._resources.level if self._resources else "unwatched"
+            now_s = trio.current_time()
+            if level != told or now_s - at_s >= REPORT_S:
+                told, at_s = level, now_s
+                await self._tell(self._lifecycle("resources", self._resource_facts(level)))
+            await trio.sleep(REPORT_FIRST_S)
+
+    def _resource_facts(self, level: str) -> dict[str, str | int | float]:
+        import psutil
+
+        return {
+            "level": level,
+            "store_used_bytes": self.store.store.used_bytes,
+            "store_limit_bytes": self.store.store.map_bytes_max,
+            "rss_bytes": psutil.Process().memory_info().rss,
+        }
 
     async def _care_for_store(self) -> None:
         while True:

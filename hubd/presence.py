@@ -16,6 +16,8 @@ EVENTS_MAX: Final = 10_000
 # Sessions begun within this time that make a link a flapping one (S26).
 FLAPPING_WINDOW_S: Final = 60.0
 FLAPPING_SESSIONS: Final = 5
+# What a session that ended this way leaves its edge as.
+ENDS: Final = {"disconnected": "stopped", "lost": "lost"}
 # More than a batch or two: a backlog, not what has just been measured.
 DRAINING_RECORDS: Final = 1000
 
@@ -41,9 +43,16 @@ class Presence:
         self._seen_at: dict[str, int] = {}
         self._behind_since: dict[str, int] = {}
         self._begun: dict[str, deque[float]] = {}
+        # How the last session ended, and when: an orderly stop is no loss of the link.
+        self._ended: dict[str, tuple[str, int]] = {}
 
     def set_registered(self, edges: Sequence[RegisteredEdge]) -> None:
         self._registered = {edge.name: edge for edge in edges}
+        for known in (
+            self._connected_at, self._seen_at, self._behind_since, self._begun, self._ended
+        ):  # fmt: skip
+            for name in [name for name in known if name not in self._registered]:
+                del known[name]
 
     def watch(self, receiver: Receiver) -> None:
         self._receivers[receiver.edge] = receiver
@@ -57,6 +66,8 @@ class Presence:
         """Remember something that happened to a link; `now` is monotonic seconds."""
         detail = ", ".join(f"{name} {value}" for name, value in facts.items())
         self._add(edge, kind, detail)
+        if kind in ENDS:
+            self._ended[edge] = (ENDS[kind], self._clock_ns())
         if kind != "connected":
             return
         self._connected_at[edge] = self._clock_ns()
@@ -99,20 +110,35 @@ class Presence:
         return self._log.stats()
 
     def _view(self, name: str) -> EdgeView:
+        registered = self._registered[name]
         receiver = self._receivers.get(name)
-        if receiver is None:
-            address = self._address_of(name)
-            return EdgeView(edge=name, state="disconnected", is_connected=False, address=address)
+        if receiver is None or registered.is_revoked or not registered.keys:
+            state = "revoked" if registered.is_revoked else "disconnected"
+            return EdgeView(
+                edge=name,
+                tenant=registered.tenant,
+                state=state if registered.keys or registered.is_revoked else "invited",
+                is_connected=False,
+                since_ns=None
+                if registered.keys or registered.is_revoked
+                else registered.created_ns,
+                address=self._address_of(name),
+                seen_at_ns=self._seen_at.get(name),
+            )
         session = receiver.session
         lanes = tuple(
             LaneView(lane=lane.name.lower(), tail=tail, floor=stands.floor, safe=stands.safe)
             for lane, tail, stands in zip(Lane, receiver.tails, receiver.floors, strict=True)
         )
         lag = sum(max(0, lane.tail - lane.floor) for lane in lanes)
+        ended, ended_ns = self._ended.get(name, ("disconnected", None))
         return EdgeView(
             edge=name,
-            state=_state(receiver, lag),
+            tenant=registered.tenant,
+            state=_state(lag) if session else ended,
             is_connected=session is not None,
+            since_ns=self._connected_at.get(name) if session else ended_ns,
+            known_at_ns=self._clock_ns() if session else self._seen_at.get(name),
             address=self._address_of(name),
             software=receiver.software,
             incarnation=receiver.incarnation.hex(),
@@ -135,10 +161,8 @@ class Presence:
         return max(0, now - self._behind_since.setdefault(name, now)) / 1e9
 
 
-def _state(receiver: Receiver, lag: int) -> str:
-    """The states of S12 that can be told apart from here."""
-    if receiver.session is None:
-        return "disconnected"
+def _state(lag: int) -> str:
+    """The states of S12 of a session that lasts, as far as they can be told apart from here."""
     if lag > DRAINING_RECORDS:
         return "draining"
     return "processing" if lag else "connected"

@@ -103,6 +103,13 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
     next: str | None
 
 
+class FleetEvents(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of events of any edge."""
+
+    events: list[EventRow]
+    next: str | None
+
+
 class Events(msgspec.Struct, frozen=True, kw_only=True):
     """The newest first."""
 

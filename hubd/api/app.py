@@ -1,6 +1,6 @@
 """Puts the API, the metrics and the dashboard together into one ASGI application."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 import trio
@@ -15,14 +15,16 @@ from starlette.types import ASGIApp
 from edgesync.errors import StoreError
 from hubd.api import keys, openapi, routes
 from hubd.api.context import Context
-from hubd.api.errors import ApiError
+from hubd.api.errors import ApiError, Problem
 from hubd.api.fleet import known_edge, projector_status
 from hubd.api.metrics import exposition
 from hubd.api.params import LiveParams
 from hubd.api.security import Guard
 from hubd.api.stream import live_readings
 from hubd.state import QueryTooSlow, StateDamaged, views
-from hubd.web.pages import page_routes
+from hubd.web.pages import Pages, page_routes
+
+Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
 def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
@@ -53,22 +55,42 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
         )
         return Response(body, headers={"Content-Type": content_type})
 
+    pages = Pages(context)
+
+    def shown(handler: Handler) -> Handler:
+        """Answer people with a page, and programs with JSON."""
+
+        async def answer(request: Request, error: Exception) -> Response:
+            answered = await handler(request, error)
+            if is_for_people(request):
+                problem = msgspec.json.decode(answered.body, type=Problem)
+                return pages.problem(answered.status_code, problem)
+            return answered
+
+        return answer
+
     app = Starlette(
         routes=[
             *routes.routes(context),
             Route(openapi.STREAM, live, methods=["GET"]),
             Route("/openapi.json", describe, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
-            *page_routes(context),
+            *page_routes(pages),
             *open_routes,
         ],
         exception_handlers={
-            ApiError: routes.on_api_error,
-            QueryTooSlow: routes.on_too_slow,
-            StateDamaged: routes.on_state_error,
-            DatabaseError: routes.on_state_error,
-            StoreError: routes.on_store_error,
-            HTTPException: routes.on_http_error,
+            ApiError: shown(routes.on_api_error),
+            QueryTooSlow: shown(routes.on_too_slow),
+            StateDamaged: shown(routes.on_state_error),
+            DatabaseError: shown(routes.on_state_error),
+            StoreError: shown(routes.on_store_error),
+            HTTPException: shown(routes.on_http_error),
         },
     )
     return Guard(app, context.settings, open_paths={route.path for route in open_routes})
+
+
+def is_for_people(request: Request) -> bool:
+    """Whether a browser asked for a page: what programs ask for has its own paths."""
+    is_page = not request.url.path.startswith(("/api/", "/ui/", "/static/"))
+    return is_page and "text/html" in request.headers.get("accept", "")

@@ -30,7 +30,12 @@ class LaneView(msgspec.Struct, frozen=True, kw_only=True):
 class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     """One edge as the hub sees it now; what is not known (yet) is None.
 
-    state           connected, processing, disconnected, queuing, reconnecting or draining
+    state           connected, processing or draining while its session lasts; else invited (its
+                    token is not redeemed), revoked, stopped (it said goodbye), lost (it fell
+                    silent), or disconnected (not heard since this hub started)
+    since_ns        since when it is in that state, as far as that is known
+    known_at_ns     of when everything below is: now while connected, else when it was last heard;
+                    None: this hub has not heard it since it started
     lag_records     records the edge has and the hub does not
     lag_s           age of the oldest of them, or time since the lag began
     clock_offset_s  the edge's wall clock minus the hub's
@@ -40,6 +45,9 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     edge: str
     state: str
     is_connected: bool
+    tenant: str = ""
+    since_ns: int | None = None
+    known_at_ns: int | None = None
     address: str = ""
     software: str = ""
     incarnation: str = ""
@@ -48,7 +56,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     seen_at_ns: int | None = None
     rtt_s: float | None = None
     clock_offset_s: float | None = None
-    lag_records: int = 0
+    lag_records: int | None = None
     lag_s: float | None = None
     two_hubs: bool = False
     lanes: tuple[LaneView, ...] = ()

@@ -56,6 +56,15 @@ async def edges(context: Context, params: EdgesPage) -> Edges:
     return Edges(now_ns=context.now_ns(), edges=shown, next=following)
 
 
+async def all_edges(context: Context) -> list[Edge]:
+    """Return every registered edge, by name."""
+    totals = await context.state.read(views.totals)
+    return [
+        Edge(link=view, health=health_of(view), state=totals.get(view.edge, Totals(edge=view.edge)))
+        for view in context.hub.edges()
+    ]
+
+
 def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str | None]:
     (after,) = read_cursor(params.after, tuple[str], ("",))
     found = [view for view in context.hub.edges() if view.edge > after]

@@ -11,7 +11,11 @@ from hubd.api.context import Context, EdgeView
 from hubd.project import Health as ProjectorHealth
 from hubd.state import QueryTooSlow, StateDamaged, views
 
-Health = Literal["good", "warning", "critical"]
+Health = Literal["good", "warning", "critical", "idle"]
+# States in which nobody waits for an edge.
+IDLE: Final = ("invited", "revoked")
+# The worst first.
+RANK: Final[dict[Health, int]] = {"critical": 0, "warning": 1, "good": 2, "idle": 3}
 
 LAG_WARNING_RECORDS: Final = 1000
 LAG_CRITICAL_RECORDS: Final = 5000
@@ -92,13 +96,16 @@ def _state_problems(context: Context) -> list[HubProblem]:
 
 
 def health_of(edge: EdgeView) -> Health:
-    lag_s = edge.lag_s or 0.0
-    if edge.lag_records > LAG_CRITICAL_RECORDS or lag_s > LAG_CRITICAL_S:
+    """Say how much an edge needs somebody; `idle` is one that is not expected to be here."""
+    if edge.state in IDLE:
+        return "idle"
+    lag, lag_s = edge.lag_records or 0, edge.lag_s or 0.0
+    # One that was stopped in order, or has not been heard since this hub started, is not lost yet.
+    if edge.state in ("stopped", "disconnected"):
+        return "warning"
+    if not edge.is_connected or lag > LAG_CRITICAL_RECORDS or lag_s > LAG_CRITICAL_S:
         return "critical"
-    if not edge.is_connected:
-        # An edge that was registered and has not come yet is nothing to be alarmed about.
-        return "warning" if edge.seen_at_ns is None else "critical"
-    has_lag = edge.lag_records >= LAG_WARNING_RECORDS or lag_s >= LAG_WARNING_S
+    has_lag = lag >= LAG_WARNING_RECORDS or lag_s >= LAG_WARNING_S
     if has_lag or abs(edge.clock_offset_s or 0.0) >= CLOCK_WARNING_S:
         return "warning"
     return "good"

@@ -15,7 +15,7 @@ from hubd.log.base import LogStats
 from hubd.state.views import Totals
 
 STATES: Final = (
-    "connected", "processing", "disconnected", "queuing", "reconnecting", "draining",
+    "connected", "processing", "draining", "stopped", "lost", "disconnected", "invited", "revoked",
 )  # fmt: skip
 
 

@@ -93,8 +93,8 @@ class WindowsPage(Params, frozen=True, kw_only=True):
     after: Cursor | None = None
 
 
-class EventsPage(Params, frozen=True, kw_only=True):
-    edge: EdgeName
+class FleetEventsPage(Params, frozen=True, kw_only=True):
+    edge: EdgeName | None = None
     type: Kind | None = None
     action: Kind | None = None
     entity: Annotated[Text, Meta(description="id of an entity")] | None = None
@@ -105,6 +105,10 @@ class EventsPage(Params, frozen=True, kw_only=True):
     to: Time | None = None
     limit: Limit = 100
     after: Cursor | None = None
+
+
+class EventsPage(FleetEventsPage, frozen=True, kw_only=True):
+    edge: EdgeName
 
 
 class LinkEventsPage(Params, frozen=True, kw_only=True):

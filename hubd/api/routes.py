@@ -73,6 +73,10 @@ ENDPOINTS: Final = (
         params.OneEdge, answers.Devices, fleet.devices,
     ),
     Endpoint(
+        "/api/v1/events", "Events of all edges, the newest first",
+        params.FleetEventsPage, answers.FleetEvents, series.fleet_events,
+    ),
+    Endpoint(
         "/api/v1/link-events", "What happened to links, the newest first",
         params.LinkEventsPage, answers.LinkEvents, fleet.link_events,
     ),

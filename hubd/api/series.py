@@ -6,12 +6,13 @@ import sqlalchemy as sa
 
 from edgesync.model import Action, EventType
 from edgesync_transport.messages import Lane
-from hubd.api.answers import Buckets, Events, History, Raw, Windows
+from hubd.api.answers import Buckets, Events, FleetEvents, History, Raw, Windows
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
 from hubd.api.fleet import known_edge
 from hubd.api.params import (
     EventsPage,
+    FleetEventsPage,
     HistoryPage,
     Int64,
     WindowsPage,
@@ -141,7 +142,14 @@ async def windows(context: Context, params: WindowsPage) -> Windows:
 
 
 async def edge_events(context: Context, params: EventsPage) -> Events:
-    known_edge(context, params.edge)
+    found = await fleet_events(context, params)
+    return Events(edge=params.edge, events=found.events, next=found.next)
+
+
+async def fleet_events(context: Context, params: FleetEventsPage) -> FleetEvents:
+    """Answer with events of one edge or of all, the newest first."""
+    if params.edge is not None:
+        known_edge(context, params.edge)
     now_ns = context.now_ns()
     has_from, has_to = params.from_ is not None, params.to is not None
     wanted = EventFilter(
@@ -158,7 +166,7 @@ async def edge_events(context: Context, params: EventsPage) -> Events:
     (before,) = read_cursor(params.after, tuple[Int64], (FIRST_EVENT,))
     found = await context.state.read(lambda c: views.events(c, wanted, before, params.limit))
     following = make_cursor(found[-1].n) if len(found) == params.limit else None
-    return Events(edge=params.edge, events=found, next=following)
+    return FleetEvents(events=found, next=following)
 
 
 def _number(kind: type[EventType] | type[Action], text: str | None, field: str) -> int | None:

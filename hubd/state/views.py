@@ -168,6 +168,14 @@ def device_events(connection: sa.Connection, edge: str, limit: int) -> list[Even
     return [found[entity] for entity in sorted(found)]
 
 
+def resources_of(connection: sa.Connection, edge: str) -> EventRow | None:
+    """Return the newest report of an edge on its own resources."""
+    wanted = EventFilter(
+        edge=edge, type=int(EventType.LIFECYCLE), text='"what":"resources"',
+    )  # fmt: skip
+    return next(iter(events(connection, wanted, None, 1)), None)
+
+
 def skips(connection: sa.Connection, limit: int) -> list[SkipRow]:
     """The newest entries that projectors skipped."""
     table = tables.projector_skip

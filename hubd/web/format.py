@@ -1,9 +1,10 @@
 """How numbers, times and values look on a page."""
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
+from markupsafe import Markup
 
 from edgesync.model import Value
 from hubd.api.redis_json import Blob
@@ -67,13 +68,52 @@ def age(time_ns: int | None, now_ns: int) -> str:
     return f"{int(span)} s ago" if span < 60 else f"{seconds(span)} ago"
 
 
-def moment(time_ns: int) -> str:
-    """A point in time, UTC, to the millisecond."""
+def moment(time_ns: int, to: Literal["ms", "minute"] = "ms") -> str:
+    """A point in time, UTC."""
     try:
         at = datetime.fromtimestamp(time_ns // 10**9, UTC)
     except (ValueError, OverflowError, OSError):
         return f"{time_ns} ns"  # a clock that was off by centuries
+    if to == "minute":
+        return f"{at:%Y-%m-%d %H:%M}"
     return f"{at:%Y-%m-%d %H:%M:%S}.{time_ns // 10**6 % 1000:03d}"
+
+
+# What a technical word means, for who meets it on a page.
+TERMS: Final = {
+    "lag": "Records the edge has and the hub does not, as it said when last heard.",
+    "tail": "The newest record in the edge's journal, by its number.",
+    "floor": "The newest record that is on the hub's disk; all before it are too.",
+    "safe": "The newest record that every backup of the hub has as well.",
+    "lane": "Three streams, each in order: critical first, bulk (readings) last.",
+    "session": "Counts how often this edge has connected; an older connection can write nothing.",
+    "round trip": "How long an answer takes over this link.",
+    "clock offset": "The edge's wall clock minus the hub's. Nothing is ordered by it.",
+    "dead": "Records the hub refused for good; the edge still has them.",
+    "lost": "Records that a policy or a damaged disk took, each with its reason in the events.",
+    "series": "One quantity of one device, such as meter0 ActivePower.",
+    "conflict": "Two edges wrote to one key and had not seen each other's value.",
+    "invited": "A token was made and has not been used yet.",
+    "revoked": "Its key is never let in again.",
+    "stopped": "It said goodbye: somebody stopped it.",
+    "lost link": "It fell silent without a goodbye.",
+    "invalid": "A point the device does not answer for, or answers with what cannot be.",
+}
+
+
+def term(word: str, shown: str = "") -> Markup:
+    """Return a word that explains itself when it is pointed at or tapped."""
+    return Markup('<dfn tabindex="0" data-help="{}">{}</dfn>').format(TERMS[word], shown or word)
+
+
+def size(nbytes: float | None) -> str:
+    """A number of bytes with a unit that fits."""
+    if nbytes is None:
+        return "–"
+    for unit, width in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
+        if nbytes >= width:
+            return f"{nbytes / width:.3g} {unit}"
+    return f"{nbytes:.0f} B"
 
 
 def blob(one: Blob | None) -> str:

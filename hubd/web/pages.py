@@ -1,6 +1,11 @@
-"""The pages, and the streams that keep parts of them fresh."""
+"""The pages, and the streams that keep parts of them fresh.
+
+A stream sends a page's part whole when its frame has changed (rows came, went or moved), and only
+the cells that changed otherwise: two hundred edges must not cost a phone its data plan.
+"""
 
 import math
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,15 +19,16 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from edgesync.model import EventType
-from hubd.api import conflicts, fleet, keys, params, routes, series
+from hubd.api import conflicts, fleet, keys, openapi, params, routes, series
 from hubd.api.body import read_form
 from hubd.api.context import Context
 from hubd.api.errors import ApiError, Problem
 from hubd.api.security import check_may_write, may_write
 from hubd.api.stream import as_event, event_stream
 from hubd.project.live import Watcher
-from hubd.state import QueryTooSlow
+from hubd.state import QueryTooSlow, views
 from hubd.web import assets, format
+from hubd.web.fleet import SORTS, STATES, FleetQuery, select, sentence
 
 HERE: Final = Path(__file__).parent
 # Ages and lags change with time alone; a person notices a second.
@@ -90,30 +96,42 @@ class Pages:
         self._templates = _environment(context)
         self._shared = Shared()
 
-    async def fleet_html(self) -> str:
-        wanted = params.EdgesPage()
-        answer = await fleet.edges(self._context, wanted)
-        stats = await fleet.stats(self._context, wanted)
-        return self._render("_fleet.html", answer=answer, stats=stats)
+    async def fleet_html(self, query: FleetQuery) -> str:
+        everyone = await fleet.all_edges(self._context)
+        return self._render(
+            "_fleet.html",
+            everyone=everyone,
+            shown=select(everyone, query),
+            sentence=sentence(everyone),
+            query=query,
+            log_head=self._context.hub.log_head,
+            problems=(await fleet.healthz(self._context, params.Nothing())).problems,
+        )
 
     async def edge_html(self, name: str) -> str:
         edge = await fleet.one_edge(self._context, params.OneEdge(edge=name))
         wanted = params.SeriesPage(edge=name, limit=ROWS)
         latest = await fleet.latest(self._context, wanted)
-        return self._render("_edge.html", edge=edge, latest=latest)
+        devices = await fleet.devices(self._context, params.OneEdge(edge=name))
+        resources = await self._context.state.read(lambda c: views.resources_of(c, name))
+        return self._render(
+            "_edge.html",
+            edge=edge,
+            latest=latest,
+            devices=sorted(devices.devices, key=lambda device: device.state == "online"),
+            resources=resources,
+        )
 
     async def events_html(self, query: EventsQuery) -> str:
         link = await fleet.link_events(
             self._context, params.LinkEventsPage(edge=query.edge or None, limit=50)
         )
-        found = None
-        if query.edge:
-            wanted = {"edge": query.edge, "type": query.type, "status": query.status,
-                      "text": query.text, "after": query.after}  # fmt: skip
-            filled = {name: value for name, value in wanted.items() if value}
-            found = await series.edge_events(
-                self._context, msgspec.convert(filled, params.EventsPage)
-            )
+        wanted = {"edge": query.edge, "type": query.type, "status": query.status,
+                  "text": query.text, "after": query.after}  # fmt: skip
+        filled = {name: value for name, value in wanted.items() if value}
+        found = await series.fleet_events(
+            self._context, msgspec.convert(filled, params.FleetEventsPage)
+        )
         return self._render("_events.html", link=link, found=found, query=query)
 
     async def conflicts_html(self, may_write: bool, problem: Problem | None = None) -> str:
@@ -126,8 +144,12 @@ class Pages:
             problem=problem,
         )
 
-    async def fleet(self, _request: Request) -> Response:
-        return self._page("fleet.html", content=await self.fleet_html())
+    async def fleet(self, request: Request) -> Response:
+        query = routes.read_params(request, FleetQuery)
+        return self._page(
+            "fleet.html", query=query, states=STATES, sorts=SORTS,
+            search=request.url.query, content=await self.fleet_html(query),
+        )  # fmt: skip
 
     async def edge(self, request: Request) -> Response:
         name = routes.read_params(request, params.OneEdge).edge
@@ -162,8 +184,18 @@ class Pages:
             return self._page("conflicts.html", status=error.status, content=content)
         return RedirectResponse("/conflicts", 303)
 
-    async def fleet_stream(self, _request: Request) -> Response:
-        return self._stream("fleet", None, self.fleet_html)
+    async def fleet_stream(self, request: Request) -> Response:
+        query = routes.read_params(request, FleetQuery)
+        return self._stream(f"fleet {query}", None, lambda: self.fleet_html(query))
+
+    async def api(self, _request: Request) -> Response:
+        """What the API answers, for people; /openapi.json is the same for programs."""
+        described = openapi.document(self._context.version)
+        return self._page("api.html", paths=described["paths"])
+
+    def problem(self, status: int, problem: Problem) -> Response:
+        """An error, as a page."""
+        return self._page("problem.html", status=status, problem=problem, code=status)
 
     async def edge_stream(self, request: Request) -> Response:
         name = routes.read_params(request, params.OneEdge).edge
@@ -182,19 +214,23 @@ class Pages:
         return self._stream(f"conflicts {writes}", None, lambda: self.conflicts_html(writes))
 
     def _stream(self, key: str, edge: str | None, render: Render) -> Response:
-        shown = ""
+        frame, cells = "", dict[str, str]()
 
         async def tell(watcher: Watcher) -> bytes:
-            nonlocal shown
+            nonlocal frame, cells
             watcher.take()
             try:
                 html = await self._shared.get(key, render) + self._open_html(is_news=True)
             except (ApiError, QueryTooSlow):
                 return b": not now\n\n"  # the page keeps what it shows
-            if html == shown:
+            before_frame, before = frame, cells
+            frame, cells = apart(html)
+            if frame != before_frame:
+                return as_event(html)
+            changed = {name: text for name, text in cells.items() if before[name] != text}
+            if not changed:
                 return b": nothing new\n\n"
-            shown = html
-            return as_event(html)
+            return as_event(msgspec.json.encode(changed).decode(), "cells")
 
         return event_stream(
             self._context, edge, frozenset(), tell,
@@ -217,12 +253,22 @@ class Pages:
         return self._templates.get_template(template).render(now_ns=now_ns, **values)
 
 
-def page_routes(context: Context) -> list[BaseRoute]:
-    pages = Pages(context)
+# A cell holds no other element of its own kind, so that the first end tag is its own.
+CELL: Final = re.compile(r'(<(\w+)\b[^>]*?\bdata-cell="([^"]+)"[^>]*>)(.*?)(?=</\2>)', re.S)
+
+
+def apart(html: str) -> tuple[str, dict[str, str]]:
+    """Part a page into its frame and what its cells hold: while the frame stays, cells are sent."""
+    cells = {found[3]: found[4] for found in CELL.finditer(html)}
+    return CELL.sub(r"\1", html), cells
+
+
+def page_routes(pages: Pages) -> list[BaseRoute]:
     table: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
         ("/", pages.fleet),
         ("/events", pages.events),
         ("/conflicts", pages.conflicts),
+        ("/api", pages.api),
         ("/edges/{edge}", pages.edge),
         ("/edges/{edge}/chart", pages.chart),
         ("/ui/fleet", pages.fleet_stream),
@@ -243,7 +289,8 @@ def _environment(context: Context) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "value", "seconds", "age", "moment", "body", "blob"):
+    for name in ("count", "value", "seconds", "age", "moment", "body", "blob", "size"):
         environment.filters[name] = getattr(format, name)
+    environment.globals["term"] = format.term
     environment.globals["version"] = context.version
     return environment

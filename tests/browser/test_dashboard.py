@@ -92,11 +92,11 @@ async def check(browser: Browser, site: Site) -> None:
 
 async def test_the_fleet_shows_states_and_counts_live(site: Site, browser: Browser) -> None:
     await browser.open(site.url)
-    await browser.until(shows("disconnected") + " && " + shows("1 of 2"))
+    await browser.until(shows("lost") + " && " + shows("1 of 2"))
     await browser.until("document.getElementById('pulse').textContent == 'live'")
     for value in (1.0, 2.0, 3.0):
         site.measure(value)
-    row = "document.querySelector('#edge-1 [data-watch]').textContent"
+    row = "document.querySelector('#edge-barn [data-watch]').textContent"
     await browser.until(f"{row} == '4'")
     site.hub.all[0] = an_edge("barn", lag=7777)
     await browser.until(shows("7 777"))

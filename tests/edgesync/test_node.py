@@ -273,3 +273,20 @@ def test_the_names_of_the_package_are_those_it_offers() -> None:
         if callable(method) and not name.startswith("_") and not inspect.getdoc(method)
     ]
     assert bare == []
+
+
+async def test_the_hub_is_told_how_full_the_edge_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesync.node.REPORT_FIRST_S", 0.01)
+    query = EventQuery(text='"what":"resources"')
+    async with node(tmp_path) as open_node:
+        with trio.fail_after(20):
+            while not (found := open_node.events(query)):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        await trio.sleep(0.1)
+        assert len(open_node.events(query)) == 1  # and then every ten minutes
+    report = json.loads(found[0].body)
+    assert 0 < report["store_used_bytes"] < report["store_limit_bytes"] == 1 << 30
+    assert report["rss_bytes"] > 1 << 20
+    assert report["level"] == "unwatched"

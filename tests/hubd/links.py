@@ -40,7 +40,7 @@ class Site:
         self.presence = Presence(log, address_of=lambda edge: f"{edge}.example")
         self.presence.set_registered(
             [
-                RegisteredEdge(name=name, tenant="t", created_ns=0, is_revoked=False, keys=())
+                RegisteredEdge(name=name, tenant="t", created_ns=0, is_revoked=False, keys=("key",))
                 for name in ("barn", "shed")
             ]
         )
@@ -56,10 +56,11 @@ async def open_site(
     limits: Limits | None = None,
     map_bytes_max: int = 256 << 20,
     takeovers_max: int = 3,
+    heartbeat_s: float = 60.0,
 ) -> AsyncIterator[Site]:
     log = LmdbLog(folder / "log", map_bytes_max=map_bytes_max)
     granted = ReceiverSettings(
-        limits=limits or Limits(), heartbeat_s=60.0, takeovers_max=takeovers_max
+        limits=limits or Limits(), heartbeat_s=heartbeat_s, takeovers_max=takeovers_max
     )
     async with open_memory_hub(random=Random(1)) as net, trio.open_nursery() as nursery:
         site = Site(net, log)

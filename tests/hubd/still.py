@@ -39,11 +39,16 @@ class StillHub:
         return self.log
 
 
-def an_edge(name: str, *, lag: int = 0, is_connected: bool = True) -> EdgeView:
+def an_edge(name: str, *, lag: int = 0, is_connected: bool = True, state: str = "") -> EdgeView:
+    """An edge that is heard, or was heard an hour before `NOW_NS`."""
+    if state in ("invited", "revoked"):
+        return EdgeView(edge=name, state=state, is_connected=False)
     return EdgeView(
         edge=name,
-        state="connected" if is_connected else "disconnected",
+        state=state or ("connected" if is_connected else "lost"),
         is_connected=is_connected,
+        since_ns=NOW_NS - 3600 * 10**9,
+        known_at_ns=NOW_NS if is_connected else NOW_NS - 3600 * 10**9,
         address="192.0.2.7",
         software="edgesync 0.1.0",
         epoch=3,

@@ -37,6 +37,8 @@
     const edgeLine = (label) => ({ ...line, label, paths: undefined, width: 1, stroke: colour("--band") });
     if (plot) plot.destroy();
     plot = new uPlot({
+      // Every time on every page is UTC; days begin there too.
+      tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
       width: place.clientWidth, height: 350, padding: [12, 8, 0, 0],
       cursor: { y: false, points: { size: 8 } },
       legend: { show: false },
@@ -52,15 +54,15 @@
   function clock(seconds) {
     const at = new Date(seconds * 1000);
     const isShort = now() - start() < 600;
-    const time = pad(at.getHours()) + ":" + pad(at.getMinutes()) + (isShort ? ":" + pad(at.getSeconds()) : "");
-    const day = pad(at.getMonth() + 1) + "-" + pad(at.getDate());
+    const time = pad(at.getUTCHours()) + ":" + pad(at.getUTCMinutes()) + (isShort ? ":" + pad(at.getUTCSeconds()) : "");
+    const day = pad(at.getUTCMonth() + 1) + "-" + pad(at.getUTCDate());
     return minutes <= 1440 ? time : time === "00:00" ? day : day + " " + time;
   }
 
   function under({ cursor }) {
     const at = cursor.idx;
     const has = at !== null && at !== undefined && data[1][at] !== undefined && data[1][at] !== null;
-    const when = has && new Date(data[0][at] * 1000).toLocaleString("sv");
+    const when = has && new Date(data[0][at] * 1000).toLocaleString("sv", { timeZone: "UTC" }) + " UTC";
     document.getElementById("under").textContent = has ? when + "  ·  " + number(data[1][at]) + " " + unit : "";
   }
 

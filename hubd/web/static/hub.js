@@ -16,6 +16,14 @@
 
   const live = document.getElementById("live");
   if (!live) return;
+  // Only what changed, by the name of its cell; the hub has escaped it.
+  live.addEventListener("cells", (event) => {
+    say("live", "on");
+    for (const [name, html] of Object.entries(JSON.parse(event.detail.data))) {
+      const cell = document.querySelector(`[data-cell="${CSS.escape(name)}"]`);
+      if (cell) cell.innerHTML = html;
+    }
+  });
   new MutationObserver((changes) => {
     for (const change of changes) {
       const at = change.target.nodeType === 1 ? change.target : change.target.parentElement;

@@ -22,8 +22,11 @@ from tests.hubd.still import an_edge
         ({"lag_s": 30.1}, "critical"),
         ({"clock_offset_s": -1.0}, "warning"),
         ({"clock_offset_s": None, "lag_s": None}, "good"),
-        ({"is_connected": False}, "critical"),
-        ({"is_connected": False, "seen_at_ns": None}, "warning"),
+        ({"is_connected": False, "state": "lost"}, "critical"),
+        ({"is_connected": False, "state": "stopped"}, "warning"),
+        ({"is_connected": False, "state": "disconnected", "known_at_ns": None}, "warning"),
+        ({"is_connected": False, "state": "invited", "lag_records": None}, "idle"),
+        ({"is_connected": False, "state": "revoked", "lag_records": 9000}, "idle"),
     ],
 )
 def test_health_follows_queue_latency_clock_and_link(changes: dict[str, Any], health: str) -> None:

@@ -277,7 +277,7 @@ def test_metrics_are_what_prometheus_reads(client: httpx2.Client) -> None:
     lines = response.text.splitlines()
     assert response.headers["content-type"].startswith("text/plain")
     assert 'edgesync_hub_readings_total{edge="barn"} 3602.0' in lines
-    assert 'edgesync_hub_edge_state{edge="shop",state="disconnected"} 1.0' in lines
+    assert 'edgesync_hub_edge_state{edge="shop",state="lost"} 1.0' in lines
     assert 'edgesync_hub_lane_floor{edge="barn",lane="bulk"} 1000.0' in lines
     assert 'edgesync_hub_projector_lag{projector="events"} 0.0' in lines
     new = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
