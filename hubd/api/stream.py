@@ -1,6 +1,7 @@
 """Server-sent events: what has just happened, for as long as somebody listens."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 
 import msgspec
 import trio
@@ -61,7 +62,7 @@ def event_stream(
     except TooManyWatchers as error:
         raise ApiError(503, str(error), remedy="close another page of this dashboard") from error
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes]:
         yield b"retry: 1000\n\n"
         while True:
             with trio.move_on_after(at_least_every_s or QUIET_S) as waited:
@@ -83,17 +84,20 @@ def as_event(data: str, name: str = "") -> bytes:
 class _Stream(StreamingResponse):
     """Gives its place back when the listener is gone, however that came."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], done: Callable[[], object]) -> None:
+    def __init__(self, chunks: AsyncGenerator[bytes], done: Callable[[], object]) -> None:
         super().__init__(
             chunks,
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
+        self._chunks = chunks
         self._done = done
 
     async def __call__(self, *args: object) -> None:
         try:
-            await super().__call__(*args)  # type: ignore[arg-type]  # scope, receive, send
+            # Closed here and not by the collector, which would do it outside of any task.
+            async with aclosing(self._chunks):
+                await super().__call__(*args)  # type: ignore[arg-type]  # scope, receive, send
         finally:
             self._done()
 

@@ -106,9 +106,9 @@ def term(word: str, shown: str = "") -> Markup:
     return Markup('<dfn tabindex="0" data-help="{}">{}</dfn>').format(TERMS[word], shown or word)
 
 
-def size(nbytes: float | None) -> str:
-    """A number of bytes with a unit that fits."""
-    if nbytes is None:
+def size(nbytes: Any) -> str:
+    """A number of bytes with a unit that fits; an edge may say anything."""
+    if not isinstance(nbytes, int | float):
         return "–"
     for unit, width in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
         if nbytes >= width:
