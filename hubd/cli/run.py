@@ -13,7 +13,7 @@ import click
 import trio
 
 from edgesync.cli.program import as_json_option
-from edgesync.cli.service import Service, make_group
+from edgesync.cli.unit import Service, make_group
 from edgesync.logs import set_up_logging
 from hubd import serve
 from hubd.api.settings import is_loopback

@@ -139,7 +139,9 @@ async def test_conflicts_come_in_pages(hub: HubClient, context: Context, url: st
 
 async def test_replicas_are_listed_and_given_up(hub: HubClient, context: Context) -> None:
     found = await hub.replicas()
-    assert [(one.edge, one.replica, one.acked) for one in found] == [("barn", 1, 1), ("shop", 2, 1)]
+    assert [(one.edge, one.acked) for one in found] == [("barn", 1), ("shop", 1)]
+    barn, shop = (one.replica for one in found)
+    assert barn != shop
     change = context.cells.space.seq
     assert [one.behind for one in found] == [change, change]
     await hub.retire("barn")
@@ -153,7 +155,9 @@ async def test_replicas_are_listed_and_given_up(hub: HubClient, context: Context
     till.do("SET", "late", "1")
     for _ in context.cells.project(till.entry(context.cells.mark.position + 1)):
         context.cells.note_changes()
-    assert [(one.edge, one.replica) for one in await hub.replicas()] == [("barn", 3), ("shop", 2)]
+    again = {one.edge: one.replica for one in await hub.replicas()}
+    assert again["shop"] == shop
+    assert again["barn"] not in (barn, shop)
     assert await hub.get("late") == b"1"
 
 
