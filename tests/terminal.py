@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,19 @@ def open_terminal(folder: Path) -> Iterator[Terminal]:
         terminal.close()
 
 
-def screen_of(command: Sequence[str], until: str, kind: str = "xterm") -> str:
+def screen_of(
+    command: Sequence[str],
+    until: str,
+    kind: str = "xterm",
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> str:
     """Run a command in a terminal of its own until its screen shows `until`, then Ctrl-C."""
     master, slave = os.openpty()
-    environment = {**os.environ, "TERM": kind, "COLUMNS": "120", "LINES": "40"}
+    environment = {**env, "TERM": kind, "COLUMNS": "120", "LINES": "40"}
     with subprocess.Popen(
-        command, stdin=slave, stdout=slave, stderr=slave, env=environment
+        command, stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env=environment
     ) as process:
         os.close(slave)
         shown = ""
