@@ -21,7 +21,7 @@ COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
 BUILD_PACKAGES := gcc:gcc make:make pkg-config:pkg-config
-TEST_PACKAGES := strace:strace spin:spin e2fsprogs:mke2fs chromium:chromium \
+TEST_PACKAGES := iproute2:ip strace:strace spin:spin e2fsprogs:mke2fs chromium:chromium \
 	redis-server:redis-server redis-tools:redis-benchmark
 
 define install

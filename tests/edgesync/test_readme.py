@@ -151,8 +151,8 @@ echo laid; read -r forever
 
 
 @pytest.fixture
-def wire() -> Iterator[tuple[str, ...]]:
-    """Lay the wire; yields the words that go before a command of one of the machines."""
+def wire() -> Iterator[int]:
+    """Lay the wire; yields the process that holds its namespaces."""
     with subprocess.Popen(
         ["unshare", "--user", "--map-root-user", "--mount", "--net", "sh", "-c", WIRE],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -161,15 +161,20 @@ def wire() -> Iterator[tuple[str, ...]]:
         assert holder.stderr is not None
         said = holder.stdout.readline()
         assert said == "laid\n", f"no network namespaces here: {holder.stderr.read()}"
-        yield ("nsenter", "--preserve-credentials", f"--target={holder.pid}", "--user", "--mount",
-               "ip", "netns", "exec")  # fmt: skip
+        yield holder.pid
         holder.terminate()
 
 
+def at(wire: int, machine: str, folder: Path) -> Person:
+    """Return somebody who sits at one of the two machines, in a folder of their own."""
+    enter = ("nsenter", "--preserve-credentials", f"--target={wire}", "--user", "--mount")
+    return Person(folder, (*enter, f"--wdns={folder}", "ip", "netns", "exec", machine))
+
+
 @pytest.mark.slow
-def test_run_it_on_two_machines_as_printed(wire: tuple[str, ...], tmp_path: Path) -> None:
-    hub = Person(tmp_path / "hub", (*wire, "hub"))
-    gateway = Person(tmp_path / "gateway", (*wire, "gateway"))
+def test_run_it_on_two_machines_as_printed(wire: int, tmp_path: Path) -> None:
+    hub = at(wire, "hub", tmp_path / "hub")
+    gateway = at(wire, "gateway", tmp_path / "gateway")
     on_the_hub, on_the_gateway = blocks("README.md", "sh", after="Run it")
     try:
         hub.type(on_the_hub)
