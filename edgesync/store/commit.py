@@ -59,7 +59,7 @@ class Room(Protocol):
 
 
 class _Request:
-    """One write on its way; `withdrawn` only while it is still queued."""
+    """One write on its way; `withdrawn` only while it waits, in the queue or for room in it."""
 
     __slots__ = ("answer", "nbytes", "withdrawn", "write")
 
@@ -76,8 +76,8 @@ class GroupCommit:
     window_s            how long the first write of a group may wait for others, at most 0.02. It
                         waits only when the last group had several, and never longer than the last
                         commit took: a lone producer is not slowed down.
-    queue_writes_max    beyond these, `submit` waits for room (I7)
-    queue_bytes_max
+    queue_writes_max    beyond these, a write waits for room (I7), and keeps its turn: later ones on
+    queue_bytes_max     the same rows must not be stored before it
     room                what gives way to a write, and when the store is full; nothing by default
     """
 
@@ -100,7 +100,7 @@ class GroupCommit:
         self._wake = threading.Condition()
         self._queue: collections.deque[_Request] = collections.deque()
         self._queued_bytes = 0
-        self._waiting_for_room: list[Callable[[], None]] = []
+        self._waiting_for_room: collections.deque[_Request] = collections.deque()
         self._closing = False
         self._last_group = 0
         self._last_commit_s = 0.0
@@ -128,19 +128,17 @@ class GroupCommit:
         """Store `write`; returns the tails of the lanes right after it.
 
         Raises what `Store.apply` raises; nothing of this write was stored then. A cancellation
-        takes effect only while the write waits in the queue: once it is being carried out, its
+        takes effect only while the write waits: once it is being carried out, its
         answer is awaited, so that no caller is left not knowing.
         """
         task = trio.lowlevel.current_task()
         token = trio.lowlevel.current_trio_token()
         request = _Request(write, lambda answer: _resume(token, task, answer))
-        while not self._enqueue(request, lambda: _resume(token, task, outcome.Value(None))):
-            await trio.lowlevel.wait_task_rescheduled(lambda _: trio.lowlevel.Abort.FAILED)
-            await trio.lowlevel.checkpoint_if_cancelled()
+        self._enqueue(request)
 
         def withdraw(_raise_cancel: object) -> trio.lowlevel.Abort:
             with self._wake:
-                if request in self._queue:
+                if request in self._queue or request in self._waiting_for_room:
                     request.withdrawn = True
                     return trio.lowlevel.Abort.SUCCEEDED
             return trio.lowlevel.Abort.FAILED
@@ -151,17 +149,13 @@ class GroupCommit:
     def submit_sync(self, write: Write) -> Tails:
         """Do as `submit` does, for a plain thread: blocks until the write is on disk or refused."""
         done = threading.Event()
-        room = threading.Event()
         answers: list[Answer] = []
 
         def finish(answer: Answer) -> None:
             answers.append(answer)
             done.set()
 
-        request = _Request(write, finish)
-        while not self._enqueue(request, room.set):
-            room.wait()
-            room.clear()
+        self._enqueue(_Request(write, finish))
         done.wait()
         return answers[0].unwrap()
 
@@ -183,24 +177,29 @@ class GroupCommit:
     ) -> None:
         self.close()
 
-    def _enqueue(self, request: _Request, on_room: Callable[[], None]) -> bool:
-        """Queue the request, or remember whom to wake when there is room."""
+    def _enqueue(self, request: _Request) -> None:
+        """Queue the request, behind those that wait for room if there are any."""
         with self._wake:
             if self._broken is not None:
                 raise StoreUnwritable(path=self._store.path, problem=str(self._broken))
             if self._closing:
                 raise StoreError(f"{self._store.path}: its writer is closed")
+            self._waiting_for_room.append(request)
+            self._admit()
+            self._wake.notify()
+
+    def _admit(self) -> None:
+        """Move what waits for room to the queue, in its order, as far as there is room."""
+        while self._waiting_for_room:
+            request = self._waiting_for_room[0]
             full = self._queue and (
                 len(self._queue) >= self._writes_max
                 or self._queued_bytes + request.nbytes > self._bytes_max
             )
             if full:
-                self._waiting_for_room.append(on_room)
-                return False
-            self._queue.append(request)
+                return
+            self._queue.append(self._waiting_for_room.popleft())
             self._queued_bytes += request.nbytes
-            self._wake.notify()
-            return True
 
     def _run(self) -> None:
         while group := self._take():
@@ -237,9 +236,7 @@ class GroupCommit:
                     if not request.withdrawn:
                         group.append(request)
                         total += request.nbytes
-            waiting, self._waiting_for_room = self._waiting_for_room, []
-        for wake in waiting:
-            wake()
+                self._admit()
         return group
 
     def _wait_for_company(self) -> None:

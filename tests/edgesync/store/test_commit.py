@@ -218,3 +218,38 @@ async def test_a_queue_is_bounded_in_bytes_too(store: Store) -> None:
             slow.may.set()
         assert commit.stats().writes == 50
     assert Journal(store).state(BULK).tail == 50
+
+
+async def test_a_write_that_waits_for_room_keeps_its_turn(store: Store) -> None:
+    """A later one on the same row, from whoever blocks the loop, must not be stored before it."""
+    slow = SlowStore(store)
+
+    def put(value: bytes) -> Write:
+        write = Write()
+        write.put("things", b"row", value)
+        return write
+
+    with GroupCommit(slow, queue_writes_max=1) as commit:  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            for write in (append(), append(), put(b"older")):
+                nursery.start_soon(commit.submit, write)
+                await trio.testing.wait_all_tasks_blocked()
+            slow.may.set()
+            commit.submit_sync(put(b"newer"))
+        assert store.get("things", b"row") == b"newer"
+
+
+async def test_a_write_that_waits_for_room_can_be_withdrawn(store: Store) -> None:
+    slow = SlowStore(store)
+    with GroupCommit(slow, queue_writes_max=1) as commit:  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(commit.submit, append())
+            while commit.stats().queued:
+                await trio.lowlevel.checkpoint()  # it is being carried out
+            nursery.start_soon(commit.submit, append())
+            await trio.testing.wait_all_tasks_blocked()
+            with trio.move_on_after(0) as scope:
+                await commit.submit(append(b"withdrawn"))
+            assert scope.cancelled_caught
+            slow.may.set()
+    assert Journal(store).state(BULK).tail == 2
