@@ -37,7 +37,7 @@ $(PYTHON) -c 'import os, sysconfig as s; os.stat(s.get_path("include") + "/Pytho
 run=""; [ "$$(id -u)" = 0 ] || run="sudo"; \
 if [ -z "$$missing" ]; then :; \
 elif ! command -v apt-get >/dev/null || { [ -n "$$run" ] && ! command -v sudo >/dev/null; }; then \
-  echo "please install:$$missing"; \
+  echo "not root and no sudo: please install$$missing, then try again" >&2; exit 1; \
 else \
   echo "installing:$$missing"; \
   get="$$run env DEBIAN_FRONTEND=noninteractive apt-get -qq"; \
