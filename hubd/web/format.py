@@ -1,5 +1,6 @@
 """How numbers, times and values look on a page."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -104,6 +105,12 @@ TERMS: Final = {
 def term(word: str, shown: str = "") -> Markup:
     """Return a word that explains itself when it is pointed at or tapped."""
     return Markup('<dfn tabindex="0" data-help="{}">{}</dfn>').format(TERMS[word], shown or word)
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may be broken between its words, as CellTemperatureMax."""
+    parts = re.split(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[._:/-])", name)
+    return Markup("<wbr>").join(parts)
 
 
 def size(nbytes: Any) -> str:

@@ -289,7 +289,7 @@ def _environment(context: Context) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "value", "seconds", "age", "moment", "body", "blob", "size"):
+    for name in ("count", "value", "seconds", "age", "moment", "body", "blob", "size", "breakable"):
         environment.filters[name] = getattr(format, name)
     environment.globals["term"] = format.term
     environment.globals["version"] = context.version

@@ -76,3 +76,19 @@ def test_long_bodies_are_cut() -> None:
     assert format.body(None) == ""
     assert format.body({"a": [1, "ü"]}) == '{"a":[1,"ü"]}'
     assert len(format.body("x" * 5000)) == format.BODY_CHARS + 1
+
+
+def test_names_break_between_their_words_and_stay_text() -> None:
+    assert format.breakable("CellTemperatureMax") == "Cell<wbr>Temperature<wbr>Max"
+    assert format.breakable("Warnings.NearlyFull") == "Warnings.<wbr>Nearly<wbr>Full"
+    assert format.breakable("<b>") == "&lt;b&gt;"
+
+
+def test_sizes_are_what_an_edge_may_say() -> None:
+    assert [format.size(n) for n in (None, "x", 12, 4.2e7, 1.5e9)] == [
+        "–",
+        "–",
+        "12 B",
+        "42 MB",
+        "1.5 GB",
+    ]
