@@ -70,6 +70,9 @@ endef
 
 build/.built: .venv/.ready setup.py $(NATIVE)
 	@mkdir -p build
+# A class whose layout changed is compiled anew with all that use it, however far away they are.
+	@if [ -e $@ ] && [ -n "$$(find edgesync/_native -name '*.pxd' -newer $@)" ]; then \
+	  rm -f build/cython/native/*.c; fi
 	flock .cache/build.lock $(PY) setup.py --quiet build_ext --inplace --parallel 2
 	@touch $@
 
