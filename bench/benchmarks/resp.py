@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -23,12 +23,15 @@ REQUESTS = {1: 40_000, 16: 400_000}
 
 
 @contextmanager
-def open_edge(folder: Path, preset: str = "") -> Iterator[int]:
+def open_edge(
+    folder: Path, preset: str = "", *, program: Sequence[str] = ("-m", "edgesync"),
+    is_killed: bool = False,
+) -> Iterator[int]:  # fmt: skip
     (port,) = free_ports(1)
     config = folder / "edge.toml"
     config.write_text(f'[http]\nport = 0\n[cells]\nport = {port}\npreset = "{preset}"\n')
-    command = [sys.executable, "-m", "edgesync", "--config", str(config), "run"]
-    with running(command, folder, port):
+    command = [sys.executable, *program, "--config", str(config), "run"]
+    with running(command, folder, port, is_killed=is_killed):
         yield port
 
 
@@ -41,18 +44,20 @@ def open_redis(folder: Path) -> Iterator[int]:
 
 
 @contextmanager
-def running(command: list[str], folder: Path, port: int) -> Iterator[None]:
+def running(
+    command: list[str], folder: Path, port: int, *, is_killed: bool = False
+) -> Iterator[None]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
-        for _ in range(200):
+        for _ in range(500):
             ping = ["redis-cli", "-p", str(port), "ping"]
             if subprocess.run(ping, capture_output=True).stdout == b"PONG\n":
                 break
-            time.sleep(0.05)
+            time.sleep(0.02)
         yield
     finally:
-        process.terminate()
+        (process.kill if is_killed else process.terminate)()
         process.wait()
 
 
