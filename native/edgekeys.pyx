@@ -15,7 +15,7 @@ never wait for the hub.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from buffer cimport (
     Buf, Cur, OK, buf_free, left, put8, put_bytes, put_varint, take8, take_varint,
@@ -115,6 +115,8 @@ cdef class EdgeKeys(Keyspace):
     cdef readonly uint64_t sent
     cdef readonly uint64_t pending
     cdef readonly uint64_t evicted
+    cdef uint64_t shift_first, shift_after, shift_last  # see `show_shift`
+    cdef int64_t shift_ms
     cdef bytes hand  # `evict` goes on behind this key; None: from the first
     cdef uint64_t life  # how often the hub has given this edge another name
 
@@ -328,43 +330,80 @@ cdef class EdgeKeys(Keyspace):
                     return dot
         raise RecordError(f"pending operation {one.n} is not in its cell of {one.key!r}")
 
-    def restamp(self, after: int, later_ms: int) -> int:
+    def restamp(self, after: int, last: int, later_ms: int, limit: int) -> int:
         """Give operations behind number `after` deadlines, and stamps, that much later.
 
         For a clock that was wrong until now: nobody has seen them, so their order is all that has
         to stay. Those given to the link stay as they are. Stamps are not given earlier, for what is
-        written next must not be: the hub takes care of those that are ahead. Returns how many there
-        were.
+        written next must not be: the hub takes care of those that are ahead.
+
+        last    the last one made before that was begun (`advance_clock`). Those behind it have
+                their stamps; of their deadlines, those have to be later that were given before
+                the time of keys was, which is then the last thing to move
+        limit   operations looked at in one go
+
+        Returns the number after which to go on; 0 at the end.
         """
         cdef Pending one
         cdef Key key
         cdef Dot dot
         cdef Dot made
-        cdef uint64_t later = max(later_ms, 0)
-        count = 0
-        for row, raw in self.walk(b"d" + be64(max(self.sent, after) + 1), b"e"):
+        cdef uint64_t later = max(later_ms, 0), n = 0
+        cdef bint has_deadline
+        end = b"e" if later else b"d" + be64(last + 1)
+        rows = self.view.scan(b"d" + be64(max(self.sent, after) + 1), end, limit=limit)
+        for row, raw in rows:
+            n = of_be64(row, 1)
             try:
-                one = pending_of(of_be64(row, 1), raw)
+                one = pending_of(n, raw)
+                has_deadline = one.name == TTL_NAME and one.kind == VALUE
+                if not has_deadline and (not later or n > last):
+                    continue
                 key = self.load(one.key)
                 dot = self.dot_of(one, key)
             except RecordError:
                 continue  # a damaged row costs its key, not the others: I8
-            has_deadline = (
-                one.name == TTL_NAME and one.kind == VALUE and dot.payload != NO_END)
-            if not later and not has_deadline:
-                continue
-            made = dot.stamped(dot.hlc + (later << STAMP_BITS))
-            if has_deadline:
+            made = dot.stamped(dot.hlc + (later << STAMP_BITS)) if n <= last else dot
+            if has_deadline and dot.payload != NO_END:
                 made = made.with_payload(be64(max(1, of_be64(dot.payload, 0) + <object>later_ms)))
-            self.clock.hear(made.hlc)
             if one.name:
                 before = self.dots_of(key, one.name)
                 self.set_dots(key, one.name, before, [made if it is dot else it for it in before])
             else:
                 key.tombs = [made if it is dot else it for it in key.tombs]
             self.save(key)
-            count += 1
-        return count
+        return n if len(rows) == limit else 0
+
+    def show_shift(self, first: int, after: int, last: int, later_ms: int) -> None:
+        """Know that operations behind `first` are being given deadlines that much later, and are as
+        far as `after`; 0 ms: no more.
+        """
+        self.shift_first, self.shift_after, self.shift_last = first, after, last
+        self.shift_ms = later_ms
+
+    cdef uint64_t shown_deadline(self, Key key):
+        cdef Dot dot
+        cdef uint64_t latest = 0, end
+        cdef bint has_any = False
+        if not self.shift_ms:
+            return self.deadline_in(key)
+        for dot in key.ttl:
+            if dot.kind != VALUE or PyBytes_GET_SIZE(dot.stored) != 8:
+                continue
+            has_any = True
+            end = of_be64(dot.stored, 0)
+            if dot.pending and dot.stored != NO_END:
+                # `now_ms` moves last to what is later, and first to what is earlier.
+                if self.shift_ms > 0 and self.shift_first < dot.n <= self.shift_after:
+                    end -= min(end, <uint64_t>self.shift_ms)
+                elif self.shift_ms < 0 and self.shift_after < dot.n <= self.shift_last:
+                    end -= min(end, <uint64_t>-self.shift_ms)
+            latest = max(latest, end)
+        return latest if has_any else of_be64(NO_END, 0)
+
+    def advance_clock(self, later_ms: int) -> None:
+        """Give the next operation a stamp behind all there will be that much later."""
+        self.clock.hear(self.clock.last + (<uint64_t>later_ms << STAMP_BITS))
 
     # -- to a hub that lost what it had ------------------------------------------------------
 

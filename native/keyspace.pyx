@@ -327,6 +327,10 @@ cdef class Keyspace:
                 latest = one if one > latest else latest
         return latest if has_any else NO_DEADLINE
 
+    cdef uint64_t shown_deadline(self, Key key):
+        """The same by `now_ms`, whatever time it was stored by."""
+        return self.deadline_in(key)
+
     cpdef int type_of(self, bytes key):
         """Return STRING, HASH, SET, ZSET or LIST; 0 when the key is absent."""
         cdef Key found = self.alive(key)
@@ -410,7 +414,7 @@ cdef class Keyspace:
         cdef Key found = self.alive(key)
         if found is None or not self.type_in(found):
             return None
-        return self.deadline_in(found)
+        return self.shown_deadline(found)
 
     def stored_bytes(self, key: bytes) -> int | None:
         """Return how many bytes of rows a key takes; None when it is absent."""
@@ -629,7 +633,7 @@ cdef class Keyspace:
         cdef Key found = self.open_key(key)
         cdef uint64_t deadline
         if found.cells and self.type_in(found) != STRING:
-            deadline = self.deadline_in(found)
+            deadline = self.shown_deadline(found)
             self.remove_in(found)
             if keep_ttl and deadline != NO_DEADLINE:
                 self.write(found, TTL_NAME, VALUE, be64(deadline))

@@ -99,14 +99,28 @@ class EdgeKeys(Keyspace):
     def has_untaken(self) -> bool:
         """Whether `take` would return anything."""
 
-    def restamp(self, after: int, later_ms: int) -> int:
+    def restamp(self, after: int, last: int, later_ms: int, limit: int) -> int:
         """Give operations behind number `after` deadlines, and stamps, that much later.
 
         For a clock that was wrong until now: nobody has seen them, so their order is all that has
         to stay. Those given to the link stay as they are. Stamps are not given earlier, for what is
-        written next must not be: the hub takes care of those that are ahead. Returns how many there
-        were.
+        written next must not be: the hub takes care of those that are ahead.
+
+        last    the last one made before that was begun (`advance_clock`). Those behind it have
+                their stamps; of their deadlines, those have to be later that were given before
+                the time of keys was, which is then the last thing to move
+        limit   operations looked at in one go
+
+        Returns the number after which to go on; 0 at the end.
         """
+
+    def show_shift(self, first: int, after: int, last: int, later_ms: int) -> None:
+        """Know that operations behind `first` are being given deadlines that much later, and are as
+        far as `after`; 0 ms: no more.
+        """
+
+    def advance_clock(self, later_ms: int) -> None:
+        """Give the next operation a stamp behind all there will be that much later."""
 
     def seen(self) -> dict[int, int]:
         """Return up to which number of each replica operations are known here."""

@@ -47,6 +47,7 @@ cdef class Keyspace:
     cdef Key load(self, bytes key)
     cdef Key alive(self, bytes key)
     cdef uint64_t deadline_in(self, Key key)
+    cdef uint64_t shown_deadline(self, Key key)
     cpdef int type_of(self, bytes key)
     cdef int type_in(self, Key key)
     cdef int count_types(self, Key key, int *one)

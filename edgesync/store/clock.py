@@ -28,6 +28,24 @@ def boot_id() -> str:
     return ""
 
 
+class Move(msgspec.Struct, frozen=True):
+    """A shift of what operations were made by, which many take some turns for.
+
+    Deadlines that move to a later time do so before the time of keys, those that move to an earlier
+    one after it: in between a key may live longer, and none ends too soon.
+
+    first     operations behind this number
+    after     … have been moved up to this one
+    last      … and this was the last one made before
+    later_ms  by so much
+    """
+
+    first: int
+    after: int
+    last: int
+    later_ms: int
+
+
 class ClockMark(msgspec.Struct, frozen=True):
     """The time of keys at one moment, as it is stored with what was written then.
 
@@ -37,6 +55,7 @@ class ClockMark(msgspec.Struct, frozen=True):
     behind_ms     how much that was behind the time of keys
     is_known      whether that was the hub's time
     sure          operations up to this number have deadlines by the hub's time
+    move          what is under way
     """
 
     boot: str = ""
@@ -45,6 +64,7 @@ class ClockMark(msgspec.Struct, frozen=True):
     behind_ms: int = 0
     is_known: bool = False
     sure: int = 0
+    move: Move | None = None
 
     def resumed(self, boot: str, monotonic_ms: int, wall_ms: int) -> tuple[int, int]:
         """Return how much the machine's clock is behind now, and by how much deadlines move.

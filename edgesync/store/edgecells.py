@@ -38,7 +38,7 @@ from edgesync.cells.settings import Flush
 from edgesync.errors import Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
-from edgesync.store.clock import MARK_EVERY_MS, WRONG_CLOCK_MS, ClockMark, boot_id
+from edgesync.store.clock import MARK_EVERY_MS, WRONG_CLOCK_MS, ClockMark, Move, boot_id
 from edgesync.store.commit import Tails
 from edgesync.store.directory import WAL, explained, make_wal
 from edgesync.store.journal import EdgeStore
@@ -54,6 +54,8 @@ TOLD_GROUPS_MAX: Final = 8
 NOT_ALL: Final = 2**64 - 1
 # More than the largest group has: a value of 64 MiB.
 GROUP_RECORDS_MAX: Final = 1400
+# Operations given another time in one go, when a clock was wrong.
+RESTAMPED_A_TURN: Final = 500
 # Keys looked at in one go for values to be left to the hub: a write may have to wait for that.
 EVICTION_LOOKS: Final = 4096
 # Conflicts kept here; the hub has all of them.
@@ -251,6 +253,8 @@ class EdgeCells(CellStore):
 
         floor   seq of the lane the hub has; beyond it only so much may be under way
         """
+        if self._shift is not None:
+            return False  # what is given away keeps its time
         waiting = sum(seq > floor for seq, _ in self._told)
         if waiting + bool(self._fresh) + bool(self._under_way) > TOLD_GROUPS_MAX:
             return False
@@ -338,6 +342,12 @@ class EdgeCells(CellStore):
             return None
 
     async def _commit_changes(self) -> None:
+        await self._commit_in_log()
+        if self._shift is not None:
+            self._restamp_some()
+
+    async def _commit_in_log(self) -> None:
+        """Commit what has changed, in the log if it takes it."""
         self._sent_before = 0
         layers = self.rows.freeze
         while self._may_log():
@@ -529,8 +539,11 @@ class EdgeCells(CellStore):
 
     def _resume_clock(self) -> None:
         """Let the time of keys go on where the store has it."""
+        self._set_shift(None)
         raw = self.rows.get(CLOCK_ROW)
         mark = msgspec.msgpack.decode(raw, type=ClockMark) if raw else None
+        if mark is not None and mark.move is not None:
+            mark = self._after_move(mark, mark.move)
         self._mark = mark or ClockMark()
         self._boot = boot_id()
         self.is_clock_known = self._mark.is_known and self._mark.boot == self._boot
@@ -538,21 +551,31 @@ class EdgeCells(CellStore):
         self._sure = self.space.n if self._mark.is_known else self._mark.sure
         if mark is not None and self._monotonic_ns is not None:
             wall_ms = self.wall_ns() // 1_000_000
-            self.behind_ms, later_ms = mark.resumed(self._boot, self._monotonic_ms(), wall_ms)
+            behind_ms, later_ms = mark.resumed(self._boot, self._monotonic_ms(), wall_ms)
+            self.behind_ms = behind_ms - later_ms
             self._move_time(later_ms)
+
+    def _after_move(self, mark: ClockMark, move: Move | None) -> ClockMark:
+        """Carry out what was under way when the store was closed; returns the mark from then on."""
+        self.behind_ms = mark.behind_ms
+        while move is not None:
+            move, self.behind_ms = self._moved(move, self.behind_ms)
+        mark = msgspec.structs.replace(mark, move=None, behind_ms=self.behind_ms)
+        self.rows.put(CLOCK_ROW, msgspec.msgpack.encode(mark))
+        return mark
 
     def clock_measured(self, behind_ms: int) -> None:
         """Take it from the hub how much this machine's clock is behind its own.
 
         What was written by another time than that, and not told, keeps the seconds it has left.
         """
+        if self._shift is not None:
+            return  # until then nothing is told, and it is measured again
         later_ms = behind_ms - self.behind_ms
         is_wrong = abs(later_ms) >= WRONG_CLOCK_MS
         if self.is_clock_known and not is_wrong:
             return
         self.is_clock_known = True
-        if is_wrong:
-            self.behind_ms = behind_ms
         self._move_time(later_ms if is_wrong else 0)
 
     def clock_stepped(self, by_ms: int) -> None:
@@ -561,21 +584,50 @@ class EdgeCells(CellStore):
         Where the hub's time is known, it is gone by; otherwise by what the clock shows from now on.
         """
         self.on_clock_step(by_ms / 1000)
-        later_ms = 0
-        if self.is_clock_known:
-            self.behind_ms -= by_ms
-        else:
-            later_ms, self.behind_ms = by_ms - self.behind_ms, 0
-        self._move_time(later_ms)
+        self.behind_ms -= by_ms
+        while self._shift is not None:
+            self._restamp_some()
+        self._move_time(0 if self.is_clock_known else -self.behind_ms)
 
     def _move_time(self, later_ms: int) -> None:
-        """Begin another reckoning of time; what is stored of it goes with what it moved."""
-        count = self.space.restamp(self._sure, later_ms) if later_ms else 0
-        if count:
-            self.space.save_counters()
-            log.warning("keys: %d operations moved by %d s", count, round(later_ms / 1000))
+        """Begin another reckoning of time, by so much later, with what was made by the one before.
+
+        Commits of changes take turns with it; who does not keep committing waits for all.
+        """
+        if later_ms:
+            log.warning("keys: what was not told moves by %d s", round(later_ms / 1000))
+            self.space.advance_clock(max(0, later_ms))
+            first = max(self._sure, self.space.sent)
+            self._set_shift(Move(first, first, self.space.n, later_ms))
+            self.behind_ms += min(0, later_ms)
+        while self._shift is not None:
+            self._restamp_some()
+            if self._is_kept:
+                break
         self._put_mark()
         self.note_changes()
+
+    def _restamp_some(self) -> None:
+        """Move some more operations; what is stored of that goes with them."""
+        assert self._shift is not None
+        move, self.behind_ms = self._moved(self._shift, self.behind_ms)
+        self._set_shift(move)
+        self._put_mark()
+        self.note_changes()
+
+    def _set_shift(self, move: Move | None) -> None:
+        self._shift = move
+        if move is None:
+            self.space.show_shift(0, 0, 0, 0)
+        else:
+            self.space.show_shift(move.first, move.after, move.last, move.later_ms)
+
+    def _moved(self, move: Move, behind_ms: int) -> tuple[Move | None, int]:
+        after = self.space.restamp(move.after, move.last, move.later_ms, RESTAMPED_A_TURN)
+        self.space.save_counters()
+        if after:
+            return msgspec.structs.replace(move, after=after), behind_ms
+        return None, behind_ms + max(0, move.later_ms)
 
     def _monotonic_ms(self) -> int:
         return (self._monotonic_ns or time.monotonic_ns)() // 1_000_000
@@ -589,6 +641,7 @@ class EdgeCells(CellStore):
             behind_ms=self.behind_ms,
             is_known=self.is_clock_known,
             sure=self._sure,
+            move=self._shift,
         )
         self.rows.put(CLOCK_ROW, msgspec.msgpack.encode(self._mark))
 

@@ -2,11 +2,17 @@
 
 import time
 from pathlib import Path
+from random import Random
 
 import pytest
+import trio
 
 from edgesync import EdgeNode
+from edgesync.cells import DATABASE
+from edgesync.store import edgecells
 from edgesync.store.clock import OFF_MS, ClockMark
+from edgesync.store.edgecells import EdgeCells
+from edgesync.store.journal import EdgeStore
 from hubd.cells import HubCells
 from tests.sites import Sites, settle
 
@@ -152,3 +158,51 @@ def test_a_clock_that_is_wrong_in_the_same_way_after_a_boot() -> None:
     mark = ClockMark(boot="a", wall_ms=100 * DAY_MS, behind_ms=-2 * DAY_MS, is_known=True)
     assert mark.resumed("b", 5, 100 * DAY_MS + 60_000) == (-2 * DAY_MS, 0)
     assert mark.resumed("b", 5, 98 * DAY_MS + 60_000) == (0, 0)  # it was set right meanwhile
+
+
+@pytest.mark.parametrize("off_ns", [YEARS_NS, 2 * DAY_NS])
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_many_deadlines_move_in_turns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off_ns: int, is_killed: bool
+) -> None:
+    """In between, what a command reads or copies is right, and so is what a kill leaves."""
+    monkeypatch.setattr(edgecells, "RESTAMPED_A_TURN", 3)
+    clock = WallClock(off_ns)
+
+    def open_cells(store: EdgeStore) -> EdgeCells:
+        return EdgeCells(store, random=Random(1), wall_ns=clock, monotonic_ns=time.monotonic_ns)
+
+    def are_right(cells: EdgeCells, *more: str) -> bool:
+        keys = [f"k{n}" for n in range(1, 20)] + list(more)
+        return all(is_right(cells.ask("TTL", [key])) for key in keys)
+
+    with EdgeStore(tmp_path / "s", databases=(DATABASE,)) as store:
+        cells = open_cells(store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cells.keep_committing)
+            for n in range(20):
+                cells.ask("SET", [f"k{n}", "v", "EX", TTL_S])
+            await cells.wait_durable()
+            clock.off_ns = 0
+            cells.ask("RENAME", ["k0", "renamed"])
+            cells.ask("SET", ["new", "v", "EX", TTL_S])
+            assert not cells.tell(0)  # what is given away keeps its time
+            assert are_right(cells, "renamed", "new")
+            assert cells.expire() == 0
+            await cells.wait_durable()
+            if not is_killed:
+                while not cells.tell(0):
+                    assert are_right(cells, "renamed", "new")
+                    await cells.wait_durable()
+                    await trio.lowlevel.checkpoint()
+                assert are_right(cells, "renamed", "new")
+            nursery.cancel_scope.cancel()
+        cells.close()
+    with EdgeStore(tmp_path / "s", databases=(DATABASE,)) as store:
+        again = open_cells(store)
+        assert are_right(again, "renamed", "new")
+        assert again.expire() == 0
+        ops = again.space.take()
+        stamps = [op.hlc for op in ops]
+        assert stamps == sorted(stamps)
+        again.close()
