@@ -6,6 +6,7 @@ running hub, which notices within `watch`'s interval.
 
 import hashlib
 import hmac
+import logging
 import sqlite3
 import threading
 import time
@@ -18,6 +19,8 @@ import msgspec
 
 from edgesync_transport.keys import guest_keys, is_key, new_routing_key, new_secret
 from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy, RegistryUnusable
+
+log = logging.getLogger(__name__)
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 EdgeName = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
@@ -86,6 +89,7 @@ class Registry:
     ) -> None:
         self.path = path
         self._clock_ns = clock_ns
+        self._busy_s = busy_s
         self._lock = threading.Lock()
         self._db = sqlite3.connect(
             path, isolation_level=None, timeout=busy_s, check_same_thread=False
@@ -98,6 +102,7 @@ class Registry:
             if "guest" not in columns:
                 db.execute("ALTER TABLE enrolment ADD COLUMN guest TEXT")
             revoked = db.execute(REVOKED_EDGES).fetchall()
+            self._empty_wal(db)  # a hub that was killed left one
         self._seen_version = -1
         self._own_changes = True
         if revoked:
@@ -133,6 +138,23 @@ class Registry:
                     db.execute("ROLLBACK")
                 raise
             self._own_changes = True
+            self._empty_wal(db)
+
+    def _empty_wal(self, db: sqlite3.Connection) -> None:
+        """Move what was committed into the main file, unless others read or write it just now.
+
+        A hub that was killed leaves its WAL behind. A copy of registry.db alone, or a damaged WAL,
+        would lock edges out and let revoked keys in again. It is emptied and not only copied: the
+        first part of a damaged WAL would bring old pages back. Where others are in the way, the
+        next change tries again.
+        """
+        db.execute("PRAGMA busy_timeout = 0")
+        try:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.OperationalError as error:  # the change itself is durable in the WAL
+            log.info("registry: the write-ahead log stays for now: %s", error)
+        finally:
+            db.execute(f"PRAGMA busy_timeout = {round(self._busy_s * 1000)}")
 
     def changes(self) -> Changes | None:
         """Return what there is if anybody has changed it since the last call, else None."""

@@ -170,3 +170,32 @@ def test_changes_of_another_process_are_noticed(registry: Registry, tmp_path: Pa
     assert registry.has_changed()
     assert not registry.has_changed()
     assert [edge.name for edge in registry.edges()] == ["shop"]
+
+
+def test_the_file_alone_has_every_change_while_the_hub_runs(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """A killed hub leaves a WAL: without it nobody is locked out, and no revoked key is back."""
+    lost, kept = new_key_pair().public, new_key_pair().public
+    registry.redeem(*invite(registry), lost)
+    registry.revoke("barn")
+    registry.redeem(*invite(registry, "mill"), kept)
+    copy = tmp_path / "copy.db"
+    copy.write_bytes(registry.path.read_bytes())
+    with closing(Registry(copy)) as found:
+        assert found.live_keys() == {kept: "mill"}
+        routing_key, secret = invite(found, "barn", again=True)
+        with pytest.raises(EnrolRefused, match="revoked"):
+            found.redeem(routing_key, secret, lost)
+
+
+def test_a_change_does_not_wait_for_who_reads(registry: Registry) -> None:
+    key = new_key_pair().public
+    with closing(sqlite3.connect(registry.path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM edge").fetchall()
+        registry.redeem(*invite(registry), key)
+        assert registry.live_keys() == {key: "barn"}
+        reader.execute("COMMIT")
+    registry.revoke("barn")  # the next change moves both
+    assert not registry.path.with_name("registry.db-wal").stat().st_size
