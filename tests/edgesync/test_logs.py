@@ -1,11 +1,14 @@
 """A fault that goes on is told once a minute, and hides no other."""
 
 import io
+import json
 import logging
+import subprocess
+import sys
 
 import pytest
 
-from edgesync.logs import KIND_LINES_MAX, RepeatFilter
+from edgesync.logs import KIND_LINES_MAX, SUBJECT_CHARS_MAX, RepeatFilter
 
 pytestmark = pytest.mark.feature("F28")
 
@@ -77,6 +80,13 @@ def test_a_traceback_that_comes_again_and_again_is_written_once(
     assert "\n".join(lines.take()).count("Traceback") == 1
 
 
+def test_a_fault_is_told_from_others_by_its_subject_alone(clock: list[float], lines: Lines) -> None:
+    for number in range(10):
+        lines.log.warning("%s: no answer from %s", "barn", f"192.0.2.1:{number}")
+        lines.log.warning("%s: cut off", "x" * SUBJECT_CHARS_MAX + str(number))
+    assert len(lines.take()) == 2
+
+
 def test_a_link_that_flaps_is_told_by_kind_and_every_edge_is_told(
     clock: list[float], lines: Lines
 ) -> None:
@@ -85,3 +95,16 @@ def test_a_link_that_flaps_is_told_by_kind_and_every_edge_is_told(
             for kind in ("connected", "lost"):
                 lines.log.info("link: edge=%s %s %s", str(edge), kind, {"epoch": 1})
     assert len(lines.take()) == 400
+
+
+def test_a_program_writes_lines_of_json_and_a_fault_that_goes_on_once() -> None:
+    program = (
+        "import logging\n"
+        "from edgesync.logs import set_up_logging\n"
+        "set_up_logging(logging.INFO, as_json=True)\n"
+        "for _ in range(3):\n"
+        "    logging.getLogger('a').error('%s: gone', 'barn')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    (line,) = (json.loads(line) for line in done.stderr.splitlines())
+    assert (line["level"], line["logger"], line["message"]) == ("error", "a", "barn: gone")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edgesync_transport.keys import new_key_pair
-from hubd.edges.registry import Registry
-from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy
+from hubd.edges.registry import GUESTS_TOLD_NS, Registry
+from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy, RegistryUnusable
 
 pytestmark = pytest.mark.feature("S6")
 
@@ -136,6 +136,31 @@ def test_the_newest_token_is_good_and_none_after_a_revocation(registry: Registry
     assert registry.live_keys() == {}
 
 
+def test_keys_of_an_edge_that_was_forgotten_stay_revoked(registry: Registry) -> None:
+    public = new_key_pair().public
+    registry.redeem(*invite(registry), public)
+    registry.forget("barn")
+    assert (registry.edges(), registry.live_keys()) == ([], {})
+    for name in ("barn", "shop"):
+        with pytest.raises(EnrolRefused, match="was revoked"):
+            registry.redeem(*invite(registry, name), public)
+
+
+def test_a_tokens_holder_is_told_for_a_day_that_it_has_expired(
+    registry: Registry, clock: Clock
+) -> None:
+    token = invite(registry)
+    assert list(registry.guests().values()) == [token[0]]
+    clock.now_ns += 900 * SECOND + GUESTS_TOLD_NS - 1
+    assert list(registry.guests().values()) == [token[0]]
+    clock.now_ns += 1
+    assert registry.guests() == {}
+    clock.now_ns += 12 * GUESTS_TOLD_NS
+    invite(registry, "shop")  # makes room
+    with pytest.raises(EnrolRefused, match="unknown"):
+        registry.redeem(*token, new_key_pair().public)
+
+
 def test_keys_of_edges_revoked_by_an_older_version_are_revoked(tmp_path: Path) -> None:
     public = new_key_pair().public
     with closing(Registry(tmp_path / "registry.db")) as older:
@@ -199,3 +224,20 @@ def test_a_change_does_not_wait_for_who_reads(registry: Registry) -> None:
         reader.execute("COMMIT")
     registry.revoke("barn")  # the next change moves both
     assert not registry.path.with_name("registry.db-wal").stat().st_size
+
+
+def test_changes_that_could_not_be_read_are_read_the_next_time(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise RegistryUnusable(str(registry.path), "disk I/O error")
+
+    invite(registry)
+    with monkeypatch.context() as broken:
+        broken.setattr(registry, "edges", fail)
+        with pytest.raises(RegistryUnusable):
+            registry.changes()
+    found = registry.changes()
+    assert found is not None
+    assert [edge.name for edge in found.edges] == ["barn"]
+    assert registry.changes() is None
