@@ -49,12 +49,32 @@ async def test_lag_falls_as_batches_are_stored(tmp_path: Path) -> None:
         assert site.presence.log_head == 2
 
 
+async def test_the_age_of_a_lag_counts_from_when_it_began(tmp_path: Path) -> None:
+    now_ns = [1_767_225_600 * 10**9]
+    async with open_site(tmp_path) as site:
+        presence = Presence(site.log, clock_ns=lambda: now_ns[0])
+        for lag, lag_s in ((3, 0.0), (5, 10.0), (1, 20.0), (0, 0.0), (2, 0.0), (2, 10.0)):
+            assert presence._lag_s("barn", lag) == lag_s
+            now_ns[0] += 10 * 10**9
+
+
 async def test_a_backlog_is_called_draining(tmp_path: Path) -> None:
     async with open_site(tmp_path) as site:
         await site.edge().greet(tail=5000)
         view = site.presence.edge("barn")
         assert view is not None
         assert (view.state, view.lag_records) == ("draining", 5000)
+
+
+@pytest.mark.parametrize(("tail", "state"), [(1000, "processing"), (1001, "draining")])
+async def test_more_than_a_thousand_records_are_a_backlog(
+    tmp_path: Path, tail: int, state: str
+) -> None:
+    async with open_site(tmp_path) as site:
+        await site.edge().greet(tail=tail)
+        view = site.presence.edge("barn")
+        assert view is not None
+        assert view.state == state
 
 
 @pytest.mark.feature("S26")

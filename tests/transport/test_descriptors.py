@@ -1,9 +1,11 @@
 """Doors let in so many and no more, and running out of descriptors ends nothing."""
 
+import errno
 import os
 import resource
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 import trio
@@ -102,6 +104,78 @@ async def test_peers_never_get_the_reserve(
     async with await trio.open_tcp_stream(*address) as stream:
         await stream.send_all(b"x")
         assert await stream.receive_some(1) == b"x"
+
+
+def test_the_reserve_is_the_last_of_the_numbers(few: int) -> None:
+    assert descriptors.reserve() == min(descriptors.RESERVE, few // 4)
+    first = few - descriptors.reserve()
+    assert not descriptors.is_reserved(first - 1)
+    assert descriptors.is_reserved(first)
+
+
+def test_a_process_with_few_descriptors_keeps_a_quarter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "limit", lambda: 64)
+    assert descriptors.reserve() == 16
+
+
+def test_what_was_short_or_full_is_told_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(descriptors.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(descriptors, "_full", {})
+    monkeypatch.setattr(descriptors, "_short_at", float("-inf"))
+    descriptors.Door("test", 2)._note_full()
+    descriptors.note_shortage("test")
+    now[0] += descriptors.TOLD_S
+    full, short = descriptors.problems()
+    assert "test: 2 connections" in full
+    assert "descriptors are short" in short
+    now[0] += 0.1
+    assert descriptors.problems() == []
+
+
+async def test_operators_may_have_of_the_reserve(
+    listening: trio.socket.SocketType, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(descriptors, "is_reserved", lambda _number: True)
+    door = descriptors.Door("test", 2, is_operators=True)
+    nursery.start_soon(door.serve, listening, echo, nursery)
+    async with await trio.open_tcp_stream(*listening.getsockname()) as stream:
+        await stream.send_all(b"x")
+        with trio.fail_after(10):
+            assert await stream.receive_some(1) == b"x"
+
+
+class Refusing:
+    """A listening socket whose accept always fails."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.asked = 0
+
+    async def accept(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self.asked += 1
+        raise OSError(self.number, os.strerror(self.number))
+
+
+async def test_accepting_is_tried_again_after_a_pause_when_descriptors_are_out(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    listening: Any = Refusing(errno.EMFILE)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(descriptors.Door("test", 2).serve, listening, echo, nursery)
+        await trio.sleep(10.5 * descriptors.PAUSE_S)
+        nursery.cancel_scope.cancel()
+    assert listening.asked == 11
+
+
+async def test_a_listening_socket_that_is_broken_ends_its_door_and_takes_no_place() -> None:
+    listening: Any = Refusing(errno.EBADF)
+    door = descriptors.Door("test", 1)
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            with trio.fail_after(10), pytest.raises(OSError, match="Bad file descriptor"):
+                await door.serve(listening, echo, nursery)
 
 
 async def test_a_link_is_not_tried_without_descriptors(few: int) -> None:

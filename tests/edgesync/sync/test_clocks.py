@@ -10,7 +10,7 @@ import trio
 from edgesync import EdgeNode
 from edgesync.cells import DATABASE
 from edgesync.store import edgecells
-from edgesync.store.clock import OFF_MS, ClockMark
+from edgesync.store.clock import OFF_MS, STEP_MS, ClockMark
 from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore
 from hubd.cells import HubCells
@@ -206,3 +206,27 @@ async def test_many_deadlines_move_in_turns(
         stamps = [op.hlc for op in ops]
         assert stamps == sorted(stamps)
         again.close()
+
+
+@pytest.mark.parametrize(
+    ("step_ms", "is_known", "behind_ms", "later_ms"),
+    [
+        (STEP_MS - 1, False, 0, 0),  # NTP slews so much
+        (STEP_MS, False, 0, STEP_MS),  # a step, and nobody knows the time: what is left stays
+        (-DAY_MS, False, 0, -DAY_MS),
+        (DAY_MS, True, -DAY_MS, 0),  # the hub's time goes on
+    ],
+)
+def test_the_time_of_keys_within_a_boot(
+    step_ms: int, is_known: bool, behind_ms: int, later_ms: int
+) -> None:
+    mark = ClockMark(boot="a", monotonic_ms=1000, wall_ms=100 * DAY_MS, is_known=is_known)
+    found = mark.resumed("a", 61_000, 100 * DAY_MS + 60_000 + step_ms)
+    assert found == (behind_ms, later_ms)
+
+
+def test_without_a_clock_that_goes_on_there_is_the_wall_clock_alone() -> None:
+    wall_ms = 100 * DAY_MS + 60_000
+    assert MARK.resumed("a", 999, wall_ms) == (0, 0)  # it says so, but was begun anew
+    nameless = ClockMark(monotonic_ms=1000, wall_ms=100 * DAY_MS)
+    assert nameless.resumed("", 1001, wall_ms) == (0, 0)

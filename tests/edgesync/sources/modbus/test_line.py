@@ -10,8 +10,10 @@ from trio.testing import MockClock
 
 from edgesync.errors import ConfigError
 from edgesync.sources.base import SourceState
-from edgesync.sources.modbus.layout import resolve
+from edgesync.sources.modbus.layout import Limits, resolve
+from edgesync.sources.modbus.pdu import Request
 from edgesync.sources.modbus.settings import PointSettings, ProfileSettings
+from edgesync.sources.modbus.tcp import REDIAL_S, Line, LineDown
 from edgesync.units import Seconds
 from tests.edgesync.sources.modbus.gateway import Asked, Gateway, Script
 from tests.edgesync.sources.modbus.lab import device
@@ -191,3 +193,23 @@ async def test_half_a_frame_is_described_when_time_is_up(autojump_clock: MockClo
     status = await Gateway([0], device(1, points=points(A=0), retries=0), hook=hook).run(1.5)
     assert "no answer in 1 s, but 7 bytes that are no answer" in status.last_error
     assert "RTU over TCP" in status.last_error
+
+
+async def test_units_of_a_gateway_that_refuses_share_one_attempt(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    attempts = 0
+
+    async def refuse(host: str, port: int) -> trio.abc.Stream:
+        nonlocal attempts
+        attempts += 1
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    line = Line("lab", 502, refuse)
+    await nursery.start(line.serve)
+    for wanted in (1, 2):
+        for unit in (1, 2, 3):
+            with pytest.raises(LineDown, match="Connection refused"):
+                await line.ask(Request(unit, "holding", 0, 1), Limits(), urgency=0.0)
+        assert attempts == wanted
+        await trio.sleep(REDIAL_S)
