@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import redis
 
+from edgesync._native.keyspace import KEY_BYTES_MAX, LIST
+from edgesync._native.resp import ReplyError
+from edgesync.serve.resp import blocking
+from edgesync.serve.resp.blocking import Waiter
 from tests.edgesync.serve.resp.sessions import Ours
 from tests.edgesync.serve.resp.test_server import PATIENCE_S, Edge
 
@@ -336,4 +340,30 @@ def test_notifications_cost_nothing_while_nobody_subscribes(tmp_path: Path) -> N
     session.close()
     assert not ours.cells.changes.has_listeners
     assert ours.cells.rows.touched is None
+    ours.close()
+
+
+def test_keys_that_are_waited_for_are_bounded_and_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waiter(*keys: bytes) -> Waiter:
+        return Waiter(keys, LIST, lambda _key: None, None)
+
+    monkeypatch.setattr(blocking, "WAITING_MAX", 5)
+    ours = Ours(tmp_path / "store")
+    waiters, changes = ours.session.house.waiters, ours.cells.changes
+    first, second, third = waiter(b"a", b"b", b"a"), waiter(b"a", b"c", b"d"), waiter(b"e", b"f")
+    waiters.add(first)
+    waiters.add(second)
+    with pytest.raises(ReplyError, match="too many keys"):
+        waiters.add(third)
+    waiters.remove(first)
+    waiters.remove(first)  # served meanwhile
+    waiters.add(third)
+    assert changes.has_listeners
+    waiters.remove(second)
+    waiters.remove(third)
+    assert not changes.has_listeners, "changes cost nothing while nobody waits"
+    long = b"k" * (KEY_BYTES_MAX + 1)
+    assert "ERR a key of" in str(ours.ask([b"BLPOP", b"short", long, b"1"]))
     ours.close()

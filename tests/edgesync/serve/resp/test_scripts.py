@@ -11,6 +11,7 @@ import redis
 
 from edgesync import EdgeNode
 from edgesync._native.commands import EvictedReply
+from edgesync._native.resp import ReplyError
 from edgesync.cells import scripts as scripts_module
 from edgesync.errors import CommandError
 from tests.edgesync.serve.resp.redis_server import open_redis
@@ -299,3 +300,59 @@ def test_limits_of_a_preset_hold_inside_a_script_that_can_still_be_taken_back(
         assert node.command("DBSIZE") == 0
         node.set("after", 1)
         assert node.command("KEYS", "*") == [b"after"]
+
+
+def test_scripts_that_are_known_are_bounded_in_number_and_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Ours(tmp_path / "store")
+    scripts = made.cells.call.scripts
+    assert scripts is not None
+    counts = []
+    with monkeypatch.context() as few:
+        few.setattr(scripts_module, "SCRIPTS_MAX", 3)
+        for number in range(5):
+            scripts.load(b"return %d" % number)
+            counts.append(scripts.count)
+    assert counts == [1, 2, 3, 1, 2], "all are forgotten but the newest"
+    scripts.flush()
+    with monkeypatch.context() as small:
+        small.setattr(scripts_module, "SCRIPTS_BYTES_MAX", 16 * 20)
+        for number in range(17):
+            assert scripts.count == number
+            scripts.load(b"return 123456 + %4d" % number)
+        assert scripts.count == 1
+        with pytest.raises(ReplyError, match="a script of over 20 bytes"):
+            scripts.load(b"return " + b" " * 20)
+    made.close()
+
+
+def test_a_script_that_is_cut_off_from_outside_has_written_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = scripts_module._Vm.run
+
+    def cut_off(*args: Any) -> Any:
+        finish(*args)
+        raise MemoryError
+
+    made = Ours(tmp_path / "store")
+    scripts = made.cells.call.scripts
+    assert scripts is not None
+    sha = scripts.load(b"return redis.call('set', 'k', 1)")
+    with monkeypatch.context() as broken:
+        broken.setattr(scripts_module._Vm, "run", cut_off)
+        with pytest.raises(MemoryError):
+            scripts.run(sha, [], [], read_only=False)
+    assert made.ask([b"EXISTS", b"k"]) == 0
+    assert run(made, "return redis.call('incr', 'k')") == 1
+    made.close()
+
+
+def test_the_time_of_a_script_is_what_the_file_says(tmp_path: Path) -> None:
+    settings = {"edge": {"data_dir": str(tmp_path)}, "cells": {"script_cpu": "7ms"}}
+    with (
+        EdgeNode(settings, folder=tmp_path) as node,
+        pytest.raises(CommandError, match=r"more than 0\.007 s"),
+    ):
+        node.command("EVAL", "local s = ('a'):rep(1e6) while true do s:upper() end", 0)
