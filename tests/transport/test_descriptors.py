@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_a_process_with_few_descriptors_keeps_a_quarter(monkeypatch: pytest.Monk
 
 def test_what_was_short_or_full_is_told_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
-    monkeypatch.setattr(descriptors.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(descriptors, "_full", {})
     monkeypatch.setattr(descriptors, "_short_at", float("-inf"))
     descriptors.Door("test", 2)._note_full()
@@ -131,6 +132,24 @@ def test_what_was_short_or_full_is_told_for_a_minute(monkeypatch: pytest.MonkeyP
     assert "descriptors are short" in short
     now[0] += 0.1
     assert descriptors.problems() == []
+
+
+async def test_a_door_that_was_full_for_long_is_told_for_a_minute_after(
+    listening: trio.socket.SocketType, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(descriptors, "_full", {})
+    monkeypatch.setattr(descriptors, "_short_at", float("-inf"))
+    door = descriptors.Door("test", 1)
+    nursery.start_soon(door.serve, listening, echo, nursery)
+    async with await trio.open_tcp_stream(*listening.getsockname()) as stream:
+        await stream.send_all(b"x")
+        assert await stream.receive_some(1) == b"x"
+        now[0] += 10 * descriptors.TOLD_S
+    await eventually(lambda: door.connections == 0)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert len(descriptors.problems()) == 1
 
 
 async def test_operators_may_have_of_the_reserve(
@@ -155,6 +174,7 @@ class Refusing:
     async def accept(self) -> None:
         await trio.lowlevel.checkpoint()
         self.asked += 1
+        assert self.asked < 1000, "without a pause"
         raise OSError(self.number, os.strerror(self.number))
 
 

@@ -66,6 +66,7 @@ def test_edges_are_told_what_was_noted_since_they_asked_and_only_so_much(
 ) -> None:
     hub = Hub()
     first = hub.begin(11)
+    at = 0
     for r in (4, 3, 6, 5):
         first.note(r, 10 * r)
         at = hub.write()
