@@ -144,7 +144,7 @@ class _Latest(msgspec.Struct, frozen=True):
 
 
 class EdgeNode(KeyMethods):
-    """See the module.
+    """An edge: its store, its devices, its keys and its link, for `async with` or plain `with`.
 
     settings   a path to edge.toml, `Settings`, or a mapping of the same shape
     sources    besides those the settings name

@@ -101,6 +101,8 @@ def forget(config: Path, edge: str, yes: bool) -> None:
 
 @click.command(epilog="Example: hubd edges --json")
 @as_json_option
+# Taken as by the other commands; the hub's own socket, which is asked, needs none.
+@click.option("--token", default="", envvar="HUBD_TOKEN", hidden=True, expose_value=False)
 @click.pass_obj
 def edges(config: Path, as_json: bool) -> None:
     """List the edges, with their present state when the hub is running."""

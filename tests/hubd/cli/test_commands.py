@@ -206,6 +206,7 @@ def test_a_hub_that_is_reachable_gets_its_token_with_it(terminal: Terminal) -> N
     assert json.loads(terminal.out("hubd", "keys", "--token", reader, "GET", "k")) == "v"
     assert terminal.run("hubd", "keys", "--token", reader, "SET", "k", "w").returncode == 69
     assert terminal.json("hubd", "edges") == []  # over the hub's own socket: no token
+    assert terminal.json("hubd", "edges", "--token", reader) == []  # and one does no harm
     assert terminal.stop(hub) == 0
 
 
