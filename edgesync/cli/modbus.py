@@ -35,7 +35,10 @@ PROBLEMS: Final = (NoAnswer, LineDown, BadAnswer, DeviceException)
 Frames = list[dict[str, Any]]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    epilog="Example: edgesync modbus scan 10.0.0.5 --units 1-20",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 def modbus() -> None:
     """Ask Modbus TCP devices from the command line; nothing is stored.
 

@@ -122,7 +122,10 @@ def test_a_hub_whose_link_took_every_descriptor_goes_on_and_says_so(narrow: Narr
         for one in strangers:
             one.close()
         strangers[:] = connect(narrow.link_port, 400)
-        said.update(health(narrow.http_port))
+        try:
+            said.update(health(narrow.http_port))
+        except OSError:
+            return False  # there was no descriptor for this question either: ask again
         return bool(said["problems"])
 
     try:
