@@ -274,6 +274,23 @@ async def test_a_deadband_holds_back_and_max_age_lets_through(autojump_clock: Mo
     assert now.unchanged == 27 * 5
 
 
+async def test_what_did_not_change_over_an_outage_is_reported_again(
+    autojump_clock: MockClock,
+) -> None:
+    """Else nobody could tell a value that is the same from one that is not read any more."""
+    lab = Lab(device(1, deadband=5.0))
+    async with running(lab):
+        await trio.sleep(3.5)
+        before = len(lab.notes.arrivals["d1"])
+        lab.is_reachable = False
+        await lab.server.drop_all()
+        await trio.sleep(30)
+        lab.is_reachable = True
+        await trio.sleep(64)
+    assert lab.notes.states("d1") == ["online", "offline", "online"]
+    assert (before, len(lab.notes.arrivals["d1"])) == (1, 2)
+
+
 async def test_a_full_store_stops_no_polling_and_loses_the_deadband_memory_of_nothing(
     autojump_clock: MockClock,
 ) -> None:
