@@ -3,9 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from msgspec import Struct
-
 from edgesync._native import batch
+from edgesync._native.points import Ready, bodies, ready_bodies
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
 from edgesync.model import Lane, Reading, RecordKind, Value, ValueType
@@ -28,21 +27,6 @@ EXACT_FLOAT: Final = 1 << 53
 Group = tuple[list[int], list[Value]]
 
 
-# Values that need no look at their size; a whole number is compared with 64 bits.
-_PYTHON_TYPES: Final[dict[ValueType, type]] = {
-    ValueType.F64: float, ValueType.I64: int, ValueType.BOOL: bool,
-}  # fmt: skip
-
-
-class _Ready(Struct, frozen=True):
-    """A series that was declared: its id, its unit, and the type of its values."""
-
-    number: int
-    unit: str
-    kind: ValueType
-    python_type: type
-
-
 class Intake:
     """Turns readings into what one `Write` must do; see the module. One task at a time.
 
@@ -60,7 +44,9 @@ class Intake:
         self._numbers: dict[tuple[str, str], int] = {
             (series.entity, series.key): number for number, series in table.all().items()
         }
-        self._ready: dict[tuple[str, str], _Ready] = {}  # what the table holds, if as readings are
+        # What the hub was told since this beginning of the store's life, of numbers and booleans.
+        self._ready: dict[tuple[str, str], Ready] = {}
+        self._ready_of = table.incarnation
 
     def stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
         """Add `readings` to `write`; returns the series to `confirm` once it is committed.
@@ -95,26 +81,23 @@ class Intake:
         return kept
 
     def _stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+        if self._ready_of != self._table.incarnation:  # a fork: the hub is told everything again
+            self._ready.clear()
+            self._ready_of = self._table.incarnation
+        readings = readings if isinstance(readings, list | tuple) else list(readings)
+        found = ready_bodies(readings, self._ready, READINGS_PER_RECORD)
+        if found is None:
+            return self._stage_each(write, readings)
+        write.append_many(Lane.BULK, RecordKind.READINGS, found)
+        return []
+
+    def _stage_each(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+        """Stage with a look at each; `ready_bodies` makes the same records where none is needed."""
         groups: dict[tuple[int, ValueType], Group] = {}
         declared: list[Series] = []
         told: set[tuple[str, str]] = set()
-        ready, is_told = self._ready, self._table.is_told
         for reading in readings:
             name = (reading.entity, reading.key)
-            # A series that was stored before, and a value of its type: nothing is left to check.
-            known = ready.get(name)
-            value = reading.value
-            if (
-                known is not None
-                and type(value) is known.python_type
-                and (reading.unit == known.unit or not reading.unit)
-                and (group := groups.get((reading.time_ns, known.kind))) is not None
-                and is_told(known.number)
-                and (known.kind is not ValueType.I64 or -I64 <= value < I64)  # type: ignore[operator]
-            ):
-                group[0].append(known.number)
-                group[1].append(value)
-                continue
             kind = self._kind(reading)
             if name not in told:
                 told.add(name)
@@ -143,8 +126,6 @@ class Intake:
         used   the series that occur, from `series_of`
         ids    array("Q"): the id of each series that `places` count
         """
-        from edgesync._native.points import bodies  # for those who use it
-
         # A declaration's time tells people when a series began; that of the batch is near enough.
         declared = [one for one in used if self._table.stage(write, Lane.BULK, one, times[0])]
         found = bodies(places, ids, times, values, READINGS_PER_RECORD)
@@ -167,9 +148,9 @@ class Intake:
 
     def _note_ready(self, series: Series) -> None:
         kind = ValueType(series.type)
-        if kind in _PYTHON_TYPES:
+        if kind is not ValueType.TEXT:
             name = (series.entity, series.key)
-            self._ready[name] = _Ready(series.id, series.unit, kind, _PYTHON_TYPES[kind])
+            self._ready[name] = Ready(name, series.id, series.unit, kind)
 
     def _series(self, reading: Reading, kind: ValueType) -> Series:
         name = (reading.entity, reading.key)

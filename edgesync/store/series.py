@@ -96,9 +96,10 @@ class SeriesTable:
         stored = _Stored(series.entity, series.key, series.unit, series.type, self._incarnation)
         write.put(DATABASE, series.id.to_bytes(8, "little"), msgspec.msgpack.encode(stored))
 
-    def is_told(self, number: int) -> bool:
-        """Tell whether the hub was told of the series since this store's last beginning."""
-        return number in self._told
+    @property
+    def incarnation(self) -> bytes:
+        """What the hub is told of is told under this one."""
+        return self._incarnation
 
     def confirm(self, series: Series) -> None:
         """The write `series` was staged in has been committed."""

@@ -9,11 +9,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesync._native import batch, event
+from edgesync._native.points import ready_bodies
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
 from edgesync.intake import READINGS_PER_RECORD, Intake
 from edgesync.model import EventType, Lane, Reading, RecordKind, Value, ValueType, series_id
 from edgesync.store.journal import EdgeStore
+from edgesync.store.series import Series, SeriesTable
 
 pytestmark = pytest.mark.feature("F4", "S2")
 
@@ -182,3 +184,76 @@ def test_a_series_that_is_known_is_neither_declared_again_nor_mistaken(store: Ed
         first.stage(write, [Reading("m", "N", 3, 4), Reading("m", "N", 1 << 63, 4)])
     ingest(store, first, Reading("m", "P", 1.0, 5, "kW"))
     assert len(declared(store)) == 3, "another unit is told"
+
+
+SERIES_KINDS = {"f": ValueType.F64, "i": ValueType.I64, "b": ValueType.BOOL}
+OF_KIND: dict[str, st.SearchStrategy[Value]] = {
+    "f": st.floats() | st.integers(-(1 << 53), 1 << 53),
+    "i": st.integers(-(1 << 63), (1 << 63) - 1),
+    "b": st.booleans(),
+}
+KNOWN = st.sampled_from(["f", "i", "b"]).flatmap(
+    lambda key: st.builds(
+        Reading, st.sampled_from(["m", "n"]), st.just(key), OF_KIND[key],
+        st.integers(0, 3) | st.integers(-(1 << 63), (1 << 63) - 1), st.sampled_from(["", "W"]),
+    )
+)  # fmt: skip
+
+
+def knowing(table: SeriesTable) -> Intake:
+    intake = Intake(table)
+    for entity in ("m", "n"):
+        for key, kind in SERIES_KINDS.items():
+            intake.confirm([Series(entity, key, "W", kind)])
+    return intake
+
+
+@given(st.lists(KNOWN, max_size=40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_readings_that_need_no_look_make_the_records_of_those_that_do(
+    store: EdgeStore, readings: list[Reading]
+) -> None:
+    intake = knowing(store.series)
+    found = ready_bodies(readings, intake._ready, READINGS_PER_RECORD)
+    assert found is not None
+    fast, plain = Write(), Write()
+    assert intake.stage(fast, readings) == []
+    assert intake._stage_each(plain, readings) == []
+    before = store.state(Lane.BULK).tail
+    store.submit_sync(fast)
+    store.submit_sync(plain)
+    bodies = [one.body for one in batch.records(store.read(Lane.BULK, before + 1).data)]
+    assert bodies == found * 2
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        Reading("m", "new", 1.0, 1),
+        Reading("m", "f", 1.0, 1, unit="kW"),
+        Reading("m", "f", True, 1),
+        Reading("m", "f", (1 << 53) + 1, 1),
+        Reading("m", "f", 1 << 64, 1),
+        Reading("m", "f", "1", 1),
+        Reading("m", "i", 1.0, 1),
+        Reading("m", "i", True, 1),
+        Reading("m", "i", 1 << 63, 1),
+        Reading("m", "b", 1, 1),
+        Reading("m", "f", 1.0, 1 << 63),
+        Reading("m", "f", 1.0, True),
+        Reading("m", "f", 1.0, 1.5),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_not_stored_as_it_is_needs_a_look(store: EdgeStore, reading: Reading) -> None:
+    ready = knowing(store.series)._ready
+    assert ready_bodies([Reading("m", "f", 1.0, 1)], ready, 120) is not None
+    assert ready_bodies([Reading("m", "f", 1.0, 1), reading], ready, 120) is None
+
+
+def test_after_a_fork_every_series_is_declared_again(store: EdgeStore) -> None:
+    intake = knowing(store.series)
+    reading = Reading("m", "f", 1.0, 1, unit="W")
+    write = Write()
+    assert intake.stage(write, [reading]) == []
+    store.series.forget_told(b"another")
+    assert intake.stage(write, iter([reading])) == [Series("m", "f", "W", ValueType.F64)]
