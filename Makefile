@@ -107,6 +107,7 @@ test: build .cache/test-packages
 # Before a release, and each night: hours on two cores.
 long: build .cache/test-packages .cache/model
 	$(PYTEST) -n 2 -m "long and not model" --ignore tests/compat
+	$(PYTEST) -n 2 -p tests.ignored -m setting --ignore tests/compat
 	$(PY) -m tests.sim --seeds 500
 	$(MAKE) compat crash fuzz converge
 

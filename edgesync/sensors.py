@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgesync.errors import RecordError
-from edgesync.store.points import KEEP, SERIES_MAX, Kept, Point, Staged
+from edgesync.store.points import SERIES_MAX, Kept, Point, Staged
 
 if TYPE_CHECKING:
     from edgesync.node import EdgeNode
@@ -26,12 +26,12 @@ KEY: Final = "value"
 class SensorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What a `SensorIngestion` keeps.
 
-    max_readings_per_sensor   newest readings for `readings`
+    max_readings_per_sensor   newest readings for `readings`; None: as `[series] keep` says
     auto_aggregate            False: `aggregate` is not asked, and refuses
     max_sensors               beyond, a reading of another one is refused (I7)
     """
 
-    max_readings_per_sensor: int = KEEP
+    max_readings_per_sensor: int | None = None
     auto_aggregate: bool = True
     max_sensors: int = SERIES_MAX
 
@@ -167,7 +167,8 @@ class SensorIngestion:
         if sensor_id not in self._places and len(self._places) >= self._config.max_sensors:
             raise RecordError(f"more than {self._config.max_sensors} sensors; raise max_sensors")
         place = self._points.place(sensor_id, KEY, unit)
-        self._points.kept_at(place).keep = self._config.max_readings_per_sensor
+        if self._config.max_readings_per_sensor is not None:
+            self._points.kept_at(place).keep = self._config.max_readings_per_sensor
         return place
 
     # -- out -----------------------------------------------------------------------------------

@@ -129,6 +129,15 @@ def _open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
     )
 
 
+def make_answers(settings: Settings, cells: HubCells, hub_log: LmdbLog) -> Answers:
+    return Answers(
+        cells,
+        hub_log,
+        retire_after_s=float(settings.cells.retire_after),
+        conflicts_s=float(settings.cells.conflicts_for),
+    )
+
+
 async def _serve(
     settings: Settings,
     folder: Path,
@@ -141,12 +150,7 @@ async def _serve(
     task_status: trio.TaskStatus[Running],
 ) -> None:
     table = KeyTable()
-    answers = Answers(
-        cells,
-        hub_log,
-        retire_after_s=float(settings.cells.retire_after),
-        conflicts_s=float(settings.cells.conflicts_for),
-    )
+    answers = make_answers(settings, cells, hub_log)
     presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
     projectors = Projectors(live, series_max=settings.limits.series)

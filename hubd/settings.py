@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from edgesync import short_form, toml
-from edgesync.cells.settings import PrefixRule, StrategyName, ranking
+from edgesync.cells.settings import PrefixStrategy, StrategyName, ranking
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
@@ -61,7 +61,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     limit: Bytes = Bytes(16 << 30)
     strategy: StrategyName = "crdt_merge"
-    prefix: tuple[PrefixRule, ...] = ()
+    prefix: tuple[PrefixStrategy, ...] = ()
     value_limit: Bytes = Bytes(1 << 20)
     retire_after: Period = Period(30 * 86400.0)
     conflicts_for: Period = Period(7 * 86400.0)

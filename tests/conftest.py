@@ -65,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     for line in (
         "feature(*ids): the feature rows this test shows, e.g. 'S4'",
+        "setting(*names): keys of a settings file this test shows to act, e.g. 'sync.heartbeat'",
         "slow: takes more than about a second; left out of `make quick`",
         "long: takes minutes; only in `make long`",
         "model: the exhaustive search of the protocol's model",

@@ -16,16 +16,23 @@ Flush = Literal["refuse", "local-scope", "everywhere"]
 Durability = Literal["always", "everysec", "no"]
 
 
-class PrefixRule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is so for keys with this prefix; the longest prefix counts.
+class PrefixStrategy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How siblings are ranked under keys with this prefix; the longest prefix counts.
 
-    strategy    how siblings are ranked; as for all others when not given
-    direction   both; up: what is written here goes to the hub and nothing comes back; down: what
-                the hub has comes here, and is only changed there
+    strategy    as for all others when not given
     """
 
     prefix: Annotated[str, Meta(max_length=200)]
     strategy: StrategyName | None = None
+
+
+class PrefixRule(PrefixStrategy, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is so for keys with this prefix at an edge.
+
+    direction   both; up: what is written here goes to the hub and nothing comes back; down: what
+                the hub has comes here, and is only changed there
+    """
+
     direction: Direction = "both"
 
 
@@ -95,7 +102,7 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return sorted(found, key=lambda one: len(one[0]), reverse=True)
 
 
-def ranking(strategy: str, rules: Iterable[PrefixRule]) -> list[tuple[bytes, Strategy]]:
+def ranking(strategy: str, rules: Iterable[PrefixStrategy]) -> list[tuple[bytes, Strategy]]:
     """Return the strategy of each prefix, that of all others under the empty one."""
     some = [
         (rule.prefix.encode(), Strategy[(rule.strategy or strategy).upper()])

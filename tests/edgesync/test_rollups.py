@@ -184,6 +184,8 @@ def test_a_late_reading_within_the_hour_is_a_revision(tmp_path: Path) -> None:
         assert stats.count == 6
 
 
+@pytest.mark.setting("series.rollup", "series.rollup.prefix", "series.rollup.width_s")
+@pytest.mark.setting("series.rollup.send", "series.rollup.sketch")
 def test_what_travels_is_chosen_by_prefix(tmp_path: Path) -> None:
     rules: tuple[dict[str, object], ...] = (
         {"prefix": "", "send": "raw"},

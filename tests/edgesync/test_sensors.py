@@ -197,6 +197,7 @@ async def test_a_full_store_takes_all_or_nothing(tmp_path: Path) -> None:
         assert len(sensors.readings("t")) == 1000
 
 
+@pytest.mark.setting("series.ingested")
 async def test_readings_of_devices_are_kept_if_the_settings_say_so(tmp_path: Path) -> None:
     readings = [
         Reading("meter0", "Power", 230, NOW),

@@ -191,6 +191,7 @@ IOT = {"preset": "iot", "eviction": "lru", "compression": False}
 
 
 @pytest.mark.feature("L7")
+@pytest.mark.setting("cells.eviction")
 async def test_with_a_hub_there_is_room_for_more_than_the_preset_has(sites: Sites) -> None:
     values = {f"key{number:03}": b"%03d" % number * 1300 for number in range(900)}
     names = list(values)

@@ -349,6 +349,7 @@ def test_a_script_that_is_cut_off_from_outside_has_written_nothing(
     made.close()
 
 
+@pytest.mark.setting("cells.script_cpu")
 def test_the_time_of_a_script_is_what_the_file_says(tmp_path: Path) -> None:
     settings = {"edge": {"data_dir": str(tmp_path)}, "cells": {"script_cpu": "7ms"}}
     with (

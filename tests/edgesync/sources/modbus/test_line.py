@@ -84,6 +84,7 @@ async def test_min_gap_is_silence_after_the_last_byte(
     assert (status.timeouts, status.polls, len(starts)) == (0, 11, 33)
 
 
+@pytest.mark.setting("modbus.unit_switch")
 async def test_unit_switch_is_silence_after_the_other_units_answer(
     autojump_clock: MockClock,
 ) -> None:
@@ -98,6 +99,7 @@ async def test_unit_switch_is_silence_after_the_other_units_answer(
         assert after.at_s - before.at_s >= 0.1 + 0.15 - 1e-9
 
 
+@pytest.mark.setting("modbus.connect_delay")
 async def test_the_pause_after_connecting_holds_whichever_unit_connects(
     autojump_clock: MockClock,
 ) -> None:
@@ -132,6 +134,7 @@ async def test_an_exception_of_wrong_length_costs_its_point_only(
     assert "D" in status.invalid_points
 
 
+@pytest.mark.setting("modbus.quirks")
 async def test_answers_with_another_number_are_told_and_a_quirk_takes_them(
     autojump_clock: MockClock,
 ) -> None:

@@ -64,6 +64,7 @@ async def test_nine_good_devices_beside_a_bad_one_stay_younger_than_two_periods(
 
 
 @pytest.mark.feature("C17")
+@pytest.mark.setting("modbus.overlap")
 async def test_one_good_device_beside_nine_silent_ones(autojump_clock: MockClock) -> None:
     lab = Lab(*[device(unit, overlap=True) for unit in range(1, 11)])
     for unit in range(1, 11):

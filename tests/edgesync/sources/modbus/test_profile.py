@@ -293,6 +293,7 @@ def test_an_address_base_of_one_shifts_every_address() -> None:
         layout({**A, "address": 0}, address_base=1)
 
 
+@pytest.mark.setting("modbus.port", "modbus.enabled")
 def test_devices_of_one_address_share_a_source_and_names_are_unique() -> None:
     devices = [
         device(name="a", profile="edgesync-sim-meter"),

@@ -1,0 +1,191 @@
+"""What hub.toml says reaches the part that does it (see tests/edgesync/test_settings_act.py)."""
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner
+
+from edgesync import EdgeNode, Reading
+from edgesync._native.window import Window
+from edgesync.demo.site import free_ports
+from edgesync.errors import CommandError
+from edgesync_transport.keys import decode_token, new_key_pair, write_keys
+from hubd import serve
+from hubd.cli import main as hubd_command
+from hubd.edges.registry import Registry
+from hubd.project.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
+from hubd.settings import Settings, from_table
+from hubd.state import open_state, tables
+from hubd.state.retention import thin_out
+from tests.sites import PATIENCE_S
+
+
+def settings_of(**sections: Any) -> Settings:
+    return from_table(sections, file="hub.toml", environment={})
+
+
+@pytest.mark.feature("S6")
+@pytest.mark.setting("hub.toml hub.data_dir", "hub.toml hub.public", "hub.toml hub.public_url")
+@pytest.mark.setting("hub.toml enrol.valid")
+def test_a_token_says_what_the_file_says(tmp_path: Path) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(
+        '[hub]\ndata_dir = "there"\npublic = "tcp://hub.example:7"\n'
+        'public_url = "https://hub.example"\n[enrol]\nvalid = "2h"\n'
+    )
+    before_ns = time.time_ns()
+    done = CliRunner().invoke(hubd_command, ["--config", str(path), "enroll", "barn", "--json"])
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    token = decode_token(answer["token"])
+    assert (token.address, token.enrol_url) == ("tcp://hub.example:7", "https://hub.example")
+    assert answer["expires_ns"] >= before_ns + 7200 * 10**9
+    assert (tmp_path / "there" / serve.REGISTRY).exists()
+
+
+@pytest.mark.feature("S17", "S26")
+@pytest.mark.setting("hub.toml link.heartbeat", "hub.toml link.heartbeats_missed_max")
+@pytest.mark.setting("hub.toml link.window_batches", "hub.toml link.takeovers_max")
+@pytest.mark.setting("hub.toml link.holdoff", "hub.toml log.managed_backups")
+def test_the_link_is_as_the_file_says() -> None:
+    link = {
+        "heartbeat": "2s", "heartbeats_missed_max": 4, "window_batches": 7, "takeovers_max": 5,
+        "holdoff": "9s",
+    }  # fmt: skip
+    found = serve._receiver_settings(settings_of(link=link, log={"managed_backups": True}), 0)
+    assert (found.heartbeat_s, found.heartbeats_missed_max) == (2, 4)
+    assert (found.limits.window_batches, found.takeovers_max, found.holdoff_s) == (7, 5, 9)
+    assert found.restore_safe
+
+
+@pytest.mark.setting("hub.toml log.limit", "hub.toml log.managed_backups", "hub.toml cells.limit")
+@pytest.mark.setting("hub.toml cells.value_limit", "hub.toml cells.retire_after")
+@pytest.mark.setting("hub.toml cells.conflicts_for")
+async def test_log_and_keys_are_as_the_file_says(tmp_path: Path) -> None:
+    settings = settings_of(
+        log={"limit": "32 MiB", "managed_backups": True},
+        cells={
+            "limit": "16 MiB", "value_limit": "1kb", "retire_after": "3d", "conflicts_for": "2d",
+        },
+    )  # fmt: skip
+    async with serve.open_log(settings, tmp_path) as hub_log:
+        assert hub_log.stats().limit_bytes == 32 << 20
+        assert hub_log._book.has_backups
+        with contextlib.closing(serve.open_cells(settings, tmp_path, hub_log)) as cells:
+            assert cells._own.store.map_bytes_max == 16 << 20
+            with pytest.raises(CommandError, match="value_limit"):
+                cells.ask("SET", ("key", "x" * 2000))
+            answers = serve.make_answers(settings, cells, hub_log)
+            assert answers._retire_after_s == 3 * 86400
+            assert answers._conflicts_s == 2 * 86400
+
+
+@pytest.mark.feature("L11")
+@pytest.mark.setting("hub.toml retention.minutes", "hub.toml retention.hours")
+@pytest.mark.setting("hub.toml retention.windows")
+def test_what_is_old_goes_as_the_file_says(tmp_path: Path) -> None:
+    keep = settings_of(retention={"minutes": "1h", "hours": "2h", "windows": "3h"}).retention
+    start = 1_700_000_000 * 10**9 // HOUR_NS * HOUR_NS
+    old = Bucket(7, start, 1, 1.0, 1.0, 1.0, 1.0, 1.0, start, start)
+    with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
+        for table in (tables.rollup_1m, tables.rollup_1h):
+            state.write_now(partial(merge, table=table, buckets=[old]))
+            step = partial(thin_out, keep=keep, now_ns=start + 4 * HOUR_NS)
+            assert state.write_now(step) == 1
+        window = {"edge": "barn", "series": 1, "width_ns": MINUTE_NS, "start_ns": start,
+                  "revision": 1, "data": Window().encode()}  # fmt: skip
+        state.write_now(lambda c: c.execute(tables.windows.insert(), window))
+        assert state.write_now(partial(thin_out, keep=keep, now_ns=start + 5 * HOUR_NS)) > 0
+
+
+@contextlib.asynccontextmanager
+async def served(settings: Settings, folder: Path) -> AsyncIterator[serve.Running]:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        running = await nursery.start(partial(serve.run, settings, folder, stop=stop))
+        try:
+            with trio.fail_after(PATIENCE_S):
+                yield running
+        finally:
+            stop.set()
+
+
+async def status_of(url: str, **headers: str) -> tuple[int, str]:
+    def get() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    return await trio.to_thread.run_sync(get)
+
+
+@pytest.mark.feature("K6")
+@pytest.mark.setting("hub.toml hub.listen", "hub.toml limits.series", "hub.toml api.host")
+@pytest.mark.setting("hub.toml api.port", "hub.toml api.token_sha256", "hub.toml api.allowed_hosts")
+@pytest.mark.setting("hub.toml api.write_token_sha256")
+async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None:
+    link, http = free_ports(2)
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("reads", "writes")}
+    settings = settings_of(
+        hub={"listen": [f"tcp://127.0.0.5:{link}"]},
+        limits={"series": 1},
+        api={
+            "host": "127.0.0.4", "port": http, "token_sha256": [digests["reads"]],
+            "write_token_sha256": [digests["writes"]], "allowed_hosts": ["hub.example"],
+        },
+    )  # fmt: skip
+    hub_keys, pair = serve.load_keys(tmp_path / "hub"), new_key_pair()
+    with contextlib.closing(Registry(tmp_path / "hub" / serve.REGISTRY)) as registry:
+        invitation = registry.invite("barn", tenant="default", valid_s=60)
+        registry.redeem(invitation.routing_key, invitation.secret, pair.public)
+    write_keys(tmp_path / "edge.keys", pair)
+    edge = {"hub": {"endpoint": f"tcp://127.0.0.5:{link}", "server_key": hub_keys.public}}
+    async with (
+        served(settings, tmp_path / "hub"),
+        EdgeNode(edge, folder=tmp_path) as node,
+    ):
+        await node.ingest([Reading("m", key, 1.0, time.time_ns()) for key in ("A", "B")])
+        await node.sync(PATIENCE_S)
+        url = f"http://127.0.0.4:{http}"
+        reads = {"Authorization": "Bearer reads"}
+        assert (await status_of(f"{url}/api/v1/edges"))[0] == 401
+        assert (await status_of(f"{url}/api/v1/edges", **reads))[0] == 200
+        assert (await status_of(f"{url}/api/v1/edges", Authorization="Bearer writes"))[0] == 200
+        assert (await status_of(f"{url}/api/v1/edges", Host="hub.example", **reads))[0] == 200
+        assert (await status_of(f"{url}/api/v1/edges", Host="evil.example", **reads))[0] == 421
+        health = ""
+        for _ in range(1000):
+            health = (await status_of(f"{url}/healthz", **reads))[1]
+            if "1 readings are in the log only" in health:
+                break
+            await trio.sleep(0.02)
+        else:
+            pytest.fail(f"no series is beyond the limit: {health}")
+
+
+@pytest.mark.feature("F11")
+@pytest.mark.setting("hub.toml logging.level", "hub.toml logging.json")
+def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trio, "run", lambda serving: None)
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    path = tmp_path / "hub.toml"
+    path.write_text('[logging]\nlevel = "error"\njson = false\n')
+    assert CliRunner().invoke(hubd_command, ["--config", str(path), "run"]).exit_code == 0
+    record = logging.LogRecord("hubd", logging.ERROR, "", 1, "broken", (), None)
+    assert root.level == logging.ERROR
+    assert not root.handlers[0].format(record).startswith("{")
