@@ -13,6 +13,7 @@ import trio
 
 from edgesync._native import batch
 from edgesync.errors import BatchTooLarge, RecordError, StoreError
+from edgesync_transport import descriptors
 from edgesync_transport import receiver as core
 from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
@@ -121,6 +122,8 @@ class HubLink:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
+            if descriptors.are_short():  # libzmq lets peers in and does not say what failed
+                descriptors.note_shortage("link")
             for port in list(self._ports.values()):
                 await self._step(port, core.Tick())
 

@@ -124,7 +124,7 @@ def test_what_was_short_or_full_is_told_for_a_minute(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(descriptors, "_full", {})
     monkeypatch.setattr(descriptors, "_short_at", float("-inf"))
-    descriptors.Door("test", 2)._note_full()
+    descriptors.Door("test", 2)._note_full(now[0])
     descriptors.note_shortage("test")
     now[0] += descriptors.TOLD_S
     full, short = descriptors.problems()
@@ -134,7 +134,7 @@ def test_what_was_short_or_full_is_told_for_a_minute(monkeypatch: pytest.MonkeyP
     assert descriptors.problems() == []
 
 
-async def test_a_door_that_was_full_for_long_is_told_for_a_minute_after(
+async def test_a_door_that_is_full_for_long_is_told_until_a_minute_after(
     listening: trio.socket.SocketType, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -147,9 +147,13 @@ async def test_a_door_that_was_full_for_long_is_told_for_a_minute_after(
         await stream.send_all(b"x")
         assert await stream.receive_some(1) == b"x"
         now[0] += 10 * descriptors.TOLD_S
+        assert len(descriptors.problems()) == 1
     await eventually(lambda: door.connections == 0)
     await trio.testing.wait_all_tasks_blocked(0.01)
+    now[0] += descriptors.TOLD_S
     assert len(descriptors.problems()) == 1
+    now[0] += 0.1
+    assert descriptors.problems() == []
 
 
 async def test_operators_may_have_of_the_reserve(

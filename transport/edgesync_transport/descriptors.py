@@ -37,7 +37,7 @@ LISTENING_BROKEN: Final = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EOPN
 
 _seldom = Seldom()
 _short_at = float("-inf")
-# Doors that were full lately: name -> when, and how many it lets in.
+# Doors that are or were full lately: name -> until when, and how many it lets in.
 _full: dict[str, tuple[float, int]] = {}
 
 
@@ -130,11 +130,7 @@ class Door:
     ) -> None:
         """Start `handle` in `nursery` for each peer, until cancelled; it closes the connection."""
         while True:
-            if is_full := self.connections >= self.connections_max:
-                self._note_full()
-            await self._room.acquire()
-            if is_full:
-                self._note_full()  # until now
+            await self._acquire_room()
             try:
                 connection = await self._accept(listening)
             except BaseException:
@@ -142,6 +138,16 @@ class Door:
                 raise
             self.connections += 1
             nursery.start_soon(self._handle, handle, connection)
+
+    async def _acquire_room(self) -> None:
+        if self.connections < self.connections_max:
+            await self._room.acquire()
+            return
+        self._note_full(float("inf"))  # as long as it takes
+        try:
+            await self._room.acquire()
+        finally:
+            self._note_full(time.monotonic())
 
     async def _accept(self, listening: trio.socket.SocketType) -> trio.socket.SocketType:
         while True:
@@ -174,8 +180,8 @@ class Door:
             self.connections -= 1
             self._room.release()
 
-    def _note_full(self) -> None:
-        _full[self.name] = time.monotonic(), self.connections_max
+    def _note_full(self, at: float) -> None:
+        _full[self.name] = at, self.connections_max
         if (again := _seldom.ask((self.name, "full"))) is not None:
             log.warning(
                 "%s: %d connections, others wait; %d times more before",
