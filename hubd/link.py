@@ -32,6 +32,9 @@ CHECK_INLINE_BYTES: Final = 8 * 1024
 CHECK_INLINE_ROWS: Final = 64 * 1024
 # Larger ones are unpacked so many at a time: each takes up to some 100 MB for a moment (I7).
 CHECKS_AT_A_TIME: Final = 2
+# What it takes to let one edge in: a handshake, a session, a question for keys. Edges that come
+# back together shall not find each other in the way.
+SESSION_S: Final = 0.002
 # A log that is full refuses every batch of every edge: one line says so.
 COMPLAIN_EVERY_S: Final = 60.0
 
@@ -119,6 +122,17 @@ class HubLink:
         if edge in self._ports:
             await self._step(self._ports[edge], core.Revoked())
 
+    @property
+    def spread_s(self) -> float:
+        """How long the fleet should take to come back, were it to lose this hub now."""
+        return SESSION_S * max(len(self._ports), self._presence.registered)
+
+    async def farewell(self) -> None:
+        """Tell everybody that the hub stops, and how to come back."""
+        spread_s = self.spread_s
+        for port in list(self._ports.values()):
+            await self._step(port, core.Stopping(spread_s))
+
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
@@ -177,7 +191,9 @@ class HubLink:
             log.error("no session: edge=%s %s", edge, error)
             await self._step(port, core.OpenFailed(asked.token, "the hub cannot store now"))
             return
-        opened = core.Opened(asked.token, session.epoch, self._log.generation, session.floors)
+        opened = core.Opened(
+            asked.token, session.epoch, self._log.generation, session.floors, self.spread_s
+        )
         await self._step(port, opened)
 
     async def _keep_storing(self, port: EdgePort) -> None:

@@ -54,6 +54,11 @@ class Presence:
             for name in [name for name in known if name not in self._registered]:
                 del known[name]
 
+    @property
+    def registered(self) -> int:
+        """How many edges there are, here or not."""
+        return len(self._registered)
+
     def watch(self, receiver: Receiver) -> None:
         self._receivers[receiver.edge] = receiver
 

@@ -165,6 +165,9 @@ async def _serve(
     )
     enrolment = Enrolment(registry, settings, server_key=keys.public)
     app = make_app(context, open_routes=[enrol_route(enrolment)])
+    # Before anybody can knock: an edge that is refused takes its time to come again.
+    admission = Admission(registry, table, presence)
+    await admission.refresh()
     async with open_hearing(
         settings.hub.listen, server_keys=keys, edges=table, welcome=enrolment.of_guest
     ) as hearing:
@@ -177,7 +180,7 @@ async def _serve(
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
-            await nursery.start(_watch_registry, registry, table, presence, link, answers)
+            nursery.start_soon(_watch_registry, admission, link, answers)
             await nursery.start(answers.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
@@ -195,6 +198,7 @@ async def _serve(
             log.info("hub ready: link=%s http=%s", ",".join(hearing.addresses), url)
             task_status.started(Running(hearing.addresses, url))
             await stop.wait()
+            await link.farewell()
             await hearing.aclose()
             nursery.cancel_scope.cancel()
     log.info("hub stopped")
@@ -237,44 +241,49 @@ def _receiver_settings(settings: Settings, start: int) -> ReceiverSettings:
     )
 
 
-async def _watch_registry(
-    registry: Registry,
-    table: KeyTable,
-    presence: Presence,
-    link: HubLink,
-    answers: Answers,
-    *,
-    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    """Keep the key table what the registry says; a revoked edge's session ends (R9)."""
-    known: dict[str, str] = {}
+class Admission:
+    """Keeps the key table what the registry says."""
+
+    def __init__(self, registry: Registry, table: KeyTable, presence: Presence) -> None:
+        self._registry = registry
+        self._table = table
+        self._presence = presence
+        self._known: dict[str, str] = {}
+
+    async def refresh(self) -> list[str]:
+        """Take in what has changed; returns edges none of whose keys are good any more.
+
+        Raises RegistryUnusable; what was known stays as it is.
+        """
+        changes = await trio.to_thread.run_sync(self._registry.changes)
+        if changes is None:
+            return []
+        known, now = self._known, changes.keys
+        for public in known.keys() - now.keys():
+            self._table.remove(public)
+        for public in now.keys() - known.keys():
+            self._table.add(public, now[public])
+        self._known = now
+        self._presence.set_registered(changes.edges)
+        self._table.set_guests(changes.guests)
+        edges = set(now.values())
+        return [known[public] for public in known.keys() - now.keys() if known[public] not in edges]
+
+
+async def _watch_registry(admission: Admission, link: HubLink, answers: Answers) -> None:
+    """Follow the registry; a revoked edge's session ends (R9)."""
     seldom = Seldom()
-    is_first = True
     while True:
+        await trio.sleep(REGISTRY_POLL_S)
         try:
-            changes = await trio.to_thread.run_sync(registry.changes)
+            revoked = await admission.refresh()
         except RegistryUnusable as error:
-            if is_first:
-                raise
-            changes = None  # what was known stays as it is
             if (again := seldom.ask("registry")) is not None:
                 log.error("registry not read: %s; %d more before", error, again)
-        if changes is not None:
-            now = changes.keys
-            for public in known.keys() - now.keys():
-                table.remove(public)
-                if known[public] not in now.values():
-                    await link.revoke(known[public])
-                    answers.forget(known[public])
-            for public in now.keys() - known.keys():
-                table.add(public, now[public])
-            known = now
-            presence.set_registered(changes.edges)
-            table.set_guests(changes.guests)
-        if is_first:
-            task_status.started()
-            is_first = False
-        await trio.sleep(REGISTRY_POLL_S)
+            continue
+        for edge in revoked:
+            await link.revoke(edge)
+            answers.forget(edge)
 
 
 async def run_until_signalled(settings: Settings, folder: Path) -> None:

@@ -36,11 +36,21 @@ RELEASE_BYTES: Final = 256 * 1024
 MARK_INTERVAL_S: Final = 0.05
 OUTBOX_MESSAGES: Final = 256
 DISK_RETRY_S: Final = 0.5
+# How often a hub that does not answer is looked for, at most twice as seldom.
+LOOK_S: Final = 0.05
+# Looking that goes on for less is not begun anew, however often somebody asks for a retry.
+LOOK_AGAIN_S: Final = 1.0
 # Something may be due that a Tick cannot change, such as a batch while the window is full.
 TICK_MIN_S: Final = 0.001
 
 
 Chore = core.Mark | core.Rewind | core.Fork
+
+
+class Unanswered(LinkClosed):
+    """Looking for the hub has ended without an answer."""
+
+    retry_after_s = 0.0
 
 
 class Watcher(Protocol):
@@ -75,6 +85,8 @@ class SyncDriver:
         self._connect = connect
         self._watcher = watcher
         self._backoff = Backoff(backoff, random)
+        # A session that lasts less, and takes nothing, is begun anew as if it had been refused.
+        self._stable_s = backoff.base_s
         self.breaker = Breaker(breaker)
         self.sender = Sender(
             lane_positions(store),
@@ -102,6 +114,9 @@ class SyncDriver:
         self._moved = trio.Event()
         self._session_changed = trio.Event()
         self._poke = trio.Event()
+        self._is_hub_away = False  # nobody answered the last attempt
+        self._look = trio.CancelScope()
+        self._look_since = 0.0
         self._nap = trio.CancelScope()
 
     @property
@@ -125,6 +140,8 @@ class SyncDriver:
     def retry_now(self) -> None:
         """Try to connect at once, whatever backoff and breaker say."""
         self._poke.set()
+        if self._is_hub_away and trio.current_time() - self._look_since >= LOOK_AGAIN_S:
+            self._look.cancel()
 
     @property
     def epoch(self) -> int:
@@ -168,17 +185,78 @@ class SyncDriver:
             if wait_s:
                 await self._pause(wait_s)
             self.breaker.attempt(trio.current_time())
-            hangup = await self._one_session()
-            if hangup.is_success:
-                self.breaker.succeeded()
-                self._backoff.reset()
+            try:
+                link = await self._reach()
+            except LinkClosed as closed:
+                pause_s = self._failed(closed)
             else:
-                self.breaker.failed(trio.current_time())
-            self._note_problem(hangup.reason)
+                self._is_hub_away = False
+                began, had = trio.current_time(), self._durable()
+                hangup = await self._one_session(link)
+                is_stable = trio.current_time() - began >= self._stable_s
+                pause_s = self._judge(hangup, has_served=is_stable or self._durable() > had)
             while not self._settled.is_set():
                 await self._settled.wait()  # a fork must be durable before the next greeting
-            await self._pause(max(self._backoff.next_s(), hangup.retry_after_s))
-            self.reconnects += 1
+            if pause_s:
+                await self._pause(pause_s)
+
+    async def _reach(self) -> Link:
+        """Return a link to a hub that answers; raises LinkClosed.
+
+        The first attempt is made once; a hub that is not there is looked for until it is.
+        """
+        look_s = max(LOOK_S, self.sender.spread_s / 2) if self._is_hub_away else None
+        link = await self._connect(look_s)
+        self._look_since = trio.current_time()
+        try:
+            with trio.CancelScope() as self._look:
+                await link.wait_up()
+                return link
+        except BaseException:
+            await self._drop(link)
+            raise
+        await self._drop(link)
+        raise Unanswered("asked to try again")
+
+    async def _drop(self, link: Link) -> None:
+        with trio.CancelScope(shield=True):
+            await link.aclose()
+
+    def _failed(self, closed: LinkClosed) -> float:
+        """Return how long to wait after an attempt that led to no session.
+
+        Back-off and breaker spare a hub that answers and refuses; looking for one that does not
+        answer costs nobody anything, and it is to be found at once when it comes back.
+        """
+        self._note_problem(str(closed))
+        if closed.retry_after_s is None:
+            return self._refused(0.0)
+        self._is_hub_away = True
+        self.breaker.unanswered()
+        return closed.retry_after_s
+
+    def _refused(self, retry_after_s: float) -> float:
+        self._is_hub_away = False
+        self.reconnects += 1
+        self.breaker.failed(trio.current_time())
+        return max(self._backoff.next_s(), retry_after_s)
+
+    def _durable(self) -> int:
+        """Return how many records the hub has, as far as is known."""
+        return sum(lane.floor for lane in self.sender.lanes)
+
+    def _judge(self, hangup: core.Hangup, *, has_served: bool) -> float:
+        """Return how long to wait after a session, or a greeting that led to none.
+
+        has_served   it took something or lasted a while: what ended it is worth no pause
+        """
+        self._note_problem(hangup.reason)
+        if not hangup.is_success:
+            return self._refused(hangup.retry_after_s)
+        self.reconnects += 1
+        self.breaker.succeeded()
+        self._backoff.reset()
+        return max(0.0 if has_served else self._backoff.next_s(), hangup.retry_after_s)
 
     async def _pause(self, seconds: float) -> None:
         self._poke = trio.Event()
@@ -190,13 +268,9 @@ class SyncDriver:
             log.info("link: %s", reason)
         self.last_problem = reason
 
-    async def _one_session(self) -> core.Hangup:
+    async def _one_session(self, link: Link) -> core.Hangup:
         """Run one link until it ends; returns why, and whether the attempt counts as good."""
         self._hangup = None
-        try:
-            link = await self._connect()
-        except LinkClosed as closed:
-            return core.Hangup(str(closed))
         try:
             with trio.CancelScope() as self._session:
                 await self._talk(link)

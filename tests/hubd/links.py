@@ -34,6 +34,8 @@ from tests.hubd.log.test_contract import Lanes
 class Site:
     """A hub whose link runs."""
 
+    link: HubLink
+
     def __init__(self, net: MemoryHub, log: LmdbLog) -> None:
         self.net = net
         self.log = log
@@ -64,7 +66,8 @@ async def open_site(
     )
     async with open_memory_hub(random=Random(1)) as net, trio.open_nursery() as nursery:
         site = Site(net, log)
-        nursery.start_soon(HubLink(net, log, site.presence, granted).run)
+        site.link = HubLink(net, log, site.presence, granted)
+        nursery.start_soon(site.link.run)
         yield site
         nursery.cancel_scope.cancel()
     await log.aclose()

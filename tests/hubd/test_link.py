@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from edgesync.model import RecordKind
-from edgesync_transport.messages import Ack, Codec, Limits, Nack, NackCode
+from edgesync_transport.messages import Ack, Bye, Codec, Limits, Nack, NackCode, Welcome
+from hubd.link import SESSION_S
 from hubd.log.base import ENTRY_BYTES_MAX
 from tests.hubd.links import open_site
 from tests.hubd.log.test_contract import Lanes, drafts, numbers_in
@@ -147,3 +148,14 @@ async def test_what_the_log_cannot_write_ends_no_other_edges_link(tmp_path: Path
         assert refusal.code is NackCode.BUSY
         await shed.send(lane, 1, 5)
         assert isinstance(await shed.answer(), Ack)
+
+
+async def test_a_hub_that_stops_tells_its_edges_how_to_come_back(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        edge = site.edge()
+        welcome = await edge.greet()
+        assert isinstance(welcome, Welcome)
+        assert welcome.spread_s == 2 * SESSION_S  # two are registered
+        await site.link.farewell()
+        goodbye = await edge.next(Bye)
+        assert goodbye == Bye(epoch=welcome.epoch, reason="the hub stops", spread_s=2 * SESSION_S)

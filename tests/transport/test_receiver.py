@@ -33,6 +33,7 @@ from edgesync_transport.receiver import (
     ReceiverSettings,
     Report,
     Revoked,
+    Stopping,
     Store,
     Stored,
     Tick,
@@ -298,3 +299,20 @@ def test_a_goodbye_ends_the_session_at_once() -> None:
     receiver = live()
     step(receiver, Received(HERE, Bye(epoch=1, reason="stopping")))
     assert receiver.session is None
+
+
+def test_a_hub_that_stops_says_goodbye_to_those_who_are_there() -> None:
+    receiver = live()
+    (answer,) = messages(step(receiver, Stopping(3.5)))
+    assert answer == Bye(epoch=1, reason="the hub stops", spread_s=3.5)
+    assert receiver.session is None
+    assert not step(receiver, Stopping(3.5))
+
+
+def test_a_welcome_says_how_to_come_back() -> None:
+    receiver = Receiver("barn")
+    (asked,) = step(receiver, Received(HERE, hello(77)))
+    assert isinstance(asked, Open)
+    (answer,) = messages(step(receiver, Opened(asked.token, 4, GENERATION, (ZERO,) * 3, 7.0)))
+    assert isinstance(answer, Welcome)
+    assert answer.spread_s == 7.0

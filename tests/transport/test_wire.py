@@ -265,11 +265,8 @@ def test_a_longer_struct_of_a_later_version_is_read(tmp_path: Path) -> None:
     text = (Path(wire.__file__).parent / "schema" / "link.capnp").read_text()
     later = tmp_path / "later.capnp"
     text = text.replace("@0xe2b6a1f0c53d9487", "@0xe2b6a1f0c53d9488")
-    later.write_text(
-        text.replace(
-            "reason @1 :Text;\n}", "reason @1 :Text;\n  more @2 :Text;\n  n @3 :UInt64;\n}"
-        )
-    )
+    last = next(line for line in text.splitlines() if "spreadS @2" in line)
+    later.write_text(text.replace(last, f"{last}\n  more @3 :Text;\n  n @4 :UInt64;"))
     control = capnp.load(str(later)).Control.new_message()
     body = control.init("bye")
     body.epoch, body.reason, body.more, body.n = 41, BYE.reason, "what comes later", 5

@@ -87,6 +87,29 @@ async def test_nobody_behind_the_line() -> None:
         assert (await hub.hears(await connect())).edge == "far"
 
 
+async def test_a_line_that_ends_before_the_hub_is_tried_soon_once_the_hub_was_there() -> None:
+    """Who forwards connections to a hub that is away accepts them and closes them."""
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
+    ):
+
+        async def end_early() -> LinkLost:
+            proxy.cut_after_bytes = 1
+            return await end_of(await connect())
+
+        lost = await end_early()
+        assert (lost.cause, lost.retry_after_s) == (Cause.UNPROVEN, None)
+        link = await connect()
+        await hub.hears(link)
+        await link.aclose()
+        ends = [await end_early() for _ in range(5)]
+        assert {lost.cause for lost in ends} == {Cause.ABSENT}
+        assert [lost.retry_after_s for lost in ends] == [0.25, 0.5, 1.0, 2.0, 2.0]
+        assert (await hub.hears(await connect())).edge == "far"
+
+
 async def test_a_half_open_connection_is_found_by_heartbeats() -> None:
     """Nothing ends, nothing arrives: without heartbeats neither side would ever know."""
     async with (

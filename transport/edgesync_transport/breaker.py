@@ -58,3 +58,7 @@ class Breaker:
         if self._is_probing or self._failures >= self._settings.failures_max:
             self._opened_at = now
         self._is_probing = False
+
+    def unanswered(self) -> None:
+        """Nobody was there to be spared, or to have recovered: another attempt may be made."""
+        self._is_probing = False

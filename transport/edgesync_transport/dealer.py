@@ -1,12 +1,16 @@
 """The edge's end of a link: a fresh DEALER for each attempt, CURVE towards one known server key.
 
 ZeroMQ would reconnect by itself, silently, and go on sending into a session the hub has already
-ended. So reconnecting is switched off: a link lives as long as one TCP connection, its end is a
-LinkLost that names the cause, and whoever drives the link decides when to try again (I5).
+ended. So a link lives as long as one TCP connection, its end is a LinkLost that names the cause,
+and whoever drives the link decides when to try again (I5).
+
+What libzmq may do by itself is look for a hub that is not there: its I/O thread connects again and
+again, and nothing of Python runs until somebody answers. That is cheap enough to go on for weeks.
 """
 
 import enum
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -26,6 +30,15 @@ log = logging.getLogger(__name__)
 
 RESOLVE_TIMEOUT_S: Final = 10.0
 GUEST_PAUSE_S: Final = 0.5
+# A link that looks for its hub ends after so long, and the next one resolves the name again.
+LOOK_S: Final = 10.0
+# Where packets vanish, a connection is given up so soon; every second link is patient instead, for
+# lines on which an answer takes longer.
+IMPATIENT_S: Final = 1.0
+# A name server that does not answer, or no descriptor that is free: asked again so soon.
+RETRY_S: Final = 1.0
+# Connections that end in the handshake, of a hub that has been there before: first and last pause.
+ABSENT_RETRY_S: Final = (0.25, 2.0)
 # What a link takes, twice: three sockets, a connection, name resolution.
 DESCRIPTORS_MIN: Final = 16
 
@@ -44,6 +57,7 @@ class Cause(enum.Enum):
 
     UNRESOLVED = "the hub's name cannot be resolved"
     UNREACHABLE = "nothing answers at the hub's address"
+    ABSENT = "something accepts connections there and closes them; the hub behind it may be away"
     SILENT = "something accepts connections there but does not answer as a hub"
     UNPROVEN = "the hub has another server key than expected, or it is no hub"
     REFUSED = "the hub does not know this edge's key: not enrolled, or revoked"
@@ -55,17 +69,47 @@ class Cause(enum.Enum):
 class LinkLost(LinkClosed):
     """The link has ended; `cause` says why."""
 
-    def __init__(self, address: str, cause: Cause, detail: str = "") -> None:
+    def __init__(
+        self, address: str, cause: Cause, detail: str = "", retry_after_s: float | None = None
+    ) -> None:
         super().__init__(f"{address}: {cause.value}{f' ({detail})' if detail else ''}")
         self.address = address
         self.cause = cause
+        self.retry_after_s = retry_after_s
+
+
+class Past:
+    """What the links to one hub have learnt, for the next one.
+
+    is_proven   the hub has shown its key before: it is there, if perhaps not now
+    shunned     the address that answered last without being the hub, if there are others
+    """
+
+    def __init__(self) -> None:
+        self.is_proven = False
+        self.absences = 0
+        self.addresses: list[str] = []
+        self.shunned = ""
+        self.links = 0
+        self.log_seldom = Seldom()
+
+    def absent_retry_s(self) -> float:
+        first, last = ABSENT_RETRY_S
+        self.absences += 1
+        return min(last, first * 2.0 ** min(self.absences - 1, 16))
 
 
 class ZmqLink:
     """One attempt to reach the hub; made by `ZmqConnect`, implements `link.Link`."""
 
     def __init__(
-        self, address: str, socket: zmq.Socket[bytes], settings: LinkSettings, log_seldom: Seldom
+        self,
+        address: str,
+        socket: zmq.Socket[bytes],
+        settings: LinkSettings,
+        past: Past,
+        *,
+        is_looking: bool,
     ) -> None:
         self.address = address
         self.phase = Phase.CONNECTING
@@ -73,12 +117,23 @@ class ZmqLink:
         self.unknown = 0  # ... of a kind this version does not know
         self._socket = socket
         self._settings = settings
-        self._seldom = log_seldom
+        self._past = past
+        self._is_looking = is_looking
+        self._endpoints: list[str] = []
+        self._failed = 0  # of them
+        self._connected = trio.Event()
+        self._settled = trio.Event()
         self._pump = pump.Pump(socket, limits=settings.pump)
         self._scope = trio.CancelScope()
         self._gone = trio.Event()
         self._end: LinkLost | None = None
         self._is_farewell = False
+
+    async def wait_up(self) -> None:
+        """Return once the hub has proven its key; raises LinkLost."""
+        await self._settled.wait()
+        if self._end is not None:
+            raise self._lost()
 
     async def send(self, message: Message) -> None:
         """Queue `message`, waiting while the queue is full; raises LinkLost once the link ended."""
@@ -102,7 +157,7 @@ class ZmqLink:
                 self.unknown += 1
             except wire.WireError as error:
                 self.malformed += 1
-                if (again := self._seldom.ask("malformed")) is not None:
+                if (again := self._past.log_seldom.ask("malformed")) is not None:
                     log.warning("dropped from %s: %s; %d more before", self.address, error, again)
 
     async def ask_as_guest(self, question: bytes) -> bytes:
@@ -127,28 +182,34 @@ class ZmqLink:
     def _lost(self) -> LinkLost:
         # A new object each time: an exception that is raised twice grows its traceback.
         end = self._end or LinkLost(self.address, Cause.CLOSED)
-        lost = LinkLost(self.address, end.cause)
+        lost = LinkLost(self.address, end.cause, retry_after_s=end.retry_after_s)
         lost.args = end.args
         return lost
 
-    def _finish(self, cause: Cause, detail: str = "") -> None:
+    def _finish(self, cause: Cause, detail: str = "", retry_after_s: float | None = None) -> None:
         if self._end is None:
-            self._end = LinkLost(self.address, cause, detail)
+            self._end = LinkLost(self.address, cause, detail, retry_after_s)
             self.phase = Phase.ENDED
+            self._settled.set()
             log.debug("link ended: %s", self._end)
             self._scope.cancel()
 
-    async def _run(self, turn: int) -> None:
+    async def _run(self) -> None:
         """Own both sockets of this link until it ends."""
-        monitor = self._socket.get_monitor_socket()
+        monitor = self._socket.get_monitor_socket(events=_LOOKED_AT | self._attempts)
         try:
             with self._scope:
-                if (endpoint := await self._resolve(turn)) is None:
-                    return
+                self._endpoints = await self._resolve()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(pump.serve, monitor, self._on_event)
-                    self._socket.connect(endpoint)
-                    nursery.start_soon(self._pump.run)
+                    for endpoint in self._endpoints:
+                        self._socket.connect(endpoint)
+                    with trio.move_on_after(LOOK_S if self._is_looking else math.inf):
+                        await self._connected.wait()
+                    if self.phase is Phase.CONNECTING:
+                        self._finish(Cause.UNREACHABLE, retry_after_s=0.0)
+                    # Not before: what is sent waits for one of the addresses otherwise.
+                    await self._pump.run()
         finally:
             self._finish(Cause.CLOSED)
             # Messages that came before the end are still worth reading, a Bye worth sending.
@@ -160,48 +221,95 @@ class ZmqLink:
             self._socket.close(linger=round(farewell_s * 1000))
             self._gone.set()
 
-    async def _resolve(self, turn: int) -> str | None:
-        """Return the address as numbers, None if there are none; attempts take turns on them.
+    @property
+    def _attempts(self) -> int:
+        """Return the events of attempts that fail: who looks for a hub wants to know of none."""
+        return 0 if self._is_looking else int(zmq.EVENT_CLOSED)
+
+    async def _resolve(self) -> list[str]:
+        """Return the addresses as numbers: those of last time when the name cannot be resolved.
 
         libzmq would resolve in its I/O thread, where a slow name server stops every connection.
         """
         host, port = split_address(self.address)
+        past = self._past
         try:
             with trio.fail_after(RESOLVE_TIMEOUT_S):
                 found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
         except (OSError, UnicodeError, trio.TooSlowError) as error:
-            self._finish(Cause.UNRESOLVED, str(error) or type(error).__name__)
-            return None
-        ip = str(found[turn % len(found)][4][0])
-        return f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}"
+            if not past.addresses:
+                detail = str(error) or type(error).__name__
+                self._finish(Cause.UNRESOLVED, detail, RETRY_S)
+                await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            ips = dict.fromkeys(str(one[4][0]) for one in found)
+            past.addresses = [
+                f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}" for ip in ips
+            ]
+        return [one for one in past.addresses if one != past.shunned] or past.addresses
 
     def _on_event(self, frames: pump.Frames) -> None:
         """Follow the connection through libzmq's socket monitor (zmq_socket_monitor(3))."""
         report = parse_monitor_message(frames)
         event, value = report["event"], int(report["value"])
-        if event == zmq.EVENT_CONNECTED:
-            self.phase = Phase.GREETING
+        endpoint = report["endpoint"].decode()
+        if self.phase is Phase.CONNECTING:
+            self._looked(event, endpoint)
+        elif self.phase is Phase.ENDED or endpoint not in self._endpoints:
+            return  # late, or of another address, given up when this one answered
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.phase = Phase.UP
+            self._past.is_proven, self._past.absences, self._past.shunned = True, 0, ""
+            self._settled.set()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._finish(Cause.REFUSED, f"ZAP status {value}")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == zmq.EAGAIN:
+            self._past.shunned = endpoint
             self._finish(Cause.SILENT, f"no handshake in {self._settings.handshake_s:g} s")
-        elif event in (
-            zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-            zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-        ):
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            self._past.shunned = endpoint
             self._finish(Cause.UNPROVEN)
-        elif event in (zmq.EVENT_DISCONNECTED, zmq.EVENT_CLOSED):
-            self._finish(_CAUSE_OF_CLOSE[self.phase])
+        elif event in _ENDS:
+            self._closed(endpoint)
+
+    def _looked(self, event: int, endpoint: str) -> None:
+        """Keep the first address that answers; the link ends when none is left to do so."""
+        if event == zmq.EVENT_CONNECTED:
+            for other in self._endpoints:
+                if other != endpoint and len(self._endpoints) > 1:
+                    self._socket.disconnect(other)
+            self._endpoints = [endpoint]
+            self.phase = Phase.GREETING
+            self._connected.set()
+        elif event == zmq.EVENT_CLOSED:
+            self._failed += 1
+            if self._failed >= len(self._endpoints):
+                self._finish(Cause.UNREACHABLE, retry_after_s=0.0)
+
+    def _closed(self, endpoint: str) -> None:
+        if self.phase is Phase.UP:
+            self._finish(Cause.LOST)
+            return
+        self._past.shunned = endpoint
+        if self._past.is_proven:
+            self._finish(Cause.ABSENT, retry_after_s=self._past.absent_retry_s())
+        else:
+            self._finish(Cause.UNPROVEN)
 
 
-_CAUSE_OF_CLOSE: Final = {
-    Phase.CONNECTING: Cause.UNREACHABLE,
-    Phase.GREETING: Cause.UNPROVEN,
-    Phase.UP: Cause.LOST,
-    Phase.ENDED: Cause.CLOSED,
-}
+_ENDS: Final = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_DISCONNECTED,
+    zmq.EVENT_CLOSED,
+)
+_LOOKED_AT: Final = int(
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_DISCONNECTED
+)
 
 
 async def ask_as_guest(
@@ -247,28 +355,34 @@ class ZmqConnect:
         self._settings = settings
         self._context = context
         self._nursery = nursery
-        self._seldom = Seldom()
-        self._turn = 0
+        self._past = Past()
 
-    async def __call__(self) -> ZmqLink:
+    async def __call__(self, look_s: float | None = None) -> ZmqLink:
         """Start an attempt and return at once; the first receive tells what became of it.
+
+        look_s   go on trying for a while, each time after one to two times as long
 
         Raises LinkLost when there are too few descriptors to start one.
         """
         await trio.lowlevel.checkpoint()
         if (free := descriptors.free()) < DESCRIPTORS_MIN:
             # libzmq would end the process when it gets none.
-            raise LinkLost(self.address, Cause.EXHAUSTED, f"{free} of {descriptors.limit()} free")
+            detail = f"{free} of {descriptors.limit()} free"
+            raise LinkLost(self.address, Cause.EXHAUSTED, detail, RETRY_S)
         socket = self._context.socket(zmq.DEALER)
         prepare(socket, self._settings)
-        socket.setsockopt(zmq.RECONNECT_IVL, -1)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, round(self._settings.connect_s * 1000))
+        is_patient = look_s is None or self._past.links % 2 == 0
+        connect_s = self._settings.connect_s if is_patient else IMPATIENT_S
+        socket.setsockopt(zmq.RECONNECT_IVL, -1 if look_s is None else max(1, round(look_s * 1000)))
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, round(connect_s * 1000))
         socket.curve_serverkey = self._server_key.encode()
         socket.curve_publickey = self._keys.public.encode()
         socket.curve_secretkey = self._keys.secret.encode()
-        link = ZmqLink(self.address, socket, self._settings, self._seldom)
-        self._nursery.start_soon(link._run, self._turn)
-        self._turn += 1
+        link = ZmqLink(
+            self.address, socket, self._settings, self._past, is_looking=look_s is not None
+        )
+        self._past.links += 1
+        self._nursery.start_soon(link._run)
         return link
 
 

@@ -12,11 +12,21 @@ from edgesync_transport.messages import Message
 
 
 class LinkClosed(Exception):
-    """The link is gone; nothing more will come. Connect again after a delay."""
+    """The link is gone; nothing more will come.
+
+    retry_after_s   nobody has answered: connect again after so long. None when somebody has, and
+                    who connects again owes it a pause.
+    """
+
+    retry_after_s: float | None = None
 
 
 class Link(Protocol):
     """One connection attempt of an edge to its hub."""
+
+    async def wait_up(self) -> None:
+        """Return once the hub's end is there to be talked to; raises LinkClosed."""
+        ...
 
     async def send(self, message: Message) -> None:
         """Hand `message` to the link; returns before it has arrived, raises LinkClosed."""
@@ -30,8 +40,11 @@ class Link(Protocol):
 
 
 class Connect(Protocol):
-    async def __call__(self) -> Link:
-        """Start a connection; returns at once, the Hello finds out whether anybody answers."""
+    async def __call__(self, look_s: float | None = None) -> Link:
+        """Start a connection; returns at once, `wait_up` finds out whether anybody answers.
+
+        look_s   look for the hub about so often until it is there; None to try once
+        """
         ...
 
 

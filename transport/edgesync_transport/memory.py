@@ -57,8 +57,9 @@ class MemoryHub:
     def __init__(self, nursery: trio.Nursery, random: Random, weather: Weather) -> None:
         self.weather = weather
         self.is_up = True
+        self.mended = trio.Event()
+        self.random = random
         self._nursery = nursery
-        self._random = random
         self._links: dict[bytes, MemoryLink] = {}
         self._routes = itertools.count(1)
         self._heard, self._hears = trio.open_memory_channel[tuple[Peer, Message]](QUEUE_MESSAGES)
@@ -95,15 +96,22 @@ class MemoryHub:
 
     def mend(self) -> None:
         self.is_up = True
+        self.mended.set()
+        self.mended = trio.Event()
 
-    def open(self, edge: str) -> "MemoryLink":
-        route = next(self._routes).to_bytes(4, "big")
-        link = MemoryLink(self, Peer(route=route, edge=edge))
+    def open(self, edge: str, look_s: float | None = None) -> "MemoryLink":
+        link = MemoryLink(self, Peer(route=next(self._routes).to_bytes(4, "big"), edge=edge))
         if self.is_up:
-            self._links[route] = link
+            self.join(link)
+        elif look_s is None:
+            link.end("nothing answers", retry_after_s=0.0)
         else:
-            link.end("nothing answers")
+            self._nursery.start_soon(link.look, look_s)
         return link
+
+    def join(self, link: "MemoryLink") -> None:
+        self._links[link.peer.route] = link
+        link.joined()
 
     def forget(self, peer: Peer) -> None:
         self._links.pop(peer.route, None)
@@ -116,7 +124,7 @@ class MemoryHub:
             self._heard.send_nowait((peer, message))
 
     def _carry(self, deliver: Deliver, message: Message) -> None:
-        for delay_s in self.weather.delays(self._random):
+        for delay_s in self.weather.delays(self.random):
             if delay_s:
                 self._nursery.start_soon(_later, delay_s, deliver, message)
             else:
@@ -128,21 +136,44 @@ class MemoryLink:
 
     def __init__(self, hub: MemoryHub, peer: Peer) -> None:
         self._hub = hub
-        self._peer = peer
+        self.peer = peer
+        self._settled = trio.Event()
         self._arriving, self._arrived = trio.open_memory_channel[Message](QUEUE_MESSAGES)
         self._why = ""
+        self._retry_after_s: float | None = None
+
+    async def look(self, look_s: float) -> None:
+        """Join the hub once it can be reached, at the next of the attempts a socket would make."""
+        while not self._hub.is_up and not self._why:
+            await self._hub.mended.wait()
+            await trio.sleep(self._hub.random.uniform(0.0, 2 * look_s))
+        if not self._why:
+            self._hub.join(self)
+
+    async def wait_up(self) -> None:
+        await self._settled.wait()
+        if self._why:
+            raise self._lost()
+
+    def joined(self) -> None:
+        self._settled.set()
+
+    def _lost(self) -> LinkClosed:
+        lost = LinkClosed(self._why)
+        lost.retry_after_s = self._retry_after_s
+        return lost
 
     async def send(self, message: Message) -> None:
         await trio.lowlevel.checkpoint()
         if self._why:
-            raise LinkClosed(self._why)
-        self._hub.up(self._peer, message)
+            raise self._lost()
+        self._hub.up(self.peer, message)
 
     async def receive(self) -> Message:
         try:
             return await self._arrived.receive()
         except (trio.ClosedResourceError, trio.EndOfChannel):
-            raise LinkClosed(self._why) from None
+            raise self._lost() from None
 
     async def aclose(self) -> None:
         self.end("closed on this side")
@@ -152,9 +183,11 @@ class MemoryLink:
         with contextlib.suppress(trio.WouldBlock, trio.ClosedResourceError):
             self._arriving.send_nowait(message)
 
-    def end(self, why: str) -> None:
-        self._why = self._why or why
-        self._hub.forget(self._peer)
+    def end(self, why: str, retry_after_s: float | None = None) -> None:
+        if not self._why:
+            self._why, self._retry_after_s = why, retry_after_s
+        self._settled.set()
+        self._hub.forget(self.peer)
         self._arriving.close()
 
 
@@ -165,9 +198,9 @@ class MemoryConnect:
         self._hub = hub
         self._edge = edge
 
-    async def __call__(self) -> MemoryLink:
+    async def __call__(self, look_s: float | None = None) -> MemoryLink:
         await trio.lowlevel.checkpoint()
-        return self._hub.open(self._edge)
+        return self._hub.open(self._edge, look_s)
 
 
 @asynccontextmanager

@@ -81,7 +81,10 @@ class Hello(Message, frozen=True, kw_only=True):
 
 
 class Welcome(Message, frozen=True, kw_only=True):
-    """The receiver grants a session; every older session of this edge is over (I6)."""
+    """The receiver grants a session; every older session of this edge is over (I6).
+
+    spread_s   edges that lose this receiver together come back one by one over so long
+    """
 
     nonce: int
     protocol: int
@@ -93,6 +96,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     restore_safe: bool = False  # False: safe is merely the floor, there is no backup
     start: int = 0  # random, of this start of the receiver: two with one identity differ in it
+    spread_s: float = 0.0
 
 
 class RefuseCode(enum.IntEnum):
@@ -275,7 +279,8 @@ class Pong(Message, frozen=True, kw_only=True):
 
 
 class Bye(Message, frozen=True, kw_only=True):
-    """The peer stops on purpose; no timeout needed to notice."""
+    """The peer stops on purpose; no timeout needed to notice. `spread_s` as in Welcome."""
 
     epoch: int
     reason: str = ""
+    spread_s: float = 0.0

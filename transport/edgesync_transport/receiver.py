@@ -78,6 +78,7 @@ class Opened(Event, frozen=True):
     epoch: int
     generation: bytes
     floors: tuple[LaneFloor, LaneFloor, LaneFloor]
+    spread_s: float = 0.0
 
 
 class OpenFailed(Event, frozen=True):
@@ -102,6 +103,12 @@ class Stored(Event, frozen=True):
 
 class Tick(Event, frozen=True):
     """Time has passed; due about once a second."""
+
+
+class Stopping(Event, frozen=True):
+    """The hub stops: whoever comes back later shall take `spread_s` for it, all together."""
+
+    spread_s: float
 
 
 class Revoked(Event, frozen=True):
@@ -203,6 +210,8 @@ class Receiver:
                 return self._stored(event)
             case Tick():
                 return self._tick(now, wall_ns)
+            case Stopping(spread_s):
+                return self._say_goodbye(spread_s)
             case Revoked():
                 return self._end("revoked", RefuseCode.BAD_CREDENTIALS, "the key was revoked")
         return []
@@ -333,6 +342,7 @@ class Receiver:
             heartbeat_s=self.settings.heartbeat_s,
             restore_safe=self.settings.restore_safe,
             start=self.settings.start,
+            spread_s=event.spread_s,
         )
         facts: dict[str, str | int | float] = {
             "epoch": event.epoch,
@@ -370,6 +380,15 @@ class Receiver:
             return []
         refused = Refused(nonce=0, epoch=session.epoch, code=code, reason=reason)
         return [Transmit(session.peer, refused), Report(kind, {"reason": reason})]
+
+    def _say_goodbye(self, spread_s: float) -> list[Effect]:
+        """The edge need not wait for a timeout, nor come back at once."""
+        session = self.session
+        if session is None:
+            return []
+        self._forget()
+        bye = Bye(epoch=session.epoch, reason="the hub stops", spread_s=spread_s)
+        return [Transmit(session.peer, bye)]
 
     def _tick(self, now: float, wall_ns: int) -> list[Effect]:
         session = self.session

@@ -17,6 +17,7 @@ Rules R1 to R12 are explained in docs/protocol.md.
 """
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -124,7 +125,7 @@ class Forked(Event, frozen=True):
 
 
 class Tick(Event, frozen=True):
-    """Time has passed. Due at least once a second, or at `Sender.due_at`."""
+    """Time has passed. Due at `Sender.due_at`."""
 
 
 class Stop(Event, frozen=True):
@@ -238,6 +239,8 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 }
 
 
+# What a receiver may ask for at most: a fleet of 30,000.
+SPREAD_MAX_S: Final = 60.0
 # Starts of the receiver that are remembered, to notice one that comes back.
 STARTS_MAX: Final = 8
 
@@ -276,6 +279,8 @@ class Sender:
         self.restore_safe = False
         self.rtt_s: float | None = None
         self.clock_offset_s: float | None = None
+        # How long edges take that come back to this receiver together, as it told.
+        self.spread_s = 0.0
         self.settings = settings or SenderSettings()
         self.limits = Limits()
         self._chain_at = chain_at
@@ -417,7 +422,9 @@ class Sender:
             case Page() | ConflictReport() if message.epoch == self.epoch:
                 return [Hear(message)]
             case Bye() if message.epoch == self.epoch:
-                return [Hangup(f"the hub said goodbye: {message.reason}", is_success=True)]
+                self._note_spread(message.spread_s)
+                pause_s = self._random.uniform(0.0, self.spread_s)
+                return [Hangup(f"the hub said goodbye: {message.reason}", pause_s, is_success=True)]
         return []
 
     def _is_ours(self, epoch: int, incarnation: bytes) -> bool:
@@ -427,6 +434,9 @@ class Sender:
             and epoch == self.epoch
             and incarnation == self.incarnation
         )
+
+    def _note_spread(self, spread_s: float) -> None:
+        self.spread_s = min(max(spread_s, 0.0), SPREAD_MAX_S)
 
     def _welcomed(self, welcome: Welcome, now: float) -> list[Effect]:
         if not self._nonce or welcome.nonce != self._nonce:
@@ -448,6 +458,7 @@ class Sender:
         self.restore_safe = welcome.restore_safe
         self._heartbeat_s = min(self.settings.heartbeat_s, max(welcome.heartbeat_s, 0.1))
         self._was_connected = True
+        self._note_spread(welcome.spread_s)
         effects: list[Effect] = []
         is_other = bool(self.generation) and welcome.generation != self.generation
         if is_other:
@@ -599,16 +610,18 @@ class Sender:
         return [*effects, *self._fill_all(now)]
 
     def due_at(self, now: float) -> float:
-        """Return the monotonic time by which a Tick is useful."""
-        due = now + 1.0
-        if self.state is State.STREAMING:
-            due = min(due, self._pinged_at + self._heartbeat_s)
-            for lane in self.lanes:
-                is_waiting = lane.loading is None and lane.sent < lane.tail
-                if lane.grown_at is not None and is_waiting and lane.has_room(self.limits):
-                    due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
-                if lane.hold_until > now:
-                    due = min(due, lane.hold_until)
+        """Return the monotonic time by which a Tick is useful; infinity if none is."""
+        if self.state is State.GREETING:
+            return max(now, self._since + self.settings.greeting_timeout_s)
+        if self.state is not State.STREAMING:
+            return math.inf
+        due = min(now + 1.0, self._pinged_at + self._heartbeat_s)
+        for lane in self.lanes:
+            is_waiting = lane.loading is None and lane.sent < lane.tail
+            if lane.grown_at is not None and is_waiting and lane.has_room(self.limits):
+                due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
+            if lane.hold_until > now:
+                due = min(due, lane.hold_until)
         return max(due, now)
 
     # -- batches ---------------------------------------------------------------------------------

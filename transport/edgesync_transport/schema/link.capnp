@@ -77,6 +77,7 @@ struct Welcome {
   heartbeatS @7 :Float64;
   restoreSafe @8 :Bool;        # false: `safe` is merely the floor, there is no backup
   start @9 :UInt64;            # random, of this start of the receiver; 0: not told
+  spreadS @10 :Float64;        # edges that come back at once shall take so long for it
 }
 
 enum RefuseCode {
@@ -163,6 +164,7 @@ struct Pong {
 struct Bye {
   epoch @0 :UInt64;
   reason @1 :Text;
+  spreadS @2 :Float64;  # of a receiver that stops: as in Welcome
 }
 
 # The local-first store. Operations of an edge are records of its `normal` lane; what follows is how
