@@ -113,12 +113,13 @@ class Failures:
     looked up at a time, and that is a read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._failed: OrderedDict[str, deque[float]] = OrderedDict()
 
     def note(self, address: str) -> bool:
         """Count one; return whether there were too many of that network."""
-        now, network = time.monotonic(), _network_of(address)
+        now, network = self._clock(), _network_of(address)
         failed = self._failed.setdefault(network, deque(maxlen=ATTEMPTS_MAX))
         is_too_often = len(failed) == ATTEMPTS_MAX and now - failed[0] < ATTEMPTS_WINDOW_S
         failed.append(now)

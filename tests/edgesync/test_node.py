@@ -14,9 +14,10 @@ import pytest
 import trio
 
 import edgesync
-from edgesync import EdgeNode, Event, EventType, Lane, Reading
+from edgesync import EdgeNode, Event, EventType, Lane, Reading, events
 from edgesync.errors import ConfigError, RecordError, StoreFull, StoreLocked
 from edgesync.events import EventQuery
+from edgesync.model import Action
 from edgesync.node import STORE
 from edgesync.settings import from_mapping
 from edgesync.sources.base import Sink, SourceStatus
@@ -134,6 +135,32 @@ async def test_events_carry_a_state_computed_from_positions(tmp_path: Path) -> N
         assert found == {"LIFECYCLE": "DEPLOYED", "ALARM": "PENDING"}
         assert [e.entity for e in one.events(EventQuery(text="hot"))] == ["m1"]
         assert one.events(EventQuery(type="RELATION")) == []
+
+
+@pytest.mark.feature("S5", "S10")
+def test_events_are_found_by_what_they_are(tmp_path: Path) -> None:
+    with EdgeNode.local(tmp_path) as one:
+        for n, action in enumerate((Action.ADDED, Action.UPDATED, Action.DELETED, Action.UPDATED)):
+            one.emit_sync(
+                Event(type=EventType.ENTITY, action=action, entity_id=f"m{n}", body=b"", time_ns=n)
+            )
+        one.emit_sync(Event(type=EventType.ALARM, entity_id="m0", body=b"hot", time_ns=9))
+
+        def found(**query: Any) -> list[str]:
+            floors, sent = (0, 1, 0), (0, 3, 0)
+            asked = EventQuery(lane="normal", **query)
+            return [
+                f"{view.entity} {view.state}"
+                for view in events.find(one.store, asked, floors, sent, {("normal", 3)})
+            ]
+
+        assert found() == ["m0 PENDING", "m3 PENDING", "m2 DEAD", "m1 IN_FLIGHT", "m0 DEPLOYED"]
+        assert found(action="updated") == ["m3 PENDING", "m1 IN_FLIGHT"]
+        assert found(state="in_flight") == ["m1 IN_FLIGHT"]
+        assert found(state="dead", action="deleted") == ["m2 DEAD"]
+        assert found(type="alarm") == found(text="hot") == ["m0 PENDING"]
+        assert found(entity="m0", before=5) == ["m0 DEPLOYED"]
+        assert found(limit=2) == found()[:2]
 
 
 async def test_all_of_a_group_is_stored_or_none(tmp_path: Path) -> None:

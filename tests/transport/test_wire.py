@@ -168,6 +168,20 @@ def test_as_many_wants_as_there_may_be_fit() -> None:
         encode(msgspec.structs.replace(PULL, wants=(b"k",) * 65))
 
 
+def test_one_blob_that_every_key_points_at_is_not_read_again_and_again() -> None:
+    """A frame is read as often as it is long: many pointers may lead to the same bytes."""
+    keys = (b"k" * 512, *[b"x"] * 63)
+    frame, payload = encode(msgspec.structs.replace(PULL, wants=keys))
+    words = [int.from_bytes(frame[at : at + 8], "little") for at in range(0, len(frame), 8)]
+    # A pointer to a list of bytes: kind 1, its distance in words; size 2, its length.
+    first = next(nth for nth, word in enumerate(words) if word >> 32 == 2 | 512 << 3)
+    blob = first + 1 + (words[first] & 0xFFFF_FFFF) // 4
+    for nth in range(1, 64):
+        words[first + nth] = (blob - first - nth - 1) << 2 | 1 | (2 | 512 << 3) << 32
+    with pytest.raises(WireError, match="wants"):
+        decode([b"".join(word.to_bytes(8, "little") for word in words), payload])
+
+
 def test_a_pull_from_before_there_were_wants() -> None:
     frame = build("pull", keyspace=bytes(16), base=5)
     found = decode([frame])

@@ -1,18 +1,22 @@
 """Peers that may not speak, no longer may, or speak nonsense: nothing gets through (I8, I12)."""
 
 import struct
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 
 import pytest
 import trio
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from edgesync_transport.dealer import Cause, ZmqLink
 from edgesync_transport.keys import KeyPair, new_key_pair
 from edgesync_transport.messages import Ping
-from edgesync_transport.wire import encode
+from edgesync_transport.pump import PARTS_MAX
+from edgesync_transport.router import _prepare_server, _receive_one
+from edgesync_transport.wire import decode, encode
 from tests.faults.memory import peak
-from tests.transport.hub import Hub, collect, end_of, eventually, open_hub
+from tests.transport.hub import QUICK, Hub, collect, end_of, eventually, open_hub
 from tests.transport.samples import ACK, BATCH, BYE, HELLO, WELCOME
 
 pytestmark = [pytest.mark.feature("S6"), pytest.mark.timeout(60)]
@@ -46,16 +50,65 @@ class RawDealer:
 
 
 async def hears_only(hub: Hub, link: ZmqLink, edge: str) -> None:
-    """Let time pass for what must not come through, then hear an honest edge first."""
-    await trio.sleep(0.3)
+    """Hear an honest edge first, once the other side has seen how its own attempt ended."""
     assert (await hub.hears(link)).edge == edge
+
+
+HANDSHAKES = (
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+
+
+@contextmanager
+def open_monitor(socket: zmq.Socket[bytes]) -> Iterator[zmq.Socket[bytes]]:
+    """Yield a socket that tells how handshakes end."""
+    monitor = socket.get_monitor_socket(HANDSHAKES)
+    try:
+        yield monitor
+    finally:
+        socket.disable_monitor()
+        monitor.close()
+
+
+async def is_let_in(monitor: zmq.Socket[bytes]) -> bool:
+    """Tell how the next handshake of a monitored socket ends."""
+    assert await trio.to_thread.run_sync(monitor.poll, 30_000), "no handshake has ended"
+    event = parse_monitor_message(monitor.recv_multipart())["event"]
+    return bool(event == zmq.EVENT_HANDSHAKE_SUCCEEDED)
 
 
 async def test_a_peer_without_a_key() -> None:
     async with open_hub() as hub, hub.edge("honest") as link:
-        with RawDealer(hub, None) as stranger:
+        with RawDealer(hub, None) as stranger, open_monitor(stranger.socket) as monitor:
             stranger.send(*encode(HELLO))
+            assert not await is_let_in(monitor)
             await hears_only(hub, link, "honest")
+
+
+@contextmanager
+def open_sockets(*kinds: int) -> Iterator[list[zmq.Socket[bytes]]]:
+    with zmq.Context() as context, ExitStack() as stack:
+        made = [stack.enter_context(context.socket(kind)) for kind in kinds]
+        for socket in made:
+            socket.linger = 0
+        yield made
+
+
+async def test_without_a_handler_for_keys_nobody_is_let_in() -> None:
+    """There is one before the link is open: were it gone, libzmq would welcome everybody."""
+    server_keys, pair = new_key_pair(), new_key_pair()
+    with open_sockets(zmq.ROUTER, zmq.DEALER) as (server, client):
+        _prepare_server(server, server_keys, QUICK)
+        with open_monitor(server) as monitor:
+            server.bind("tcp://127.0.0.1:*")
+            client.curve_serverkey = server_keys.public.encode()
+            client.curve_publickey = pair.public.encode()
+            client.curve_secretkey = pair.secret.encode()
+            client.connect(server.getsockopt_string(zmq.LAST_ENDPOINT))
+            assert not await is_let_in(monitor)
 
 
 async def test_an_unknown_key_is_refused_until_it_is_enrolled() -> None:
@@ -97,6 +150,39 @@ async def test_identity_is_the_key_whatever_the_routing_id_claims() -> None:
         assert await link.receive() == WELCOME
 
 
+async def test_a_routing_id_in_use_is_not_handed_over() -> None:
+    async with open_hub() as hub, hub.edge("honest") as link:
+        with (
+            RawDealer(hub, hub.admit("victim")) as victim,
+            RawDealer(hub, hub.admit("thief")) as thief,
+        ):
+            for claimant in (victim, thief):
+                claimant.socket.disconnect(hub.address)
+                claimant.socket.setsockopt(zmq.ROUTING_ID, b"plant")
+            victim.socket.connect(hub.address)
+            victim.send(*encode(HELLO))
+            peer, _ = await hub.hearing.receive()
+            assert peer.edge == "victim"
+            welcomed = hub.hearing.zap.accepted
+            thief.socket.connect(hub.address)
+            thief.send(*encode(HELLO))
+            await eventually(lambda: hub.hearing.zap.accepted > welcomed)
+            await hears_only(hub, link, "honest")
+            await hub.hearing.send(peer, WELCOME)
+            assert await trio.to_thread.run_sync(victim.socket.poll, 30_000), "the thief has it"
+            assert decode(victim.socket.recv_multipart()) == WELCOME
+            assert not thief.socket.poll(0)
+
+
+def test_parts_beyond_the_limit_are_not_kept() -> None:
+    with open_sockets(zmq.ROUTER, zmq.DEALER) as (router, dealer):
+        router.bind("inproc://parts")
+        dealer.connect("inproc://parts")
+        dealer.send_multipart([b"part"] * 1000)
+        _, public, *parts = _receive_one(router)
+        assert (public, parts) == (b"", [b"part"] * PARTS_MAX)
+
+
 async def test_a_wrong_server_key() -> None:
     async with open_hub() as hub, hub.edge("honest") as link:
         keys = hub.admit("deceived")
@@ -116,6 +202,7 @@ async def test_a_revoked_key_is_dropped_on_its_next_message() -> None:
             assert hub.edges.remove_edge("revoked") == 1
             for _ in range(5):
                 await revoked.send(BATCH)
+            await eventually(lambda: len(hub.hearing._pump._inbox.items) == 5)
             await hears_only(hub, link, "honest")
             assert hub.hearing.stats.revoked == 5
             assert (await end_of(await connect())).cause is Cause.REFUSED
@@ -191,11 +278,12 @@ async def test_a_frame_over_the_limit_ends_only_its_own_connection() -> None:
             await hub.hearing.receive()
             with peak() as memory:
                 greedy.send(bytes(2 * 1024 * 1024))
-                await hears_only(hub, link, "honest")
                 # libzmq connects that client again by itself.
                 greedy.send(*encode(ACK))
                 peer, message = await hub.hearing.receive()
                 assert (peer.edge, message) == ("greedy", ACK)
+            assert "greedy" not in hub.hearing.stats.edges, "the frame was read to its end"
+            await hears_only(hub, link, "honest")
             assert memory.grown_kib < 16 * 1024
 
 

@@ -28,8 +28,6 @@ LANES: Final = 3
 ID_BYTES: Final = 16
 U64_MAX: Final = 2**64 - 1
 
-# Two pointers deep is what the schema needs; 8 leaves room for later fields.
-NESTING_MAX: Final = 8
 HEADER_BYTES: Final = 8
 WORD_BYTES: Final = 8
 # What the one question of a guest and its answer begin with; a frame of JSON follows. No message
@@ -98,8 +96,9 @@ def decode(frames: Sequence[bytes], limits: WireLimits = DEFAULT_LIMITS) -> Mess
     try:
         reader = _schema().Control.from_segments(
             [control[HEADER_BYTES:]],
+            # Many pointers may lead to the same bytes. How deep they go is the schema's: it has no
+            # type that holds itself.
             traversal_limit_in_words=4 * len(control) // WORD_BYTES + 64,
-            nesting_limit=NESTING_MAX,
         )
     except (_kj_exception(), ValueError) as error:
         raise WireError(f"control frame: {_first_line(error)}") from error

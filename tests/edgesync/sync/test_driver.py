@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from edgesync import EdgeNode, Event, EventType, Lane, Reading
 from edgesync._native import batch
 from edgesync._native import event as event_codec
 from edgesync.demo.site import free_ports
+from edgesync.events import EventQuery
 from edgesync.model import RecordKind
 from edgesync.store.declare import HubNotes, hub_notes
 from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
@@ -21,7 +22,7 @@ from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
 from hubd.link import HubLink
-from hubd.log.base import Entry, Log
+from hubd.log.base import Append, Appended, Entry, Log, NotAppended
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
 from hubd.presence import Presence
@@ -130,11 +131,44 @@ async def test_the_clock_is_set_anew_when_something_is_due_earlier(hub: Hub) -> 
         assert driver.tick_at <= driver.sender.due_at(trio.current_time())
 
 
+class HeldLog(MemoryLog):
+    """A log whose disk takes its time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = trio.Event()
+
+    async def append(self, batches: Sequence[Append]) -> Sequence[Appended | NotAppended]:
+        await self.may_go_on.wait()
+        return await super().append(batches)
+
+
+@pytest.mark.feature("S5", "S12")
+async def test_what_the_hub_has_not_stored_is_in_flight(hub: Hub) -> None:
+    hub.log = log = HeldLog()
+    alarm = Event(type=EventType.ALARM, entity_id="m", body=b"{}", time_ns=1)
+
+    def states(edge: EdgeNode) -> tuple[str, set[str]]:
+        return edge.status().link.state, {one.state for one in edge.events()}
+
+    async with hub.node() as edge:
+        await edge.emit(alarm)
+        await until(lambda: states(edge) == ("Queuing", {"PENDING"}))
+        async with hub.running():
+            await until(lambda: states(edge) == ("Processing", {"IN_FLIGHT"}))
+            assert edge.events(EventQuery(state="pending")) == []
+            assert [one.type for one in edge.events(EventQuery(state="in_flight", type="alarm"))]
+            log.may_go_on.set()
+            await until(lambda: states(edge) == ("Connected", {"DEPLOYED"}))
+        await until(lambda: edge.status().link.state != "Connected")
+        assert edge.status().link.state in ("Reconnecting", "Disconnected")
+
+
 @pytest.mark.feature("L1", "S12")
 async def test_intake_goes_on_without_a_hub_and_drains_when_it_comes(hub: Hub) -> None:
     async with hub.node() as edge:
         await edge.ingest(readings(0, 500))
-        assert edge.status().link.state in ("Queuing", "Disconnected")
+        await until(lambda: edge.status().link.state == "Queuing")
         async with hub.running():
             await edge.sync(PATIENCE_S)
             assert await values(hub.log) == [float(n) for n in range(500)]

@@ -14,6 +14,7 @@ from edgesync_transport.keys import decode_token, new_key_pair
 from hubd.api import ApiSettings, Context, make_app
 from hubd.edges.enrol import (
     ATTEMPTS_MAX,
+    ATTEMPTS_WINDOW_S,
     BODY_BYTES_MAX,
     NETWORKS_MAX,
     PATH,
@@ -132,6 +133,41 @@ def test_networks_that_guess_are_remembered_within_a_limit() -> None:
         assert not failures.note(f"2001:db8::{number:x}")
     assert failures.note("2001:db8::ffff")
     assert not failures.note("2001:db8:0:1::ffff")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_network_is_told_to_wait_for_a_minute() -> None:
+    clock = Clock()
+    failures = Failures(clock)
+    for _ in range(ATTEMPTS_MAX):
+        assert not failures.note("192.0.2.1")
+        clock.now_s += 1
+    assert failures.note("192.0.2.1")
+    # Only the newest attempts count, and each for a minute.
+    clock.now_s = 1000.0 + 1 + ATTEMPTS_WINDOW_S - 0.5
+    assert failures.note("192.0.2.1")
+    clock.now_s = 1000.0 + ATTEMPTS_MAX + ATTEMPTS_WINDOW_S
+    assert not failures.note("192.0.2.1")
+
+
+def test_networks_that_were_quiet_longest_are_forgotten_first() -> None:
+    clock = Clock()
+    failures = Failures(clock)
+    for _ in range(ATTEMPTS_MAX):
+        failures.note("192.0.2.1")
+        failures.note("192.0.2.2")
+    for nth in range(NETWORKS_MAX - 1):
+        failures.note("192.0.2.1")  # goes on guessing among all the others
+        failures.note(f"10.{nth // 256}.{nth % 256}.1")
+    assert failures.note("192.0.2.1")
+    assert not failures.note("192.0.2.2")
 
 
 def test_a_registry_held_by_another_process_is_busy(client: TestClient, tmp_path: Path) -> None:

@@ -90,6 +90,41 @@ async def test_status_says_what_waits_and_when_it_was_heard(sites: Sites) -> Non
             assert status["hub_url"] == sites.address
 
 
+async def test_figures_of_keys_are_those_of_what_happened(sites: Sites) -> None:
+    def shown(client: Any) -> dict[str, dict[str, Any]]:
+        names = ("QUEUE", "CLOCK", "STATS")
+        return {name: texts(client.execute_command(f"EDGE.{name}")) for name in names}
+
+    rules = [{"prefix": "n:", "strategy": "edge_wins"}]
+    async with sites.node("till", cells={"prefix": rules}) as node, served(node) as port:
+        await ask(port, lambda c: (c.set("a", 1), c.set("b", 2), c.set("a", 3)))
+        found = await ask(port, shown)
+        queue, clock = found["QUEUE"], found["CLOCK"]
+        assert (queue["pending_ops"], queue["sent"], queue["made"]) == (2, 0, 3)
+        assert queue["pending_bytes"] > 0
+        assert (clock["operations"], clock["hub_has"]) == (3, 0)
+        assert abs(clock["stamp_ms"] - clock["wall_ms"]) < 60_000
+        assert 0 <= queue["oldest_ms"] < 60_000
+        prefixes = await ask(port, lambda c: c.execute_command("EDGE.PREFIXES"))
+        assert sorted((one[b"prefix"], one[b"strategy"]) for one in prefixes) == [
+            (b"", b"crdt_merge"), (b"n:", b"edge_wins"),
+        ]  # fmt: skip
+        async with sites.hub() as hub:
+            await settle(node)
+            found = await ask(port, shown)
+            queue, clock, stats = found["QUEUE"], found["CLOCK"], found["STATS"]
+            assert (queue["pending_ops"], queue["pending_bytes"], queue["oldest_ms"]) == (0, 0, 0)
+            assert queue["sent"] == stats["ops_told"] >= 2
+            assert clock["hub_has"] > 0
+            assert clock["replica"] == hub.replicas()["till"].r
+            assert stats["rounds"] >= 1
+            (peer,) = await ask(port, lambda c: c.execute_command("EDGE.PEERS"))
+            peer = texts(peer)
+            assert (peer["peer"], peer["address"]) == ("hub", sites.address)
+            assert peer["known_as"] == clock["replica"]
+            assert (peer["hub_seq"], peer["hub_has"]) == (clock["hub_seq"], clock["hub_has"])
+
+
 async def test_wait_counts_the_hub(sites: Sites) -> None:
     async with sites.node("till") as node, served(node) as port:
         await ask(port, lambda c: c.set("k", 1))
