@@ -68,7 +68,7 @@ from edgesync.store.declare import declare_all, hub_notes, note_hub
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.pace import Pace
-from edgesync_transport.sockets import LinkSettings
+from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings
 
 if TYPE_CHECKING:
     from edgesync.resources.monitor import ResourceMonitor
@@ -444,10 +444,7 @@ class EdgeNode(KeyMethods):
 
         pair = settings_module.link_keys(self.settings, self.folder)
         sync = self.settings.sync
-        link = LinkSettings(
-            heartbeat_interval_s=sync.heartbeat,
-            heartbeat_timeout_s=sync.heartbeat * (sync.heartbeats_missed_max - 1) or sync.heartbeat,
-        )
+        vanished_s = max(sync.heartbeat * sync.heartbeats_missed_max, DEFAULT_SETTINGS.vanished_s)
 
         notes = hub_notes(self.store)
         if notes.is_owed:
@@ -455,7 +452,10 @@ class EdgeNode(KeyMethods):
 
         async def run(*, task_status: trio.TaskStatus[SyncDriver]) -> None:
             async with open_connect(
-                hub.endpoint, server_key=hub.server_key, keys=pair, settings=link
+                hub.endpoint,
+                server_key=hub.server_key,
+                keys=pair,
+                settings=LinkSettings(vanished_s=vanished_s),
             ) as connect:
                 made = SyncDriver(
                     self.store,

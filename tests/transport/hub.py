@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
+import msgspec
 import trio
 
 from edgesync_transport.dealer import LinkLost, ZmqConnect, ZmqLink, open_connect
@@ -14,10 +15,10 @@ from edgesync_transport.router import ZmqHearing, open_hearing
 from edgesync_transport.sockets import LinkSettings
 from edgesync_transport.zap import KeyTable
 
-# Patience of a test: a peer that vanished is noticed after at most 0.9 s.
-QUICK: Final = LinkSettings(
-    heartbeat_interval_s=0.3, heartbeat_timeout_s=0.6, handshake_s=1.0, connect_s=2.0
-)
+# Patience of a test.
+QUICK: Final = LinkSettings(vanished_s=2.0, handshake_s=3.0, connect_s=2.0)
+# … that waits for a handshake which will never come.
+MUTE: Final = msgspec.structs.replace(QUICK, handshake_s=0.5)
 
 
 class Hub:

@@ -16,7 +16,7 @@ from edgesync_transport.pump import PARTS_MAX
 from edgesync_transport.router import _prepare_server, _receive_one
 from edgesync_transport.wire import decode, encode
 from tests.faults.memory import peak
-from tests.transport.hub import QUICK, Hub, collect, end_of, eventually, open_hub
+from tests.transport.hub import MUTE, QUICK, Hub, collect, end_of, eventually, open_hub
 from tests.transport.samples import ACK, BATCH, BYE, HELLO, WELCOME
 
 pytestmark = [pytest.mark.feature("S6"), pytest.mark.timeout(60)]
@@ -369,7 +369,8 @@ async def test_something_that_accepts_but_is_no_hub() -> None:
         for serve, causes in ((mute, {Cause.SILENT}), (rude, {Cause.UNPROVEN})):
             listeners = await nursery.start(trio.serve_tcp, serve, 0)
             port = listeners[0].socket.getsockname()[1]
-            async with hub.connect(hub.admit("e"), address=f"tcp://127.0.0.1:{port}") as connect:
+            address = f"tcp://127.0.0.1:{port}"
+            async with hub.connect(hub.admit("e"), address=address, settings=MUTE) as connect:
                 assert (await end_of(await connect())).cause in causes
         nursery.cancel_scope.cancel()
 
