@@ -7,11 +7,18 @@ Besides what `keyspace` keeps:
     g | seq u64 BE | key  a key that is gone: how far we know it, while the hub remembers it
     q | replica u32 BE    its operations up to this number (u64) are in what is here, or were
                           replaced or removed
+    o | n u64 BE          operations from this number on were made in that opening (u32) of the
+                          store
 
 An operation is pending from its write until the hub's state of its key has arrived with it in. What
 it wrote stands in its cell, marked pending. A later operation on the same cell takes the place of
 an earlier one, so what is pending is bounded by the cells, not by the writes. Reads and writes
 never wait for the hub.
+
+An operation has the name, replica and number, that it was made under, whatever the hub calls this
+edge by the time it is told: so the hub knows it again. A store that was put back to an earlier
+state gives numbers another time, before it hears of that; the *opening* tells what is named so
+apart.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -110,11 +117,18 @@ cdef class EdgeKeys(Keyspace):
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     evicted   keys whose values were left to the hub, since the start
+    taken_as, taken_in   as which replica, and in which opening of the store, the operations were
+                         made that `take` returned last; 0 where that was not noted
     """
 
     cdef readonly uint64_t sent
     cdef readonly uint64_t pending
     cdef readonly uint64_t evicted
+    cdef readonly uint32_t taken_as
+    cdef readonly uint32_t taken_in
+    cdef uint32_t opening
+    cdef bint is_noted  # what is made in it begins somewhere
+    cdef uint64_t sealed  # operations up to this number were made in an earlier one, or as another
     cdef uint64_t shift_first, shift_after, shift_last  # see `show_shift`
     cdef int64_t shift_ms
     cdef bytes hand  # `evict` goes on behind this key; None: from the first
@@ -123,6 +137,7 @@ cdef class EdgeKeys(Keyspace):
     def load_counters(self) -> None:
         """Take the counters from the view, as after a batch that was not stored."""
         cdef bytes raw = self.fetch(COUNTERS_ROW)
+        self.is_noted = False
         if raw is None:
             self.r = <uint32_t>UNNAMED
             self.n = self.sent = self.kids = self.keys = self.pending = self.life = 0
@@ -140,6 +155,13 @@ cdef class EdgeKeys(Keyspace):
         self.place(COUNTERS_ROW, b"".join((
             be64(self.r), be64(self.n), be64(self.sent), be64(self.kids), be64(self.keys),
             be64(self.pending), be64(self.clock.last), be64(self.life))))
+
+    def open_as(self, opening: int) -> None:
+        """Note of what is made from here on that it was in that opening of the store, by chance.
+
+        What was made before stays as it is, until it is told: a copy of the store has it as well.
+        """
+        self.opening, self.is_noted, self.sealed = opening, False, self.n
 
     def call_yourself(self, r: int) -> None:
         """Take a number drawn by chance from NAMED_FROM to NAMED_TO: before the first operation."""
@@ -160,7 +182,7 @@ cdef class EdgeKeys(Keyspace):
         for row, raw in self.walk(b"d", b"e"):
             one = pending_of(of_be64(row, 1), raw)
             self.place(row, pending_row(one.kind, 0, one.key, one.name))
-        self.r = r
+        self.r, self.sealed = r, self.n
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -178,7 +200,7 @@ cdef class EdgeKeys(Keyspace):
             return
         if kind == AMOUNT:
             for dot in before:
-                if dot.pending and dot.kind == AMOUNT and not self.is_on_the_wire(dot.n):
+                if dot.pending and dot.kind == AMOUNT and self.is_changeable(dot.n):
                     self.forget_one(dot.n)
                     payload = add_up(dot.stored, [payload])
                 elif dot.kind != TOMB or dot.pending:
@@ -208,6 +230,10 @@ cdef class EdgeKeys(Keyspace):
     cpdef bint is_on_the_wire(self, uint64_t n):
         """Whether the hub may have operation n already: it can be followed, not changed."""
         return n <= self.sent
+
+    cdef bint is_changeable(self, uint64_t n):
+        """Whether nobody can have operation n: neither the hub nor a copy of the store."""
+        return n > self.sealed and not self.is_on_the_wire(n)
 
     cpdef uint64_t context(self, Key key):
         """The hub's sequence number up to which a writer here knows the key."""
@@ -252,6 +278,18 @@ cdef class EdgeKeys(Keyspace):
         self.create(
             b"d" + be64(self.n), pending_row(kind, self.context(key), key.name, name))
         self.pending += 1
+        if self.opening and not self.is_noted:
+            self.note_opening()
+
+    cdef note_opening(self):
+        """Remember that operations were made in this opening, from the one just made on."""
+        cdef uint64_t oldest = self.oldest_pending() or self.n
+        rows = list(self.walk(b"o", b"p"))
+        for (row, _), (after, _) in zip(rows, rows[1:]):
+            if of_be64(after, 1) <= oldest:
+                self.drop(row)
+        self.place(b"o" + be64(self.n), be64(self.opening)[4:])
+        self.is_noted = True
 
     cdef forget(self, list dots):
         """Another operation has taken their place."""
@@ -271,6 +309,7 @@ cdef class EdgeKeys(Keyspace):
     ) -> list[Op]:
         """Return the next operations for the link, in order, and count them as sent.
 
+        All of them were made as one replica (`taken_as`), in one opening of the store (`taken_in`).
         From here on they are not merged with later ones, for the hub may have them.
 
         again   only those behind this number that have been sent, for a hub that lost them
@@ -281,7 +320,9 @@ cdef class EdgeKeys(Keyspace):
         cdef list ops = []
         cdef Py_ssize_t size = 0
         cdef uint64_t after = self.sent if again is None else again
+        cdef uint32_t opening
         end = b"e" if again is None else b"d" + be64(self.sent + 1)
+        openings = [(of_be64(row, 1), raw) for row, raw in self.walk(b"o", b"p")]
         for row, raw in self.walk(b"d" + be64(after + 1), end):
             try:
                 one = pending_of(of_be64(row, 1), raw)
@@ -291,6 +332,13 @@ cdef class EdgeKeys(Keyspace):
                 if ops:
                     break  # those before it are given first
                 raise
+            opening = 0
+            for first, name in openings:
+                if first <= one.n:
+                    opening = int.from_bytes(name, "big")
+            if ops and (dot.r != self.taken_as or opening != self.taken_in):
+                break
+            self.taken_as, self.taken_in = dot.r, opening
             if not key.is_told:
                 key.is_told = True
                 self.save(key)
@@ -515,8 +563,10 @@ cdef class EdgeKeys(Keyspace):
             ours = self.pending_in(key)
         for one in ours:
             written[one.n] = self.dot_of(one, key)
+        heard = operations_in(entry) if any(
+            [(<Dot>dot).r != self.r for dot in written.values()]) else ()
         for one in ours:
-            if one.n <= acked:
+            if one.n <= acked or operation(one.name, written[one.n]) in heard:
                 self.forget_one(one.n)
             elif one.name:
                 waiting.append(one)
@@ -699,8 +749,10 @@ cdef class EdgeKeys(Keyspace):
             [one for one in waiting if (<Pending>one).name == name] + removals, key=_number_of)
         for one in todo:
             dot = written[one.n]
+            if any([(<Dot>other).r == dot.r and (<Dot>other).n == dot.n for other in dots]):
+                dot = dot.by(self.r)  # a copy of this store has named another operation so
             # A removal of the whole key stays noted with the key, not in each of its cells.
-            dots = apply(dots, dot.at(0, len(one.name) != 0).by(self.r), one.q)
+            dots = apply(dots, dot.at(0, len(one.name) != 0), one.q)
         kept = [dot if (<Dot>dot).pending else (<Dot>dot).at(0, False) for dot in dots]
         if not any((<Dot>dot).pending or (<Dot>dot).kind != TOMB for dot in kept):
             kept = []  # the hub remembers removals for all of us
@@ -734,6 +786,16 @@ cdef class EdgeKeys(Keyspace):
             for name, raw in self.rows(key):
                 if name not in names:
                     self.set_dots(key, name, decode(raw), [])
+
+
+cdef tuple operation(bytes name, Dot dot):
+    return name, dot.r, dot.n, dot.hlc, dot.kind
+
+
+cdef set operations_in(Entry entry):
+    """What the hub has of a key, some of it told by a copy of this store perhaps."""
+    found = {operation(b"", dot) for dot in entry.tombs}
+    return found.union([operation(name, dot) for name, dots in entry.cells for dot in dots])
 
 
 cdef list without_pending(list dots, uint64_t n):

@@ -17,12 +17,16 @@ An entry, little-endian:
      0  crc32c   u32   over everything after this field
      4  size     u32   of the rows
      8  lap      u64
-    16  number   u64   1, 2, 3 ... in its lap
+    16  number   u64   1, 2, 3 ...; a lap goes on where the one before it ends
     24  rows     size of the key varint | key | size of the value + 1, or 0 for a deleted row
                  varint | value
 
 Entries stand one after the other; what is none ends them. Whoever was answered has had an entry
 synced whole, and the next one is written after that: a torn entry is one nobody was told of.
+
+A file that was damaged, or belongs to another state of the store, is read as far as nothing is
+missing: an entry says all of its rows and nothing of those it did not change. `unread` says what
+stands there beside.
 """
 
 import os
@@ -222,7 +226,7 @@ cdef class Wal:
         if lap_of(lap, 0) != self.after or not self.after:
             raise ValueError("another lap than the one that is stored as the next")
         self.after = lap_of(lap, 1)
-        self.lap, self.number = lap_of(lap, 0), 0
+        self.lap = lap_of(lap, 0)
         if self.stop == self.size // 2:
             self.at, self.stop = self.size // 2, self.size
         else:
@@ -298,41 +302,150 @@ def replay(bytes data not None, bytes lap not None) -> dict:
     """Return the rows that the entries of a lap set, and those of the lap after it, if it names
     one; None for those they delete, as they end up.
     """
-    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t half = PyBytes_GET_SIZE(data) // 2
-    cdef const uint8_t *end = start + PyBytes_GET_SIZE(data)
+    cdef Found found = find(data, lap)
+    cdef dict rows = {}
+    rows_between(rows, data, found.first_at, found.first.end)
+    rows_between(rows, data, found.after_at, found.after.end)
+    return rows
+
+
+def unread(bytes data not None, bytes lap not None) -> list:
+    """Return what `replay` passes over, as (byte, lap, whole entries, the rows they set).
+
+    lap   of the entries: b"" for what is none, because it is torn or damaged; then the entries are
+          the whole ones behind it that belong to `lap`. Else they are of another state than `lap`
+          is, earlier or later
+    """
+    cdef Found found = find(data, lap)
+    cdef Chain chain
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), start, behind
+    cdef list passed = []
+    cdef dict rows
+    for start in heads_of(data, lap):
+        chain = chain_at(data, start, size)
+        if chain.first and start not in (found.first_at, found.after_at):
+            rows = {}
+            rows_between(rows, data, start, chain.end)
+            passed.append(
+                (start, data[start + 8:start + 16], chain.last - chain.first + 1, rows))
+        elif not chain.first and any(data[start:start + HEADER_BYTES]):
+            passed.append((start, b"", whole_behind(data, start, lap[:LAP_BYTES]), {}))
+    for chain in (found.first, found.after):
+        if chain.first:
+            behind = whole_behind(data, chain.end, int(chain.lap).to_bytes(LAP_BYTES, "little"))
+            if behind or is_next(data, chain, size):
+                passed.append((chain.end, b"", behind, {}))
+    if found.first.first and not found.after.first:
+        behind = whole_behind(data, found.first.end, lap[LAP_BYTES:])
+        if behind and lap[LAP_BYTES:] not in [other for _, other, _, _ in passed]:
+            passed.append((found.first.end, b"", behind, {}))
+    return passed
+
+
+cdef struct Chain:
+    # Entries of one lap, one after the other: numbers, the first 0 when there are none.
+    uint64_t lap
+    uint64_t first
+    uint64_t last
+    Py_ssize_t end
+
+
+cdef struct Found:
+    Chain first  # of the lap, and of the one after it
+    Chain after
+    Py_ssize_t first_at
+    Py_ssize_t after_at
+
+
+cdef list heads_of(bytes data, bytes lap):
+    return [0, PyBytes_GET_SIZE(data) // 2] if lap_of(lap, 1) else [0]
+
+
+cdef Found find(bytes data, bytes lap):
+    """Find the entries of a lap, and those of the next one if nothing between is missing."""
+    cdef Found found
+    cdef Chain chain
     cdef uint64_t first = lap_of(lap, 0), after = lap_of(lap, 1)
-    cdef dict found = {}
-    if not after:
-        replay_lap(found, start, end, first)
+    cdef Py_ssize_t size = PyBytes_GET_SIZE(data), at
+    found.first = found.after = chain_at(data, size, size)
+    found.first.lap, found.after.lap = first, after
+    found.first_at = found.after_at = size
+    for at in heads_of(data, lap):
+        chain = chain_at(data, at, size)
+        if chain.first and chain.lap == first:
+            found.first, found.first_at = chain, at
+            break
+    if not after or not found.first.first:
         return found
-    for wanted in (first, after):
-        replay_lap(found, start, start + half, wanted)
-        replay_lap(found, start + half, end, wanted)
+    # It has entries only after the last of the lap before. Not at the half, in a file cut short.
+    at = data.find(lap[LAP_BYTES:])
+    while at >= 0 and not found.after.first:
+        chain = chain_at(data, max(at - 8, 0), size)
+        if chain.lap == after and chain.first == found.first.last + 1:
+            found.after, found.after_at = chain, at - 8
+        at = data.find(lap[LAP_BYTES:], at + LAP_BYTES)
     return found
 
 
-cdef int replay_lap(
-    dict found, const uint8_t *at, const uint8_t *end, uint64_t wanted
-) except -1:
-    cdef uint64_t number = 1
-    cdef size_t size
-    cdef dict rows
-    while <size_t>(end - at) >= HEADER_BYTES:
-        size = load32(at + 4)
-        if (
-            size > <size_t>(end - at) - HEADER_BYTES
-            or load64(at + 8) != wanted
-            or load64(at + 16) != number
-            or load32(at) != crc32c(0, at + 4, size + HEADER_BYTES - 4)
-        ):
+cdef Chain chain_at(bytes data, Py_ssize_t at, Py_ssize_t end):
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Chain chain
+    cdef Py_ssize_t size
+    chain.lap, chain.first, chain.last, chain.end = 0, 0, 0, at
+    while (size := entry_bytes(start + chain.end, end - chain.end)) > 0:
+        lap, number = load64(start + chain.end + 8), load64(start + chain.end + 16)
+        if not chain.first:
+            chain.lap, chain.first = lap, number
+        elif lap != chain.lap or number != chain.last + 1:
             break
-        rows = rows_of(at + HEADER_BYTES, size)
+        chain.last = number
+        chain.end += size
+    return chain
+
+
+cdef Py_ssize_t entry_bytes(const uint8_t *at, Py_ssize_t room) noexcept:
+    """The size of the whole entry that stands there; 0 where there is none."""
+    cdef Py_ssize_t size
+    if room < HEADER_BYTES:
+        return 0
+    size = <Py_ssize_t>load32(at + 4) + HEADER_BYTES
+    if size > room or not load64(at + 16) or load32(at) != crc32c(0, at + 4, size - 4):
+        return 0
+    return size
+
+
+cdef bint is_next(bytes data, Chain chain, Py_ssize_t end):
+    """Whether what ends a chain says that it goes on with it."""
+    cdef const uint8_t *at = <const uint8_t *>PyBytes_AS_STRING(data) + chain.end
+    return (
+        chain.first != 0 and end - chain.end >= HEADER_BYTES
+        and load64(at + 8) == chain.lap and load64(at + 16) == chain.last + 1)
+
+
+cdef Py_ssize_t whole_behind(bytes data, Py_ssize_t at, bytes lap):
+    """Count whole entries of that lap from there on."""
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(data), count = 0, size
+    at = data.find(lap, at)
+    while at >= 0:
+        size = entry_bytes(start + at - 8, end - at + 8) if at >= 8 else 0
+        count += size > 0
+        at = data.find(lap, at + max(size, LAP_BYTES))
+    return count
+
+
+cdef int rows_between(dict found, bytes data, Py_ssize_t at, Py_ssize_t end) except -1:
+    """Add the rows of whole entries; up to one that is none of ours."""
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t size
+    cdef dict rows
+    while at < end:
+        size = entry_bytes(start + at, end - at)
+        rows = rows_of(start + at + HEADER_BYTES, size - HEADER_BYTES)
         if rows is None:
             break
         found.update(rows)
-        at += HEADER_BYTES + size
-        number += 1
+        at += size
     return 0
 
 

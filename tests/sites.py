@@ -96,16 +96,19 @@ class Sites:
             pair = new_key_pair()
             write_keys(folder / "edge.keys", pair)
             self.table.add(pair.public, name)
-        settings = {
+        settings = self.settings(name) | sections
+        return EdgeNode(settings, folder=folder, wall_ns=wall_ns, monotonic_ns=monotonic_ns)
+
+    def settings(self, name: str) -> dict[str, Any]:
+        """Return how a node meets this hub, and quickly again."""
+        return {
             "edge": {"name": name},
             "hub": {"endpoint": self.address, "server_key": self.keys.public},
             "sync": {
                 "heartbeat": "1s", "reconnect_base": "50ms", "reconnect_cap": "200ms",
                 "breaker_failures": 1000,
             },
-            **sections,
         }  # fmt: skip
-        return EdgeNode(settings, folder=folder, wall_ns=wall_ns, monotonic_ns=monotonic_ns)
 
 
 async def settle(*nodes: EdgeNode, rounds: int = 2) -> None:

@@ -42,6 +42,8 @@ class EdgeKeys(Keyspace):
     sent      operations up to this number have been given to the link
     pending   operations not confirmed
     evicted   keys whose values were left to the hub, since the start
+    taken_as, taken_in   as which replica, and in which opening of the store, the operations were
+                         made that `take` returned last; 0 where that was not noted
     """
 
     def __new__(
@@ -55,6 +57,16 @@ class EdgeKeys(Keyspace):
     def evicted(self) -> int: ...
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
+
+    @property
+    def taken_as(self) -> int: ...
+    @property
+    def taken_in(self) -> int: ...
+    def open_as(self, opening: int) -> None:
+        """Note of what is made from here on that it was in that opening of the store, by chance.
+
+        What was made before stays as it is, until it is told: a copy of the store has it as well.
+        """
 
     def call_yourself(self, r: int) -> None:
         """Take a number drawn by chance from NAMED_FROM to NAMED_TO: before the first operation."""
@@ -85,6 +97,7 @@ class EdgeKeys(Keyspace):
     ) -> list[Op]:
         """Return the next operations for the link, in order, and count them as sent.
 
+        All of them were made as one replica (`taken_as`), in one opening of the store (`taken_in`).
         From here on they are not merged with later ones, for the hub may have them.
 
         again   only those behind this number that have been sent, for a hub that lost them

@@ -43,3 +43,11 @@ def replay(data: bytes, lap: bytes) -> dict[bytes, bytes | None]:
     """Return the rows that the entries of a lap set, and those of the lap after it, if it names
     one; None for those they delete, as they end up.
     """
+
+def unread(data: bytes, lap: bytes) -> list[tuple[int, bytes, int, dict[bytes, bytes | None]]]:
+    """Return what `replay` passes over, as (byte, lap, whole entries, the rows they set).
+
+    lap   of the entries: b"" for what is none, because it is torn or damaged; then the entries are
+          the whole ones behind it that belong to `lap`. Else they are of another state than `lap`
+          is, earlier or later
+    """

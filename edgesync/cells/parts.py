@@ -2,11 +2,17 @@ r"""Operations in records: cut where they are too large for one, joined again at
 
 body    part u8 | bytes      part: bit 0 more follow, bit 1 goes on with the one before
 
-The bytes, joined, are operations; or `\0 o`, four bytes of the keyspace that their writer knew, and
-operations; or `\0 h` and a piece of what an edge holds (held.py).
+The bytes, joined, are a tag and operations, or `\0 h` and a piece of what an edge holds (held.py).
+The tag, which older edges leave out in part:
+
+    \0 o   keyspace that the writer knew, its first 4 bytes
+    \0 n   ... | opening u32 LE | replica the edge is now u32 LE
 """
 
+import struct
 from typing import Final
+
+import msgspec
 
 from edgesync.errors import RecordError
 
@@ -18,6 +24,8 @@ GOES_ON: Final = 2
 
 
 OPS: Final = b"\0o"
+NAMED_OPS: Final = b"\0n"
+NAMES: Final = struct.Struct("<II")
 HELD: Final = b"\0h"
 KEYSPACE_BYTES: Final = 4
 
@@ -51,9 +59,31 @@ def join(before: bytes, body: bytes) -> tuple[bytes, bool]:
     return data + body[1:], not body[0] & MORE
 
 
-def ops_of(data: bytes) -> tuple[bytes, bytes]:
-    """Return the beginning of the keyspace their writer knew, if it says so, and operations."""
-    if not data.startswith(OPS):
-        return b"", data
-    end = len(OPS) + KEYSPACE_BYTES
-    return data[len(OPS) : end], data[end:]
+class Tag(msgspec.Struct, frozen=True):
+    """What stands before operations.
+
+    keyspace   the beginning of the one their writer knew; empty from an old edge
+    opening    of the store, in which they were made (`EdgeKeys.open_as`); 0 from an old edge
+    replica    which the edge is by now; 0: that they were written as
+    """
+
+    keyspace: bytes = b""
+    opening: int = 0
+    replica: int = 0
+
+    def encode(self) -> bytes:
+        return NAMED_OPS + self.keyspace + NAMES.pack(self.opening, self.replica)
+
+
+def ops_of(data: bytes) -> tuple[Tag, bytes]:
+    """Return the tag of operations, and them; raises RecordError."""
+    kind = data[: len(OPS)]
+    if kind not in (OPS, NAMED_OPS):
+        return Tag(), data
+    end = len(kind) + KEYSPACE_BYTES
+    keyspace = data[len(kind) : end]
+    if kind == OPS:
+        return Tag(keyspace), data[end:]
+    if len(data) < end + NAMES.size:
+        raise RecordError("operations cut short within their tag")
+    return Tag(keyspace, *NAMES.unpack_from(data, end)), data[end + NAMES.size :]

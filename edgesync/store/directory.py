@@ -170,6 +170,13 @@ def make_wal(path: Path, nbytes: int) -> None:
         sync_directory(path)
 
 
+def drop_short_wal(path: Path, nbytes: int) -> None:
+    """Remove a write-ahead log that was cut short and of which nothing is needed any more."""
+    with explained(path):
+        if (path / WAL).exists() and (path / WAL).stat().st_size < nbytes:
+            (path / WAL).unlink()
+
+
 def check_file(path: Path) -> None:
     """Refuse a file that could not be mapped safely; raises StoreCorrupt, StoreVersion."""
     with explained(path), open(path / DATA, "rb") as file:

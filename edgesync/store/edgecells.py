@@ -26,7 +26,7 @@ from edgesync._native.commands import EvictedReply
 from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO, UNNAMED, EdgeKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
-from edgesync._native.wal import Wal, replay
+from edgesync._native.wal import Wal
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
 from edgesync.cells.changes import Changes
@@ -40,8 +40,9 @@ from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
 from edgesync.store.clock import MARK_EVERY_MS, WRONG_CLOCK_MS, ClockMark, Move, boot_id
 from edgesync.store.commit import Tails
-from edgesync.store.directory import WAL, explained, make_wal
+from edgesync.store.directory import WAL, drop_short_wal, make_wal
 from edgesync.store.journal import EdgeStore
+from edgesync.store.recovery import COUNTERS_ROW, replayed
 from edgesync.store.retell import Teller, tagged
 
 log = logging.getLogger(__name__)
@@ -153,7 +154,10 @@ class EdgeCells(CellStore):
         self._settling_write = Write()
         self._lap = rows.get(LAP_ROW)  # of what is logged
         if self._lap:
-            rows.restore(_replayed(self._wal_path, self._lap))
+            counters = rows.get(COUNTERS_ROW) or b""
+            rows.restore(
+                replayed(self._wal_path, self._lap, counters, nbytes=self._wal_bytes, lost_s=WAL_S)
+            )
         space = EdgeKeys(rows, strategies=strategies, may_pack=may_pack)
         super().__init__(
             disk, rows, space,
@@ -164,6 +168,7 @@ class EdgeCells(CellStore):
         self.changes = Changes(rows, space, self._arm_changes)
         savepoint = partial(Savepoint, rows, space)
         self.call.scripts = Scripts(self.call, savepoint, cpu_s=script_cpu_s)
+        space.open_as(int.from_bytes(os.urandom(4), "big") | 1)
         if space.n == 0 and space.r == UNNAMED:
             space.call_yourself(random.randrange(NAMED_FROM, NAMED_TO))
         self._monotonic_ns = monotonic_ns
@@ -263,10 +268,8 @@ class EdgeCells(CellStore):
         ops = self.space.take(TOLD_OPS, TOLD_BYTES)
         if not ops:
             return False
-        data = codec.encode_ops(self.space.r, ops)
-        if self.cursor.start:  # older hubs know no tag
-            data = tagged(self.cursor.keyspace, data)
-        self._fresh += cut(data)
+        data = codec.encode_ops(self.space.taken_as, ops)
+        self._fresh += cut(tagged(self.space, self.cursor.keyspace, data))
         self._next_sent = self.space.sent
         # Taking may change nothing but a counter, and what is taken must be stored all the same.
         self.space.save_counters()
@@ -335,6 +338,8 @@ class EdgeCells(CellStore):
 
     def _opened_wal(self) -> Wal | None:
         try:
+            if not self.rows.rows_unstored:
+                drop_short_wal(self._wal_path.parent, self._wal_bytes)
             make_wal(self._wal_path.parent, self._wal_bytes)
             return Wal(str(self._wal_path))
         except (OSError, StoreError) as error:
@@ -753,18 +758,6 @@ class EdgeCells(CellStore):
         gone = self.space.reclaim(EXPIRED_A_TURN)
         self.changes.expired(gone)
         return len(gone)
-
-
-def _replayed(path: Path, lap: bytes) -> dict[bytes, bytes | None]:
-    """Return the rows that only the write-ahead log has; raises StoreUnwritable."""
-    if not path.exists():
-        log.error(
-            "keys: %s is missing: what was written in the %g s before the last end may be, too",
-            path, WAL_S,
-        )  # fmt: skip
-        return {}
-    with explained(path):
-        return replay(path.read_bytes(), lap)
 
 
 def told_since(store: EdgeStore) -> list[tuple[int, int | None]]:

@@ -11,7 +11,7 @@ from typing import Final
 from edgesync._native import cells as codec
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync.cells.held import Opening, Scope, encode_piece
-from edgesync.cells.parts import HELD, KEYSPACE_BYTES, OPS
+from edgesync.cells.parts import HELD, KEYSPACE_BYTES, Tag
 
 STEP_OPS: Final = 2000
 STEP_KEYS: Final = 500
@@ -47,7 +47,8 @@ class Teller:
             after = ops[-1].n
             if after > self._sent:
                 break
-            yield tagged(self._keyspace, codec.encode_ops(self._space.r, ops)), after
+            data = codec.encode_ops(self._space.taken_as, ops)
+            yield tagged(self._space, self._keyspace, data), after
         behind: bytes | None = None
         opening: Opening | None = Opening(
             self._space.r, self._sent, self._covers, self._scope, self._space.seen()
@@ -59,6 +60,7 @@ class Teller:
             behind, opening = until, None
 
 
-def tagged(keyspace: bytes, ops: bytes) -> bytes:
-    """Return operations with the keyspace their writer knew."""
-    return OPS + keyspace[:KEYSPACE_BYTES] + ops
+def tagged(space: EdgeKeys, keyspace: bytes, ops: bytes) -> bytes:
+    """Return operations just taken from `space`, with the keyspace their writer knew."""
+    tag = Tag(keyspace[:KEYSPACE_BYTES], space.taken_in, space.r)
+    return tag.encode() + ops

@@ -3,6 +3,12 @@
 i | start u64 BE      where the feed stood when that start of the hub was over, in number and order
 q | r u32 BE          operations of that replica up to this number are carried out here, or were
                       told of by an edge that had seen them; and the feed's number when it was noted
+w | r u32 BE          in which openings of its store that replica made them: pairs of the number of
+                      the first, and the opening
+
+A store of an edge that was put back to an earlier state, or copied, names operations as it has
+named others before, until the hub gives it another name. By the opening they are told apart: what
+is known by its name and its opening is the same operation, told by whoever has it.
 
 A hub whose folder was copied back does not remember some of its starts, or ended them earlier than
 an edge has seen: what that edge knows is of a life that is lost. Numbers of edges are looked up by
@@ -20,6 +26,7 @@ from edgesync.cells.view import View
 # Older ones are forgotten: an edge that was away for longer tells all it has.
 STARTS_MAX: Final = 1000
 SEEN_MAX: Final = 3000
+OPENINGS_MAX: Final = 200
 HUB: Final = 1 << 30
 
 
@@ -38,6 +45,7 @@ class Lineage:
         self.r = HUB | secrets.randbits(30)
         self._ends: dict[int, int] = {}
         self._seen: dict[int, tuple[int, int]] = {}
+        self._openings: dict[int, list[tuple[int, int]]] = {}
 
     def load(self) -> None:
         """Take what is stored, as after a commit that was refused."""
@@ -52,6 +60,7 @@ class Lineage:
             for row, raw in self._space.walk(b"q", b"r")
         ]
         self._seen = {r: one for one, r in sorted(found, key=lambda it: it[0][1])}
+        self._openings = {}
         self._space.call_yourself(self.r)
 
     def end(self, start: int) -> None:
@@ -82,6 +91,28 @@ class Lineage:
             row = b"q" + r.to_bytes(4, "big")
             self._rows.put(row, msgspec.msgpack.encode((n, self._space.seq)))
 
+    def opening_of(self, r: int, n: int) -> int:
+        """Return in which opening of its store a replica made operation `n`; 0: not noted."""
+        found = [opening for first, opening in self._openings_of(r) if first <= n]
+        return found[-1] if found else 0
+
+    def note_opening(self, r: int, n: int, opening: int) -> None:
+        """Operations of that replica from `n` on were made in that opening."""
+        openings = self._openings_of(r)
+        first, newest = openings[-1] if openings else (0, 0)
+        if newest == opening or first >= n:
+            return
+        openings = self._openings[r] = [*openings, (n, opening)][-OPENINGS_MAX:]
+        self._rows.put(_openings_row(r), msgspec.msgpack.encode(openings))
+
+    def _openings_of(self, r: int) -> list[tuple[int, int]]:
+        if r not in self._openings:
+            raw = self._rows.get(_openings_row(r))
+            self._openings[r] = (
+                msgspec.msgpack.decode(raw, type=list[tuple[int, int]]) if raw else []
+            )
+        return self._openings[r]
+
     def seen_since(self, base: int) -> list[tuple[int, int]]:
         """Return (replica, number) of what was noted after `base`, the newest first."""
         found = [(self.r, self._space.n)]
@@ -98,3 +129,7 @@ def decode_order(rows: View, start: int) -> int:
 
 def _row(start: int) -> bytes:
     return b"i" + start.to_bytes(8, "big")
+
+
+def _openings_row(r: int) -> bytes:
+    return b"w" + r.to_bytes(4, "big")

@@ -42,7 +42,7 @@ from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Reply
 from edgesync.cells.conflicts import resolve
 from edgesync.cells.held import Opening, Piece, decode_piece
-from edgesync.cells.parts import HELD, join, ops_of
+from edgesync.cells.parts import HELD, Tag, join, ops_of
 from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
@@ -314,10 +314,13 @@ class HubCells(CellStore):
             r = NAMED_FROM + secrets.randbelow(NAMED_TO - NAMED_FROM)
         acked = self.lineage.seen(r)
         found = Replica(r, incarnation, acked=acked, seen_ms=self.now_ms())
-        self.rows.put(b"n" + found.r.to_bytes(4, "big"), edge.encode())
-        self._names[found.r] = edge
+        self._name(found.r, edge)
         self._put_replica(edge, found)
         return found
+
+    def _name(self, r: int, edge: str) -> None:
+        self._names[r] = edge
+        self.rows.put(b"n" + r.to_bytes(4, "big"), edge.encode())
 
     def edge_of(self, r: int) -> str:
         """Return which edge a replica is or was; `hub` for the hub's own clients."""
@@ -420,20 +423,47 @@ class HubCells(CellStore):
             yield from self._hear_ops(entry, *ops_of(data))
         self._note_heard(record)
 
-    def _hear_ops(self, entry: LogEntry, keyspace: bytes, data: bytes) -> Iterator[None]:
+    def _hear_ops(self, entry: LogEntry, tag: Tag, data: bytes) -> Iterator[None]:
         written_as, ops = decode_ops(data)
         gap = b"l" + entry.edge.encode()
         for at in range(0, len(ops), OPS_A_TURN):
-            one = self.replica_of(entry.edge, entry.incarnation, written_as)
-            is_known = written_as == one.r and self.mark.keyspace.startswith(keyspace)
+            one = self.replica_of(entry.edge, entry.incarnation, tag.replica or written_as)
             part = ops[at : at + OPS_A_TURN]
-            for op in part:
-                if one.has(op.n) is not True:
-                    self.space.hear(one.r, op, is_known=is_known)
+            if written_as == one.r:
+                is_known = self.mark.keyspace.startswith(tag.keyspace)
+                for op in part:
+                    if one.has(op.n) is not True:
+                        self.space.hear(one.r, op, is_known=is_known)
+                self.lineage.note_opening(one.r, part[0].n, tag.opening)
+                is_gapped = self.rows.get(gap) is not None
+                self._put_replica(entry.edge, one.after(part, is_gapped=is_gapped))
+                self.rows.delete(gap)
+            else:
+                for op in part:
+                    self._hear_earlier(entry.edge, one, written_as, op, tag.opening)
             self.conflicts.note(self.space.now_ms)
-            self._put_replica(entry.edge, one.after(part, is_gapped=self.rows.get(gap) is not None))
-            self.rows.delete(gap)
             yield
+
+    def _hear_earlier(self, edge: str, one: Replica, r: int, op: Op, opening: int) -> None:
+        """Carry out an operation made under another name than the edge has now.
+
+        It may have come under that name, and so may another one, from a store that this one is an
+        earlier state or a copy of. What another edge is called says nothing here (I12).
+        """
+        is_named = self.knows(r, op.n) is True
+        is_same = is_named and self.lineage.opening_of(r, op.n) == opening
+        if is_same or one.has(op.n) is True:
+            return
+        if is_named or self._names.get(r, edge) != edge or not 0 < r < NAMED_TO:
+            self.space.hear(one.r, op, is_known=False)
+            self.lineage.note_opening(one.r, op.n, opening)
+            self._put_replica(edge, self._replicas[edge].after([op], is_gapped=False))
+            return
+        self.space.hear(r, op, is_known=False)
+        if r not in self._names:
+            self._name(r, edge)
+        self.lineage.note_opening(r, op.n, opening)
+        self.lineage.note(r, op.n)
 
     # -- what edges hold -----------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesync._native.wal import Wal, replay
+from edgesync._native.wal import Wal, replay, unread
 from edgesync.store.directory import WAL, make_wal
 
 pytestmark = pytest.mark.feature("S2", "L14")
@@ -171,6 +171,65 @@ def test_a_lap_and_the_one_after_it_have_half_of_the_file_each(tmp_path: Path) -
         wal.turn(three + four)  # the first half again
         assert add(wal, {b"c": None})
         assert replay(path.read_bytes(), TWO + three) == {b"b": b"2", b"c": None}
-        assert replay(path.read_bytes(), ONE + TWO) == {b"b": b"2"}
+        # What comes after entries that are gone says nothing without them.
+        assert replay(path.read_bytes(), ONE + TWO) == {}
         wal.begin(four + ONE)
         assert replay(path.read_bytes(), four + ONE) == {}
+
+
+@pytest.mark.parametrize(
+    ("damaged", "whole", "behind"),
+    [
+        ({0}, {}, 2),
+        ({1}, {b"a": b"1"}, 1),
+        ({2}, {b"a": b"2"}, 0),
+        ({0, 1, 2}, {}, 0),
+        ({3}, {b"a": b"3"}, 0),
+    ],
+)
+def test_nothing_is_read_behind_a_damaged_entry(
+    damaged: set[int], whole: dict[bytes, bytes], behind: int, tmp_path: Path
+) -> None:
+    """An entry says nothing of rows that it did not change: those before it must be there."""
+    with opened(tmp_path, ONE + TWO) as wal:
+        for value in (b"1", b"2", b"3"):
+            assert add(wal, {b"a": value})
+        wal.turn(TWO + b"lap-3333")
+        assert add(wal, {b"b": b"4"})
+        raw = bytearray((tmp_path / WAL).read_bytes())
+    assert unread(bytes(raw), ONE + TWO) == []
+    entry_bytes = raw.index(b"\x01a\x021") + 4
+    starts = [0, entry_bytes, 2 * entry_bytes, SIZE // 2]
+    for number in damaged:
+        raw[starts[number] + entry_bytes - 1] ^= 1
+    at = starts[min(damaged)]
+    assert replay(bytes(raw), ONE + TWO) == whole
+    found = {place: count for place, lap, count, _ in unread(bytes(raw), ONE + TWO) if not lap}
+    assert found[at] == behind
+    assert replay(bytes(raw[: at + 5]), ONE + TWO) == whole
+
+
+def test_a_file_cut_short_has_the_entries_before_the_cut(tmp_path: Path) -> None:
+    with opened(tmp_path, ONE + TWO) as wal:
+        assert add(wal, {b"a": b"1"})
+        wal.turn(TWO + b"lap-3333")
+        for number in range(3):
+            assert add(wal, {b"b": b"%d" % number})
+        raw = (tmp_path / WAL).read_bytes()
+    entry = raw.index(b"\x01a\x021") + 4
+    assert replay(raw[: SIZE // 2 + 2 * entry + 1], ONE + TWO) == {b"a": b"1", b"b": b"1"}
+
+
+def test_entries_of_another_state_are_told_apart(tmp_path: Path) -> None:
+    three = b"lap-3333"
+    with opened(tmp_path, ONE + TWO) as wal:
+        assert add(wal, {b"a": b"1"})
+        wal.turn(TWO + three)
+        assert add(wal, {b"b": b"2"})
+        assert add(wal, {b"c": b"3"})
+        raw = (tmp_path / WAL).read_bytes()
+    assert unread(raw, TWO + three) == [(0, ONE, 1, {b"a": b"1"})], "an earlier one"
+    assert unread(raw, three + ONE) == [
+        (0, ONE, 1, {b"a": b"1"}), (SIZE // 2, TWO, 2, {b"b": b"2", b"c": b"3"}),
+    ]  # fmt: skip
+    assert replay(raw, three + ONE) == {}

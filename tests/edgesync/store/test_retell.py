@@ -8,7 +8,7 @@ from edgesync._native.cells import decode_ops
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync.cells.commands import Call, carry_out
 from edgesync.cells.held import Piece, decode_piece
-from edgesync.cells.parts import HELD, KEYSPACE_BYTES, OPS
+from edgesync.cells.parts import HELD, KEYSPACE_BYTES, ops_of
 from edgesync.store.retell import STEP_KEYS, STEP_OPS, Teller
 from tests.cells.memory import MemoryView
 
@@ -33,9 +33,9 @@ def test_operations_come_first_and_then_all_keys_in_bounded_pieces() -> None:
     pieces: list[Piece] = []
     while (step := teller.step()) is not None:
         data, upto = step
-        if data.startswith(OPS):
+        if not data.startswith(HELD):
             assert not pieces
-            ops = decode_ops(data[len(OPS) + KEYSPACE_BYTES :])[1]
+            ops = decode_ops(ops_of(data)[1])[1]
             assert len(ops) <= STEP_OPS
             numbers += [one.n for one in ops]
             assert upto == numbers[-1]

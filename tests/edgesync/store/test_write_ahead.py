@@ -18,6 +18,7 @@ from edgesync._native.hubkeys import HubKeys
 from edgesync._native.wal import Wal, replay
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
+from edgesync.cells.parts import ops_of
 from edgesync.errors import StoreError, StoreFull, StoreUnwritable
 from edgesync.model import Lane
 from edgesync.store import edgecells as module
@@ -493,7 +494,7 @@ async def test_a_commit_that_told_operations_is_overtaken_twice(
             disk.told.set()
             await trio.testing.wait_all_tasks_blocked()
         first = batch.records(store.read(Lane.NORMAL, tail).data)[0]
-        for op in decode_ops(first.body[1:])[1]:
+        for op in decode_ops(ops_of(first.body[1:])[1])[1]:
             hub.hear(1, op)
         entries, position, is_all = hub.page(0, 0)
         cursor = Cursor(keyspace=bytes(16), position=position, scope=cells.scope)
