@@ -7,12 +7,13 @@ from the log. The keys are copied first: they must not know more than the log be
 import contextlib
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import trio
 
 from hubd import serve
+from hubd.cells.keyspaces import CELLS, OTHERS, cells_path
 from hubd.errors import HubError
 from hubd.log.lmdb import LmdbLog
 
@@ -22,11 +23,11 @@ class BackupRefused(HubError):
 
 
 async def backup(
-    hub_log: LmdbLog, copy_keys: Callable[[str], None] | None, folder: Path, target: Path
+    hub_log: LmdbLog, copy_keys: Mapping[str, Callable[[str], None]], folder: Path, target: Path
 ) -> None:
     """Copy the hub in `folder` into `target`, which must not hold one; raises BackupRefused.
 
-    copy_keys  writes the store of the keys into a folder; None when there is none
+    copy_keys  by tenant: what writes the store of its keys into a folder
 
     Appends go on meanwhile. Afterwards edges may forget what the copy holds (I3).
     """
@@ -34,13 +35,14 @@ async def backup(
     await hub_log.backup(target / serve.LOG)
 
 
-def _copy_files(copy_keys: Callable[[str], None] | None, folder: Path, target: Path) -> None:
+def _copy_files(copy_keys: Mapping[str, Callable[[str], None]], folder: Path, target: Path) -> None:
     if target.exists() and any(target.iterdir()):
         raise BackupRefused(f"{target} is not empty; name a folder of its own for each backup")
     (target / serve.LOG).mkdir(parents=True, mode=0o700)
-    if copy_keys is not None:
-        (target / serve.CELLS).mkdir(mode=0o700)
-        copy_keys(str(target / serve.CELLS))
+    for tenant, copy in copy_keys.items():
+        path = cells_path(target, tenant)
+        path.mkdir(parents=True, mode=0o700)
+        copy(str(path))
     if (folder / serve.REGISTRY).exists():
         _copy_registry(folder / serve.REGISTRY, target / serve.REGISTRY)
     if (folder / serve.KEYS).exists():
@@ -67,7 +69,7 @@ def restore(source: Path, folder: Path) -> int:
     for name in (serve.KEYS, serve.REGISTRY):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
-    for name in (serve.LOG, serve.CELLS):
+    for name in (serve.LOG, CELLS, OTHERS):
         if (source / name).exists():
             shutil.copytree(source / name, folder / name)
     with contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log:

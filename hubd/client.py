@@ -45,7 +45,8 @@ class HubClient:
     """See the module.
 
     token       one of those whose SHA-256 is in the hub's `api.write_token_sha256`, or, to read
-                only, in `api.token_sha256`; none for a hub without
+                only, in `api.token_sha256`; or a tenant's; none for a hub without
+    tenant      whose keys, with a token of the hub's settings; a tenant's token needs no name
     timeout_s   for each call
 
     Every call raises HubUnreachable or HubRefused, and CommandError where Redis would reply with an
@@ -57,12 +58,16 @@ class HubClient:
         url: str,
         *,
         token: str = "",
+        tenant: str = "",
         timeout_s: float = TIMEOUT_S,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx2.AsyncClient(headers=headers, timeout=timeout_s, transport=transport)
+        self._http = httpx2.AsyncClient(
+            headers=headers, timeout=timeout_s, transport=transport,
+            params={"tenant": tenant} if tenant else None,
+        )  # fmt: skip
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()

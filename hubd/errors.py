@@ -20,6 +20,27 @@ class EdgeUnknown(HubError):
         self.edge = edge
 
 
+class EdgeOfAnother(HubError):
+    """Names of edges belong to one tenant for ever: what they sent is in the log under them."""
+
+    def __init__(self, edge: str, tenant: str) -> None:
+        super().__init__(
+            f"{edge} is or was an edge of another tenant than {tenant}; choose another name"
+        )
+        self.edge = edge
+        self.tenant = tenant
+
+
+class TenantUnknown(HubError):
+    def __init__(self, tenant: str) -> None:
+        super().__init__(f"there is no tenant {tenant}; `hubd tenant add {tenant}` makes it")
+        self.tenant = tenant
+
+
+class TenantRefused(HubError):
+    """Nothing was changed; the sentence names the remedy."""
+
+
 class EnrolRefused(HubError):
     """`code` is bad_credentials, expired, used, revoked or bad_key."""
 

@@ -18,7 +18,7 @@ from edgesync_transport import receiver as core
 from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
-from hubd.cells import Answers
+from hubd.cells import Answers, Keyspaces
 from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
 from hubd.presence import Presence
 
@@ -76,7 +76,7 @@ class HubLink:
         presence: Presence,
         settings: ReceiverSettings,
         *,
-        answers: Answers | None = None,
+        answers: Answers | Keyspaces | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._hearing = hearing

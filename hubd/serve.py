@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
@@ -28,9 +28,11 @@ from hubd.api.app import make_app
 from hubd.api.context import Context
 from hubd.api.params import EdgesPage
 from hubd.api.server import serve_http
-from hubd.cells import Answers, HubCells
+from hubd.api.tenancy import TenantTokens
+from hubd.cells import Answers, HubCells, Keyspaces
+from hubd.cells.keyspaces import cells_path
 from hubd.edges.enrol import Enrolment, enrol_route
-from hubd.edges.registry import Registry
+from hubd.edges.registry import DEFAULT_TENANT, Registry
 from hubd.errors import HubError, RegistryUnusable
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
@@ -50,7 +52,7 @@ REGISTRY_BUSY_S: Final = 1.0
 # A third of what the unit of `hubd service` grants.
 WATCHDOG_S: Final = 20.0
 
-LOG, STATE, CELLS = "log", "state.db", "cells"
+LOG, STATE = "log", "state.db"
 KEYS, REGISTRY = "hub.keys", "registry.db"
 
 
@@ -79,10 +81,10 @@ async def run(
     with contextlib.closing(Registry(folder / REGISTRY, busy_s=REGISTRY_BUSY_S)) as registry:
         async with open_log(settings, folder) as hub_log:
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
-            cells = open_cells(settings, folder, hub_log)
-            with contextlib.closing(state), contextlib.closing(cells):
+            keyspaces = open_keyspaces(settings, folder, hub_log)
+            with contextlib.closing(state), contextlib.closing(keyspaces):
                 await _serve(
-                    settings, folder, keys, registry, hub_log, state, cells, stop, task_status
+                    settings, folder, keys, registry, hub_log, state, keyspaces, stop, task_status
                 )
 
 
@@ -100,41 +102,61 @@ async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
             await hub_log.aclose()
 
 
-def open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
-    """Open the keys; damaged files move aside, and a new keyspace is made from the log.
+def open_keyspaces(settings: Settings, folder: Path, hub_log: LmdbLog) -> Keyspaces:
+    """Open the keys of the default tenant; those of others follow with `set_tenants`."""
+
+    def open_answers(tenant: str, belongs: Callable[[str], bool]) -> Answers:
+        cells = open_cells(settings, folder, hub_log, tenant)
+        return make_answers(settings, cells, hub_log, belongs)
+
+    return Keyspaces(open_answers)
+
+
+def make_answers(
+    settings: Settings,
+    cells: HubCells,
+    hub_log: LmdbLog,
+    belongs: Callable[[str], bool] = lambda _edge: True,
+) -> Answers:
+    return Answers(
+        cells,
+        hub_log,
+        belongs=belongs,
+        retire_after_s=float(settings.cells.retire_after),
+        conflicts_s=float(settings.cells.conflicts_for),
+    )
+
+
+def open_cells(
+    settings: Settings, folder: Path, hub_log: LmdbLog, tenant: str = DEFAULT_TENANT
+) -> HubCells:
+    """Open a tenant's keys; damaged files move aside, and a new keyspace is made from the log.
 
     Edges notice the new keyspace and tell it all they hold. What only clients of this hub wrote and
     no edge has taken is in the damaged files alone.
     """
+    path = cells_path(folder, tenant)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        return _open_cells(settings, folder, hub_log)
+        return _open_cells(settings, path, hub_log)
     except StoreCorrupt as error:
-        aside = folder / f"{CELLS}.damaged"
+        aside = path.with_name(f"{path.name}.damaged")
         shutil.rmtree(aside, ignore_errors=True)
-        (folder / CELLS).rename(aside)
+        path.rename(aside)
         log.error("%s: kept as %s, the keys are made again from the log", error, aside)
-        return _open_cells(settings, folder, hub_log)
+        return _open_cells(settings, path, hub_log)
 
 
-def _open_cells(settings: Settings, folder: Path, hub_log: LmdbLog) -> HubCells:
+def _open_cells(settings: Settings, path: Path, hub_log: LmdbLog) -> HubCells:
     section = settings.cells
     return HubCells(
-        folder / CELLS,
+        path,
         hub_log.generation,
         hub_log.head,
         map_bytes_max=int(section.limit),
         strategies=section.strategies(),
         value_max=int(section.value_limit),
         random=SystemRandom(),
-    )
-
-
-def make_answers(settings: Settings, cells: HubCells, hub_log: LmdbLog) -> Answers:
-    return Answers(
-        cells,
-        hub_log,
-        retire_after_s=float(settings.cells.retire_after),
-        conflicts_s=float(settings.cells.conflicts_for),
     )
 
 
@@ -145,12 +167,11 @@ async def _serve(
     registry: Registry,
     hub_log: LmdbLog,
     state: State,
-    cells: HubCells,
+    keyspaces: Keyspaces,
     stop: trio.Event,
     task_status: trio.TaskStatus[Running],
 ) -> None:
     table = KeyTable()
-    answers = make_answers(settings, cells, hub_log)
     presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
     projectors = Projectors(live, series_max=settings.limits.series)
@@ -159,14 +180,20 @@ async def _serve(
         state=state,
         live=live,
         projectors=projectors,
-        answers=answers,
+        answers=keyspaces.default,
         settings=settings.api,
         version=__version__,
     )
     enrolment = Enrolment(registry, settings, server_key=keys.public)
-    app = make_app(context, open_routes=[enrol_route(enrolment)])
+    tokens = TenantTokens()
+    app = make_app(
+        context,
+        answers_of=keyspaces.of,
+        tenant_tokens=tokens,
+        open_routes=[enrol_route(enrolment)],
+    )
     # Before anybody can knock: an edge that is refused takes its time to come again.
-    admission = Admission(registry, table, presence)
+    admission = Admission(registry, table, presence, keyspaces, tokens)
     await admission.refresh()
     async with open_hearing(
         settings.hub.listen, server_keys=keys, edges=table, welcome=enrolment.of_guest
@@ -175,13 +202,13 @@ async def _serve(
             hearing,
             hub_log,
             presence,
-            _receiver_settings(settings, cells.lineage.start),
-            answers=answers,
+            _receiver_settings(settings, keyspaces.default.cells.lineage.start),
+            answers=keyspaces,
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
-            nursery.start_soon(_watch_registry, admission, link, answers)
-            await nursery.start(answers.run)
+            nursery.start_soon(_watch_registry, admission, link, keyspaces)
+            await nursery.start(keyspaces.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
             nursery.start_soon(keep_thinning, state, settings.retention)
@@ -189,7 +216,7 @@ async def _serve(
                 functools.partial(
                     serve_control,
                     folder,
-                    _control_answers(context, hub_log, folder),
+                    _control_answers(context, keyspaces, hub_log, folder),
                     name=HUB,
                     mendable=(EdgesyncError, HubError, OSError),
                 )
@@ -204,7 +231,9 @@ async def _serve(
     log.info("hub stopped")
 
 
-def _control_answers(context: Context, hub_log: LmdbLog, folder: Path) -> Mapping[str, Answer]:
+def _control_answers(
+    context: Context, keyspaces: Keyspaces, hub_log: LmdbLog, folder: Path
+) -> Mapping[str, Answer]:
     """Return what the control socket answers: whoever may read the folder needs no token."""
     from hubd.backup import backup  # which names the files of this module
 
@@ -215,11 +244,14 @@ def _control_answers(context: Context, hub_log: LmdbLog, folder: Path) -> Mappin
         return await fleet.stats(context, EdgesPage(limit=1))
 
     async def copy(asked: Mapping[str, Any]) -> Any:
-        await backup(hub_log, context.cells.copy, folder, Path(str(asked.get("target", ""))))
+        copies = {tenant: answers.cells.copy for tenant, answers in keyspaces.all()}
+        await backup(hub_log, copies, folder, Path(str(asked.get("target", ""))))
         return {"head": hub_log.head}
 
     async def retire(asked: Mapping[str, Any]) -> Any:
-        edge, cells = str(asked.get("edge", "")), context.cells
+        edge = str(asked.get("edge", ""))
+        answers = keyspaces.of(keyspaces.owner_of(edge)) or keyspaces.default
+        cells = answers.cells
         is_known = edge in cells.replicas()
         if is_known:
             cells.give_up(edge)
@@ -242,12 +274,21 @@ def _receiver_settings(settings: Settings, start: int) -> ReceiverSettings:
 
 
 class Admission:
-    """Keeps the key table what the registry says."""
+    """Keeps what is in memory as the registry says: keys, edges, tenants and their tokens."""
 
-    def __init__(self, registry: Registry, table: KeyTable, presence: Presence) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        table: KeyTable,
+        presence: Presence,
+        keyspaces: Keyspaces,
+        tokens: TenantTokens,
+    ) -> None:
         self._registry = registry
         self._table = table
         self._presence = presence
+        self._keyspaces = keyspaces
+        self._tokens = tokens
         self._known: dict[str, str] = {}
 
     async def refresh(self) -> list[str]:
@@ -258,6 +299,9 @@ class Admission:
         changes = await trio.to_thread.run_sync(self._registry.changes)
         if changes is None:
             return []
+        self._tokens.set(changes.tokens)
+        # Before their edges are let in.
+        self._keyspaces.set_tenants(changes.tenants, changes.owners)
         known, now = self._known, changes.keys
         for public in known.keys() - now.keys():
             self._table.remove(public)
@@ -270,7 +314,7 @@ class Admission:
         return [known[public] for public in known.keys() - now.keys() if known[public] not in edges]
 
 
-async def _watch_registry(admission: Admission, link: HubLink, answers: Answers) -> None:
+async def _watch_registry(admission: Admission, link: HubLink, keyspaces: Keyspaces) -> None:
     """Follow the registry; a revoked edge's session ends (R9)."""
     seldom = Seldom()
     while True:
@@ -283,7 +327,7 @@ async def _watch_registry(admission: Admission, link: HubLink, answers: Answers)
             continue
         for edge in revoked:
             await link.revoke(edge)
-            answers.forget(edge)
+            keyspaces.forget(edge)
 
 
 async def run_until_signalled(settings: Settings, folder: Path) -> None:

@@ -198,22 +198,27 @@ class KeysStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
+    """The hub as a whole is its operator's: a tenant's token gets none of it (log, projectors)."""
+
     now_ns: int
     version: str
-    log_head: int
+    log_head: int | None
     keys: KeysStats
     projectors: list[ProjectorStatus]
     ledger: list[Ledger]
     skips: list[SkipRow]
     watchers: int
-    log: LogStats
+    log: LogStats | None
     rebuilds: int
     problems: list[str]
     next: str | None
 
 
 class Healthz(msgspec.Struct, frozen=True, kw_only=True):
-    """`is_working` is false while a part of the hub does not work; then the answer is a 503."""
+    """`is_working` is false while a part of the hub does not work; then the answer is a 503.
+
+    problems   in sentences, for the operator: they may name edges of any tenant
+    """
 
     status: Literal["ok", "degraded"]
     problems: list[str]

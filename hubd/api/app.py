@@ -13,26 +13,37 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from edgesync.errors import StoreError
-from hubd.api import keys, openapi, routes
+from hubd.api import openapi, routes
 from hubd.api.context import Context
 from hubd.api.errors import ApiError, Problem
-from hubd.api.fleet import known_edge, projector_status
-from hubd.api.metrics import exposition
-from hubd.api.params import LiveParams
+from hubd.api.fleet import known_edge
+from hubd.api.metrics import exposition, gathered
+from hubd.api.params import LiveParams, Nothing
 from hubd.api.security import Guard
 from hubd.api.stream import live_readings
-from hubd.state import QueryTooSlow, StateDamaged, views
+from hubd.api.tenancy import Contexts, TenantTokens
+from hubd.cells import Answers
+from hubd.state import QueryTooSlow, StateDamaged
 from hubd.web.pages import Pages, page_routes
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
+def make_app(
+    context: Context,
+    *,
+    answers_of: Callable[[str], Answers | None] | None = None,
+    tenant_tokens: TenantTokens | None = None,
+    open_routes: Sequence[Route] = (),
+) -> ASGIApp:
     """The hub's HTTP side. Needs a running Trio; listens on nothing by itself.
 
+    context         the operator's
+    answers_of      the keys of a tenant; None when there is no such tenant
     open_routes     of others; they check credentials of their own, and neither token nor host is
                     asked for
     """
+    contexts = Contexts(context, answers_of)
     description = msgspec.json.encode(openapi.document(context.version))
 
     async def describe(_request: Request) -> Response:
@@ -40,22 +51,28 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
 
     async def live(request: Request) -> Response:
         params = routes.read_params(request, LiveParams)
+        asked_of = contexts.of(request)
         if params.edge is not None:
-            known_edge(context, params.edge)
-        return live_readings(context, params)
+            known_edge(asked_of, params.edge)
+        return live_readings(asked_of, params)
 
     async def metrics(request: Request) -> Response:
-        totals = await context.state.read(views.totals)
-        edges, status = list(context.hub.edges()), projector_status(context)
-        head, accept = context.hub.log_head, request.headers.get("accept", "")
-        log_and_state = context.hub.log_stats(), context.state.rebuilds
-        held, replicas = keys.stats(context), context.cells.replicas()
-        body, content_type = await trio.to_thread.run_sync(
-            exposition, edges, totals, status, head, log_and_state, held, replicas, accept
-        )
+        routes.read_params(request, Nothing)
+        asked_of = contexts.of(request)
+        held = await gathered(asked_of)
+        accept = request.headers.get("accept", "")
+        body, content_type = await trio.to_thread.run_sync(exposition, held, accept)
         return Response(body, headers={"Content-Type": content_type})
 
-    pages = Pages(context)
+    nobodys = Pages(contexts.of_nobody())
+    made_pages: dict[str | None, Pages] = {}
+
+    def pages_of(request: Request) -> Pages:
+        asked_of = contexts.of(request)
+        found = made_pages.get(asked_of.tenant)
+        if found is None or not found.is_of(asked_of):
+            found = made_pages[asked_of.tenant] = Pages(asked_of)
+        return found
 
     def shown(handler: Handler) -> Handler:
         """Answer people with a page, and programs with JSON."""
@@ -64,18 +81,18 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
             answered = await handler(request, error)
             if is_for_people(request):
                 problem = msgspec.json.decode(answered.body, type=Problem)
-                return pages.problem(answered.status_code, problem)
+                return nobodys.problem(answered.status_code, problem)
             return answered
 
         return answer
 
     app = Starlette(
         routes=[
-            *routes.routes(context),
+            *routes.routes(contexts),
             Route(openapi.STREAM, live, methods=["GET"]),
             Route("/openapi.json", describe, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
-            *page_routes(pages),
+            *page_routes(pages_of),
             *open_routes,
         ],
         exception_handlers={
@@ -87,7 +104,12 @@ def make_app(context: Context, *, open_routes: Sequence[Route] = ()) -> ASGIApp:
             HTTPException: shown(routes.on_http_error),
         },
     )
-    return Guard(app, context.settings, open_paths={route.path for route in open_routes})
+    return Guard(
+        app,
+        context.settings,
+        open_paths={route.path for route in open_routes},
+        tenant_tokens=tenant_tokens,
+    )
 
 
 def is_for_people(request: Request) -> bool:

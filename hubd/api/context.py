@@ -94,7 +94,10 @@ class Hub(Protocol):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a request handler may use."""
+    """Everything a request handler may use.
+
+    tenant   whose everything here is; None is the operator's, of all tenants
+    """
 
     hub: Hub
     state: State
@@ -104,6 +107,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     settings: ApiSettings = msgspec.field(default_factory=ApiSettings)
     version: str = ""
     now_ns: Callable[[], int] = time.time_ns
+    tenant: str | None = None
+
+    def sees(self, edge: str) -> bool:
+        """Whether anything of this edge may be told here."""
+        return self.tenant is None or self.hub.edge(edge) is not None
 
     @property
     def cells(self) -> HubCells:

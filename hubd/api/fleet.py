@@ -46,6 +46,11 @@ def known_edge(context: Context, name: str) -> EdgeView:
     return view
 
 
+def edges_of(context: Context) -> list[str] | None:
+    """Return which edges may be told of here; None for all."""
+    return None if context.tenant is None else [view.edge for view in context.hub.edges()]
+
+
 async def edges(context: Context, params: EdgesPage) -> Edges:
     totals = await context.state.read(views.totals)
     found, following = _edge_page(context, params)
@@ -158,18 +163,19 @@ async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:
 async def stats(context: Context, params: EdgesPage) -> Stats:
     found, following = _edge_page(context, params)
     totals = await context.state.read(views.totals)
+    is_operators = context.tenant is None
     return Stats(
         now_ns=context.now_ns(),
         version=context.version,
-        log_head=context.hub.log_head,
+        log_head=context.hub.log_head if is_operators else None,
         keys=keys.stats(context),
-        projectors=projector_status(context),
+        projectors=projector_status(context) if is_operators else [],
         ledger=[_ledger(view, totals.get(view.edge, Totals(edge=view.edge))) for view in found],
-        skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN)),
-        watchers=context.live.watchers,
-        log=context.hub.log_stats(),
-        rebuilds=context.state.rebuilds,
-        problems=[one.text for one in await hub_problems(context)],
+        skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN, edges_of(context))),
+        watchers=context.live.watchers if is_operators else 0,
+        log=context.hub.log_stats() if is_operators else None,
+        rebuilds=context.state.rebuilds if is_operators else 0,
+        problems=[one.text for one in await hub_problems(context)] if is_operators else [],
         next=following,
     )
 
@@ -202,6 +208,6 @@ async def healthz(context: Context, _params: Nothing) -> Healthz:
     problems = await hub_problems(context)
     return Healthz(
         status="degraded" if problems else "ok",
-        problems=[one.text for one in problems],
+        problems=[one.text for one in problems if context.tenant is None],
         is_working=not any(one.stops_work for one in problems),
     )

@@ -338,7 +338,7 @@ def stats(context: Context) -> KeysStats:
         change=cells.space.seq,
         stable=cells.stable(),
         collected=cells.mark.collected,
-        lag=max(0, context.hub.log_head - cells.mark.position),
+        lag=max(0, context.hub.log_head - cells.position),
         replicas=len(cells.replicas()),
         conflicts_open=cells.conflicts.open_count,
         conflicts_detected=cells.conflicts.detected,

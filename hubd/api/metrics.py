@@ -3,15 +3,19 @@
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from hubd.api import keys
 from hubd.api.answers import KeysStats, ProjectorStatus
-from hubd.api.context import EdgeView
+from hubd.api.context import Context, EdgeView
+from hubd.api.fleet import projector_status
 from hubd.cells.store import Replica
 from hubd.log.base import LogStats
+from hubd.state import views
 from hubd.state.views import Totals
 
 STATES: Final = (
@@ -19,28 +23,54 @@ STATES: Final = (
 )  # fmt: skip
 
 
-def exposition(
-    edges: Iterable[EdgeView],
-    totals: Mapping[str, Totals],
-    projectors: Iterable[ProjectorStatus],
-    log_head: int,
-    log_and_rebuilds: tuple[LogStats, int],
-    keys: KeysStats,
-    replicas: Mapping[str, Replica],
-    accept: str,
-) -> tuple[bytes, str]:
+class Gathered(msgspec.Struct, frozen=True, kw_only=True):
+    """What /metrics tells; of a hub as a whole only to its operator."""
+
+    edges: list[EdgeView]
+    totals: dict[str, Totals]
+    keys: KeysStats
+    replicas: dict[str, Replica]
+    projectors: list[ProjectorStatus] = []
+    log_head: int = 0
+    log: LogStats | None = None
+    rebuilds: int = 0
+
+
+async def gathered(context: Context) -> Gathered:
+    edges = list(context.hub.edges())
+    totals = await context.state.read(views.totals)
+    replicas = context.cells.replicas()
+    if context.tenant is not None:
+        theirs = {view.edge for view in edges}
+        return Gathered(
+            edges=edges,
+            totals={edge: held for edge, held in totals.items() if edge in theirs},
+            keys=keys.stats(context),
+            replicas=replicas,
+        )
+    return Gathered(
+        edges=edges, totals=totals, keys=keys.stats(context), replicas=replicas,
+        projectors=projector_status(context), log_head=context.hub.log_head,
+        log=context.hub.log_stats(), rebuilds=context.state.rebuilds,
+    )  # fmt: skip
+
+
+def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     """Return (body, content type) in the format the scraper prefers."""
     registry = CollectorRegistry(auto_describe=False)
     metrics = [
-        *_edges(list(edges)), *_held(totals), *_projectors(projectors, log_head),
-        *_files(*log_and_rebuilds), *_keys(keys), *_replicas(replicas, keys.change),
+        *_edges(found.edges), *_held(found.totals), *_keys(found.keys),
+        *_replicas(found.replicas, found.keys.change),
     ]  # fmt: skip
-    registry.register(_Gathered(metrics))
+    if found.log is not None:
+        metrics += _projectors(found.projectors, found.log_head)
+        metrics += _files(found.log, found.rebuilds)
+    registry.register(_Collected(metrics))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
-class _Gathered(Collector):
+class _Collected(Collector):
     def __init__(self, metrics: list[Metric]) -> None:
         self._metrics = metrics
 

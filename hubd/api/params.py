@@ -21,6 +21,10 @@ Int64 = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]  # what SQL can ho
 
 EdgeName = Annotated[str, Meta(description="name of an edge", min_length=1, max_length=128)]
 Text = Annotated[str, Meta(max_length=256)]
+Tenant = Annotated[
+    str,
+    Meta(description="whose; for tokens of the hub's own settings, else left out", max_length=63),
+]
 Limit = Annotated[int, Meta(description=f"1 to {PAGE_MAX} rows", ge=1, le=PAGE_MAX)]
 Points = Annotated[int, Meta(description=f"1 to {POINTS_MAX} points", ge=1, le=POINTS_MAX)]
 Cursor = Annotated[
@@ -48,7 +52,12 @@ Resolution = Annotated[Literal["auto", "raw", "1m", "1h"], Meta(description="aut
 
 
 class Params(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base: a parameter nobody knows is a mistake to be told about."""
+    """Base: a parameter nobody knows is a mistake to be told about.
+
+    tenant   is read by `Contexts`, for every question alike
+    """
+
+    tenant: Tenant | None = None
 
 
 class Nothing(Params, frozen=True, kw_only=True):

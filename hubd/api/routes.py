@@ -12,6 +12,7 @@ from hubd.api import answers, conflicts, errors, fleet, keys, params, replicas, 
 from hubd.api.body import read_json
 from hubd.api.context import Context
 from hubd.api.security import check_may_write
+from hubd.api.tenancy import Contexts
 from hubd.state import QueryTooSlow
 
 PARAMETERS_MAX: Final = 100
@@ -130,9 +131,9 @@ ACTIONS: Final = (
 )  # fmt: skip
 
 
-def routes(context: Context) -> list[Route]:
-    asked = [Route(_path(one), _endpoint(context, one), methods=["GET"]) for one in ENDPOINTS]
-    done = [Route(_path(one), _action(context, one), methods=["POST"]) for one in ACTIONS]
+def routes(contexts: Contexts) -> list[Route]:
+    asked = [Route(_path(one), _endpoint(contexts, one), methods=["GET"]) for one in ENDPOINTS]
+    done = [Route(_path(one), _action(contexts, one), methods=["POST"]) for one in ACTIONS]
     return [*done, *asked]
 
 
@@ -146,18 +147,20 @@ def body_max(context: Context) -> int:
     return max(1 << 20, 6 * context.cells.call.value_max)
 
 
-def _endpoint(context: Context, one: Endpoint) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(contexts: Contexts, one: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
-        found = await one.handler(context, read_params(request, one.params))
+        wanted = read_params(request, one.params)
+        found = await one.handler(contexts.of(request), wanted)
         status = 503 if isinstance(found, answers.Healthz) and not found.is_working else 200
         return _json(found, status)
 
     return answer
 
 
-def _action(context: Context, one: Action) -> Callable[[Request], Awaitable[Response]]:
+def _action(contexts: Contexts, one: Action) -> Callable[[Request], Awaitable[Response]]:
     async def act(request: Request) -> Response:
         wanted = read_params(request, one.params)
+        context = contexts.of(request)
         body = await read_json(request, one.body, body_max(context))
         if one.writes(body):
             check_may_write(request.scope)

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubd.api.errors import ApiError, answer
 from hubd.api.settings import ApiSettings, is_loopback
+from hubd.api.tenancy import NOBODY, TENANT, TenantTokens
 
 HEADERS: Final = {
     # Everything comes from here; nothing inline, so injected markup can run nothing.
@@ -48,9 +49,15 @@ class Guard:
     """Checks host and token, adds the headers."""
 
     def __init__(
-        self, app: ASGIApp, settings: ApiSettings, *, open_paths: Set[str] = frozenset()
+        self,
+        app: ASGIApp,
+        settings: ApiSettings,
+        *,
+        open_paths: Set[str] = frozenset(),
+        tenant_tokens: TenantTokens | None = None,
     ) -> None:
         self._app = app
+        self._tenant_tokens = tenant_tokens or TenantTokens()
         self._open_paths = open_paths
         self._writers = [bytes.fromhex(digest) for digest in settings.write_token_sha256]
         self._readers = [bytes.fromhex(digest) for digest in settings.token_sha256]
@@ -97,10 +104,16 @@ class Guard:
         if scope["method"] not in READING:
             self._check_page(headers)
         token = token_in(headers.get("authorization", ""))
-        scope[MAY_WRITE] = not self._has_tokens or matches(token, self._writers)
-        if scope[MAY_WRITE] or scope["path"] in OPEN_PATHS:
+        if (theirs := self._tenant_tokens.find(token)) is not None:
+            scope[MAY_WRITE], scope[TENANT] = theirs.may_write, theirs.tenant
             return
-        if not matches(token, self._readers):
+        # Where no token is needed a wrong one is: whoever lost a tenant's must not see more by it.
+        needs_none = not self._has_tokens and not token
+        scope[MAY_WRITE] = needs_none or matches(token, self._writers)
+        if scope[MAY_WRITE] or matches(token, self._readers):
+            return
+        scope[TENANT] = NOBODY
+        if scope["path"] not in OPEN_PATHS:
             raise ApiError(
                 401, "a token is needed", field="Authorization",
                 remedy="Authorization: Bearer <token>, or the token as password in a browser",

@@ -9,7 +9,7 @@ from edgesync_transport.messages import Lane
 from hubd.api.answers import Buckets, Events, FleetEvents, History, Raw, Windows
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
-from hubd.api.fleet import known_edge
+from hubd.api.fleet import edges_of, known_edge
 from hubd.api.params import (
     EventsPage,
     FleetEventsPage,
@@ -160,6 +160,7 @@ async def fleet_events(context: Context, params: FleetEventsPage) -> FleetEvents
         lane=None if params.lane is None else int(Lane[params.lane.upper()]),
         status=params.status,
         text=params.text,
+        edges=edges_of(context) if params.edge is None else None,
         from_ns=parse_time(params.from_, 0, now_ns, "from") if has_from else None,
         to_ns=parse_time(params.to, 0, now_ns, "to") if has_to else None,
     )

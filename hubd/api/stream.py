@@ -56,7 +56,7 @@ def event_stream(
 
     at_least_every_s  call it without news too: some things change with time alone
     """
-    watching = context.live.watch(edge, series)
+    watching = context.live.watch(edge, series, context.sees)
     try:
         watcher = watching.__enter__()
     except TooManyWatchers as error:

@@ -66,6 +66,7 @@ class Answers:
     """See the module.
 
     changed          is set when keys have changed, and replaced by another then
+    belongs          which edges' keys these are; entries of others are passed by
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
     """
@@ -75,12 +76,14 @@ class Answers:
         cells: HubCells,
         hub_log: Log,
         *,
+        belongs: Callable[[str], bool] = lambda _edge: True,
         retire_after_s: float = 30 * 86400.0,
         conflicts_s: float = 7 * 86400.0,
     ) -> None:
         self.cells = cells
         self._quiet_until = 0.0
         self._log = hub_log
+        self._belongs = belongs
         self._retire_after_s = retire_after_s
         self._conflicts_s = conflicts_s
         self._asking: dict[str, _Asking] = {}
@@ -112,12 +115,15 @@ class Answers:
 
     async def _follow(self) -> None:
         while True:
-            position = self.cells.mark.position
+            position = self.cells.position
             await self._log.wait_beyond(position)
             for entry in await self._log.read(position, limit_bytes=READ_BYTES):
-                self._hearing = entry.edge
-                await self._project(entry)
-                self._hearing = ""
+                if self._belongs(entry.edge):
+                    self._hearing = entry.edge
+                    await self._project(entry)
+                    self._hearing = ""
+                else:
+                    self.cells.pass_by(entry)
                 self._moved.set()
                 self._moved = trio.Event()
             await self._keep_pace()
@@ -241,7 +247,7 @@ class Answers:
 
     async def _reach(self, position: int, edge: str) -> None:
         """Return between two entries of the edge: what is told of its operations must be exact."""
-        while self.cells.mark.position < position or self._hearing == edge:
+        while self.cells.position < position or self._hearing == edge:
             await self._moved.wait()
 
     def _unreported(self, pull: Pull) -> tuple[int, list[Conflict]]:

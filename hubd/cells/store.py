@@ -66,6 +66,8 @@ PAGE_BYTES: Final = 256 * 1024
 GRACE_MS: Final = 60_000
 RULES_MAX: Final = 1000
 MARK_ROW: Final = b"p"
+# Entries of others that are passed by before the mark is stored: what a start reads once more.
+PASSED_BY_MAX: Final = 10_000
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -204,6 +206,7 @@ class HubCells(CellStore):
         self._replicas: dict[str, Replica] = {}
         self._names: dict[int, str] = {}
         self._heard: dict[str, tuple[bytes, int]] = {}
+        self.position = 0  # in the log: what is up to here is carried out, or no business of these
         self.skipped = 0
         self.conflicts = Conflicts(rows, space, self.edge_of)
         self.lineage = Lineage(rows, space, start or secrets.randbits(63) | 1)
@@ -240,10 +243,12 @@ class HubCells(CellStore):
     def _belong(self, generation: bytes, head: int) -> None:
         """Follow this log. After a restore what edges know of us means nothing any more."""
         if self.mark.generation == generation and self.mark.position <= head:
+            self.position = self.mark.position
             return
         if self.mark.generation:
             self._renew()
         self._set_mark(generation=generation, position=min(self.mark.position, head))
+        self.position = self.mark.position
 
     def _renew(self) -> None:
         """Begin another keyspace: edges tell all they have, and are waited for until they did."""
@@ -276,6 +281,7 @@ class HubCells(CellStore):
     def _refused(self, error: StoreError) -> None:
         super()._refused(error)
         self._load()
+        self.position = self.mark.position
 
     def run(self, request: list[bytes]) -> Reply:
         reply = super().run(request)
@@ -378,8 +384,15 @@ class HubCells(CellStore):
 
     def pass_over(self, entry: LogEntry) -> None:
         """Go on behind an entry."""
+        self.position = entry.position
         self._set_mark(position=entry.position)
         self.note_changes()
+
+    def pass_by(self, entry: LogEntry) -> None:
+        """Go on behind an entry that is no business of these keys, seldom writing so."""
+        self.position = entry.position
+        if self.position - self.mark.position >= PASSED_BY_MAX:
+            self.pass_over(entry)
 
     def _hear_alone(self, entry: LogEntry, record: Record) -> Iterator[None]:
         try:

@@ -37,7 +37,7 @@ def main(context: click.Context, config: Path) -> None:
 
 def _load() -> None:
     try:
-        from hubd.cli import edges, inspect, keys, run  # each adds its commands to `main`
+        from hubd.cli import edges, inspect, keys, run, tenants  # each adds its commands to `main`
     except ModuleNotFoundError as error:
         if (error.name or "hubd").partition(".")[0] in ("hubd", "edgesync"):
             raise
@@ -48,7 +48,7 @@ def _load() -> None:
         )
         sys.exit(EX_UNAVAILABLE)
 
-    for module in (run, edges, keys, inspect):
+    for module in (run, edges, tenants, keys, inspect):
         module.register(main)
 
 

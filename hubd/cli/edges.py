@@ -13,7 +13,7 @@ from edgesync.cli.program import as_json_option
 from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
 from hubd.edges.enrol import public_address, token_for
-from hubd.edges.registry import NAME_PATTERN, RegisteredEdge, Registry
+from hubd.edges.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry
 from hubd.errors import EdgeUnknown
 from hubd.settings import Settings, data_dir, read_settings
 
@@ -23,6 +23,11 @@ def _registry(config: Path) -> tuple[Settings, Path, Registry]:
     folder = data_dir(config, settings)
     serve.load_keys(folder)
     return settings, folder, Registry(folder / serve.REGISTRY)
+
+
+def open_registry(config: Path) -> Registry:
+    """Open the registry of the hub with these settings; close it after use."""
+    return _registry(config)[2]
 
 
 def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -35,11 +40,12 @@ def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str)
 
 @click.command(epilog="Example: hubd enroll barn-7 | ssh barn-7 'edgesync init --token -'")
 @click.argument("edge", callback=_edge_name)
-@click.option("--tenant", default="default", show_default=True, help="Whose edge it is.")
+@click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose edge it is.")
+@click.option("--site", default="", help="Where it stands, in your words.")
 @click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")
 @as_json_option
 @click.pass_obj
-def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> None:
+def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json: bool) -> None:
     """Register EDGE and print the one-line token that lets it in, once.
 
     Nobody is let in before the token is used: a revoked edge stays out until then, and the present
@@ -51,7 +57,7 @@ def enroll(config: Path, edge: str, tenant: str, again: bool, as_json: bool) -> 
         # First this: an address no edge could use is an error before anything is stored.
         public_address(settings)
         invitation = registry.invite(
-            edge, tenant=tenant, valid_s=float(settings.enrol.valid), again=again
+            edge, tenant=tenant, site=site, valid_s=float(settings.enrol.valid), again=again
         )
         token = token_for(invitation, settings, server_key=keys.public)
     if as_json:
@@ -120,6 +126,7 @@ def edges(config: Path, as_json: bool) -> None:
             {
                 "edge": edge.name,
                 "tenant": edge.tenant,
+                "site": edge.site,
                 "state": _state(edge, now),
                 "lag_records": now.get("lag_records"),
                 "rtt_s": now.get("rtt_s"),
@@ -133,7 +140,7 @@ def edges(config: Path, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*(rows[0] if rows else ("edge", "tenant", "state")))
+    table = Table(*(rows[0] if rows else ("edge", "tenant", "site", "state")))
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))
     Console().print(table)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from edgesync.serve.control import NotRunning, ask_hub
 from edgesync.store.directory import is_there
 from edgesync_transport.messages import Codec
 from hubd import serve
+from hubd.cells.keyspaces import cells_path, stored_tenants
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
 from hubd.settings import data_dir, read_settings
@@ -173,14 +174,17 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
         with contextlib.ExitStack() as opened:
             hub_log = LmdbLog(folder / serve.LOG, map_bytes_max=limit)
             opened.enter_context(contextlib.closing(hub_log))
-            cells = None
-            if is_there(folder / serve.CELLS):
-                cells = Store(
-                    str(folder / serve.CELLS), databases=(DATABASE,), readonly=True,
-                    map_bytes_max=int(settings.cells.limit),
-                )  # fmt: skip
-                opened.callback(cells.close)
-            trio.run(copies.backup, hub_log, cells and cells.copy, folder, target)
+            keys: dict[str, Callable[[str], None]] = {}
+            for tenant in stored_tenants(folder):
+                path = cells_path(folder, tenant)
+                if is_there(path):
+                    cells = Store(
+                        str(path), databases=(DATABASE,), readonly=True,
+                        map_bytes_max=int(settings.cells.limit),
+                    )  # fmt: skip
+                    opened.callback(cells.close)
+                    keys[tenant] = cells.copy
+            trio.run(copies.backup, hub_log, keys, folder, target)
             head = hub_log.head
     shutil.copy2(config, target / "hub.toml")
     if as_json:

@@ -22,8 +22,10 @@ from hubd.api.answers import ConflictView
 from hubd.api.redis_json import plain
 from hubd.api.settings import ApiSettings
 from hubd.cells import HubCells
+from hubd.cells.keyspaces import stored_tenants
 from hubd.client import HubClient
-from hubd.errors import HubUnreachable
+from hubd.edges.registry import DEFAULT_TENANT
+from hubd.errors import HubUnreachable, TenantUnknown
 from hubd.log.lmdb import LmdbLog
 from hubd.settings import data_dir, read_settings
 from hubd.web import format
@@ -35,10 +37,15 @@ token_option = click.option(
     "--token", default="", envvar="HUBD_TOKEN", help="For a hub that wants one; or HUBD_TOKEN."
 )
 
+tenant_option = click.option(
+    "--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose keys."
+)
+
 
 def _ask(
     config: Path,
     token: str,
+    tenant: str,
     ask: Callable[[HubClient], Awaitable[T]],
     look: Callable[[HubCells], T],
 ) -> T:
@@ -46,13 +53,14 @@ def _ask(
     settings = read_settings(config)
 
     async def over_http() -> T:
-        async with HubClient(_url(settings.api), token=token) as hub:
+        named = "" if tenant == DEFAULT_TENANT else tenant
+        async with HubClient(_url(settings.api), token=token, tenant=named) as hub:
             return await ask(hub)
 
     try:
         return trio.run(over_http)
     except HubUnreachable:
-        with _open(config) as cells:
+        with _open(config, tenant) as cells:
             found = look(cells)
             cells.commit()
             return found
@@ -64,12 +72,14 @@ def _url(api: ApiSettings) -> str:
 
 
 @contextlib.contextmanager
-def _open(config: Path) -> Iterator[HubCells]:
+def _open(config: Path, tenant: str) -> Iterator[HubCells]:
     settings = read_settings(config)
     folder = data_dir(config, settings)
+    if tenant != DEFAULT_TENANT and tenant not in stored_tenants(folder):
+        raise TenantUnknown(tenant)
     with (
         contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log,
-        contextlib.closing(serve.open_cells(settings, folder, hub_log)) as cells,
+        contextlib.closing(serve.open_cells(settings, folder, hub_log, tenant)) as cells,
     ):
         yield cells
 
@@ -79,13 +89,14 @@ def _open(config: Path) -> Iterator[HubCells]:
     context_settings={"ignore_unknown_options": True},
 )
 @token_option
+@tenant_option
 @click.argument("command")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
-def keys(config: Path, token: str, command: str, arguments: tuple[str, ...]) -> None:
+def keys(config: Path, token: str, tenant: str, command: str, arguments: tuple[str, ...]) -> None:
     """Carry out one Redis COMMAND on the keys and print its reply as JSON."""
     reply = _ask(
-        config, token,
+        config, token, tenant,
         lambda hub: hub.command(command, *arguments),
         lambda cells: cells.ask(command, arguments),
     )  # fmt: skip
@@ -97,12 +108,15 @@ def keys(config: Path, token: str, command: str, arguments: tuple[str, ...]) -> 
 @click.option("--prefix", default="", help="Only keys that begin so.")
 @as_json_option
 @token_option
+@tenant_option
 @click.pass_obj
-def conflicts(config: Path, status: str, prefix: str, as_json: bool, token: str) -> None:
+def conflicts(
+    config: Path, status: str, prefix: str, as_json: bool, token: str, tenant: str
+) -> None:
     """List writes that met and had not seen each other."""
     wanted = "" if status == "all" else status
     found = _ask(
-        config, token,
+        config, token, tenant,
         lambda hub: hub.conflicts(wanted, prefix),
         functools.partial(_conflicts, status=wanted, prefix=prefix),
     )  # fmt: skip
@@ -138,10 +152,12 @@ def _row(one: ConflictView) -> list[Any]:
 @click.command(epilog="Example: hubd retire barn-7")
 @click.argument("edge")
 @token_option
+@tenant_option
 @click.pass_obj
-def retire(config: Path, edge: str, token: str) -> None:
+def retire(config: Path, edge: str, token: str, tenant: str) -> None:
     """Wait no longer for EDGE to confirm changes of keys; if it comes back, it takes all anew."""
-    _ask(config, token, lambda hub: hub.retire(edge), functools.partial(_retire, edge=edge))
+    look = functools.partial(_retire, edge=edge)
+    _ask(config, token, tenant, lambda hub: hub.retire(edge), look)
     click.echo(f"{edge} is waited for no more; `hubd revoke {edge}` would also keep it out")
 
 

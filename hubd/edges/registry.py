@@ -1,4 +1,8 @@
-"""The registry: edges, their keys, and tokens not redeemed yet, in one SQLite file.
+"""The registry: tenants, edges, their keys, and tokens, in one SQLite file.
+
+A tenant is whom edges and what they sent belong to. An edge's name belongs to one tenant for ever,
+also once the edge is forgotten: what it sent is in the log under that name. A tenant that was
+removed leaves its name, too: nobody else may find what it had.
 
 The daemon and the command line both open it, so `hubd enroll` and `hubd revoke` work beside a
 running hub, which notices within `watch`'s interval.
@@ -18,14 +22,37 @@ from typing import Annotated, Final
 import msgspec
 
 from edgesync_transport.keys import guest_keys, is_key, new_routing_key, new_secret
-from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy, RegistryUnusable
+from hubd.errors import (
+    EdgeExists,
+    EdgeOfAnother,
+    EdgeUnknown,
+    EnrolRefused,
+    RegistryBusy,
+    RegistryUnusable,
+    TenantRefused,
+    TenantUnknown,
+)
 
 log = logging.getLogger(__name__)
 
 NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 EdgeName = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
+# Whose everything is as long as nobody names another tenant.
+DEFAULT_TENANT: Final = "default"
+TENANTS_MAX: Final = 1000
+TOKENS_MAX: Final = 100  # of a tenant
 
 SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS tenant (
+    name TEXT PRIMARY KEY, created_ns INTEGER NOT NULL, removed_ns INTEGER
+) STRICT;
+CREATE TABLE IF NOT EXISTS api_token (
+    sha256 TEXT PRIMARY KEY, tenant TEXT NOT NULL REFERENCES tenant(name), label TEXT NOT NULL,
+    may_write INTEGER NOT NULL, created_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS owner (
+    edge TEXT PRIMARY KEY, tenant TEXT NOT NULL REFERENCES tenant(name)
+) STRICT;
 CREATE TABLE IF NOT EXISTS edge (
     name TEXT PRIMARY KEY, tenant TEXT NOT NULL, created_ns INTEGER NOT NULL,
     revoked_ns INTEGER, last_seen_ns INTEGER, software TEXT NOT NULL DEFAULT ''
@@ -46,6 +73,12 @@ REVOKED_EDGES: Final = """
 SELECT DISTINCT edge.name, edge.revoked_ns FROM edge JOIN key ON key.edge = edge.name
 WHERE edge.revoked_ns IS NOT NULL
 """
+# A registry from before there were tenants: their names stood with the edges alone.
+ADOPT: Final = """
+INSERT OR IGNORE INTO tenant (name, created_ns)
+    SELECT tenant, min(created_ns) FROM edge GROUP BY tenant;
+INSERT OR IGNORE INTO owner SELECT name, tenant FROM edge;
+"""
 # How long a call waits for another process that holds the file.
 BUSY_S: Final = 5.0
 # How long the holder of a token that is no longer good is told so, over the link.
@@ -58,6 +91,24 @@ class RegisteredEdge(msgspec.Struct, frozen=True, kw_only=True):
     created_ns: int
     is_revoked: bool
     keys: tuple[str, ...]
+    site: str = ""
+
+
+class ApiToken(msgspec.Struct, frozen=True, kw_only=True):
+    """A token of a tenant; what it is like is known only to its holder."""
+
+    sha256: str
+    tenant: str
+    label: str
+    may_write: bool
+    created_ns: int
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    name: str
+    created_ns: int
+    edges: int
+    tokens: int
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +126,9 @@ class Changes(msgspec.Struct, frozen=True):
     keys: dict[str, str]
     edges: list[RegisteredEdge]
     guests: dict[str, str]
+    owners: dict[str, str]
+    tenants: list[str]
+    tokens: list[ApiToken]
 
 
 class Registry:
@@ -101,6 +155,14 @@ class Registry:
             columns = {row[1] for row in db.execute("PRAGMA table_info(enrolment)")}
             if "guest" not in columns:
                 db.execute("ALTER TABLE enrolment ADD COLUMN guest TEXT")
+            if "site" not in {row[1] for row in db.execute("PRAGMA table_info(edge)")}:
+                db.execute("ALTER TABLE edge ADD COLUMN site TEXT NOT NULL DEFAULT ''")
+            if not db.execute("SELECT 1 FROM tenant").fetchone():
+                db.executescript(f"BEGIN IMMEDIATE; {ADOPT} COMMIT")
+                db.execute(
+                    "INSERT OR IGNORE INTO tenant (name, created_ns) VALUES (?, ?)",
+                    (DEFAULT_TENANT, self._clock_ns()),
+                )
             revoked = db.execute(REVOKED_EDGES).fetchall()
             self._empty_wal(db)  # a hub that was killed left one
         self._seen_version = -1
@@ -161,7 +223,10 @@ class Registry:
         if not self.has_changed():
             return None
         try:
-            return Changes(self.live_keys(), self.edges(), self.guests())
+            return Changes(
+                self.live_keys(), self.edges(), self.guests(), self.owners(),
+                [one.name for one in self.tenants()], self.tokens(),
+            )  # fmt: skip
         except RegistryUnusable:
             self._own_changes = True  # not seen yet
             raise
@@ -182,7 +247,7 @@ class Registry:
             for public, edge in db.execute("SELECT public, edge FROM key ORDER BY added_ns"):
                 keys.setdefault(edge, []).append(public)
             rows = db.execute(
-                "SELECT name, tenant, created_ns, revoked_ns FROM edge ORDER BY name"
+                "SELECT name, tenant, created_ns, revoked_ns, site FROM edge ORDER BY name"
             ).fetchall()
         return [
             RegisteredEdge(
@@ -191,9 +256,108 @@ class Registry:
                 created_ns=created_ns,
                 is_revoked=revoked_ns is not None,
                 keys=tuple(keys.get(name, ())),
+                site=site,
             )
-            for name, tenant, created_ns, revoked_ns in rows
+            for name, tenant, created_ns, revoked_ns, site in rows
         ]
+
+    # -- tenants -----------------------------------------------------------------------------------
+
+    def tenants(self) -> list[Tenant]:
+        """Return the tenants there are, by name."""
+        with self._use() as db:
+            rows = db.execute(
+                "SELECT name, created_ns, "
+                "(SELECT count(*) FROM edge WHERE edge.tenant = tenant.name), "
+                "(SELECT count(*) FROM api_token WHERE api_token.tenant = tenant.name) "
+                "FROM tenant WHERE removed_ns IS NULL ORDER BY name"
+            ).fetchall()
+        return [
+            Tenant(name=name, created_ns=created_ns, edges=edges, tokens=tokens)
+            for name, created_ns, edges, tokens in rows
+        ]
+
+    def owners(self) -> dict[str, str]:
+        """Return edge -> tenant for every edge there is, or ever was."""
+        with self._use() as db:
+            return dict(db.execute("SELECT edge, tenant FROM owner").fetchall())
+
+    def add_tenant(self, name: str) -> None:
+        """Make a tenant; raises TenantRefused for a name that is or was taken."""
+        with self._change() as db:
+            row = db.execute("SELECT removed_ns FROM tenant WHERE name = ?", (name,)).fetchone()
+            if row is not None and row[0] is None:
+                raise TenantRefused(f"there is a tenant {name} already")
+            if row is not None:
+                raise TenantRefused(
+                    f"{name} was removed, and what it had stays in the log: choose another name"
+                )
+            (count,) = db.execute("SELECT count(*) FROM tenant").fetchone()
+            if count >= TENANTS_MAX:
+                raise TenantRefused(f"{TENANTS_MAX} tenants, with those removed; use another hub")
+            now = self._clock_ns()
+            db.execute("INSERT INTO tenant (name, created_ns) VALUES (?, ?)", (name, now))
+
+    def remove_tenant(self, name: str) -> None:
+        """Remove a tenant that has no edges, with its tokens; raises TenantRefused."""
+        with self._change() as db:
+            _check_tenant(db, name)
+            if name == DEFAULT_TENANT:
+                raise TenantRefused(f"{name} is whose everything is that names no tenant: it stays")
+            (count,) = db.execute("SELECT count(*) FROM edge WHERE tenant = ?", (name,)).fetchone()
+            if count:
+                raise TenantRefused(f"{name} has {count} edges; `hubd forget` each of them first")
+            db.execute("DELETE FROM api_token WHERE tenant = ?", (name,))
+            db.execute("UPDATE tenant SET removed_ns = ? WHERE name = ?", (self._clock_ns(), name))
+
+    def tokens(self) -> list[ApiToken]:
+        """Return the tokens of all tenants, the oldest first."""
+        with self._use() as db:
+            rows = db.execute(
+                "SELECT sha256, tenant, label, may_write, created_ns FROM api_token "
+                "ORDER BY created_ns, sha256"
+            ).fetchall()
+        return [
+            ApiToken(
+                sha256=sha256, tenant=tenant, label=label, may_write=bool(may_write),
+                created_ns=created_ns,
+            )
+            for sha256, tenant, label, may_write, created_ns in rows
+        ]  # fmt: skip
+
+    def add_token(self, sha256: str, *, tenant: str, label: str, may_write: bool) -> None:
+        """Let whoever holds the token with this hash ask for what is the tenant's.
+
+        Raises TenantUnknown, TenantRefused when the tenant has enough of them.
+        """
+        with self._change() as db:
+            _check_tenant(db, tenant)
+            (count,) = db.execute(
+                "SELECT count(*) FROM api_token WHERE tenant = ?", (tenant,)
+            ).fetchone()
+            if count >= TOKENS_MAX:
+                raise TenantRefused(f"{tenant} has {TOKENS_MAX} tokens; withdraw one first")
+            db.execute(
+                "INSERT INTO api_token VALUES (?, ?, ?, ?, ?)",
+                (sha256, tenant, label, int(may_write), self._clock_ns()),
+            )
+
+    def withdraw_token(self, tenant: str, sha256: str) -> ApiToken:
+        """Withdraw the one token whose hash begins so; raises TenantUnknown, TenantRefused."""
+        found = [
+            one for one in self.tokens() if one.tenant == tenant and one.sha256.startswith(sha256)
+        ]
+        with self._change() as db:
+            _check_tenant(db, tenant)
+            if len(found) != 1:
+                raise TenantRefused(
+                    f"{len(found)} tokens of {tenant} have a hash that begins with {sha256!r}; "
+                    f"`hubd tenant tokens {tenant}` lists them"
+                )
+            db.execute("DELETE FROM api_token WHERE sha256 = ?", (found[0].sha256,))
+        return found[0]
+
+    # -- edges -------------------------------------------------------------------------------------
 
     def live_keys(self) -> dict[str, str]:
         """Return public key -> edge for every key that is let in."""
@@ -214,12 +378,21 @@ class Registry:
                 ).fetchall()
             )
 
-    def invite(self, edge: str, *, tenant: str, valid_s: float, again: bool = False) -> Invitation:
+    def invite(
+        self,
+        edge: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        site: str = "",
+        valid_s: float,
+        again: bool = False,
+    ) -> Invitation:
         """Register `edge` and return a token's parts; `again` lets it come with a new key.
 
         Nobody is let in before the token is redeemed: a revoked edge stays revoked until then. Of
         several tokens of one edge only the newest is good. Raises EdgeExists when the name is
-        taken and `again` is not given.
+        taken and `again` is not given, TenantUnknown, EdgeOfAnother when the name is or was
+        another tenant's.
         """
         now = self._clock_ns()
         invitation = Invitation(
@@ -230,12 +403,19 @@ class Registry:
         )
         with self._change() as db:
             known = db.execute("SELECT 1 FROM edge WHERE name = ?", (edge,)).fetchone()
+            owner = db.execute("SELECT tenant FROM owner WHERE edge = ?", (edge,)).fetchone()
+            if owner and owner[0] != tenant:
+                raise EdgeOfAnother(edge, tenant)
             if known and not again:
                 raise EdgeExists(edge)
+            _check_tenant(db, tenant)
+            db.execute("INSERT OR IGNORE INTO owner VALUES (?, ?)", (edge, tenant))
             db.execute(
                 "INSERT OR IGNORE INTO edge (name, tenant, created_ns) VALUES (?, ?, ?)",
                 (edge, tenant, now),
             )
+            if site:
+                db.execute("UPDATE edge SET site = ? WHERE name = ?", (site, edge))
             db.execute("DELETE FROM enrolment WHERE expires_ns < ?", (now - 10**15,))
             _withdraw_tokens(db, edge, now)
             db.execute(
@@ -319,6 +499,14 @@ class Registry:
             _revoke_keys(db, edge, now)
             db.execute("DELETE FROM enrolment WHERE edge = ?", (edge,))
             db.execute("DELETE FROM edge WHERE name = ?", (edge,))
+
+
+def _check_tenant(db: sqlite3.Connection, name: str) -> None:
+    row = db.execute(
+        "SELECT 1 FROM tenant WHERE name = ? AND removed_ns IS NULL", (name,)
+    ).fetchone()
+    if row is None:
+        raise TenantUnknown(name)
 
 
 def _check_credentials(db: sqlite3.Connection, routing_key: str, secret: str) -> None:

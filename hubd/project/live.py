@@ -4,7 +4,7 @@ A watcher that cannot keep up gets the newest value of each series and misses th
 must not miss, it asks the history for. So what waits for a watcher is bounded by what it watches.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -34,12 +34,19 @@ class TooManyWatchers(Exception):
     """All places are taken; one becomes free when somebody stops watching."""
 
 
+def _everything(_edge: str) -> bool:
+    return True
+
+
 class Watcher:
     """What has happened since the last `take`, of what the watcher asked for."""
 
-    def __init__(self, edge: str | None, series: frozenset[int]) -> None:
+    def __init__(
+        self, edge: str | None, series: frozenset[int], sees: Callable[[str], bool] = _everything
+    ) -> None:
         self._edge = edge
         self._series = series
+        self._sees = sees
         self._updates: dict[tuple[str, int], Update] = {}
         self._edges: set[str] = set()
         self._news = trio.Event()
@@ -60,12 +67,14 @@ class Watcher:
             return
         if self._series and update.series not in self._series:
             return
+        if not self._sees(update.edge):
+            return
         if len(self._updates) < SERIES_WAITING_MAX:  # I7
             self._updates[update.edge, update.series] = update
         self._news.set()
 
     def touch(self, edge: str) -> None:
-        if self._edge in (None, edge):
+        if self._edge in (None, edge) and self._sees(edge):
             self._edges.add(edge)
             self._news.set()
 
@@ -82,12 +91,18 @@ class Live:
 
     @contextmanager
     def watch(
-        self, edge: str | None = None, series: frozenset[int] = frozenset()
+        self,
+        edge: str | None = None,
+        series: frozenset[int] = frozenset(),
+        sees: Callable[[str], bool] = _everything,
     ) -> Iterator[Watcher]:
-        """Watch one edge or all, some series or all; raises TooManyWatchers."""
+        """Watch one edge or all, some series or all; raises TooManyWatchers.
+
+        sees   of which edges anything may be told
+        """
         if len(self._watchers) >= WATCHERS_MAX:
             raise TooManyWatchers(f"{WATCHERS_MAX} watchers already")
-        watcher = Watcher(edge, series)
+        watcher = Watcher(edge, series, sees)
         self._watchers.add(watcher)
         try:
             yield watcher

@@ -50,6 +50,7 @@ class EventFilter(msgspec.Struct, frozen=True, kw_only=True):
     lane: int | None = None
     status: str | None = None
     text: str | None = None
+    edges: list[str] | None = None
     from_ns: int | None = None
     to_ns: int | None = None
 
@@ -135,6 +136,8 @@ def events(
     table = tables.edge_events.c
     equal = {name: getattr(wanted, name) for name in _EQUAL}
     where = [table[name] == value for name, value in equal.items() if value is not None]
+    if wanted.edges is not None:
+        where.append(table.edge.in_(wanted.edges))
     if wanted.from_ns is not None:
         where.append(table.time_ns >= wanted.from_ns)
     if wanted.to_ns is not None:
@@ -176,10 +179,13 @@ def resources_of(connection: sa.Connection, edge: str) -> EventRow | None:
     return next(iter(events(connection, wanted, None, 1)), None)
 
 
-def skips(connection: sa.Connection, limit: int) -> list[SkipRow]:
-    """The newest entries that projectors skipped."""
+def skips(connection: sa.Connection, limit: int, edges: list[str] | None = None) -> list[SkipRow]:
+    """The newest entries that projectors skipped, of some edges only if they are named."""
     table = tables.projector_skip
-    rows = connection.execute(sa.select(table).order_by(table.c.position.desc()).limit(limit))
+    question = sa.select(table).order_by(table.c.position.desc()).limit(limit)
+    if edges is not None:
+        question = question.where(table.c.edge.in_(edges))
+    rows = connection.execute(question)
     return [
         SkipRow(name=row.name, position=row.position, edge=row.edge, error=row.error)
         for row in rows

@@ -25,6 +25,7 @@ from hubd.api.context import Context
 from hubd.api.errors import ApiError, Problem
 from hubd.api.security import check_may_write, may_write
 from hubd.api.stream import as_event, event_stream
+from hubd.api.tenancy import NOBODY
 from hubd.project.live import Watcher
 from hubd.state import QueryTooSlow, views
 from hubd.web import assets, format
@@ -104,7 +105,7 @@ class Pages:
             shown=select(everyone, query),
             sentence=sentence(everyone),
             query=query,
-            log_head=self._context.hub.log_head,
+            log_head=self._context.hub.log_head if self._context.tenant is None else None,
             problems=(await fleet.healthz(self._context, params.Nothing())).problems,
         )
 
@@ -237,9 +238,13 @@ class Pages:
             pause_s=REFRESH_S, at_least_every_s=REFRESH_S,
         )  # fmt: skip
 
+    def is_of(self, context: Context) -> bool:
+        return self._context is context
+
     def _open_html(self, *, is_news: bool = False) -> str:
         """How many conflicts are open, in the navigation; as news it finds its place by its id."""
-        is_open = self._context.cells.conflicts.open_count
+        nobodys = self._context.tenant == NOBODY
+        is_open = 0 if nobodys else self._context.cells.conflicts.open_count
         return self._render("_open.html", conflicts_open=is_open, is_news=is_news)
 
     def _page(self, template: str, *, status: int = 200, **values: Any) -> Response:
@@ -263,21 +268,29 @@ def apart(html: str) -> tuple[str, dict[str, str]]:
     return CELL.sub(r"\1", html), cells
 
 
-def page_routes(pages: Pages) -> list[BaseRoute]:
-    table: list[tuple[str, Callable[[Request], Awaitable[Response]]]] = [
-        ("/", pages.fleet),
-        ("/events", pages.events),
-        ("/conflicts", pages.conflicts),
-        ("/api", pages.api),
-        ("/edges/{edge}", pages.edge),
-        ("/edges/{edge}/chart", pages.chart),
-        ("/ui/fleet", pages.fleet_stream),
-        ("/ui/events", pages.events_stream),
-        ("/ui/conflicts", pages.conflicts_stream),
-        ("/ui/edges/{edge}", pages.edge_stream),
+def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
+    """Return the routes of the pages; `pages_of` gives those of whoever asks."""
+    table: list[tuple[str, Callable[[Pages, Request], Awaitable[Response]]]] = [
+        ("/", Pages.fleet),
+        ("/events", Pages.events),
+        ("/conflicts", Pages.conflicts),
+        ("/api", Pages.api),
+        ("/edges/{edge}", Pages.edge),
+        ("/edges/{edge}/chart", Pages.chart),
+        ("/ui/fleet", Pages.fleet_stream),
+        ("/ui/events", Pages.events_stream),
+        ("/ui/conflicts", Pages.conflicts_stream),
+        ("/ui/edges/{edge}", Pages.edge_stream),
     ]
-    found: list[BaseRoute] = [Route(path, page, methods=["GET"]) for path, page in table]
-    found.append(Route("/conflicts/{id}", pages.resolve, methods=["POST"]))
+
+    def of_whom(page: Callable[[Pages, Request], Awaitable[Response]]) -> Any:
+        async def show(request: Request) -> Response:
+            return await page(pages_of(request), request)
+
+        return show
+
+    found: list[BaseRoute] = [Route(path, of_whom(page), methods=["GET"]) for path, page in table]
+    found.append(Route("/conflicts/{id}", of_whom(Pages.resolve), methods=["POST"]))
     return [*found, Mount("/static", StaticFiles(directory=HERE / "static"))]
 
 

@@ -169,7 +169,7 @@ async def test_the_worst_of_two_hundred_edges_come_first(fleet: Fleet, browser: 
     await browser.evaluate(
         "document.querySelector('[name=q]').value = 'lost-003'; document.forms[0].submit()"
     )
-    await browser.until(f"{ROWS}.length == 0 || {ROWS}[0].id == 'edge-lost-003'")
+    await browser.until(f"{ROWS}.length == 1 && {ROWS}[0].id == 'edge-lost-003'")
 
     await browser.open(fleet.url + "/edges/lost-001")
     text = await browser.evaluate("document.querySelector('main').innerText")

@@ -8,8 +8,9 @@ import pytest
 
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Codec
+from hubd.cells.keyspaces import CELLS
 from hubd.log.lmdb import LmdbLog
-from hubd.serve import CELLS, open_cells
+from hubd.serve import open_cells
 from hubd.settings import Settings
 from tests.hubd.keys import Till, open_answers
 

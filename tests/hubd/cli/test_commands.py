@@ -9,10 +9,13 @@ import re
 import socket
 import subprocess
 import tomllib
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from edgesync_transport.keys import decode_token
 from hubd import serve
@@ -374,3 +377,63 @@ def test_a_hub_that_wants_a_token_says_so(terminal: Terminal) -> None:
     refused = terminal.run("hubd", "keys", "GET", "k")
     assert (refused.returncode, "a token is needed" in refused.stderr) == (69, True)
     assert json.loads(terminal.out("hubd", "keys", "--token", "es1.secret", "GET", "k")) is None
+
+
+@pytest.mark.feature("C14")
+def test_two_tenants_share_a_hub_and_nothing_else(tmp_path: Path) -> None:
+    """Two gateways with one key of one name; a copy of the hub keeps them apart, too."""
+    with open_terminal(tmp_path) as acme, open_terminal(tmp_path / "b") as bolt:
+        (tmp_path / "b").mkdir()
+        bolt.hub_config = acme.hub_config
+        hub = acme.start_hub()
+        for name, terminal in (("acme", acme), ("bolt", bolt)):
+            acme.out("hubd", "tenant", "add", name)
+            token = acme.out("hubd", "enroll", f"{name}-1", "--tenant", name, "--site", "Ulm")
+            terminal.out("edgesync", "init", "--token", token.strip())
+            text = terminal.edge_config.read_text().replace("port = 9464", "port = 0")
+            text += f"\n[cells]\nport = {terminal.modbus_port}\n"
+            terminal.edge_config.write_text(text)
+            terminal.start_edge()
+            with redis.Redis(port=terminal.modbus_port) as keys:
+                keys.set("who", name)
+            terminal.out("edgesync", "sync", "--timeout", "20")
+        for terminal in (acme, bolt):
+            terminal.out("edgesync", "sync", "--timeout", "20")
+        for name, terminal in (("acme", acme), ("bolt", bolt)):
+            with redis.Redis(port=terminal.modbus_port) as keys:
+                assert keys.get("who") == name.encode()
+
+        def said(tenant: str) -> str:
+            return str(json.loads(acme.out("hubd", "keys", "--tenant", tenant, "GET", "who")))
+
+        assert (said("acme"), said("bolt"), said("default")) == ("acme", "bolt", "None")
+        assert "no tenant" in acme.run("hubd", "keys", "--tenant", "x", "GET", "who").stderr
+        rows = acme.json("hubd", "tenant", "list")
+        assert [(one["tenant"], one["edges"]) for one in rows] == [
+            ("acme", 1), ("bolt", 1), ("default", 0),
+        ]  # fmt: skip
+        backup = tmp_path / "backup"
+        acme.out("hubd", "backup", str(backup))
+
+        made = acme.json("hubd", "tenant", "token", "bolt", "--read")
+        url = f"http://127.0.0.1:{acme.http_port}/api/v1/edges"
+
+        def edges_shown() -> list[str] | int:
+            wanted = urllib.request.Request(url)
+            wanted.add_header("Authorization", f"Bearer {made['token']}")
+            try:
+                with urllib.request.urlopen(wanted, timeout=10) as answer:
+                    return [one["link"]["edge"] for one in json.load(answer)["edges"]]
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        acme.until(lambda: edges_shown() == ["bolt-1"])
+        acme.out("hubd", "tenant", "withdraw", "bolt", made["sha256"][:8])
+        acme.until(lambda: edges_shown() == 401)  # although this hub asks nobody for a token
+        refused = acme.run("hubd", "enroll", "bolt-1", "--again")
+        assert "another tenant" in refused.stderr
+        assert acme.stop(hub) == 0
+
+        acme.hub_config.parent.rename(tmp_path / "lost")
+        acme.out("hubd", "restore", str(backup))
+        assert (said("acme"), said("bolt")) == ("acme", "bolt")

@@ -8,8 +8,17 @@ from pathlib import Path
 import pytest
 
 from edgesync_transport.keys import new_key_pair
-from hubd.edges.registry import GUESTS_TOLD_NS, Registry
-from hubd.errors import EdgeExists, EdgeUnknown, EnrolRefused, RegistryBusy, RegistryUnusable
+from hubd.edges.registry import DEFAULT_TENANT, GUESTS_TOLD_NS, Registry
+from hubd.errors import (
+    EdgeExists,
+    EdgeOfAnother,
+    EdgeUnknown,
+    EnrolRefused,
+    RegistryBusy,
+    RegistryUnusable,
+    TenantRefused,
+    TenantUnknown,
+)
 
 pytestmark = pytest.mark.feature("S6")
 
@@ -241,3 +250,74 @@ def test_changes_that_could_not_be_read_are_read_the_next_time(
     assert found is not None
     assert [edge.name for edge in found.edges] == ["barn"]
     assert registry.changes() is None
+
+
+def add_edge(registry: Registry, edge: str, tenant: str) -> None:
+    registry.invite(edge, tenant=tenant, valid_s=900)
+
+
+@pytest.mark.feature("C14")
+def test_an_edges_name_stays_with_its_tenant(registry: Registry) -> None:
+    for name in ("acme", "bolt"):
+        registry.add_tenant(name)
+    add_edge(registry, "barn", "acme")
+    with pytest.raises(EdgeOfAnother, match="another tenant"):
+        add_edge(registry, "barn", "bolt")
+    registry.forget("barn")
+    with pytest.raises(EdgeOfAnother):
+        add_edge(registry, "barn", "bolt")
+    assert registry.owners() == {"barn": "acme"}
+    add_edge(registry, "barn", "acme")
+
+
+@pytest.mark.feature("C14")
+def test_a_tenant_is_there_before_its_edges_and_goes_after_them(registry: Registry) -> None:
+    with pytest.raises(TenantUnknown, match="hubd tenant add acme"):
+        add_edge(registry, "barn", "acme")
+    assert registry.owners() == {}
+    registry.add_tenant("acme")
+    with pytest.raises(TenantRefused, match="already"):
+        registry.add_tenant("acme")
+    add_edge(registry, "barn", "acme")
+    registry.add_token("ab" * 32, tenant="acme", label="", may_write=False)
+    counted = [(one.name, one.edges, one.tokens) for one in registry.tenants()]
+    assert counted == [("acme", 1, 1), (DEFAULT_TENANT, 0, 0)]
+    with pytest.raises(TenantRefused, match="1 edges"):
+        registry.remove_tenant("acme")
+    registry.forget("barn")
+    registry.remove_tenant("acme")
+    assert registry.tokens() == []
+    with pytest.raises(TenantUnknown):
+        registry.add_token("cd" * 32, tenant="acme", label="", may_write=False)
+    with pytest.raises(TenantRefused, match="was removed"):
+        registry.add_tenant("acme")
+    with pytest.raises(TenantRefused, match="it stays"):
+        registry.remove_tenant(DEFAULT_TENANT)
+
+
+@pytest.mark.feature("C14")
+def test_a_token_is_withdrawn_by_the_beginning_of_its_hash(registry: Registry) -> None:
+    for name in ("acme", "bolt"):
+        registry.add_tenant(name)
+    registry.add_token("ab" + "0" * 62, tenant="acme", label="one", may_write=True)
+    registry.add_token("ac" + "0" * 62, tenant="acme", label="two", may_write=False)
+    for tenant, start in (("bolt", "ab"), ("acme", "a"), ("acme", "ff")):
+        with pytest.raises(TenantRefused, match="hash that begins"):
+            registry.withdraw_token(tenant, start)
+    assert registry.withdraw_token("acme", "ab").label == "one"
+    assert [one.label for one in registry.tokens()] == ["two"]
+
+
+def test_a_registry_from_before_tenants_is_taken_over(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(
+            "CREATE TABLE edge (name TEXT PRIMARY KEY, tenant TEXT NOT NULL,"
+            " created_ns INTEGER NOT NULL, revoked_ns INTEGER, last_seen_ns INTEGER,"
+            " software TEXT NOT NULL DEFAULT '') STRICT;"
+            "INSERT INTO edge (name, tenant, created_ns) VALUES ('barn', 'acme', 5)"
+        )
+    with closing(Registry(path)) as registry:
+        assert registry.owners() == {"barn": "acme"}
+        assert [one.name for one in registry.tenants()] == ["acme", DEFAULT_TENANT]
+        assert registry.edges()[0].site == ""

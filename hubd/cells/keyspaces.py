@@ -1,0 +1,116 @@
+"""The keys of each tenant: a store of their own, following the log for the tenant's edges alone.
+
+What an edge asks for, it is answered from its tenant's keys. A tenant that appears while the hub
+runs gets its keys then; those of one that was removed are kept on disk and asked by nobody.
+"""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import trio
+
+from edgesync.errors import StoreError
+from edgesync_transport.link import Peer
+from edgesync_transport.messages import Pull
+from edgesync_transport.receiver import Receiver
+from hubd.cells.answers import Answers, Send
+from hubd.edges.registry import DEFAULT_TENANT
+
+log = logging.getLogger(__name__)
+
+# Of the default tenant; those of the others lie beside it, in a folder for each.
+CELLS, OTHERS = "cells", "tenants"
+
+
+def cells_path(folder: Path, tenant: str) -> Path:
+    """Return where the keys of a tenant are, in a hub's data folder."""
+    return folder / CELLS if tenant == DEFAULT_TENANT else folder / OTHERS / tenant / CELLS
+
+
+def stored_tenants(folder: Path) -> list[str]:
+    """Return the tenants whose keys lie in a hub's data folder."""
+    found = [DEFAULT_TENANT] if (folder / CELLS).is_dir() else []
+    return found + sorted(path.parent.name for path in (folder / OTHERS).glob(f"*/{CELLS}"))
+
+
+class Keyspaces:
+    """See the module. In Trio's thread.
+
+    open_answers   opens the keys of a tenant; `Answers.cells` is closed here
+    """
+
+    def __init__(self, open_answers: Callable[[str, Callable[[str], bool]], Answers]) -> None:
+        self._open_answers = open_answers
+        self._owners: dict[str, str] = {}
+        self._open: dict[str, Answers] = {}
+        self._live: set[str] = {DEFAULT_TENANT}
+        self._nursery: trio.Nursery | None = None
+        self._add(DEFAULT_TENANT)
+
+    def owner_of(self, edge: str) -> str:
+        """Return whose an edge is; of one that no registry knows, it is the default tenant."""
+        return self._owners.get(edge, DEFAULT_TENANT)
+
+    def set_tenants(self, tenants: Iterable[str], owners: dict[str, str]) -> None:
+        """Serve these, and no others; call it before edges are heard that are new to it.
+
+        Keys that cannot be opened now, on a full disk say, are tried again with the next change.
+        """
+        self._owners = owners
+        self._live = {DEFAULT_TENANT, *tenants}
+        for tenant in sorted(self._live - self._open.keys()):
+            try:
+                answers = self._add(tenant)
+            except (StoreError, OSError) as error:
+                log.error("the keys of tenant %s cannot be opened: %s", tenant, error)
+                continue
+            if self._nursery is not None:
+                self._nursery.start_soon(answers.run)
+
+    def _add(self, tenant: str) -> Answers:
+        answers = self._open_answers(tenant, lambda edge: self.owner_of(edge) == tenant)
+        self._open[tenant] = answers
+        return answers
+
+    @property
+    def default(self) -> Answers:
+        return self._open[DEFAULT_TENANT]
+
+    def of(self, tenant: str) -> Answers | None:
+        """Return the keys of a tenant; None when there is none of that name."""
+        return self._open.get(tenant) if tenant in self._live else None
+
+    def all(self) -> Iterator[tuple[str, Answers]]:
+        yield from self._open.items()
+
+    def ask(self, peer: Peer, pull: Pull, receiver: Receiver, send: Send) -> None:
+        """Answer an edge's question from its tenant's keys."""
+        answers = self.of(self.owner_of(peer.edge))
+        if answers is not None:
+            answers.ask(peer, pull, receiver, send)
+
+    def forget(self, edge: str) -> None:
+        """The edge may not come any more: nothing waits for it."""
+        answers = self.of(self.owner_of(edge))
+        if answers is not None:
+            answers.forget(edge)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Last until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                for answers in list(self._open.values()):
+                    await nursery.start(answers.run)
+                task_status.started()
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None
+
+    def close(self) -> None:
+        """Store what has changed, and close all of them."""
+        with contextlib.ExitStack() as stack:
+            for answers in self._open.values():
+                stack.callback(answers.cells.close)

@@ -1,0 +1,244 @@
+"""What is another tenant's is answered as if it did not exist, whatever is asked (I12)."""
+
+import hashlib
+import html
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+from starlette.requests import Request
+from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
+
+from edgesync.model import series_id
+from hubd.api import ApiSettings, Context, make_app, routes
+from hubd.api.security import Guard
+from hubd.api.tenancy import NOBODY, Contexts, TenantTokens
+from hubd.cells import Answers
+from hubd.edges.registry import ApiToken
+from hubd.project.live import Live, Update, Watcher
+from hubd.web.fleet import FleetQuery
+from hubd.web.pages import EventsQuery, Pages
+from tests.hubd.keys import open_answers
+from tests.hubd.still import StillHub
+
+pytestmark = pytest.mark.feature("C14")
+
+# Of acme: its edge, what that has measured, its keys. Nothing of these may reach bolt.
+SECRETS = ("barn", "IsOpen", "Frequency", "basket", "squeaks", "acme")
+IDS = {"edge": "barn", "key": "basket", "id": "1"}
+# What any other value would be refused for, whoever asks.
+SAMPLES = {
+    "entity": "meter0", "key": "ActivePower", "from": "0", "to": "-1s", "resolution": "raw",
+    "limit": "5", "width_s": "60", "merge_s": "120", "type": "alarm", "action": "added",
+    "lane": "bulk", "status": "stored", "text": "a", "prefix": "p", "series": "ff", "wait_s": "0",
+    "encoding": "text", "edge": "barn", "tenant": "bolt",
+}  # fmt: skip
+
+
+def token_of(tenant: str, *, may_write: bool = True) -> tuple[str, ApiToken]:
+    token = f"esapi.{tenant}.{may_write}"
+    digest = hashlib.sha256(token.encode()).hexdigest()
+    return token, ApiToken(
+        sha256=digest, tenant=tenant, label="", may_write=may_write, created_ns=0
+    )
+
+
+@pytest.fixture
+def keys_of(context: Context, tmp_path: Path) -> Iterator[dict[str, Answers]]:
+    with open_answers(tmp_path / "bolt") as bolts:
+        bolts.cells.ask("SET", ["price", "1"])
+        bolts.cells.commit()
+        yield {"acme": context.answers, "bolt": bolts}
+
+
+@pytest.fixture
+def shared(context: Context) -> Context:
+    """Edge barn is acme's, shop is bolt's; the keys that edges wrote are acme's."""
+    hub = context.hub
+    assert isinstance(hub, StillHub)
+    whose = {"barn": "acme", "shop": "bolt"}
+    hub.all = [msgspec.structs.replace(one, tenant=whose[one.edge]) for one in hub.all]
+    settings = ApiSettings(allowed_hosts=("testserver",), write_token_sha256=("0" * 64,))
+    return msgspec.structs.replace(context, settings=settings)
+
+
+@pytest.fixture
+def app(shared: Context, keys_of: dict[str, Answers]) -> Guard:
+    tokens = TenantTokens()
+    tokens.set([
+        token_of(tenant, may_write=may)[1] for tenant in ("acme", "bolt") for may in (True, False)
+    ])  # fmt: skip
+    made = make_app(shared, answers_of=keys_of.get, tenant_tokens=tokens)
+    assert isinstance(made, Guard)
+    return made
+
+
+@pytest.fixture
+def bolt(app: Guard) -> Iterator[httpx2.Client]:
+    headers = {"Authorization": f"Bearer {token_of('bolt')[0]}"}
+    with TestClient(app, backend="trio", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+def acme(app: Guard) -> Iterator[httpx2.Client]:
+    headers = {"Authorization": f"Bearer {token_of('acme')[0]}"}
+    with TestClient(app, backend="trio", headers=headers) as client:
+        yield client
+
+
+def filled(path: str, ids: dict[str, str]) -> str:
+    return re.sub(r"{(\w+)(?::\w+)?}", lambda found: ids[found[1]], path)
+
+
+def subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
+    """All of them; of many, each with each is enough."""
+    most = len(names) if len(names) <= 5 else 2
+    for size in range(most + 1):
+        yield from itertools.combinations(names, size)
+    yield tuple(names)
+
+
+@pytest.mark.parametrize("endpoint", routes.ENDPOINTS, ids=lambda one: one.path)
+def test_an_id_of_another_tenant_is_no_id(bolt: httpx2.Client, endpoint: routes.Endpoint) -> None:
+    in_path = re.findall(r"{(\w+)}", endpoint.path)
+    fields = msgspec.structs.fields(endpoint.params)
+    names = [one.encode_name for one in fields if one.encode_name not in in_path]
+    needed = [one.encode_name for one in fields if one.required and one.encode_name in names]
+    optional = [name for name in names if name not in needed and name in SAMPLES]
+    for chosen in subsets(optional):
+        query = {name: SAMPLES[name] for name in (*needed, *chosen)}
+        there = bolt.get(filled(endpoint.path, IDS), params=query)
+        absent = {name: "absent" if name != "id" else "77" for name in IDS}
+        gone = {name: absent.get(name, value) for name, value in query.items()}
+        gone |= {name: query[name] for name in needed}
+        nowhere = bolt.get(filled(endpoint.path, absent), params=gone)
+        told = nowhere.text.replace("absent", "barn" if "edge" in (*in_path, *query) else "basket")
+        told = told.replace("77", "1") if "id" in in_path else told
+        assert there.status_code == nowhere.status_code, query
+        assert moment_free(there.text) == moment_free(told), query
+
+
+def moment_free(text: str) -> str:
+    """What is told, without cursors and clocks."""
+    return re.sub(r'"(next|after)":"[^"]*"', r'"\1":""', text)
+
+
+def test_whose_it_is_finds_it(acme: httpx2.Client, bolt: httpx2.Client) -> None:
+    assert acme.get("/api/v1/edges/barn/latest").status_code == 200
+    assert [one["link"]["edge"] for one in bolt.get("/api/v1/edges").json()["edges"]] == ["shop"]
+    assert acme.get("/api/v1/keys/price").status_code == 200
+    assert acme.get("/api/v1/events").json()["events"]
+    assert acme.get("/api/v1/link-events").json()["events"]
+    assert bolt.get("/api/v1/keys/price").json()["value"] == "1"
+    assert acme.get("/api/v1/keys/price").json()["value"] != "1"
+
+
+def test_no_route_tells_of_another_tenant(app: Guard, bolt: httpx2.Client) -> None:
+    """Every route there is, so that a new one is here without being told."""
+    starlette: Any = app._app
+    told = list[str]()
+    walked = 0
+    for route in starlette.routes:
+        if isinstance(route, Mount):
+            assert route.path == "/static"
+            continue
+        assert isinstance(route, Route)
+        path = filled(route.path, IDS)
+        if path.startswith("/ui/") or path in ("/api/v1/live", "/openapi.json", "/api"):
+            continue  # endless, and asked below; or what can be asked at all
+        for method in sorted((route.methods or set()) - {"HEAD"}):
+            walked += 1
+            answer = bolt.request(
+                method, path, headers={"Accept": "text/html"}, json={"command": ["GET", "basket"]}
+            ) if method == "POST" else bolt.get(path, headers={"Accept": "text/html"})  # fmt: skip
+            text = html.unescape(answer.text).replace(path, "")
+            for id_ in IDS.values():  # what was asked for may be said again
+                text = re.sub(rf"['\"]{id_}['\"]|no such .{{0,8}}{id_}", "", text)
+            told += [f"{method} {path}: {word}" for word in SECRETS if word in text]
+    assert told == []
+    assert walked > 25
+
+
+async def test_no_page_or_stream_tells_of_another_tenant(
+    shared: Context, keys_of: dict[str, Answers]
+) -> None:
+    scope = {"type": "http", "query_string": b"tenant=bolt", "headers": []}
+    context = Contexts(shared, keys_of.get).of(Request(scope))
+    pages = Pages(context)
+    shown = await pages.fleet_html(FleetQuery())
+    assert "shop" in shown
+    shown += await pages.events_html(EventsQuery()) + await pages.conflicts_html(may_write=True)
+    assert [word for word in SECRETS if word in shown] == []
+    live = Live()
+    with live.watch(sees=context.sees) as watcher:
+        for edge in ("barn", "shop"):
+            live.publish([an_update(edge)])
+            live.touch(edge)
+        updates, edges = watcher.take()
+    assert [one.edge for one in updates] == ["shop"]
+    assert edges == {"shop"}
+
+
+def an_update(edge: str) -> Update:
+    return Update(
+        edge=edge, series=series_id("m", "P"), entity="m", key="P", unit="", time_ns=1, value=1.0,
+        points=1,
+    )  # fmt: skip
+
+
+async def test_a_watcher_of_nobody_hears_nothing(shared: Context) -> None:
+    nobodys = Contexts(shared).of_nobody()
+    assert nobodys.tenant == NOBODY
+    watcher = Watcher(None, frozenset(), nobodys.sees)
+    watcher.offer(an_update("barn"))
+    watcher.touch("barn")
+    assert watcher.take() == ([], set())
+
+
+def test_a_token_is_one_tenants(app: Guard, bolt: httpx2.Client) -> None:
+    for named in ("acme", "nobody", ""):
+        answer = bolt.get("/api/v1/edges", params={"tenant": named})
+        assert answer.status_code == 404
+        assert answer.json()["error"] == f"no tenant {named!r}"
+    assert bolt.get("/api/v1/edges", params={"tenant": "bolt"}).status_code == 200
+    reader = {"Authorization": f"Bearer {token_of('bolt', may_write=False)[0]}"}
+    asked = {"command": ["SET", "a", "1"]}
+    assert bolt.post("/api/v1/keys/command", json=asked, headers=reader).status_code == 403
+    assert bolt.get("/api/v1/edges", headers=reader).status_code == 200
+    wrong = {"Authorization": "Bearer esapi.wrong"}
+    assert bolt.get("/api/v1/edges", headers=wrong).status_code == 401
+
+
+def test_a_probe_learns_how_the_hub_is_and_no_name(app: Guard, shared: Context) -> None:
+    hub = shared.hub
+    assert isinstance(hub, StillHub)
+    hub.log = msgspec.structs.replace(hub.log, used_bytes=hub.log.limit_bytes)
+    with TestClient(app, backend="trio") as anyone:
+        found = anyone.get("/healthz").json()
+    assert found == {"status": "degraded", "problems": [], "is_working": True}
+
+
+def test_the_operator_sees_all_and_may_name_a_tenant(
+    shared: Context, keys_of: dict[str, Answers]
+) -> None:
+    everything = msgspec.structs.replace(
+        shared, settings=ApiSettings(allowed_hosts=("testserver",))
+    )
+    app = make_app(everything, answers_of=keys_of.get)
+    with TestClient(app, backend="trio") as client:
+        assert len(client.get("/api/v1/edges").json()["edges"]) == 2
+        theirs = client.get("/api/v1/edges", params={"tenant": "bolt"}).json()
+        assert [one["link"]["edge"] for one in theirs["edges"]] == ["shop"]
+        assert client.get("/api/v1/stats").json()["log"] is not None
+        assert client.get("/api/v1/stats", params={"tenant": "bolt"}).json()["log"] is None
+        metrics = client.get("/metrics", params={"tenant": "bolt"}).text
+        assert "shop" in metrics
+        assert "barn" not in metrics
+        assert "log_head" not in metrics
