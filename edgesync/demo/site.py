@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -37,6 +38,9 @@ STOP_S: Final = 20.0
 READY_S: Final = 30.0
 POLL_S: Final = 0.1
 HTTP_S: Final = 5.0
+# Fewer services have their ports above this.
+PORTS_FROM: Final = 12_000
+GIVEN_PORTS: Final = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 SETTINGS: Final = """\
 [edge]
@@ -245,12 +249,24 @@ def record_row(lane: int, seq: int, record: batch.Record) -> RecordRow:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody uses now; all are held until all are found."""
-    with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in held]
+    """Return ports nobody uses now.
+
+    None of those that the kernel gives to outgoing connections: such a port may be in use again
+    before a server listens there.
+    """
+    try:
+        first_given = int(GIVEN_PORTS.read_text("ascii").split()[0])
+    except OSError:
+        first_given = 0
+    ports = range(PORTS_FROM, first_given) or range(PORTS_FROM, 1 << 16)
+    found: list[int] = []
+    with contextlib.ExitStack() as held:  # until all are found
+        while len(found) < count:
+            port = secrets.choice(ports)
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                found.append(port)
+    return found
 
 
 def is_free(port: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from edgesync.demo.site import free_ports
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.feature("F24")
@@ -163,9 +164,7 @@ def test_an_edge_with_128_descriptors_and_140_idle_clients_survives_its_hub(
     hub = narrow.start_hub()
     narrow.enrol()
     text = narrow.edge_config.read_text().replace("port = 0", f"port = {narrow.modbus_port}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        redis_port = free.getsockname()[1]
+    (redis_port,) = free_ports(1)
     narrow.edge_config.write_text(f"{text}\n[cells]\nport = {redis_port}\n")
     narrow.descriptors = 128
     edge = narrow.start_edge()

@@ -7,7 +7,6 @@ one, a disk of its own where it may mount one, else trees of files and limits of
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 
 import redis
 
+from edgesync.demo.site import free_ports
 from edgesync.resources.cgroup import folders
 from edgesync.resources.kernel import read_number
 from tests.edgesync.resources.trees import MIB, grow, meminfo, v2
@@ -59,8 +59,7 @@ class Edge:
     def __init__(
         self, folder: Path, *, data: Path, system: Path = Path("/"), join: str = "", more: str = ""
     ) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         config, script = folder / "edge.toml", folder / "edge.py"
         config.write_text(
             f'[edge]\ndata_dir = "{data}"\n[http]\nport = 0\n[store]\nlimit = "64MiB"\n'

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -507,17 +506,18 @@ async def test_a_commit_that_told_operations_is_overtaken_twice(
 async def test_a_log_is_made_while_a_commit_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = threading.Event()
+    begun, made = threading.Event(), threading.Event()
 
     class SlowDisk(BadDisk):
         def submit_sync(self, write: Write) -> tuple[int, int, int]:
             begun.set()
-            time.sleep(0.2)  # the log is there when this ends
+            assert made.wait(30)
             return super().submit_sync(write)
 
     def make_late(path: Path, nbytes: int) -> None:
         begun.wait()
         make_wal(path, nbytes)
+        made.set()
 
     monkeypatch.setattr(module, "make_wal", make_late)
     with open_store(tmp_path / "s") as store:
@@ -529,7 +529,8 @@ async def test_a_log_is_made_while_a_commit_is_under_way(
             cells.commit()
             assert (tmp_path / "s" / WAL).exists()
             assert not in_lmdb(store).get(LAP_ROW)
-            await trio.sleep(0.05)
+            while cells._wal is None:  # noqa: ASYNC110 - nobody else waits for it
+                await trio.sleep(0.01)
             await written(cells, "SET", "k", "2")
             await written(cells, "SET", "k", "3")
             assert logged(store)

@@ -18,6 +18,7 @@ import pytest
 import redis
 
 from edgesync import EdgeNode
+from edgesync.demo.site import free_ports
 from tests.edgesync.serve.resp.test_parser import packed
 
 pytestmark = pytest.mark.feature("L1", "L6", "L9", "L14")
@@ -30,8 +31,7 @@ class Edge:
 
     def __init__(self, folder: Path, **cells: object) -> None:
         self.config = folder / "edge.toml"
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         lines = {"port": self.port, **cells}
         text = "".join(f"{name} = {value!r}\n".replace("'", '"') for name, value in lines.items())
         self.config.write_text(
