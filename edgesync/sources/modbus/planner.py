@@ -262,14 +262,16 @@ class Planner:
     def learnt(self) -> "Learnt":
         """Return what has been learnt, for `unlearn`."""
         return Learnt(
-            dict(self._breaks), frozenset(self._alone), dict(self._withheld), frozenset(self._loose)
-        )
+            dict(self._breaks), frozenset(self._alone), dict(self._withheld),
+            frozenset(self._loose), self._items,
+        )  # fmt: skip
 
     def unlearn(self, learnt: "Learnt") -> None:
         """Go back to what was known: a device that refuses everything teaches nothing."""
         self._breaks, self._withheld = dict(learnt.breaks), dict(learnt.withheld)
         self._alone, self._loose = set(learnt.alone), set(learnt.loose)
-        self._items = self._made_items()
+        # The very objects: what is withheld is known by them.
+        self._items = learnt.items
         self._plans.clear()
 
     @property
@@ -467,6 +469,7 @@ class Learnt(Struct, frozen=True):
     alone: frozenset[Item]
     withheld: dict[Item, _Pause]
     loose: frozenset[str]
+    items: tuple[Item, ...]
 
 
 def _needed(items: Iterable[Item]) -> Collection[Point]:

@@ -14,6 +14,7 @@ from hubd.log.base import Entry
 from hubd.project import Health, Live, Projectors, TelemetryProjector, run_projectors
 from hubd.project.feed import Part
 from hubd.state import State, StateDamaged, open_state, points, tables, views
+from hubd.state.damage import is_damage
 from tests.hubd.batches import START_NS, Edge, Shelf
 from tests.hubd.project.test_follow import following
 
@@ -186,6 +187,38 @@ async def test_what_an_empty_state_refuses_too_is_skipped_alone(tmp_path: Path) 
     assert "IntegrityError" in skips[0].error
     assert state.rebuilds == 0
     state.close()
+
+
+def error(code: int, text: str = "") -> sa.exc.OperationalError:
+    """Return what SQLAlchemy makes of an error of SQLite."""
+    of_sqlite = sqlite3.OperationalError(text)
+    of_sqlite.sqlite_errorcode = code
+    return sa.exc.OperationalError("SELECT 1", {}, of_sqlite)
+
+
+@pytest.mark.parametrize(
+    ("raised", "is_rot"),
+    [
+        (StateDamaged("x"), True),
+        (error(sqlite3.SQLITE_CORRUPT), True),
+        (error(sqlite3.SQLITE_CORRUPT | 1 << 8), True),  # of a virtual table, an index, a sequence
+        (error(sqlite3.SQLITE_NOTADB), True),
+        (error(sqlite3.SQLITE_IOERR_SHORT_READ), True),
+        (error(sqlite3.SQLITE_IOERR_READ), True),
+        (error(sqlite3.SQLITE_IOERR_CORRUPTFS), True),
+        (error(sqlite3.SQLITE_ERROR, "no such table: meta"), True),
+        (error(sqlite3.SQLITE_ERROR, "near FROM: syntax error"), False),
+        (error(sqlite3.SQLITE_BUSY, "no such table: meta"), False),
+        (error(sqlite3.SQLITE_FULL), False),
+        (error(sqlite3.SQLITE_IOERR_WRITE), False),
+        (error(sqlite3.SQLITE_CONSTRAINT), False),
+        (sa.exc.OperationalError("SELECT 1", {}, Exception("of no code")), False),
+        (OSError(5, "input/output error"), False),
+        (ValueError("corrupt"), False),
+    ],
+)
+def test_damage_is_told_from_what_is_none(raised: BaseException, is_rot: bool) -> None:
+    assert is_damage(raised) is is_rot
 
 
 @pytest.fixture

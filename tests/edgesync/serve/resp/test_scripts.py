@@ -13,6 +13,7 @@ from edgesync import EdgeNode
 from edgesync._native.commands import EvictedReply
 from edgesync._native.resp import ReplyError
 from edgesync.cells import scripts as scripts_module
+from edgesync.cells.scripts import MEMORY_BYTES, RESERVE_BYTES
 from edgesync.errors import CommandError
 from tests.edgesync.serve.resp.redis_server import open_redis
 from tests.edgesync.serve.resp.sessions import Ours
@@ -327,6 +328,60 @@ def test_scripts_that_are_known_are_bounded_in_number_and_in_bytes(
     made.close()
 
 
+def test_what_a_limit_ended_leaves_nothing_to_the_next_script(tmp_path: Path) -> None:
+    """Nobody knows what is left in a VM that met a limit: it is replaced."""
+    made = Ours(tmp_path / "store")
+    scripts = made.cells.call.scripts
+    assert scripts is not None
+    run(made, "return 1")
+    first = scripts._vm
+    assert "Unknown Redis command" in str(run(made, "return redis.call('nonsense')"))
+    assert scripts._vm is first
+    for hostile in (
+        "while true do end",
+        "local t = {} for i = 1, 1e9 do t[i] = ('x'):rep(1000) .. i end",
+        "local s = ('a'):rep(1e6) while true do s:upper() end",
+    ):
+        assert "has written nothing" in str(run(made, hostile))
+        assert run(made, "return 1") == 1
+        assert scripts._vm is not first
+        first = scripts._vm
+    # What a script has let go of is no reason to end it.
+    made.ask([b"SET", b"large", b"x" * 900_000])
+    assert run(made, "for i = 1, 40 do redis.call('GET', 'large') end return 1") == 1
+    # A reply there is no room for ends the script, and its VM.
+    filled = "local t = {} for i = 1, 15 do t[i] = redis.call('GET', 'large') .. i end return #t"
+    assert "larger than its memory" in str(run(made, filled))
+    assert run(made, "return 1") == 1
+    assert scripts._vm is not first
+    made.close()
+
+
+def test_a_vm_that_is_full_is_replaced_before_what_comes_next(tmp_path: Path) -> None:
+    made = Ours(tmp_path / "store")
+    scripts = made.cells.call.scripts
+    assert scripts is not None
+    run(made, "return 1")
+    first = scripts._vm
+    assert first is not None
+    room = MEMORY_BYTES - RESERVE_BYTES - first.used_bytes()
+    assert first.has_room(room // 2)
+    assert not first.has_room(room + RESERVE_BYTES)
+    # What is loaded stays in the VM: scripts of half a MiB fill it, and it is replaced in time.
+    vms = set[int]()
+    for number in range(40):
+        source = b"local a = '%d%s' return %d" % (number, b"x" * 900_000, number)
+        assert run(made, source.decode()) == number
+        assert scripts._vm is not None
+        assert scripts._vm.used_bytes() < MEMORY_BYTES
+        vms.add(id(scripts._vm))
+    assert len(vms) > 1
+    large = b"x" * (MEMORY_BYTES - 2 * RESERVE_BYTES)
+    with pytest.raises(ReplyError, match="keys and arguments of a script of over"):
+        scripts.run(scripts.load(b"return 1"), [], [large], read_only=False)
+    made.close()
+
+
 def test_a_script_that_is_cut_off_from_outside_has_written_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,6 +399,7 @@ def test_a_script_that_is_cut_off_from_outside_has_written_nothing(
         broken.setattr(scripts_module._Vm, "run", cut_off)
         with pytest.raises(MemoryError):
             scripts.run(sha, [], [], read_only=False)
+    assert scripts._vm is None, "nobody knows what is left in it"
     assert made.ask([b"EXISTS", b"k"]) == 0
     assert run(made, "return redis.call('incr', 'k')") == 1
     made.close()

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from edgesync.errors import ConfigError
 from edgesync.sources.modbus.layout import Layout, resolve
-from edgesync.sources.modbus.planner import Block, Planner
+from edgesync.sources.modbus.planner import (
+    PROBES_MAX,
+    RETRIES_PER_POLL,
+    RETRY_FIRST_S,
+    STRIKES,
+    Block,
+    Planner,
+)
 from edgesync.sources.modbus.profile import bundled_profiles, load_layout
 from edgesync.sources.modbus.settings import ModbusDeviceSettings, PointSettings
 
@@ -105,6 +112,157 @@ def test_a_refused_single_point_is_left_out_until_forgiven() -> None:
 def test_the_probe_is_the_cheapest_read() -> None:
     planner = Planner(layout({"address": 9, "type": "int64"}, {"address": 30}, {"address": 20}))
     assert spans((planner.probe(),)) == [("holding", 20, 1)]
+
+
+def test_what_a_device_taught_that_refuses_everything_is_forgotten() -> None:
+    """Everything it refused for a while: breaks, points asked alone, withheld, parted factors."""
+    points = (
+        {"address": 0}, {"address": 1}, {"address": 9},
+        {"address": 0, "type": "uint32"},  # a second view of the same registers
+        {"address": 40, "type": "int16", "sf": "Sf"},
+        {"name": "Sf", "address": 44, "type": "int16"},
+    )  # fmt: skip
+    planner = Planner(layout(*points, max_gap=8))
+    first = planner.plan(GROUPS)
+    assert planner.refuse(first[0], "2", 0.0)
+    taught = planner.plan(GROUPS)
+    before = planner.learnt()
+    queue = list(taught)
+    while queue:
+        queue += planner.refuse(queue.pop(), "2", 0.0)
+    assert planner.plan(GROUPS) == ()
+    assert len(planner.withheld) == len(points)
+    after = planner.learnt()
+    fields = ("breaks", "alone", "withheld", "loose")
+    assert [getattr(before, one) != getattr(after, one) for one in fields] == [True] * 4
+    planner.unlearn(before)
+    assert planner.plan(GROUPS) == taught
+    assert planner.withheld == {}
+    assert [getattr(planner.learnt(), one) for one in fields] == [
+        getattr(before, one) for one in fields
+    ]
+    # What is learnt from here on is not what was kept.
+    planner.refuse(taught[0], "2", 0.0)
+    assert planner.learnt() != before
+    planner.unlearn(before)
+    assert planner.plan(GROUPS) == taught
+
+
+def test_a_block_is_parted_when_it_was_silent_twice() -> None:
+    planner = Planner(layout({"address": 0}, {"address": 5}))
+    [whole] = planner.plan(GROUPS)
+    planner.silent(whole, "silent", 0.0)
+    assert spans(planner.plan(GROUPS)) == spans((whole,))
+    planner.answered(whole)
+    planner.silent(whole, "silent", 1.0)
+    assert spans(planner.plan(GROUPS)) == spans((whole,)), "not in a row"
+    planner.silent(whole, "silent", 2.0)
+    parts = planner.plan(GROUPS)
+    assert len(parts) == 2
+    planner.silent(parts[0], "silent", 2.0)  # a part was silent with the whole: once is enough
+    assert planner.withheld == {"P0": "silent"}
+
+
+def test_what_was_parted_for_a_while_is_merged_anew_and_then_later_each_time() -> None:
+    planner = Planner(layout({"address": 0}, {"address": 5}))
+    [whole] = planner.plan(GROUPS)
+    now_s = 0.0
+    planner.silent(whole, "silent", now_s)
+    for wait_s in (10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0):
+        planner.silent(whole, "silent", now_s)  # merged anew, once is enough
+        assert len(planner.plan(GROUPS)) == 2
+        planner.expire(now_s + wait_s - 0.01)
+        assert len(planner.plan(GROUPS)) == 2
+        now_s += wait_s
+        planner.expire(now_s)
+        assert len(planner.plan(GROUPS)) == 1
+    planner.answered(whole)
+    for _ in range(STRIKES):
+        planner.silent(whole, "silent", now_s)
+    planner.expire(now_s + RETRY_FIRST_S)
+    assert len(planner.plan(GROUPS)) == 1, "answered whole, it begins with the first pause"
+
+
+def test_withheld_points_are_tried_again_a_few_at_a_time_the_longest_waiting_first() -> None:
+    planner = Planner(layout(*[{"address": 100 * n} for n in range(7)]))
+    for second, block in enumerate(reversed(planner.plan(GROUPS))):
+        planner.refuse(block, "2", float(second))
+    assert planner.retries(GROUPS, RETRY_FIRST_S - 0.01) == ()
+    assert planner.retries(["fast"], 100.0) == ()
+    assert [block.address for block in planner.retries(GROUPS, RETRY_FIRST_S + 1)] == [600, 500]
+    due = planner.retries(GROUPS, 100.0)
+    assert [block.address for block in due] == [600, 500, 400, 300]
+    assert len(due) == RETRIES_PER_POLL
+    for block in due:
+        planner.refuse(block, "2", 100.0)
+    assert [block.address for block in planner.retries(GROUPS, 101.0)] == [200, 100, 0]
+    assert planner.retries(GROUPS, 100.0 + 2 * RETRY_FIRST_S - 0.01)[0].address == 200
+    assert len(planner.retries(GROUPS, 100.0 + 2 * RETRY_FIRST_S)) == 4
+    # A device that gives one of them again has been restarted: all are read.
+    planner.answered(due[0])
+    assert planner.withheld == {}
+
+
+def test_probes_take_turns_among_eight_cheap_reads() -> None:
+    planner = Planner(layout(*[{"address": 100 * n} for n in range(20)]))
+    asked = []
+    for _ in range(2 * PROBES_MAX):
+        asked.append(planner.probe().address)
+        planner.probed_in_vain()
+    assert asked == 2 * [100 * n for n in range(PROBES_MAX)]
+
+
+def test_a_probe_is_of_what_was_not_silent_before() -> None:
+    planner = Planner(layout({"address": 0}, {"address": 100, "type": "int32"}))
+    cheap, _ = planner.plan(GROUPS)
+    assert planner.probe().address == 0
+    planner.silent(cheap, "silent", 0.0)
+    assert planner.probe().address == 100
+
+
+def test_after_the_device_was_away_only_what_it_refused_for_good_stays_parted() -> None:
+    planner = Planner(layout(*[{"address": address} for address in (0, 5, 300, 305)]))
+    refused, silent = planner.plan(GROUPS)
+    planner.refuse(refused, "2", 0.0)
+    planner.refuse(silent, "4", 0.0, for_good=False)
+    assert len(planner.plan(GROUPS)) == 4
+    planner.forgive()
+    assert spans(planner.plan(GROUPS)) == [
+        ("holding", 0, 1), ("holding", 5, 1), ("holding", 300, 6),
+    ]  # fmt: skip
+
+
+def test_two_views_of_the_same_registers_are_one_request() -> None:
+    views = ({"address": 0, "type": "uint32"}, {"address": 1}, {"address": 2})
+    assert plan(*views, quirks=("single_reads",)) == [("holding", 0, 2), ("holding", 2, 1)]
+
+
+def test_another_read_than_this_one_is_found_if_there_is_one() -> None:
+    planner = Planner(layout({"address": 0}, {"address": 1}, {"address": 300, "type": "int32"}))
+    pair, far = planner.plan(GROUPS)
+    other = planner.other_than(pair)
+    assert other is not None
+    assert other.address == 300
+    planner.refuse(far, "2", 0.0)
+    part = planner.other_than(pair)
+    assert part is not None
+    assert (part.address, part.count) == (0, 1)
+    assert planner.other_than(part) is not None
+    alone = Planner(layout({"address": 0}))
+    assert alone.other_than(alone.plan(GROUPS)[0]) is None
+    assert alone.any_read() is not None
+    alone.refuse(alone.plan(GROUPS)[0], "2", 0.0)
+    assert alone.any_read() is None
+
+
+def test_a_read_does_not_reach_across_a_withheld_point() -> None:
+    planner = Planner(layout({"address": 0}, {"address": 5}, {"address": 10}))
+    [whole] = planner.plan(GROUPS)
+    for part in planner.refuse(whole, "2", 0.0, for_good=False):
+        if part.address == 5:
+            planner.refuse(part, "2", 0.0)
+    planner.expire(1000.0)  # the cuts are over, the hole is not
+    assert spans(planner.plan(GROUPS)) == [("holding", 0, 1), ("holding", 10, 1)]
 
 
 TYPES = st.sampled_from(["uint16", "int32", "uint64", "float32"])
