@@ -29,12 +29,20 @@ PATIENCE_S = 30
 class Sites:
     """A hub that can be switched on and off, and the nodes that know it.
 
+    wall_ns   the clock of all that are given no other
     sent      every message the hub has sent: (edge, message)
     spoiled   turns a message into another one on its way, if that is wanted
     """
 
-    def __init__(self, folder: Path, *, retire_after_s: float = 1e9) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        retire_after_s: float = 1e9,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.folder = folder
+        self.wall_ns = wall_ns
         self.keys = new_key_pair()
         self.table = KeyTable({})
         (port,) = free_ports(1)
@@ -50,7 +58,11 @@ class Sites:
         hub_log = LmdbLog(self.folder / "hub" / "log")
         try:
             self.cells = HubCells(
-                self.folder / "hub" / "cells", hub_log.generation, hub_log.head, random=Random(1)
+                self.folder / "hub" / "cells",
+                hub_log.generation,
+                hub_log.head,
+                random=Random(1),
+                wall_ns=self.wall_ns,
             )
             with contextlib.closing(self.cells):
                 if is_reachable:
@@ -74,7 +86,14 @@ class Sites:
 
             hearing.send = note  # type: ignore[method-assign]
             settings = ReceiverSettings(heartbeat_s=1.0)
-            link = HubLink(hearing, hub_log, Presence(hub_log), settings, answers=self.answers)
+            link = HubLink(
+                hearing,
+                hub_log,
+                Presence(hub_log),
+                settings,
+                answers=self.answers,
+                wall_ns=self.wall_ns,
+            )
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.answers.run)
                 nursery.start_soon(link.run)
@@ -86,7 +105,7 @@ class Sites:
         name: str,
         *,
         folder: Path | None = None,
-        wall_ns: Callable[[], int] = time.time_ns,
+        wall_ns: Callable[[], int] | None = None,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         **sections: Any,
     ) -> EdgeNode:
@@ -97,7 +116,9 @@ class Sites:
             write_keys(folder / "edge.keys", pair)
             self.table.add(pair.public, name)
         settings = self.settings(name) | sections
-        return EdgeNode(settings, folder=folder, wall_ns=wall_ns, monotonic_ns=monotonic_ns)
+        return EdgeNode(
+            settings, folder=folder, wall_ns=wall_ns or self.wall_ns, monotonic_ns=monotonic_ns
+        )
 
     def settings(self, name: str) -> dict[str, Any]:
         """Return how a node meets this hub, and quickly again."""

@@ -4,7 +4,6 @@ Each script is lines of `who: command = reply`: edge 1, edge 2, the hub, or `all
 lets everybody hear of everything; between two of them nobody hears of anybody.
 """
 
-import itertools
 import re
 import shlex
 import time
@@ -247,14 +246,16 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS)
 async def test_as_documented(tmp_path: Path, script: str) -> None:
-    sites, steps = Sites(tmp_path), itertools.count()
-    begun = time.time_ns()
+    now = 0
 
     def clock() -> int:
-        """One tick a look: who writes later has the later stamp."""
-        return begun + next(steps) * 1_000_000
+        """Return the time, a tick later with each look: who writes later has the later stamp."""
+        nonlocal now
+        now = max(time.time_ns(), now + 1_000_000)
+        return now
 
-    async with sites.node("1", wall_ns=clock) as one, sites.node("2", wall_ns=clock) as two:
+    sites = Sites(tmp_path, wall_ns=clock)
+    async with sites.node("1") as one, sites.node("2") as two:
         for cells in (one.cells, two.cells):
             assert cells.cursor.base == 0  # keys are kept the same once somebody uses them
         for is_first, stretch in stretches_of(script):
