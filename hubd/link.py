@@ -4,7 +4,10 @@ One task a connected edge stores its batches in order; the log commits all edges
 or hostile edge has a queue of its own, bounded, and the others do not wait for it (I7, I8).
 """
 
+import heapq
+import itertools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -57,6 +60,7 @@ class EdgePort:
         self.queued_bytes = 0
         self.wanted: core.Open | None = None
         self.is_opening = False
+        self.due_at = math.inf  # when it is told the time next
 
     def has_room(self, nbytes: int) -> bool:
         held = self.send.statistics()
@@ -86,6 +90,9 @@ class HubLink:
         self._settings = settings
         self._wall_ns = wall_ns
         self._ports: dict[str, EdgePort] = {}
+        # When ports are to be told the time, the next first.
+        self._due: list[tuple[float, int, EdgePort]] = []
+        self._nth = itertools.count()
         self._checks = trio.CapacityLimiter(CHECKS_AT_A_TIME)
         self._quiet_until = 0.0
         self._refusals = 0
@@ -134,12 +141,27 @@ class HubLink:
             await self._step(port, core.Stopping(spread_s))
 
     async def _tick(self) -> None:
+        """Tell receivers the time when that is due: a heartbeat costs as much in any fleet."""
         while True:
             await trio.sleep(TICK_S)
             if descriptors.are_short():  # libzmq lets peers in and does not say what failed
                 descriptors.note_shortage("link")
-            for port in list(self._ports.values()):
-                await self._step(port, core.Tick())
+            now = trio.current_time()
+            while self._due and self._due[0][0] <= now:
+                due_at, _, port = heapq.heappop(self._due)
+                if due_at != port.due_at:
+                    continue  # it has been put forward since
+                port.due_at = math.inf
+                if port.receiver.due_at() <= now:
+                    await self._step(port, core.Tick())
+                self._time(port)
+
+    def _time(self, port: EdgePort) -> None:
+        """Let the port be looked at when something may be due; what it hears only delays that."""
+        due_at = port.receiver.due_at()
+        if due_at < port.due_at:
+            port.due_at = due_at
+            heapq.heappush(self._due, (due_at, next(self._nth), port))
 
     async def _step(self, port: EdgePort, event: core.Event) -> None:
         now = trio.current_time()
@@ -195,6 +217,7 @@ class HubLink:
             asked.token, session.epoch, self._log.generation, session.floors, self.spread_s
         )
         await self._step(port, opened)
+        self._time(port)
 
     async def _keep_storing(self, port: EdgePort) -> None:
         async for first in port.receive:

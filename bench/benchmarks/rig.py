@@ -56,9 +56,7 @@ class Rig:
         self._hub_config = folder / "hub" / "hub.toml"
         listen = f"tcp://127.0.0.1:{self.link_port}"
         self._hubd("init", "--listen", listen, "--port", str(self.http_port))
-        with (folder / "hub.log").open("wb") as log:
-            command = [sys.executable, "-m", "hubd", "--config", str(self._hub_config), "run"]
-            self.hub = subprocess.Popen(command, stdout=log, stderr=log)
+        self.start_hub()
         self._until_ready()
         token = json.loads(self._hubd("enroll", "edge", "--json"))["token"]
         command = [sys.executable, "-m", "edgesync", "--config", str(self.config)]
@@ -80,6 +78,11 @@ class Rig:
                 return
             time.sleep(0.1)
         raise RuntimeError((self.folder / "hub.log").read_text())
+
+    def start_hub(self) -> None:
+        with (self.folder / "hub.log").open("ab") as log:
+            command = [sys.executable, "-m", "hubd", "--config", str(self._hub_config), "run"]
+            self.hub = subprocess.Popen(command, stdout=log, stderr=log)
 
     def plug_into(self, address: tuple[str, int]) -> None:
         """Let the edge reach the hub through something that listens there."""

@@ -3,8 +3,13 @@
 An edge has one question at a time. Its answer waits until the log is carried out up to what the
 edge's operations had reached, and, when it would tell nothing new, until there is news or the time
 the edge gave is over. It is sent after the commit of all it tells (I1).
+
+A commit wakes only those whom it concerns: who wants a key that changed, whose operations were
+carried out, who has a part in a conflict (subscriptions.py).
 """
 
+import heapq
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -30,6 +35,7 @@ from edgesync_transport.messages import (
 )
 from edgesync_transport.receiver import Receiver
 from hubd.cells.store import Answer, HubCells, operations_of, scope_of
+from hubd.cells.subscriptions import Subscription, Subscriptions
 from hubd.log.base import Entry, Log
 
 log = logging.getLogger(__name__)
@@ -39,6 +45,9 @@ READ_BYTES: Final = 1 << 20
 DECODE_INLINE_ROWS: Final = 64 * 1024
 PART_BYTES: Final = 256 * 1024
 WAIT_MAX_S: Final = 60.0
+# Beyond so many changed keys in one commit everybody is woken: looking at each would take longer.
+CHANGES_MAX: Final = 5000
+CONFLICTS_MAX: Final = 100
 # Changes close together are told together.
 NEWS_PAUSE_S: Final = 0.01
 CARE_S: Final = 1.0
@@ -67,6 +76,7 @@ class Answers:
 
     changed          is set when keys have changed, and replaced by another then
     belongs          which edges' keys these are; entries of others are passed by
+    subscriptions    edges that wait for news
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
     """
@@ -88,8 +98,15 @@ class Answers:
         self._conflicts_s = conflicts_s
         self._asking: dict[str, _Asking] = {}
         self.changed = trio.Event()
+        self.subscriptions = Subscriptions()
+        self._told_seq = cells.space.seq  # changes up to here have woken whom they concern
+        self._told_change = cells.conflicts.change
+        self._told_names = cells.namings
         self._moved = trio.Event()  # by an entry of the log
         self._hearing = ""  # the edge whose entry is being carried out
+        # Who waits for a place in the log, the nearest first.
+        self._reaching: list[tuple[int, int, trio.Event]] = []
+        self._nth = itertools.count()
         self._digests: dict[bytes, tuple[tuple[int, int], int]] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -123,9 +140,8 @@ class Answers:
                     await self._project(entry)
                     self._hearing = ""
                 else:
-                    self.cells.pass_by(entry)
-                self._moved.set()
-                self._moved = trio.Event()
+                    self.cells.pass_over(entry)
+                self._has_moved()
             await self._keep_pace()
 
     async def _project(self, entry: Entry) -> None:
@@ -169,9 +185,42 @@ class Answers:
         await trio.sleep(RETRY_S)
 
     def _committed(self, _generation: int, error: StoreError | None) -> None:
-        if error is None:
-            self.changed.set()
-            self.changed = trio.Event()
+        """Wake those whom a commit concerns. What is not in it yet may wake them early."""
+        cells = self.cells
+        if error is not None:  # What was changed has not happened: its numbers are given again.
+            self._told_seq = min(self._told_seq, cells.space.seq)
+            self._told_change = min(self._told_change, cells.conflicts.change)
+            return
+        self.subscriptions.wake_edges(cells.take_heard())
+        if cells.namings != self._told_names:
+            self._told_names = cells.namings
+            self.subscriptions.wake_all()
+        if cells.space.seq == self._told_seq and cells.conflicts.change == self._told_change:
+            return
+        self._wake_for_changes()
+        self._wake_for_conflicts()
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def _wake_for_changes(self) -> None:
+        if self.subscriptions:
+            changed = self.cells.changed_since(self._told_seq, CHANGES_MAX)
+            if changed is None:
+                self.subscriptions.wake_all()
+            else:
+                self.subscriptions.wake_for(changed)
+        self._told_seq = self.cells.space.seq
+
+    def _wake_for_conflicts(self) -> None:
+        conflicts = self.cells.conflicts
+        if self.subscriptions and conflicts.change > self._told_change:
+            changed = conflicts.since(self._told_change, CONFLICTS_MAX)
+            for one in changed:
+                sides = (one.winner, *one.losers)
+                self.subscriptions.wake_replicas(side.r for side in sides if side is not None)
+            if len(changed) == CONFLICTS_MAX:
+                self.subscriptions.wake_all()
+        self._told_change = conflicts.change
 
     # -- questions ---------------------------------------------------------------------------
 
@@ -224,8 +273,16 @@ class Answers:
     async def _page(
         self, asking: _Asking, edge: str, pull: Pull, receiver: Receiver
     ) -> FullSync | DeltaSync:
+        with self.subscriptions.open(edge, pull.replica, scope_of(pull)) as subscription:
+            return await self._next_page(asking, subscription, pull, receiver)
+
+    async def _next_page(
+        self, asking: _Asking, subscription: Subscription, pull: Pull, receiver: Receiver
+    ) -> FullSync | DeltaSync:
+        edge = subscription.edge
         until = trio.current_time() + min(pull.wait_s, WAIT_MAX_S)
         while True:
+            subscription.clear()  # before the look: nothing comes between
             # Read in this order: what is up to the floor is in the log up to its head.
             session = receiver.session
             incarnation = b"" if session is None else session.incarnation
@@ -235,20 +292,31 @@ class Answers:
             applied = max(floor, told)
             answer = self.cells.answer(edge, incarnation, pull, applied)
             digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
-            changed = self.changed
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             is_news = bool(answer.entries or digest) or not is_named or told > asking.applied
             if is_news or self._unreported(pull)[1] or trio.current_time() >= until:
                 return self._page_of(pull, answer, applied, digest)
             with trio.move_on_at(until):
-                await changed.wait()
+                await subscription.news.wait()
                 await trio.sleep(NEWS_PAUSE_S)
 
     async def _reach(self, position: int, edge: str) -> None:
         """Return between two entries of the edge: what is told of its operations must be exact."""
         while self.cells.position < position or self._hearing == edge:
-            await self._moved.wait()
+            if self._hearing == edge:
+                await self._moved.wait()
+            else:
+                reached = trio.Event()
+                heapq.heappush(self._reaching, (position, next(self._nth), reached))
+                await reached.wait()
+
+    def _has_moved(self) -> None:
+        """Tell those who wait for the log to be carried out, and for an edge's entry."""
+        self._moved.set()
+        self._moved = trio.Event()
+        while self._reaching and self._reaching[0][0] <= self.cells.position:
+            heapq.heappop(self._reaching)[2].set()
 
     def _unreported(self, pull: Pull) -> tuple[int, list[Conflict]]:
         """The newest change of a conflict looked at, and those this edge has a part in."""

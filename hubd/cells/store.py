@@ -207,6 +207,8 @@ class HubCells(CellStore):
         self._names: dict[int, str] = {}
         self._heard: dict[str, tuple[bytes, int]] = {}
         self.position = 0  # in the log: what is up to here is carried out, or no business of these
+        self._heard_of_late: set[str] = set()
+        self.namings = 0  # how often an edge's name, or the keyspace's, became void
         self.skipped = 0
         self.conflicts = Conflicts(rows, space, self.edge_of)
         self.lineage = Lineage(rows, space, start or secrets.randbits(63) | 1)
@@ -253,6 +255,7 @@ class HubCells(CellStore):
     def _renew(self) -> None:
         """Begin another keyspace: edges tell all they have, and are waited for until they did."""
         self._set_mark(keyspace=secrets.token_bytes(16), collected=0)
+        self.namings += 1
         now_ms = self.now_ms()
         for edge, one in list(self._replicas.items()):
             self._put_replica(edge, msgspec.structs.replace(one, base=0, told=0, seen_ms=now_ms))
@@ -270,6 +273,7 @@ class HubCells(CellStore):
     def close(self) -> None:
         """Store what has changed, and close."""
         try:
+            self.save_position()
             self.commit()
         finally:
             self._own.close()
@@ -335,6 +339,7 @@ class HubCells(CellStore):
     def give_up(self, edge: str) -> None:
         """Wait for this edge no longer; should it come back, it begins anew under another name."""
         if self._replicas.pop(edge, None) is not None:
+            self.namings += 1
             self.rows.delete(b"r" + edge.encode())
             for row in (b"o", b"l", b"t"):
                 self.rows.delete(row + edge.encode())
@@ -375,6 +380,7 @@ class HubCells(CellStore):
                     has_ops = True
         if has_ops:
             self._heard[entry.edge] = (entry.incarnation, entry.last)
+            self._heard_of_late.add(entry.edge)
         self.pass_over(entry)
 
     def heard_of(self, edge: str, incarnation: bytes) -> int:
@@ -382,17 +388,31 @@ class HubCells(CellStore):
         life, seq = self._heard.get(edge, (b"", 0))
         return seq if life == incarnation else 0
 
-    def pass_over(self, entry: LogEntry) -> None:
-        """Go on behind an entry."""
-        self.position = entry.position
-        self._set_mark(position=entry.position)
-        self.note_changes()
+    def take_heard(self) -> set[str]:
+        """Return the edges whose operations were carried out since this was asked last."""
+        taken, self._heard_of_late = self._heard_of_late, set()
+        return taken
 
-    def pass_by(self, entry: LogEntry) -> None:
-        """Go on behind an entry that is no business of these keys, seldom writing so."""
+    def changed_since(self, seq: int, limit: int) -> list[bytes] | None:
+        """Return the keys that changed after `seq`; None if those are more than `limit`."""
+        rows = self.rows.scan(b"f" + (seq + 1).to_bytes(8, "big"), b"g", limit=limit + 1)
+        return None if len(rows) > limit else [name for _, name in rows]
+
+    def pass_over(self, entry: LogEntry) -> None:
+        """Go on behind an entry.
+
+        Its place is stored with what it has changed (I9). Where it changed nothing, as readings do,
+        that can wait: it costs a commit, and after a crash the entry is passed over again.
+        """
         self.position = entry.position
-        if self.position - self.mark.position >= PASSED_BY_MAX:
-            self.pass_over(entry)
+        if self.rows.is_changed or self.position - self.mark.position >= PASSED_BY_MAX:
+            self.save_position()
+
+    def save_position(self) -> None:
+        """Let the place in the log be committed."""
+        if self.position > self.mark.position:
+            self._set_mark(position=self.position)
+        self.note_changes()
 
     def _hear_alone(self, entry: LogEntry, record: Record) -> Iterator[None]:
         try:

@@ -125,6 +125,16 @@ class _Asked:
         self.answer: outcome.Outcome[Sequence[Appended | NotAppended]] | None = None
 
 
+class _Opening:
+    """An edge that wants a session, waiting for a commit."""
+
+    def __init__(self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor]) -> None:
+        self.edge = edge
+        self.incarnation = incarnation
+        self.starts = starts
+        self.answer: outcome.Outcome[Session] | None = None
+
+
 class LmdbLog:
     """Implements `base.Log`. One process, one object per directory; call from Trio's thread.
 
@@ -153,6 +163,7 @@ class LmdbLog:
         self._commit = GroupCommit(self._store)
         self._book = Book(StoreShelf(self._store, self._damaged), has_backups=has_backups)
         self._asked: list[_Asked] = []
+        self._opening: list[_Opening] = []
         self._turn = trio.Lock()
         self._grown = trio.Event()
         self._damaged_count = 0
@@ -201,25 +212,34 @@ class LmdbLog:
     async def open_session(
         self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor]
     ) -> Session:
-        async with self._turn:
-            changes = Changes()
-            session = self._book.open_session(edge, incarnation, starts, changes)
-            await self._store_changes(changes)
-        return session
+        """Open it in the next commit, with what else has come: a fleet comes back together."""
+        asked = _Opening(edge, incarnation, starts)
+        self._opening.append(asked)
+        await self._join_commit(asked)
+        assert asked.answer is not None
+        return asked.answer.unwrap()
 
     async def append(self, batches: Sequence[Append]) -> Sequence[Appended | NotAppended]:
         """Wait for the commit under way, then commit everything that has come meanwhile."""
         asked = _Asked(batches)
         self._asked.append(asked)
-        async with self._turn:
-            if asked.answer is None:
-                await self._commit_group()
+        await self._join_commit(asked)
         assert asked.answer is not None
         return asked.answer.unwrap()
 
+    async def _join_commit(self, asked: "_Asked | _Opening") -> None:
+        async with self._turn:
+            if asked.answer is None:
+                await self._commit_group()
+
     async def _commit_group(self) -> None:
-        group = self._take_group()
+        group, opening = self._take_group(), self._opening
+        self._opening = []
         changes = Changes()
+        sessions = [
+            outcome.capture(self._book.open_session, one.edge, one.incarnation, one.starts, changes)
+            for one in opening
+        ]
         answers: list[list[Appended | NotAppended]] = []
         for asked in group:
             mine: list[Appended | NotAppended] = []
@@ -237,9 +257,14 @@ class LmdbLog:
             try:
                 await self._store_changes(changes)
             except Exception as error:
+                failed = outcome.Error(error)
                 for asked in group:
-                    asked.answer = outcome.Error(error)
+                    asked.answer = failed
+                for greeted in opening:
+                    greeted.answer = failed
                 return
+        for greeted, session in zip(opening, sessions, strict=True):
+            greeted.answer = session
         for asked, mine in zip(group, answers, strict=True):
             asked.answer = outcome.Value(mine)
 

@@ -26,7 +26,7 @@ class Proxy:
         self.bytes_per_s = float("inf")
         self.cut_after_bytes: int | None = None
         self.is_refusing = False
-        self.accepted = 0
+        self.accepted = self.refused = 0
         self.relayed_bytes = 0
         self.closed_by_target = 0
         self._connections: set[trio.CancelScope] = set()
@@ -52,6 +52,7 @@ class Proxy:
 
     async def serve(self, client: trio.SocketStream) -> None:
         if self.is_refusing:
+            self.refused += 1
             _reset(client)
             return
         self.accepted += 1

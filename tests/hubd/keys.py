@@ -50,7 +50,7 @@ def meet(cells: HubCells, *writes: tuple[str, tuple[Argument, ...]]) -> None:
     for edge, request in writes:
         till = Till(edge)
         till.do(*request)
-        entry = till.entry(cells.mark.position + 1)
+        entry = till.entry(cells.position + 1)
         # Just now: what is old is no open conflict for long.
         entry = msgspec.structs.replace(entry, stored_at_ns=time.time_ns())
         for _ in cells.project(entry):

@@ -6,12 +6,28 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from edgesync.model import RecordKind
-from edgesync_transport.messages import Ack, Bye, Codec, Limits, Nack, NackCode, Welcome
-from hubd.link import SESSION_S
+from edgesync_transport.memory import open_memory_hub
+from edgesync_transport.messages import (
+    Ack,
+    Bye,
+    Codec,
+    Limits,
+    Nack,
+    NackCode,
+    Ping,
+    Pong,
+    Welcome,
+)
+from edgesync_transport.receiver import ReceiverSettings
+from hubd.link import SESSION_S, HubLink
 from hubd.log.base import ENTRY_BYTES_MAX
-from tests.hubd.links import open_site
+from hubd.log.memory import MemoryLog
+from hubd.presence import Presence
+from tests.hubd.links import HandEdge, open_site
 from tests.hubd.log.test_contract import Lanes, drafts, numbers_in
 from tests.native.rowsmith import Draft
 
@@ -159,3 +175,39 @@ async def test_a_hub_that_stops_tells_its_edges_how_to_come_back(tmp_path: Path)
         await site.link.farewell()
         goodbye = await edge.next(Bye)
         assert goodbye == Bye(epoch=welcome.epoch, reason="the hub stops", spread_s=2 * SESSION_S)
+
+
+async def test_a_silent_edge_is_asked_each_heartbeat_and_given_up_after_three(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """One that answers stays: both are told the time when it is due, and not before."""
+    log = MemoryLog()
+    presence = Presence(log)
+    granted = ReceiverSettings(heartbeat_s=5.0)
+    async with open_memory_hub(random=Random(1)) as net, trio.open_nursery() as nursery:
+        nursery.start_soon(HubLink(net, log, presence, granted).run)
+        silent, sound = HandEdge(net, "silent"), HandEdge(net, "sound")
+        await silent.greet()
+        await sound.greet()
+
+        async def answer() -> None:
+            while True:
+                ping = await sound.next(Ping)
+                assert isinstance(ping, Ping)
+                pong = Pong(epoch=sound.epoch, token=ping.token, asked_at_ns=0, at_ns=0)
+                await sound.link.send(pong)
+
+        def ends_of(edge: str) -> list[str]:
+            events = presence.link_events(edge=edge, before=None, limit=9)
+            return [one.kind for one in events if one.kind in ("lost", "disconnected")]
+
+        nursery.start_soon(answer)
+        begun = trio.current_time()
+        for beat in (1, 2):
+            await silent.next(Ping)
+            assert 5 * beat <= trio.current_time() - begun <= 5 * beat + 2
+        await trio.sleep(7.0)
+        assert ends_of("silent") == ["lost"]
+        await trio.sleep(1000.0)
+        assert ends_of("sound") == []
+        nursery.cancel_scope.cancel()

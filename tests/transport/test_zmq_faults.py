@@ -10,7 +10,7 @@ import trio
 from edgesync_transport.dealer import Cause, LinkLost, ZmqLink
 from edgesync_transport.messages import Ping
 from tests.faults.proxy import open_proxy
-from tests.transport.hub import MUTE, collect, end_of, open_hub
+from tests.transport.hub import MUTE, collect, end_of, eventually, open_hub
 from tests.transport.samples import BATCH, WELCOME
 
 pytestmark = [pytest.mark.feature("K3"), pytest.mark.timeout(60)]
@@ -90,27 +90,28 @@ async def test_nobody_behind_the_line() -> None:
         assert (await hub.hears(await connect())).edge == "far"
 
 
-async def test_a_line_that_ends_before_the_hub_is_tried_soon_once_the_hub_was_there() -> None:
+async def test_who_stands_before_a_hub_that_is_away_is_not_taken_for_another() -> None:
     """Who forwards connections to a hub that is away accepts them and closes them."""
     async with (
         open_hub() as hub,
         open_proxy(hub.target) as proxy,
         hub.connect(hub.admit("far"), address=proxy.endpoint) as connect,
     ):
-
-        async def end_early() -> LinkLost:
-            proxy.cut_after_bytes = 1
-            return await end_of(await connect())
-
-        lost = await end_early()
+        proxy.cut_after_bytes = 1
+        lost = await end_of(await connect(0.02))
         assert (lost.cause, lost.retry_after_s) == (Cause.UNPROVEN, None)
         link = await connect()
         await hub.hears(link)
         await link.aclose()
-        ends = [await end_early() for _ in range(5)]
-        assert {lost.cause for lost in ends} == {Cause.ABSENT}
-        assert [lost.retry_after_s for lost in ends] == [0.25, 0.5, 1.0, 2.0, 2.0]
-        assert (await hub.hears(await connect())).edge == "far"
+        proxy.cut_after_bytes = 1
+        lost = await end_of(await connect())
+        assert (lost.cause, lost.retry_after_s) == (Cause.ABSENT, 0.0)
+        proxy.is_refusing = True
+        link = await connect(0.02)
+        await eventually(lambda: proxy.refused >= 3)
+        proxy.is_refusing = False
+        await link.wait_up()
+        assert (await hub.hears(link)).edge == "far"
 
 
 def test_a_half_open_connection_is_found_by_both_ends() -> None:

@@ -37,8 +37,6 @@ LOOK_S: Final = 10.0
 IMPATIENT_S: Final = 1.0
 # A name server that does not answer, or no descriptor that is free: asked again so soon.
 RETRY_S: Final = 1.0
-# Connections that end in the handshake, of a hub that has been there before: first and last pause.
-ABSENT_RETRY_S: Final = (0.25, 2.0)
 # What a link takes, twice: three sockets, a connection, name resolution.
 DESCRIPTORS_MIN: Final = 16
 
@@ -57,7 +55,7 @@ class Cause(enum.Enum):
 
     UNRESOLVED = "the hub's name cannot be resolved"
     UNREACHABLE = "nothing answers at the hub's address"
-    ABSENT = "something accepts connections there and closes them; the hub behind it may be away"
+    ABSENT = "something accepts connections there and closes them: the hub behind it is away"
     SILENT = "something accepts connections there but does not answer as a hub"
     UNPROVEN = "the hub has another server key than expected, or it is no hub"
     REFUSED = "the hub does not know this edge's key: not enrolled, or revoked"
@@ -81,22 +79,16 @@ class LinkLost(LinkClosed):
 class Past:
     """What the links to one hub have learnt, for the next one.
 
-    is_proven   the hub has shown its key before: it is there, if perhaps not now
-    shunned     the address that answered last without being the hub, if there are others
+    is_proven   the hub has shown its key before: who closes a connection now stands before it
+    shunned     the address that answered last without being the hub, for the next link
     """
 
     def __init__(self) -> None:
         self.is_proven = False
-        self.absences = 0
         self.addresses: list[str] = []
         self.shunned = ""
         self.links = 0
         self.log_seldom = Seldom()
-
-    def absent_retry_s(self) -> float:
-        first, last = ABSENT_RETRY_S
-        self.absences += 1
-        return min(last, first * 2.0 ** min(self.absences - 1, 16))
 
 
 class ZmqLink:
@@ -121,7 +113,8 @@ class ZmqLink:
         self._is_looking = is_looking
         self._endpoints: list[str] = []
         self._failed = 0  # of them
-        self._connected = trio.Event()
+        self._absence = Cause.UNREACHABLE
+        self._look_until = math.inf if is_looking else -math.inf
         self._settled = trio.Event()
         self._pump = pump.Pump(socket, limits=settings.pump)
         self._scope = trio.CancelScope()
@@ -204,11 +197,8 @@ class ZmqLink:
                     nursery.start_soon(pump.serve, monitor, self._on_event)
                     for endpoint in self._endpoints:
                         self._socket.connect(endpoint)
-                    with trio.move_on_after(LOOK_S if self._is_looking else math.inf):
-                        await self._connected.wait()
-                    if self.phase is Phase.CONNECTING:
-                        self._finish(Cause.UNREACHABLE, retry_after_s=0.0)
-                    # Not before: what is sent waits for one of the addresses otherwise.
+                    await self._wait_settled()
+                    # Not before: what is sent would wait for one of the addresses.
                     await self._pump.run()
         finally:
             self._finish(Cause.CLOSED)
@@ -220,6 +210,15 @@ class ZmqLink:
             farewell_s = self._settings.farewell_s if self._is_farewell else 0.0
             self._socket.close(linger=round(farewell_s * 1000))
             self._gone.set()
+
+    async def _wait_settled(self) -> None:
+        if self._is_looking:
+            self._look_until = trio.current_time() + LOOK_S
+            with trio.move_on_at(self._look_until):
+                await self._settled.wait()
+            if self.phase is Phase.CONNECTING:
+                self._finish(self._absence, retry_after_s=0.0)
+        await self._settled.wait()  # a handshake that has begun has a limit of its own
 
     @property
     def _attempts(self) -> int:
@@ -246,7 +245,8 @@ class ZmqLink:
             past.addresses = [
                 f"tcp://[{ip}]:{port}" if ":" in ip else f"tcp://{ip}:{port}" for ip in ips
             ]
-        return [one for one in past.addresses if one != past.shunned] or past.addresses
+        shunned, past.shunned = past.shunned, ""
+        return [one for one in past.addresses if one != shunned] or past.addresses
 
     def _on_event(self, frames: pump.Frames) -> None:
         """Follow the connection through libzmq's socket monitor (zmq_socket_monitor(3))."""
@@ -259,7 +259,7 @@ class ZmqLink:
             return  # late, or of another address, given up when this one answered
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.phase = Phase.UP
-            self._past.is_proven, self._past.absences, self._past.shunned = True, 0, ""
+            self._past.is_proven = True
             self._settled.set()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._finish(Cause.REFUSED, f"ZAP status {value}")
@@ -280,7 +280,6 @@ class ZmqLink:
                     self._socket.disconnect(other)
             self._endpoints = [endpoint]
             self.phase = Phase.GREETING
-            self._connected.set()
         elif event == zmq.EVENT_CLOSED:
             self._failed += 1
             if self._failed >= len(self._endpoints):
@@ -290,9 +289,13 @@ class ZmqLink:
         if self.phase is Phase.UP:
             self._finish(Cause.LOST)
             return
+        if self._past.is_proven and trio.current_time() < self._look_until:
+            self._absence = Cause.ABSENT
+            self.phase = Phase.CONNECTING  # libzmq tries again
+            return
         self._past.shunned = endpoint
         if self._past.is_proven:
-            self._finish(Cause.ABSENT, retry_after_s=self._past.absent_retry_s())
+            self._finish(Cause.ABSENT, retry_after_s=0.0)
         else:
             self._finish(Cause.UNPROVEN)
 

@@ -6,6 +6,7 @@ is acknowledged that is not on disk (I1, I4).
 """
 
 import enum
+import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Final
@@ -390,11 +391,23 @@ class Receiver:
         bye = Bye(epoch=session.epoch, reason="the hub stops", spread_s=spread_s)
         return [Transmit(session.peer, bye)]
 
+    def due_at(self) -> float:
+        """Return the monotonic time by which a Tick is useful; infinity if none is."""
+        session = self.session
+        if session is None or self.heard_at is None:
+            return math.inf
+        heartbeat_s = self._heartbeat_s(session)
+        lost_at = self.heard_at + heartbeat_s * self.settings.heartbeats_missed_max
+        return min(self._pinged_at + heartbeat_s, lost_at)
+
+    def _heartbeat_s(self, session: Session) -> float:
+        return min(session.heartbeat_s, self.settings.heartbeat_s)
+
     def _tick(self, now: float, wall_ns: int) -> list[Effect]:
         session = self.session
         if session is None or self.heard_at is None:
             return []
-        heartbeat_s = min(session.heartbeat_s, self.settings.heartbeat_s)
+        heartbeat_s = self._heartbeat_s(session)
         silent_s = now - self.heard_at
         if silent_s >= heartbeat_s * self.settings.heartbeats_missed_max:
             self._forget()

@@ -153,7 +153,7 @@ async def test_replicas_are_listed_and_given_up(hub: HubClient, context: Context
     # It comes back as a stranger: under another name, with what it has not told yet.
     till = Till("barn")
     till.do("SET", "late", "1")
-    for _ in context.cells.project(till.entry(context.cells.mark.position + 1)):
+    for _ in context.cells.project(till.entry(context.cells.position + 1)):
         context.cells.note_changes()
     again = {one.edge: one.replica for one in await hub.replicas()}
     assert again["shop"] == shop

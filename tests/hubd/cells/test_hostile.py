@@ -27,7 +27,7 @@ def test_a_record_that_cannot_be_read_is_skipped_alone(tmp_path: Path, body: byt
         for _ in cells.project(till.entry(1)):
             pass
         assert cells.run([b"GET", b"honest"]) == b"1"
-        assert cells.mark.position == 1
+        assert cells.position == 1
         assert cells.skipped == answers.skipped == (0 if body[:1] == b"\1" else 1)
 
 
@@ -39,7 +39,7 @@ async def test_an_entry_that_is_too_large_is_skipped_and_counted(tmp_path: Path)
         bad = msgspec.structs.replace(entry, codec=Codec.ROWS, payload=b"\xff\xff\xff\xff\1\0\0\0")
         await answers._project(bad)
         assert answers.skipped == 1
-        assert answers.cells.mark.position == 1
+        assert answers.cells.position == 1
 
 
 async def test_damaged_files_of_the_keys_are_made_again(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ async def test_damaged_files_of_the_keys_are_made_again(tmp_path: Path) -> None:
     file.write_bytes(random.Random(1).randbytes(file.stat().st_size))
     cells = open_cells(Settings(), tmp_path, log)
     assert cells.mark.keyspace != keyspace
-    assert cells.mark.position == 0
+    assert cells.position == 0
     assert cells.run([b"GET", b"k"]) is None
     assert (tmp_path / f"{CELLS}.damaged" / file.name).exists()
     cells.close()

@@ -11,6 +11,7 @@ import trio
 from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.model import RecordKind
+from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec, Lane, LaneFloor
 from hubd.log.base import Append, Appended, LogFull
 from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
@@ -187,3 +188,33 @@ async def test_forty_thousand_ranges_of_ids_are_sorted_once(log: LmdbLog) -> Non
     answer = await only(log, lane.cut(1, 40_000, epoch=epoch))
     assert answer == Appended(position=1, floor=40_000, safe=40_000)
     assert len(log._book.ids["barn", 7]) == 40_000
+
+
+async def test_a_fleet_that_comes_back_is_let_in_together(tmp_path: Path) -> None:
+    """Sessions that are asked for during a commit share the next one, and differ all the same."""
+    log = LmdbLog(tmp_path / "log")
+    submitted = 0
+    submit = log._commit.submit
+
+    async def counted(write: Write) -> Tails:
+        nonlocal submitted
+        submitted += 1
+        return await submit(write)
+
+    log._commit.submit = counted  # type: ignore[method-assign]
+    epochs: dict[str, int] = {}
+
+    async def come(edge: str) -> None:
+        epochs[edge] = (await log.open_session(edge, INCARNATION, NOWHERE)).epoch
+
+    for epoch in (1, 2):
+        async with trio.open_nursery() as nursery:
+            for number in range(50):
+                nursery.start_soon(come, f"edge{number}")
+        assert set(epochs.values()) == {epoch}
+        assert len(epochs) == 50
+    assert submitted <= 4
+    await log.aclose()
+    again = LmdbLog(tmp_path / "log")
+    assert (await again.open_session("edge7", INCARNATION, NOWHERE)).epoch == 3
+    await again.aclose()
