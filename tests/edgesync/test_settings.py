@@ -1,11 +1,14 @@
 """Settings refuse what they do not know, and say what would be right."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from edgesync import EdgeNode
 from edgesync.errors import ConfigError
-from edgesync.settings import Settings, read_settings
+from edgesync.settings import ALIASES, Settings, read_settings
+from edgesync_transport.keys import new_key_pair, write_keys
 from hubd.settings import read_settings as read_hub_settings
 
 pytestmark = pytest.mark.feature("L12", "S16")
@@ -98,6 +101,29 @@ def test_names_known_elsewhere_are_understood_with_their_units(tmp_path: Path) -
     assert float(settings.sync.heartbeat) == 12
     over = read(tmp_path, "", EDGESYNC_SYNC__HEARTBEAT="3s", **aliases)
     assert float(over.sync.heartbeat) == 3
+
+
+async def test_variables_of_other_systems_reach_the_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an operator sets them: in the environment, beside a file that says something else."""
+    monkeypatch.setenv("CLOUD_RECONNECT_TIMEOUT", "4500")
+    monkeypatch.setenv("CLOUD_RPC_KEEP_ALIVE_TIME_SEC", "12")
+    monkeypatch.setenv("CLOUD_RPC_TIMEOUT", "7")
+    write_keys(tmp_path / "edge.keys", new_key_pair())
+    (tmp_path / "edge.toml").write_text(
+        f'[hub]\nendpoint = "tcp://127.0.0.1:1"\nserver_key = "{new_key_pair().public}"\n'
+        '[sync]\nheartbeat = "1s"\nreconnect_base = "1s"\nack_timeout = "1s"\n'
+    )
+    async with EdgeNode(tmp_path / "edge.toml") as node:
+        assert node._driver is not None
+        sender = node._driver.sender.settings
+        assert (sender.heartbeat_s, sender.ack_timeout_s) == (12, 7)
+        assert node._driver._backoff._settings.base_s == 4.5
+    documented = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    words = {"s": "seconds", "ms": "milliseconds"}
+    for alias, (_, key, unit) in ALIASES.items():
+        assert re.search(rf"`{alias}`\s+\({words[unit]},\s+`{key}`\)", documented)
 
 
 def test_the_hubs_settings_follow_the_same_rules(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from edgesync import EdgeNode
 from edgesync.demo.site import free_ports
 from tests.edgesync.serve.resp.test_parser import packed
 
-pytestmark = pytest.mark.feature("L1", "L6", "L9", "L14")
+pytestmark = pytest.mark.feature("L1", "L9", "L14")
 
 PATIENCE_S = 30.0
 
@@ -78,6 +78,22 @@ def client(edge: Edge) -> Iterator[Any]:
     with edge.client() as made:
         made.execute_command("FLUSHDB", "YES")
         yield made
+
+
+@pytest.mark.feature("L6")
+def test_values_are_packed_where_that_saves(edge: Edge) -> None:
+    noise = Random(3).randbytes(1000)
+    kept = {
+        b"x" * 64: b"lz4", b"x" * 63: b"raw", noise: b"raw",
+        noise + bytes(40): b"raw",  # under 8 %
+        noise + bytes(200): b"lz4",
+    }  # fmt: skip
+    with edge.client() as client:
+        for value, encoding in kept.items():
+            client.set("packed", value)
+            assert client.object("ENCODING", "packed") == encoding
+            assert client.get("packed") == value
+            assert client.strlen("packed") == len(value)
 
 
 def test_redis_py_works_with_its_defaults(client: Any) -> None:
