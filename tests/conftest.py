@@ -1,5 +1,6 @@
 """What all tests share: the markers, and `--features`, which shows what each feature rests on."""
 
+import functools
 import os
 import re
 import signal
@@ -7,8 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -71,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "model: the exhaustive search of the protocol's model",
         "root: needs root (a loop device); left out, and named, for an ordinary user",
         "mounts: mounts file systems in memory; an ordinary user runs it in a user namespace",
+        "networks: makes networks in a user namespace; left out, and named, where there are none",
     ):
         config.addinivalue_line("markers", line)
     if config.getoption("--features"):
@@ -78,7 +81,31 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.verbose = min(config.option.verbose, -2)
 
 
-ROOT_ONLY = "not run, for it needs root: power cuts of a real disk (tests/crash/test_power_loss.py)"
+# Tests that cannot run here, each with its reason; of all workers.
+LEFT_OUT = dict[str, str]()
+
+
+@functools.cache
+def no_namespaces() -> str:
+    """Return why this user can have no namespaces, as in a chroot; "" where it can."""
+    command = ["unshare", "--map-root-user", "--mount", "--net", "true"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip() or "unshare failed" if done.returncode else ""
+
+
+def obstacle(item: pytest.Item) -> str:
+    """Return why a test cannot run here, "" for nearly all."""
+    marks = {mark.name for mark in item.iter_markers()}
+    is_root = os.geteuid() == 0
+    if "root" in marks and not is_root:
+        return "it needs root (a loop device)"
+    if "networks" in marks or ("mounts" in marks and not is_root):
+        problem = no_namespaces()
+        return problem and f"it needs namespaces ({problem})"
+    return ""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -134,8 +161,9 @@ def titles() -> dict[str, str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if os.geteuid() != 0:
-        terminalreporter.write_line(ROOT_ONLY)
+    for reason in sorted(set(LEFT_OUT.values())):
+        tests = ", ".join(sorted(one for one, its in LEFT_OUT.items() if its == reason))
+        terminalreporter.write_line(f"not run, for {reason}: {tests}")
     if not config.getoption("--features"):
         return
     shown: dict[str, set[str]] = defaultdict(set)
@@ -150,15 +178,30 @@ def pytest_terminal_summary(
     terminalreporter.write_line(f"{len(shown)} features are shown by tests")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> Generator[None]:
     slow = tuple(TESTS / one for one in SLOW)
-    if os.geteuid() != 0:
-        items[:] = [one for one in items if not one.get_closest_marker("root")]
     for item in items:
         features_of(item)
         if any(item.path.is_relative_to(one) for one in slow):
             item.add_marker("slow")
+    yield  # `-m` chooses
+    LEFT_OUT.update((item.nodeid, reason) for item in items if (reason := obstacle(item)))
+    items[:] = [item for item in items if item.nodeid not in LEFT_OUT]
     config._edgesync_items = items  # type: ignore[attr-defined]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if output := getattr(session.config, "workeroutput", None):
+        output["left_out"] = LEFT_OUT
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a worker left out."""
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", {}))
 
 
 @pytest.fixture(autouse=True)

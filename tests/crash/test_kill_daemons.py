@@ -26,7 +26,7 @@ def unseen(line: Line) -> None:
 
 @pytest.mark.slow
 @pytest.mark.feature("S2", "S17")
-@pytest.mark.timeout(60 + 6 * KILLS_EACH)
+@pytest.mark.timeout(600 + 6 * KILLS_EACH)
 async def test_every_row_survives_kills_of_both_sides(tmp_path: Path) -> None:
     chance = random.Random(KILLS_EACH)
     async with open_site(tmp_path, seed=1, every="100ms") as site:

@@ -171,6 +171,7 @@ def at(wire: int, machine: str, folder: Path) -> Person:
     return Person(folder, (*enter, f"--wdns={folder}", "ip", "netns", "exec", machine))
 
 
+@pytest.mark.networks
 @pytest.mark.slow
 def test_run_it_on_two_machines_as_printed(wire: int, tmp_path: Path) -> None:
     hub = at(wire, "hub", tmp_path / "hub")

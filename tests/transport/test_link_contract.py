@@ -13,7 +13,7 @@ from edgesync_transport.messages import Bye, Ping
 from tests.transport.hub import open_hub
 from tests.transport.samples import HELLO, SAMPLES, WELCOME
 
-pytestmark = [pytest.mark.feature("K3"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.feature("K3")
 
 Admit = Callable[[str], AbstractAsyncContextManager[Connect]]
 

@@ -19,7 +19,7 @@ from edgesync_transport.pump import (
     serve,
 )
 
-pytestmark = [pytest.mark.feature("K3"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.feature("K3")
 
 Socket = zmq.Socket[bytes]
 

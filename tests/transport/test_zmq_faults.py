@@ -13,7 +13,7 @@ from tests.faults.proxy import open_proxy
 from tests.transport.hub import MUTE, collect, end_of, eventually, open_hub
 from tests.transport.samples import BATCH, WELCOME
 
-pytestmark = [pytest.mark.feature("K3"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.feature("K3")
 
 
 async def test_a_slow_and_narrow_line_only_takes_longer() -> None:
@@ -114,6 +114,7 @@ async def test_who_stands_before_a_hub_that_is_away_is_not_taken_for_another() -
         assert (await hub.hears(link)).edge == "far"
 
 
+@pytest.mark.networks
 def test_a_half_open_connection_is_found_by_both_ends() -> None:
     """Nothing ends, nothing arrives: without the kernel's questions neither would ever know."""
     command = ["unshare", "--map-root-user", "--net", sys.executable, "-m", "tests.transport.cable"]

@@ -16,7 +16,7 @@ from edgesync_transport.zap import KeyTable
 from tests.transport.hub import QUICK, Hub, collect, end_of, eventually, open_hub, run_hub
 from tests.transport.samples import BATCH, HELLO, PONG, SAMPLES, WELCOME
 
-pytestmark = [pytest.mark.feature("K3"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.feature("K3")
 
 
 async def test_a_greeting_and_its_answer() -> None:

@@ -19,7 +19,7 @@ from tests.faults.memory import peak
 from tests.transport.hub import MUTE, QUICK, Hub, collect, end_of, eventually, open_hub
 from tests.transport.samples import ACK, BATCH, BYE, HELLO, WELCOME
 
-pytestmark = [pytest.mark.feature("S6"), pytest.mark.timeout(60)]
+pytestmark = pytest.mark.feature("S6")
 
 # A ZMTP 3.1 greeting of a CURVE client (rfc.zeromq.org/spec/37): signature, version, mechanism.
 GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\3\1" + b"CURVE".ljust(20, b"\0") + b"\0" + bytes(31)
