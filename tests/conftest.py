@@ -164,6 +164,10 @@ def pytest_terminal_summary(
     for reason in sorted(set(LEFT_OUT.values())):
         tests = ", ".join(sorted(one for one, its in LEFT_OUT.items() if its == reason))
         terminalreporter.write_line(f"not run, for {reason}: {tests}")
+    for report in terminalreporter.getreports("passed"):
+        for name, how in report.user_properties:
+            if name == "stand_in":
+                terminalreporter.write_line(f"not for real: {report.nodeid}: {how}")
     if not config.getoption("--features"):
         return
     shown: dict[str, set[str]] = defaultdict(set)

@@ -1,7 +1,7 @@
 """A real edge whose memory or disk gets short, and ways to make it so.
 
-Which way is taken is found out by trying: a control group with a limit where this process may make
-one, a disk of its own where it may mount one, else trees of files and limits of the configuration.
+Disks are real ones. Memory is that of a control group where this process may make one with a limit;
+where it may not, a tree of files stands in, and the end of the run names that (`stand_in`).
 """
 
 import contextlib
@@ -189,7 +189,6 @@ def short_memory(folder: Path) -> Iterator[Group | Tree]:
     """Yield a way to make memory short: for real where that is allowed."""
     found = make_group()
     made = Tree(folder, found) if isinstance(found, str) else Group(*found)
-    print(f"memory is made short by {made.how}")
     try:
         yield made
     finally:
@@ -221,8 +220,6 @@ def make_group() -> tuple[Path, Path] | str:
 class OwnDisk:
     """A small file system, filled up by a file that is none of the edge's."""
 
-    more = ""
-
     def __init__(self, place: Path, how: str) -> None:
         self.data, self.how = place, how
 
@@ -239,52 +236,23 @@ class OwnDisk:
         time.sleep(0.5)
 
 
-class OwnLimit:
-    """The store's own limit, filled up with keys."""
-
-    how = "storage_limit, because nothing can be mounted: "
-    more = 'storage_limit = "4MiB"\n'
-
-    def __init__(self, place: Path, why: str) -> None:
-        self.data, self.how = place, self.how + why
-
-    def reach(self, edge: Edge, percent: float) -> None:
-        names = edge.client.keys("ballast*")
-        if edge.resource("disk")["percent"] > percent:
-            edge.client.delete(*names)
-            return
-        for number in range(len(names), 400):
-            if edge.resource("disk")["percent"] >= percent - 1.8:
-                return
-            with contextlib.suppress(redis.ResponseError):
-                edge.client.set(f"ballast{number}", os.urandom(32_000))
-            time.sleep(0.15)  # a look of the monitor
-
-
 @contextlib.contextmanager
-def short_disk(folder: Path) -> Iterator[OwnDisk | OwnLimit]:
-    """Yield a way to make the disk short: a disk in a file, else one in memory, else a limit."""
+def short_disk(folder: Path) -> Iterator[OwnDisk]:
+    """Yield a way to make the disk short: a disk in a file where there are loop devices, or else
+    one in memory, which an ordinary user may mount in a namespace (`mounts`).
+    """
     place = folder / "disk"
     place.mkdir()
-    image = folder / "image"
-    reasons = []
-    ways: dict[str, Callable[[], None]] = {
-        "a disk in a file": lambda: mount_image(image, place),
-        "a disk in memory": lambda: mount_memory(place),
-    }
-    for how, mount in ways.items():
-        try:
-            mount()
-        except (OSError, subprocess.CalledProcessError) as error:
-            reasons.append(f"{how}: {error}")
-            continue
-        print(f"the disk is made short by {how}; not by {reasons}")
-        try:
-            yield OwnDisk(place, how)
-        finally:
-            run("umount", "-l", str(place))
-        return
-    yield OwnLimit(place, "; ".join(reasons))
+    try:
+        mount_image(folder / "image", place)
+        how = "a disk in a file"
+    except (OSError, subprocess.CalledProcessError):
+        mount_memory(place)
+        how = "a disk in memory"
+    try:
+        yield OwnDisk(place, how)
+    finally:
+        run("umount", "-l", str(place))
 
 
 def mount_image(image: Path, place: Path) -> None:

@@ -1,12 +1,12 @@
 """Each level reached for real: up, what is done about it, and down again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests.edgesync.resources.rig import Edge, eventually, short_disk, short_memory
+from tests.edgesync.resources.rig import Edge, Tree, eventually, short_disk, short_memory
 from tests.edgesync.resources.trees import battery, grow, meminfo, pressure
 
 pytestmark = [pytest.mark.feature("L8"), pytest.mark.slow]
@@ -26,8 +26,12 @@ def check_critical(edge: Edge, resource: str) -> None:
     assert edge.level() == "critical"
 
 
-def test_memory_is_used_up_and_given_back(tmp_path: Path) -> None:
+def test_memory_is_used_up_and_given_back(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     with short_memory(tmp_path / "system") as memory:
+        if isinstance(memory, Tree):
+            record_property("stand_in", memory.how)
         edge = Edge(tmp_path, data=tmp_path / "data", system=memory.system, join=memory.join)
         try:
             edge.client.set("kept", "v")
@@ -52,9 +56,10 @@ def test_memory_is_used_up_and_given_back(tmp_path: Path) -> None:
             edge.close()
 
 
+@pytest.mark.mounts
 def test_the_disk_fills_up_and_is_emptied(tmp_path: Path) -> None:
     with short_disk(tmp_path) as disk:
-        edge = Edge(tmp_path, data=disk.data, more=disk.more)
+        edge = Edge(tmp_path, data=disk.data)
         try:
             edge.client.set("kept", "v")
             edge.client.set("spare", "v")

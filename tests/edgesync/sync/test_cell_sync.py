@@ -91,7 +91,7 @@ async def test_what_the_hub_has_not_got_is_asked_for_once(
     sync._give([])
     assert list(sync._wanted) == [b"c"]
     assert sync.restored == 1
-    assert sync._asked_for == ()
+    assert not sync._asked_for
 
 
 async def test_conflicts_that_cannot_be_read_are_told(
