@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from edgesync.cells import Argument, Reply, as_bytes, hash_pairs
+from edgesync.cells import Argument, Reply, as_bytes, ending, hash_pairs
 from edgesync.errors import CommandError
 from hubd.api.answers import (
     CommandAnswer,
@@ -45,7 +45,8 @@ class HubClient:
     """See the module.
 
     token       one of those whose SHA-256 is in the hub's `api.write_token_sha256`, or, to read
-                only, in `api.token_sha256`; or a tenant's; none for a hub without
+                only, in `api.token_sha256`; or a tenant's; none for a hub without.
+                Raises ValueError for what is none
     tenant      whose keys, with a token of the hub's settings; a tenant's token needs no name
     timeout_s   for each call
 
@@ -62,6 +63,8 @@ class HubClient:
         timeout_s: float = TIMEOUT_S,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
+        if not token.isascii():
+            raise ValueError("token: it has letters of ASCII only, as `hubd token` prints it")
         self._url = url.rstrip("/")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx2.AsyncClient(
@@ -108,8 +111,7 @@ class HubClient:
 
     async def set(self, key: Argument, value: Argument, *, ttl_s: float | None = None) -> None:
         """Make the key this string, to end after `ttl_s` seconds or to stay."""
-        ending = () if ttl_s is None else ("PX", round(ttl_s * 1000))
-        await self.command("SET", key, value, *ending)
+        await self.command("SET", key, value, *ending(ttl_s))
 
     async def delete(self, *keys: Argument) -> int:
         """Remove keys; returns how many there were."""

@@ -36,6 +36,11 @@ def _instead(argument: object) -> str:
     return f"not {name}: pass its bytes or text"
 
 
+def ending(ttl_s: float | None) -> tuple[Argument, ...]:
+    """Return what `SET` takes for a key that ends after so many seconds, or stays."""
+    return () if ttl_s is None else ("PX", round(ttl_s * 1000))
+
+
 def hash_pairs(
     field: Argument | Mapping[Argument, Argument] | None,
     value: Argument | None,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import cast
 
-from edgesync.cells import Argument, Reply, hash_pairs
+from edgesync.cells import Argument, Reply, ending, hash_pairs
 
 
 class KeyMethods:
@@ -20,8 +20,7 @@ class KeyMethods:
 
     def set(self, key: Argument, value: Argument, *, ttl_s: float | None = None) -> None:
         """Make the key this string, to end after `ttl_s` seconds or to stay."""
-        ending = () if ttl_s is None else ("PX", round(ttl_s * 1000))
-        self.command("SET", key, value, *ending)
+        self.command("SET", key, value, *ending(ttl_s))
 
     def delete(self, *keys: Argument) -> int:
         """Remove keys; returns how many there were."""

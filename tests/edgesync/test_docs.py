@@ -14,6 +14,7 @@ from edgesync.cells.commands import TABLE
 from edgesync.serve.resp.session import OWN
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.units import Bytes, Seconds, parse_duration, parse_size
+from tests.documents import blocks
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROW = re.compile(r"^\| (`[^|]+`) \| ([^|]+) \|", re.M)
@@ -43,7 +44,6 @@ def is_same(written: str, default: Any) -> bool:
     return bool((tuple(value) if isinstance(value, list) else value) == default)
 
 
-EXAMPLE = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
 SAID = re.compile(r"print\(.*\)  # (.*)$", re.M)
 
 
@@ -51,7 +51,7 @@ SAID = re.compile(r"print\(.*\)  # (.*)$", re.M)
 def test_examples_print_what_they_say(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    examples = EXAMPLE.findall((DOCS / file).read_text())
+    examples = blocks(f"docs/{file}", "python")
     assert examples
     for number, example in enumerate(examples):
         (tmp_path / str(number)).mkdir()

@@ -14,9 +14,8 @@ import pytest
 import redis
 
 from edgesync.demo.site import free_ports
+from tests.documents import all_blocks, others
 
-GUIDE = Path(__file__).parents[2] / "docs" / "edge-guide.md"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# (\S+\.toml)\n")
 PATIENCE_S = 40.0
 
@@ -144,7 +143,6 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 @pytest.mark.feature("L9", "L12", "L13", "L14")
 def test_the_guide_works_from_top_to_bottom(reader: Reader) -> None:
-    blocks = BLOCK.findall(GUIDE.read_text())
-    assert {kind for kind, _ in blocks} == {"toml", "sh", "python", "redis"}
-    for kind, text in blocks:
-        getattr(reader, kind)(text)
+    assert not others("docs/edge-guide.md")
+    for block in all_blocks("docs/edge-guide.md"):
+        getattr(reader, block.language)(block.text)

@@ -12,20 +12,12 @@ from pathlib import Path
 import pytest
 
 from edgesync.demo.site import free_ports
+from tests.documents import blocks
 from tests.terminal import screen_of
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 PATIENCE_S = 30.0
 BIN = Path(sys.executable).parent
-
-
-def blocks(file: str, language: str, *, after: str = "") -> list[str]:
-    """Return the blocks of a language in a document, from a heading on to the next like it."""
-    text = (ROOT / file).read_text()
-    if after:
-        text = re.split(r"^## ", text.partition(f"## {after}\n")[2], maxsplit=1, flags=re.M)[0]
-    return [body for kind, body in BLOCK.findall(text) if kind == language]
 
 
 class Person:
