@@ -15,9 +15,11 @@ ROOT = Path(__file__).parents[2]
 INSTALLED = Path(os.environ.get("EDGESYNC_COMPAT", ROOT / ".cache" / "compat"))
 PROGRAMS = Path(__file__).parent / "programs"
 PYTHON = {
-    "locks": ["redis_py_lock", "django", "redis_lock", "limits"],
-    "queues": ["dramatiq", "rq", "celery", "huey", "arq"],
-}
+    "locks": [
+        "redis_py_lock", "django", "redis_lock", "limits_fixed", "limits_moving", "limits_sliding",
+    ],
+    "queues": ["dramatiq", "rq", "celery", "celery_results", "huey", "arq"],
+}  # fmt: skip
 NODE = ["ioredis", "bull", "bullmq", "bee", "redlock", "flexible", "ratelimit"]
 # What they need that an edge does not have; docs/redis-commands.md says so.
 MISSING = {"rq": "XADD", "bullmq": "XADD"}
@@ -32,8 +34,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
 
 
 def run(edge: Edge, command: list[str], name: str, **environment: str) -> None:
-    if not INSTALLED.exists():
-        pytest.skip("not installed; `make compat` does it")
+    assert INSTALLED.exists(), f"nothing is installed in {INSTALLED}; `make compat` does it"
     with edge.client() as client:
         client.flushall()
     done = subprocess.run(

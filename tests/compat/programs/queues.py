@@ -60,6 +60,26 @@ def celery() -> None:
         assert add.delay(2, 3).get(timeout=30) == 5
 
 
+def celery_results() -> None:
+    """Results that are joined: a chord counts its parts in Redis."""
+    from celery import Celery, chord
+    from celery.contrib.testing.worker import start_worker
+
+    app = Celery("sums", broker=URL, backend=URL)
+
+    @app.task(name="double")
+    def double(x: int) -> int:
+        return 2 * x
+
+    @app.task(name="total")
+    def total(numbers: list[int]) -> int:
+        return sum(numbers)
+
+    app.loader.import_module("celery.contrib.testing.tasks")
+    with start_worker(app, perform_ping_check=False, pool="solo"):
+        assert chord(double.s(x) for x in range(4))(total.s()).get(timeout=30) == 12
+
+
 def huey() -> None:
     from huey import RedisHuey
 
