@@ -796,13 +796,11 @@ class EdgeNode(KeyMethods):
             await trio.sleep(REPORT_FIRST_S)
 
     def _resource_facts(self, level: str) -> dict[str, str | int | float]:
-        import psutil
-
         return {
             "level": level,
             "store_used_bytes": self.store.store.used_bytes,
             "store_limit_bytes": self.store.store.map_bytes_max,
-            "rss_bytes": psutil.Process().memory_info().rss,
+            "rss_bytes": _resident_bytes(),
         }
 
     async def _care_for_store(self) -> None:
@@ -814,8 +812,6 @@ class EdgeNode(KeyMethods):
 
     def status(self) -> Status:
         """Return how this node is, now."""
-        import psutil
-
         stats = self.store.commit.stats()
         logged = 0 if self._cells is None else self._cells.logged
         lanes = tuple(self._lane_status(lane) for lane in Lane)
@@ -848,7 +844,7 @@ class EdgeNode(KeyMethods):
                 quarantined=len(self.store.quarantined()),
             ),
             sources=() if self._sources is None else self._sources.statuses(),
-            rss_bytes=psutil.Process().memory_info().rss,
+            rss_bytes=_resident_bytes(),
             resource_level=self._resources.level if self._resources else "unwatched",
         )
 
@@ -1021,6 +1017,12 @@ async def _cancelled_at_exit() -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as nursery:
         yield nursery
         nursery.cancel_scope.cancel()
+
+
+def _resident_bytes() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def _resolved(

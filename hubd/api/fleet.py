@@ -1,5 +1,7 @@
 """Answers about edges, the links they have, and the hub itself."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from hubd.api import keys
@@ -54,20 +56,14 @@ def edges_of(context: Context) -> list[str] | None:
 async def edges(context: Context, params: EdgesPage) -> Edges:
     totals = await context.state.read(views.totals)
     found, following = _edge_page(context, params)
-    shown = [
-        Edge(link=view, health=health_of(view), state=totals.get(view.edge, Totals(edge=view.edge)))
-        for view in found
-    ]
+    shown = [_shown_edge(view, totals) for view in found]
     return Edges(now_ns=context.now_ns(), edges=shown, next=following)
 
 
 async def all_edges(context: Context) -> list[Edge]:
     """Return every registered edge, by name."""
     totals = await context.state.read(views.totals)
-    return [
-        Edge(link=view, health=health_of(view), state=totals.get(view.edge, Totals(edge=view.edge)))
-        for view in context.hub.edges()
-    ]
+    return [_shown_edge(view, totals) for view in context.hub.edges()]
 
 
 def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str | None]:
@@ -80,6 +76,10 @@ def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str
 async def one_edge(context: Context, params: OneEdge) -> Edge:
     view = known_edge(context, params.edge)
     totals = await context.state.read(lambda c: views.totals(c, params.edge))
+    return _shown_edge(view, totals)
+
+
+def _shown_edge(view: EdgeView, totals: Mapping[str, Totals]) -> Edge:
     state = totals.get(view.edge, Totals(edge=view.edge))
     return Edge(link=view, health=health_of(view), state=state)
 

@@ -1,6 +1,6 @@
 """Two edges wrote beside each other; a person sees it in a browser, decides, and the edges obey."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from hubd.api import ApiSettings, Context
 from hubd.project import Live, Projectors
 from hubd.state import State, open_state
 from hubd.web import assets
-from tests.browser.chromium import Browser, open_browser
+from tests.browser.chromium import Browser
 from tests.hubd.serving import serve
 from tests.hubd.still import StillHub
 from tests.sites import Sites, settle, until
@@ -19,12 +19,6 @@ from tests.sites import Sites, settle, until
 pytestmark = pytest.mark.feature("L3")
 
 OPEN = "document.getElementById('conflicts-open').textContent"
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with open_browser(tmp_path / "profile") as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -1,22 +1,16 @@
 """A real browser sees values change, on every page, and asks nobody but the hub."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
-from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
-from hubd.api.server import serve_http
 from hubd.cells import Answers
-from hubd.project import Live, Projectors, run_projectors
-from hubd.state import open_state
-from hubd.web import assets
-from tests.browser.chromium import Browser, open_browser
+from tests.browser.chromium import Browser
+from tests.browser.conftest import serve
 from tests.hubd.batches import Edge, Shelf
-from tests.hubd.keys import open_answers
 from tests.hubd.still import StillHub, an_edge
 
 POWER = ("meter0", "ActivePower")
@@ -48,35 +42,11 @@ class Site:
 
 
 @pytest.fixture
-def answers(tmp_path: Path) -> Iterator[Answers]:
-    with open_answers(tmp_path / "cells") as found:
-        yield found
-
-
-@pytest.fixture
 async def site(tmp_path: Path, nursery: trio.Nursery, answers: Answers) -> Site:
-    assets.fetch()
     site = Site()
-    live = Live()
-    context = Context(
-        hub=site.hub,
-        state=open_state(tmp_path / "state.db", site.shelf.generation),
-        live=live,
-        projectors=Projectors(live),
-        answers=answers,
-        settings=ApiSettings(port=0),
-        version="0.1.0",
-    )
-    nursery.start_soon(run_projectors, site.shelf, context.state, context.projectors)
     site.measure(1111.0)
-    site.url = await nursery.start(serve_http, make_app(context), context.settings, trio.Event())
+    site.url = await serve(site.hub, site.shelf, answers, tmp_path, nursery, trio.Event())
     return site
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with open_browser(tmp_path / "profile") as browser:
-        yield browser
 
 
 def shows(text: str) -> str:

@@ -7,7 +7,7 @@ test wants.
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,16 +15,11 @@ import trio
 
 from edgesync.model import EventType
 from edgesync_transport.messages import Bye, Ping
-from hubd.api import ApiSettings, Context, make_app
-from hubd.api.server import serve_http
 from hubd.cells import Answers
 from hubd.edges.registry import RegisteredEdge
-from hubd.project import Live, Projectors, run_projectors
-from hubd.state import open_state
-from hubd.web import assets
-from tests.browser.chromium import Browser, open_browser
+from tests.browser.chromium import Browser
+from tests.browser.conftest import serve
 from tests.hubd.batches import Edge, Shelf
-from tests.hubd.keys import open_answers
 from tests.hubd.links import Site, open_site
 
 HEARTBEAT_S = 3.0
@@ -91,29 +86,12 @@ class Fleet:
 
 
 @pytest.fixture
-def answers(tmp_path: Path) -> Iterator[Answers]:
-    with open_answers(tmp_path / "cells") as found:
-        yield found
-
-
-@pytest.fixture
 async def fleet(tmp_path: Path, nursery: trio.Nursery, answers: Answers) -> AsyncIterator[Fleet]:
-    assets.fetch()
     async with open_site(tmp_path / "hub", heartbeat_s=HEARTBEAT_S) as site:
         fleet = Fleet(site)
         fleet.register()
-        live = Live()
-        context = Context(
-            hub=site.presence,
-            state=open_state(tmp_path / "state.db", fleet.shelf.generation),
-            live=live,
-            projectors=Projectors(live),
-            answers=answers,
-            settings=ApiSettings(port=0),
-        )
-        nursery.start_soon(run_projectors, fleet.shelf, context.state, context.projectors)
         stop = trio.Event()
-        fleet.url = await nursery.start(serve_http, make_app(context), context.settings, stop)
+        fleet.url = await serve(site.presence, fleet.shelf, answers, tmp_path, nursery, stop)
         await fleet.connect()
         nursery.start_soon(fleet.keep_alive)
         with trio.fail_after(30):
@@ -122,12 +100,6 @@ async def fleet(tmp_path: Path, nursery: trio.Nursery, answers: Answers) -> Asyn
         yield fleet
         stop.set()
         nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-async def browser(tmp_path: Path) -> AsyncIterator[Browser]:
-    async with open_browser(tmp_path / "profile") as browser:
-        yield browser
 
 
 ROWS = "[...document.querySelectorAll('tbody tr')]"
@@ -166,7 +138,7 @@ async def test_the_worst_of_two_hundred_edges_come_first(fleet: Fleet, browser: 
     await browser.open(fleet.url + "/?state=needs+you&sort=name")
     names = await browser.evaluate(f"{ROWS}.map(row => row.querySelector('a').textContent)")
     assert (len(names), names) == (20, sorted(names))
-    await browser.evaluate(
+    await browser.follow(
         "document.querySelector('[name=q]').value = 'lost-003'; document.forms[0].submit()"
     )
     await browser.until(f"{ROWS}.length == 1 && {ROWS}[0].id == 'edge-lost-003'")
