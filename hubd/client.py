@@ -1,6 +1,6 @@
 """HubClient: the hub's keys for programs in the cloud, over its HTTP API.
 
-    async with HubClient("https://hub.example", token="es1.…") as hub:
+    async with HubClient("https://hub.example", token="esapi.…") as hub:
         await hub.incr("orders")
         for conflict in await hub.conflicts():
             await hub.resolve(conflict.id)

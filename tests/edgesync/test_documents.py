@@ -44,6 +44,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         link, http, self.redis, meter = free_ports(4)
+        self.token = ""
         self.resolved: set[int] = set()
         self.url = f"http://127.0.0.1:{http}"
         self.here = Person(
@@ -62,7 +63,13 @@ class Site:
 
     def open(self) -> None:
         here = self.here
-        here.type("hubd init\nhubd run")
+        here.type("hubd init")
+        printed = subprocess.run(
+            ["hubd", "token"], cwd=here.folder, env=here.environment, capture_output=True,
+            text=True, check=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        self.token = re.findall(r"esapi\.\S+", printed.stdout)[0]
+        here.type("hubd run")
         for name in ("other", "barn"):
             here.type(f"hubd enroll {name}\nmkdir {name}")
             here.folder = here.folder / name
@@ -78,7 +85,9 @@ class Site:
                 here.folder = here.folder.parent
 
     def ask(self, path: str) -> Any:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=PATIENCE_S) as answer:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        question = urllib.request.Request(f"{self.url}{path}", headers=headers)
+        with urllib.request.urlopen(question, timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def open_conflict(self) -> Any:
@@ -132,9 +141,10 @@ def run(site: Site, assigned: str, line: str) -> str:
         line = line.replace("RESOLVE 18", f"RESOLVE {conflict['id']}")
         line = line.replace("DOT 3 1207", f"DOT {side['replica']} {side['number']}")
         line = line.replace("/conflicts/7", f"/conflicts/{conflict['id']}")
+    token = "" if "Bearer" in line else f'-H "Authorization: Bearer {site.token}" '
     for said, meant in (
         ("redis-cli ", f"redis-cli -e -p {site.redis} "),
-        ("curl ", "curl -sS "),
+        ("curl ", f"curl -sS {token}"),
         ("http://127.0.0.1:8080", site.url),
         ("http://hub:8080", site.url),
         (".venv/bin/", ""),
@@ -142,7 +152,7 @@ def run(site: Site, assigned: str, line: str) -> str:
     ):
         line, assigned = line.replace(said, meant), assigned.replace(said, meant)
     done = subprocess.run(
-        ["sh", "-c", f"url={site.url}/api/v1 token=es1.none\n{assigned}{line}"],
+        ["sh", "-c", f"url={site.url}/api/v1 token={site.token}\n{assigned}{line}"],
         cwd=site.here.folder, env=site.here.environment, capture_output=True, text=True,
         timeout=PATIENCE_S, check=False,
     )  # fmt: skip
@@ -177,7 +187,7 @@ def do_toml(site: Site, text: str) -> None:
 
 def do_python(site: Site, text: str) -> None:
     """Run a program; what it awaits stands in the body of one."""
-    text = text.replace("https://hub.example", site.url).replace("es1.…", "es1.none")
+    text = text.replace("https://hub.example", site.url).replace("esapi.…", site.token)
     imports, _, body = text.partition("\n\n")
     lines = "".join(f"    {line}\n" for line in body.splitlines())
     program = f"{imports}\nimport trio\nasync def main():\n{lines}\ntrio.run(main)\n"

@@ -68,7 +68,7 @@ def use_sensors(node: EdgeNode) -> None:
 
 async def use_hub() -> None:
     try:
-        async with HubClient("https://hub.example", token="es1.secret") as hub:
+        async with HubClient("https://hub.example", token="esapi.secret") as hub:
             assert_type(await hub.get("k"), bytes | None)
             assert_type(await hub.incr("n", 2), int)
     except (HubRefused, HubUnreachable):

@@ -543,4 +543,4 @@ async def test_a_place_in_the_changes_of_another_keyspace_is_refused(url: str) -
 
 def test_a_token_as_the_documents_abridge_it_is_named() -> None:
     with pytest.raises(ValueError, match="token: it has letters of ASCII only"):
-        HubClient("http://127.0.0.1:9", token="es1.…")
+        HubClient("http://127.0.0.1:9", token="esapi.…")
