@@ -1,7 +1,7 @@
-"""Which edges the fleet page lists, in which order, and the sentence above them."""
+"""Which edges the fleet page lists, in which order, the sentence above them, and what changes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -9,6 +9,7 @@ import msgspec
 from hubd.api import params
 from hubd.api.answers import Edge
 from hubd.api.health import RANK
+from hubd.web import format
 
 PAGE_ROWS: Final = 200
 # The filter's words beside the states themselves.
@@ -77,8 +78,10 @@ def _place(edge: Edge, sort: str) -> tuple[float, str]:
     link = edge.link
     match sort:
         case "worst":
-            # Those of one health by their state, so that what has one cause stands together.
-            return RANK[edge.health], f"{STATES.index(link.state):02}{link.edge}"
+            # Those of one health by their state, so that what has one cause stands together. Who is
+            # here keeps its place, whether a batch is under way or not.
+            state = "connected" if link.is_connected else link.state
+            return RANK[edge.health], f"{STATES.index(state):02}{link.edge}"
         case "lag":
             return -(link.lag_records or 0), link.edge
         case "seen":
@@ -86,6 +89,41 @@ def _place(edge: Edge, sort: str) -> tuple[float, str]:
         case "readings":
             return -edge.state.readings, link.edge
     return 0, link.edge
+
+
+def frame_of(edge: Edge) -> tuple[object, ...]:
+    """Return what is shown of an edge beside its cells."""
+    link, state = edge.link, edge.state
+    known_at_ns = None if link.is_connected else link.known_at_ns
+    return (
+        link.edge, link.address or link.software, edge.health, link.is_connected, link.since_ns,
+        known_at_ns, state.dead, state.lost,
+        None if link.is_connected else link.state,
+    )  # fmt: skip
+
+
+def cells_of(edge: Edge) -> Iterator[tuple[str, str]]:
+    """Yield what changes by itself of an edge: the name of a cell and its text."""
+    link, state = edge.link, edge.state
+    lag = "not known" if link.lag_records is None else format.count(link.lag_records)
+    yield f"{link.edge} state", link.state
+    yield f"{link.edge} lag", lag
+    yield f"{link.edge} rtt", format.seconds(link.rtt_s) if link.is_connected else ""
+    yield f"{link.edge} clock", format.seconds(link.clock_offset_s) if link.is_connected else ""
+    yield f"{link.edge} series", format.count(state.series)
+    yield f"{link.edge} readings", format.count(state.readings)
+
+
+def total_cells(edges: Sequence[Edge], log_head: int | None) -> dict[str, str]:
+    """Return the cells of the tiles above the table."""
+    online = [edge.link for edge in edges if edge.link.is_connected]
+    cells = {
+        "online": str(len(online)),
+        "readings": format.count(sum(edge.state.readings for edge in edges)),
+        "events": format.count(sum(edge.state.events for edge in edges)),
+        "lag": format.count(sum(link.lag_records or 0 for link in online)),
+    }
+    return cells if log_head is None else {**cells, "head": format.count(log_head)}
 
 
 def sentence(edges: Sequence[Edge]) -> str:

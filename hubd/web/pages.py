@@ -1,17 +1,15 @@
 """The pages, and the streams that keep parts of them fresh.
 
 A stream sends a page's part whole when its frame has changed (rows came, went or moved), and only
-the cells that changed otherwise: two hundred edges must not cost a phone its data plan.
+the cells that changed otherwise: two hundred edges must not cost a phone its data plan. It begins
+where the page stands that opened it (shown.py).
 """
 
-import math
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
-import trio
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -29,23 +27,44 @@ from hubd.api.tenancy import NOBODY
 from hubd.project.live import Watcher
 from hubd.state import QueryTooSlow, views
 from hubd.web import assets, format
-from hubd.web.fleet import SORTS, STATES, FleetQuery, select, sentence
+from hubd.web.edge import EdgePage
+from hubd.web.fleet import (
+    SORTS,
+    STATES,
+    FleetQuery,
+    cells_of,
+    frame_of,
+    select,
+    sentence,
+    total_cells,
+)
+from hubd.web.shown import Board, Make, Shown, escaped
 
 HERE: Final = Path(__file__).parent
 # Ages and lags change with time alone; a person notices a second.
 REFRESH_S: Final = 1.0
 ROWS: Final = 200
 CONFLICTS: Final = 50
-# Different streams whose markup is remembered.
-STREAMS_MAX: Final = 64
-
-Render = Callable[[], Awaitable[str]]
 
 
 class ChartPage(params.Params, frozen=True, kw_only=True):
     edge: params.EdgeName
     entity: params.Text = ""
     key: params.Text = ""
+
+
+class FleetStream(FleetQuery, frozen=True, kw_only=True):
+    """`shown` is what the page was made of that listens."""
+
+    shown: params.Text = ""
+
+
+class EdgeStream(params.OneEdge, frozen=True, kw_only=True):
+    shown: params.Text = ""
+
+
+class ConflictsStream(params.Params, frozen=True, kw_only=True):
+    shown: params.Text = ""
 
 
 class EventsQuery(params.Params, frozen=True, kw_only=True):
@@ -56,6 +75,7 @@ class EventsQuery(params.Params, frozen=True, kw_only=True):
     status: params.Text = ""
     text: params.Text = ""
     after: params.Text = ""
+    shown: params.Text = ""
 
 
 class ResolveForm(params.Body, frozen=True, kw_only=True):
@@ -73,57 +93,46 @@ class ResolveForm(params.Body, frozen=True, kw_only=True):
         )
 
 
-class Shared:
-    """What many watch is made once: the newest markup of each stream, for about a second."""
-
-    def __init__(self) -> None:
-        self._made: dict[str, tuple[float, str]] = {}
-
-    async def get(self, key: str, render: Render) -> str:
-        now = trio.current_time()
-        at, html = self._made.get(key, (-math.inf, ""))
-        if now - at < REFRESH_S / 2:
-            return html
-        html = await render()
-        if len(self._made) >= STREAMS_MAX:
-            self._made.clear()
-        self._made[key] = (now, html)
-        return html
-
-
 class Pages:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._templates = _environment(context)
-        self._shared = Shared()
+        self._board = Board()
 
-    async def fleet_html(self, query: FleetQuery) -> str:
+    async def fleet_shown(self, query: FleetQuery) -> Shown:
         everyone = await fleet.all_edges(self._context)
-        return self._render(
-            "_fleet.html",
-            everyone=everyone,
-            shown=select(everyone, query),
-            sentence=sentence(everyone),
-            query=query,
-            log_head=self._context.hub.log_head if self._context.tenant is None else None,
-            problems=(await fleet.healthz(self._context, params.Nothing())).problems,
-        )
+        page = select(everyone, query)
+        log_head = self._context.hub.log_head if self._context.tenant is None else None
+        problems = (await fleet.healthz(self._context, params.Nothing())).problems
+        above = sentence(everyone)
+        away = sum(not edge.link.is_connected for edge in everyone)
+        cells = total_cells(everyone, log_head)
+        for edge in page.rows:
+            cells.update(cells_of(edge))
+        frame = (
+            above, problems, len(everyone), away, page.found, page.page, page.pages,
+            [frame_of(edge) for edge in page.rows],
+        )  # fmt: skip
+        return self._shown(
+            "_fleet.html", frame, cells, shown=page, sentence=above, query=query,
+            count=len(everyone), away=away, log_head=log_head, problems=problems,
+        )  # fmt: skip
 
-    async def edge_html(self, name: str) -> str:
-        edge = await fleet.one_edge(self._context, params.OneEdge(edge=name))
-        wanted = params.SeriesPage(edge=name, limit=ROWS)
-        latest = await fleet.latest(self._context, wanted)
+    async def edge_shown(self, name: str) -> Shown:
+        latest = await fleet.latest(self._context, params.SeriesPage(edge=name, limit=ROWS))
         devices = await fleet.devices(self._context, params.OneEdge(edge=name))
-        resources = await self._context.state.read(lambda c: views.resources_of(c, name))
-        return self._render(
-            "_edge.html",
-            edge=edge,
+        page = EdgePage(
+            edge=await fleet.one_edge(self._context, params.OneEdge(edge=name)),
             latest=latest,
             devices=sorted(devices.devices, key=lambda device: device.state == "online"),
-            resources=resources,
+            resources=await self._context.state.read(lambda c: views.resources_of(c, name)),
         )
+        return self._shown(
+            "_edge.html", page.frame(), page.cells(), edge=page.edge, latest=latest,
+            devices=page.devices, resources=page.resources,
+        )  # fmt: skip
 
-    async def events_html(self, query: EventsQuery) -> str:
+    async def events_shown(self, query: EventsQuery) -> Shown:
         link = await fleet.link_events(
             self._context, params.LinkEventsPage(edge=query.edge or None, limit=50)
         )
@@ -133,28 +142,32 @@ class Pages:
         found = await series.fleet_events(
             self._context, msgspec.convert(filled, params.FleetEventsPage)
         )
-        return self._render("_events.html", link=link, found=found, query=query)
+        frame = (link.events, found)
+        return self._shown("_events.html", frame, {}, link=link, found=found, query=query)
 
-    async def conflicts_html(self, may_write: bool, problem: Problem | None = None) -> str:
+    async def conflicts_shown(self, may_write: bool, problem: Problem | None = None) -> Shown:
         wanted = params.ConflictsPage(status="open", limit=CONFLICTS)
-        return self._render(
-            "_conflicts.html",
-            found=await conflicts.conflicts(self._context, wanted),
-            keys=keys.stats(self._context),
-            may_write=may_write,
-            problem=problem,
-        )
+        found = await conflicts.conflicts(self._context, wanted)
+        known = keys.stats(self._context)
+        counts = {
+            "detected": known.conflicts_detected, "keys": known.keys, "replicas": known.replicas
+        }  # fmt: skip
+        return self._shown(
+            "_conflicts.html", (found, counts, may_write, problem),
+            {"open": format.count(known.conflicts_open)},
+            found=found, may_write=may_write, problem=problem, **counts,
+        )  # fmt: skip
 
     async def fleet(self, request: Request) -> Response:
         query = routes.read_params(request, FleetQuery)
         return self._page(
             "fleet.html", query=query, states=STATES, sorts=SORTS,
-            search=request.url.query, content=await self.fleet_html(query),
+            search=request.url.query, **self._hand_out(await self.fleet_shown(query)),
         )  # fmt: skip
 
     async def edge(self, request: Request) -> Response:
         name = routes.read_params(request, params.OneEdge).edge
-        return self._page("edge.html", name=name, content=await self.edge_html(name))
+        return self._page("edge.html", name=name, **self._hand_out(await self.edge_shown(name)))
 
     async def chart(self, request: Request) -> Response:
         asked = routes.read_params(request, ChartPage)
@@ -166,12 +179,14 @@ class Pages:
         query = routes.read_params(request, EventsQuery)
         names = [view.edge for view in self._context.hub.edges()]
         kinds = [kind.name.lower() for kind in EventType]
-        content = await self.events_html(query)
-        return self._page("events.html", query=query, names=names, kinds=kinds, content=content)
+        return self._page(
+            "events.html", query=query, names=names, kinds=kinds,
+            **self._hand_out(await self.events_shown(query)),
+        )  # fmt: skip
 
     async def conflicts(self, request: Request) -> Response:
-        content = await self.conflicts_html(may_write(request.scope))
-        return self._page("conflicts.html", content=content)
+        shown = await self.conflicts_shown(may_write(request.scope))
+        return self._page("conflicts.html", **self._hand_out(shown))
 
     async def resolve(self, request: Request) -> Response:
         """A button was pressed; the page comes again, with what was wrong if something was."""
@@ -181,13 +196,14 @@ class Pages:
             form = await read_form(request, ResolveForm, routes.body_max(self._context))
             await conflicts.resolve(self._context, asked, form.choice_made())
         except ApiError as error:
-            content = await self.conflicts_html(may_write=True, problem=error.problem)
-            return self._page("conflicts.html", status=error.status, content=content)
+            shown = await self.conflicts_shown(may_write=True, problem=error.problem)
+            return self._page("conflicts.html", status=error.status, **self._hand_out(shown))
         return RedirectResponse("/conflicts", 303)
 
     async def fleet_stream(self, request: Request) -> Response:
-        query = routes.read_params(request, FleetQuery)
-        return self._stream(f"fleet {query}", None, lambda: self.fleet_html(query))
+        query = routes.read_params(request, FleetStream)
+        key = ("fleet", msgspec.structs.replace(query, shown=""))
+        return self._stream(key, None, lambda: self.fleet_shown(query), query.shown)
 
     async def api(self, _request: Request) -> Response:
         """What the API answers, for people; /openapi.json is the same for programs."""
@@ -199,36 +215,37 @@ class Pages:
         return self._page("problem.html", status=status, problem=problem, code=status)
 
     async def edge_stream(self, request: Request) -> Response:
-        name = routes.read_params(request, params.OneEdge).edge
+        query = routes.read_params(request, EdgeStream)
+        name = query.edge
         fleet.known_edge(self._context, name)
-        return self._stream(f"edge {name}", name, lambda: self.edge_html(name))
+        return self._stream(("edge", name), name, lambda: self.edge_shown(name), query.shown)
 
     async def events_stream(self, request: Request) -> Response:
         query = routes.read_params(request, EventsQuery)
         if query.edge:
             fleet.known_edge(self._context, query.edge)
-        key = f"events {request.url.query}"
-        return self._stream(key, query.edge or None, lambda: self.events_html(query))
+        key = ("events", msgspec.structs.replace(query, shown=""))
+        return self._stream(key, query.edge or None, lambda: self.events_shown(query), query.shown)
 
     async def conflicts_stream(self, request: Request) -> Response:
-        writes = may_write(request.scope)
-        return self._stream(f"conflicts {writes}", None, lambda: self.conflicts_html(writes))
+        query, writes = routes.read_params(request, ConflictsStream), may_write(request.scope)
+        return self._stream(
+            ("conflicts", writes), None, lambda: self.conflicts_shown(writes), query.shown
+        )
 
-    def _stream(self, key: str, edge: str | None, render: Render) -> Response:
-        frame, cells = "", dict[str, str]()
+    def _stream(self, key: Hashable, edge: str | None, make: Make, handed: str) -> Response:
+        before = self._board.take(handed)
 
         async def tell(watcher: Watcher) -> bytes:
-            nonlocal frame, cells
+            nonlocal before
             watcher.take()
             try:
-                html = await self._shared.get(key, render) + self._open_html(is_news=True)
+                shown = await self._board.get(key, make)
             except (ApiError, QueryTooSlow):
                 return b": not now\n\n"  # the page keeps what it shows
-            before_frame, before = frame, cells
-            frame, cells = apart(html)
-            if frame != before_frame:
-                return as_event(html)
-            changed = {name: text for name, text in cells.items() if before[name] != text}
+            changed, before = shown.changed_since(before), shown
+            if changed is None:
+                return as_event(shown.html + self._open_html(is_news=True))
             if not changed:
                 return b": nothing new\n\n"
             return as_event(msgspec.json.encode(changed).decode(), "cells")
@@ -238,14 +255,24 @@ class Pages:
             pause_s=REFRESH_S, at_least_every_s=REFRESH_S,
         )  # fmt: skip
 
+    def _shown(self, template: str, frame: object, cells: dict[str, str], **values: Any) -> Shown:
+        texts = escaped({**cells, "conflicts-open": self._open_count()})
+        return Shown(frame, texts, lambda: self._render(template, cells=texts, **values))
+
+    def _hand_out(self, shown: Shown) -> dict[str, Any]:
+        return {"content": shown.html, "shown": self._board.hand_out(shown)}
+
     def is_of(self, context: Context) -> bool:
         return self._context is context
 
     def _open_html(self, *, is_news: bool = False) -> str:
         """How many conflicts are open, in the navigation; as news it finds its place by its id."""
+        return self._render("_open.html", conflicts_open=self._open_count(), is_news=is_news)
+
+    def _open_count(self) -> str:
         nobodys = self._context.tenant == NOBODY
         is_open = 0 if nobodys else self._context.cells.conflicts.open_count
-        return self._render("_open.html", conflicts_open=is_open, is_news=is_news)
+        return format.count(is_open) if is_open else ""
 
     def _page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         html = self._render(
@@ -256,16 +283,6 @@ class Pages:
     def _render(self, template: str, **values: Any) -> str:
         now_ns = self._context.now_ns()
         return self._templates.get_template(template).render(now_ns=now_ns, **values)
-
-
-# A cell holds no other element of its own kind, so that the first end tag is its own.
-CELL: Final = re.compile(r'(<(\w+)\b[^>]*?\bdata-cell="([^"]+)"[^>]*>)(.*?)(?=</\2>)', re.S)
-
-
-def apart(html: str) -> tuple[str, dict[str, str]]:
-    """Part a page into its frame and what its cells hold: while the frame stays, cells are sent."""
-    cells = {found[3]: found[4] for found in CELL.finditer(html)}
-    return CELL.sub(r"\1", html), cells
 
 
 def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:

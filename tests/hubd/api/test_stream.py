@@ -1,8 +1,10 @@
 """Server-sent events through a real server on a real socket."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from html import unescape
 
 import httpx2
 import msgspec
@@ -14,6 +16,7 @@ from hubd.api import ApiSettings, Context, make_app
 from hubd.api.server import serve_http
 from hubd.project import live as live_module
 from hubd.project.live import Update
+from tests.hubd.still import StillHub
 
 POWER = series_id("meter0", "ActivePower")
 
@@ -164,3 +167,28 @@ async def test_garbage_on_the_socket_ends_that_connection_only(url: str) -> None
                 pass
         async with httpx2.AsyncClient() as client:
             assert (await client.get(url + "/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("page", ["/", "/edges/barn"])
+async def test_a_stream_begins_where_its_page_stands(url: str, context: Context, page: str) -> None:
+    async with httpx2.AsyncClient() as client:
+        html = (await client.get(url + page, headers={"Accept": "text/html"})).text
+    found = re.search(r'hx-sse:connect="([^"]+)"', html)
+    assert found is not None
+    path = unescape(found[1])
+    hub = context.hub
+    assert isinstance(hub, StillHub)
+    hub.all[0] = msgspec.structs.replace(hub.all[0], rtt_s=0.5)
+    async with listening(url + path, context) as stream:
+        name, data = await stream.event()
+    assert name == "cells"
+    told = json.loads(data)
+    assert list(told.values()) == ["500 ms"]
+    assert "<table" not in data
+    with trio.fail_after(20):
+        while context.live.watchers:
+            await trio.lowlevel.checkpoint()
+    async with listening(url + path, context) as stream:  # a page is handed out once
+        name, data = await stream.event()
+    assert name == ""
+    assert "<table" in data

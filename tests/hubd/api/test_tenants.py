@@ -172,9 +172,10 @@ async def test_no_page_or_stream_tells_of_another_tenant(
     scope = {"type": "http", "query_string": b"tenant=bolt", "headers": []}
     context = Contexts(shared, keys_of.get).of(Request(scope))
     pages = Pages(context)
-    shown = await pages.fleet_html(FleetQuery())
+    shown = (await pages.fleet_shown(FleetQuery())).html
     assert "shop" in shown
-    shown += await pages.events_html(EventsQuery()) + await pages.conflicts_html(may_write=True)
+    shown += (await pages.events_shown(EventsQuery())).html
+    shown += (await pages.conflicts_shown(may_write=True)).html
     assert [word for word in SECRETS if word in shown] == []
     live = Live()
     with live.watch(sees=context.sees) as watcher:

@@ -1,0 +1,5 @@
+"""The hub that the API's tests ask."""
+
+from tests.hubd.api.conftest import context
+
+__all__ = ["context"]
