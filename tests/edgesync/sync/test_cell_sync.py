@@ -11,12 +11,17 @@ import trio
 import trio.testing
 
 from edgesync import EdgeNode
+from edgesync.errors import StoreFull
 from edgesync.sync import cells as cells_module
 from edgesync.sync.cells import WANTED_MAX, CellSync
-from edgesync_transport.messages import ConflictReport, Pull
+from edgesync.sync.puller import told_digest
+from edgesync_transport.messages import ConflictReport, DeltaSync, Lane, Page, Pull
 from tests.sites import PATIENCE_S, Sites, settle, until
+from tests.transport.samples import PULL, SAMPLES
 
 pytestmark = pytest.mark.feature("L5")
+
+PAGE = next(one for one in SAMPLES.values() if isinstance(one, DeltaSync))
 
 
 class Driver:
@@ -26,12 +31,17 @@ class Driver:
         self.epoch = 0
         self.asked: list[Pull] = []
         self.retries = 0
-        self.sender = SimpleNamespace(clock_stepped=lambda: None, clock_offset_s=None)
+        lanes = dict.fromkeys(Lane, SimpleNamespace(floor=0))
+        self.sender = SimpleNamespace(clock_stepped=lambda: None, clock_offset_s=None, lanes=lanes)
 
     def grown(self, _tails: object) -> None: ...
 
     def ask(self, pull: Pull) -> None:
         self.asked.append(pull)
+
+    async def wait_session(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.epoch
 
     def retry_now(self) -> None:
         self.retries += 1
@@ -169,3 +179,100 @@ async def test_what_is_confirmed_is_on_disk(tmp_path: Path) -> None:
         await settle(a)
     assert len(durable) > 5
     assert all(durable)
+
+
+def page_for(node: EdgeNode, question: Pull, **fields: Any) -> Page:
+    cells = node.cells
+    made = msgspec.structs.replace(
+        PAGE, epoch=question.epoch, token=question.token, keyspace=cells.cursor.keyspace,
+        replica=cells.space.r, part=0, parts=1, payload=b"", told=0, seen=(), digest=0,
+        is_all=True, position=5, applied=0, stable=0,
+    )  # fmt: skip
+    return msgspec.structs.replace(made, **fields)
+
+
+async def test_a_sync_is_over_when_a_later_question_is_answered_and_all_has_arrived(
+    parts: tuple[EdgeNode, CellSync, Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, sync, _ = parts
+    waiting = [True]
+    monkeypatch.setattr(node.cells, "has_pending", lambda _made: waiting[0])
+    page, done = page_for(node, PULL), list[str]()
+
+    async def run(name: str, what: Any) -> None:
+        await what()
+        done.append(name)
+
+    async with trio.open_nursery() as nursery:
+        sync._asked = 3  # on its way already: its answer may not know what is there now
+        nursery.start_soon(run, "sync", sync.sync)
+        nursery.start_soon(run, "heard", sync.wait_heard)
+        await trio.testing.wait_all_tasks_blocked()
+        waiting[0] = False
+        assert sync._is_over(page)
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["heard"]
+        sync._asked, waiting[0] = 4, True
+        assert sync._is_over(page)
+        await trio.testing.wait_all_tasks_blocked()
+        assert done == ["heard"]
+        waiting[0] = False
+        for not_over in ({"is_all": False}, {"replica": page.replica + 1}):
+            assert not sync._is_over(msgspec.structs.replace(page, **not_over))
+        assert sync._is_over(page)
+    assert done == ["heard", "sync"]
+
+
+async def test_keys_are_compared_when_nothing_waits_for_the_hub(
+    parts: tuple[EdgeNode, CellSync, Driver],
+) -> None:
+    node, sync, _ = parts
+    total, rest = node.cells.space.digest(None, 1000, node.cells.scope)
+    assert rest is None
+    right = page_for(node, PULL, digest=told_digest(total))
+    await sync._compare(right)
+    assert (sync.checks, sync.refetches) == (1, 0)
+    for fields in ({"is_all": False}, {"replica": right.replica + 1}):
+        await sync._compare(msgspec.structs.replace(right, digest=7, **fields))
+    node.set("k", 1)
+    await sync._compare(msgspec.structs.replace(right, digest=7))
+    assert (sync.checks, sync.refetches) == (1, 0)
+
+
+async def test_the_hub_may_hold_back_only_the_answer_that_tells_nothing_new(
+    parts: tuple[EdgeNode, CellSync, Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, sync, driver = parts
+    monkeypatch.setattr(node.cells, "wait_durable", trio.lowlevel.checkpoint)
+    driver.epoch = 1
+    sync._check_at = trio.current_time() + 1000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sync._keep_pulling)
+        for is_all in (False, False, True, False, True):
+            await trio.testing.wait_all_tasks_blocked()
+            sync._heard(page_for(node, driver.asked[-1], is_all=is_all))
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    hold_s = cells_module.HOLD_S
+    assert [one.wait_s for one in driver.asked] == [0, 0, 0, hold_s, 0, hold_s]
+
+
+async def test_what_cannot_be_stored_is_told_and_tried_again(
+    parts: tuple[EdgeNode, CellSync, Driver],
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    node, sync, driver = parts
+    driver.epoch, driver.sender.clock_offset_s = 1, 0.0
+    tried = list[float]()
+
+    async def full() -> None:
+        tried.append(trio.current_time())
+        raise StoreFull(used_bytes=1, limit_bytes=1)
+
+    monkeypatch.setattr(node.cells, "tell", lambda _floor: True)
+    monkeypatch.setattr(node.cells, "wait_durable", full)
+    with trio.move_on_after(2.5):
+        await sync._keep_telling()
+    assert tried == pytest.approx([0, 1, 2])
+    assert "full" in sync.last_problem
