@@ -378,11 +378,14 @@ cdef Found find(bytes data, bytes lap):
     if not after or not found.first.first:
         return found
     # It has entries only after the last of the lap before. Not at the half, in a file cut short.
-    at = data.find(lap[LAP_BYTES:])
-    while at >= 0 and not found.after.first:
-        chain = chain_at(data, max(at - 8, 0), size)
-        if chain.lap == after and chain.first == found.first.last + 1:
-            found.after, found.after_at = chain, at - 8
+    cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
+    at = data.find(lap[LAP_BYTES:], 8)
+    while at >= 0 and size - at >= HEADER_BYTES - 8 and not found.after.first:
+        # Nothing else is looked at: there may be as many entries as there is room for.
+        if load64(start + at + 8) == found.first.last + 1:
+            chain = chain_at(data, at - 8, size)
+            if chain.lap == after and chain.first == found.first.last + 1:
+                found.after, found.after_at = chain, at - 8
         at = data.find(lap[LAP_BYTES:], at + LAP_BYTES)
     return found
 

@@ -3,6 +3,7 @@
 import resource
 import select
 import signal
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgesync._native.wal import Wal, replay, unread
 from edgesync.store.directory import WAL, make_wal
+from tests.native.rowsmith import crc32c
 
 pytestmark = pytest.mark.feature("S2", "L14")
 
@@ -218,6 +220,23 @@ def test_a_file_cut_short_has_the_entries_before_the_cut(tmp_path: Path) -> None
         raw = (tmp_path / WAL).read_bytes()
     entry = raw.index(b"\x01a\x021") + 4
     assert replay(raw[: SIZE // 2 + 2 * entry + 1], ONE + TWO) == {b"a": b"1", b"b": b"1"}
+
+
+def test_a_full_log_with_a_damaged_head_is_read_in_bounded_steps() -> None:
+    """A hundred thousand entries behind the damage are each looked at once."""
+
+    def entry(lap: bytes, number: int) -> bytes:
+        head = struct.pack("<I8sQ", 4, lap, number) + b"\x01k\x02v"
+        return struct.pack("<I", crc32c(head)) + head
+
+    half = 28 * 100_000
+    first = entry(ONE, 1).ljust(half, b"\0")
+    after = bytearray(b"".join(entry(TWO, number) for number in range(2, 100_002)))
+    after[27] ^= 1
+    assert replay(first + after, ONE + TWO) == {b"k": b"v"}
+    assert [(at, count) for at, _, count, _ in unread(first + after, ONE + TWO)] == [
+        (half, 0), (28, 99_999),
+    ]  # fmt: skip
 
 
 def test_entries_of_another_state_are_told_apart(tmp_path: Path) -> None:
