@@ -17,6 +17,9 @@ cdef extern from "lmdb.h" nogil:
 
     ctypedef struct MDB_stat:
         unsigned int ms_psize
+        size_t ms_branch_pages
+        size_t ms_leaf_pages
+        size_t ms_overflow_pages
         size_t ms_entries
 
     ctypedef struct MDB_envinfo:

@@ -12,6 +12,8 @@ from bisect import bisect_left, insort
 
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t
+from libc.string cimport memset
 
 from edgesync._native.store cimport Store
 
@@ -30,7 +32,7 @@ cdef class Overlay:
         self.store, self.db = store, db
         self.now, self.frozen, self.logged, self.settling = {}, {}, {}, {}
         self.noted_outside = []
-        self.order, self.fresh = {}, {}
+        self.forget_order()
         self.born, self.born_frozen, self.born_logged = set(), set(), set()
 
     @property
@@ -94,7 +96,10 @@ cdef class Overlay:
             del self.now[key]
             self.unlist(key)
             return 0
-        if key not in self.now and not self.is_below(key):
+        if (
+            self.is_listed[<uint8_t>key[0]] and key not in self.now
+            and not self.is_below(key)
+        ):
             self.enlist(key)
         self.now[key] = value
         return 0
@@ -106,8 +111,11 @@ cdef class Overlay:
     cdef int unlist(self, bytes key) except -1:
         """Take a row that is in no layer any more out of their order."""
         cdef int kind = key[0]
-        cdef set fresh = self.fresh.get(kind)
+        cdef set fresh
         cdef list order
+        if not self.is_listed[kind]:
+            return 0
+        fresh = self.fresh.get(kind)
         if fresh is not None and key in fresh:
             fresh.remove(key)
         else:
@@ -125,13 +133,28 @@ cdef class Overlay:
             fresh.add(key)
         return 0
 
-    cdef int enlist_all(self) except -1:
-        """Begin anew: a layer is gone."""
+    cdef int enlist_kinds(self, int first, int last) except -1:
+        """Take note of all rows of these kinds, from where on `change` does."""
         cdef bytes key
-        self.order, self.fresh = {}, {}
+        cdef int kind
+        if first == last and self.is_listed[first]:
+            return 0
         for layer in (self.settling, self.logged, self.frozen, self.now):
-            for key in layer:
-                self.enlist(key)
+            for key in <dict>layer:
+                kind = <uint8_t>key[0]
+                if first <= kind <= last and not self.is_listed[kind]:
+                    self.enlist(key)
+        for kind in range(first, last + 1):
+            self.is_listed[kind] = True
+        return 0
+
+    cdef int forget_order(self) except -1:
+        """A layer is gone: whoever looks through a kind next puts what is left of it in order.
+
+        Until then nobody keeps an order that nobody may ask for.
+        """
+        self.order, self.fresh = {}, {}
+        memset(self.is_listed, 0, sizeof(self.is_listed))
         return 0
 
     def mark(self) -> None:
@@ -251,6 +274,7 @@ cdef class Overlay:
         if not stop or stop <= start:
             return []
         last = stop[0] - (len(stop) == 1)
+        self.enlist_kinds(first, last)
         if first == last:
             return self.sorted_of(first)
         order = []
@@ -261,14 +285,11 @@ cdef class Overlay:
 
     def freeze(self) -> Write:
         """Return the changes, and what is logged, as one write; further ones go on top of them."""
+        cdef dict below = {**self.settling, **self.logged}
         write = Write()
-        for key, value in sorted({**self.settling, **self.logged}.items()):
-            if key in self.now:
-                continue
-            if value is None:
-                write.delete(self.db, key)
-            else:
-                write.put(self.db, key, value, essential=True)
+        for key in self.now:
+            below.pop(key, None)
+        write.put_all(self.db, below, essential=True)
         for key, value in self.now.items():
             if value is not None:
                 write.put(self.db, key, value)
@@ -295,7 +316,7 @@ cdef class Overlay:
     def committed(self) -> None:
         """The frozen layer is on disk, and what was logged: the store has it now."""
         self.frozen, self.logged, self.settling, self.born_logged = {}, {}, {}, set()
-        self.enlist_all()
+        self.forget_order()
 
     def landed(self) -> None:
         """The frozen layer is in the write-ahead log."""
@@ -315,7 +336,7 @@ cdef class Overlay:
     def abandon(self) -> None:
         """The frozen layer was refused: neither it nor what was built on it has happened."""
         self.frozen, self.now, self.born = {}, {}, set()
-        self.enlist_all()
+        self.forget_order()
         # A commit said to have failed may have given them to the store.
         self.born_frozen, self.born_logged = set(), set()
 
@@ -326,12 +347,7 @@ cdef class Overlay:
     def settle(self, bytes lap_row not None, bytes lap not None) -> Write:
         """Return what is logged as a write, with the next lap; further entries go on top of it."""
         write = Write()
-        for key in sorted(self.logged):
-            value = self.logged[key]
-            if value is None:
-                write.delete(self.db, key)
-            else:
-                write.put(self.db, key, value, essential=True)
+        write.put_all(self.db, self.logged, essential=True)
         write.put(self.db, lap_row, lap, essential=True)
         self.settling, self.logged, self.born_logged = self.logged, {}, set()
         return write
@@ -342,9 +358,9 @@ cdef class Overlay:
             self.logged = {**self.settling, **self.logged}
         self.settling = {}
         if is_stored:
-            self.enlist_all()
+            self.forget_order()
 
     def restore(self, dict rows not None) -> None:
         """Take what the write-ahead log has and the store has not, when nothing has changed yet."""
         self.logged = rows
-        self.enlist_all()
+        self.forget_order()

@@ -400,6 +400,15 @@ cdef class Store:
         self.leave()
         return wanted <= intake_limit(&self.e) and wanted <= self.e.allocated_bytes
 
+    @property
+    def room_bytes(self):
+        """Bytes of the map between the last page ever used and its reserve."""
+        self.enter()
+        try:
+            return max(0, <long long>intake_limit(&self.e) - <long long>high_water(&self.e))
+        finally:
+            self.leave()
+
     cdef check_keys(self, Write write):
         cdef Py_ssize_t i
         for name in write.names:
@@ -440,6 +449,7 @@ cdef class Store:
                 dbis[<Py_ssize_t>i] = self.dbis[name]
             write.spent = True  # also against another thread adding to it meanwhile
             with nogil:
+                write.sort()
                 pthread_mutex_lock(&self.mutex)
                 rc = transact(
                     &self.e, write.ops, write.count, write.reserved, dbis, fresh, tails)
@@ -526,9 +536,20 @@ cdef class Store:
             self.leave()
 
     def count(self, str db not None):
-        cdef MDB_txn *txn = NULL
         cdef MDB_stat stat
+        self.stat(db, &stat)
+        return stat.ms_entries
+
+    def tree_bytes(self, str db not None):
+        cdef MDB_stat stat
+        self.stat(db, &stat)
+        return self.e.page_bytes * (
+            stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages)
+
+    cdef int stat(self, str db, MDB_stat *stat) except -1:
+        cdef MDB_txn *txn = NULL
         cdef int rc
+        memset(stat, 0, sizeof(MDB_stat))
         self.known_key(db, b"")
         if db not in self.dbis:
             return 0
@@ -536,11 +557,11 @@ cdef class Store:
         try:
             rc = mdb_txn_begin(self.e.env, NULL, MDB_RDONLY, &txn)
             if rc == 0:
-                rc = mdb_stat(txn, self.dbis[db], &stat)
+                rc = mdb_stat(txn, self.dbis[db], stat)
                 mdb_txn_abort(txn)
             if rc:
                 raise self.failure(rc)
-            return stat.ms_entries
+            return 0
         finally:
             self.leave()
 

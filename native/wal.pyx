@@ -151,6 +151,7 @@ cdef class Wal:
     cdef uint64_t lap, after, number, at, stop, size
     cdef Buf out
     cdef readonly bint is_usable
+    cdef bint is_pending  # an entry whose `landed` nobody has asked yet
 
     def __cinit__(self, str path not None):
         cdef sigset_t all_, before
@@ -237,10 +238,13 @@ cdef class Wal:
         self.is_usable = False
 
     def append(self, dict rows not None) -> bool:
-        """Begin to write an entry; False when there is no room for it, or the log is spoiled."""
+        """Begin to write an entry; False when there is no room for it, or the log is spoiled.
+
+        False, too, before it is known of the one before whether it has landed.
+        """
         cdef uint8_t *head
         cdef uint64_t count
-        if not self.is_usable or self.work.is_asked:
+        if not self.is_usable or self.is_pending:
             return False
         self.out.size = 0
         if buf_need(&self.out, HEADER_BYTES) != OK:
@@ -265,6 +269,7 @@ cdef class Wal:
         self.work.is_asked = True
         pthread_mutex_unlock(&self.work.mutex)
         pthread_cond_signal(&self.work.wake)
+        self.is_pending = True
         return True
 
     cdef int put(self, bytes key, bytes value) except -1:
@@ -284,6 +289,7 @@ cdef class Wal:
     def landed(self) -> bool:
         """Whether the entry appended last is on disk, waiting for it; else the log is spoiled."""
         cdef int problem
+        self.is_pending = False
         with nogil:
             pthread_mutex_lock(&self.work.mutex)
             while self.work.is_asked:
@@ -441,13 +447,11 @@ cdef int rows_between(dict found, bytes data, Py_ssize_t at, Py_ssize_t end) exc
     """Add the rows of whole entries; up to one that is none of ours."""
     cdef const uint8_t *start = <const uint8_t *>PyBytes_AS_STRING(data)
     cdef Py_ssize_t size
-    cdef dict rows
     while at < end:
         size = entry_bytes(start + at, end - at)
-        rows = rows_of(start + at + HEADER_BYTES, size - HEADER_BYTES)
-        if rows is None:
+        if not is_whole(start + at + HEADER_BYTES, size - HEADER_BYTES):
             break
-        found.update(rows)
+        add_rows(found, start + at + HEADER_BYTES, size - HEADER_BYTES)
         at += size
     return 0
 
@@ -462,32 +466,35 @@ cdef uint64_t lap_of(bytes lap, int place) except? 0:
     return load64(PyBytes_AS_STRING(lap) + place * LAP_BYTES)
 
 
-cdef dict rows_of(const uint8_t *data, size_t size):
-    """The rows of one entry; None when it is none of ours, whatever its checksum says."""
+cdef bint is_whole(const uint8_t *data, size_t size) noexcept:
+    """Whether the rows of an entry end where it does."""
     cdef Cur c
-    cdef dict rows = {}
-    cdef bytes key, value
+    cdef uint64_t part
     c.at, c.end = data, data + size
     while left(&c):
-        key = piece(&c, 0)
-        if key is None or not key:
-            return None
-        if left(&c) and c.at[0] == 0:
-            c.at += 1
-            rows[key] = None
+        if not take_varint(&c, &part) or not part or part > left(&c):
+            return False
+        c.at += part
+        if not take_varint(&c, &part) or (part and part - 1 > left(&c)):
+            return False
+        c.at += part - 1 if part else 0
+    return True
+
+
+cdef int add_rows(dict found, const uint8_t *data, size_t size) except -1:
+    """Set the rows of a whole entry."""
+    cdef Cur c
+    cdef uint64_t part = 0
+    cdef bytes key
+    c.at, c.end = data, data + size
+    while left(&c):
+        take_varint(&c, &part)
+        key = PyBytes_FromStringAndSize(<const char *>c.at, part)
+        c.at += part
+        take_varint(&c, &part)
+        if not part:
+            found[key] = None
             continue
-        value = piece(&c, 1)
-        if value is None:
-            return None
-        rows[key] = value
-    return rows
-
-
-cdef bytes piece(Cur *c, uint64_t more):
-    """Bytes after their size, which is stored `more` too large."""
-    cdef uint64_t size
-    if not take_varint(c, &size) or size < more or size - more > left(c):
-        return None
-    size -= more
-    c.at += size
-    return PyBytes_FromStringAndSize(<char *>c.at - size, size)
+        found[key] = PyBytes_FromStringAndSize(<const char *>c.at, part - 1)
+        c.at += part - 1
+    return 0

@@ -6,8 +6,8 @@ carrying them out needs no Python at all.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.string cimport memcmp, memcpy, memset
 
 from lanes cimport HEAD_BYTES
 from transact cimport (
@@ -15,9 +15,24 @@ from transact cimport (
     Op,
 )
 
-_KEY_BYTES_MAX = 511  # LMDB's own limit
-_VALUE_BYTES_MAX = 64 << 20
+cdef enum:
+    KEY_BYTES_MAX = 511  # LMDB's own limit
+    VALUE_BYTES_MAX = 64 << 20
+
 _LANE_COUNT = 3
+
+
+cdef struct Place:
+    const void *key
+    size_t size
+    Py_ssize_t at
+
+
+cdef int by_key(const void *a, const void *b) noexcept nogil:
+    cdef const Place *x = <const Place *>a
+    cdef const Place *y = <const Place *>b
+    cdef int rc = memcmp(x.key, y.key, x.size if x.size < y.size else y.size)
+    return rc if rc else (x.size > y.size) - (x.size < y.size)
 
 
 cdef class Write:
@@ -63,24 +78,29 @@ cdef class Write:
         return 0
 
     cdef Op *add(self, uint8_t code, Py_ssize_t lane) except NULL:
-        cdef Py_ssize_t room
-        cdef Op *ops
         if self.spent:
             raise ValueError("this Write has been carried out; make a new one")
         if not 0 <= lane < _LANE_COUNT:
             raise ValueError(f"lane {lane} is not 0, 1 or 2")
         if self.count == self.room:
-            room = self.room * 2 if self.room else 8
-            ops = <Op *>realloc(self.ops, room * sizeof(Op))
-            if ops == NULL:
-                raise MemoryError
-            self.ops = ops
-            self.room = room
+            self.grow(self.room if self.room else 8)
         memset(&self.ops[self.count], 0, sizeof(Op))
         self.ops[self.count].code = code
         self.ops[self.count].lane = <uint8_t>lane
         self.count += 1
         return &self.ops[self.count - 1]
+
+    cdef int grow(self, Py_ssize_t more) except -1:
+        cdef Py_ssize_t room = self.count + more
+        cdef Op *ops
+        if room <= self.room:
+            return 0
+        ops = <Op *>realloc(self.ops, room * sizeof(Op))
+        if ops == NULL:
+            raise MemoryError
+        self.ops = ops
+        self.room = room
+        return 0
 
     cdef int index(self, str db) except -1:
         found = self.indices.get(db)
@@ -93,9 +113,9 @@ cdef class Write:
     cdef int point(self, Op *op, bytes value) except -1:
         op.value = PyBytes_AS_STRING(value)
         op.value_size = PyBytes_GET_SIZE(value)
-        if op.value_size > _VALUE_BYTES_MAX:
+        if op.value_size > VALUE_BYTES_MAX:
             self.count -= 1
-            raise ValueError(f"a value of {op.value_size} bytes; at most {_VALUE_BYTES_MAX}")
+            raise ValueError(f"a value of {op.value_size} bytes; at most {VALUE_BYTES_MAX}")
         self.size += op.value_size
         return 0
 
@@ -103,8 +123,8 @@ cdef class Write:
         cdef Py_ssize_t size = PyBytes_GET_SIZE(key)
         cdef int index = self.index(db)
         cdef Op *op
-        if not 0 < size <= _KEY_BYTES_MAX:
-            raise ValueError(f"a key of {size} bytes; 1 to {_KEY_BYTES_MAX}")
+        if not 0 < size <= KEY_BYTES_MAX:
+            raise ValueError(f"a key of {size} bytes; 1 to {KEY_BYTES_MAX}")
         op = self.add(code, 0)
         op.db = index
         op.key = PyBytes_AS_STRING(key)
@@ -123,6 +143,52 @@ cdef class Write:
         """Delete one key; a missing key is no error."""
         self.keyed(OP_DELETE, db, key)
         self.held.append(key)
+
+    def put_all(self, str db not None, dict rows not None, *, bint essential=False):
+        """Set many rows, or delete those whose value is None.
+
+        They are carried out in the order of their keys, whatever theirs: it is the thread that
+        carries them out that sorts them.
+        """
+        cdef Py_ssize_t first = self.count
+        cdef Op *op
+        self.sort()
+        self.grow(len(rows))
+        # The dict may change before they are carried out.
+        self.held.append(list(rows))
+        self.held.append(list(rows.values()))
+        try:
+            for key, value in rows.items():
+                op = self.keyed(OP_DELETE if value is None else OP_PUT, db, <bytes?>key)
+                if value is not None:
+                    self.point(op, <bytes?>value)
+                    op.essential = essential
+        except BaseException:
+            self.count = first
+            raise
+        self.unsorted_at, self.unsorted = first, self.count - first
+
+    cdef void sort(self) noexcept nogil:
+        """Put rows of `put_all` in the order of their keys: pages of LMDB are then copied once."""
+        cdef Py_ssize_t count = self.unsorted, i
+        cdef Op *first = self.ops + self.unsorted_at
+        cdef Place *places
+        cdef Op *ops
+        self.unsorted = 0
+        if count < 2:
+            return
+        places = <Place *>malloc(count * sizeof(Place))
+        ops = <Op *>malloc(count * sizeof(Op))
+        # Without memory for that they stay as they are: it takes longer, and does the same.
+        if places != NULL and ops != NULL:
+            for i in range(count):
+                places[i].key, places[i].size, places[i].at = first[i].key, first[i].key_size, i
+            qsort(places, count, sizeof(Place), by_key)
+            for i in range(count):
+                ops[i] = first[places[i].at]
+            memcpy(first, ops, count * sizeof(Op))
+        free(places)
+        free(ops)
 
     def append(
         self, Py_ssize_t lane, int kind, bytes body not None,
@@ -201,7 +267,7 @@ cdef class Write:
     def clear(self):
         """Do nothing after all: what waits to be carried out has been overtaken."""
         self.count = 0
-        self.size = self.reserved = 0
+        self.size = self.reserved = self.unsorted = 0
         self.held = []
         for lane in range(_LANE_COUNT):
             self.appended[lane] = self.taken_in[lane] = self.taken_bytes[lane] = 0
@@ -213,6 +279,7 @@ cdef class Write:
         cdef int index
         if other is self or other.spent:
             raise ValueError("only another Write that has not been carried out can be added")
+        other.sort()
         renamed = [self.index(name) for name in other.names]
         for i in range(other.count):
             index = renamed[other.ops[i].db] if other.ops[i].code in (OP_PUT, OP_DELETE) else 0

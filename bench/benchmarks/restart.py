@@ -19,6 +19,7 @@ from edgesync.store.directory import WAL
 
 ROUNDS = 7
 KEYS = 100_000
+PIPELINE = 16
 # Laps that are full by their rows, and by their bytes.
 VALUE_BYTES = [100, 2000]
 # No answer for so long: there is no room in the log.
@@ -51,11 +52,12 @@ def fill(folder: Path, value_bytes: int) -> None:
         with socket.create_connection(("127.0.0.1", port)) as client, suppress(TimeoutError):
             client.settimeout(STALL_S)
             while True:
-                key, value = b"key:%012d" % randrange(KEYS), randbytes(value_bytes)
-                client.sendall(
-                    b"*3\r\n$3\r\nSET\r\n$16\r\n%b\r\n$%d\r\n%b\r\n" % (key, value_bytes, value)
-                )
-                client.recv(5)
+                for _ in range(PIPELINE):
+                    key, value = b"key:%012d" % randrange(KEYS), randbytes(value_bytes)
+                    client.sendall(
+                        b"*3\r\n$3\r\nSET\r\n$16\r\n%b\r\n$%d\r\n%b\r\n" % (key, value_bytes, value)
+                    )
+                client.recv(5 * PIPELINE, socket.MSG_WAITALL)
         (folder / "hold").unlink()
 
 

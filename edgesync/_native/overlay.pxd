@@ -10,9 +10,10 @@ cdef class Overlay:
     cdef set born     # rows of `now` that the store does not have
     cdef set born_frozen, born_logged  # ... of the other layers
     # Keys of all layers by their first byte, which is what kind of row it is: sorted, but for those
-    # in `fresh`. Most kinds are never looked through.
+    # in `fresh`. Most kinds are never looked through, and none before the first look.
     cdef dict order
     cdef dict fresh
+    cdef bint is_listed[256]
     cdef list noted_outside  # ... since the marks before it
     cdef list noted   # (row, whether it was in `now`, as what), since `mark`; or None
     cdef public object touched  # a set that takes note of every row changed, or None
@@ -23,7 +24,8 @@ cdef class Overlay:
     cdef bint is_below(self, bytes key) except -1
     cdef int enlist(self, bytes key) except -1
     cdef int unlist(self, bytes key) except -1
-    cdef int enlist_all(self) except -1
+    cdef int enlist_kinds(self, int first, int last) except -1
+    cdef int forget_order(self) except -1
     cdef list merged(
         self, bytes start, bytes stop, Py_ssize_t limit, bint reverse, list order, Py_ssize_t low,
         Py_ssize_t high,

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from lanes cimport LanePos
-from lmdb cimport MDB_cursor, MDB_cursor_op, MDB_dbi, MDB_txn, MDB_val
+from lmdb cimport MDB_cursor, MDB_cursor_op, MDB_dbi, MDB_stat, MDB_txn, MDB_val
 from transact cimport Env
 
 from edgesync._native.write cimport Write
@@ -41,6 +41,7 @@ cdef class Store:
     cdef size_t used(self) noexcept
     cdef check_keys(self, Write write)
     cdef bytes look(self, str db, bytes key)
+    cdef int stat(self, str db, MDB_stat *stat) except -1
     cdef known_key(self, str db, bytes key)
     cdef wait_for_users(self)
     cdef int enter(self) except -1

@@ -49,6 +49,10 @@ class Store:
     def intake_bytes_max(self) -> int: ...
     @property
     def page_bytes(self) -> int: ...
+    @property
+    def room_bytes(self) -> int:
+        """Bytes of the map between the last page ever used and its reserve."""
+
     def take_widest(self) -> int:
         """Return the bytes that the widest commit since the last call may have needed at once."""
     def has_room(self, nbytes: int) -> bool:
@@ -75,6 +79,9 @@ class Store:
         """Keys in [start, stop) in order (reverse: from the top of that range)."""
 
     def count(self, db: str) -> int: ...
+    def tree_bytes(self, db: str) -> int:
+        """Return the bytes of all pages of one database."""
+
     def copy(self, path: str) -> None:
         """Write a consistent compacted copy of the environment into directory `path`."""
 

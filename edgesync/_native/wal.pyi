@@ -34,7 +34,10 @@ class Wal:
         """Append nothing before the next lap: what the file has is not what was answered."""
 
     def append(self, rows: dict[bytes, bytes | None]) -> bool:
-        """Begin to write an entry; False when there is no room for it, or the log is spoiled."""
+        """Begin to write an entry; False when there is no room for it, or the log is spoiled.
+
+        False, too, before it is known of the one before whether it has landed.
+        """
 
     def landed(self) -> bool:
         """Whether the entry appended last is on disk, waiting for it; else the log is spoiled."""

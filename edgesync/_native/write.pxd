@@ -17,9 +17,13 @@ cdef class Write:
     cdef Py_ssize_t taken_bytes[3]
     cdef Py_ssize_t size
     cdef size_t reserved
+    # Rows of `put_all` that are not in order yet, and how many.
+    cdef Py_ssize_t unsorted_at, unsorted
 
     cdef Op *add(self, uint8_t code, Py_ssize_t lane) except NULL
     cdef int count_record(self, Op *op, uint64_t lane) except -1
     cdef int index(self, str db) except -1
     cdef int point(self, Op *op, bytes value) except -1
+    cdef int grow(self, Py_ssize_t more) except -1
+    cdef void sort(self) noexcept nogil
     cdef Op *keyed(self, uint8_t code, str db, bytes key) except NULL

@@ -17,6 +17,13 @@ class Write:
     def delete(self, db: str, key: bytes) -> None:
         """Delete one key; a missing key is no error."""
 
+    def put_all(self, db: str, rows: dict[bytes, bytes | None], *, essential: bool = False) -> None:
+        """Set many rows, or delete those whose value is None.
+
+        They are carried out in the order of their keys, whatever theirs: it is the thread that
+        carries them out that sorts them.
+        """
+
     def append(
         self,
         lane: int,

@@ -151,30 +151,28 @@ def publish(path: Path) -> None:
         sync_directory(path)
 
 
-def make_wal(path: Path, nbytes: int) -> None:
+def make_wal(path: Path, nbytes: int, *, is_needed: bool = True) -> None:
     """Make the write-ahead log of the store in `path`, in its full size, if there is none.
+
+    is_needed   one of another size stays: it has changes that the store has not
 
     Zeros, not a hole: a sync of what replaces them writes nothing but the data.
     """
+    wal = path / WAL
     with explained(path):
-        if (path / WAL).exists():
+        if wal.exists() and (is_needed or wal.stat().st_size == nbytes):
             return
         unfinished = path / f"{WAL}.new"
         try:
             unfinished.write_bytes(bytes(nbytes))
             sync_file(unfinished)
-            unfinished.rename(path / WAL)
+            unfinished.rename(wal)
         except OSError:
             unfinished.unlink(missing_ok=True)
+            if wal.exists():
+                return  # it will do
             raise
         sync_directory(path)
-
-
-def drop_short_wal(path: Path, nbytes: int) -> None:
-    """Remove a write-ahead log that was cut short and of which nothing is needed any more."""
-    with explained(path):
-        if (path / WAL).exists() and (path / WAL).stat().st_size < nbytes:
-            (path / WAL).unlink()
 
 
 def check_file(path: Path) -> None:

@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -26,6 +27,7 @@ from edgesync._native.commands import EvictedReply
 from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO, UNNAMED, EdgeKeys
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
+from edgesync._native.store import Store
 from edgesync._native.wal import Wal
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE
@@ -40,7 +42,7 @@ from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
 from edgesync.store.clock import MARK_EVERY_MS, WRONG_CLOCK_MS, ClockMark, Move, boot_id
 from edgesync.store.commit import Tails
-from edgesync.store.directory import WAL, drop_short_wal, make_wal
+from edgesync.store.directory import WAL, make_wal
 from edgesync.store.journal import EdgeStore
 from edgesync.store.recovery import COUNTERS_ROW, replayed
 from edgesync.store.retell import Teller, tagged
@@ -65,15 +67,23 @@ CURSOR_ROW: Final = b"h"
 LAP_ROW: Final = b"w"
 CLOCK_ROW: Final = b"t"
 
-# The write-ahead log, of two laps, and the rows in each that go to LMDB in one transaction. A small
-# store has a smaller one.
-WAL_BYTES: Final = 8 << 20
+# The write-ahead log, of two laps, and the rows in each that go to LMDB in one transaction: the
+# more there are, the more share the page that LMDB writes for them. A small store has fewer.
+WAL_BYTES: Final = 16 << 20
 WAL_BYTES_MIN: Final = 1 << 20
-WAL_ROWS: Final = 8192
-STORE_PAGES_A_ROW: Final = 32
-# ... for which there must be room: LMDB writes a page for each, and now and then a branch, beside
-# what splits for what is in them.
+WAL_ROWS: Final = 65536
+STORE_A_LOG: Final = 64
+STORE_PAGES_A_ROW: Final = 4
+# There must be room for both laps. For each, LMDB copies the pages that it changes, one for a row
+# and now and then a branch, but no more than there are; and what is new may leave pages half empty,
+# with the heads of its rows.
 WAL_ROW_PAGES: Final = 9 / 8
+WAL_NEW: Final = 5 / 2
+# For what is copied, a lap may take a 12th of the store, and a quarter of what is left of it
+# when that is less, but not less than a 32nd.
+LAP_SHARE_MAX: Final = 12
+LAP_SHARE_LEFT: Final = 4
+LAP_SHARE_MIN: Final = 32
 # For so long changes may be in the log alone: whoever copies the store's file lacks no more.
 WAL_S: Final = 5.0
 
@@ -102,6 +112,33 @@ class Cursor(msgspec.Struct, frozen=True):
     start: int = 0
     telling: int = 0
     covers: bool = False
+
+
+class LapPlan(msgspec.Struct, frozen=True):
+    """How many rows a lap of the write-ahead log has, and what LMDB must have room for.
+
+    room_bytes      both laps, the one on its way to LMDB and the one that is written
+    reserved_bytes  what is allocated of the disk with a lap, so that there is room_bytes after it
+    """
+
+    rows: int
+    room_bytes: int
+    reserved_bytes: int
+
+
+def plan_laps(store: Store, wal_bytes: int) -> LapPlan:
+    """Choose laps that suit the store as it is now, for a log of so many bytes."""
+    limit, row_bytes = store.map_bytes_max, WAL_ROW_PAGES * store.page_bytes
+    rows = min(WAL_ROWS, limit // (STORE_PAGES_A_ROW * store.page_bytes))
+    share = max(limit // LAP_SHARE_MIN, store.room_bytes // LAP_SHARE_LEFT)
+    share = min(share, limit // LAP_SHARE_MAX)
+    new = wal_bytes * WAL_NEW
+    # The later lap copies what is new with the other, too.
+    copied = store.tree_bytes(DATABASE) + new / 2
+    if copied > share:
+        rows = min(rows, int(share / row_bytes))
+    copied = min(copied, rows * row_bytes)
+    return LapPlan(rows, math.ceil(2 * copied + new), math.ceil(3 * copied + 3 / 2 * new))
 
 
 class EdgeCells(CellStore):
@@ -147,8 +184,8 @@ class EdgeCells(CellStore):
         self._is_logging = False  # an entry is on its way
         self._wal_path = Path(disk.store.path) / WAL
         limit = disk.store.map_bytes_max
-        self._wal_rows = min(WAL_ROWS, limit // (STORE_PAGES_A_ROW * disk.store.page_bytes))
-        self._wal_bytes = min(WAL_BYTES, max(WAL_BYTES_MIN, limit // 128))
+        self._wal_bytes = min(WAL_BYTES, max(WAL_BYTES_MIN, limit // STORE_A_LOG))
+        self._plan = self._next_plan = plan_laps(disk.store, self._wal_bytes)
         self._settling: trio.Event | None = None  # a lap is on its way to LMDB
         self._settling_lap: bytes | None = None  # ... which LMDB may have by now
         self._settling_write = Write()
@@ -338,9 +375,8 @@ class EdgeCells(CellStore):
 
     def _opened_wal(self) -> Wal | None:
         try:
-            if not self.rows.rows_unstored:
-                drop_short_wal(self._wal_path.parent, self._wal_bytes)
-            make_wal(self._wal_path.parent, self._wal_bytes)
+            # One of another size, of another version or limit, goes when it is of no use any more.
+            make_wal(self._wal_path.parent, self._wal_bytes, is_needed=self.rows.rows_logged > 0)
             return Wal(str(self._wal_path))
         except (OSError, StoreError) as error:
             log.warning("keys: each commit takes longer, there is no write-ahead log: %s", error)
@@ -402,7 +438,7 @@ class EdgeCells(CellStore):
             and self._is_kept  # else nobody would take it to LMDB in time
             and not self._fresh
             and not self._under_way
-            and self._disk.store.has_room(self._wal_room_bytes)
+            and self._disk.store.has_room(self._plan.room_bytes)
         )
 
     def _is_lap_over(self) -> bool:
@@ -411,7 +447,7 @@ class EdgeCells(CellStore):
             if self._is_due():
                 self._due_at = trio.current_time() + WAL_S
             return False
-        return self._is_due() or self.rows.rows_logged > self._wal_rows
+        return self._is_due() or self.rows.rows_logged > self._plan.rows
 
     def _settle_lap(self) -> None:
         """Let what is logged go to LMDB, sorted, while the next lap is written."""
@@ -420,7 +456,7 @@ class EdgeCells(CellStore):
         self._settling, self._due_at = trio.Event(), math.inf
         self._settling_lap = self._lap[8:] + os.urandom(8)
         write = self._settling_write = self.rows.settle(LAP_ROW, self._settling_lap)
-        write.reserve(self._wal_room_bytes)
+        self._reserve_laps(write)
         self._wal.turn(self._settling_lap)
         self._nursery.start_soon(self._keep_settling, write, self._settling)
 
@@ -436,13 +472,22 @@ class EdgeCells(CellStore):
             self._settling = None
             self.rows.settled(problem is None)
             if problem is None:
-                self._lap = self._settling_lap
+                self._lap, self._plan = self._settling_lap, self._next_plan
             elif self._wal is not None:
                 log.warning("keys: some stay in the write-ahead log for now: %s", problem)
                 self._wal.spoil()
                 self._due_at = min(self._due_at, trio.current_time() + WAL_S)
                 self._changed.set()  # that is sooner than the loop knows
         settling.set()
+
+    def _reserve_laps(self, write: Write) -> None:
+        """Have room made for the laps that follow on `write`, of a size that suits the store then.
+
+        It counts once that is stored.
+        """
+        with suppress(StoreError):  # which the write itself will meet
+            self._next_plan = plan_laps(self._disk.store, self._wal_bytes)
+        write.reserve(self._next_plan.reserved_bytes)
 
     def _overtake_lap(self) -> None:
         """Forget a lap on its way: LMDB has what is newer, under which it must not be put."""
@@ -455,7 +500,7 @@ class EdgeCells(CellStore):
         if (
             not self._may_log()
             or not self.rows.is_changed
-            or self.rows.rows_logged > self._wal_rows
+            or self.rows.rows_logged > self._plan.rows
             or self._is_due()
         ):
             return False
@@ -467,11 +512,6 @@ class EdgeCells(CellStore):
         self.generation += 1
         self._is_logging = True
         return True
-
-    @property
-    def _wal_room_bytes(self) -> int:
-        pages = math.ceil(2 * self._wal_rows * WAL_ROW_PAGES)
-        return pages * self._disk.store.page_bytes + self._wal_bytes * 5 // 2
 
     def _has_landed(self) -> bool:
         """Whether the entry on its way is in the log, waiting for it; who waits for it is told."""
@@ -493,7 +533,8 @@ class EdgeCells(CellStore):
             self.rows.put(LAP_ROW, os.urandom(16))
         self._mark_clock()
         write = super()._freeze(layers)
-        write.reserve(self._wal_room_bytes if self._wal is not None else 0)
+        if self._wal is not None:
+            self._reserve_laps(write)
         if self._under_way:
             # This commit overtakes another, and tells once more what that one told: the hub knows
             # doubles.
@@ -519,6 +560,7 @@ class EdgeCells(CellStore):
         if self._wal is not None:
             assert self._lap is not None, "every commit stores one, see `_freeze`"
             self._wal.begin(self._lap)
+            self._plan = self._next_plan
 
     def _stored_twice(self, tails: Tails) -> None:
         # It came first: what it told was told already there, whatever became of the other.

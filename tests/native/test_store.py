@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -83,6 +84,71 @@ def test_writes_join_into_one(store: Store) -> None:
     assert (len(joined), joined.appends, joined.nbytes) == (5, (0, 0, 3), 6)
     assert store.apply(joined) == (0, 0, 3)
     assert store.get("things", b"a") is None
+
+
+def test_rows_of_a_dict_are_put_and_deleted_in_any_order(store: Store) -> None:
+    random = Random(1)
+    meant: dict[bytes, bytes] = {}
+    for turn in range(20):
+        rows: dict[bytes, bytes | None] = {
+            random.randbytes(random.randrange(1, 4)): (
+                random.randbytes(random.randrange(2000)) if random.random() < 0.7 else None
+            )
+            for _ in range(random.randrange(300))
+        }
+        write = Write()
+        write.put("things", b"first", b"%d" % turn)
+        write.put_all("things", rows)
+        write.put_all("things", {b"last": b"%d" % turn, b"first\0": None})
+        meant |= {b"first": b"%d" % turn}
+        for key, value in rows.items():
+            meant.pop(key, None)
+            if value is not None:
+                meant[key] = value
+        rows.clear()  # they are the write's own by now
+        meant |= {b"last": b"%d" % turn}
+        if turn % 2:
+            joined = Write()
+            joined.delete("things", b"last")
+            joined.extend(write)
+            write = joined
+        store.apply(write)
+        assert dict(store.scan("things", limit=10_000)) == meant
+
+
+def test_rows_of_a_dict_are_refused_as_others_are(store: Store) -> None:
+    write = Write()
+    with pytest.raises(ValueError, match="a key of 0 bytes"):
+        write.put_all("things", {b"": b"1"})
+    with pytest.raises(TypeError):
+        write.put_all("things", {b"k": "text"})  # type: ignore[dict-item]
+    assert len(write) == 0
+    # Tried again after a failure, sorted already.
+    write.put_all("things", {b"%d" % n: b"x" for n in range(50)})
+    write.mark(BULK, 2, 0)
+    with pytest.raises(ValueError, match="beyond the tail"):
+        store.apply(write)
+    again = Write()
+    again.put_all("things", {b"b": b"1", b"a": b"2"})
+    again.clear()
+    store.apply(again)
+    assert store.count("things") == 0
+
+
+def test_the_size_of_a_tree_and_the_room_beside_it_are_known(tmp_path: Path) -> None:
+    with opened(tmp_path / "store", map_bytes_max=4 << 20) as store:
+        assert store.tree_bytes("things") == 0
+        room = store.room_bytes
+        assert 2 << 20 < room < 4 << 20
+        write = Write()
+        write.put_all("things", {b"%05d" % n: bytes(100) for n in range(5000)})
+        store.apply(write)
+        assert 500_000 < store.tree_bytes("things") < 1_200_000
+        assert store.room_bytes <= room - store.tree_bytes("things")
+        write = Write()
+        write.put_all("things", {b"%05d" % n: None for n in range(5000)}, essential=True)
+        store.apply(write)
+        assert store.tree_bytes("things") == 0
 
 
 def test_scan_goes_both_ways_within_limits(store: Store) -> None:

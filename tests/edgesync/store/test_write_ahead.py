@@ -514,9 +514,9 @@ async def test_a_log_is_made_while_a_commit_is_under_way(
             assert made.wait(30)
             return super().submit_sync(write)
 
-    def make_late(path: Path, nbytes: int) -> None:
+    def make_late(path: Path, nbytes: int, *, is_needed: bool) -> None:
         begun.wait()
-        make_wal(path, nbytes)
+        make_wal(path, nbytes, is_needed=is_needed)
         made.set()
 
     monkeypatch.setattr(module, "make_wal", make_late)
@@ -672,3 +672,66 @@ async def test_a_full_store_is_closed_and_keeps_its_log(
             cells.settle()
     with open_store(tmp_path / "s") as store:
         assert open_cells(store).run([b"GET", b"k"]) == b"logged"
+
+
+async def test_a_lap_has_more_rows_where_they_share_pages_and_there_is_room_for_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What LMDB takes for two laps is never more than there had to be room for."""
+    with EdgeStore(tmp_path / "s", databases=(DATABASE,), map_bytes_max=24 << 20) as store:
+        pages = store.store.map_bytes_max // store.store.page_bytes
+        random, seen = Random(1), list[int]()
+        wal_bytes = 1 << 17
+        for turn in range(60):
+            plan = module.plan_laps(store.store, wal_bytes)
+            if not store.store.room_bytes >= plan.room_bytes:
+                break
+            seen.append(plan.rows)
+            before = store.store.room_bytes
+            for _ in range(2):
+                rows: dict[bytes, bytes | None] = {}
+                size = 0
+                while len(rows) <= plan.rows and size < wal_bytes // 2:
+                    key, value = (
+                        b"k%07d" % random.randrange(turn * 2000 + 2000),
+                        random.randbytes(40),
+                    )
+                    rows[key] = value
+                    size += len(key) + len(value) + 2
+                write = Write()
+                write.put_all(DATABASE, rows, essential=True)
+                store.store.apply(write)
+            assert before - store.store.room_bytes <= plan.room_bytes
+        assert turn > 10
+        assert seen[0] == pages // module.STORE_PAGES_A_ROW
+        assert seen[-1] < seen[0] / 2
+        assert seen[-1] >= pages // module.LAP_SHARE_MIN * 8 // 9
+
+
+def test_a_log_of_another_size_is_made_anew_once_it_is_of_no_use(tmp_path: Path) -> None:
+    make_wal(tmp_path, 1000)
+    (tmp_path / WAL).write_bytes(b"x" * 1000)
+    make_wal(tmp_path, 2000)
+    make_wal(tmp_path, 1000, is_needed=False)
+    assert (tmp_path / WAL).read_bytes() == b"x" * 1000
+    make_wal(tmp_path, 2000, is_needed=False)
+    assert (tmp_path / WAL).read_bytes() == bytes(2000)
+
+
+async def test_a_larger_log_follows_a_smaller_one_that_was_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = []
+    for life, size in enumerate((4000, 9000, 9000)):
+        monkeypatch.setattr(module, "WAL_BYTES", size)
+        with open_store(tmp_path / "s") as store:
+            cells = open_cells(store)
+            assert cells.run([b"GET", b"k"]) == (b"%d" % (life - 1) if life else None)
+            async with committing(cells):
+                await written(cells, "SET", "k", "first")
+                await written(cells, "SET", "k", str(life))
+                assert logged(store)
+            sizes.append((tmp_path / "s" / WAL).stat().st_size)
+            if life == 1:
+                open_cells(store).settle()  # nothing is in the log alone
+    assert sizes == [4000, 4000, 9000]
