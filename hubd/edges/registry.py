@@ -39,7 +39,7 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 EdgeName = Annotated[str, msgspec.Meta(pattern=NAME_PATTERN)]
 # Whose everything is as long as nobody names another tenant.
 DEFAULT_TENANT: Final = "default"
-TENANTS_MAX: Final = 1000
+TENANTS_MAX: Final = 100  # each has keys of its own, in a store and a thread of their own
 TOKENS_MAX: Final = 100  # of a tenant
 
 SCHEMA: Final = """
