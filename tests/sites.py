@@ -23,7 +23,7 @@ from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
 
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 class Sites:

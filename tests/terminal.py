@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from edgesync.demo.site import free_ports
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 class Terminal:

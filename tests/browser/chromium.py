@@ -55,14 +55,14 @@ class Browser:
         """Go there and wait until all of the page is loaded."""
         self._loaded = trio.Event()
         await self.call("Page.navigate", url=url)
-        with trio.fail_after(20):
+        with trio.fail_after(100):
             await self._loaded.wait()
 
     async def follow(self, script: str) -> None:
         """Do what leads to another page, such as a click, and wait until all of it is loaded."""
         self._loaded = trio.Event()
         await self.evaluate(script)
-        with trio.fail_after(20):
+        with trio.fail_after(100):
             await self._loaded.wait()
 
     async def evaluate(self, script: str) -> Any:

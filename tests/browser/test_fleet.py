@@ -94,7 +94,7 @@ async def fleet(tmp_path: Path, nursery: trio.Nursery, answers: Answers) -> Asyn
         fleet.url = await serve(site.presence, fleet.shelf, answers, tmp_path, nursery, stop)
         await fleet.connect()
         nursery.start_soon(fleet.keep_alive)
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             while "lost" not in fleet.states():  # noqa: ASYNC110  # it falls silent, nothing happens
                 await trio.sleep(0.1)
         yield fleet

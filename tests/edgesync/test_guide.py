@@ -17,7 +17,7 @@ from edgesync.demo.site import free_ports
 from tests.documents import all_blocks, others
 
 FILE = re.compile(r"# (\S+\.toml)\n")
-PATIENCE_S = 40.0
+PATIENCE_S = 120.0
 
 
 class Reader:

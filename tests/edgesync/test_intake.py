@@ -107,6 +107,7 @@ VALUES: st.SearchStrategy[Value] = st.one_of(
 READINGS = st.builds(Reading, NAMES, NAMES, VALUES, st.integers(0, 5))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(READINGS, max_size=40))
 def test_what_goes_in_comes_out(tmp_path: Path, readings: list[Reading]) -> None:
@@ -208,6 +209,7 @@ def knowing(table: SeriesTable) -> Intake:
     return intake
 
 
+@pytest.mark.slow
 @given(st.lists(KNOWN, max_size=40))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_readings_that_need_no_look_make_the_records_of_those_that_do(

@@ -308,7 +308,7 @@ async def test_the_hub_is_told_how_full_the_edge_is(
     monkeypatch.setattr("edgesync.node.REPORT_FIRST_S", 0.01)
     query = EventQuery(text='"what":"resources"')
     async with node(tmp_path) as open_node:
-        with trio.fail_after(20):
+        with trio.fail_after(100):
             while not (found := open_node.events(query)):  # noqa: ASYNC110
                 await trio.sleep(0.01)
         await trio.sleep(0.1)

@@ -16,7 +16,7 @@ from tests.documents import blocks
 from tests.terminal import screen_of
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 BIN = Path(sys.executable).parent
 
 
@@ -103,7 +103,7 @@ def test_run_it_on_one_machine(person: Person) -> None:
     on_the_hub, on_the_gateway = blocks("README.md", "sh", after="Run it")
     person.type(on_the_hub)
     person.type(on_the_gateway)
-    person.finish(["edgesync", "sync", "--timeout", "20"])
+    person.finish(["edgesync", "sync", "--timeout", "100"])
 
 
 @pytest.mark.parametrize("number", range(2))
@@ -173,7 +173,7 @@ def test_run_it_on_two_machines_as_printed(wire: int, tmp_path: Path) -> None:
         hub.type(on_the_hub)
         gateway.token = hub.token
         gateway.type(on_the_gateway)
-        gateway.finish(["edgesync", "sync", "--timeout", "20"])
+        gateway.finish(["edgesync", "sync", "--timeout", "100"])
     finally:
         gateway.close()
         hub.close()

@@ -267,7 +267,7 @@ def asked(terminal: Terminal, what: str, **params: object) -> dict[str, Any]:
     names = urllib.parse.urlencode({"entity": "meter0", "key": "Frequency", **params})
     url = f"http://127.0.0.1:{terminal.http_port}/api/v1/edges/barn-7/{what}?{names}"
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=100) as answer:
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as error:

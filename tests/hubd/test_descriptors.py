@@ -57,7 +57,7 @@ def health(port: int) -> dict[str, Any]:
     """Return what /healthz says; nothing if there was no descriptor for this question either."""
     url = f"http://127.0.0.1:{port}/healthz"
     try:
-        with urllib.request.urlopen(url, timeout=30) as answer:
+        with urllib.request.urlopen(url, timeout=100) as answer:
             found: dict[str, Any] = json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -90,7 +90,7 @@ def test_a_hub_with_1024_descriptors_and_1100_strangers(narrow: Narrow) -> None:
     hub = narrow.start_hub()
     narrow.enrol()
     narrow.start_edge()
-    narrow.out("edgesync", "sync", "--timeout", "20")
+    narrow.out("edgesync", "sync", "--timeout", "100")
     strangers = list[socket.socket]()
 
     def is_full() -> bool:
@@ -117,7 +117,7 @@ def test_a_hub_with_1024_descriptors_and_1100_strangers(narrow: Narrow) -> None:
         narrow.until(is_answered)
         assert found["status"] == "degraded"
         assert any("384 connections" in problem for problem in found["problems"])
-        narrow.out("edgesync", "sync", "--timeout", "20")
+        narrow.out("edgesync", "sync", "--timeout", "100")
         assert narrow.json("edgesync", "status")["link"]["epoch"] == epoch
         assert hub.poll() is None
     finally:
@@ -131,7 +131,7 @@ def test_a_hub_whose_link_took_every_descriptor_goes_on_and_says_so(narrow: Narr
     hub = narrow.start_hub()
     narrow.enrol()
     narrow.start_edge()
-    narrow.out("edgesync", "sync", "--timeout", "20")
+    narrow.out("edgesync", "sync", "--timeout", "100")
     strangers = list[socket.socket]()
     begun = time.monotonic()
     said = dict[str, Any]()
@@ -151,7 +151,7 @@ def test_a_hub_whose_link_took_every_descriptor_goes_on_and_says_so(narrow: Narr
     finally:
         for one in strangers:
             one.close()
-    narrow.out("edgesync", "sync", "--timeout", "20")
+    narrow.out("edgesync", "sync", "--timeout", "100")
     # Of the API and of the link, each once a minute.
     minutes = 1 + int(time.monotonic() - begun) // 60
     assert 0 < narrow.logged("hubd", "nobody is let in") <= 2 * minutes
@@ -168,14 +168,14 @@ def test_an_edge_with_128_descriptors_and_140_idle_clients_survives_its_hub(
     narrow.edge_config.write_text(f"{text}\n[cells]\nport = {redis_port}\n")
     narrow.descriptors = 128
     edge = narrow.start_edge()
-    narrow.out("edgesync", "sync", "--timeout", "20")
+    narrow.out("edgesync", "sync", "--timeout", "100")
     idle = connect(redis_port, 90) + connect(narrow.modbus_port, 50)
     try:
         assert narrow.stop(hub) == 0
         narrow.until(lambda: narrow.json("edgesync", "status")["link"]["epoch"] == 0)
         narrow.descriptors = 0
         hub = narrow.start_hub()
-        narrow.out("edgesync", "sync", "--timeout", "25")
+        narrow.out("edgesync", "sync", "--timeout", "100")
         assert edge.poll() is None
         assert narrow.json("edgesync", "status")["link"]["epoch"] > 0
     finally:

@@ -61,6 +61,7 @@ def drafts(draw: st.DrawFn) -> list[Draft]:
     return out
 
 
+@pytest.mark.slow
 @given(drafts(), st.integers(0, 2), st.integers(1, 2**40), st.integers(0, 2**64 - 1))
 @pytest.mark.feature("S13")
 def test_any_rows_come_back(made: list[Draft], lane: int, first: int, prev: int) -> None:

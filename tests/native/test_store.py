@@ -323,7 +323,7 @@ def test_a_forked_child_may_not_use_it(store: Store) -> None:
     answers: multiprocessing.Queue[str] = context.Queue()
     child = context.Process(target=use_after_fork, args=(store, answers))
     child.start()
-    assert "before a fork" in answers.get(timeout=30)
+    assert "before a fork" in answers.get(timeout=100)
     child.join()
     put(store, b"a", b"1")
 

@@ -46,6 +46,7 @@ def merged(entries: list[dict[bytes, bytes | None]]) -> dict[bytes, bytes | None
     return {key: value for rows in entries for key, value in rows.items()}
 
 
+@pytest.mark.slow
 @given(st.lists(ROWS, max_size=8), st.data())
 def test_a_torn_file_has_all_entries_before_the_tear(
     entries: list[dict[bytes, bytes | None]], data: st.DataObject

@@ -253,6 +253,6 @@ async def test_what_waits_when_the_pump_starts_goes_out_without_another_event() 
         for number in range(3 * BUDGET):
             assert left.send_soon([b"%d" % number])
         async with running(left, right := Pump(two)):
-            with trio.fail_after(20):
+            with trio.fail_after(100):
                 for number in range(3 * BUDGET):
                     assert await right.receive() == [b"%d" % number]

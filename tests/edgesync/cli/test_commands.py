@@ -36,7 +36,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
 
 @pytest.mark.feature("S12")
 def test_status_says_how_the_edge_is(site: Terminal) -> None:
-    site.out("edgesync", "sync", "--timeout", "20")
+    site.out("edgesync", "sync", "--timeout", "100")
     # Between two polls of the meter everything has arrived.
     site.until(lambda: site.json("edgesync", "status")["link"]["state"] == "Connected")
     found = site.json("edgesync", "status")

@@ -151,7 +151,7 @@ def test_a_hub_with_a_public_url_enrols_over_http(tmp_path: Path) -> None:
         web.start_hub()
         token = web.enrol()
         web.start_edge()
-        web.out("edgesync", "sync", "--timeout", "20")
+        web.out("edgesync", "sync", "--timeout", "100")
         elsewhere = str(tmp_path / "x" / "edge.toml")
         used = web.run("edgesync", "--config", elsewhere, "init", "--token", token)
         assert used.returncode == 1

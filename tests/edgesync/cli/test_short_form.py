@@ -45,6 +45,6 @@ def test_it_works_alone_joins_and_syncs(tmp_path: Path) -> None:
         terminal.out("edgesync", "init", "--token", token)  # its answer might have been lost
         assert edge_file.read_text() == joined
         terminal.start_edge()
-        terminal.out("edgesync", "sync", "--timeout", "20")
+        terminal.out("edgesync", "sync", "--timeout", "100")
         assert terminal.json("edgesync", "status")["link"]["problem"] == ""
         assert terminal.stop(hub) == 0

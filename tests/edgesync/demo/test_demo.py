@@ -65,5 +65,5 @@ async def test_a_browser_sees_the_simulated_meter_change(tmp_path: Path) -> None
             assert browser.console == []
     finally:
         demo.send_signal(signal.SIGINT)
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             assert await demo.wait() == 0, (tmp_path / "demo.log").read_text()

@@ -21,7 +21,7 @@ from edgesync.resources.cgroup import folders
 from edgesync.resources.kernel import read_number
 from tests.edgesync.resources.trees import MIB, grow, meminfo, v2
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 GROUP_BYTES = 256 * MIB
 
 # Joins a control group, then is an edge that takes /proc and /sys from a folder. It leaves a level

@@ -358,15 +358,16 @@ async def test_on_an_empty_battery_the_hub_hears_of_keys_when_somebody_asks(tmp_
         sites.hub() as hub,
         EdgeNode(plain.settings, folder=plain.folder, system=system) as node,
     ):
-        space, monitor = node.cells.space, node.resources
+        space, monitor, sync = node.cells.space, node.resources, node.cell_sync
         assert monitor is not None
+        assert sync is not None
         await until(lambda: monitor.interval_s(0.0) == math.inf)
-        await node.sync(30)
-        await trio.sleep(0.5)  # what this one has hurried comes to rest
+        await node.sync(100)
+        await until(lambda: not sync._hurried)
         node.set("key", "1")
         await trio.sleep(1.0)
         assert space.pending == 1
-        await node.sync(30)
+        await node.sync(100)
         assert (space.pending, hub.space.get_string(b"key")) == (0, b"1")
         node.set("key", "2")
         grow(system, battery(5, "Charging"))

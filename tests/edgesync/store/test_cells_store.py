@@ -102,6 +102,7 @@ def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:
     assert logged > 100
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_keys_on_disk_are_those_of_the_plain_view(data: st.DataObject) -> None:
     """Rows are the same whether a keyspace reaches its rows directly or by the plain methods."""

@@ -204,6 +204,7 @@ COMMANDS = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(COMMANDS, max_size=40))
 def test_whatever_clients_do_the_limits_hold_and_the_count_is_exact(

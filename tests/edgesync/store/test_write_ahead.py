@@ -114,6 +114,7 @@ class LateDisk:
         return tails
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
     seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -511,7 +512,7 @@ async def test_a_log_is_made_while_a_commit_is_under_way(
     class SlowDisk(BadDisk):
         def submit_sync(self, write: Write) -> tuple[int, int, int]:
             begun.set()
-            assert made.wait(30)
+            assert made.wait(100)
             return super().submit_sync(write)
 
     def make_late(path: Path, nbytes: int, *, is_needed: bool) -> None:

@@ -28,7 +28,7 @@ from hubd.log.memory import MemoryLog
 from hubd.presence import Presence
 
 SECOND = 10**9
-PATIENCE_S = 30
+PATIENCE_S = 120
 
 
 class Hub:

@@ -24,7 +24,7 @@ def sites(tmp_path: Path) -> Sites:
 
 async def with_client(port: int, use: Callable[[Any], Any]) -> Any:
     def run() -> Any:
-        with redis.Redis(port=port, socket_timeout=30) as client:
+        with redis.Redis(port=port, socket_timeout=100) as client:
             return use(client)
 
     return await trio.to_thread.run_sync(run)
@@ -107,10 +107,10 @@ async def test_subscribers_hear_of_another_sites_writes(sites: Sites) -> None:
             client.config_set("notify-keyspace-events", "KEA")
             pubsub = client.pubsub()
             pubsub.psubscribe("__key*__:*")
-            pubsub.get_message(timeout=30)
+            pubsub.get_message(timeout=100)
             token.run_sync_soon(listening.set)
             for _ in range(4):
-                message = pubsub.get_message(timeout=30)
+                message = pubsub.get_message(timeout=100)
                 heard.append((message["channel"], message["data"]))
             pubsub.close()
 
@@ -157,7 +157,7 @@ async def test_an_expired_key_is_told(sites: Sites) -> None:
         watch = a.watch()
         a.command("SET", "soon", "1", "PX", "1")
         assert take(watch) == [Change(b"soon", "set")]
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             while not a.cells.expire():
                 await trio.lowlevel.checkpoint()
         assert take(watch) == [Change(b"soon", "expired")]

@@ -220,7 +220,7 @@ async def main():
     async with EdgeNode(json.loads(sys.argv[1]), folder=Path(sys.argv[2])) as node:
         for _ in range(3):
             node.incr("n", 100)
-            await node.sync(30)
+            await node.sync(100)
         print(node.cells.logged, flush=True)
         await trio.sleep_forever()
 

@@ -68,6 +68,7 @@ async def test_other_rules_after_a_restart(sites: Sites) -> None:
                 assert a.cells.space.pending == 0
 
 
+@pytest.mark.slow
 async def test_a_walk_past_many_unwanted_keys_ends(sites: Sites) -> None:
     mine = rules(("", "up"), ("x:", "both"))
     async with sites.node("a", cells=mine) as a, sites.node("b") as b:

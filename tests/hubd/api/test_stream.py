@@ -72,7 +72,7 @@ async def listening(url: str, context: Context) -> AsyncIterator[Listener]:
         request = f"GET {slash}{path} HTTP/1.0\r\nHost: {address}\r\n\r\n"
         await stream.send_all(request.encode())
         listener = Listener(stream)
-        with trio.fail_after(20):
+        with trio.fail_after(100):
             head = (await listener.part(b"\r\n\r\n")).lower()
             assert " 200 " in head
             assert "content-type: text/event-stream" in head
@@ -127,7 +127,7 @@ async def test_the_place_of_a_listener_who_left_is_free_again(
             refused = await client.get(url + "/api/v1/live")
         assert refused.status_code == 503
         assert "close another" in refused.json()["remedy"]
-    with trio.fail_after(20):
+    with trio.fail_after(100):
         while context.live.watchers:
             await trio.lowlevel.checkpoint()
     async with listening(url + "/api/v1/live", context):

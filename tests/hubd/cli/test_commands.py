@@ -37,7 +37,7 @@ def test_an_edge_is_let_in_seen_revoked_and_let_in_again(terminal: Terminal) -> 
     terminal.start_hub()
     token = terminal.enrol()
     edge = terminal.start_edge()
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
 
     def state() -> str:
         return str(terminal.json("hubd", "edges")[0]["state"])
@@ -72,7 +72,7 @@ def test_an_edge_is_let_in_seen_revoked_and_let_in_again(terminal: Terminal) -> 
     assert terminal.edge_config.read_text() == settings
     assert terminal.edge_config.with_name("edge.keys").read_text() != old_keys
     terminal.start_edge()
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     assert state() in ("connected", "processing")
 
 
@@ -81,7 +81,7 @@ def test_a_hub_that_runs_is_copied_and_the_copy_is_whole(terminal: Terminal) -> 
     terminal.out("hubd", "keys", "SET", "price", "4.20")
     terminal.enrol()
     edge = terminal.start_edge()
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     backup = terminal.folder / "backup"
     terminal.out("hubd", "backup", str(backup))
     entries, ledger = _log(terminal), terminal.out("hubd", "ledger", "--edge", "barn-7")
@@ -107,7 +107,7 @@ def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
     hub = terminal.start_hub()
     terminal.enrol()
     edge = terminal.start_edge()
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     assert terminal.stop(hub) == 0
     backup = terminal.folder / "backup"
     assert "holds the log" in terminal.out("hubd", "backup", str(backup))
@@ -117,7 +117,7 @@ def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
     hub = terminal.start_hub()
     assert terminal.stop(edge) == 0
     edge = terminal.start_edge()  # says that it started: records after the backup
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     assert terminal.stop(hub) == 0
     full = _log(terminal)
     assert len(full) > len(before)
@@ -132,7 +132,7 @@ def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
 
     hub = terminal.start_hub()
     terminal.until(lambda: "rewind" in terminal.out("edgesync", "events", "--json"))
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     assert terminal.stop(hub) == 0
     again = _log(terminal)
     assert again[: len(full)] == full
@@ -149,7 +149,7 @@ def test_the_log_is_listed(terminal: Terminal) -> None:
     hub = terminal.start_hub()
     terminal.enrol()
     terminal.start_edge()
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     running = terminal.out("hubd", "log", "--json").splitlines()
     second = terminal.run("hubd", "run")
     assert second.returncode == 75
@@ -229,7 +229,7 @@ def test_an_edge_is_forgotten(terminal: Terminal) -> None:
     terminal.start_hub()
     terminal.enrol()
     edge = terminal.start_edge()
-    terminal.out("edgesync", "sync", "--timeout", "20")
+    terminal.out("edgesync", "sync", "--timeout", "100")
     asked = terminal.run("hubd", "forget", "barn-7")
     assert asked.returncode != 0  # nobody said yes
     assert "never let in again" in asked.stderr + asked.stdout
@@ -396,9 +396,9 @@ def test_two_tenants_share_a_hub_and_nothing_else(tmp_path: Path) -> None:
             terminal.start_edge()
             with redis.Redis(port=terminal.modbus_port) as keys:
                 keys.set("who", name)
-            terminal.out("edgesync", "sync", "--timeout", "20")
+            terminal.out("edgesync", "sync", "--timeout", "100")
         for terminal in (acme, bolt):
-            terminal.out("edgesync", "sync", "--timeout", "20")
+            terminal.out("edgesync", "sync", "--timeout", "100")
         for name, terminal in (("acme", acme), ("bolt", bolt)):
             with redis.Redis(port=terminal.modbus_port) as keys:
                 assert keys.get("who") == name.encode()
@@ -422,7 +422,7 @@ def test_two_tenants_share_a_hub_and_nothing_else(tmp_path: Path) -> None:
             wanted = urllib.request.Request(url)
             wanted.add_header("Authorization", f"Bearer {made['token']}")
             try:
-                with urllib.request.urlopen(wanted, timeout=10) as answer:
+                with urllib.request.urlopen(wanted, timeout=100) as answer:
                     return [one["link"]["edge"] for one in json.load(answer)["edges"]]
             except urllib.error.HTTPError as error:
                 return error.code

@@ -33,7 +33,7 @@ async def ask(port: int, use: Callable[[Any], Any], *, protocol: int = 3) -> Any
     """Use a client in a thread of its own."""
 
     def run() -> Any:
-        with redis.Redis(port=port, protocol=protocol, socket_timeout=30) as client:
+        with redis.Redis(port=port, protocol=protocol, socket_timeout=100) as client:
             return use(client)
 
     return await trio.to_thread.run_sync(run)
@@ -152,7 +152,7 @@ async def test_what_follows_a_wait_comes_after_it(sites: Sites) -> None:
         )
         wanted = b"+OK\r\n:0\r\n$1\r\nv\r\n+OK\r\n+QUEUED\r\n*1\r\n:0\r\n+PONG\r\n"
         found = b""
-        with trio.fail_after(30):
+        with trio.fail_after(100):
             while len(found) < len(wanted):
                 found += await stream.receive_some()
         assert found == wanted

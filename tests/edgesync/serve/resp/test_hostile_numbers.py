@@ -32,6 +32,7 @@ def test_every_command_on_keys_is_made_by_some_shape() -> None:
     assert {name for name in TABLE if name.islower()} <= made
 
 
+@pytest.mark.slow
 def test_hostile_numbers_take_no_more_than_what_they_touch(ours: Ours) -> None:
     tracemalloc.start()
     try:

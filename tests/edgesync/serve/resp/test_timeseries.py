@@ -230,6 +230,7 @@ def test_in_a_pipeline_answers_keep_their_order(client: Any, name: str) -> None:
     assert pipe.execute()[2][0] == START + 1
 
 
+@pytest.mark.slow
 @pytest.mark.feature("S2")
 def test_a_reply_means_on_disk_for_the_hub_and_for_questions(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
@@ -255,6 +256,7 @@ def test_a_reply_means_on_disk_for_the_hub_and_for_questions(tmp_path: Path) -> 
     edge.kill()
 
 
+@pytest.mark.slow
 def test_when_the_store_is_full_it_says_so_and_goes_on(tmp_path: Path) -> None:
     edge = Edge(tmp_path)
     edge.kill()

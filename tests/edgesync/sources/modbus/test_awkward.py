@@ -108,6 +108,7 @@ async def test_a_refused_point_is_asked_again(autojump_clock: MockClock) -> None
     assert len(gateway.values("C")) >= 10
 
 
+@pytest.mark.slow
 async def test_what_is_refused_for_good_is_asked_every_five_minutes(
     autojump_clock: MockClock,
 ) -> None:
@@ -395,6 +396,7 @@ async def test_a_new_level_is_taken_after_five_minutes(autojump_clock: MockClock
     assert 295 <= status.implausible <= 305
 
 
+@pytest.mark.slow
 async def test_many_unread_points_make_an_event_of_bounded_size(
     autojump_clock: MockClock,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,7 @@ POINTS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(POINTS, st.binary(min_size=80, max_size=80))
 def test_a_reader_gives_what_the_points_alone_give(
     points: list[dict[str, Any]], data: bytes

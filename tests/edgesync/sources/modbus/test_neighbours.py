@@ -19,6 +19,7 @@ class Case:
     overlap: bool = False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "case",
     [
@@ -93,6 +94,7 @@ async def test_a_device_dead_from_the_start_delays_nobody(autojump_clock: MockCl
     assert lab.notes.states("d1") == ["offline"]
 
 
+@pytest.mark.slow
 @pytest.mark.feature("C17")
 async def test_a_silent_device_is_probed_after_2_4_8_seconds(autojump_clock: MockClock) -> None:
     lab = Lab(device(1), device(2))

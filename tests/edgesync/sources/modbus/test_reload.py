@@ -26,7 +26,7 @@ def settings(**ports: int) -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(100):
         while not condition():  # noqa: ASYNC110
             await trio.sleep(0.02)
 

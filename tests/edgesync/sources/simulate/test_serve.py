@@ -126,7 +126,7 @@ def foreign_server(device: SimDevice) -> Iterator[int]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(100)
     try:
         yield ready[0]
     finally:
