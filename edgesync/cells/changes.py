@@ -5,7 +5,7 @@ for what came from another site that of the type (`set`, `hset`, `rpush`, `sadd`
 Nothing is noted while nobody listens.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edgesync._native.cells import Entry
@@ -126,7 +126,7 @@ class Changes:
         self._touched()
         return {entry.key: self._shown(entry) for entry in entries}
 
-    def after(self, entries: Iterable[Entry], before: dict[bytes, object]) -> None:
+    def after(self, entries: Collection[Entry], before: dict[bytes, object]) -> None:
         """Tell of what a page has changed: our own writes come back with it, and are no news."""
         if not self._listeners:
             return
@@ -136,9 +136,9 @@ class Changes:
             if was != now:
                 kind = self._space.type_of(entry.key)
                 found.append(Change(entry.key, OF_TYPES.get(kind, "del"), is_remote=True))
-        named = {change.key for change in found}
+        looked_at = {entry.key for entry in entries}
         for key in self._touched():  # what the hub does not have any more
-            if key not in named and not self._space.type_of(key):
+            if key not in looked_at and not self._space.type_of(key):
                 found.append(Change(key, "del", is_remote=True))
         self._announce(found)
 

@@ -726,10 +726,10 @@ class EdgeCells(CellStore):
             self.space.note_seen(dict(seen))
         if self.scope:
             self.space.let_go(done, self.scope)
-        self.space.settle(stable)
+        self.changes.after(entries, before)
+        self.space.settle(stable)  # rows of keys that were gone before: no change of theirs
         self.applied = max(self.applied, done)
         self._move(cursor)
-        self.changes.after(entries, before)
 
     def rejoin(
         self, keyspace: bytes, r: int, *, start: int = 0, telling: int = 0, covers: bool = True

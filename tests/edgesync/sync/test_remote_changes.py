@@ -60,6 +60,10 @@ async def test_a_program_hears_what_another_site_wrote_once_and_its_own_writes_o
         await settle(a, b)
         await settle(a, b)
         assert take(watch) == [], "our own writes come back from the hub, and are no news"
+        while b.cells.rows.get(b"kprice:tea") is not None:
+            a.incr("turns")
+            await settle(a, b)
+        assert take(watch) == [], "that a key is gone is told once, not when it is forgotten"
         hub.ask("HSET", ["price:h", "g", 2])
         hub.note_changes()
         await settle(a, b)
