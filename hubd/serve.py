@@ -174,7 +174,9 @@ async def _serve(
     table = KeyTable()
     presence = Presence(hub_log, address_of=table.address_of)
     live = Live()
-    projectors = Projectors(live, series_max=settings.limits.series)
+    projectors = Projectors(
+        live, series_max=settings.limits.series, memory_bytes=int(settings.state.memory)
+    )
     context = Context(
         hub=presence,
         state=state,

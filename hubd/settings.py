@@ -70,6 +70,12 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return ranking(self.strategy, self.prefix)
 
 
+class StateSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`memory` bounds what of the newest readings is held in memory before it is written out."""
+
+    memory: Bytes = Bytes(256 << 20)
+
+
 class RetentionSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long the levels below an hour, and hours, are kept; 0 for ever. Readings stay."""
 
@@ -102,6 +108,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     link: LinkSection = LinkSection()
     log: LogSection = LogSection()
     cells: CellsSection = CellsSection()
+    state: StateSection = StateSection()
     retention: RetentionSection = RetentionSection()
     limits: LimitsSection = LimitsSection()
     api: ApiSettings = ApiSettings()

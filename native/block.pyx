@@ -31,8 +31,8 @@ from edgesync.errors import RecordError
 
 from aggregate cimport Moments, Totals, aggregate, has_nan, roll_up
 from buffer cimport (
-    DAMAGED, NO_MEMORY, OK, Buf, Cur, buf_free, buf_need, load32, load64, put32,
-    put_bytes, store32, store64,
+    DAMAGED, NO_MEMORY, OK, Buf, Cur, buf_free, buf_need, left, load32, load64, put32,
+    put_bytes, put_varint, store32, store64, take_varint,
 )
 from crc cimport crc32c
 from lz4 cimport LZ4_MAX_INPUT_SIZE
@@ -307,25 +307,31 @@ cdef int take_points(
     const uint8_t *at, const Head *head, uint64_t *t, uint64_t *v, Buf *arena,
 ) noexcept nogil:
     cdef Cur c
-    cdef int status
     if load32(at + 56) != crc32c(0, at + HEADER_BYTES, head.size - HEADER_BYTES):
         return DAMAGED
     c.at = at + HEADER_BYTES
+    return take_sections(&c, head, t, v, arena)
+
+
+cdef int take_sections(
+    Cur *c, const Head *head, uint64_t *t, uint64_t *v, Buf *arena,
+) noexcept nogil:
+    cdef int status
     c.end = c.at + head.times_size
-    status = take_times(&c, t, head.n, DIRECTORY, &head.times)
+    status = take_times(c, t, head.n, DIRECTORY, &head.times)
     if status != OK or c.at != c.end:
         return DAMAGED
     c.end += head.values_size
     if head.vtype == VT_TEXT:
-        status = take_texts(&c, v, head.n, DIRECTORY, &head.values, arena, TEXT_BYTES_MAX)
+        status = take_texts(c, v, head.n, DIRECTORY, &head.values, arena, TEXT_BYTES_MAX)
         if status == OK:
             address_texts(v, head.n, arena)
     else:
-        status = take_values(&c, v, head.n, head.vtype, DIRECTORY, &head.values)
+        status = take_values(c, v, head.n, head.vtype, DIRECTORY, &head.values)
     if status != OK or c.at != c.end:
         return DAMAGED if status == OK else status
     c.end += EXCEPTION_BYTES * <size_t>head.values.exceptions
-    return take_exceptions(&c, v, head.n, head.values.exceptions)
+    return take_exceptions(c, v, head.n, head.values.exceptions)
 
 
 cdef int open_block(bytes block, Head *head) except -1:
@@ -391,6 +397,156 @@ cdef object text_of(const char *text, bint opaque):
         return PyUnicode_DecodeUTF8(text + 4, load32(text), NULL)
     except UnicodeDecodeError as error:
         raise RecordError(f"a text of the block is not UTF-8: {error.reason}") from error
+
+
+# -- runs: the short form, for a container that has its own checksum -------------------------------
+#
+#   0  vtype | time codec << 2 | value codec << 4     1  exponent     2  power of ten of LINEAR
+#   3  varints: n, first time - base (zigzag), step (zigzag), sizes of times and values, exceptions
+#      times | values | exceptions
+
+def encode_run(
+    vtype: int, times: array.array[int],
+    values: array.array[float] | array.array[int] | Sequence[str], base_ns: int,
+) -> bytes:
+    """Pack 1 to 8,192 points without checksum, name and statistics; raises as `encode` does."""
+    cdef uint32_t n = <uint32_t>min(len(times), POINTS_MAX + 1)
+    cdef int64_t base = base_ns
+    cdef Buf arena
+    cdef Buf out
+    cdef Head head
+    cdef Scratch *s = NULL
+    cdef int status
+    if n < 1 or n > POINTS_MAX or len(values) != n:
+        raise RecordError(
+            f"{len(times)} times with {len(values)} values; 1..{POINTS_MAX} of each in a run")
+    memset(&head, 0, sizeof(Head))
+    memset(&arena, 0, sizeof(Buf))
+    memset(&out, 0, sizeof(Buf))
+    head.n = n
+    head.vtype = <uint8_t>checked_vtype(vtype)
+    try:
+        s = new_scratch()
+        if s == NULL:
+            raise MemoryError
+        copy_array(s.own_times, times, b"q", n)
+        gather(&head, s.own_values, &arena, values)
+        if head.flags & IS_OPAQUE:
+            raise RecordError("texts of a run are str")
+        with nogil:
+            status = put_run(&out, &head, base, s)
+        if status != OK:
+            raise MemoryError
+        return PyBytes_FromStringAndSize(<const char *>out.data, out.size)
+    finally:
+        free_scratch(s)
+        buf_free(&arena)
+        buf_free(&out)
+
+
+cdef inline uint64_t to_zigzag(uint64_t v) noexcept nogil:
+    return v << 1 ^ (~<uint64_t>0 if v >> 63 else 0)
+
+
+cdef inline uint64_t from_zigzag(uint64_t v) noexcept nogil:
+    return v >> 1 ^ (~<uint64_t>0 if v & 1 else 0)
+
+
+cdef int put_run(Buf *out, Head *head, int64_t base, Scratch *s) noexcept nogil:
+    """Sections first, for their sizes stand in front of them; then both are put together."""
+    cdef Buf times
+    cdef uint8_t codecs[3]
+    cdef int status
+    memset(&times, 0, sizeof(Buf))
+    status = put_times(&times, s.own_times, head.n, DIRECTORY, &s.times, &head.times)
+    if status == OK:
+        if head.vtype == VT_TEXT:
+            status = choose_texts(s, s.own_values, head.n, DIRECTORY, &head.values)
+        else:
+            status = choose_values(
+                s, s.own_values, head.n, head.vtype, DIRECTORY, &head.values)
+    if status == OK:
+        codecs[0] = head.vtype | head.times.codec << 2 | head.values.codec << 4
+        codecs[1] = head.values.exponent
+        codecs[2] = head.times.power
+        status = put_bytes(out, codecs, 3)
+        status = status or put_varint(out, head.n)
+        status = status or put_varint(
+            out, to_zigzag(<uint64_t>head.times.first - <uint64_t>base))
+        status = status or put_varint(out, to_zigzag(<uint64_t>head.times.step))
+        status = status or put_varint(out, times.size)
+        status = status or put_varint(out, s.best.size)
+        status = status or put_varint(out, head.values.exceptions)
+        status = status or put_bytes(out, times.data, times.size)
+        status = status or put_bytes(out, s.best.data, s.best.size)
+        status = status or put_exceptions(out, s, &head.values)
+    buf_free(&times)
+    return status
+
+
+cdef int take_run_head(Cur *c, int64_t base, Head *head) noexcept nogil:
+    cdef uint64_t first, step, n, times_size, values_size, exceptions
+    if left(c) < 3:
+        return DAMAGED
+    head.vtype = c.at[0] & 3
+    head.times.codec = c.at[0] >> 2 & 3
+    head.values.codec = c.at[0] >> 4
+    head.values.exponent = c.at[1]
+    head.times.power = c.at[2]
+    c.at += 3
+    if not (
+        take_varint(c, &n) and take_varint(c, &first) and take_varint(c, &step)
+        and take_varint(c, &times_size) and take_varint(c, &values_size)
+        and take_varint(c, &exceptions)
+    ):
+        return DAMAGED
+    if n < 1 or n > POINTS_MAX or exceptions > n or times_size > left(c):
+        return DAMAGED
+    if exceptions and head.values.codec != V_DEC_FOR:
+        return DAMAGED
+    if values_size > left(c) or times_size + values_size + EXCEPTION_BYTES * exceptions != left(c):
+        return DAMAGED
+    head.n = <uint32_t>n
+    head.times.first = <int64_t>(from_zigzag(first) + <uint64_t>base)
+    head.times.step = <int64_t>from_zigzag(step)
+    head.times_size, head.values_size = <uint32_t>times_size, <uint32_t>values_size
+    head.values.exceptions = <uint32_t>exceptions
+    return OK
+
+
+def decode_run(
+    run: bytes, base_ns: int,
+) -> tuple[int, array.array[int], array.array[float] | array.array[int] | list[str]]:
+    """Return (vtype, times, values) of what `encode_run` made; raises RecordError."""
+    cdef Head head
+    cdef Cur c
+    cdef array.array times, values
+    cdef uint64_t *t
+    cdef uint64_t *v
+    cdef Buf arena
+    cdef int status
+    memset(&head, 0, sizeof(Head))
+    memset(&arena, 0, sizeof(Buf))
+    c.at = <const uint8_t *>PyBytes_AS_STRING(run)
+    c.end = c.at + PyBytes_GET_SIZE(run)
+    if take_run_head(&c, base_ns, &head) != OK:
+        raise RecordError(f"{PyBytes_GET_SIZE(run)} bytes that are no run of points")
+    times = array.clone(INTS, head.n, False)
+    values = array.clone(FLOATS if head.vtype == VT_F64 else INTS, head.n, False)
+    t = <uint64_t *>times.data.as_voidptr
+    v = <uint64_t *>values.data.as_voidptr
+    try:
+        with nogil:
+            status = take_sections(&c, &head, t, v, &arena)
+        if status == NO_MEMORY:
+            raise MemoryError
+        if status != OK:
+            raise RecordError("a run of points is damaged")
+        if head.vtype == VT_TEXT:
+            return VT_TEXT, times, texts_of(v, &head)
+        return head.vtype, times, values
+    finally:
+        buf_free(&arena)
 
 
 def stats(block: bytes) -> Stats | None:

@@ -63,6 +63,19 @@ def decode(
     Texts come back as str, or as bytes where they were given as bytes.
     """
 
+def encode_run(
+    vtype: int,
+    times: array.array[int],
+    values: array.array[float] | array.array[int] | Sequence[str],
+    base_ns: int,
+) -> bytes:
+    """Pack 1 to 8,192 points without checksum, name and statistics; raises as `encode` does."""
+
+def decode_run(
+    run: bytes, base_ns: int
+) -> tuple[int, array.array[int], array.array[float] | array.array[int] | list[str]]:
+    """Return (vtype, times, values) of what `encode_run` made; raises RecordError."""
+
 def stats(block: bytes) -> Stats | None:
     """Return the block's aggregates, None where it has none; the points stay packed.
 

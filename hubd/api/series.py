@@ -1,6 +1,6 @@
 """Answers about the history of a series, and about an edge's events."""
 
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import sqlalchemy as sa
 
@@ -20,14 +20,14 @@ from hubd.api.params import (
     parse_time,
     read_cursor,
 )
-from hubd.project.rollups import HOUR_NS, MINUTE_NS
-from hubd.state import points, tables, views
+from hubd.state import points, views
+from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket
 from hubd.state.views import EventFilter, SeriesRow
 from hubd.state.windows import WindowQuery
 from hubd.state.windows import page as window_page
 
 Grain = Literal["raw", "1m", "1h"]
-ROLLUPS: Final = {"1m": (tables.rollup_1m, MINUTE_NS), "1h": (tables.rollup_1h, HOUR_NS)}
+ROLLUPS: Final = {"1m": MINUTES, "1h": HOURS}
 SECOND_NS: Final = 1_000_000_000
 END_NS: Final = (1 << 63) - 1
 FIRST_EVENT: Final = (1 << 63) - 1
@@ -78,10 +78,10 @@ def _page(
         if len(found) == params.limit:
             following = make_cursor(grain, found[-1].time_ns, found[-1].n)
     else:
-        table, width_ns = ROLLUPS[grain]
-        first_ns = from_ns - from_ns % width_ns  # the bucket `from` lies in is of interest too
+        level = ROLLUPS[grain]
+        first_ns = from_ns - from_ns % level.width_ns  # the bucket `from` lies in counts, too
         rows = points.bucket_page(
-            connection, table, row.ref, max(first_ns, -(1 << 63)), to_ns, at_ns, params.limit
+            connection, level, row.ref, max(first_ns, -(1 << 63)), to_ns, at_ns, params.limit
         )
         buckets = _columns(rows)
         if len(rows) == params.limit:
@@ -102,12 +102,12 @@ def _fitting(
     if not points.has_more_than(connection, row.ref, from_ns, to_ns, limit):
         return "raw"
     minutes = points.bucket_page(
-        connection, tables.rollup_1m, row.ref, from_ns, to_ns, points.NOWHERE[0], limit + 1
+        connection, MINUTES, row.ref, from_ns, to_ns, points.NOWHERE[0], limit + 1
     )
     return "1m" if len(minutes) <= limit else "1h"
 
 
-def _columns(rows: list[Any]) -> Buckets:
+def _columns(rows: list[Bucket]) -> Buckets:
     return Buckets(
         time_ns=[row.start_ns for row in rows],
         count=[row.points for row in rows],

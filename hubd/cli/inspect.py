@@ -23,6 +23,7 @@ from hubd import serve
 from hubd.cells.keyspaces import cells_path, stored_tenants
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
+from hubd.project.beside import read_beside
 from hubd.settings import data_dir, read_settings
 from hubd.state import points, tables
 from hubd.state.database import open_beside
@@ -108,11 +109,14 @@ def ledger(config: Path, edge: str) -> None:
             if entry.edge == edge:
                 for row in record_rows(entry):
                     click.echo(json.dumps({"place": "log", **row}))
-    if not (folder / serve.STATE).exists():
-        return  # restored, and not started yet: it is made from the log
-    with contextlib.closing(open_beside(folder / serve.STATE)) as state:
-        for row in state.read_now(lambda connection: list(_state_rows(connection, edge))):
-            click.echo(json.dumps({"place": "state", **row}))
+        if not (folder / serve.STATE).exists():
+            return  # restored, and not started yet: it is made from the log
+        with contextlib.closing(open_beside(folder / serve.STATE)) as state:
+            for row in read_beside(
+                state, edge, lambda after: _entries(hub_log, after),
+                lambda connection: list(_state_rows(connection, edge)),
+            ):  # fmt: skip
+                click.echo(json.dumps({"place": "state", **row}))
 
 
 def _state_rows(connection: Any, edge: str) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from hubd.project.base import follow
 from hubd.project.directory import SERIES_MAX as SERIES_MAX
 from hubd.project.events import EventsProjector as EventsProjector
 from hubd.project.live import Live as Live
+from hubd.project.schedule import MEMORY_BYTES as MEMORY_BYTES
 from hubd.project.telemetry import TelemetryProjector as TelemetryProjector
 from hubd.project.windows import WindowsProjector as WindowsProjector
 from hubd.state import State
@@ -23,9 +24,11 @@ from hubd.state import State
 class Projectors:
     """The projectors of a hub and how far each has come."""
 
-    def __init__(self, live: Live, *, series_max: int = SERIES_MAX) -> None:
+    def __init__(
+        self, live: Live, *, series_max: int = SERIES_MAX, memory_bytes: int = MEMORY_BYTES
+    ) -> None:
         self.all: tuple[Projector, ...] = (
-            TelemetryProjector(live, series_max=series_max),
+            TelemetryProjector(live, series_max=series_max, memory_bytes=memory_bytes),
             EventsProjector(live),
             WindowsProjector(),
         )

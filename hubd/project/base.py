@@ -9,7 +9,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-import msgspec
 import sqlalchemy as sa
 import trio
 from sqlalchemy.dialects.sqlite import insert
@@ -18,6 +17,7 @@ from hubd.log.base import Entry
 from hubd.project import scratch
 from hubd.project.feed import BadEntry, Cursor, Feed, Part, Parted
 from hubd.state import State, StateReplaced, tables
+from hubd.state.fresh import FreshLost
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +27,37 @@ ERROR_CHARS: Final = 500
 
 
 class Projector(Parted, Protocol):
-    """Keeps one view of the log. Both calls run in a worker thread, `apply` in a transaction."""
+    """Keeps one view of the log. What takes a connection runs in a worker thread."""
 
     name: str
 
+    def begin(self, connection: sa.Connection) -> Cursor:
+        """Return from where the log is to be read, in a new life of the state or of the hub."""
+        ...
+
     def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
         """Bring the view up to the last of `parts`, which stay as they are; raising undoes it."""
+        ...
+
+    def move(self, connection: sa.Connection, cursor: Cursor) -> None:
+        """Go to `cursor`, in the transaction that has brought the view there (I9)."""
+        ...
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more may be applied before something is stored."""
+        ...
+
+    def wait_s(self) -> float:
+        """Return after what time `is_due` of an idle log has to be asked."""
+        ...
+
+    def is_due(self, *, is_idle: bool) -> bool:
+        """Return whether some of the view that is in memory has to be stored."""
+        ...
+
+    def store(self, connection: sa.Connection, *, is_idle: bool) -> None:
+        """Store it, or a part of it."""
         ...
 
     def committed(self) -> None:
@@ -108,12 +133,16 @@ async def follow(projector: Projector, source: Source, state: State, progress: P
             projector.undone()
             progress.position = 0
             progress.note()
+        except FreshLost as error:
+            log.error("projector %s begins again: %s", projector.name, error)
+            projector.undone()
 
 
 class _Follower:
     """Follows the log into one life of the state.
 
     blamed   entries that failed where an empty state took them; of a second failure they are guilty
+    _is_refused   what is due to be stored is not, for the database refuses
     """
 
     def __init__(
@@ -131,16 +160,17 @@ class _Follower:
         self._blamed = blamed
         self._life = state.life
         self._failures = 0
+        self._is_refused = False
 
     async def run(self) -> None:
         """Last until cancelled, or StateReplaced."""
         name, progress = self._projector.name, self._progress
         progress.skipped = await self._patiently(lambda c: _count_skipped(c, name))
-        cursor = await self._patiently(lambda c: read_cursor(c, name))
+        cursor = await self._begin()
         progress.position = cursor.position
         progress.note()
         while True:
-            await self._wait_beyond(cursor.position)
+            await self._store_while_idle(cursor.position)
             entries = await self._source.read(cursor.position, limit_bytes=READ_BYTES)
             if not entries:
                 await trio.lowlevel.checkpoint()
@@ -150,6 +180,47 @@ class _Follower:
                 cursor = await self._step(feed) or cursor
                 progress.position = cursor.position
                 progress.note()
+                await self._store(is_idle=False)
+
+    async def _begin(self) -> Cursor:
+        while True:
+            try:
+                return await self._state.write(self._projector.begin, life=self._life)
+            except Exception as error:
+                await self._wait_out(error)
+
+    async def _store_while_idle(self, position: int) -> None:
+        """Return once the log goes on; meanwhile, what is due is stored."""
+        while self._source.head <= position:
+            with trio.move_on_after(self._projector.wait_s()):
+                await self._wait_beyond(position)
+                return
+            await self._store(is_idle=True)
+        await self._wait_beyond(position)
+
+    async def _store(self, *, is_idle: bool) -> None:
+        while self._projector.is_due(is_idle=is_idle):
+            try:
+                await self._state.write(
+                    lambda c: self._projector.store(c, is_idle=is_idle), life=self._life
+                )
+            except (sa.exc.OperationalError, MemoryError, StateReplaced) as error:
+                self._is_refused = True
+                await self._wait_out(error)
+                if not self._projector.is_full:
+                    return  # the log is read on; what could not be stored stays due
+            except Exception as error:
+                # No entry is to blame: all of it was taken once.
+                await self._wait_out(self._state.report_damage(error))
+            else:
+                self._is_refused = False
+                self._note_success()
+
+    def _note_success(self) -> None:
+        if not self._is_refused:
+            self._failures = 0
+            self._progress.health = Health.FOLLOWING
+            self._progress.note()
 
     async def _wait_beyond(self, position: int) -> None:
         """Return once the log goes on; raises StateReplaced, also while it stands still."""
@@ -178,6 +249,8 @@ class _Follower:
             cursor = await self._commit(feed)
         except BadEntry as error:
             return await self._skip(feed, error.reason)
+        except FreshLost:
+            raise
         except (sa.exc.OperationalError, MemoryError, StateReplaced) as error:
             await self._wait_out(error)
             return None
@@ -191,14 +264,13 @@ class _Follower:
             else:
                 await self._wait_out(self._state.report_damage(error))
             return None
-        self._failures = 0
-        self._progress.health = Health.FOLLOWING
+        self._note_success()
         return cursor
 
     async def _commit(self, feed: Feed) -> Cursor:
         def change(connection: sa.Connection) -> None:
             self._projector.apply(connection, feed.take())
-            move_cursor(connection, self._projector.name, feed.after())  # I9
+            self._projector.move(connection, feed.after())  # I9
 
         try:
             await self._state.write(change, life=self._life)
@@ -244,22 +316,21 @@ class _Follower:
         entry, name = feed.entry, self._projector.name
         text = f"{type(error).__name__}: {error}"[:ERROR_CHARS]
 
-        def change(connection: sa.Connection) -> None:
-            connection.execute(
-                tables.projector_skip.insert().values(
-                    name=name, position=entry.position, edge=entry.edge, error=text,
-                    lane=int(entry.lane), first=tables.signed(entry.first),
-                    last=tables.signed(entry.last),
-                )
+        def change(connection: sa.Connection) -> int:
+            statement = insert(tables.projector_skip).values(
+                name=name, position=entry.position, edge=entry.edge, error=text,
+                lane=int(entry.lane), first=tables.signed(entry.first),
+                last=tables.signed(entry.last),
             )  # fmt: skip
-            move_cursor(connection, name, Cursor(entry.position))
+            self._projector.move(connection, Cursor(entry.position))
+            # What is read again after a restart may have been skipped before.
+            return connection.execute(statement.on_conflict_do_nothing()).rowcount
 
         try:
-            await self._state.write(change, life=self._life)
+            self._progress.skipped += await self._state.write(change, life=self._life)
         except Exception as refusal:
             await self._wait_out(refusal)
             return None
-        self._progress.skipped += 1
         self._progress.error = self._progress.newest_skip = text
         log.error(
             "projector %s skipped entry %d (%s lane %d, %d..%d): %s",
@@ -279,29 +350,6 @@ def apply_entries(
         except BadEntry as error:
             raise error.reason from error
         feed.done()
-
-
-def read_cursor(connection: sa.Connection, name: str) -> Cursor:
-    table = tables.projector_cursor
-    row = connection.execute(sa.select(table).where(table.c.name == name)).first()
-    return Cursor() if row is None else Cursor(row.position, row.part_of, row.done)
-
-
-def move_cursor(connection: sa.Connection, name: str, cursor: Cursor) -> None:
-    """Set the cursor; it never goes back, whoever else may be writing."""
-    table = tables.projector_cursor
-    before = read_cursor(connection, name)
-    is_ahead = cursor.position > before.position or (
-        cursor.position == before.position
-        and (cursor.part_of != before.part_of or cursor.done > before.done)
-    )
-    assert is_ahead, f"{name}: {before} cannot go to {cursor}"
-    statement = insert(table).values(name=name, **msgspec.structs.asdict(cursor))
-    connection.execute(
-        statement.on_conflict_do_update(
-            index_elements=[table.c.name], set_=msgspec.structs.asdict(cursor)
-        )
-    )
 
 
 def _count_skipped(connection: sa.Connection, name: str) -> int:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from edgesync._native import event
 from edgesync.errors import RecordError
 from edgesync.model import EventType, series_id
-from hubd.state import tables
+from hubd.state import StateDamaged, tables
 
 SERIES_MAX: Final = 10_000
 NAME_CHARS_MAX: Final = 255
-# Series kept in memory, some 300 bytes each; beyond it those go that were needed least lately (I7).
+# Names kept for who watches, some 300 bytes each; beyond it all are looked up again (I7).
 CACHED_MAX: Final = 100_000
 # SQLite takes 32,766 parameters a statement; a few hundred are as quick as more.
 IDS_A_QUERY: Final = 500
@@ -28,113 +28,113 @@ class Declaration(msgspec.Struct, frozen=True):
     unit: str = ""
 
 
-class Known(msgspec.Struct):
-    """A series; `entity` and `key` are empty until its declaration has arrived."""
+class Stored(NamedTuple):
+    """A series: its number, how many points of it are in pages, and the newest one's time."""
 
-    ref: int
-    edge: str
     series: int
-    entity: str
-    key: str
-    unit: str
+    ref: int
+    points: int
+    time_ns: int
 
 
-class Directory:
-    """Remembers rows of the table `series`.
+NEVER: Final = -(1 << 63)
 
-    series_max   an edge's series beyond it are not entered
+
+def load(connection: sa.Connection, edge: str) -> list[Stored]:
+    """Return the series of an edge; raises StateDamaged when its counts contradict each other."""
+    table, newest, totals = tables.series, tables.latest, tables.edge_totals.c
+    question = (
+        sa.select(table.c.series, table.c.ref, newest.c.points, newest.c.time_ns)
+        .join_from(table, newest, newest.c.ref == table.c.ref, isouter=True)
+        .where(table.c.edge == edge)
+    )
+    found = [
+        Stored(tables.unsigned(series), ref, points or 0, NEVER if time_ns is None else time_ns)
+        for series, ref, points, time_ns in connection.execute(question)
+    ]
+    counted = connection.scalar(sa.select(totals.readings).where(totals.edge == edge)) or 0
+    if sum(one.points for one in found) != counted:
+        raise StateDamaged(f"the series of {edge} do not have the {counted} points of its total")
+    return found
+
+
+def enter(connection: sa.Connection, edge: str, ids: Sequence[int]) -> list[Stored]:
+    """Enter series that are not there."""
+    rows = [{"edge": edge, "series": tables.signed(series), "unit": ""} for series in ids]
+    connection.execute(tables.series.insert(), rows)
+    return [
+        Stored(tables.unsigned(row.series), row.ref, 0, NEVER)
+        for row in _rows(connection, edge, ids)
+    ]
+
+
+def declare(connection: sa.Connection, edge: str, declared: Iterable[Declaration]) -> set[int]:
+    """Name series; the newest declaration is right (a unit may have been corrected).
+
+    Those that are not entered stay without; returns the ids of which something has changed.
     """
+    newest = {series_id(one.entity, one.key): one for one in declared}
+    renamed: dict[int, dict[str, Any]] = {}
+    for row in _rows(connection, edge, list(newest)):
+        series = tables.unsigned(row.series)
+        one = newest[series]
+        if (row.entity, row.key, row.unit) != (one.entity, one.key, one.unit):
+            renamed[series] = {
+                "its_ref": row.ref, "its_entity": one.entity, "its_key": one.key,
+                "its_unit": one.unit,
+            }  # fmt: skip
+    if renamed:
+        connection.execute(_RENAME, list(renamed.values()))
+    return set(renamed)
 
-    def __init__(self, series_max: int = SERIES_MAX) -> None:
-        self.series_max = series_max
-        self._known: dict[tuple[str, int], Known] = {}
-        self._counts: dict[str, int] = {}
+
+class Names:
+    """Remembers what series are called, for updates to who watches."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], Declaration] = {}
 
     def forget(self) -> None:
         self._known.clear()
-        self._counts.clear()
-
-    def trim(self) -> None:
-        """Keep memory bounded; call it between transactions."""
-        while len(self._known) > CACHED_MAX:
-            del self._known[next(iter(self._known))]
 
     def find(
-        self, connection: sa.Connection, edge: str, wanted: Iterable[int]
-    ) -> tuple[dict[int, Known], int]:
-        """Return the series, and how many had to be entered; those beyond the limit are missing."""
-        found: dict[int, Known] = {}
-        missing: list[int] = []
-        for series in dict.fromkeys(wanted):
-            known = self._known.pop((edge, series), None)
+        self, connection: sa.Connection, edge: str, ids: Iterable[int]
+    ) -> Mapping[int, Declaration]:
+        """Return the names of series of an edge; empty ones until they are declared."""
+        found: dict[int, Declaration] = {}
+        missing = []
+        for series in ids:
+            known = self._known.get((edge, series))
             if known is None:
                 missing.append(series)
             else:
-                found[series] = self._known[edge, series] = known
-        entered = 0
-        if missing:
-            self._load(connection, edge, missing, found)
-            new = [series for series in missing if series not in found]
-            new = new[: max(0, self.series_max - self._count(connection, edge))]
-            if new:
-                rows = [
-                    {"edge": edge, "series": tables.signed(series), "unit": ""} for series in new
-                ]
-                connection.execute(tables.series.insert(), rows)
-                self._load(connection, edge, new, found)
-                self._counts[edge] += len(new)
-                entered = len(new)
-        return found, entered
+                found[series] = known
+        for row in _rows(connection, edge, missing):
+            series = tables.unsigned(row.series)
+            found[series] = Declaration(row.entity or "", row.key or "", row.unit)
+        if len(self._known) + len(missing) > CACHED_MAX:
+            self._known.clear()
+        self._known |= {(edge, series): found[series] for series in missing if series in found}
+        return found
 
-    def declare(
-        self, connection: sa.Connection, found: Mapping[int, Known], declared: Iterable[Declaration]
-    ) -> None:
-        """Name series; the newest declaration is right (a unit may have been corrected)."""
-        renamed: dict[int, Known] = {}
-        for one in declared:
-            known = found.get(series_id(one.entity, one.key))
-            if known is None or (known.entity, known.key, known.unit) == (
-                one.entity, one.key, one.unit,
-            ):  # fmt: skip
-                continue
-            known.entity, known.key, known.unit = one.entity, one.key, one.unit
-            renamed[known.ref] = known
-        if renamed:
-            connection.execute(_RENAME, [_names_of(known) for known in renamed.values()])
 
-    def _count(self, connection: sa.Connection, edge: str) -> int:
-        if edge not in self._counts:
-            table = tables.series
-            question = sa.select(sa.func.count()).select_from(table).where(table.c.edge == edge)
-            self._counts[edge] = connection.scalar(question) or 0
-        return self._counts[edge]
-
-    def _load(
-        self, connection: sa.Connection, edge: str, wanted: Sequence[int], found: dict[int, Known]
-    ) -> None:
-        table = tables.series
-        for i in range(0, len(wanted), IDS_A_QUERY):
-            ids = [tables.signed(series) for series in wanted[i : i + IDS_A_QUERY]]
-            is_wanted = (table.c.edge == edge) & table.c.series.in_(ids)
-            for row in connection.execute(sa.select(table).where(is_wanted)):
-                known = Known(
-                    row.ref, edge, tables.unsigned(row.series),
-                    row.entity or "", row.key or "", row.unit,
-                )  # fmt: skip
-                found[known.series] = self._known[edge, known.series] = known
+def _rows(connection: sa.Connection, edge: str, wanted: Sequence[int]) -> list[sa.Row[Any]]:
+    table = tables.series
+    rows: list[sa.Row[Any]] = []
+    for i in range(0, len(wanted), IDS_A_QUERY):
+        ids = [tables.signed(series) for series in wanted[i : i + IDS_A_QUERY]]
+        is_wanted = (table.c.edge == edge) & table.c.series.in_(ids)
+        rows += connection.execute(sa.select(table).where(is_wanted)).all()
+    return rows
 
 
 _RENAME: Final = (
     tables.series.update()
     .where(tables.series.c.ref == sa.bindparam("its_ref"))
     .values(
-        entity=sa.bindparam("entity"), key=sa.bindparam("key"), unit=sa.bindparam("unit")
+        {name: sa.bindparam(f"its_{name}") for name in ("entity", "key", "unit")}
     )
 )  # fmt: skip
-
-
-def _names_of(known: Known) -> dict[str, Any]:
-    return {"its_ref": known.ref, "entity": known.entity, "key": known.key, "unit": known.unit}
 
 
 def read_declaration(body: bytes) -> Declaration | None:

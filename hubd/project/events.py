@@ -12,6 +12,7 @@ from edgesync.errors import RecordError
 from edgesync.model import EventType, RecordKind
 from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
+from hubd.project.cursors import CommitsEach
 from hubd.project.feed import PART_WORK, Part
 from hubd.project.live import Live
 from hubd.project.totals import Totals
@@ -50,7 +51,7 @@ class Rows(msgspec.Struct, frozen=True):
     losses: list[dict[str, Any]]
 
 
-class EventsProjector:
+class EventsProjector(CommitsEach):
     name = "events"
 
     def __init__(self, live: Live) -> None:

@@ -44,7 +44,7 @@ class Watcher:
     def __init__(
         self, edge: str | None, series: frozenset[int], sees: Callable[[str], bool] = _everything
     ) -> None:
-        self._edge = edge
+        self.edge = edge
         self._series = series
         self._sees = sees
         self._updates: dict[tuple[str, int], Update] = {}
@@ -63,7 +63,7 @@ class Watcher:
         return taken
 
     def offer(self, update: Update) -> None:
-        if self._edge not in (None, update.edge):
+        if self.edge not in (None, update.edge):
             return
         if self._series and update.series not in self._series:
             return
@@ -74,7 +74,7 @@ class Watcher:
         self._news.set()
 
     def touch(self, edge: str) -> None:
-        if self._edge in (None, edge) and self._sees(edge):
+        if self.edge in (None, edge) and self._sees(edge):
             self._edges.add(edge)
             self._news.set()
 
@@ -88,6 +88,10 @@ class Live:
     @property
     def watchers(self) -> int:
         return len(self._watchers)
+
+    def watches(self, edge: str) -> bool:
+        """Return whether somebody watches `edge`; call it from any thread."""
+        return any(watcher.edge in (None, edge) for watcher in tuple(self._watchers))
 
     @contextmanager
     def watch(

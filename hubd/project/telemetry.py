@@ -1,183 +1,271 @@
-"""The telemetry projector: every reading of the log into history, latest and rollups."""
+"""The telemetry projector: every reading of the log, in memory at first, then in pages.
 
-from collections.abc import Iterator, Sequence
+Memory is filled as the log is read, and what was read is visible then. It is stored later, an edge
+at a time (`schedule.py`, `flush.py`), so there are two positions: the log is *visible* up to where
+it was read, and *stored* up to before the oldest entry that is in memory alone. From there it is
+read again after a restart; of an edge that is stored further, what its row of `stored` covers is
+passed over.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
 from edgesync._native import batch
-from edgesync.model import ValueType, series_id
+from edgesync._native.memtable import Memtable
+from edgesync.model import series_id
 from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
-from hubd.project.append import Tail, Tails, append
-from hubd.project.directory import SERIES_MAX, Declaration, Directory, Known, read_declaration
-from hubd.project.feed import PART_WORK, Part
+from hubd.project import directory
+from hubd.project.cursors import move_cursor, read_cursor
+from hubd.project.directory import SERIES_MAX, Declaration, Names, read_declaration
+from hubd.project.feed import Cursor, Part
+from hubd.project.flush import flush
 from hubd.project.live import Live, Update
-from hubd.project.rollups import MINUTE_NS
+from hubd.project.schedule import MEMORY_BYTES, Schedule
 from hubd.project.totals import Totals
-from hubd.state.pieces import Piece, from_bits
+from hubd.state import tables
+from hubd.state.fresh import EdgeFresh, Fresh, FreshLost, after_commit, fresh_of
 
-# Points of a piece of one part.
-SLICE_POINTS: Final = 16384
-SLICE_CHARS: Final = 1 << 18
-# Up to here an entry is one part, whatever its points are: looking at each piece would cost more.
-SMALL_POINTS: Final = 2048
-DECLARATIONS: Final = 1024
 DECLARATION_COST: Final = 16
-PIECE_COST: Final = 16
-BUCKET_COST: Final = 4
-CHARS_A_UNIT: Final = 16
+COLUMN_COST: Final = 4
+# The cursor is moved without anything being stored after so many entries that bring no readings.
+IDLE_ENTRIES: Final = 4096
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What a part brings: series that are named, and points of series."""
+    """What an entry brings: series that are named, and points of series."""
 
     declared: list[Declaration]
-    pieces: list[tuple[int, Piece]]
+    columns: list[batch.Column]
+
+
+class _Step(msgspec.Struct, frozen=True):
+    """What an entry adds to memory once the series that it names are committed."""
+
+    entry: Entry
+    fresh: EdgeFresh
+    entered: Sequence[directory.Stored]
+    columns: Sequence[batch.Column]
+    names: Mapping[int, Declaration] | None
 
 
 class TelemetryProjector:
     name = "telemetry"
 
-    def __init__(self, live: Live, *, series_max: int = SERIES_MAX) -> None:
+    def __init__(
+        self,
+        live: Live,
+        *,
+        series_max: int = SERIES_MAX,
+        memory_bytes: int = MEMORY_BYTES,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._live = live
-        self._directory = Directory(series_max)
-        self._tails = Tails()
+        self._series_max = series_max
+        self._clock_ns = clock_ns
+        self._names = Names()
         self._updates: list[Update] = []
+        self._schedule = Schedule(memory_bytes)
+        self._stored: dict[str, int] = {}
+        self._visible = Cursor()
+        self._cursor = Cursor()  # as it is stored
+        self._log_ns = 0
 
     def blank(self) -> "TelemetryProjector":
-        return TelemetryProjector(Live(), series_max=self._directory.series_max)
+        return TelemetryProjector(Live(), series_max=self._series_max)
+
+    @property
+    def position(self) -> int:
+        """Up to where the log is visible."""
+        return self._visible.position
+
+    def begin(self, connection: sa.Connection) -> Cursor:
+        """Return from where the log is to be read; what is in memory alone is forgotten."""
+        cursor = read_cursor(connection, self.name)
+        stored = {edge: position for edge, position in connection.execute(sa.select(tables.stored))}
+        fresh = fresh_of(connection)
+
+        def start() -> None:
+            fresh.clear()
+            self._schedule = Schedule(self._schedule.memory_bytes)
+            self._stored, self._visible, self._cursor = stored, cursor, cursor
+            self._names.forget()
+
+        after_commit(connection, start)
+        return cursor
 
     def parts(self, entry: Entry, done: int) -> Iterator[Part]:
-        """Yield declarations, then points by column; raises RecordError. See `Projector`."""
-        if entry.codec not in (Codec.ROWS, Codec.COLUMNS):
+        """Yield the entry as one part; raises RecordError. See `Projector`."""
+        if entry.codec not in (Codec.ROWS, Codec.COLUMNS) or (
+            entry.position <= self._stored.get(entry.edge, 0)
+        ):
             yield Part(entry, Content([], []), 1, 0, True)
             return
         columns, events = batch.columns(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
         declared = [one for _, record in events if (one := read_declaration(record.body))]
-        points = sum([len(column.times) for column in columns])
-        total = len(declared) + points
-        if not done and points <= SMALL_POINTS and _is_plain(declared, columns):
-            pieces = [(one.series, Piece(one.vtype, one.times, one.values)) for one in columns]
-            bound = PIECE_COST * len(pieces) + (1 + BUCKET_COST) * points
-            bound += 1 + DECLARATION_COST * len(declared)
-            yield Part(entry, Content(declared, pieces), bound, total, True)
-            return
-        content, cost, at = Content([], []), 1, done
-        for some in _items(declared, columns, done):
-            extra = DECLARATION_COST * len(some.declared) + sum(cost_of(p) for _, p in some.pieces)
-            if cost > 1 and cost + extra > PART_WORK:
-                yield Part(entry, content, cost, at, False)
-                content, cost = Content([], []), 1
-            content.declared.extend(some.declared)
-            content.pieces.extend(some.pieces)
-            at += len(some.declared) + sum(len(piece.times) for _, piece in some.pieces)
-            cost += extra
-        assert at == total, f"{at} of {total} items of entry {entry.position}"
-        yield Part(entry, content, cost, total, True)
+        cost = 1 + DECLARATION_COST * len(declared) + COLUMN_COST * len(columns)
+        cost += sum([len(column.times) for column in columns])
+        yield Part(entry, Content(declared, columns), cost, 0, True)
 
     def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
-        arrived: dict[int, list[Piece]] = {}
-        touched: dict[int, Known] = {}
+        """Enter and name series; points go into memory with the commit."""
+        fresh = fresh_of(connection)
+        loaded: dict[str, EdgeFresh] = {}
+        entering: dict[str, dict[int, directory.Stored]] = {}
         totals = Totals()
-        for edge, some in _by_edge(parts).items():
-            found, entered = self._directory.find(connection, edge, _ids_of(some))
-            totals.add(some[0].entry, series=entered)
-            for part in some:
-                self._directory.declare(connection, found, part.content.declared)
-                readings = refused = 0
-                for series, piece in part.content.pieces:
-                    known = found.get(series)
-                    if known is None:
-                        refused += len(piece.times)
-                        continue
-                    touched[known.ref] = known
-                    arrived.setdefault(known.ref, []).append(piece)
-                    readings += len(piece.times)
-                totals.add(part.entry, readings=readings, refused=refused)
-        ends: dict[int, Tail] = {}
-        if arrived:
-            ids = {ref: known.series for ref, known in touched.items()}
-            ends = append(connection, self._tails, arrived, ids)
+        steps = []
+        for part in parts:
+            declared, columns = part.content.declared, part.content.columns
+            if not declared and not columns:
+                continue
+            edge = part.entry.edge
+            one = fresh.edges.get(edge) or loaded.get(edge)
+            if one is None:
+                one = loaded[edge] = _load(connection, edge)
+            known = entering.setdefault(edge, {})
+            entered = self._enter(connection, edge, one.table, known, part.content)
+            if entered:
+                totals.add(part.entry, series=len(entered))
+            if declared and directory.declare(connection, edge, declared):
+                self._names.forget()
+            names = None
+            if self._live.watches(edge):
+                names = self._names.find(connection, edge, [column.series for column in columns])
+            steps.append(_Step(part.entry, one, entered, columns, names))
         totals.store(connection)
-        self._updates = [
-            _update(known, ends[ref]) for ref, known in touched.items() if ends[ref].is_changed
-        ]
+        if parts:
+            self._log_ns = max(self._log_ns, parts[-1].entry.stored_at_ns)
+        if steps:
+            after_commit(connection, lambda: self._take(fresh, loaded, steps))
+
+    def _enter(
+        self,
+        connection: sa.Connection,
+        edge: str,
+        table: Memtable,
+        entering: dict[int, directory.Stored],
+        content: Content,
+    ) -> list[directory.Stored]:
+        """Enter the series of `content` that are new, as far as the edge may have more."""
+        wanted = table.missing(content.columns)
+        wanted += [series_id(one.entity, one.key) for one in content.declared]
+        room = self._series_max - len(table) - len(entering)
+        new = [
+            series for series in dict.fromkeys(wanted)
+            if series not in table and series not in entering
+        ][: max(0, room)]  # fmt: skip
+        if not new:
+            return []
+        entered = directory.enter(connection, edge, new)
+        entering |= {one.series: one for one in entered}
+        return entered
+
+    def _take(self, fresh: Fresh, loaded: Mapping[str, EdgeFresh], steps: Sequence[_Step]) -> None:
+        try:
+            for edge, one in loaded.items():
+                fresh.enter(edge, one)
+                self._schedule.note(edge, one)
+            for step in steps:
+                self._append(step)
+        except BaseException as error:
+            fresh.clear()
+            raise FreshLost(str(error)) from error
+
+    def _append(self, step: _Step) -> None:
+        entry, fresh = step.entry, step.fresh
+        for one in step.entered:
+            fresh.table.add(one.series, one.ref, one.points, one.time_ns)
+        readings, refused, changed = fresh.table.append(step.columns)
+        if readings or refused:
+            fresh.readings += readings
+            fresh.refused += refused
+            fresh.stored_at_ns, fresh.position = entry.stored_at_ns, entry.position
+            if not fresh.since:
+                fresh.since, fresh.since_ns = entry.position, entry.stored_at_ns
+        self._schedule.note(entry.edge, fresh)
+        if step.names is not None:
+            self._updates += _updates(entry.edge, fresh.table, changed, step.names)
+
+    def move(self, connection: sa.Connection, cursor: Cursor) -> None:
+        """Make the log visible up to `cursor`; it is stored later."""
+
+        def moved() -> None:
+            self._visible = cursor
+
+        after_commit(connection, moved)
+
+    # -- writing out ---------------------------------------------------------------------------
+
+    @property
+    def is_full(self) -> bool:
+        return self._schedule.is_short
+
+    def wait_s(self) -> float:
+        """Return after what time there is something to store, if the log stands still."""
+        at_ns = self._schedule.next_at_ns()
+        return float("inf") if at_ns is None else max(0.0, (at_ns - self._clock_ns()) / 1e9)
+
+    def is_due(self, *, is_idle: bool) -> bool:
+        """Return whether something is to be stored, by the time of the log or, idle, of now."""
+        if self._due(is_idle=is_idle) or self._schedule.idle():
+            return True
+        return self._schedule.safe(self._visible.position) >= self._cursor.position + IDLE_ENTRIES
+
+    def _due(self, *, is_idle: bool) -> list[str]:
+        return self._schedule.due(max(self._log_ns, self._clock_ns() if is_idle else 0))
+
+    def store(self, connection: sa.Connection, *, is_idle: bool) -> None:
+        """Store what is due of some edges, and how far the log is stored then."""
+        fresh = fresh_of(connection)
+        due = {edge: fresh.edges[edge] for edge in self._due(is_idle=is_idle)}
+        for edge, one in due.items():
+            flush(connection, edge, one)
+        cursor = Cursor(self._schedule.safe(self._visible.position, due))
+        if cursor.position > self._cursor.position:
+            move_cursor(connection, self.name, cursor)
+        gone = self._schedule.idle()
+        emptied = {edge: EdgeFresh(one.table.emptied()) for edge, one in due.items()}
+
+        def stored() -> None:
+            fresh.replace({**emptied, **dict.fromkeys(gone)})
+            for edge, one in emptied.items():
+                self._stored[edge] = due[edge].position
+                self._schedule.note(edge, one)
+            for edge in gone:
+                self._schedule.forget(edge)
+            self._cursor = max(self._cursor, cursor, key=lambda one: one.position)
+
+        after_commit(connection, stored)
 
     def committed(self) -> None:
         self._live.publish(self._updates)
         self._updates = []
-        self._tails.trim()
-        self._directory.trim()
 
     def undone(self) -> None:
-        self._directory.forget()
-        self._tails.forget()
+        self._names.forget()
         self._updates = []
 
 
-def _is_plain(declared: Sequence[Declaration], columns: Sequence[batch.Column]) -> bool:
-    return len(declared) <= DECLARATIONS and all(one.vtype != ValueType.TEXT for one in columns)
+def _load(connection: sa.Connection, edge: str) -> EdgeFresh:
+    fresh = EdgeFresh(Memtable())
+    for one in directory.load(connection, edge):
+        fresh.table.add(one.series, one.ref, one.points, one.time_ns)
+    return fresh
 
 
-def cost_of(piece: Piece) -> int:
-    """Return an upper bound of the work of a piece: points, and rows of aggregates."""
-    points = len(piece.times)
-    if isinstance(piece.values, list):
-        return PIECE_COST + points + sum(map(len, piece.values)) // CHARS_A_UNIT
-    minutes = (max(piece.times) - min(piece.times)) // MINUTE_NS + 1
-    return PIECE_COST + points + BUCKET_COST * min(points, minutes)
-
-
-def _items(
-    declared: list[Declaration], columns: Sequence[batch.Column], done: int
-) -> Iterator[Content]:
-    """Yield what follows the first items of an entry, a little at a time."""
-    for at in range(min(done, len(declared)), len(declared), DECLARATIONS):
-        yield Content(declared[at : at + DECLARATIONS], [])
-    done = max(0, done - len(declared))
-    for column in columns:
-        for piece in _slices(Piece(column.vtype, column.times, column.values), done):
-            yield Content([], [(column.series, piece)])
-        done = max(0, done - len(column.times))
-
-
-def _slices(piece: Piece, done: int) -> Iterator[Piece]:
-    """Yield what follows the first points in pieces of bounded size."""
-    times, values = piece.times, piece.values
-    at, points = done, len(times)
-    if not at and points <= SLICE_POINTS and not isinstance(values, list):
-        yield piece
-        return
-    while at < points:
-        end = min(points, at + SLICE_POINTS)
-        if isinstance(values, list):
-            chars, end = 0, at
-            while end < points and end - at < SLICE_POINTS and chars < SLICE_CHARS:
-                chars += len(values[end])
-                end += 1
-        yield Piece(piece.vtype, times[at:end], values[at:end])
-        at = end
-
-
-def _by_edge(parts: Sequence[Part]) -> dict[str, list[Part]]:
-    edges: dict[str, list[Part]] = {}
-    for part in parts:
-        edges.setdefault(part.entry.edge, []).append(part)
-    return edges
-
-
-def _ids_of(parts: Sequence[Part]) -> Iterator[int]:
-    for part in parts:
-        for declared in part.content.declared:
-            yield series_id(declared.entity, declared.key)
-        for series, _ in part.content.pieces:
-            yield series
-
-
-def _update(known: Known, end: Tail) -> Update:
-    return Update(
-        edge=known.edge, series=known.series, entity=known.entity, key=known.key, unit=known.unit,
-        time_ns=end.time_ns, points=end.points, value=from_bits(end.vtype, end.bits, end.text),
-    )  # fmt: skip
+def _updates(
+    edge: str, table: Memtable, changed: Sequence[int], names: Mapping[int, Declaration]
+) -> Iterator[Update]:
+    for series in changed:
+        tail, name = table.tail(series), names.get(series)
+        if tail is None or tail[1] is None or name is None:
+            continue
+        points, time_ns, _, value = tail
+        yield Update(
+            edge=edge, series=series, entity=name.entity, key=name.key, unit=name.unit,
+            time_ns=time_ns, value=value, points=points,
+        )  # fmt: skip

@@ -23,8 +23,12 @@ class Totals:
 
     def add(self, entry: Entry, **counts: int) -> None:
         """Add to the counts of the edge of `entry`, by their names in COUNTED."""
-        self._counts.setdefault(entry.edge, Counter()).update(counts)
-        self._stored_at_ns[entry.edge] = entry.stored_at_ns
+        self.add_counts(entry.edge, entry.stored_at_ns, **counts)
+
+    def add_counts(self, edge: str, stored_at_ns: int, **counts: int) -> None:
+        """Add to the counts of an edge whose newest entry the log got then."""
+        self._counts.setdefault(edge, Counter()).update(counts)
+        self._stored_at_ns[edge] = stored_at_ns
 
     def store(self, connection: sa.Connection) -> None:
         rows = [

@@ -13,6 +13,7 @@ from edgesync.errors import RecordError
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
+from hubd.project.cursors import CommitsEach
 from hubd.project.events import RECORD_COST, unreadable_row
 from hubd.project.feed import PART_WORK, Part
 from hubd.project.totals import Totals
@@ -31,7 +32,7 @@ class Rows(msgspec.Struct, frozen=True):
     unreadable: list[dict[str, Any]]
 
 
-class WindowsProjector:
+class WindowsProjector(CommitsEach):
     name = "windows"
 
     def blank(self) -> "WindowsProjector":

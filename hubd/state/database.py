@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from edgesync.errors import StoreUnwritable, StoreVersion
 from hubd.state import tables
 from hubd.state.damage import StateDamaged, is_damage
+from hubd.state.fresh import AFTER, OPTION, Fresh
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class State:
 
     life       counts new beginnings: what a caller remembers is of one of them
     rebuilds   how often the file was damaged and made anew since it was opened
+    fresh      what the log holds and the rows do not, in memory (`fresh_of` gives it to questions)
     """
 
     def __init__(self, engine: sa.Engine, path: Path, generation: bytes) -> None:
@@ -86,6 +88,9 @@ class State:
         self.life = 1
         self.rebuilds = 0
         self.last_rebuild: Rebuild | None = None
+        self.fresh = Fresh()
+        # Held while a change of rows and memory becomes visible, and while a view of both begins.
+        self._moment = threading.Lock()
         self._file = path
         self._generation = generation
         self._engine = engine
@@ -128,12 +133,20 @@ class State:
     def write_now(
         self, change: Callable[[sa.Connection], T], *, is_over: Callable[[], bool] | None = None
     ) -> T:
-        with self._engine.connect().execution_options(writes=True) as connection:
+        """Commit what `change` does to rows, and then what it gave to `after_commit`."""
+        then: list[Callable[[], None]] = []
+        options: dict[str, Any] = {"writes": True, OPTION: self.fresh, AFTER: then}
+        with self._engine.connect().execution_options(**options) as connection:
             raw: Any = connection.connection.dbapi_connection
             raw.set_progress_handler(is_over, STEPS_BETWEEN_CHECKS)
             try:
-                with connection.begin():
-                    return change(connection)
+                with connection.begin() as transaction:
+                    result = change(connection)
+                    with self._moment:
+                        transaction.commit()
+                        for follow_up in then:
+                            follow_up()
+                    return result
             except sa.exc.OperationalError:
                 if is_over is not None:
                     trio.from_thread.check_cancelled()  # that was why
@@ -141,8 +154,10 @@ class State:
             finally:
                 raw.set_progress_handler(None, 0)
 
-    def read_now(self, question: Callable[[sa.Connection], T]) -> T:
-        ends_at = time.monotonic() + READ_LIMIT_S
+    def read_now(
+        self, question: Callable[[sa.Connection], T], *, limit_s: float | None = None
+    ) -> T:
+        ends_at = time.monotonic() + (READ_LIMIT_S if limit_s is None else limit_s)
         return self._read_until(question, lambda: time.monotonic() > ends_at)
 
     def _read_until(self, question: Callable[[sa.Connection], T], is_over: Callable[[], bool]) -> T:
@@ -151,6 +166,7 @@ class State:
             raw.set_progress_handler(is_over, STEPS_BETWEEN_CHECKS)
             try:
                 with connection.begin():
+                    self._fix_view(connection)
                     return question(connection)
             except sa.exc.OperationalError as error:
                 if "interrupted" in str(error.orig):
@@ -158,6 +174,12 @@ class State:
                 raise
             finally:
                 raw.set_progress_handler(None, 0)
+
+    def _fix_view(self, connection: sa.Connection) -> None:
+        """Let `connection` see rows and memory of one moment."""
+        with self._moment:
+            connection.exec_driver_sql("SELECT 1 FROM meta LIMIT 1").all()
+            connection.execution_options(**{OPTION: self.fresh.view()})
 
     # -- damage ------------------------------------------------------------------------------
 
@@ -204,6 +226,7 @@ class State:
         reason = self._damage
         move_damaged_aside(self._file, reason)
         self._engine = _open_engine(self._file)
+        self.fresh = Fresh()
         self.write_now(lambda c: _claim(c, self._generation))
         trio.from_thread.run_sync(self.note_rebuild, reason)
 
@@ -324,8 +347,11 @@ def _make_engine(path: Path) -> sa.Engine:
     def configure(raw: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         # The driver's own idea of when a transaction begins leaves reads without one.
         raw.isolation_level = None
-        for pragma in PRAGMAS:
-            raw.cursor().execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in PRAGMAS:
+                raw.cursor().execute(f"PRAGMA {pragma}")
+        except UnicodeDecodeError as error:  # of a message that quotes a rotten schema
+            raise StateDamaged("the schema is no text") from error
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -353,8 +379,9 @@ def _upgrade(connection: sa.Connection, path: Path) -> None:
 def _belongs(connection: sa.Connection, generation: bytes, head: int | None) -> bool:
     """Return whether the state was made from that log; one without a past is claimed for it."""
     found = _claim(connection, generation)
-    cursor = sa.func.max(tables.projector_cursor.c.position)
-    is_ahead = head is not None and (connection.scalar(sa.select(cursor)) or 0) > head
+    positions = (tables.projector_cursor.c.position, tables.stored.c.position)
+    known = max(connection.scalar(sa.select(sa.func.max(one))) or 0 for one in positions)
+    is_ahead = head is not None and known > head
     return found == generation and not is_ahead
 
 

@@ -1,9 +1,8 @@
 """The tables. Numbers that are u64 elsewhere are stored as the signed 64 bits they consist of.
 
-The points of a series are one sequence in the order of their arrival. `history` holds it in pieces:
-row (ref, n) has the points n, n+1, .. n+size-1, so the pieces of a series join without hole or
-overlap, and that is checked by adding up. Fresh pieces are raw; about every thousand points they
-are rewritten as one sealed ESB1 block (docs/block-format.md).
+The points of a series are one sequence in the order of their arrival. Its end is in memory
+(`hubd/state/fresh.py`); a row of `page` has some of the rest of many series of one edge
+(`hubd/state/pages.py`). With its pages, an edge's row of `stored` says how far the log is in them.
 """
 
 from sqlalchemy import (
@@ -82,39 +81,51 @@ series = Table(
     UniqueConstraint("edge", "series"),
 )
 
-# The newest reading of a series by its time; of equal times the one that arrived last.
-# points and sealed are positions in the series' sequence: how long it is, how far it is sealed.
+# How far the log is in the rows of an edge: what is before is not projected again.
+stored = Table(
+    "stored",
+    metadata,
+    Column("edge", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),
+)
+
+# The newest stored reading of a series by its time; of equal times the one that arrived last.
+# `points` is how many of the series are in pages.
 latest = Table(
     "latest",
     metadata,
     Column("ref", BigInteger, primary_key=True, autoincrement=False),
     Column("points", BigInteger, nullable=False),
-    Column("sealed", BigInteger, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
     Column("vtype", SmallInteger, nullable=False),
     Column("bits", BigInteger, nullable=False),
     Column("text", Text),
 )
 
-history = Table(
-    "history",
+# span   class of t_max - t_min (`points.SPANS_NS`): what can lie in a range is found by t_min
+# level  which aggregates of its points are stored as rows: 0 none, 1 hours, 2 minutes, too
+page = Table(
+    "page",
     metadata,
     Column("id", RowNumber, primary_key=True, autoincrement=True),
-    Column("ref", BigInteger, nullable=False),
-    Column("n", BigInteger, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("edge", Text, nullable=False),
+    Column("span", SmallInteger, nullable=False),
     Column("t_min", BigInteger, nullable=False),
     Column("t_max", BigInteger, nullable=False),
-    Column("vtype", SmallInteger, nullable=False),
-    Column("sealed", SmallInteger, nullable=False),
+    Column("ref_first", BigInteger, nullable=False),
+    Column("ref_last", BigInteger, nullable=False),
+    Column("level", SmallInteger, nullable=False),
+    Column("points", Integer, nullable=False),
     Column("data", LargeBinary, nullable=False),
-    UniqueConstraint("ref", "n"),
-    Index("history_by_time", "ref", "t_min", "t_max"),
+    Index("page_by_time", "edge", "span", "t_min", "t_max", "ref_first", "ref_last", "level"),
 )
 
 
 def _rollup(name: str) -> Table:
-    """Aggregates of one width. first and last are by time, equal times by arrival."""
+    """Aggregates of one width, of series with many points in one; the rest is made when asked for.
+
+    first and last are by time, equal times by arrival.
+    """
     return Table(
         name,
         metadata,

@@ -1,5 +1,7 @@
 """Questions about the state, each answered by one or two statements."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -8,6 +10,7 @@ import sqlalchemy as sa
 from edgesync.model import Action, EntityType, EventType, Value, ValueType
 from edgesync_transport.messages import Lane
 from hubd.state import tables
+from hubd.state.fresh import EdgeFresh, Tail, fresh_of
 from hubd.state.pieces import from_bits
 
 
@@ -87,46 +90,51 @@ class SkipRow(msgspec.Struct, frozen=True, kw_only=True):
 def series_of(connection: sa.Connection, edge: str, after: int, limit: int) -> list[SeriesRow]:
     """Series of an edge with their newest readings, by ref, which must be > `after`."""
     where = (tables.series.c.edge == edge) & (tables.series.c.ref > after)
-    return [_series_row(row) for row in connection.execute(_with_latest(where).limit(limit))]
+    return list(islice(_series_rows(connection, where), limit))
 
 
 def find_series(connection: sa.Connection, edge: str, entity: str, key: str) -> SeriesRow | None:
     table = tables.series.c
     where = (table.edge == edge) & (table.entity == entity) & (table.key == key)
-    row = connection.execute(_with_latest(where)).first()
-    return None if row is None else _series_row(row)
+    return next(_series_rows(connection, where), None)
 
 
 def series_by_id(connection: sa.Connection, edge: str, series: int) -> SeriesRow | None:
     table = tables.series.c
     where = (table.edge == edge) & (table.series == tables.signed(series))
-    row = connection.execute(_with_latest(where)).first()
-    return None if row is None else _series_row(row)
+    return next(_series_rows(connection, where), None)
 
 
 def totals(connection: sa.Connection, edge: str | None = None) -> dict[str, Totals]:
     """Return what the state holds, by edge; of one edge only, if it is named."""
     table = tables.edge_totals
     question = sa.select(table)
+    fresh = fresh_of(connection).edges.copy()
     if edge is not None:
         question = question.where(table.c.edge == edge)
-    return {
+        fresh = {edge: fresh[edge]} if edge in fresh else {}
+    found = {
         row.edge: Totals(
             edge=row.edge, readings=row.readings, events=row.events, dead=row.dead, lost=row.lost,
             series=row.series, refused=row.refused, stored_at_ns=row.stored_at_ns,
         )
         for row in connection.execute(question)
     }  # fmt: skip
+    for name, one in fresh.items():
+        if one.since:
+            found[name] = _with_fresh(found.get(name, Totals(edge=name)), one)
+    return found
 
 
 def over_limit(connection: sa.Connection, limit: int) -> list[Totals]:
     """Return edges some of whose readings were refused, by name."""
     table = tables.edge_totals.c
     question = sa.select(table.edge, table.refused).where(table.refused > 0).order_by(table.edge)
-    return [
-        Totals(edge=row.edge, refused=row.refused)
-        for row in connection.execute(question.limit(limit))
-    ]
+    found = {row.edge: row.refused for row in connection.execute(question.limit(limit))}
+    for edge, fresh in fresh_of(connection).edges.copy().items():
+        if fresh.refused:
+            found[edge] = found.get(edge, 0) + fresh.refused
+    return [Totals(edge=edge, refused=found[edge]) for edge in sorted(found)[:limit]]
 
 
 def events(
@@ -195,21 +203,42 @@ def skips(connection: sa.Connection, limit: int, edges: list[str] | None = None)
 _EQUAL = ("edge", "type", "action", "entity", "lane", "status")
 
 
-def _with_latest(where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    table, newest = tables.series, tables.latest
-    return (
-        sa.select(table, newest)
-        .join_from(table, newest, newest.c.ref == table.c.ref)
-        .where(where)
-        .order_by(table.c.ref)
+def _with_fresh(stored: Totals, fresh: EdgeFresh) -> Totals:
+    return msgspec.structs.replace(
+        stored,
+        readings=stored.readings + fresh.readings,
+        refused=stored.refused + fresh.refused,
+        stored_at_ns=max(stored.stored_at_ns, fresh.stored_at_ns),
     )
 
 
-def _series_row(row: sa.Row[Any]) -> SeriesRow:
+def _series_rows(connection: sa.Connection, where: sa.ColumnElement[bool]) -> Iterator[SeriesRow]:
+    """Yield series that have readings, by ref."""
+    table, newest = tables.series, tables.latest
+    question = (
+        sa.select(table, *(column for column in newest.c if column is not newest.c.ref))
+        .join_from(table, newest, newest.c.ref == table.c.ref, isouter=True)
+        .where(where)
+        .order_by(table.c.ref)
+    )
+    edges = fresh_of(connection).edges
+    for row in connection.execute(question):
+        fresh = edges.get(row.edge)
+        tail = fresh.table.tail(tables.unsigned(row.series)) if fresh is not None else None
+        if tail is not None or row.points is not None:
+            yield _series_row(row, tail)
+
+
+def _series_row(row: sa.Row[Any], tail: Tail | None) -> SeriesRow:
+    """Return a series with its newest reading, which is fresh or the stored one."""
+    points, time_ns, vtype, value = tail or (row.points, None, None, None)
+    if time_ns is None or vtype is None or value is None:
+        time_ns, vtype = row.time_ns, row.vtype
+        value = from_bits(row.vtype, row.bits, row.text)
     return SeriesRow(
         ref=row.ref, edge=row.edge, series=tables.unsigned(row.series), entity=row.entity or "",
-        key=row.key or "", unit=row.unit, type=name_of(ValueType, row.vtype), points=row.points,
-        time_ns=row.time_ns, value=from_bits(row.vtype, row.bits, row.text),
+        key=row.key or "", unit=row.unit, type=name_of(ValueType, vtype), points=points,
+        time_ns=time_ns, value=value,
     )  # fmt: skip
 
 

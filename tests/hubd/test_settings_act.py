@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import trio
 from click.testing import CliRunner
 
@@ -24,10 +25,11 @@ from edgesync_transport.keys import decode_token, new_key_pair, write_keys
 from hubd import serve
 from hubd.cli import main as hubd_command
 from hubd.edges.registry import Registry
-from hubd.project.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 from hubd.settings import Settings, from_table
 from hubd.state import open_state, tables
+from hubd.state.database import open_beside
 from hubd.state.retention import thin_out
+from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 from tests.sites import PATIENCE_S
 
 
@@ -134,6 +136,7 @@ async def status_of(url: str, **headers: str) -> tuple[int, str]:
 
 @pytest.mark.feature("K6")
 @pytest.mark.setting("hub.toml hub.listen", "hub.toml limits.series", "hub.toml api.host")
+@pytest.mark.setting("hub.toml state.memory")
 @pytest.mark.setting("hub.toml api.port", "hub.toml api.token_sha256", "hub.toml api.allowed_hosts")
 @pytest.mark.setting("hub.toml api.write_token_sha256")
 async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None:
@@ -142,6 +145,7 @@ async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None
     settings = settings_of(
         hub={"listen": [f"tcp://127.0.0.5:{link}"]},
         limits={"series": 1},
+        state={"memory": "1 KiB"},
         api={
             "host": "127.0.0.4", "port": http, "token_sha256": [digests["reads"]],
             "write_token_sha256": [digests["writes"]], "allowed_hosts": ["hub.example"],
@@ -174,6 +178,14 @@ async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None
             await trio.sleep(0.02)
         else:
             pytest.fail(f"no series is beyond the limit: {health}")
+        with contextlib.closing(open_beside(tmp_path / "hub" / serve.STATE)) as rows:
+            # With room for little, what has just come is in pages already.
+            for _ in range(1000):
+                if rows.read_now(lambda c: c.execute(sa.select(tables.page.c.points)).all()):
+                    break
+                await trio.sleep(0.02)
+            else:
+                pytest.fail("readings stay in memory")
 
 
 @pytest.mark.feature("F11")

@@ -7,8 +7,9 @@ import msgspec
 import trio
 
 from hubd.log.base import Entry
-from hubd.project import Live, Projectors, base, run_projectors
-from hubd.state import open_state
+from hubd.project import Live, Projectors, base, run_projectors, schedule
+from hubd.project.cursors import read_cursor
+from hubd.state import State, open_state
 from tests.hubd.batches import Shelf
 
 
@@ -17,8 +18,9 @@ def save(entries: list[Entry], path: Path) -> None:
 
 
 async def follow(entries: list[Entry], database: Path) -> None:
-    """Print each position the telemetry projector comes to, and "done" when both have all."""
+    """Print each position the telemetry projector comes to, and "done" when all is stored."""
     base.READ_BYTES = 1  # type: ignore[misc]  # a transaction an entry: many, to be killed between
+    schedule.FULL_POINTS_MIN = schedule.SERIES_POINTS = 1  # type: ignore[misc]  # and each stored
     shelf = Shelf(entries)
     state = open_state(database, shelf.generation)
     projectors = Projectors(Live())
@@ -29,8 +31,14 @@ async def follow(entries: list[Entry], database: Path) -> None:
             await telemetry.reach(telemetry.position + 1)
             print(telemetry.position, flush=True)
         await projectors.reach(shelf.head)
+        while stored(state) != shelf.head:  # noqa: ASYNC110  # that is on another thread
+            await trio.sleep(0.001)
         print("done", flush=True)
         nursery.cancel_scope.cancel()
+
+
+def stored(state: State) -> int:
+    return state.read_now(lambda c: read_cursor(c, "telemetry")).position
 
 
 if __name__ == "__main__":

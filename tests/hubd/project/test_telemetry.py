@@ -1,5 +1,6 @@
 """The telemetry projector against plain Python, with crashes in between."""
 
+import contextlib
 import math
 from collections import defaultdict
 from collections.abc import Sequence
@@ -14,10 +15,12 @@ from hypothesis import strategies as st
 from edgesync.model import Value, series_id
 from hubd.log.base import Entry
 from hubd.project import Live, TelemetryProjector
-from hubd.project.base import apply_entries, move_cursor, read_cursor
+from hubd.project.base import apply_entries
+from hubd.project.cursors import read_cursor
 from hubd.project.feed import Cursor
-from hubd.project.rollups import HOUR_NS, MINUTE_NS
-from hubd.state import State, open_state, points, tables, views
+from hubd.state import State, open_state, points, views
+from hubd.state.pieces import cut
+from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket
 from tests.hubd.batches import START_NS, Edge, Name
 
 SERIES: dict[Name, st.SearchStrategy[Value]] = {
@@ -40,21 +43,30 @@ RECORDS = st.lists(
 BATCHES = st.lists(st.tuples(RECORDS, st.booleans()), max_size=8)
 
 
+HOW = ["ok", "ok", "dies", "restarts", "stores", "stores and dies"]
+# By then an hour is over for every edge.
+LATER_NS = START_NS + 3 * HOUR_NS
+
+
 class Crash(Exception):
     """The process dies before the transaction is committed."""
 
 
 def project(
-    state: State, projector: TelemetryProjector, log: Sequence[Entry], limit: int, *, dies: bool
+    state: State,
+    projector: TelemetryProjector,
+    log: Sequence[Entry],
+    limit: int,
+    *,
+    dies: bool = False,
 ) -> bool:
     """One transaction of a projector; returns whether there was anything to do."""
 
     def change(connection: sa.Connection) -> bool:
-        after = read_cursor(connection, projector.name).position
-        entries = [entry for entry in log if entry.position > after][:limit]
+        entries = [entry for entry in log if entry.position > projector.position][:limit]
         if entries:
             apply_entries(projector, connection, entries)
-            move_cursor(connection, projector.name, Cursor(entries[-1].position))
+            projector.move(connection, Cursor(entries[-1].position))
         if dies:
             raise Crash
         return bool(entries)
@@ -68,17 +80,38 @@ def project(
     return has_more
 
 
+def store_all(state: State, projector: TelemetryProjector, *, dies: bool = False) -> None:
+    """Write out all that is fresh."""
+
+    def change(connection: sa.Connection) -> None:
+        projector.store(connection, is_idle=True)
+        if dies:
+            raise Crash
+
+    with contextlib.suppress(Crash):
+        state.write_now(change)
+
+
+def start(state: State, live: Live) -> TelemetryProjector:
+    """A projector of a hub that starts: nothing is in memory."""
+    projector = TelemetryProjector(live, clock_ns=lambda: LATER_NS)
+    state.write_now(projector.begin)
+    return projector
+
+
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     BATCHES,
-    st.lists(st.tuples(st.integers(1, 4), st.sampled_from(["ok", "dies", "restarts"])), max_size=9),
+    st.lists(st.tuples(st.integers(1, 4), st.sampled_from(HOW)), max_size=12),
     st.integers(1, 12),
+    st.sampled_from([1, 3, 1 << 40]),
 )
 def test_whatever_crashes_every_reading_is_there_once_and_in_order(
     tmp_path_factory: pytest.TempPathFactory,
     batches: list[tuple[Readings, bool]],
     steps: list[tuple[int, str]],
-    seal: int,
+    chunk: int,
+    dense: int,
 ) -> None:
     state = open_state(tmp_path_factory.mktemp("state") / "state.db", b"g" * 16)
     edge, log = Edge("barn"), []
@@ -91,19 +124,35 @@ def test_whatever_crashes_every_reading_is_there_once_and_in_order(
         edge.event(100)  # a batch is never empty
         log.append(edge.entry(position * 3))
     live = Live()
-    projector = TelemetryProjector(live)
+    projector = start(state, live)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hubd.project.append.SEAL_POINTS", seal)
+        # Pages of few runs, runs of few points, and aggregates as rows of some series.
+        patch.setattr("hubd.state.pages.RUNS_MAX", 2)
+        patch.setattr("hubd.state.points.CHUNK_POINTS", chunk)
+        patch.setattr("hubd.project.flush.cut", partial(cut, points=chunk))
+        patch.setattr("hubd.state.rollups.HOURS", HOURS._replace(dense=dense))
+        patch.setattr("hubd.state.rollups.MINUTES", MINUTES._replace(dense=dense))
         for limit, how in steps:
             if how == "restarts":
-                projector = TelemetryProjector(live)
-            project(state, projector, log, limit, dies=how == "dies")
-        while project(state, projector, log, 3, dies=False):
+                projector = start(state, live)
+            if how in ("stores", "stores and dies"):
+                store_all(state, projector, dies=how == "stores and dies")
+            else:
+                project(state, projector, log, limit, dies=how == "dies")
+        while project(state, projector, log, 3):
             pass
-    try:
-        state.read_now(lambda c: compare(c, [one for records, _ in batches for one in records]))
-    finally:
-        state.close()
+        try:
+            records = [one for some, _ in batches for one in some]
+            state.read_now(lambda c: compare(c, records))
+            store_all(state, projector)
+            state.read_now(lambda c: compare(c, records))
+            assert state.read_now(lambda c: read_cursor(c, "telemetry").position) == (
+                projector.position
+            )
+            start(state, live)
+            state.read_now(lambda c: compare(c, records))
+        finally:
+            state.close()
 
 
 def compare(connection: sa.Connection, records: Readings) -> None:
@@ -127,13 +176,19 @@ def compare(connection: sa.Connection, records: Readings) -> None:
 
 
 def compare_rollups(connection: sa.Connection, ref: int, arrived: list[tuple[int, Value]]) -> None:
-    for table, width in ((tables.rollup_1m, MINUTE_NS), (tables.rollup_1h, HOUR_NS)):
+    for level in (MINUTES, HOURS):
+        width = level.width_ns
         buckets: dict[int, list[tuple[int, float]]] = defaultdict(list)
         for time_ns, value in arrived:
             if not isinstance(value, str) and math.isfinite(value):
                 buckets[time_ns - time_ns % width].append((time_ns, float(value)))
-        rows = connection.execute(sa.select(table).where(table.c.ref == ref)).all()
-        assert sorted(row.start_ns for row in rows) == sorted(buckets)
+        rows: list[Bucket] = []
+        while page := points.bucket_page(
+            connection, level, ref, -(1 << 63), (1 << 63) - 1, rows[-1].start_ns if rows else
+            -(1 << 63), 3,
+        ):  # fmt: skip
+            rows += page
+        assert [row.start_ns for row in rows] == sorted(buckets)
         for row in rows:
             inside = buckets[row.start_ns]
             by_time = sorted(inside, key=lambda one: one[0])
@@ -158,7 +213,7 @@ def test_a_series_may_change_its_type_and_keeps_its_order(state: State) -> None:
     for position, value in enumerate(given_values, 1):
         edge.readings(START_NS + position, {name: value})
         log.append(edge.entry(position))
-    project(state, TelemetryProjector(Live()), log, 99, dies=False)
+    project(state, start(state, Live()), log, 99)
     (row,) = state.read_now(lambda c: views.series_of(c, "barn", 0, 9))
     found = state.read_now(lambda c: list(points.all_points(c, row.ref)))
     assert list(map(repr, given_values)) == [repr(point.value) for point in found]
@@ -169,14 +224,14 @@ def test_readings_are_kept_before_their_series_has_a_name(state: State) -> None:
     edge = Edge("barn")
     name = ("scale", "Weight")
     edge.readings(START_NS, {name: 412.5})
-    projector = TelemetryProjector(Live())
+    projector = start(state, Live())
     log = [edge.entry(1)]
-    project(state, projector, log, 9, dies=False)
+    project(state, projector, log, 9)
     (row,) = state.read_now(lambda c: views.series_of(c, "barn", 0, 9))
     assert (row.entity, row.key, row.value) == ("", "", 412.5)
     edge.declare(name, "kg")
     log.append(edge.entry(2))
-    project(state, projector, log, 9, dies=False)
+    project(state, projector, log, 9)
     found = state.read_now(lambda c: views.find_series(c, "barn", *name))
     assert found is not None
     assert (found.ref, found.unit, found.value) == (row.ref, "kg", 412.5)
@@ -190,7 +245,7 @@ def test_equal_names_on_two_edges_are_two_series(state: State) -> None:
         edge.declare(("meter", "Power"))
         edge.readings(START_NS, {("meter", "Power"): value})
         log.append(edge.entry(position))
-    project(state, TelemetryProjector(Live()), log, 9, dies=False)
+    project(state, start(state, Live()), log, 9)
     for edge_name, value in (("barn", 1.0), ("shop", 2.0)):
         (row,) = state.read_now(partial(views.series_of, edge=edge_name, after=0, limit=9))
         assert row.value == value
@@ -199,7 +254,7 @@ def test_equal_names_on_two_edges_are_two_series(state: State) -> None:
 
 def test_a_watcher_hears_the_newest_reading_after_the_commit(state: State) -> None:
     live = Live()
-    projector = TelemetryProjector(live)
+    projector = start(state, live)
     edge = Edge("barn")
     edge.declare(("meter", "Power"), "W")
     for second in range(5):
@@ -208,7 +263,7 @@ def test_a_watcher_hears_the_newest_reading_after_the_commit(state: State) -> No
     with live.watch("barn") as watcher, live.watch("shop") as elsewhere:
         project(state, projector, log, 9, dies=True)
         assert watcher.take() == ([], set())
-        project(state, projector, log, 9, dies=False)
+        project(state, projector, log, 9)
         ((update,), _) = watcher.take()
         assert (update.value, update.points, update.unit) == (4.0, 5, "W")
         assert elsewhere.take() == ([], set())

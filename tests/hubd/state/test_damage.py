@@ -12,6 +12,7 @@ import trio
 
 from hubd.log.base import Entry
 from hubd.project import Health, Live, Projectors, TelemetryProjector, run_projectors
+from hubd.project.cursors import read_cursor
 from hubd.project.feed import Part
 from hubd.state import State, StateDamaged, open_state, points, tables, views
 from hubd.state.damage import is_damage
@@ -43,7 +44,15 @@ async def fill(path: Path, shelf: Shelf) -> None:
     state = open_state(path, LOG)
     async with following(shelf, state) as projectors:
         await projectors.reach(shelf.head)
+        await all_stored(state, shelf)
     state.close()
+
+
+async def all_stored(state: State, shelf: Shelf) -> None:
+    """Return once the rows have all of the log: its entries are hours old."""
+    await until(
+        lambda: state.read_now(lambda c: read_cursor(c, "telemetry")).position == shelf.head
+    )
 
 
 def damage(path: Path, first_page: int, share: float, *, where: str = "head") -> int:
@@ -112,6 +121,7 @@ async def test_pages_that_rot_while_the_hub_runs_are_found_by_what_uses_them(
     state = open_state(path, LOG)
     async with following(shelf, state) as projectors:
         await projectors.reach(shelf.head)
+        await all_stored(state, shelf)
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         state._engine.dispose()  # what SQLite remembers of pages hides the damage until it forgets
@@ -130,8 +140,9 @@ async def test_a_reader_that_meets_damage_has_it_made_again(tmp_path: Path) -> N
     state = open_state(path, LOG)
     async with following(shelf, state) as projectors:
         await projectors.reach(shelf.head)
+        await all_stored(state, shelf)
         life = state.life
-        spoil = tables.history.update().values(data=b"\1" * 40)
+        spoil = tables.page.update().values(data=b"\1" * 40)
         await state.write(lambda c: c.execute(spoil))
         with pytest.raises(StateDamaged):
             await state.read(lambda c: list(points.all_points(c, 1)))
@@ -143,7 +154,7 @@ async def test_a_reader_that_meets_damage_has_it_made_again(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "wrong", [tables.latest.delete(), tables.latest.update().values(points=1499, sealed=0)]
+    "wrong", [tables.latest.delete(), tables.latest.update().values(points=1499)]
 )
 async def test_what_only_this_state_refuses_is_the_states_fault(
     tmp_path: Path, wrong: sa.Executable

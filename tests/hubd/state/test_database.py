@@ -8,7 +8,7 @@ import sqlalchemy as sa
 import trio
 
 from edgesync.errors import StoreUnwritable, StoreVersion
-from hubd.project.base import move_cursor, read_cursor
+from hubd.project.cursors import move_cursor, read_cursor
 from hubd.project.feed import Cursor
 from hubd.state import QueryTooSlow, State, open_state, tables
 from hubd.state.database import READERS

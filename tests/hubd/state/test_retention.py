@@ -10,10 +10,10 @@ import sqlalchemy as sa
 
 from edgesync._native.window import Window
 from edgesync.units import Seconds
-from hubd.project.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 from hubd.settings import RetentionSection
 from hubd.state import State, open_state, tables
 from hubd.state.retention import thin_out
+from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 
 pytestmark = pytest.mark.feature("L11")
 

@@ -1,5 +1,8 @@
 """Aggregates of 1 minute and 1 hour, merged into what is there, whatever order data comes in.
 
+They are rows only for series that have many points in one: of a point a minute, an aggregate of a
+minute would be a copy five times its size. The rest is made of the points when it is asked for.
+
 Only finite numbers count: one NaN ("not available") must not blank the hour it fell into. Booleans
 count as 0 and 1, texts not at all.
 """
@@ -23,7 +26,31 @@ MINUTE_NS: Final = 60 * 10**9
 HOUR_NS: Final = 60 * MINUTE_NS
 ROWS_A_STATEMENT: Final = 4096
 FLOAT_MAX: Final = sys.float_info.max
-WIDTHS: Final = ((tables.rollup_1m, MINUTE_NS), (tables.rollup_1h, HOUR_NS))
+
+
+class Level(NamedTuple):
+    """A width of aggregates. They are rows where at least `dense` points are in one."""
+
+    number: int
+    width_ns: int
+    table: sa.Table
+    dense: int
+
+
+# A row takes some 90 bytes and, among those of other series, a leaf of the tree to itself.
+HOURS: Final = Level(1, HOUR_NS, tables.rollup_1h, 600)
+MINUTES: Final = Level(2, MINUTE_NS, tables.rollup_1m, 120)
+
+
+def level_of(points: int, t_min: int, t_max: int) -> int:
+    """Return up to which level the aggregates of points between two times become rows."""
+    number = 0
+    for level in (HOURS, MINUTES):
+        buckets = t_max // level.width_ns - t_min // level.width_ns + 1
+        if points < level.dense * buckets:
+            break
+        number = level.number
+    return number
 
 
 class Bucket(NamedTuple):
@@ -49,10 +76,41 @@ def aggregate(ref: int, piece: Piece, width_ns: int) -> list[Bucket]:
     at = 0
     for start, points, low, high, total, first, last in block.rollup(times, values, width_ns):
         spans = (times[at], times[at + points - 1])
-        total = min(max(total, -FLOAT_MAX), FLOAT_MAX)  # infinities would add up to no number
-        buckets.append(Bucket(ref, start, points, low, high, total, first, last, *spans))
+        buckets.append(Bucket(ref, start, points, low, high, bounded(total), first, last, *spans))
         at += points
     return buckets
+
+
+class Buckets(dict[int, Bucket]):
+    """Aggregates by start, of points that are merged in any order of their arrival."""
+
+    def __init__(self, stored: Iterable[Bucket]) -> None:
+        super().__init__((bucket.start_ns, bucket) for bucket in stored)
+        # Of the points that first and last are of: the place of their piece in the series.
+        self._places: dict[int, tuple[int, int]] = {}
+
+    def merge(self, new: Bucket, n: int) -> None:
+        """Merge the aggregate of points of a piece whose first is the series' `n`th."""
+        old = self.get(new.start_ns)
+        if old is None:
+            self[new.start_ns] = new
+            self._places[new.start_ns] = n, n
+            return
+        first_n, last_n = self._places.get(new.start_ns, (-1, -1))
+        is_first = (new.first_ns, n) < (old.first_ns, first_n)
+        is_last = (new.last_ns, n) > (old.last_ns, last_n)
+        self._places[new.start_ns] = n if is_first else first_n, n if is_last else last_n
+        self[new.start_ns] = Bucket(
+            old.ref, old.start_ns, old.points + new.points, min(old.min, new.min),
+            max(old.max, new.max), bounded(old.sum + new.sum),
+            new.first if is_first else old.first, new.last if is_last else old.last,
+            new.first_ns if is_first else old.first_ns, new.last_ns if is_last else old.last_ns,
+        )  # fmt: skip
+
+
+def bounded(total: float) -> float:
+    """Return a sum without infinities: they would add up to no number."""
+    return min(max(total, -FLOAT_MAX), FLOAT_MAX)
 
 
 def merge(connection: sa.Connection, table: sa.Table, buckets: Iterable[Bucket]) -> None:
@@ -108,4 +166,4 @@ def _as_text(statement: sa.Insert) -> str:
     return str(compiled)
 
 
-_UPSERTS: Final = {table.name: _as_text(_upsert(table)) for table, _ in WIDTHS}
+_UPSERTS: Final = {level.table.name: _as_text(_upsert(level.table)) for level in (HOURS, MINUTES)}
