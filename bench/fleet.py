@@ -52,7 +52,10 @@ if TYPE_CHECKING:
 POLL: Final = 50
 EVERY_S: Final = 30.0
 HEARTBEAT_S: Final = 30.0
-HOLD_S: Final = 20.0
+HOLD_S: Final = 50.0
+SETTLE_S: Final = 10.0
+IDLE_S: Final = 30.0
+NEWS_S: Final = 10.0
 GREETINGS_AT_A_TIME: Final = 50
 WANTED_BY: Final = 3
 NEWS: Final = 10
@@ -266,11 +269,11 @@ async def measure(hub: Hub, seconds: float) -> dict[str, float]:
         while seen.connected < len(hub.pairs):  # noqa: ASYNC110 - counts of many tasks
             await trio.sleep(0.05)
         found["connected_s"] = trio.current_time() - begun
-        await trio.sleep(HOLD_S / 2)
+        await trio.sleep(SETTLE_S)
         found["kb_an_edge"] = (hub.uss() - empty_bytes) / len(hub.pairs) / 1e3
         cpu_s = hub.cpu_s()
-        await trio.sleep(HOLD_S)
-        idle = (hub.cpu_s() - cpu_s) / HOLD_S
+        await trio.sleep(IDLE_S)
+        idle = (hub.cpu_s() - cpu_s) / IDLE_S
         found["idle_core_percent"] = 100 * idle
         cpu_s, pages = hub.cpu_s(), seen.pages
         produces.set()
@@ -285,7 +288,7 @@ async def measure(hub: Hub, seconds: float) -> dict[str, float]:
             seen.news_at.clear()
             begun = time.monotonic()
             await hub.command("SET", "three/x", str(nth))
-            with trio.move_on_after(HOLD_S):
+            with trio.move_on_after(NEWS_S):
                 while len(seen.news_at) < WANTED_BY:  # noqa: ASYNC110 - counts of many tasks
                     await trio.sleep(0.002)
             latencies += [at - begun for times in seen.news_at.values() for at in times]

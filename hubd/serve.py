@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
@@ -48,6 +49,11 @@ log = logging.getLogger(__name__)
 REGISTRY_POLL_S: Final = 0.5
 # Who waits for the registry is told to come again rather than kept for long.
 REGISTRY_BUSY_S: Final = 1.0
+
+# How long a thread that projects may keep the interpreter from the one that answers edges. Each
+# call into ZeroMQ or LMDB gives it away, and with Python's 5 ms every ack waited for that again and
+# again (bench/fleet.py).
+SWITCH_S: Final = 0.0005
 
 # A third of what the unit of `hubd service` grants.
 WATCHDOG_S: Final = 20.0
@@ -335,6 +341,7 @@ async def _watch_registry(admission: Admission, link: HubLink, keyspaces: Keyspa
 async def run_until_signalled(settings: Settings, folder: Path) -> None:
     """`run`, ended by SIGTERM or SIGINT."""
     descriptors.raise_limit()
+    sys.setswitchinterval(SWITCH_S)
     stop = trio.Event()
 
     async def serve(*, task_status: trio.TaskStatus[Running]) -> None:

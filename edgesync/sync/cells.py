@@ -29,8 +29,9 @@ from edgesync_transport.wire import DEFAULT_LIMITS
 
 log = logging.getLogger(__name__)
 
-# The hub may hold an answer back so long; what is lost is asked for again a little later.
-HOLD_S: Final = 20.0
+# The hub may hold an answer back so long; what is lost is asked for again a little later. Asking
+# costs both ends, and a metered line, each time.
+HOLD_S: Final = 50.0
 ANSWER_S: Final = 10.0
 RETRY_S: Final = 1.0
 # The first answer to a ping comes with the session.

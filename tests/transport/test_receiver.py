@@ -287,6 +287,31 @@ def test_heartbeats_measure_round_trip_and_clock() -> None:
     assert receiver.clock_offset_s == pytest.approx(-3600, abs=1)
 
 
+@pytest.mark.feature("S17")
+def test_an_edge_that_pings_by_itself_is_pinged_every_fourth_beat() -> None:
+    """Once measured, and heard at each beat: what both ends ask at each beat is asked twice."""
+    receiver = live()
+    pinged_at: list[float] = []
+    for second in range(1, 61):
+        now = float(second)
+        if second % 5 == 4:
+            step(receiver, Received(HERE, Ping(epoch=1, token=second, at_ns=0)), now)
+        due = receiver.due_at() <= now
+        pings = [one for one in messages(step(receiver, Tick(), now)) if isinstance(one, Ping)]
+        assert due or not pings
+        for ping in pings:
+            pinged_at.append(now)
+            pong = Pong(epoch=1, token=ping.token, asked_at_ns=ping.at_ns, at_ns=0)
+            step(receiver, Received(HERE, pong), now)
+    assert pinged_at == [5.0, 25.0, 45.0]
+    silent = [
+        now for now in range(61, 90)
+        if any(isinstance(one, Ping) for one in messages(step(receiver, Tick(), float(now))))
+    ]  # fmt: skip
+    assert silent == [64, 69]  # 59 was the last that was heard; lost at 74
+    assert receiver.session is None
+
+
 def test_a_revoked_key_ends_the_session() -> None:
     receiver = live()
     (answer,) = messages(step(receiver, Revoked()))

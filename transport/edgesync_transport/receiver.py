@@ -35,6 +35,8 @@ from edgesync_transport.messages import (
     Welcome,
 )
 
+# Beats between two pings that only measure round trip and clock.
+MEASURE_BEATS: Final = 4
 FLOORS_NONE: Final = (LaneFloor(floor=0, chain=0, safe=0),) * 3
 
 
@@ -398,7 +400,17 @@ class Receiver:
             return math.inf
         heartbeat_s = self._heartbeat_s(session)
         lost_at = self.heard_at + heartbeat_s * self.settings.heartbeats_missed_max
-        return min(self._pinged_at + heartbeat_s, lost_at)
+        return min(self._ping_at(self.heard_at, heartbeat_s), lost_at)
+
+    def _ping_at(self, heard_at: float, heartbeat_s: float) -> float:
+        """Return when to ping: after a beat of silence, and now and then to measure the link.
+
+        An edge pings by itself, so that both ends need not ask at each beat.
+        """
+        if self.rtt_s is None:
+            return self._pinged_at + heartbeat_s
+        silent_at = max(self._pinged_at, heard_at) + heartbeat_s
+        return min(silent_at, self._pinged_at + heartbeat_s * MEASURE_BEATS)
 
     def _heartbeat_s(self, session: Session) -> float:
         return min(session.heartbeat_s, self.settings.heartbeat_s)
@@ -412,7 +424,7 @@ class Receiver:
         if silent_s >= heartbeat_s * self.settings.heartbeats_missed_max:
             self._forget()
             return [Report("lost", {"silent_s": round(silent_s, 1)})]
-        if now - self._pinged_at < heartbeat_s:
+        if now < self._ping_at(self.heard_at, heartbeat_s):
             return []
         self._pinged_at = now
         self._token += 1
