@@ -123,7 +123,7 @@ def test_operations_are_as_their_page_says(person: Person) -> None:
         person.type(block)
         if not person.daemons and "enroll" in block:
             person.start(daemon)
-    for word in re.findall(r"`((?:hubd|edgesync) [a-z]+)", text):
+    for word in sorted(set(re.findall(r"`((?:hubd|edgesync) [a-z]+)", text))):
         program, command = word.split()
         person.finish([program, command, "--help"])
 
