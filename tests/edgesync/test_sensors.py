@@ -246,10 +246,10 @@ def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
         command = [sys.executable, "-c", PROGRAM, str(tmp_path / "data")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            process.stdout.readline()
+            first = process.stdout.readline()
             time.sleep(random.uniform(0, 0.15))
             os.kill(process.pid, signal.SIGKILL)
-            lines = [line for line in process.stdout.read().splitlines(keepends=True)]
+            lines = [first, *process.stdout.read().splitlines(keepends=True)]
         told = [int(line) for line in lines if line.endswith("\n")]
         acknowledged = max([acknowledged, *told])
         with EdgeNode.local(tmp_path / "data") as node:
