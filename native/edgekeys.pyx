@@ -128,7 +128,7 @@ cdef class EdgeKeys(Keyspace):
     cdef readonly uint32_t taken_in
     cdef uint32_t opening
     cdef bint is_noted  # what is made in it begins somewhere
-    cdef uint64_t sealed  # operations up to this number were made in an earlier one, or as another
+    cdef readonly uint64_t sealed  # operations up to this number were made in an earlier one, or as another
     cdef uint64_t shift_first, shift_after, shift_last  # see `show_shift`
     cdef int64_t shift_ms
     cdef bytes hand  # `evict` goes on behind this key; None: from the first

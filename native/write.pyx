@@ -265,7 +265,12 @@ cdef class Write:
         self.add(OP_NEW_ORIGIN, 0)
 
     def clear(self):
-        """Do nothing after all: what waits to be carried out has been overtaken."""
+        """Do nothing after all: what waits to be carried out has been overtaken.
+
+        One that has been carried out, or is being, stays as it is: its rows are in use.
+        """
+        if self.spent:
+            return
         self.count = 0
         self.size = self.reserved = self.unsorted = 0
         self.held = []

@@ -68,6 +68,10 @@ class EdgeKeys(Keyspace):
         What was made before stays as it is, until it is told: a copy of the store has it as well.
         """
 
+    @property
+    def sealed(self) -> int:
+        """Operations up to this number are not merged with later ones: a copy may have them."""
+
     def call_yourself(self, r: int) -> None:
         """Take a number drawn by chance from NAMED_FROM to NAMED_TO: before the first operation."""
 

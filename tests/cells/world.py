@@ -13,7 +13,7 @@ from typing import Any
 
 from edgesync._native import cells
 from edgesync._native.cells import Dot, Entry, Op
-from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.edgekeys import UNNAMED, EdgeKeys
 from edgesync._native.hubkeys import HubKeys
 from edgesync.model import Strategy
 from tests.cells.memory import MemoryView
@@ -281,7 +281,7 @@ class World:
         numbers = [
             dot.n
             for dot in edge.keys.siblings(key, name)
-            if dot.pending and dot.kind == AMOUNT and dot.n > edge.keys.sent
+            if dot.pending and dot.kind == AMOUNT and dot.n > max(edge.keys.sent, edge.keys.sealed)
         ]
         return [fact for n in numbers for fact in edge.facts.get(n, [])]
 
@@ -291,7 +291,7 @@ class World:
     def send(self, edge: Edge, limit: int) -> None:
         """Move operations to the lane: one transaction, as in the store."""
         for op in edge.keys.take(limit=limit):
-            edge.lane.append((edge.keys.r, op, edge.facts.get(op.n, [])))
+            edge.lane.append((edge.keys.taken_as, op, edge.facts.get(op.n, [])))
         edge.commit()
 
     def hear_operations(self) -> None:
@@ -308,21 +308,30 @@ class World:
         edge.told.append(one)
         written_as, op, facts = one
         r = self.replicas.get(edge.number) or self.admit(edge, written_as)
-        if not self.is_new(r, op.n):
+        # It keeps the name under which it was made, if that was one of its own.
+        is_earlier = written_as not in (0, r) and written_as < UNNAMED
+        if is_earlier:
+            self.acked[edge.number] = max(self.acked[edge.number], op.n)
+        if not self.is_new(r, op.n) or (is_earlier and not self.is_new(written_as, op.n)):
             return
         self.hub.now_ms = self.now_ms
         is_known = written_as == r and edge.keyspace == self.keyspace
         # What was collected before it came (back), nobody could wait for it to learn.
         is_late = not is_known or op.q < self.collected_before[r]
         forgotten = self.forgotten(op) if is_late else frozenset()
-        self.hub.hear(r, op, is_known=is_known)
+        name = written_as if is_earlier else r
+        self.hub.hear(name, op, is_known=is_known)
         self.hub.save_counters()
-        self.note_heard(edge, r, op.n)
+        if is_earlier:
+            self.known[name] = max(self.known.get(name, 0), op.n)
+            self.named.add(name)
+        else:
+            self.note_heard(edge, r, op.n)
         if edge.keys.r != r:
             # It has been given up and does not know yet: what it shows is right for it alone.
             edge.is_fresh = edge.saved["is_fresh"] = True
         for fact in facts:
-            fact.hub_r = r
+            fact.hub_r = name
             limit = (self.now_ms + self.hub.ahead_ms_max) << 16
             fact.hub_hlc = self.now_ms << 16 if fact.hlc > limit else fact.hlc
             # What it had seen of a hub that is lost, its edge will tell, and that it is gone.
@@ -469,7 +478,7 @@ class World:
         for facts in edge.facts.values():
             for fact in facts:
                 if fact.hub_r is None:
-                    fact.hub, fact.r = frozenset(), r
+                    fact.hub = frozenset()
         edge.commit()
 
     # -- hubs that are lost ----------------------------------------------------------------------
@@ -563,7 +572,11 @@ class World:
                 self.holes[other] = (max(self.holes[other][0], n + 1), self.holes[other][1])
         self.rejoin(edge, r)
         # What was not sent has taken the place of what it had seen, and follows at once.
-        self.send(edge, 100_000)
+        while edge.keys.sent < edge.keys.n and edge.keys.pending:
+            before = edge.keys.sent
+            self.send(edge, 100_000)
+            if edge.keys.sent == before:
+                break
         for one in list(edge.lane):
             self.hear(edge, one)
         self.forget_removals()
