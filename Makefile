@@ -13,7 +13,7 @@ PY := .venv/bin/python
 SEED ?= 1
 SECONDS ?= 60
 
-NATIVE := $(wildcard native/*.pyx native/*.pxd edgesync/_native/*.pxd)
+NATIVE := $(wildcard native/*.pyx native/*.pxd native/*.patch edgesync/_native/*.pxd)
 COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
 .PHONY: build demo chaos quick test long compat check bench sim converge fuzz crash dev assets features clean

@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,6 +27,8 @@ from setuptools.command.sdist import sdist
 ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".cache" / "sdists"
 UNPACKED = Path("build") / "sources"  # relative: setuptools derives object paths from it
+# For what that distribution's patches leave open.
+OUR_PATCH = ROOT / "native" / "lmdb-overflow-values.patch"
 
 # name -> (version, sha256 of its source distribution)
 PINNED = {
@@ -79,7 +82,9 @@ def unpack(name: str) -> Path | None:
         return None
     target = UNPACKED / archive.name.removesuffix(".tar.gz")
     done = ROOT / target / ".ready"
-    if not done.exists():
+    ours = hashlib.sha256(OUR_PATCH.read_bytes()).hexdigest() if name == "lmdb" else ""
+    if not done.exists() or done.read_text() != ours:
+        shutil.rmtree(ROOT / target, ignore_errors=True)
         (ROOT / UNPACKED).mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive) as tar:
             # Debian 12's Python 3.11.2 has no filters yet; the archive's hash is pinned anyway.
@@ -87,21 +92,23 @@ def unpack(name: str) -> Path | None:
             tar.extractall(ROOT / UNPACKED, **safely)
         if name == "lmdb":
             patch_lmdb(ROOT / target)
-        done.touch()
+        done.write_text(ours)
     return target
 
 
 def patch_lmdb(tree: Path) -> None:
-    """Apply the series that the distribution's own setup.py applies, in its order."""
+    """Apply the series that the distribution's own setup.py applies, in its order, then ours."""
     import patch_ng  # the tool that distribution uses too, where there is no patch(1)
 
     series = re.search(r"name='v09'.*?patch_names=(\[.*?\])", (tree / "setup.py").read_text(), re.S)
     if series is None:
         raise SystemExit(f"{tree}/setup.py: the list of patches is not where it was")
-    for name in ast.literal_eval(series.group(1)):
-        patch = patch_ng.fromfile(str(tree / "lib" / "py-lmdb" / f"{name}.patch"))
+    theirs = tree / "lib" / "py-lmdb"
+    names = ast.literal_eval(series.group(1))
+    for path in (*(theirs / f"{name}.patch" for name in names), OUR_PATCH):
+        patch = patch_ng.fromfile(str(path))
         if not patch or not patch.apply(2, root=str(tree / "lib")):
-            raise SystemExit(f"{tree}: patch {name} does not apply")
+            raise SystemExit(f"{tree}: {path.name} does not apply")
 
 
 def pkg_config(name: str, *flags: str) -> list[str]:

@@ -26,7 +26,7 @@ from lanes cimport (
 )
 from lmdb cimport *
 from scan cimport walk
-from transact cimport Env, free_bytes, high_water, intake_limit, transact
+from transact cimport Env, free_bytes, high_water, intake_limit, make_room, transact
 
 from edgesync._native.write cimport Write
 
@@ -186,6 +186,12 @@ cdef class Store:
         self.e.limit_bytes = limit
         self.e.step_bytes = step_
         self.e.allocated_bytes = os.fstat(self.e.fd).st_size
+        if not readonly:
+            # Also so that a rotten offset in the last pages, up to 64 KiB and a key long, does not
+            # lead behind the end of the file: a copy may end with its last page.
+            rc = make_room(&self.e, 0, 0)
+            if rc:
+                raise self.failure(rc)
         self.open_databases()
         self.e.origin = draw()
         self.e.number = 0

@@ -1,6 +1,5 @@
 """Lanes of records: positions, ranges, hashes, and that nothing damaged is ever delivered."""
 
-import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -279,10 +278,9 @@ def test_bits_flipped_in_the_file_never_change_a_value(tmp_path: Path) -> None:
         append(store, *bodies)
         for n in range(5):
             append(store, *bodies[n * 50 : n * 50 + 50], lane=1)
+        begin = 2 * store.page_bytes  # behind the two pages that say where all begins
     data = path / "data.mdb"
     whole = data.read_bytes()
-    # Behind the two pages that say where all begins, and where there is something.
-    begin = 2 * os.sysconf("SC_PAGE_SIZE")
     held = [at for at in range(begin, len(whole)) if whole[at]]
     chance = random.Random(9)
     refused = 0

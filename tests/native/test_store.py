@@ -3,10 +3,11 @@
 import contextlib
 import multiprocessing
 import os
+import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -582,8 +583,8 @@ def test_the_newer_of_two_headers_says_how_long_the_file_must_be(
             put(store, b"%d" % number, bytes(100_000))
     data = path / "data.mdb"
     with data.open("r+b") as file:
-        page = os.sysconf("SC_PAGE_SIZE")
-        raw = file.read(2 * page)
+        raw = file.read(1 << 17)
+        page = META.unpack_from(raw, META_AT)[3]  # of the file, at most 32 KiB, not the kernel's
         lasts = sorted(META.unpack_from(raw, at * page + META_AT)[4] for at in (0, 1))
         assert lasts[0] < lasts[1]
         file.truncate(lasts[1] * page)  # the newest page is missing
@@ -593,3 +594,74 @@ def test_the_newer_of_two_headers_says_how_long_the_file_must_be(
         file.truncate((lasts[1] + 1) * page)
     with opened(path) as store:
         assert store.count("things") == commits
+
+
+# A node of LMDB, before its key: size of the value (two halves), flags, size of the key. Behind
+# the key of a large value: the number of its first page, whose header counts its pages at 12.
+NODE = struct.Struct("<HHHH")
+IN_PAGES_OF_ITS_OWN = 1
+PAGES_AT = 12
+
+
+def rot_flags(raw: bytearray, node: int, page_bytes: int) -> None:
+    low, high, flags, key_bytes = NODE.unpack_from(raw, node)
+    NODE.pack_into(raw, node, low, high, flags ^ IN_PAGES_OF_ITS_OWN, key_bytes)
+
+
+def rot_size(raw: bytearray, node: int, page_bytes: int) -> None:
+    low, high, flags, key_bytes = NODE.unpack_from(raw, node)
+    NODE.pack_into(raw, node, low, high ^ 0x8000, flags, key_bytes)
+
+
+def rot_page_number(raw: bytearray, node: int, page_bytes: int) -> None:
+    struct.pack_into("<Q", raw, node + NODE.size + 5, 2)
+
+
+def rot_page_count(raw: bytearray, node: int, page_bytes: int) -> None:
+    (first,) = struct.unpack_from("<Q", raw, node + NODE.size + 5)
+    struct.pack_into("<I", raw, first * page_bytes + PAGES_AT, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("key", "rot"),
+    [
+        (b"small", rot_flags),
+        (b"large", rot_flags),
+        (b"large", rot_size),
+        (b"large", rot_page_number),
+        (b"large", rot_page_count),
+    ],
+)
+@pytest.mark.skipif(versions()["lmdb_from"] == "the system", reason="LMDB without the patches")
+def test_a_value_whose_pages_are_not_where_it_says_is_an_error(
+    tmp_path: Path, key: bytes, rot: Callable[[bytearray, int, int], None]
+) -> None:
+    """Plain LMDB returns what lies there, and behind the end of the file the process ends."""
+    path = tmp_path / "s"
+    with opened(path) as store:
+        page_bytes = store.page_bytes
+        write = Write()
+        write.put("things", b"small", bytes(40))
+        write.put("things", b"large", bytes(100_000))
+        store.apply(write)
+    raw = bytearray((path / "data.mdb").read_bytes())
+    at = raw.index(key)
+    assert raw.count(key) == 1
+    rot(raw, at - NODE.size, page_bytes)
+    (path / "data.mdb").write_bytes(raw)
+    with opened(path) as store, pytest.raises(StoreCorrupt, match="damaged"):
+        store.get("things", key)
+
+
+def test_a_copy_that_ends_with_its_last_page_is_given_room_when_it_is_opened(
+    tmp_path: Path,
+) -> None:
+    """A rotten offset in that page leads up to 64 KiB further: behind the end of the file."""
+    with opened(tmp_path / "s") as store:
+        put(store, b"key", bytes(1000))
+        store.copy(str(tmp_path / "copy"))
+    data = tmp_path / "copy" / "data.mdb"
+    before = data.stat().st_size
+    with opened(tmp_path / "copy") as store:
+        assert store.get("things", b"key") == bytes(1000)
+        assert data.stat().st_size >= before + (1 << 17)
