@@ -77,5 +77,5 @@ bind "$copy" /edgesync
 bind "$folder/site" /site
 [ $# -gt 0 ] || set -- tests/golden tests/native tests/transport/test_wire.py tests/transport/test_wire_golden.py
 chroot "$root" /usr/bin/env PYTHONPATH=/edgesync:/edgesync/transport:/site \
-  sh -c 'cd /edgesync && exec python3.11 -m pytest -q --color=no -p no:cacheprovider --timeout=900 \
+  sh -c 'cd /edgesync && exec python3.11 -m pytest -v --color=no -p no:cacheprovider --timeout=900 \
     --deselect tests/native/test_store.py::test_a_map_that_cannot_be_had_is_refused_with_its_size "$@"' -- "$@"

@@ -4,10 +4,11 @@ Emulation shows meaning, not speed or the order in which a weakly ordered memory
 """
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+
+from tests.arm.inner import run_inner
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parent.parent / ".cache" / "arm64"
@@ -21,6 +22,4 @@ def test_formats_and_the_store_are_the_same_on_aarch64() -> None:
     assert os.geteuid() == 0, (
         "needs root, to enter a Debian of another architecture (chroot, mount)"
     )
-    command = [str(HERE / "arm64.sh"), str(FOLDER)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    run_inner([str(HERE / "arm64.sh"), str(FOLDER)], HERE.parent.parent, dict(os.environ))
