@@ -46,6 +46,9 @@ cdef enum:
     RAW_BYTES_MAX = 64 << 20
     PACKED_LZ4 = 1  # the mark of a packed body, pack.pyx
 
+cdef array.array IDS = array.array("Q")
+cdef array.array BYTES = array.array("B")
+cdef array.array COUNTS = array.array("I")
 cdef array.array INTS = array.array("q")
 cdef array.array FLOATS = array.array("d")
 
@@ -133,6 +136,23 @@ cdef class Column:
     cdef readonly int vtype
     cdef readonly object times
     cdef readonly object values
+
+
+@cython.final
+cdef class Table:
+    """The points of many series in arrays, series after series, each in record order.
+
+    series, vtypes, counts   of each series: array("Q"), array("B"), array("I")
+    times    array("q")
+    values   array("Q"): the bits of f64 and i64, 0 or 1, of a text its place in `texts`
+    """
+
+    cdef readonly array.array series
+    cdef readonly array.array vtypes
+    cdef readonly array.array counts
+    cdef readonly array.array times
+    cdef readonly array.array values
+    cdef readonly list texts
 
 
 # What a payload holds once its parts are checked: columns, and the bare rows beside them.
@@ -340,6 +360,21 @@ def columns(
     it needs the batch before. Raises RecordError, also for a READINGS record that is malformed, and
     BatchTooLarge when the rows or the unpacked bodies of the records come to more than the limit.
     """
+    return opened_by(columns_of, codec, payload, limit_bytes)
+
+
+def table(
+    codec: int, payload: bytes, *, limit_bytes: int = 64 << 20,
+) -> tuple[Table, list[tuple[int, Record]]]:
+    """Return what `columns` does with the telemetry in few arrays; raises as it does."""
+    return opened_by(table_of, codec, payload, limit_bytes)
+
+
+ctypedef object (*Maker)(Group *)
+
+
+cdef opened_by(Maker make, int codec, bytes payload, uint64_t limit_bytes):
+    """Return what `make` makes of all readings of a payload, and its other records."""
     cdef _Opened o = open_payload(codec, payload, limit_bytes, RECORDS_MAX)
     cdef Group again
     cdef bytes rows
@@ -347,7 +382,7 @@ def columns(
     cdef const uint8_t *end
     cdef int status
     if not bare_has_readings(cursor(&o.bare)):
-        return columns_of(&o.group), events_of(o, limit_bytes)
+        return make(&o.group), events_of(o, limit_bytes)
     rows = expanded(rows_of(o, 0, 1, 0), limit_bytes)
     at = <const uint8_t *>PyBytes_AS_STRING(rows)
     end = at + PyBytes_GET_SIZE(rows)
@@ -358,7 +393,7 @@ def columns(
         if status != OK:
             raise_status(status, "batch payload")
         check_all_grouped(&again, rows)
-        return columns_of(&again), events_of(o, limit_bytes)
+        return make(&again), events_of(o, limit_bytes)
     finally:
         group_free(&again)
 
@@ -446,7 +481,7 @@ cdef list events_of(_Opened o, uint64_t limit_bytes):
     return result
 
 
-cdef list columns_of(Group *g):
+cdef object columns_of(Group *g):
     """One Column per series; the copying runs on pointers, the objects are made before it."""
     cdef list result = []
     cdef Series *s = series_of(g)
@@ -470,6 +505,58 @@ cdef list columns_of(Group *g):
     finally:
         buf_free(&places)
     return result
+
+
+cdef object table_of(Group *g):
+    cdef Table t = Table.__new__(Table)
+    cdef Series *s = series_of(g)
+    cdef Py_ssize_t n = g.series_count, i, at = 0
+    cdef Buf places
+    cdef uint64_t *values
+    cdef int64_t *times
+    t.series, t.vtypes = array.clone(IDS, n, False), array.clone(BYTES, n, False)
+    t.counts = array.clone(COUNTS, n, False)
+    for i in range(n):
+        at += s[i].count
+    t.times, t.values, t.texts = array.clone(INTS, at, False), array.clone(IDS, at, False), []
+    times, values = <int64_t *>t.times.data.as_longlongs, <uint64_t *>t.values.data.as_voidptr
+    memset(&places, 0, sizeof(Buf))
+    try:
+        if buf_need(&places, n * sizeof(void *)) != OK:
+            raise MemoryError
+        at = 0
+        for i in range(n):
+            (<uint64_t *>t.series.data.as_voidptr)[i] = s[i].id
+            (<uint8_t *>t.vtypes.data.as_voidptr)[i] = s[i].vtype
+            (<uint32_t *>t.counts.data.as_voidptr)[i] = s[i].count
+            (<int64_t **>places.data)[i] = times + at
+            if s[i].vtype == VT_TEXT:
+                take_in_texts(t.texts, values + at, g.values + s[i].start, s[i].count)
+            else:
+                memcpy(values + at, g.values + s[i].start, s[i].count * sizeof(uint64_t))
+            at += s[i].count
+        with nogil:
+            spread_times(g, <int64_t **>places.data)
+    finally:
+        buf_free(&places)
+    return t
+
+
+cdef int take_in_texts(
+    list texts, uint64_t *to, const uint64_t *addresses, uint32_t count,
+) except -1:
+    """Add texts, and set the place of each in the list; one for each distinct address."""
+    cdef const char *text
+    cdef uint32_t i
+    cdef dict made = {}
+    for i in range(count):
+        place = made.get(addresses[i])
+        if place is None:
+            text = <const char *>addresses[i]
+            place = made[addresses[i]] = len(texts)
+            texts.append(decode_text(text + 4, load32(text)))
+        to[i] = place
+    return 0
 
 
 cdef object values_of(const uint64_t *values, uint32_t count, uint8_t vtype):

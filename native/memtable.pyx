@@ -127,38 +127,43 @@ cdef class Memtable:
     def __contains__(self, series: int) -> bool:
         return self.find(series) != NULL
 
-    def missing(self, columns) -> list:
-        """Return the series of `columns` that are not entered, in order."""
+    def missing(self, table) -> list:
+        """Return the series of a `batch.Table` that are not entered, in order."""
+        cdef const uint64_t[::1] series = table.series
         cdef list found = []
-        for column in columns:
-            if self.find(column.series) == NULL:
-                found.append(column.series)
+        cdef Py_ssize_t i
+        for i in range(series.shape[0]):
+            if self.find(series[i]) == NULL:
+                found.append(series[i])
         return found
 
-    def append(self, columns) -> tuple:
-        """Append `columns` to their series; returns (readings, refused, series with a new newest).
+    def append(self, table) -> tuple:
+        """Append what a `batch.Table` has; returns (readings, refused, series with a new newest).
 
         Refused are the points of series that are not entered. Raises MemoryError with some of it
         done.
         """
-        cdef Py_ssize_t taken = 0, refused = 0, count
+        cdef const uint64_t[::1] series = table.series
+        cdef const uint8_t[::1] vtypes = table.vtypes
+        cdef const uint32_t[::1] counts = table.counts
+        cdef const int64_t[::1] times = table.times
+        cdef const uint64_t[::1] values = table.values
+        cdef list texts = table.texts
         cdef list changed = []
+        cdef Py_ssize_t taken = 0, refused = 0, at = 0, i
         cdef Slab *slab
-        cdef array.array times
-        cdef uint8_t vtype
-        for column in columns:
-            times = column.times
-            count = len(times)
-            slab = self.find(column.series)
+        check_sizes(series, vtypes, counts, times, values)
+        for i in range(series.shape[0]):
+            slab = self.find(series[i])
             if slab == NULL:
-                refused += count
-                continue
-            vtype = column.vtype
-            if slab.vtype != vtype:
-                self.change_type(slab, vtype)
-            if self.extend(slab, times, column.values, count):
-                changed.append(column.series)
-            taken += count
+                refused += counts[i]
+            elif counts[i]:
+                if slab.vtype != vtypes[i]:
+                    self.change_type(slab, vtypes[i])
+                if self.extend(slab, &times[at], &values[at], counts[i], texts):
+                    changed.append(series[i])
+                taken += counts[i]
+            at += counts[i]
         return taken, refused, changed
 
     cdef int change_type(self, Slab *slab, uint8_t vtype) except -1:
@@ -174,34 +179,24 @@ cdef class Memtable:
         return 0
 
     cdef bint extend(
-        self, Slab *slab, array.array times, object values, Py_ssize_t count
+        self, Slab *slab, const int64_t *at, const uint64_t *bits, Py_ssize_t count, list texts
     ) except -1:
         """Append points of the slab's type; returns whether one of them is the newest now."""
-        cdef const int64_t *at = <int64_t *>times.data.as_longlongs
-        cdef const uint64_t *bits = NULL
         cdef Point *point
         cdef Py_ssize_t i
         cdef bint is_newer = False
-        cdef bint is_text = slab.vtype == VT_TEXT
-        if is_text:
-            if len(<list?>values) < count:
-                raise ValueError("fewer values than times")
-        else:
-            if len(<array.array?>values) < count:
-                raise ValueError("fewer values than times")
-            bits = <uint64_t *>(<array.array>values).data.as_voidptr
         if slab.count + count > slab.room:
             self.make_room(slab, slab.count + count)
         for i in range(count):
             point = &slab.points[slab.count]
-            point.time = at[i]
-            if is_text:
-                text = (<list>values)[i]
+            point.time, point.bits = at[i], bits[i]
+            if slab.vtype == VT_TEXT:
+                if bits[i] >= <uint64_t>len(texts):
+                    raise ValueError(f"text {bits[i]} of {len(texts)}")
+                text = <str?>texts[<Py_ssize_t>bits[i]]
                 Py_INCREF(text)
                 point.bits = <uint64_t><void *>text
-                self.nbytes += 64 + len(<str?>text)
-            else:
-                point.bits = bits[i]
+                self.nbytes += 64 + len(text)
             slab.count += 1
             if point.time >= slab.newest_time:
                 slab.newest_time, slab.newest_bits = point.time, point.bits
@@ -275,6 +270,23 @@ cdef class Memtable:
         other.used = self.used
         memcpy(other.table, self.table, 2 * <size_t>self.room * sizeof(uint32_t))
         return other
+
+
+cdef int check_sizes(
+    const uint64_t[::1] series, const uint8_t[::1] vtypes, const uint32_t[::1] counts,
+    const int64_t[::1] times, const uint64_t[::1] values,
+) except -1:
+    cdef uint64_t points = 0
+    cdef Py_ssize_t i
+    if not series.shape[0] == vtypes.shape[0] == counts.shape[0]:
+        raise ValueError("as many types and counts as series")
+    for i in range(counts.shape[0]):
+        if vtypes[i] > VT_TEXT:
+            raise ValueError(f"unknown value type {vtypes[i]}")
+        points += counts[i]
+    if not points == <uint64_t>times.shape[0] == <uint64_t>values.shape[0]:
+        raise ValueError("as many times and values as the counts say")
+    return 0
 
 
 cdef void free_points(Slab *slab):

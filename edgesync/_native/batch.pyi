@@ -81,6 +81,33 @@ def columns(
     BatchTooLarge when the rows or the unpacked bodies of the records come to more than the limit.
     """
 
+@final
+class Table:
+    """The points of many series in arrays, series after series, each in record order.
+
+    series, vtypes, counts   of each series: array("Q"), array("B"), array("I")
+    times    array("q")
+    values   array("Q"): the bits of f64 and i64, 0 or 1, of a text its place in `texts`
+    """
+
+    @property
+    def series(self) -> array.array[int]: ...
+    @property
+    def vtypes(self) -> array.array[int]: ...
+    @property
+    def counts(self) -> array.array[int]: ...
+    @property
+    def times(self) -> array.array[int]: ...
+    @property
+    def values(self) -> array.array[int]: ...
+    @property
+    def texts(self) -> list[str]: ...
+
+def table(
+    codec: int, payload: bytes, *, limit_bytes: int = ...
+) -> tuple[Table, list[tuple[int, Record]]]:
+    """Return what `columns` does with the telemetry in few arrays; raises as it does."""
+
 def events(codec: int, payload: bytes, *, limit_bytes: int = ...) -> list[tuple[int, Record]]:
     """Return the records that `columns` does, without making columns; raises as it does."""
 

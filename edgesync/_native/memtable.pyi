@@ -1,10 +1,9 @@
 """Fresh points of the series of one edge: in memory, in the order of their arrival."""
 
 import array
-from collections.abc import Sequence
 from typing import final
 
-from edgesync._native.batch import Column
+from edgesync._native.batch import Table
 from edgesync.model import Value
 
 @final
@@ -24,11 +23,11 @@ class Memtable:
     def add(self, series: int, ref: int, first: int, newest_ns: int) -> None:
         """Enter a series of which `first` points are stored elsewhere; a known one stays."""
 
-    def missing(self, columns: Sequence[Column]) -> list[int]:
-        """Return the series of `columns` that are not entered, in order."""
+    def missing(self, table: Table) -> list[int]:
+        """Return the series of a `batch.Table` that are not entered, in order."""
 
-    def append(self, columns: Sequence[Column]) -> tuple[int, int, list[int]]:
-        """Append `columns` to their series; returns (readings, refused, series with a new newest).
+    def append(self, table: Table) -> tuple[int, int, list[int]]:
+        """Append what a `batch.Table` has; returns (readings, refused, series with a new newest).
 
         Refused are the points of series that are not entered. Raises MemoryError with some of it
         done.

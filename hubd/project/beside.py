@@ -51,5 +51,5 @@ def _take(connection: sa.Connection, projector: TelemetryProjector, entry: Entry
         (part,) = projector.parts(entry, 0)
     except Exception:
         return
-    content = Content([], part.content.columns)
+    content = Content([], part.content.points)
     projector.apply(connection, [msgspec.structs.replace(part, content=content)])

@@ -31,7 +31,8 @@ from hubd.state import tables
 from hubd.state.fresh import EdgeFresh, Fresh, FreshLost, after_commit, fresh_of
 
 DECLARATION_COST: Final = 16
-COLUMN_COST: Final = 4
+SERIES_COST: Final = 4
+CHARS_A_UNIT: Final = 16
 # The cursor is moved without anything being stored after so many entries that bring no readings.
 IDLE_ENTRIES: Final = 4096
 
@@ -40,7 +41,7 @@ class Content(msgspec.Struct, frozen=True):
     """What an entry brings: series that are named, and points of series."""
 
     declared: list[Declaration]
-    columns: list[batch.Column]
+    points: batch.Table | None
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -49,7 +50,7 @@ class _Step(msgspec.Struct, frozen=True):
     entry: Entry
     fresh: EdgeFresh
     entered: Sequence[directory.Stored]
-    columns: Sequence[batch.Column]
+    points: batch.Table | None
     names: Mapping[int, Declaration] | None
 
 
@@ -103,13 +104,13 @@ class TelemetryProjector:
         if entry.codec not in (Codec.ROWS, Codec.COLUMNS) or (
             entry.position <= self._stored.get(entry.edge, 0)
         ):
-            yield Part(entry, Content([], []), 1, 0, True)
+            yield Part(entry, Content([], None), 1, 0, True)
             return
-        columns, events = batch.columns(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
+        table, events = batch.table(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
         declared = [one for _, record in events if (one := read_declaration(record.body))]
-        cost = 1 + DECLARATION_COST * len(declared) + COLUMN_COST * len(columns)
-        cost += sum([len(column.times) for column in columns])
-        yield Part(entry, Content(declared, columns), cost, 0, True)
+        cost = 1 + DECLARATION_COST * len(declared) + SERIES_COST * len(table.series)
+        cost += len(table.times) + sum(map(len, table.texts)) // CHARS_A_UNIT
+        yield Part(entry, Content(declared, table if table.series else None), cost, 0, True)
 
     def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
         """Enter and name series; points go into memory with the commit."""
@@ -119,8 +120,8 @@ class TelemetryProjector:
         totals = Totals()
         steps = []
         for part in parts:
-            declared, columns = part.content.declared, part.content.columns
-            if not declared and not columns:
+            declared, table = part.content.declared, part.content.points
+            if not declared and table is None:
                 continue
             edge = part.entry.edge
             one = fresh.edges.get(edge) or loaded.get(edge)
@@ -133,9 +134,9 @@ class TelemetryProjector:
             if declared and directory.declare(connection, edge, declared):
                 self._names.forget()
             names = None
-            if self._live.watches(edge):
-                names = self._names.find(connection, edge, [column.series for column in columns])
-            steps.append(_Step(part.entry, one, entered, columns, names))
+            if table is not None and self._live.watches(edge):
+                names = self._names.find(connection, edge, table.series)
+            steps.append(_Step(part.entry, one, entered, table, names))
         totals.store(connection)
         if parts:
             self._log_ns = max(self._log_ns, parts[-1].entry.stored_at_ns)
@@ -151,7 +152,7 @@ class TelemetryProjector:
         content: Content,
     ) -> list[directory.Stored]:
         """Enter the series of `content` that are new, as far as the edge may have more."""
-        wanted = table.missing(content.columns)
+        wanted = [] if content.points is None else table.missing(content.points)
         wanted += [series_id(one.entity, one.key) for one in content.declared]
         room = self._series_max - len(table) - len(entering)
         new = [
@@ -179,16 +180,16 @@ class TelemetryProjector:
         entry, fresh = step.entry, step.fresh
         for one in step.entered:
             fresh.table.add(one.series, one.ref, one.points, one.time_ns)
-        readings, refused, changed = fresh.table.append(step.columns)
-        if readings or refused:
+        if step.points is not None:
+            readings, refused, changed = fresh.table.append(step.points)
             fresh.readings += readings
             fresh.refused += refused
             fresh.stored_at_ns, fresh.position = entry.stored_at_ns, entry.position
             if not fresh.since:
                 fresh.since, fresh.since_ns = entry.position, entry.stored_at_ns
+            if step.names is not None:
+                self._updates += _updates(entry.edge, fresh.table, changed, step.names)
         self._schedule.note(entry.edge, fresh)
-        if step.names is not None:
-            self._updates += _updates(entry.edge, fresh.table, changed, step.names)
 
     def move(self, connection: sa.Connection, cursor: Cursor) -> None:
         """Make the log visible up to `cursor`; it is stored later."""

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgesync._native import batch
 from edgesync._native.memtable import Memtable
-from edgesync.model import Value, ValueType
-from hubd.state.pieces import new_piece
+from edgesync.model import RecordKind, Value, ValueType
+from edgesync_transport.messages import Lane
+from tests.native.rowsmith import Draft, make_rows
+from tests.native.tables import table as made
 
 I64 = st.integers(-(1 << 63), (1 << 63) - 1)
 VALUES: dict[ValueType, st.SearchStrategy[Value]] = {
@@ -28,22 +31,18 @@ NEVER = -(1 << 63)
 class Column(NamedTuple):
     series: int
     vtype: int
-    times: "array.array[int]"
-    values: "array.array[float] | array.array[int] | list[str]"
-
-
-def column(series: int, vtype: int, points: list[tuple[int, Value]]) -> Column:
-    piece = new_piece(vtype)
-    piece.times.extend(time for time, _ in points)
-    piece.values.extend(value for _, value in points)  # type: ignore[misc]  # of one kind
-    return Column(series, vtype, piece.times, piece.values)
+    points: list[tuple[int, Value]]
 
 
 @st.composite
 def columns(draw: st.DrawFn) -> Column:
     vtype = draw(st.sampled_from(ValueType))
     points = draw(st.lists(st.tuples(I64, VALUES[vtype]), min_size=1, max_size=20))
-    return column(draw(st.integers(0, 40)), vtype, points)
+    return Column(draw(st.integers(0, 40)), vtype, points)
+
+
+def plain(vtype: int, value: Value) -> str:
+    return repr(int(value) if vtype == ValueType.BOOL else value)
 
 
 def flat(runs: Sequence[tuple[int, int, "array.array[int]", object]]) -> list[tuple[int, int, str]]:
@@ -67,14 +66,14 @@ def test_points_come_back_in_order(batches: list[list[Column]], known: set[int])
     newest: dict[int, tuple[int, int, str]] = {}
     for some in batches:
         strangers = [one.series for one in some if one.series not in known]
-        assert table.missing(some) == strangers  # type: ignore[arg-type]
-        readings, refused, _ = table.append(some)  # type: ignore[arg-type]
-        assert readings + refused == sum(len(one.times) for one in some)
+        assert table.missing(made(some)) == strangers
+        readings, refused, _ = table.append(made(some))
+        assert readings + refused == sum(len(one.points) for one in some)
         for one in some:
             if one.series not in known:
                 continue
-            for time, value in zip(one.times, one.values, strict=True):
-                point = (one.vtype, time, repr(value))
+            for time, value in one.points:
+                point = (one.vtype, time, plain(one.vtype, value))
                 wanted[one.series].append(point)
                 if time >= newest.get(one.series, (0, NEVER, ""))[1]:
                     newest[one.series] = point
@@ -88,15 +87,13 @@ def test_points_come_back_in_order(batches: list[list[Column]], known: set[int])
             assert tail is None
             continue
         assert tail is not None
-        points, time_ns, vtype, value = tail
-        assert points == 7 + len(wanted[series])
-        assert vtype is not None
-        kept = int(value) if vtype == ValueType.BOOL else value  # type: ignore[arg-type]
-        assert (vtype, time_ns, repr(kept)) == newest[series]
+        assert tail[0] == 7 + len(wanted[series])
+        assert tail[2] is not None
+        assert (tail[2], tail[1], plain(tail[2], tail[3])) == newest[series]
     emptied = table.emptied()
     assert (emptied.points, len(emptied), emptied.fresh()) == (0, len(known), [])
     for series, its_points in wanted.items():
-        emptied.append([column(series, ValueType.I64, [(NEVER, 1)])])  # type: ignore[list-item]
+        emptied.append(made([(series, ValueType.I64, [(NEVER, 1)])]))
         assert [n for n, *_ in emptied.runs(series)] == [7 + len(its_points)]
         # What is stored may be newer: only who stored it knows its value.
         is_newer = newest.get(series, (0, NEVER, ""))[1] > NEVER
@@ -112,8 +109,8 @@ def test_texts_are_held_once_and_given_back() -> None:
     table = Memtable()
     table.add(1, 1, 0, NEVER)
     for _ in range(2):
-        table.append([Column(1, ValueType.TEXT, array.array("q", [1, 2]), [text, text])])  # type: ignore[list-item]
-        table.append([column(1, ValueType.I64, [(0, 1)])])  # type: ignore[list-item]
+        table.append(made([(1, ValueType.TEXT, [(1, text), (2, text)])]))
+        table.append(made([(1, ValueType.I64, [(0, 1)])]))
     assert table.tail(1) == (6, 2, ValueType.TEXT, text)
     del table
     gc.collect()
@@ -135,20 +132,46 @@ def test_a_reader_sees_whole_points_while_the_table_grows() -> None:
     reader = threading.Thread(target=read)
     reader.start()
     for n in range(3000):
-        table.append([column(1, ValueType.I64, [(n, n)])])  # type: ignore[list-item]
+        table.append(made([(1, ValueType.I64, [(n, n)])]))
     is_over.set()
     reader.join()
     assert not problems
     assert table.points == 3000
 
 
-def test_columns_that_are_none_are_refused() -> None:
+def test_arrays_that_do_not_belong_together_are_refused() -> None:
     table = Memtable()
     table.add(1, 1, 0, NEVER)
-    for bad in (
-        Column(1, ValueType.I64, array.array("q", [1, 2]), array.array("q", [1])),
-        Column(1, ValueType.TEXT, array.array("q", [1, 2]), ["x"]),
-    ):
-        with pytest.raises(ValueError, match="fewer values"):
-            table.append([bad])  # type: ignore[list-item]
-    assert table.points == 0
+    good = made([(1, ValueType.TEXT, [(1, "x"), (2, "y")])])
+    for field, bad in (
+        ("counts", array.array("I", [3])), ("counts", array.array("I")),
+        ("times", array.array("q", [1])), ("vtypes", array.array("B", [9])), ("texts", ["x"]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r"as many|unknown value type|text 1 of 1"):
+            table.append(good._replace(**{field: bad}))  # type: ignore[attr-defined]
+
+
+@given(st.lists(columns(), min_size=1, max_size=8), st.booleans())
+def test_a_batch_gives_the_same_as_its_columns(some: list[Column], in_columns: bool) -> None:
+    drafts = [
+        Draft(RecordKind.READINGS, batch.readings(time, one.vtype, [one.series], [value]))
+        for one in some
+        for time, value in one.points
+    ]
+    codec, payload = batch.pack(make_rows(drafts, Lane.BULK, 1), columns=in_columns)
+    wanted, _ = batch.columns(codec, payload)
+    found, _ = batch.table(codec, payload)
+    assert list(found.series) == [one.series for one in wanted]
+    assert list(found.vtypes) == [one.vtype for one in wanted]
+    table = Memtable()
+    for series in {one.series for one in some}:
+        table.add(series, series, 0, NEVER)
+    table.append(found)
+    for series in {one.series for one in some}:
+        given_points = [
+            (one.vtype, time, repr(value))
+            for one in wanted
+            if one.series == series
+            for time, value in zip(one.times, one.values, strict=True)
+        ]
+        assert flat(table.runs(series)) == given_points

@@ -1,26 +1,19 @@
 """When edges are written out, and up to where the log is safe meanwhile."""
 
-import array
-
 from edgesync._native.memtable import Memtable
 from edgesync.model import ValueType
 from hubd.project.schedule import AGE_NS, FULL_POINTS_MIN, POINT_BYTES, Schedule, due_at_ns
 from hubd.state.fresh import EdgeFresh
-from hubd.state.pieces import Piece
+from tests.native.tables import table as made
 
 START_NS = 1_767_225_600 * 10**9
-
-
-class Column(Piece):
-    series = 1
 
 
 def fresh(points: int, position: int, since_ns: int = START_NS) -> EdgeFresh:
     """One series with so many points, all of an entry."""
     table = Memtable()
     table.add(1, 1, 0, -(1 << 63))
-    times = array.array("q", range(points))
-    table.append([Column(ValueType.I64, times, times[:])])  # type: ignore[list-item]
+    table.append(made([(1, ValueType.I64, ((n, n) for n in range(points)))]))
     return EdgeFresh(table, points, 0, since_ns, position, since_ns, position)
 
 

@@ -1,9 +1,7 @@
 """Pages of points, against a list in plain Python."""
 
-import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +14,7 @@ from hubd.project.flush import flush
 from hubd.state import State, open_state, points, tables
 from hubd.state.fresh import EdgeFresh, fresh_of
 from hubd.state.points import NOWHERE, Point
+from tests.native.tables import table as made_table
 
 TIMES = st.integers(-50, 50)
 
@@ -43,22 +42,14 @@ def store(connection: sa.Connection, batches: list[list[int]], stored: int) -> l
     made: list[Point] = []
     for nth, times in enumerate(batches):
         start = len(made)
-        values = array.array("q", range(start, start + len(times)))
-        column = Column(99, ValueType.I64, array.array("q", times), values)
-        table.append([column])  # type: ignore[list-item]
+        column = [(time, start + i) for i, time in enumerate(times)]
+        table.append(made_table([(99, ValueType.I64, column)]))
         made += [Point(time, start + i, start + i) for i, time in enumerate(times)]
         if nth < stored:
             flush(connection, "barn", EdgeFresh(table, position=nth + 1))
             table = table.emptied()
     fresh_of(connection).enter("barn", EdgeFresh(table))
     return made
-
-
-class Column(NamedTuple):
-    series: int
-    vtype: int
-    times: "array.array[int]"
-    values: "array.array[int]"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
