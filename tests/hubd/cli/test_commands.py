@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import tomllib
@@ -437,3 +438,31 @@ def test_two_tenants_share_a_hub_and_nothing_else(tmp_path: Path) -> None:
         acme.hub_config.parent.rename(tmp_path / "lost")
         acme.out("hubd", "restore", str(backup))
         assert (said("acme"), said("bolt")) == ("acme", "bolt")
+
+
+@pytest.mark.feature("S3")
+def test_a_hub_that_was_killed_or_stopped_is_found_without_a_pause(terminal: Terminal) -> None:
+    """The first pause of back-off is longer than this test may take."""
+    hub = terminal.start_hub()
+    terminal.enrol()
+    terminal.add_meter()
+    pauses = '[sync]\nreconnect_base = "1h"\nreconnect_cap = "1h"\nbreaker_open = "1h"'
+    settings = terminal.edge_config.read_text()
+    terminal.edge_config.write_text(settings.replace("[sync]", pauses, 1))
+    terminal.start_edge()
+
+    def problem() -> str:
+        return str(terminal.json("edgesync", "status")["link"]["problem"])
+
+    def readings() -> int:
+        (ledger,) = terminal.json("hubd", "status")["ledger"]
+        return int(ledger["readings_in_state"])
+
+    terminal.until(lambda: readings() > 0)
+    for how in (signal.SIGKILL, signal.SIGTERM):
+        hub.send_signal(how)
+        hub.wait()
+        terminal.until(lambda: "nothing answers" in problem())
+        hub = terminal.start_hub()
+        before = readings()
+        terminal.until(lambda before=before: readings() > before)  # type: ignore[misc]
