@@ -465,4 +465,4 @@ def test_a_hub_that_was_killed_or_stopped_is_found_without_a_pause(terminal: Ter
         terminal.until(lambda: "nothing answers" in problem())
         hub = terminal.start_hub()
         before = readings()
-        terminal.until(lambda before=before: readings() > before)  # type: ignore[misc]
+        terminal.until(lambda before=before: readings() > before)
