@@ -33,6 +33,8 @@ async def backup(
     """
     await trio.to_thread.run_sync(_copy_files, copy_keys, folder, target)
     await hub_log.backup(target / serve.LOG)
+    # Again: the log may have edges that came meanwhile, and whose they are must stand beside it.
+    await trio.to_thread.run_sync(_copy_registry, folder, target)
 
 
 def _copy_files(copy_keys: Mapping[str, Callable[[str], None]], folder: Path, target: Path) -> None:
@@ -43,20 +45,21 @@ def _copy_files(copy_keys: Mapping[str, Callable[[str], None]], folder: Path, ta
         path = cells_path(target, tenant)
         path.mkdir(parents=True, mode=0o700)
         copy(str(path))
-    if (folder / serve.REGISTRY).exists():
-        _copy_registry(folder / serve.REGISTRY, target / serve.REGISTRY)
+    _copy_registry(folder, target)
     if (folder / serve.KEYS).exists():
         shutil.copy2(folder / serve.KEYS, target / serve.KEYS)
 
 
-def _copy_registry(source: Path, target: Path) -> None:
+def _copy_registry(folder: Path, target: Path) -> None:
     """Copy a database that others may be writing to."""
+    if not (folder / serve.REGISTRY).exists():
+        return
     with (
-        contextlib.closing(sqlite3.connect(source)) as database,
-        contextlib.closing(sqlite3.connect(target)) as copy,
+        contextlib.closing(sqlite3.connect(folder / serve.REGISTRY)) as database,
+        contextlib.closing(sqlite3.connect(target / serve.REGISTRY)) as copy,
     ):
         database.backup(copy)
-    target.chmod(0o600)
+    (target / serve.REGISTRY).chmod(0o600)
 
 
 def restore(source: Path, folder: Path) -> int:

@@ -333,6 +333,7 @@ async def _watch_registry(admission: Admission, link: HubLink, keyspaces: Keyspa
             if (again := seldom.ask("registry")) is not None:
                 log.error("registry not read: %s; %d more before", error, again)
             continue
+        keyspaces.open_missing()
         for edge in revoked:
             await link.revoke(edge)
             keyspaces.forget(edge)

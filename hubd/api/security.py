@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import hmac
 from collections.abc import Iterable, Set
+from contextlib import AbstractContextManager
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hubd.api.errors import ApiError, answer
 from hubd.api.settings import ApiSettings, is_loopback
 from hubd.api.tenancy import NOBODY, TENANT, TenantTokens
+from hubd.edges.registry import ApiToken
 
 HEADERS: Final = {
     # Everything comes from here; nothing inline, so injected markup can run nothing.
@@ -80,7 +82,7 @@ class Guard:
 
         try:
             _check_head(scope)
-            self._check(scope)
+            theirs = self._check(scope)
         except ApiError as error:
             response = answer(error)
             if error.status == 401:
@@ -89,12 +91,19 @@ class Guard:
             await response(scope, receive, send_guarded)
             return
         # Whoever asked may go in the middle of it: nobody to answer, and no fault of ours.
-        with contextlib.suppress(ClientDisconnect):
+        with contextlib.suppress(ClientDisconnect), self._while_good(scope, theirs):
             await self._app(scope, _Body(receive).receive, send_guarded)
 
-    def _check(self, scope: Scope) -> None:
+    def _while_good(self, scope: Scope, token: ApiToken | None) -> AbstractContextManager[None]:
+        """End a stream with the token it was asked with; what writes is short, and is answered."""
+        if token is None or scope["method"] not in READING:
+            return contextlib.nullcontext()
+        return self._tenant_tokens.asking(token)
+
+    def _check(self, scope: Scope) -> ApiToken | None:
+        """Return the tenant's token it came with, if it is one; raises ApiError."""
         if scope["path"] in self._open_paths:
-            return
+            return None
         headers = Headers(scope=scope)
         if self._checks_host and not self._is_known(headers.get("host", "")):
             raise ApiError(
@@ -106,18 +115,19 @@ class Guard:
         token = token_in(headers.get("authorization", ""))
         if (theirs := self._tenant_tokens.find(token)) is not None:
             scope[MAY_WRITE], scope[TENANT] = theirs.may_write, theirs.tenant
-            return
+            return theirs
         # Where no token is needed a wrong one is: whoever lost a tenant's must not see more by it.
         needs_none = not self._has_tokens and not token
         scope[MAY_WRITE] = needs_none or matches(token, self._writers)
         if scope[MAY_WRITE] or matches(token, self._readers):
-            return
+            return None
         scope[TENANT] = NOBODY
         if scope["path"] not in OPEN_PATHS:
             raise ApiError(
                 401, "a token is needed", field="Authorization",
                 remedy="Authorization: Bearer <token>, or the token as password in a browser",
             )  # fmt: skip
+        return None
 
     def _check_page(self, headers: Headers) -> None:
         """Let no page from elsewhere write with a browser's credentials, or from its place."""

@@ -6,10 +6,12 @@ wrong with it) is told to its operator alone, for it tells what others send.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
+import trio
 from starlette.requests import Request
 
 from hubd.api.context import Context, EdgeView, Hub, LinkEvent
@@ -29,13 +31,31 @@ class TenantTokens:
 
     def __init__(self) -> None:
         self._known: dict[str, ApiToken] = {}
+        self._asking: dict[str, set[trio.CancelScope]] = {}
 
     def set(self, tokens: Iterable[ApiToken]) -> None:
+        """Let these in, and no others; what others are being answered ends."""
         self._known = {one.sha256: one for one in tokens}
+        for sha256 in self._asking.keys() - self._known.keys():
+            for scope in self._asking[sha256]:
+                scope.cancel()
 
     def find(self, token: str) -> ApiToken | None:
         # They are random, so looking their hash up tells nothing by its time.
         return self._known.get(hashlib.sha256(token.encode()).hexdigest()) if token else None
+
+    @contextmanager
+    def asking(self, token: ApiToken) -> Iterator[None]:
+        """Let the block last as long as the token is good: a stream would outlive it."""
+        with trio.CancelScope() as scope:
+            scopes = self._asking.setdefault(token.sha256, set())
+            scopes.add(scope)
+            try:
+                yield
+            finally:
+                scopes.discard(scope)
+                if not scopes:
+                    del self._asking[token.sha256]
 
 
 class TenantHub:

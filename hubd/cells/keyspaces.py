@@ -15,6 +15,7 @@ from edgesync.errors import StoreError
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Pull
 from edgesync_transport.receiver import Receiver
+from edgesync_transport.seldom import Seldom
 from hubd.cells.answers import Answers, Send
 from hubd.edges.registry import DEFAULT_TENANT
 
@@ -47,6 +48,7 @@ class Keyspaces:
         self._open: dict[str, Answers] = {}
         self._live: set[str] = {DEFAULT_TENANT}
         self._nursery: trio.Nursery | None = None
+        self._seldom = Seldom()
         self._add(DEFAULT_TENANT)
 
     def owner_of(self, edge: str) -> str:
@@ -54,17 +56,22 @@ class Keyspaces:
         return self._owners.get(edge, DEFAULT_TENANT)
 
     def set_tenants(self, tenants: Iterable[str], owners: dict[str, str]) -> None:
-        """Serve these, and no others; call it before edges are heard that are new to it.
-
-        Keys that cannot be opened now, on a full disk say, are tried again with the next change.
-        """
+        """Serve these, and no others; call it before edges are heard that are new to it."""
         self._owners = owners
         self._live = {DEFAULT_TENANT, *tenants}
+        self.open_missing()
+
+    def open_missing(self) -> None:
+        """Open the keys of tenants that could not be opened before, on a full disk say."""
         for tenant in sorted(self._live - self._open.keys()):
             try:
                 answers = self._add(tenant)
             except (StoreError, OSError) as error:
-                log.error("the keys of tenant %s cannot be opened: %s", tenant, error)
+                if (again := self._seldom.ask(tenant)) is not None:
+                    log.error(
+                        "the keys of tenant %s cannot be opened: %s; %d more before",
+                        tenant, error, again,
+                    )  # fmt: skip
                 continue
             if self._nursery is not None:
                 self._nursery.start_soon(answers.run)

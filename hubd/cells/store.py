@@ -212,10 +212,14 @@ class HubCells(CellStore):
         self.skipped = 0
         self.conflicts = Conflicts(rows, space, self.edge_of)
         self.lineage = Lineage(rows, space, start or secrets.randbits(63) | 1)
-        self._load()
-        self._begin()
-        self._belong(generation, head)
-        self.commit()
+        try:
+            self._load()
+            self._begin()
+            self._belong(generation, head)
+            self.commit()
+        except BaseException:
+            self._own.close()  # or nobody could open these files again, on a disk that has room
+            raise
 
     def _load(self) -> None:
         raw = self.rows.get(MARK_ROW)

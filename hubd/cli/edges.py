@@ -31,7 +31,7 @@ def open_registry(config: Path) -> Registry:
 
 
 def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.match(NAME_PATTERN, value):
+    if not re.fullmatch(NAME_PATTERN, value):
         raise click.BadParameter(
             "letters, digits, . _ -, at most 63, beginning with a letter or digit"
         )

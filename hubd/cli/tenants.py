@@ -15,7 +15,7 @@ from hubd.web import format
 
 
 def _tenant_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.match(NAME_PATTERN, value):
+    if not re.fullmatch(NAME_PATTERN, value):
         raise click.BadParameter(
             "letters, digits, . _ -, at most 63, beginning with a letter or digit"
         )

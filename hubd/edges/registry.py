@@ -11,6 +11,7 @@ running hub, which notices within `watch`'s interval.
 import hashlib
 import hmac
 import logging
+import re
 import sqlite3
 import threading
 import time
@@ -73,11 +74,9 @@ REVOKED_EDGES: Final = """
 SELECT DISTINCT edge.name, edge.revoked_ns FROM edge JOIN key ON key.edge = edge.name
 WHERE edge.revoked_ns IS NOT NULL
 """
-# A registry from before there were tenants: their names stood with the edges alone.
-ADOPT: Final = """
-INSERT OR IGNORE INTO tenant (name, created_ns)
-    SELECT tenant, min(created_ns) FROM edge GROUP BY tenant;
-INSERT OR IGNORE INTO owner SELECT name, tenant FROM edge;
+# Of an earlier version, which had tenants' names with the edges alone.
+ADOPTED_EDGES: Final = """
+SELECT DISTINCT tenant FROM edge WHERE name NOT IN (SELECT edge FROM owner)
 """
 # How long a call waits for another process that holds the file.
 BUSY_S: Final = 5.0
@@ -157,16 +156,15 @@ class Registry:
                 db.execute("ALTER TABLE enrolment ADD COLUMN guest TEXT")
             if "site" not in {row[1] for row in db.execute("PRAGMA table_info(edge)")}:
                 db.execute("ALTER TABLE edge ADD COLUMN site TEXT NOT NULL DEFAULT ''")
-            if not db.execute("SELECT 1 FROM tenant").fetchone():
-                db.executescript(f"BEGIN IMMEDIATE; {ADOPT} COMMIT")
-                db.execute(
-                    "INSERT OR IGNORE INTO tenant (name, created_ns) VALUES (?, ?)",
-                    (DEFAULT_TENANT, self._clock_ns()),
-                )
+            names = [name for (name,) in db.execute(ADOPTED_EDGES)]
+            is_new = not db.execute("SELECT 1 FROM tenant").fetchone()
             revoked = db.execute(REVOKED_EDGES).fetchall()
             self._empty_wal(db)  # a hub that was killed left one
         self._seen_version = -1
         self._own_changes = True
+        if names or is_new:
+            with self._change() as db:
+                _adopt(db, [DEFAULT_TENANT, *names], self._clock_ns())
         if revoked:
             with self._change() as db:
                 for edge, revoked_ns in revoked:
@@ -499,6 +497,22 @@ class Registry:
             _revoke_keys(db, edge, now)
             db.execute("DELETE FROM enrolment WHERE edge = ?", (edge,))
             db.execute("DELETE FROM edge WHERE name = ?", (edge,))
+
+
+def _adopt(db: sqlite3.Connection, names: list[str], now_ns: int) -> None:
+    """Make tenants of names that stood with edges alone; what is no name gets one like it.
+
+    A tenant's name is that of a folder: it was any text once, and may not become a path.
+    """
+    for name in names:
+        legal = name
+        if not re.fullmatch(NAME_PATTERN, name):
+            like = re.sub(r"[^A-Za-z0-9._-]", "-", name).lstrip("._-")[:54] or "tenant"
+            legal = f"{like}-{_digest(name)[:8]}"
+            log.warning("the tenant %r of an earlier version is called %s now", name, legal)
+            db.execute("UPDATE edge SET tenant = ? WHERE tenant = ?", (legal, name))
+        db.execute("INSERT OR IGNORE INTO tenant VALUES (?, ?, NULL)", (legal, now_ns))
+    db.execute("INSERT OR IGNORE INTO owner SELECT name, tenant FROM edge")
 
 
 def _check_tenant(db: sqlite3.Connection, name: str) -> None:

@@ -198,7 +198,8 @@ class Pages:
         except ApiError as error:
             shown = await self.conflicts_shown(may_write=True, problem=error.problem)
             return self._page("conflicts.html", status=error.status, **self._hand_out(shown))
-        return RedirectResponse("/conflicts", 303)
+        tenant = self._context.tenant
+        return RedirectResponse(f"/conflicts?tenant={tenant}" if tenant else "/conflicts", 303)
 
     async def fleet_stream(self, request: Request) -> Response:
         query = routes.read_params(request, FleetStream)
@@ -323,4 +324,10 @@ def _environment(context: Context) -> Environment:
         environment.filters[name] = getattr(format, name)
     environment.globals["term"] = format.term
     environment.globals["version"] = context.version
+    # On every link, form and stream: an operator who looks at a tenant stays with it, and does not
+    # resolve the default tenant's conflict of the same number.
+    tenant = context.tenant or ""
+    environment.globals["tenant"] = tenant
+    environment.globals["of_tenant"] = f"?tenant={tenant}" if tenant else ""
+    environment.globals["and_tenant"] = f"&tenant={tenant}" if tenant else ""
     return environment

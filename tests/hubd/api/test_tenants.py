@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+import trio.testing
 from starlette.requests import Request
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
@@ -18,6 +19,7 @@ from starlette.testclient import TestClient
 from edgesync.model import series_id
 from hubd.api import ApiSettings, Context, make_app, routes
 from hubd.api.security import Guard
+from hubd.api.server import serve_http
 from hubd.api.tenancy import NOBODY, Contexts, TenantTokens
 from hubd.cells import Answers
 from hubd.edges.registry import ApiToken
@@ -243,3 +245,65 @@ def test_the_operator_sees_all_and_may_name_a_tenant(
         assert "shop" in metrics
         assert "barn" not in metrics
         assert "log_head" not in metrics
+
+
+async def test_what_lasts_ends_with_its_token(
+    shared: Context, keys_of: dict[str, Answers], nursery: trio.Nursery
+) -> None:
+    """A stream, and a question that waits: who has only a withdrawn token hears no more."""
+    tokens = TenantTokens()
+    (word, theirs), (_, others) = token_of("acme"), token_of("bolt")
+    tokens.set([theirs, others])
+    app = make_app(shared, answers_of=keys_of.get, tenant_tokens=tokens)
+    url: str = await nursery.start(
+        serve_http, app, ApiSettings(port=0, allowed_hosts=("127.0.0.1",)), trio.Event()
+    )
+    changed = keys_of["acme"].cells.space.seq
+    ended = dict[str, bytes]()
+
+    async def ask(path: str, asked: trio.Event) -> None:
+        host, port = url.removeprefix("http://").split(":")
+        head = f"GET {path} HTTP/1.0\r\nHost: {host}\r\nAuthorization: Bearer {word}\r\n\r\n"
+        async with await trio.open_tcp_stream(host, int(port)) as stream:
+            await stream.send_all(head.encode())
+            ended[path] = b""
+            async for part in stream:
+                ended[path] += part
+                if b"\r\n\r\n" in ended[path]:
+                    asked.set()
+
+    paths = ("/api/v1/live", "/ui/fleet", "/ui/conflicts")
+    with trio.fail_after(100):
+        async with trio.open_nursery() as listeners:
+            for path in paths:
+                begun = trio.Event()
+                listeners.start_soon(ask, path, begun)
+                await begun.wait()
+            assert shared.live.watchers == len(paths)
+            tokens.set([theirs, others])  # another change of the registry ends nothing
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert shared.live.watchers == len(paths)
+            tokens.set([others])
+    assert shared.live.watchers == 0
+    assert all(b" 200 " in told.split(b"\r\n", 1)[0] for told in ended.values())
+    assert changed == keys_of["acme"].cells.space.seq
+
+
+def test_a_page_of_a_tenant_leads_to_pages_of_that_tenant(
+    shared: Context, keys_of: dict[str, Answers]
+) -> None:
+    """Links, forms and streams: the operator would resolve another conflict of that number."""
+    settings = ApiSettings(allowed_hosts=("testserver",))
+    app = make_app(msgspec.structs.replace(shared, settings=settings), answers_of=keys_of.get)
+    with TestClient(app, backend="trio", follow_redirects=False) as operator:
+        for path in ("/", "/events", "/conflicts", "/edges/barn", "/edges/barn/chart", "/api"):
+            page = operator.get(path, params={"tenant": "acme"}).text
+            found = re.findall(r'(?:href|action|connect)="([/?][^"]*)"', page)
+            assert found
+            for link in found:
+                if link.startswith(("/static/", "/openapi.json")):
+                    continue
+                is_named = "tenant=acme" in link
+                is_form = link in ("/", "/events") and 'name="tenant" value="acme"' in page
+                assert is_named or is_form, (path, link)
+        assert "tenant=" not in operator.get("/").text

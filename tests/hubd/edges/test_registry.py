@@ -1,5 +1,6 @@
 """Who may speak to the hub: invited once, known by a key, revoked at once."""
 
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgesync_transport.keys import new_key_pair
-from hubd.edges.registry import DEFAULT_TENANT, GUESTS_TOLD_NS, Registry
+from hubd.edges.registry import DEFAULT_TENANT, GUESTS_TOLD_NS, NAME_PATTERN, Registry
 from hubd.errors import (
     EdgeExists,
     EdgeOfAnother,
@@ -321,3 +322,38 @@ def test_a_registry_from_before_tenants_is_taken_over(tmp_path: Path) -> None:
         assert registry.owners() == {"barn": "acme"}
         assert [one.name for one in registry.tenants()] == ["acme", DEFAULT_TENANT]
         assert registry.edges()[0].site == ""
+
+
+def test_names_of_an_earlier_version_become_names_of_folders(tmp_path: Path) -> None:
+    """`--tenant` was any text once: a folder of that name may lie anywhere."""
+    texts = ("..", "../../etc", "Acme GmbH", "", "x" * 200, "acme", "Acme-GmbH")
+    with closing(Registry(tmp_path / "registry.db")) as older:
+        for number in range(len(texts)):
+            older.redeem(*invite(older, f"edge{number}"), new_key_pair().public)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as db:
+        for number, text in enumerate(texts):
+            db.execute("UPDATE edge SET tenant = ? WHERE name = ?", (text, f"edge{number}"))
+        db.execute("DROP TABLE owner")
+        db.execute("DROP TABLE tenant")
+        db.commit()
+    for _ in range(2):
+        with closing(Registry(tmp_path / "registry.db")) as registry:
+            owners = registry.owners()
+            assert {one.name: one.tenant for one in registry.edges()} == owners
+            assert len(set(owners.values())) == len(texts)
+            assert all(re.fullmatch(NAME_PATTERN, name) for name in owners.values())
+            assert {"acme", "Acme-GmbH"} < set(owners.values())
+            assert {one.name for one in registry.tenants()} == {*owners.values(), "default"}
+
+
+def test_an_edge_that_an_earlier_version_enrolled_is_its_tenants(tmp_path: Path) -> None:
+    """After a return to that version, say: its keys were the default tenant's."""
+    with closing(Registry(tmp_path / "registry.db")) as registry:
+        registry.add_tenant("acme")
+        registry.redeem(*invite(registry), new_key_pair().public)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as db:
+        db.execute("UPDATE edge SET tenant = 'acme'")
+        db.execute("DELETE FROM owner")
+        db.commit()
+    with closing(Registry(tmp_path / "registry.db")) as registry:
+        assert registry.owners() == {"barn": "acme"}
