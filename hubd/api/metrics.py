@@ -34,6 +34,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     log_head: int = 0
     log: LogStats | None = None
     rebuilds: int = 0
+    fresh: int = 0
 
 
 async def gathered(context: Context) -> Gathered:
@@ -52,6 +53,7 @@ async def gathered(context: Context) -> Gathered:
         edges=edges, totals=totals, keys=keys.stats(context), replicas=replicas,
         projectors=projector_status(context), log_head=context.hub.log_head,
         log=context.hub.log_stats(), rebuilds=context.state.rebuilds,
+        fresh=context.state.fresh.readings,
     )  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     ]  # fmt: skip
     if found.log is not None:
         metrics += _projectors(found.projectors, found.log_head)
-        metrics += _files(found.log, found.rebuilds)
+        metrics += _files(found.log, found.rebuilds, found.fresh)
     registry.register(_Collected(metrics))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
@@ -139,11 +141,12 @@ def _projectors(projectors: Iterable[ProjectorStatus], log_head: int) -> list[Me
     return [head, position, lag, failing, skipped]
 
 
-def _files(log: LogStats, rebuilds: int) -> list[Metric]:
+def _files(log: LogStats, rebuilds: int, fresh: int) -> list[Metric]:
     gauges = {
         "log_used_bytes": ("Bytes of the log in use", log.used_bytes),
         "log_limit_bytes": ("What the log may take: [log] limit", log.limit_bytes),
         "log_damaged": ("Values of the log whose checksum did not fit", log.damaged),
+        "fresh_readings": ("Readings in memory that are in no page yet: [state] memory", fresh),
     }
     return [
         *(

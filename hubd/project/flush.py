@@ -17,6 +17,8 @@ from hubd.state.pieces import Piece, cut, to_bits
 from hubd.state.points import span_of
 from hubd.state.rollups import HOURS, MINUTES, aggregate, level_of, merge
 
+# Points of a run: within a few percent of the best bytes a point, and quick to look through.
+RUN_POINTS: Final = 1024
 # Rows of `page` held back for one statement.
 PENDING_BYTES: Final = 4 << 20
 
@@ -101,7 +103,7 @@ class _Flush:
 
 def _runs(ref: int, pieces: Sequence[tuple[int, Piece]]) -> Iterator[Run]:
     for n, piece in pieces:
-        for part in cut(piece):
+        for part in cut(piece, RUN_POINTS):
             yield Run(ref, n, part)
             n += len(part.times)
 

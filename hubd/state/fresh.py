@@ -55,6 +55,11 @@ class Fresh:
         view.edges = self.edges
         return view
 
+    @property
+    def readings(self) -> int:
+        """How many readings are in memory and not in rows."""
+        return sum(one.table.points for one in list(self.edges.values()))
+
     def enter(self, edge: str, fresh: EdgeFresh) -> None:
         self.edges[edge] = fresh
 

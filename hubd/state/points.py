@@ -93,6 +93,10 @@ def page(
         if len(found) >= limit and -found[0][0] < chunk.t_min:
             break
         for start, piece in _load(connection, ref, chunk):
+            if max(piece.times) < max(from_ns, after[0]) or (
+                len(found) >= limit and -found[0][0] < min(piece.times)
+            ):
+                continue
             for point in _points(start, piece):
                 if from_ns <= point.time_ns < to_ns and point[:2] > after:
                     put = heapq.heappush if len(found) < limit else heapq.heappushpop

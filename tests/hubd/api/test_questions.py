@@ -247,6 +247,7 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     assert "edgesync_hub_log_used_bytes 81.0" in lines
     assert "edgesync_hub_log_limit_bytes 100.0" in lines
     assert "edgesync_hub_rebuilds_total 0.0" in lines
+    assert "edgesync_hub_fresh_readings 3602.0" in lines
     assert 'edgesync_hub_refused_total{edge="barn"} 7.0' in lines
     context.hub.log = LogStats(entries=3, damaged=0, used_bytes=99, limit_bytes=100, is_full=True)
     response = client.get("/healthz")

@@ -189,6 +189,29 @@ async def test_without_room_to_take_in_what_is_committed_memory_is_filled_again(
     assert state.read_now(lambda c: values_of(c, "barn")) == [float(n) for n in range(10, 60)]
 
 
+def test_memory_stays_within_its_bound_while_a_long_log_is_read_again(state: State) -> None:
+    """Replay is the same path as running: each page it writes is progress a kill cannot undo."""
+    bound, most = 256 << 10, 0
+    log = entries_of("barn", range(1, 101), 200) + entries_of("shed", range(101, 201), 200)
+    projector = TelemetryProjector(Live(), memory_bytes=bound)
+    reached = []
+    for kill in (120, 80, 200):  # each life ends so many entries after it began
+        state.write_now(projector.begin)
+        entries = [entry for entry in log if entry.position > projector.position]
+        for entry in entries[:kill]:
+            take(state, projector, [entry])
+            most = max(most, sum(one.table.nbytes for one in state.fresh.edges.values()))
+            while projector.is_due(is_idle=False):
+                state.write_now(lambda c: projector.store(c, is_idle=False))
+        stored = sa.select(sa.func.sum(tables.page.c.points))
+        reached.append(state.read_now(lambda c, stored=stored: c.scalar(stored)))  # type: ignore[misc]
+    assert reached == sorted(set(reached))
+    assert most < 2 * bound
+    for edge, start in (("barn", 200), ("shed", 20_200)):
+        values = state.read_now(lambda c, edge=edge: values_of(c, edge))  # type: ignore[misc]
+        assert values == [float(n) for n in range(start, start + 20_000)]
+
+
 async def test_what_is_old_is_stored_while_the_log_stands_still(state: State) -> None:
     async with following(Shelf(entries_of("barn", range(1, 4))), state) as projectors:
         await projectors.reach(3)

@@ -19,7 +19,6 @@ from hubd.project.base import apply_entries
 from hubd.project.cursors import read_cursor
 from hubd.project.feed import Cursor
 from hubd.state import State, open_state, points, views
-from hubd.state.pieces import cut
 from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket
 from tests.hubd.batches import START_NS, Edge, Name
 
@@ -129,7 +128,7 @@ def test_whatever_crashes_every_reading_is_there_once_and_in_order(
         # Pages of few runs, runs of few points, and aggregates as rows of some series.
         patch.setattr("hubd.state.pages.RUNS_MAX", 2)
         patch.setattr("hubd.state.points.CHUNK_POINTS", chunk)
-        patch.setattr("hubd.project.flush.cut", partial(cut, points=chunk))
+        patch.setattr("hubd.project.flush.RUN_POINTS", chunk)
         patch.setattr("hubd.state.rollups.HOURS", HOURS._replace(dense=dense))
         patch.setattr("hubd.state.rollups.MINUTES", MINUTES._replace(dense=dense))
         for limit, how in steps:
