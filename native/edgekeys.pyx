@@ -128,7 +128,8 @@ cdef class EdgeKeys(Keyspace):
     cdef readonly uint32_t taken_in
     cdef uint32_t opening
     cdef bint is_noted  # what is made in it begins somewhere
-    cdef readonly uint64_t sealed  # operations up to this number were made in an earlier one, or as another
+    # Operations up to this number were made in an earlier opening, or as another replica.
+    cdef readonly uint64_t sealed
     cdef uint64_t shift_first, shift_after, shift_last  # see `show_shift`
     cdef int64_t shift_ms
     cdef bytes hand  # `evict` goes on behind this key; None: from the first
