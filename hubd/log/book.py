@@ -27,6 +27,9 @@ Interval = tuple[int, int]
 
 # Cold keys kept in memory: beyond it the book forgets and looks up again (I7).
 CACHED_MAX: Final = 100_000
+# More sessions than an edge begins between a backup and its restore: no number of one comes back,
+# so that what was said in a lost session never counts in a new one (R2).
+EPOCHS_SKIPPED: Final = 1_000_000
 
 
 class Shelf(Protocol):

@@ -29,7 +29,7 @@ from edgesync.errors import StoreFull
 from edgesync.store.commit import GroupCommit
 from edgesync_transport.messages import Codec, Lane, LaneFloor
 from hubd.log.base import Append, Appended, Entry, LogFull, LogStats, NotAppended, Session
-from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
+from hubd.log.book import EPOCHS_SKIPPED, Book, Changes, IdKey, Interval, LaneKey, Piece
 
 log = logging.getLogger(__name__)
 
@@ -186,11 +186,21 @@ class LmdbLog:
         return value
 
     def renew_generation(self) -> None:
-        """Call on a copy that was restored from a backup, before any edge speaks to it."""
+        """Call on a copy that was restored from a backup, before any edge speaks to it.
+
+        No session has a number that one had before, whatever was lost with the original.
+        """
         self.generation = secrets.token_bytes(16)
         write = Write()
         write.put(FACTS, GENERATION, seal(GENERATION, self.generation), essential=True)
+        start = b""
+        while rows := self._store.scan(SESSIONS, start):
+            for key, _ in rows:
+                epoch = self._book.epoch(key.decode()) + EPOCHS_SKIPPED
+                write.put(SESSIONS, key, seal(key, U64.pack(epoch)), essential=True)
+            start = rows[-1][0] + b"\0"
         self._commit.submit_sync(write)
+        self._book.forget()
 
     def _damaged(self, db: str, key: bytes) -> None:
         self._damaged_count += 1

@@ -22,7 +22,7 @@ from edgesync_transport.receiver import Receiver, ReceiverSettings
 from edgesync_transport.sender import Sender
 from edgesync_transport.window import SenderSettings
 from hubd.log.base import Append, Appended
-from hubd.log.book import Book, Changes
+from hubd.log.book import EPOCHS_SKIPPED, Book, Changes
 from tests.sim.disks import POISON, Record, SimJournal, SimLog, Stored, contents_in, rows_of
 
 NAME = "barn"
@@ -526,6 +526,8 @@ class HubSim:
         self.log.reopen(stored)
         self.newest_backup = self.log.backup()
         self.log.stored.generation = self.world.bytes16()
+        for edge in self.log.stored.epochs:
+            self.log.stored.epochs[edge] += EPOCHS_SKIPPED
         self._boot()
 
     def take_backup(self) -> None:

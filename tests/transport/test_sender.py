@@ -291,6 +291,48 @@ def test_a_poison_record_is_found_by_halving_and_becomes_a_dead_letter(bad: int)
     assert asked <= 12
 
 
+@pytest.mark.feature("S14")
+@pytest.mark.parametrize("bad", [1, 2, 7, 10])
+def test_a_poison_record_is_found_across_sessions_of_two_answers_each(bad: int) -> None:
+    """Two gateways with one name, or a line that flaps, leave each session no time to bisect."""
+    settings = SenderSettings(linger_s=(0.0, 0.0, 0.0), batch_records_max=10, batch_records_min=10)
+    sender = make(tail=10, settings=settings)
+    stored, dead = 0, list[int]()
+    for _session in range(8):
+        pending = load(sender, welcome(sender, greet(sender), floor=stored))
+        for _answer in range(2):
+            batch = next((one for one in sent(pending) if isinstance(one, Batch)), None)
+            if batch is None:
+                break
+            if batch.first <= bad <= batch.last and batch.codec is not Codec.DEAD:
+                answer = nack(batch.first, batch.last, NackCode.POISON, stored)
+            else:
+                stored = batch.last
+                answer = ack(stored)
+                dead += [batch.first] if batch.codec is Codec.DEAD else []
+            pending = load(sender, sender.step(answer, 0.3), 0.3)
+        sender.step(LinkDown(), 0.4)
+    assert (stored, dead) == (10, [bad])
+
+
+def test_a_record_refused_once_is_offered_again_before_it_is_a_dead_letter() -> None:
+    sender, _ = streaming(tail=1)
+    sender.step(nack(1, 1, NackCode.POISON), 0.3)
+    sender.step(LinkDown(), 0.4)
+    (batch,) = [
+        one for one in sent(load(sender, welcome(sender, greet(sender)))) if isinstance(one, Batch)
+    ]
+    assert (batch.first, batch.codec) == (1, Codec.ROWS)
+
+
+def test_a_receiver_that_lost_records_is_sent_whole_batches_of_them() -> None:
+    sender, _ = streaming(tail=30, floor=20)
+    sender.step(nack(21, 30, NackCode.POISON, 20), 0.3)
+    sender.step(LinkDown(), 0.4)
+    effects = load(sender, welcome(sender, greet(sender), floor=10))
+    assert ranges(effects) == [(11, 20), (21, 30)]
+
+
 def test_a_gap_sends_the_lane_back_to_the_named_floor() -> None:
     sender, _ = streaming(tail=30)
     effects = load(sender, sender.step(nack(11, 20, NackCode.GAP, 5), 0.3))

@@ -395,7 +395,9 @@ class Sender:
         self._pings.clear()
         for lane in self.lanes:
             lane.go_back()
-            lane.forget_refusal()
+            # Asked anew, as the hub may be another; the range stays narrow, or a record refused in
+            # sessions shorter than a bisection would hold the lane up for ever.
+            lane.refused = None
 
     def _forked(self, event: Forked) -> None:
         self.incarnation = event.incarnation
@@ -514,10 +516,12 @@ class Sender:
             effects.append(
                 Report("rewind", {"lane": int(lane.lane), "from": lane.floor, "to": floor})
             )
+            lane.forget_refusal()
         lane.floor = floor
         lane.safe = min(safe, floor)
         lane.reached = floor
         lane.go_back()
+        lane.narrow()
         lane.floor_chain = chain
         if floor < lane.lost:
             facts = {"lane": int(lane.lane), "first": floor + 1, "last": lane.lost}
@@ -685,7 +689,7 @@ class Sender:
         if lane.refused and event.first == event.last == lane.refused[0]:
             # R12: refused while standing alone; the receiver keeps it as a dead letter.
             codec, reason = Codec.DEAD, lane.refused[1]
-            lane.forget_refusal()
+            lane.refused = None  # it stays alone until the answer, however often that is lost
             effects.append(Dead(event.lane, event.first, reason))
             effects.append(Report("dead", {"lane": int(event.lane), "seq": event.first}))
         sent = InFlight(event.first, event.last, len(payload), now, event.last_chain)

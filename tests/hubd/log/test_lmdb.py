@@ -218,3 +218,17 @@ async def test_a_fleet_that_comes_back_is_let_in_together(tmp_path: Path) -> Non
     again = LmdbLog(tmp_path / "log")
     assert (await again.open_session("edge7", INCARNATION, NOWHERE)).epoch == 3
     await again.aclose()
+
+
+async def test_a_restored_log_gives_no_session_a_number_that_was_used(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log")
+    edges = [f"edge{number}" for number in range(1100)]  # more than one page of a scan
+    async with trio.open_nursery() as nursery:
+        for edge in edges:
+            nursery.start_soon(log.open_session, edge, INCARNATION, NOWHERE)
+    log.renew_generation()
+    assert (
+        min([(await log.open_session(edge, INCARNATION, NOWHERE)).epoch for edge in edges]) > 1000
+    )
+    assert (await log.open_session("new", INCARNATION, NOWHERE)).epoch == 1
+    await log.aclose()
