@@ -5,7 +5,7 @@ import functools
 import logging
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
@@ -215,7 +215,9 @@ async def _serve(
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
-            nursery.start_soon(_watch_registry, admission, link, keyspaces)
+            look = functools.partial(_look_at_registry, admission, link, keyspaces)
+            enrolment.on_enrolled = look
+            nursery.start_soon(_watch_registry, look, keyspaces)
             await nursery.start(keyspaces.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
@@ -322,21 +324,24 @@ class Admission:
         return [known[public] for public in known.keys() - now.keys() if known[public] not in edges]
 
 
-async def _watch_registry(admission: Admission, link: HubLink, keyspaces: Keyspaces) -> None:
+async def _watch_registry(look: Callable[[], Awaitable[None]], keyspaces: Keyspaces) -> None:
     """Follow the registry; a revoked edge's session ends (R9)."""
     seldom = Seldom()
     while True:
         await trio.sleep(REGISTRY_POLL_S)
         try:
-            revoked = await admission.refresh()
+            await look()
         except RegistryUnusable as error:
             if (again := seldom.ask("registry")) is not None:
                 log.error("registry not read: %s; %d more before", error, again)
-            continue
-        keyspaces.open_missing()
-        for edge in revoked:
-            await link.revoke(edge)
-            keyspaces.forget(edge)
+        else:
+            keyspaces.open_missing()
+
+
+async def _look_at_registry(admission: Admission, link: HubLink, keyspaces: Keyspaces) -> None:
+    for edge in await admission.refresh():
+        await link.revoke(edge)
+        keyspaces.forget(edge)
 
 
 async def run_until_signalled(settings: Settings, folder: Path) -> None:

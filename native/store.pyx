@@ -168,6 +168,8 @@ cdef class Store:
         flags |= {"always": 0, "meta": MDB_NOMETASYNC, "none": MDB_NOSYNC}[sync]
         if readonly:
             flags |= MDB_RDONLY
+        else:
+            directory.allocate_lock(os.path.join(path, directory.LOCK))
         rc = mdb_env_create(&self.e.env)
         if rc == 0:
             rc = mdb_env_set_maxdbs(self.e.env, len(names) + 8)

@@ -21,6 +21,8 @@ from typing import Final
 from edgesync.errors import StoreCorrupt, StoreLocked, StoreUnwritable, StoreVersion
 
 DATA: Final = "data.mdb"
+LOCK: Final = "lock.mdb"
+LOCK_BYTES: Final = 8192  # what LMDB takes for its 126 readers
 OWNER: Final = "owner"
 NEWBORN: Final = "new"
 WAL: Final = "wal"
@@ -126,7 +128,7 @@ def is_there(path: Path) -> bool:
     with explained(path):
         if (path / DATA).exists():
             return True
-        if (path / "lock.mdb").exists():
+        if (path / LOCK).exists():
             raise StoreCorrupt(path=str(path), problem=f"{DATA} is missing beside its lock file")
         return False
 
@@ -149,6 +151,15 @@ def publish(path: Path) -> None:
         (child / DATA).rename(path / DATA)
         shutil.rmtree(child)
         sync_directory(path)
+
+
+def allocate_lock(path: str) -> None:
+    """Give LMDB's lock file its blocks; raises StoreUnwritable when the disk has none.
+
+    LMDB maps it: where the disk is full the first write to it would end the process (SIGBUS).
+    """
+    with explained(Path(path).parent), open(path, "ab") as file:
+        os.posix_fallocate(file.fileno(), 0, LOCK_BYTES)
 
 
 def make_wal(path: Path, nbytes: int, *, is_needed: bool = True) -> None:

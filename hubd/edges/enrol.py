@@ -8,8 +8,8 @@ import ipaddress
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 from functools import partial
 from typing import Annotated, Final
 
@@ -141,7 +141,10 @@ def _network_of(address: str) -> str:
 
 
 class Enrolment:
-    """Redeems tokens beside the loop: the registry's file may be held by another process."""
+    """Redeems tokens beside the loop: the registry's file may be held by another process.
+
+    on_enrolled   is awaited before an edge is answered, for it may come at once
+    """
 
     def __init__(self, registry: Registry, settings: Settings, *, server_key: str) -> None:
         self._registry = registry
@@ -150,6 +153,7 @@ class Enrolment:
         self._failures = Failures()
         self._seldom = Seldom()
         self._one_at_a_time = trio.CapacityLimiter(1)
+        self.on_enrolled: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     async def of_request(self, asked: EnrolRequest, address: str) -> EnrolAnswer:
         """Redeem what came over HTTP; raises EnrolRefused, and RegistryUnusable for now."""
@@ -185,6 +189,8 @@ class Enrolment:
                 )
             raise
         log.info("enrolled: edge=%s from %s", edge, origin)
+        with suppress(RegistryUnusable):  # it is looked at again soon
+            await self.on_enrolled()
         address = public_address(self._settings)
         return EnrolAnswer(edge=edge, address=address, server_key=self._server_key)
 

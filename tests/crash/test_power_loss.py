@@ -12,6 +12,7 @@ import random
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,3 +135,43 @@ def test_a_first_start_cut_short_leaves_a_whole_store_or_none(disk: Disk, tmp_pa
         acknowledged = victim.acknowledged()
         disk.power_on()
         assert check(store) >= acknowledged
+        shutil.rmtree(store)  # an open store takes its room at once, and the disk is small
+
+
+OPENER = """
+import sys
+from edgesync._native.store import Store
+from edgesync.errors import StoreError
+try:
+    Store(sys.argv[1], databases=()).close()
+except StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.root
+def test_a_first_start_on_a_full_disk_is_an_error(disk: Disk) -> None:
+    """LMDB maps its lock file: without room for it the process would end by SIGBUS."""
+    filler, said = disk.place / "filler", []
+    for left_kib in range(0, 96, 3):
+        store = disk.place / f"store{left_kib}"
+        store.mkdir()
+        with filler.open("wb") as file:
+            room = os.statvfs(disk.place)
+            size = room.f_bfree * room.f_frsize
+            while size > 0:
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                    break
+                except OSError:
+                    size -= room.f_frsize  # not all that is free may be had
+            file.truncate(size - (left_kib << 10))
+        done = subprocess.run(
+            [sys.executable, "-c", OPENER, str(store)], capture_output=True, text=True
+        )
+        assert done.returncode == 0, (left_kib, done.stderr)
+        said.append(done.stdout)
+        filler.unlink()
+        shutil.rmtree(store)
+    assert any("No space left" in one for one in said), said
+    assert said[-1] == ""

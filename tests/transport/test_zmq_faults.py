@@ -1,5 +1,6 @@
 """A link across a bad network: slow, cut, cut in the middle of a frame, silent without an end."""
 
+import math
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import msgspec
 import pytest
 import trio
 
-from edgesync_transport.dealer import Cause, LinkLost, ZmqLink
+from edgesync_transport.dealer import HUNG_S, Cause, LinkLost, ZmqLink
 from edgesync_transport.messages import Ping
 from tests.faults.proxy import open_proxy
 from tests.transport.hub import MUTE, collect, end_of, eventually, open_hub
@@ -129,7 +130,27 @@ async def test_a_line_that_answers_nothing_is_no_hub() -> None:
         hub.connect(hub.admit("far"), address=proxy.endpoint, settings=MUTE) as connect,
     ):
         proxy.open_hole()
-        assert (await end_of(await connect())).cause is Cause.SILENT
+        lost = await end_of(await connect())
+        assert (lost.cause, lost.retry_after_s) == (Cause.SILENT, None)
+
+
+async def test_a_hub_that_hangs_is_not_one_that_refuses() -> None:
+    """Five that refuse in a row are left alone for minutes; a stopped one may go on in a moment."""
+    async with (
+        open_hub() as hub,
+        open_proxy(hub.target) as proxy,
+        hub.connect(hub.admit("far"), address=proxy.endpoint, settings=MUTE) as connect,
+    ):
+        past, handshake_s = connect._past, MUTE.handshake_s
+        past.is_proven = True
+        proxy.open_hole()
+        for n in (1, 2, 3):
+            lost = await end_of(await connect())
+            assert lost.cause is Cause.SILENT
+            assert lost.retry_after_s is not None
+            assert handshake_s * 2**n / 2 <= lost.retry_after_s <= handshake_s * 2**n
+        past.silences = 1000
+        assert (past.hung_s(handshake_s) or math.inf) <= HUNG_S
 
 
 async def test_an_idle_link_stays_up() -> None:

@@ -11,6 +11,7 @@ again, and nothing of Python runs until somebody answers. That is cheap enough t
 import enum
 import logging
 import math
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -37,6 +38,9 @@ LOOK_S: Final = 10.0
 IMPATIENT_S: Final = 1.0
 # A name server that does not answer, or no descriptor that is free: asked again so soon.
 RETRY_S: Final = 1.0
+# A hub that hangs is tried again after two handshakes, four, … and so long; its fleet does not add
+# to what keeps it busy, and it is no hub that refuses, which may be left alone for minutes.
+HUNG_S: Final = 60.0
 # What a link takes, twice: three sockets, a connection, name resolution.
 DESCRIPTORS_MIN: Final = 16
 
@@ -81,6 +85,7 @@ class Past:
 
     is_proven   the hub has shown its key before: who closes a connection now stands before it
     shunned     the address that answered last without being the hub, for the next link
+    silences    handshakes in a row that it has begun and not gone on with
     """
 
     def __init__(self) -> None:
@@ -88,7 +93,16 @@ class Past:
         self.addresses: list[str] = []
         self.shunned = ""
         self.links = 0
+        self.silences = 0
         self.log_seldom = Seldom()
+
+    def hung_s(self, handshake_s: float) -> float | None:
+        """Return after which pause to try a silent hub again; None if it may be no hub at all."""
+        self.silences += 1
+        if not self.is_proven:
+            return None
+        pause_s = min(HUNG_S, handshake_s * 2.0 ** min(self.silences, 16))
+        return pause_s * random.uniform(0.5, 1.0)
 
 
 class ZmqLink:
@@ -260,12 +274,15 @@ class ZmqLink:
         elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self.phase = Phase.UP
             self._past.is_proven = True
+            self._past.silences = 0
             self._settled.set()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
             self._finish(Cause.REFUSED, f"ZAP status {value}")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == zmq.EAGAIN:
             self._past.shunned = endpoint
-            self._finish(Cause.SILENT, f"no handshake in {self._settings.handshake_s:g} s")
+            handshake_s = self._settings.handshake_s
+            pause_s = self._past.hung_s(handshake_s)
+            self._finish(Cause.SILENT, f"no handshake in {handshake_s:g} s", pause_s)
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             self._past.shunned = endpoint
             self._finish(Cause.UNPROVEN)

@@ -19,11 +19,13 @@ from hubd.edges.enrol import (
     NETWORKS_MAX,
     PATH,
     Enrolment,
+    EnrolRequest,
     Failures,
     enrol_route,
     token_for,
 )
 from hubd.edges.registry import Registry
+from hubd.errors import RegistryBusy
 from hubd.project import Live, Projectors
 from hubd.settings import HubSettings, Settings
 from hubd.state import open_state
@@ -181,3 +183,18 @@ def test_a_registry_held_by_another_process_is_busy(client: TestClient, tmp_path
         assert (answer.status_code, answer.json()["code"]) == (503, "busy")
         holder.execute("ROLLBACK")
         assert client.post(PATH, json=asked).status_code == 200
+
+
+async def test_an_edge_is_let_in_before_it_is_answered(registry: Registry) -> None:
+    """It comes at once, and one that is refused takes its time to come again."""
+    enrolment = Enrolment(registry, SETTINGS, server_key=SERVER_KEY)
+    let_in = list[str]()
+
+    async def look() -> None:
+        let_in.extend(registry.live_keys().values())
+        raise RegistryBusy("registry.db")  # it is looked at again soon
+
+    enrolment.on_enrolled = look
+    asked = msgspec.convert(body(registry), EnrolRequest)
+    assert (await enrolment.of_request(asked, "127.0.0.1")).edge == "barn"
+    assert let_in == ["barn"]
