@@ -30,7 +30,8 @@ def open_registry(config: Path) -> Registry:
     return _registry(config)[2]
 
 
-def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+def checked_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Return the name of an edge or a tenant; raises BadParameter for what is none."""
     if not re.fullmatch(NAME_PATTERN, value):
         raise click.BadParameter(
             "letters, digits, . _ -, at most 63, beginning with a letter or digit"
@@ -39,7 +40,7 @@ def _edge_name(_context: click.Context, _parameter: click.Parameter, value: str)
 
 
 @click.command(epilog="Example: hubd enroll barn-7 | ssh barn-7 'edgesync init --token -'")
-@click.argument("edge", callback=_edge_name)
+@click.argument("edge", callback=checked_name)
 @click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose edge it is.")
 @click.option("--site", default="", help="Where it stands, in your words.")
 @click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")

@@ -2,24 +2,14 @@
 
 import contextlib
 import json
-import re
 from pathlib import Path
 
 import click
 
 from edgesync.cli.program import as_json_option
-from hubd.cli.edges import open_registry
+from hubd.cli.edges import checked_name, open_registry
 from hubd.cli.run import new_token
-from hubd.edges.registry import NAME_PATTERN
 from hubd.web import format
-
-
-def _tenant_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, value):
-        raise click.BadParameter(
-            "letters, digits, . _ -, at most 63, beginning with a letter or digit"
-        )
-    return value
 
 
 @click.group(epilog="Example: hubd tenant add acme && hubd enroll barn-7 --tenant acme")
@@ -31,7 +21,7 @@ def tenant() -> None:
 
 
 @tenant.command(epilog="Example: hubd tenant add acme")
-@click.argument("name", callback=_tenant_name)
+@click.argument("name", callback=checked_name)
 @click.pass_obj
 def add(config: Path, name: str) -> None:
     """Make the tenant NAME; a running hub knows it within a second."""
