@@ -56,6 +56,10 @@ SLOW = (
 
 # A busy machine is no failing test.
 hypothesis.settings.register_profile("edgesync", deadline=None)
+# Chosen by arm/arm64.sh: examples that take an instant elsewhere take a second under emulation.
+hypothesis.settings.register_profile(
+    "emulated", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("edgesync")
 
 

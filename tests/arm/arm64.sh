@@ -78,4 +78,5 @@ bind "$folder/site" /site
 [ $# -gt 0 ] || set -- tests/golden tests/native tests/transport/test_wire.py tests/transport/test_wire_golden.py
 chroot "$root" /usr/bin/env PYTHONPATH=/edgesync:/edgesync/transport:/site \
   sh -c 'cd /edgesync && exec python3.11 -m pytest -v --color=no -p no:cacheprovider --timeout=900 \
+    --hypothesis-profile=emulated \
     --deselect tests/native/test_store.py::test_a_map_that_cannot_be_had_is_refused_with_its_size "$@"' -- "$@"

@@ -20,6 +20,8 @@ from edgesync.errors import StoreVersion as NewerVersion
 from edgesync.store.directory import META, META_AT
 
 BULK = 2
+# Stores are as large in pages everywhere: some machines have pages of 16 or 64 KiB.
+LARGE = os.sysconf("SC_PAGE_SIZE") // 4096
 
 
 def opened(path: Path, **options: object) -> Store:
@@ -137,10 +139,10 @@ def test_rows_of_a_dict_are_refused_as_others_are(store: Store) -> None:
 
 
 def test_the_size_of_a_tree_and_the_room_beside_it_are_known(tmp_path: Path) -> None:
-    with opened(tmp_path / "store", map_bytes_max=4 << 20) as store:
+    with opened(tmp_path / "store", map_bytes_max=LARGE << 22) as store:
         assert store.tree_bytes("things") == 0
         room = store.room_bytes
-        assert 2 << 20 < room < 4 << 20
+        assert LARGE << 21 < room < LARGE << 22
         write = Write()
         write.put_all("things", {b"%05d" % n: bytes(100) for n in range(5000)})
         store.apply(write)
@@ -449,10 +451,6 @@ def test_intake_stops_at_nine_tenths_and_trimming_makes_room(tmp_path: Path) -> 
         assert store.used_bytes < 1 << 20
         fill(store)
         assert Journal(store).state(BULK).tail >= tail + tail // 2
-
-
-# Stores are as large in pages everywhere: some machines have pages of 16 or 64 KiB.
-LARGE = os.sysconf("SC_PAGE_SIZE") // 4096
 
 
 def mounted_tmpfs(tmp_path: Path, mib: int) -> Path:
