@@ -17,6 +17,7 @@ import pytest
 
 from edgesync.resources import disk
 from edgesync_transport import descriptors
+from tests.postgresql import Server
 
 TESTS = Path(__file__).parent
 TABLE = TESTS.parent / "docs" / "features.md"
@@ -133,6 +134,24 @@ def _machine_with_room() -> Iterator[None]:
     disk.read_filesystem = read_with_room
     yield
     disk.read_filesystem = read
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server of this session's; it is a failure when there is none to be had."""
+    server = Server()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def database(postgresql: Server) -> Iterator[str]:
+    """Return the URL of an empty PostgreSQL database."""
+    with postgresql.database() as url:
+        yield url
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,116 @@
+"""A PostgreSQL server of the tests' own, from Debian's package, on a socket in its folder."""
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+PROGRAMS: Final = Path("/usr/lib/postgresql/15/bin")
+USER: Final = "hub"
+QUICK: Final = ("fsync=off", "full_page_writes=off")
+SETTINGS: Final = (
+    "listen_addresses=", "autovacuum=off", "max_wal_size=256MB", "shared_buffers=32MB",
+    "max_connections=60", "log_min_messages=fatal", "logging_collector=off",
+)  # fmt: skip
+
+EMPTY: Final = """
+DO $$ DECLARE name text; BEGIN
+PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid();
+FOR name IN SELECT nspname FROM pg_namespace
+    WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'information_schema') LOOP
+EXECUTE format('DROP SCHEMA %I CASCADE', name);
+END LOOP; END $$
+"""
+
+
+class Server:
+    """One cluster; `start` and `kill` it as often as you like.
+
+    is_durable   it syncs what is committed, for tests that kill it
+    """
+
+    def __init__(self, *, is_durable: bool = False) -> None:
+        # The path of a socket has 107 bytes, and a server refuses to be root's.
+        self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+        self._data = self.folder / "data"
+        self._settings = SETTINGS if is_durable else (*SETTINGS, *QUICK)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as_user: list[str] = []
+        if os.geteuid() == 0:
+            user = pwd.getpwnam("postgres")
+            os.chown(self.folder, user.pw_uid, user.pw_gid)
+            ids = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}"]
+            self._as_user = ["setpriv", *ids, "--clear-groups", "--"]
+        how = ["--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync"]
+        self._run("initdb", *how, "-D", str(self._data))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [*self._as_user, str(PROGRAMS / program), *arguments]
+        done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    def start(self, *settings: str) -> None:
+        """Return once the server answers; `settings` are NAME=VALUE."""
+        options = [f"-c{one}" for one in (*self._settings, *settings)]
+        self._process = subprocess.Popen(
+            [*self._as_user, str(PROGRAMS / "postgres"), "-D", str(self._data), "-k",
+             str(self.folder), *options],
+            cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        while True:
+            try:
+                psycopg.connect(self.url("postgres")).close()
+                return
+            except psycopg.OperationalError:
+                assert self._process.poll() is None, "the server did not start"
+                time.sleep(0.01)
+
+    def kill(self) -> None:
+        """End the server and all it has started at once, as a power cut would."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGQUIT)  # SIGKILL would leave its children
+        self._process.wait()
+        self._process = None
+
+    @contextlib.contextmanager
+    def silent(self, pid: int) -> Iterator[None]:
+        """Have the process of one connection stand still for a while."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self.kill()
+        shutil.rmtree(self.folder)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{USER}@/{database}?host={self.folder}"
+
+    def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextlib.contextmanager
+    def database(self) -> Iterator[str]:
+        """Make an empty database for a while; yields its URL."""
+        name = "hub"
+        if not self.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
+            self.execute(f"CREATE DATABASE {name}")
+        try:
+            yield self.url(name)
+        finally:
+            self.execute(EMPTY, name)  # ten times as fast as a new database
