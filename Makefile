@@ -8,6 +8,9 @@ SHELL := /bin/bash
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
+# Modules are compiled once, not by each of a thousand processes that tests start.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTHON ?= python3
 PY := .venv/bin/python
 SEED ?= 1

@@ -208,6 +208,7 @@ SECTIONS = st.sampled_from(["server", "edge", "cells", "hub", "sync"])
 
 
 @given(st.dictionaries(SECTIONS, VALUES | TABLES, max_size=4))
+@pytest.mark.slow
 def test_any_table_gives_settings_or_an_error_of_configuration(table: dict[str, Any]) -> None:
     for read in (edgesync.settings.from_table, hubd.settings.from_table):
         own = {name: dict(inner) if isinstance(inner, dict) else inner

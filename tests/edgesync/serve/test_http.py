@@ -99,6 +99,7 @@ async def test_what_is_no_question_is_answered_as_such(
     assert (await served.get("/healthz"))[0] == 200
 
 
+@pytest.mark.slow
 async def test_connections_that_say_nothing_do_not_shut_out_others(served: Served) -> None:
     idle = [await trio.open_tcp_stream("127.0.0.1", served.port) for _ in range(CONNECTIONS_MAX)]
     # They are dropped after a while; then the question is answered.

@@ -306,6 +306,7 @@ async def test_an_unknown_key_gets_nothing_in_and_is_told_why(hub: Hub) -> None:
 
 
 @pytest.mark.feature("S6")
+@pytest.mark.slow
 async def test_a_key_revoked_while_connected_is_heard_no_more(hub: Hub) -> None:
     async with hub.running(), hub.node() as edge:
         await edge.ingest(readings(0, 10))

@@ -139,6 +139,7 @@ async def test_a_slow_modem_may_upload_what_is_large(
     assert (status, answer) == (200, {"bytes": 60 * len(piece)})
 
 
+@pytest.mark.slow
 async def test_connections_over_the_limit_wait_and_silent_ones_go(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
