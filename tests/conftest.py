@@ -10,14 +10,16 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
 
 from edgesync.resources import disk
 from edgesync_transport import descriptors
-from tests.postgresql import Server
+
+if TYPE_CHECKING:
+    from tests.postgresql import Server
 
 TESTS = Path(__file__).parent
 TABLE = TESTS.parent / "docs" / "features.md"
@@ -145,8 +147,10 @@ def _machine_with_room() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[Server]:
+def postgresql() -> "Iterator[Server]":
     """A PostgreSQL server of this session's; it is a failure when there is none to be had."""
+    from tests.postgresql import Server  # whose driver few tests need
+
     server = Server()
     try:
         server.start()
@@ -156,7 +160,7 @@ def postgresql() -> Iterator[Server]:
 
 
 @pytest.fixture
-def database(postgresql: Server) -> Iterator[str]:
+def database(postgresql: "Server") -> Iterator[str]:
     """Return the URL of an empty PostgreSQL database."""
     with postgresql.database() as url:
         yield url
