@@ -896,6 +896,7 @@ class EdgeNode(KeyMethods):
             reconnects=self._driver.reconnects,
             restore_safe=sender.restore_safe,
             two_hubs=sender.two_hubs,
+            slowed=sender.slowed(trio.current_time()),
         )
 
     def latest(self) -> list[LatestView]:

@@ -30,6 +30,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """state is one of Connected, Processing, Disconnected, Queuing, Reconnecting, Draining.
 
     two_hubs   sessions have alternated between two hubs that share one identity, since the start
+    slowed     why the hub takes less than there is, as it says; empty while it takes all
     """
 
     state: str
@@ -42,6 +43,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     reconnects: int = 0
     restore_safe: bool = False
     two_hubs: bool = False
+    slowed: str = ""
 
 
 class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -22,8 +22,11 @@ from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from hubd.cells import Answers, Keyspaces
+from hubd.lead import Lead
 from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
 from hubd.presence import Presence
+from hubd.project import Progress
+from hubd.rates import Rates
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +45,20 @@ SESSION_S: Final = 0.002
 COMPLAIN_EVERY_S: Final = 60.0
 
 
+# Readings that are stored together: what comes meanwhile from other edges goes in between.
+TOGETHER_READINGS: Final = 1 << 16
+# A projection that has not come so far by then does not keep the log back (`Lead.give_up`).
+PROJECTION_WAIT_S: Final = 5.0
+
 # Why a batch is not stored.
 Problem = tuple[NackCode, str]
+
+
+class _Sound(NamedTuple):
+    """A batch that is as it says, and how many readings it holds."""
+
+    asked: core.Store
+    readings: int
 
 
 class EdgePort:
@@ -71,7 +86,10 @@ class EdgePort:
 
 
 class HubLink:
-    """See the module. `run` lasts until cancelled or the hearing is closed."""
+    """See the module. `run` lasts until cancelled or the hearing is closed.
+
+    projection   how far the newest readings are shown: the log does not run away from it
+    """
 
     def __init__(
         self,
@@ -81,6 +99,8 @@ class HubLink:
         settings: ReceiverSettings,
         *,
         answers: Answers | Keyspaces | None = None,
+        rates: Rates | None = None,
+        projection: Progress | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._hearing = hearing
@@ -89,6 +109,9 @@ class HubLink:
         self._presence = presence
         self._settings = settings
         self._wall_ns = wall_ns
+        self.rates = rates or Rates()
+        self._projection = projection
+        self._lead = Lead()
         self._ports: dict[str, EdgePort] = {}
         # When ports are to be told the time, the next first.
         self._due: list[tuple[float, int, EdgePort]] = []
@@ -146,6 +169,9 @@ class HubLink:
             await trio.sleep(TICK_S)
             if descriptors.are_short():  # libzmq lets peers in and does not say what failed
                 descriptors.note_shortage("link")
+            self.rates.count_edges(
+                edge for edge, port in self._ports.items() if port.receiver.session is not None
+            )
             now = trio.current_time()
             while self._due and self._due[0][0] <= now:
                 due_at, _, port = heapq.heappop(self._due)
@@ -227,36 +253,92 @@ class HubLink:
                     asked.append(port.receive.receive_nowait())
                 except trio.WouldBlock:
                     break
-            for answer in await self._store(port, asked):
-                await self._step(port, answer)
+            await self._store(port, asked)
             port.queued_bytes -= sum(len(one.batch.payload) for one in asked)
 
-    async def _store(self, port: EdgePort, asked: Sequence[core.Store]) -> list[core.Stored]:
-        """Check and store batches in order. What follows a bad one is refused as a gap."""
-        edge = port.receiver.edge
-        answers: list[core.Stored] = []
-        sound: list[core.Store] = []
+    async def _store(self, port: EdgePort, asked: Sequence[core.Store]) -> None:
+        """Check and store batches in order, and answer them. What follows a bad one is a gap."""
+        refused: list[core.Stored] = []
+        sound: list[_Sound] = []
         for one in asked:
             session = port.receiver.session
             if session is None or session.epoch != one.batch.epoch:
                 continue  # nobody waits for the answer, and the next session finds the floor
-            problem = await _problem_of(one, self._checks)
-            if problem is None:
-                sound.append(one)
-            else:
-                answers.append(_refused(one, *problem))
+            checked = await self._check(port.receiver.edge, one)
+            if isinstance(checked, core.Stored):
+                refused.append(checked)
+                continue
+            sound.append(checked)
+            if sum(one.readings for one in sound) >= TOGETHER_READINGS:
+                await self._append(port, sound)
+                sound = []
+        await self._append(port, sound)
+        for answer in refused:
+            await self._step(port, answer)
+
+    async def _check(self, edge: str, asked: core.Store) -> "_Sound | core.Stored":
+        """Return the batch if it is to be stored; what is refused for now is not looked at."""
+        lane, now = asked.batch.lane, trio.current_time()
+        pause = self.rates.pause(edge, lane, now)
+        if pause is not None and self.rates.refuses(pause):
+            return _refused(asked, NackCode.BUSY, pause.reason, pause.seconds)
+        found = await _look_at(asked, self._checks)
+        readings = found if isinstance(found, int) else 0
+        self.rates.take(edge, readings, len(asked.batch.payload), trio.current_time())
+        return _Sound(asked, found) if isinstance(found, int) else _refused(asked, *found)
+
+    async def _append(self, port: EdgePort, sound: Sequence["_Sound"]) -> None:
+        """Store batches once the log may go on, and answer them."""
         if not sound:
-            return answers
+            return
+        edge = port.receiver.edge
+        await self._wait_for_projection(edge, sum(one.readings for one in sound))
         try:
-            results = await self._log.append([_append(edge, one) for one in sound])
+            results = await self._log.append([_append(edge, one.asked) for one in sound])
         except StoreError as error:
             self._complain(edge, error)
             reason = str(error) if isinstance(error, LogFull) else "the hub cannot store now"
-            return [_refused(one, NackCode.BUSY, reason) for one in asked]
+            answers = [_refused(one.asked, NackCode.BUSY, reason) for one in sound]
         except Exception:  # A bug of ours; what one edge sends may not end the others' link: I8.
             log.exception("batches not stored: edge=%s", edge)
-            return [_refused(one, NackCode.BUSY, "the hub failed, see its log") for one in asked]
-        return [*map(_stored, sound, results), *answers]
+            reason = "the hub failed, see its log"
+            answers = [_refused(one.asked, NackCode.BUSY, reason) for one in sound]
+        else:
+            for one, result in zip(sound, results, strict=True):
+                if isinstance(result, Appended) and result.position:
+                    self._lead.add(result.position, edge, one.readings)
+            answers = [
+                self._stored(edge, one.asked, result)
+                for one, result in zip(sound, results, strict=True)
+            ]
+        for answer in answers:
+            await self._step(port, answer)
+
+    def _stored(self, edge: str, asked: core.Store, result: Appended | NotAppended) -> core.Stored:
+        if isinstance(result, NotAppended):
+            return core.Stored(
+                asked.token, result.floor, 0, code=result.code, is_stale=result.code is None,
+                reason=result.reason,
+            )  # fmt: skip
+        pause = self.rates.pause(edge, asked.batch.lane, trio.current_time())
+        if pause is None:
+            return core.Stored(asked.token, result.floor, result.safe)
+        return core.Stored(
+            asked.token, result.floor, result.safe, reason=pause.reason, pause_s=pause.seconds
+        )
+
+    async def _wait_for_projection(self, edge: str, readings: int) -> None:
+        """Return when readings may go into the log without that others' are shown late (I8)."""
+        if self._projection is None:
+            return
+        self._lead.reached(self._projection.position)
+        began_at = self._projection.position
+        with trio.move_on_after(PROJECTION_WAIT_S) as patience:
+            while not self._lead.has_room(edge, readings):
+                await self._projection.changed()
+                self._lead.reached(self._projection.position)
+        if patience.cancelled_caught and self._projection.position == began_at:
+            self._lead.give_up()
 
     def _complain(self, edge: str, error: StoreError) -> None:
         """Log why batches are refused, once in a while."""
@@ -267,11 +349,11 @@ class HubLink:
             self._quiet_until, self._refusals = now + COMPLAIN_EVERY_S, 0
 
 
-async def _problem_of(asked: core.Store, checks: trio.CapacityLimiter) -> Problem | None:
-    """Return why the payload cannot be applied, or None if it can."""
+async def _look_at(asked: core.Store, checks: trio.CapacityLimiter) -> Problem | int:
+    """Return how many readings the payload holds, or why it cannot be applied."""
     payload = asked.batch.payload
     if asked.batch.codec in (Codec.DEAD, Codec.GAP):
-        return None
+        return 0
     try:
         rows = batch.raw_size(payload)
     except RecordError as error:
@@ -279,14 +361,14 @@ async def _problem_of(asked: core.Store, checks: trio.CapacityLimiter) -> Proble
     if rows > ENTRY_BYTES_MAX:
         return NackCode.TOO_LARGE, f"records of {rows} bytes; at most {ENTRY_BYTES_MAX} in a batch"
     if len(payload) <= CHECK_INLINE_BYTES and rows <= CHECK_INLINE_ROWS:
-        return _check(asked)
-    return await trio.to_thread.run_sync(_check, asked, limiter=checks)
+        return _decode(asked)
+    return await trio.to_thread.run_sync(_decode, asked, limiter=checks)
 
 
-def _check(asked: core.Store) -> Problem | None:
+def _decode(asked: core.Store) -> Problem | int:
     one = asked.batch
     try:
-        batch.columns(one.codec, one.payload, limit_bytes=ENTRY_BYTES_MAX)
+        table, _ = batch.table(one.codec, one.payload, limit_bytes=ENTRY_BYTES_MAX)
         count = sum(count for _, _, count in batch.ids(one.codec, one.payload))
         chain = batch.last_chain(one.codec, one.payload, one.prev_chain)
     except BatchTooLarge as error:
@@ -297,7 +379,7 @@ def _check(asked: core.Store) -> Problem | None:
         return NackCode.POISON, f"{count} records in a batch of {one.last - one.first + 1}"
     if chain != one.last_chain:
         return NackCode.CHAIN, "the records do not lead to the running hash they came with"
-    return None
+    return len(table.times)
 
 
 def _append(edge: str, asked: core.Store) -> Append:
@@ -317,18 +399,5 @@ def _append(edge: str, asked: core.Store) -> Append:
     )
 
 
-def _stored(asked: core.Store, result: Appended | NotAppended) -> core.Stored:
-    if isinstance(result, Appended):
-        return core.Stored(asked.token, result.floor, result.safe)
-    return core.Stored(
-        asked.token,
-        result.floor,
-        0,
-        code=result.code,
-        is_stale=result.code is None,
-        reason=result.reason,
-    )
-
-
-def _refused(asked: core.Store, code: NackCode, reason: str) -> core.Stored:
-    return core.Stored(asked.token, 0, 0, code=code, reason=reason)
+def _refused(asked: core.Store, code: NackCode, reason: str, pause_s: float = 0.0) -> core.Stored:
+    return core.Stored(asked.token, 0, 0, code=code, reason=reason, pause_s=pause_s)

@@ -5,11 +5,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+import trio
+
 from edgesync_transport.messages import Lane
 from edgesync_transport.receiver import Receiver
 from hubd.api.context import EdgeView, LaneView, LinkEvent
 from hubd.edges.registry import RegisteredEdge
 from hubd.log.base import Log, LogStats
+from hubd.rates import Rates, Slowdowns
 
 # Events kept for screens; the edges' own records tell the whole story.
 EVENTS_MAX: Final = 10_000
@@ -30,9 +33,11 @@ class Presence:
         log: Log,
         *,
         address_of: Callable[[str], str] = lambda _edge: "",
+        rates: Rates | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._log = log
+        self._rates = rates or Rates()
         self._address_of = address_of
         self._clock_ns = clock_ns
         self._events: deque[LinkEvent] = deque(maxlen=EVENTS_MAX)
@@ -111,6 +116,12 @@ class Presence:
     def log_head(self) -> int:
         return self._log.head
 
+    def slowed(self) -> Slowdowns:
+        return Slowdowns(
+            tenants=list(self._rates.slowed_tenants(trio.current_time())),
+            counts=self._rates.counts(),
+        )
+
     def log_stats(self) -> LogStats:
         return self._log.stats()
 
@@ -155,6 +166,7 @@ class Presence:
             lag_records=lag,
             lag_s=self._lag_s(name, lag),
             two_hubs=receiver.two_hubs,
+            slowed=self._rates.slowed(name, trio.current_time()) if session else "",
             lanes=lanes,
         )
 

@@ -39,6 +39,7 @@ from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
 from hubd.project import Live, Projectors, run_projectors
+from hubd.rates import Rates
 from hubd.settings import Settings
 from hubd.state import State, open_state
 from hubd.state.retention import keep_thinning
@@ -178,7 +179,8 @@ async def _serve(
     task_status: trio.TaskStatus[Running],
 ) -> None:
     table = KeyTable()
-    presence = Presence(hub_log, address_of=table.address_of)
+    rates = Rates(settings.limits.rates(), tenant_of=keyspaces.owner_of)
+    presence = Presence(hub_log, address_of=table.address_of, rates=rates)
     live = Live()
     projectors = Projectors(
         live, series_max=settings.limits.series, memory_bytes=int(settings.state.memory)
@@ -212,6 +214,8 @@ async def _serve(
             presence,
             _receiver_settings(settings, keyspaces.default.cells.lineage.start),
             answers=keyspaces,
+            rates=rates,
+            projection=projectors.telemetry,
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:

@@ -12,6 +12,7 @@ from edgesync.cells.settings import PrefixStrategy, StrategyName, ranking
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
+from hubd.rates import Rate, RateSettings
 
 Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
 
@@ -84,10 +85,30 @@ class RetentionSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     hours: Seconds = Seconds(0.0)
 
 
+PerSecond = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+
+
 class LimitsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one edge may name. `series`: readings of more stay in the log and are counted."""
+    """What one edge, and all of a tenant, may name and send.
+
+    series                 readings of more stay in the log and are counted
+    *_readings, *_bytes    a second; who sends more is slowed down and loses nothing. 0: no limit
+    burst                  so long a rate may be passed at once
+    """
 
     series: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    edge_readings: PerSecond = 500_000
+    edge_bytes: Bytes = Bytes(16 << 20)
+    tenant_readings: PerSecond = 1_000_000
+    tenant_bytes: Bytes = Bytes(64 << 20)
+    burst: Period = Period(10.0)
+
+    def rates(self) -> RateSettings:
+        return RateSettings(
+            edge=Rate(self.edge_readings, self.edge_bytes),
+            tenant=Rate(self.tenant_readings, self.tenant_bytes),
+            burst_s=float(self.burst),
+        )
 
 
 class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -122,6 +122,8 @@ def status(config: Path, as_json: bool) -> None:
     click.echo(f"edge      {found['edge']}, {state}, {found['version']}")
     problem = f" ({link['problem']})" if link["problem"] else ""
     click.echo(f"link      {link['state']} {link['endpoint']}{problem}")
+    if link["slowed"]:
+        click.echo(f"slowed    {link['slowed']}")
     click.echo(f"stored    {found['readings']} readings, {found['events']} events since the start")
     if found["series_refused"]:
         click.echo(

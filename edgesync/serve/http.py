@@ -142,6 +142,8 @@ def _lines(status: Status) -> Iterator[str]:
          status.oldest_pending_s or 0.0),
         ("link_up", "gauge", "1 while a session with the hub is granted.",
          float(status.link.epoch > 0)),
+        ("link_slowed", "gauge", "1 while the hub takes less than there is.",
+         float(bool(status.link.slowed))),
         ("link_reconnects_total", "counter", "Links that ended.", status.link.reconnects),
         ("store_used_bytes", "gauge", "Pages in use.", status.store.used_bytes),
         ("store_limit_bytes", "gauge", "Limit of the store.", status.store.limit_bytes),

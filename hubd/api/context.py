@@ -10,6 +10,7 @@ from hubd.api.settings import ApiSettings
 from hubd.cells import Answers, HubCells
 from hubd.log.base import LogStats
 from hubd.project import Live, Projectors
+from hubd.rates import Slowdowns
 from hubd.state import State
 
 
@@ -40,6 +41,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_s           age of the oldest of them, or time since the lag began
     clock_offset_s  the edge's wall clock minus the hub's
     two_hubs        it was with another hub of the same identity between two sessions here
+    slowed          why it is told to send less, now or a moment ago; empty when it is not
     """
 
     edge: str
@@ -59,6 +61,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_records: int | None = None
     lag_s: float | None = None
     two_hubs: bool = False
+    slowed: str = ""
     lanes: tuple[LaneView, ...] = ()
 
 
@@ -91,6 +94,10 @@ class Hub(Protocol):
     def log_head(self) -> int: ...
 
     def log_stats(self) -> LogStats: ...
+
+    def slowed(self) -> Slowdowns:
+        """Return who is told to send less."""
+        ...
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):

@@ -40,6 +40,7 @@ async def hub_problems(context: Context) -> list[HubProblem]:
     """Return what is wrong with the hub, what stops work first."""
     found = [*_projector_problems(context), *_log_problems(context), *_state_problems(context)]
     found += map(HubProblem, descriptors.problems())
+    found += _slowed_problems(context)
     if skipped := context.answers.skipped:
         found.append(HubProblem(f"keys: {skipped} entries of the log could not be carried out"))
     try:
@@ -86,6 +87,21 @@ def _log_problems(context: Context) -> list[HubProblem]:
     return found
 
 
+def _slowed_problems(context: Context) -> list[HubProblem]:
+    found = [
+        HubProblem(f"tenant {one.name} sends more than it may and keeps the rest: {one.reason}")
+        for one in context.hub.slowed().tenants
+    ]
+    slowed = [edge for edge in context.hub.edges() if edge.slowed]
+    found += [
+        HubProblem(f"edge {edge.edge} sends more than it may and keeps the rest: {edge.slowed}")
+        for edge in slowed[:EDGES_NAMED]
+    ]
+    if len(slowed) > EDGES_NAMED:
+        found.append(HubProblem(f"{len(slowed) - EDGES_NAMED} more edges send more than they may"))
+    return found
+
+
 def _state_problems(context: Context) -> list[HubProblem]:
     state, last = context.state, context.state.last_rebuild
     if state.is_damaged:
@@ -106,6 +122,6 @@ def health_of(edge: EdgeView) -> Health:
     if not edge.is_connected or lag > LAG_CRITICAL_RECORDS or lag_s > LAG_CRITICAL_S:
         return "critical"
     has_lag = lag >= LAG_WARNING_RECORDS or lag_s >= LAG_WARNING_S
-    if has_lag or abs(edge.clock_offset_s or 0.0) >= CLOCK_WARNING_S:
+    if has_lag or edge.slowed or abs(edge.clock_offset_s or 0.0) >= CLOCK_WARNING_S:
         return "warning"
     return "good"

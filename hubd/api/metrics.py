@@ -15,6 +15,7 @@ from hubd.api.context import Context, EdgeView
 from hubd.api.fleet import projector_status
 from hubd.cells.store import Replica
 from hubd.log.base import LogStats
+from hubd.rates import Slowdowns
 from hubd.state import views
 from hubd.state.views import Totals
 
@@ -35,6 +36,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     log: LogStats | None = None
     rebuilds: int = 0
     fresh: int = 0
+    slowed: Slowdowns = Slowdowns([], {})
 
 
 async def gathered(context: Context) -> Gathered:
@@ -48,12 +50,13 @@ async def gathered(context: Context) -> Gathered:
             totals={edge: held for edge, held in totals.items() if edge in theirs},
             keys=keys.stats(context),
             replicas=replicas,
+            slowed=context.hub.slowed(),
         )
     return Gathered(
         edges=edges, totals=totals, keys=keys.stats(context), replicas=replicas,
         projectors=projector_status(context), log_head=context.hub.log_head,
         log=context.hub.log_stats(), rebuilds=context.state.rebuilds,
-        fresh=context.state.fresh.readings,
+        fresh=context.state.fresh.readings, slowed=context.hub.slowed(),
     )  # fmt: skip
 
 
@@ -61,8 +64,8 @@ def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     """Return (body, content type) in the format the scraper prefers."""
     registry = CollectorRegistry(auto_describe=False)
     metrics = [
-        *_edges(found.edges), *_held(found.totals), *_keys(found.keys),
-        *_replicas(found.replicas, found.keys.change),
+        *_edges(found.edges), *_slowed(found.edges, found.slowed), *_held(found.totals),
+        *_keys(found.keys), *_replicas(found.replicas, found.keys.change),
     ]  # fmt: skip
     if found.log is not None:
         metrics += _projectors(found.projectors, found.log_head)
@@ -106,6 +109,20 @@ def _edges(edges: list[EdgeView]) -> list[Metric]:
             lanes["tail"].add_metric([edge.edge, lane.lane], lane.tail)
             lanes["floor"].add_metric([edge.edge, lane.lane], lane.floor)
     return [state, *plain.values(), *lanes.values()]
+
+
+def _slowed(edges: list[EdgeView], slowed: Slowdowns) -> list[Metric]:
+    edge = _gauge("edge_slowed", "1 while it is told to send less: [limits]")
+    tenant = _gauge("tenant_slowed", "1 while its edges are told to send less", "tenant")
+    often = CounterMetricFamily(
+        "edgesync_hub_edge_slowdowns", "How often it was told to, since the start", labels=["edge"]
+    )
+    for view in edges:
+        edge.add_metric([view.edge], float(bool(view.slowed)))
+        often.add_metric([view.edge], slowed.counts.get(view.edge, 0))
+    for one in slowed.tenants:
+        tenant.add_metric([one.name], 1.0)
+    return [edge, tenant, often]
 
 
 def _held(totals: Mapping[str, Totals]) -> list[Metric]:

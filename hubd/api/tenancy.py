@@ -19,6 +19,7 @@ from hubd.api.errors import ApiError
 from hubd.cells import Answers
 from hubd.edges.registry import ApiToken
 from hubd.log.base import LogStats
+from hubd.rates import Slowdowns
 
 # In the scope of a request: whose token it came with; None is the operator's.
 TENANT: Final = "hubd.tenant"
@@ -87,6 +88,13 @@ class TenantHub:
     @property
     def log_head(self) -> int:
         return self._hub.log_head
+
+    def slowed(self) -> Slowdowns:
+        everybody, names = self._hub.slowed(), {view.edge for view in self.edges()}
+        return Slowdowns(
+            [one for one in everybody.tenants if one.name == self._tenant],
+            {edge: count for edge, count in everybody.counts.items() if edge in names},
+        )
 
     def log_stats(self) -> LogStats:
         return self._hub.log_stats()

@@ -34,6 +34,11 @@ class Projectors:
         )
         self.progress = [Progress(projector.name) for projector in self.all]
 
+    @property
+    def telemetry(self) -> Progress:
+        """How far the newest readings are shown."""
+        return self.progress[0]
+
     async def reach(self, position: int) -> None:
         """Return once every projector has come to `position` of the log."""
         for progress in self.progress:

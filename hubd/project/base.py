@@ -108,6 +108,10 @@ class Progress:
             await self._changed.wait()
         await trio.lowlevel.checkpoint()
 
+    async def changed(self) -> None:
+        """Return after the next change."""
+        await self._changed.wait()
+
     async def until(self, health: Health) -> None:
         while self.health is not health:
             await self._changed.wait()

@@ -147,4 +147,6 @@ def _reason(edge: Edge) -> str:
         return "not heard since this hub started"
     if not link.is_connected:
         return link.state
+    if link.slowed:
+        return "slowed down"
     return "behind" if link.lag_records else "with a wrong clock"

@@ -28,6 +28,8 @@ from hubd.link import HubLink
 from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
+from hubd.project import Progress
+from hubd.rates import Rates
 from tests.hubd.log.test_contract import Lanes
 
 
@@ -36,10 +38,10 @@ class Site:
 
     link: HubLink
 
-    def __init__(self, net: MemoryHub, log: LmdbLog) -> None:
+    def __init__(self, net: MemoryHub, log: LmdbLog, rates: Rates | None = None) -> None:
         self.net = net
         self.log = log
-        self.presence = Presence(log, address_of=lambda edge: f"{edge}.example")
+        self.presence = Presence(log, address_of=lambda edge: f"{edge}.example", rates=rates)
         self.presence.set_registered(
             [
                 RegisteredEdge(name=name, tenant="t", created_ns=0, is_revoked=False, keys=("key",))
@@ -59,14 +61,16 @@ async def open_site(
     map_bytes_max: int = 256 << 20,
     takeovers_max: int = 3,
     heartbeat_s: float = 60.0,
+    rates: Rates | None = None,
+    projection: Progress | None = None,
 ) -> AsyncIterator[Site]:
     log = LmdbLog(folder / "log", map_bytes_max=map_bytes_max)
     granted = ReceiverSettings(
         limits=limits or Limits(), heartbeat_s=heartbeat_s, takeovers_max=takeovers_max
     )
     async with open_memory_hub(random=Random(1)) as net, trio.open_nursery() as nursery:
-        site = Site(net, log)
-        site.link = HubLink(net, log, site.presence, granted)
+        site = Site(net, log, rates)
+        site.link = HubLink(net, log, site.presence, granted, rates=rates, projection=projection)
         nursery.start_soon(site.link.run)
         yield site
         nursery.cancel_scope.cancel()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from hubd.api.context import EdgeView, LaneView, LinkEvent
 from hubd.log.base import LogStats
+from hubd.rates import Slowdowns
 
 NOW_NS = 1_767_225_600 * 10**9 + 3600 * 10**9
 
@@ -13,6 +14,7 @@ class StillHub:
         self.all = list(edges)
         self.happened = list(events)
         self.head = 0
+        self.slowdowns = Slowdowns([], {})
         self.log = LogStats(entries=3, damaged=0, used_bytes=1 << 20, limit_bytes=1 << 30)
 
     def edges(self) -> Sequence[EdgeView]:
@@ -34,6 +36,9 @@ class StillHub:
     @property
     def log_head(self) -> int:
         return self.head
+
+    def slowed(self) -> Slowdowns:
+        return self.slowdowns
 
     def log_stats(self) -> LogStats:
         return self.log

@@ -25,6 +25,7 @@ from edgesync_transport.keys import decode_token, new_key_pair, write_keys
 from hubd import serve
 from hubd.cli import main as hubd_command
 from hubd.edges.registry import Registry
+from hubd.rates import Rate, RateSettings
 from hubd.settings import Settings, from_table
 from hubd.state import open_state, tables
 from hubd.state.database import open_beside
@@ -69,6 +70,19 @@ def test_the_link_is_as_the_file_says() -> None:
     assert (found.heartbeat_s, found.heartbeats_missed_max) == (2, 4)
     assert (found.limits.window_batches, found.takeovers_max, found.holdoff_s) == (7, 5, 9)
     assert found.restore_safe
+
+
+@pytest.mark.setting("hub.toml limits.edge_readings", "hub.toml limits.edge_bytes")
+@pytest.mark.setting("hub.toml limits.tenant_readings", "hub.toml limits.tenant_bytes")
+@pytest.mark.setting("hub.toml limits.burst")
+def test_what_may_be_sent_is_as_the_file_says() -> None:
+    """What each rate does: test_rates.py."""
+    limits = {
+        "edge_readings": 1, "edge_bytes": "2 KiB", "tenant_readings": 3, "tenant_bytes": "4 KiB",
+        "burst": "5s",
+    }  # fmt: skip
+    found = settings_of(limits=limits).limits.rates()
+    assert found == RateSettings(edge=Rate(1, 2048), tenant=Rate(3, 4096), burst_s=5)
 
 
 @pytest.mark.setting("hub.toml log.limit", "hub.toml log.managed_backups", "hub.toml cells.limit")

@@ -175,6 +175,7 @@ SAMPLES: Final[dict[str, Message]] = {
     "full_sync": FULL_SYNC,
     "delta_sync": DELTA_SYNC,
     "conflict_report": CONFLICT_REPORT,
+    "ack_pause": msgspec.structs.replace(ACK, pause_s=2.5, reason="slow down"),
     "hello_again": msgspec.structs.replace(HELLO, last_start=U64_MAX),
     "welcome_start": msgspec.structs.replace(WELCOME, start=U64_MAX),
     "pull_start": msgspec.structs.replace(PULL, start=U64_MAX),

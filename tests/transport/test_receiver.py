@@ -70,6 +70,23 @@ def greet(
     return asked + step(receiver, Opened(opens[0].token, epoch, GENERATION, floors), now)
 
 
+def test_a_pause_travels_with_the_ack_that_answers_for_all() -> None:
+    receiver = live()
+    first, second = store(receiver, 1, 5), store(receiver, 6, 9)
+    assert step(receiver, Stored(first, 5, 5, reason="slow down", pause_s=1.0)) == []
+    (answer,) = messages(step(receiver, Stored(second, 9, 9, reason="slow down", pause_s=2.0)))
+    assert isinstance(answer, Ack)
+    assert (answer.floor, answer.pause_s, answer.reason) == (9, 2.0, "slow down")
+
+
+def test_a_refusal_says_for_how_long() -> None:
+    receiver = live()
+    busy = Stored(store(receiver, 1, 5), 0, 0, code=NackCode.BUSY, reason="slow down", pause_s=7.0)
+    (answer,) = messages(step(receiver, busy))
+    assert isinstance(answer, Nack)
+    assert (answer.code, answer.retry_after_s) == (NackCode.BUSY, 7.0)
+
+
 def test_an_edge_that_was_with_another_hub_in_between_is_reported_once() -> None:
     """A restarted or restored hub has granted it no session before."""
     receiver = Receiver("barn", ReceiverSettings(start=7))

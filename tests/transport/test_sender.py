@@ -124,10 +124,16 @@ def streaming(*, tail: int, floor: int = 0, **more: int) -> tuple[Sender, list[c
     return sender, load(sender, welcome(sender, greet(sender), floor=floor))
 
 
-def ack(floor: int, *, epoch: int = 1, incarnation: bytes = INCARNATION) -> Received:
+def ack(
+    floor: int, *, epoch: int = 1, incarnation: bytes = INCARNATION, pause_s: float = 0.0,
+    reason: str = "",
+) -> Received:  # fmt: skip
     return Received(
-        Ack(epoch=epoch, incarnation=incarnation, lane=Lane.BULK, floor=floor, safe=floor)
-    )
+        Ack(
+            epoch=epoch, incarnation=incarnation, lane=Lane.BULK, floor=floor, safe=floor,
+            pause_s=pause_s, reason=reason,
+        )
+    )  # fmt: skip
 
 
 def nack(first: int, last: int, code: NackCode, floor: int = 0) -> Received:
@@ -345,6 +351,39 @@ def test_a_busy_receiver_is_given_time() -> None:
     assert not [e for e in sender.step(busy, 0.3) if isinstance(e, Load)]
     assert not [e for e in sender.step(Tick(), 0.35) if isinstance(e, Load)]
     assert [e for e in sender.step(Tick(), 0.9) if isinstance(e, Load)]
+
+
+def test_a_receiver_that_says_to_slow_down_is_sent_nothing_on_that_lane_for_so_long() -> None:
+    sender, _ = streaming(tail=10)
+    said = ack(10, pause_s=3.0, reason="slow down: too much")
+    effects = sender.step(said, 0.3)
+    assert Mark(Lane.BULK, 10, 10) in effects  # what it has is taken in all the same
+    assert [e.kind for e in effects if isinstance(e, Report)] == ["slowed"]
+    assert not [e for e in sender.step(Grown(Lane.BULK, 20), 0.4) if isinstance(e, Load)]
+    assert not [e for e in sender.step(Tick(), 3.2) if isinstance(e, Load)]
+    assert sender.slowed(3.2) == "slow down: too much"
+    (load_,) = [e for e in sender.step(Grown(Lane.NORMAL, 1), 3.2) if isinstance(e, Load)]
+    assert load_.lane is Lane.NORMAL
+    assert sender.due_at(3.2) == pytest.approx(3.3)
+    assert [e for e in sender.step(Tick(), 3.31) if isinstance(e, Load)]
+    assert not sender.slowed(9.0)
+
+
+def test_a_pause_has_an_end_whatever_the_receiver_says() -> None:
+    sender, _ = streaming(tail=10)
+    sender.step(ack(10, pause_s=1e9), 0.3)
+    sender.step(Grown(Lane.BULK, 20), 0.4)
+    assert sender.lanes[Lane.BULK].hold_until == pytest.approx(0.3 + core.PAUSE_MAX_S)
+
+
+def test_a_pause_ends_with_its_session() -> None:
+    """The next one may be with a hub that knows nothing of it; this one would say it again."""
+    sender, _ = streaming(tail=10)
+    sender.step(ack(10, pause_s=30.0), 0.3)
+    sender.step(Grown(Lane.BULK, 20), 0.4)
+    sender.step(LinkDown(), 0.5)
+    assert not sender.slowed(0.5)
+    assert [e for e in welcome(sender, greet(sender, 0.6), floor=10) if isinstance(e, Load)]
 
 
 def test_a_refused_history_ends_the_link() -> None:

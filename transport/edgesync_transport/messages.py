@@ -146,13 +146,19 @@ class Batch(Message, frozen=True, kw_only=True):
 
 
 class Ack(Message, frozen=True, kw_only=True):
-    """Everything up to `floor` is durable (I1, I4)."""
+    """Everything up to `floor` is durable (I1, I4).
+
+    pause_s   slow down: nothing more is wanted on this lane for so long, and `reason` says why.
+              What is under way is still stored; whoever goes on is refused as BUSY.
+    """
 
     epoch: int
     incarnation: bytes
     lane: Lane
     floor: int
     safe: int
+    pause_s: float = 0.0
+    reason: str = ""
 
 
 class NackCode(enum.IntEnum):

@@ -37,6 +37,8 @@ from edgesync_transport.messages import (
 
 # Beats between two pings that only measure round trip and clock.
 MEASURE_BEATS: Final = 4
+# After a refusal the edge waits so long at least.
+RETRY_S: Final = 0.5
 FLOORS_NONE: Final = (LaneFloor(floor=0, chain=0, safe=0),) * 3
 
 
@@ -93,7 +95,8 @@ class OpenFailed(Event, frozen=True):
 class Stored(Event, frozen=True):
     """The answer to Store: durable up to `floor`, or refused with `code` and nothing changed.
 
-    A refusal may not know the floor; it is 0 then.
+    A refusal may not know the floor; it is 0 then. For `pause_s` nothing more is wanted on the
+    lane; `reason` says why it is refused, or slowed down.
     """
 
     token: int
@@ -102,6 +105,7 @@ class Stored(Event, frozen=True):
     code: NackCode | None = None
     is_stale: bool = False
     reason: str = ""
+    pause_s: float = 0.0
 
 
 class Tick(Event, frozen=True):
@@ -469,7 +473,7 @@ class Receiver:
         if len(session.in_store) >= 3 * limits.window_batches:
             return [
                 self._nack(
-                    session, batch, NackCode.BUSY, "more batches than the window allows", 0.5
+                    session, batch, NackCode.BUSY, "more batches than the window allows", RETRY_S
                 )
             ]
         session.taken[lane] = max(session.taken[lane], batch.last)
@@ -492,23 +496,26 @@ class Receiver:
             if event.floor > self.floors[lane].floor:
                 self._note_floor(lane, event.floor, self.floors[lane].safe, 0)
             session.taken[lane] = self.floors[lane].floor
-            return [self._nack(session, batch, event.code, event.reason, 0.5)]
+            retry_s = max(RETRY_S, event.pause_s)
+            return [self._nack(session, batch, event.code, event.reason, retry_s)]
         self._note_floor(lane, event.floor, event.safe, batch.last_chain)
         # A refusal before this answer had put `taken` back.
         session.taken[lane] = max(session.taken[lane], event.floor)
         if any(other.lane == lane for other in session.in_store.values()):
             return []  # cumulative: the last one under way answers for all (R2)
-        return [self._ack(session, lane)]
+        return [self._ack(session, lane, event)]
 
     def _note_floor(self, lane: Lane, floor: int, safe: int, chain: int) -> None:
         if floor >= self.floors[lane].floor:
             self.floors[lane] = LaneFloor(floor=floor, chain=chain, safe=safe)
 
-    def _ack(self, session: Session, lane: Lane) -> Effect:
+    def _ack(self, session: Session, lane: Lane, stored: Stored | None = None) -> Effect:
         stands = self.floors[lane]
         ack = Ack(
             epoch=session.epoch, incarnation=session.incarnation, lane=lane,
             floor=stands.floor, safe=stands.safe,
+            pause_s=stored.pause_s if stored else 0.0,
+            reason=stored.reason if stored and stored.pause_s else "",
         )  # fmt: skip
         return Transmit(session.peer, ack)
 

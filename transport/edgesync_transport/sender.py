@@ -241,6 +241,10 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 
 # What a receiver may ask for at most: a fleet of 30,000.
 SPREAD_MAX_S: Final = 60.0
+# What a receiver that slows this side down may ask for in one answer.
+PAUSE_MAX_S: Final = 60.0
+# A pause shows for so long after it is over: the next one is near, mostly.
+PAUSE_SHOWN_S: Final = 5.0
 # Starts of the receiver that are remembered, to notice one that comes back.
 STARTS_MAX: Final = 8
 
@@ -295,6 +299,8 @@ class Sender:
         self._heartbeat_s = self.settings.heartbeat_s
         self._was_connected = False
         self._is_skewed = False
+        # Why the receiver wanted nothing for a while the last time, and until when that was.
+        self._pause = ("", -math.inf)
         self.lanes = self._windows(lanes)
 
     def _windows(
@@ -315,6 +321,11 @@ class Sender:
     def last_start(self) -> int:
         """The start of the hub that the last session was with; 0 for none that said."""
         return self._starts[-1] if self._starts else 0
+
+    def slowed(self, now: float) -> str:
+        """Return why the receiver takes less than there is; empty when it takes all."""
+        reason, until = self._pause
+        return reason if self.epoch and now < until + PAUSE_SHOWN_S else ""
 
     def status(self) -> LinkStatus:
         """Return the state of S12; Draining is a backlog larger than what may be in flight."""
@@ -520,6 +531,7 @@ class Sender:
         lane.floor = floor
         lane.safe = min(safe, floor)
         lane.reached = floor
+        lane.hold_until = 0.0
         lane.go_back()
         lane.narrow()
         lane.floor_chain = chain
@@ -622,10 +634,10 @@ class Sender:
         due = min(now + 1.0, self._pinged_at + self._heartbeat_s)
         for lane in self.lanes:
             is_waiting = lane.loading is None and lane.sent < lane.tail
-            if lane.grown_at is not None and is_waiting and lane.has_room(self.limits):
-                due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
-            if lane.hold_until > now:
+            if lane.hold_until > now:  # nothing before that helps
                 due = min(due, lane.hold_until)
+            elif lane.grown_at is not None and is_waiting and lane.has_room(self.limits):
+                due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
         return max(due, now)
 
     # -- batches ---------------------------------------------------------------------------------
@@ -713,8 +725,21 @@ class Sender:
         lane.skip_to_floor()
         lane.safe = max(lane.safe, min(ack.safe, ack.floor))
         lane.narrow()
-        effects = [Mark(lane.lane, lane.floor, lane.safe)] if advanced else []
+        effects: list[Effect] = [Mark(lane.lane, lane.floor, lane.safe)] if advanced else []
+        if ack.pause_s:
+            effects += self._pause_lane(lane, ack.pause_s, ack.reason, now)
         return [*effects, *self._fill(lane, now)]
+
+    def _pause_lane(
+        self, lane: LaneWindow, pause_s: float, reason: str, now: float
+    ) -> list[Effect]:
+        """Send nothing more on the lane for a while; that it begins is reported."""
+        is_news = not self.slowed(now)
+        lane.hold_until = now + min(max(pause_s, 0.1), PAUSE_MAX_S)
+        self._pause = (reason or "the hub is busy", max(lane.hold_until, self._pause[1]))
+        facts: dict[str, str | int | float]
+        facts = {"lane": int(lane.lane), "pause_s": round(pause_s, 1), "reason": reason}
+        return [Report("slowed", facts)] if is_news else []
 
     def _nacked(self, nack: Nack, now: float) -> list[Effect]:
         lane = self.lanes[nack.lane]
@@ -736,6 +761,5 @@ class Sender:
             case NackCode.TOO_LARGE:
                 lane.shrink()
             case NackCode.BUSY:
-                lane.hold_until = now + max(nack.retry_after_s, 0.1)
-                effects.append(Report("hub_busy", {"lane": int(lane.lane), "reason": nack.reason}))
+                effects += self._pause_lane(lane, nack.retry_after_s, nack.reason, now)
         return [*effects, *self._fill(lane, now)]

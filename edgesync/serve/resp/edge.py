@@ -88,7 +88,9 @@ def status(house: "House", args: Sequence[bytes]) -> Reply:
             "reconnects": link.reconnects,
             "rtt_ms": None if link.rtt_s is None else round(link.rtt_s * 1000, 3),
             "clock_offset_ms": _ms(link.clock_offset_s),
-            "last_error": link.problem or ("" if sync is None else sync.last_problem),
+            "last_error": link.problem
+            or link.slowed
+            or ("" if sync is None else sync.last_problem),
         }
     return _texts(found)
 

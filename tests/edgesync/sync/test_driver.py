@@ -21,11 +21,13 @@ from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
+from hubd.edges.registry import RegisteredEdge
 from hubd.link import HubLink
 from hubd.log.base import Append, Appended, Entry, Log, NotAppended
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
 from hubd.presence import Presence
+from hubd.rates import Rate, Rates, RateSettings
 
 SECOND = 10**9
 PATIENCE_S = 120
@@ -44,12 +46,14 @@ class Hub:
         self.log: Log = MemoryLog()
 
     @asynccontextmanager
-    async def running(self, log: Log | None = None, start: int = 0) -> AsyncIterator[Presence]:
+    async def running(
+        self, log: Log | None = None, start: int = 0, rates: Rates | None = None
+    ) -> AsyncIterator[Presence]:
         self.log = log or self.log
-        presence = Presence(self.log)
+        presence = Presence(self.log, rates=rates)
         settings = ReceiverSettings(heartbeat_s=1.0, start=start)
         async with open_hearing([self.address], server_keys=self.keys, edges=self.table) as hearing:
-            link = HubLink(hearing, self.log, presence, settings)
+            link = HubLink(hearing, self.log, presence, settings, rates=rates)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(link.run)
                 yield presence
@@ -72,6 +76,9 @@ class Hub:
             },
         }  # fmt: skip
         return EdgeNode(settings, folder=folder)
+
+
+BARN = RegisteredEdge(name="barn", tenant="t", created_ns=0, is_revoked=False, keys=("key",))
 
 
 @pytest.fixture
@@ -106,6 +113,21 @@ async def until(is_so: Callable[[], bool]) -> None:
             return
         await trio.sleep(0.02)
     raise TimeoutError("it never became so")
+
+
+@pytest.mark.feature("S4", "S5", "S12")
+async def test_an_edge_that_sends_more_than_it_may_keeps_the_rest_and_says_why(hub: Hub) -> None:
+    rates = Rates(RateSettings(edge=Rate(readings=2000), burst_s=0.5))
+    async with hub.running(rates=rates) as presence, hub.node() as edge:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(edge.ingest, readings(0, 3000))
+            await until(lambda: "`edge_readings` under [limits]" in edge.status().link.slowed)
+            presence.set_registered([BARN])
+            assert [one.slowed for one in presence.edges()] == [edge.status().link.slowed]
+            assert presence.slowed().counts["barn"] > 0
+        await edge.sync(PATIENCE_S)
+        assert await values(hub.log) == [float(n) for n in range(3000)]
+        assert edge.status().pending == 0
 
 
 @pytest.mark.feature("S4", "S5", "K3")

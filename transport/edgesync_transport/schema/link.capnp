@@ -125,6 +125,8 @@ struct Ack {
   lane @2 :Lane;
   floor @3 :UInt64;
   safe @4 :UInt64;
+  pauseS @5 :Float64;  # slow down: send nothing more on this lane for so long
+  reason @6 :Text;     # ... and why
 }
 
 enum NackCode {

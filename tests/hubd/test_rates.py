@@ -1,0 +1,150 @@
+"""Who sends more than it may pauses, and nobody else does."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesync_transport.messages import Lane
+from hubd.lead import LEAD_MAX, SMALL, Lead
+from hubd.rates import Rate, Rates, RateSettings
+
+pytestmark = pytest.mark.feature("S4")
+
+BURST_S = 10.0
+LARGEST = 5000
+EDGE = RateSettings(edge=Rate(1000, 100_000), burst_s=BURST_S)
+TENANT = RateSettings(tenant=Rate(1000, 0), burst_s=BURST_S)
+
+steps = st.lists(
+    st.tuples(st.floats(0, 3), st.integers(0, LARGEST), st.integers(0, 200_000)),
+    min_size=1, max_size=80,
+)  # fmt: skip
+
+
+@given(steps, st.booleans())
+def test_over_any_time_no_more_is_taken_than_the_rate_and_bursts(
+    offered: list[tuple[float, int, int]], obeys: bool
+) -> None:
+    """Who pauses when told to is let ahead one burst; who does not, another one."""
+    rates, now, until = Rates(EDGE), 100.0, 0.0
+    taken: list[tuple[float, int, int]] = []
+    for wait_s, readings, nbytes in offered:
+        now += wait_s
+        if obeys and now < until:
+            continue
+        if rates.refuses(rates.pause("barn", Lane.BULK, now)):
+            continue
+        rates.take("barn", readings, nbytes, now)
+        taken.append((now, readings, nbytes))
+        pause = rates.pause("barn", Lane.BULK, now)
+        until = now + (pause.seconds if pause else 0.0)
+    allowed_s = BURST_S if obeys else 2 * BURST_S
+    for i, (since, _, _) in enumerate(taken):
+        some = taken[i:]
+        for what, rate, largest in ((1, 1000, LARGEST), (2, 100_000, 200_000)):
+            most = rate * (some[-1][0] - since + allowed_s) + largest
+            assert sum(one[what] for one in some) <= most + 1
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 5), st.integers(1, 10**6)), max_size=50))
+def test_who_stays_within_its_rate_is_never_paused(flood: list[tuple[float, int]]) -> None:
+    """Whatever another edge of the same tenant sends, as long as the tenant has no rate."""
+    rates, now = Rates(EDGE), 0.0
+    for wait_s, readings in flood:
+        now += wait_s
+        rates.take("noisy", readings, 0, now)
+        rates.take("quiet", int(1000 * wait_s), int(100_000 * wait_s), now)
+        for lane in Lane:
+            assert rates.pause("quiet", lane, now) is None
+        assert not rates.slowed("quiet", now)
+
+
+def test_a_tenant_over_its_rate_slows_down_those_that_take_more_than_their_share() -> None:
+    rates = Rates(TENANT, tenant_of=lambda edge: edge.split(".")[0])
+    names = ["a.1", "a.2", "a.3", "a.4", "b.1"]
+    rates.count_edges(names)
+    for second in range(60):
+        rates.take("a.1", 10_000, 0, float(second))
+        for name in names[1:]:
+            rates.take(name, 200, 0, float(second))
+    paused = {name: rates.pause(name, Lane.BULK, 60.0) for name in names}
+    assert {name for name, pause in paused.items() if pause} == {"a.1"}
+    pause = paused["a.1"]
+    assert pause is not None
+    assert pause.seconds > 500
+    assert "`tenant_readings` under [limits]" in pause.reason
+    assert [one.name for one in rates.slowed_tenants(60.0)] == ["a"]
+    assert rates.slowed("a.1", 60.0) == pause.reason
+    assert rates.counts() == {"a.1": 1}
+
+
+def test_a_flood_of_readings_holds_up_no_alarm() -> None:
+    rates, now = Rates(EDGE), 0.0
+    rates.take("barn", 1000 * 20, 0, now)  # a burst beyond the first
+    bulk = rates.pause("barn", Lane.BULK, now)
+    assert bulk is not None
+    assert bulk.seconds == pytest.approx(BURST_S)
+    assert rates.pause("barn", Lane.NORMAL, now) is None
+    assert rates.pause("barn", Lane.CRITICAL, now) is None
+    rates.take("barn", 1000 * 1000, 0, now)  # but no lane is without end
+    assert rates.refuses(rates.pause("barn", Lane.CRITICAL, now))
+
+
+def test_a_batch_larger_than_the_rate_is_taken_and_paid_for() -> None:
+    rates = Rates(RateSettings(edge=Rate(1, 0), burst_s=1.0))
+    assert rates.pause("barn", Lane.BULK, 0.0) is None
+    rates.take("barn", 50, 0, 0.0)
+    assert rates.refuses(rates.pause("barn", Lane.BULK, 10.0))
+    assert rates.pause("barn", Lane.BULK, 49.1) is None
+
+
+def test_without_a_rate_there_is_no_end() -> None:
+    rates = Rates(RateSettings())
+    rates.take("barn", 10**12, 10**15, 0.0)
+    assert rates.pause("barn", Lane.BULK, 0.0) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 200_000), st.integers(0, 3)),
+        max_size=60,
+    )
+)
+def test_the_log_is_not_let_far_ahead_of_what_is_shown(
+    offered: list[tuple[str, int, int]],
+) -> None:
+    lead, projected = Lead(), 0
+    ahead: list[tuple[int, str, int]] = []
+    for position, (edge, readings, moves) in enumerate(offered, 1):
+        if lead.has_room(edge, readings):
+            lead.add(position, edge, readings)
+            ahead.append((position, edge, readings))
+        projected = min(projected + moves, position)
+        lead.reached(projected)
+        ahead = [one for one in ahead if one[0] > projected]
+        assert lead.total == sum(one[2] for one in ahead)
+        assert lead.total < LEAD_MAX + 200_000 + 3 * SMALL
+
+
+def test_a_small_batch_passes_the_flood_and_a_second_one_waits() -> None:
+    lead = Lead()
+    lead.add(1, "noisy", LEAD_MAX)
+    assert not lead.has_room("noisy", 1)
+    assert not lead.has_room("quiet", SMALL + 1)
+    assert lead.has_room("quiet", SMALL)
+    assert lead.has_room("noisy", 0)  # events are no readings
+    lead.add(2, "quiet", SMALL)
+    assert not lead.has_room("quiet", 1)
+
+
+def test_a_projection_that_stands_still_holds_up_nobody() -> None:
+    lead = Lead()
+    lead.add(1, "noisy", LEAD_MAX)
+    lead.give_up()
+    assert lead.has_room("noisy", LEAD_MAX)
+    lead.add(7, "noisy", 10 * LEAD_MAX)
+    lead.reached(6)
+    assert lead.has_room("noisy", LEAD_MAX)
+    lead.reached(7)
+    lead.add(8, "noisy", LEAD_MAX)
+    assert not lead.has_room("noisy", 1)
