@@ -43,8 +43,8 @@ from edgesync_transport.keys import load_or_create_keys, new_key_pair
 from edgesync_transport.messages import Codec, Page, Pull
 from edgesync_transport.sockets import DEFAULT_SETTINGS, new_context
 from edgesync_transport.window import LanePositions, SenderSettings
-from hubd.edges.registry import Registry
-from hubd.serve import KEYS, REGISTRY
+from hubd.registry import open_registry
+from hubd.serve import KEYS
 
 if TYPE_CHECKING:
     from edgesync_transport.link import Link
@@ -206,10 +206,10 @@ class Hub:
         )  # fmt: skip
         self.public = load_or_create_keys(folder / "data" / KEYS).public
         self.pairs = [new_key_pair() for _ in range(edges)]
-        with contextlib.closing(Registry(folder / "data" / REGISTRY)) as registry:
+        with contextlib.closing(open_registry(folder / "data")) as registry:
             for number, pair in enumerate(self.pairs):
-                invited = registry.invite(f"edge{number}", valid_s=3600.0)
-                registry.redeem(invited.routing_key, invited.secret, pair.public)
+                invited = registry.enrolments.invite(f"edge{number}", valid_s=3600.0)
+                registry.enrolments.redeem(invited.routing_key, invited.secret, pair.public)
         with (folder / "hub.log").open("wb") as out:
             command = [sys.executable, "-m", "hubd", "--config", str(self._config), "run"]
             self.process = subprocess.Popen(command, stdout=out, stderr=out)

@@ -16,6 +16,7 @@ from hubd import serve
 from hubd.cells.keyspaces import CELLS, OTHERS, cells_path
 from hubd.errors import HubError
 from hubd.log.lmdb import LmdbLog
+from hubd.owned.database import FILE
 
 
 class BackupRefused(HubError):
@@ -52,14 +53,14 @@ def _copy_files(copy_keys: Mapping[str, Callable[[str], None]], folder: Path, ta
 
 def _copy_registry(folder: Path, target: Path) -> None:
     """Copy a database that others may be writing to."""
-    if not (folder / serve.REGISTRY).exists():
+    if not (folder / FILE).exists():
         return
     with (
-        contextlib.closing(sqlite3.connect(folder / serve.REGISTRY)) as database,
-        contextlib.closing(sqlite3.connect(target / serve.REGISTRY)) as copy,
+        contextlib.closing(sqlite3.connect(folder / FILE)) as database,
+        contextlib.closing(sqlite3.connect(target / FILE)) as copy,
     ):
         database.backup(copy)
-    (target / serve.REGISTRY).chmod(0o600)
+    (target / FILE).chmod(0o600)
 
 
 def restore(source: Path, folder: Path) -> int:
@@ -69,7 +70,7 @@ def restore(source: Path, folder: Path) -> int:
     if not (source / serve.LOG).is_dir():
         raise BackupRefused(f"{source} holds no backup of a hub: it has no folder {serve.LOG}")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (serve.KEYS, serve.REGISTRY):
+    for name in (serve.KEYS, FILE):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
     for name in (serve.LOG, CELLS, OTHERS):

@@ -50,19 +50,19 @@ class EnrolRefused(HubError):
         self.reason = reason
 
 
-class RegistryUnusable(HubError):
-    """Nothing was changed."""
+class OwnedUnusable(HubError):
+    """Owned state cannot be read or written now; nothing was changed."""
 
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"{path}: {problem}")
-        self.path = path
+    def __init__(self, database: str, problem: str) -> None:
+        super().__init__(f"{database}: {problem}")
+        self.database = database
 
 
-class RegistryBusy(RegistryUnusable):
+class OwnedBusy(OwnedUnusable):
     """Worth a retry."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path, "is held by another process; try again when that has ended")
+    def __init__(self, database: str) -> None:
+        super().__init__(database, "is held by another process; try again when that has ended")
 
 
 class HubUnreachable(HubError):

@@ -10,9 +10,9 @@ import trio
 from edgesync_transport.messages import Lane
 from edgesync_transport.receiver import Receiver
 from hubd.api.context import EdgeView, LaneView, LinkEvent
-from hubd.edges.registry import RegisteredEdge
 from hubd.log.base import Log, LogStats
 from hubd.rates import Rates, Slowdowns
+from hubd.registry import RegisteredEdge
 
 # Events kept for screens; the edges' own records tell the whole story.
 EVENTS_MAX: Final = 10_000

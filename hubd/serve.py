@@ -32,14 +32,14 @@ from hubd.api.server import serve_http
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.keyspaces import cells_path
-from hubd.edges.enrol import Enrolment, enrol_route
-from hubd.edges.registry import DEFAULT_TENANT, Registry
-from hubd.errors import HubError, RegistryUnusable
+from hubd.errors import HubError, OwnedUnusable
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
 from hubd.project import Live, Projectors, run_projectors
 from hubd.rates import Rates
+from hubd.registry import DEFAULT_TENANT, Registry, open_registry
+from hubd.registry.enrol import Enrolment, enrol_route
 from hubd.settings import Settings
 from hubd.state import State, open_state
 from hubd.state.retention import keep_thinning
@@ -60,7 +60,7 @@ SWITCH_S: Final = 0.0005
 WATCHDOG_S: Final = 20.0
 
 LOG, STATE = "log", "state.db"
-KEYS, REGISTRY = "hub.keys", "registry.db"
+KEYS = "hub.keys"
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -85,7 +85,7 @@ async def run(
 ) -> None:
     """Serve from `folder` until `stop` is set; raises StoreLocked when another hub uses it."""
     keys = load_keys(folder)
-    with contextlib.closing(Registry(folder / REGISTRY, busy_s=REGISTRY_BUSY_S)) as registry:
+    with contextlib.closing(open_registry(folder, busy_s=REGISTRY_BUSY_S)) as registry:
         async with open_log(settings, folder) as hub_log:
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
             keyspaces = open_keyspaces(settings, folder, hub_log)
@@ -308,7 +308,7 @@ class Admission:
     async def refresh(self) -> list[str]:
         """Take in what has changed; returns edges none of whose keys are good any more.
 
-        Raises RegistryUnusable; what was known stays as it is.
+        Raises OwnedUnusable; what was known stays as it is.
         """
         changes = await trio.to_thread.run_sync(self._registry.changes)
         if changes is None:
@@ -335,7 +335,7 @@ async def _watch_registry(look: Callable[[], Awaitable[None]], keyspaces: Keyspa
         await trio.sleep(REGISTRY_POLL_S)
         try:
             await look()
-        except RegistryUnusable as error:
+        except OwnedUnusable as error:
             if (again := seldom.ask("registry")) is not None:
                 log.error("registry not read: %s; %d more before", error, again)
         else:

@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hubd.api.errors import ApiError, answer
 from hubd.api.settings import ApiSettings, is_loopback
 from hubd.api.tenancy import NOBODY, TENANT, TenantTokens
-from hubd.edges.registry import ApiToken
+from hubd.registry import ApiToken
 
 HEADERS: Final = {
     # Everything comes from here; nothing inline, so injected markup can run nothing.

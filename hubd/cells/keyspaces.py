@@ -17,7 +17,7 @@ from edgesync_transport.messages import Pull
 from edgesync_transport.receiver import Receiver
 from edgesync_transport.seldom import Seldom
 from hubd.cells.answers import Answers, Send
-from hubd.edges.registry import DEFAULT_TENANT
+from hubd.registry import DEFAULT_TENANT
 
 log = logging.getLogger(__name__)
 

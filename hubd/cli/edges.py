@@ -12,9 +12,9 @@ import click
 from edgesync.cli.program import as_json_option
 from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
-from hubd.edges.enrol import public_address, token_for
-from hubd.edges.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry
 from hubd.errors import EdgeUnknown
+from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry, open_registry
+from hubd.registry.enrol import public_address, token_for
 from hubd.settings import Settings, data_dir, read_settings
 
 
@@ -22,10 +22,10 @@ def _registry(config: Path) -> tuple[Settings, Path, Registry]:
     settings = read_settings(config)
     folder = data_dir(config, settings)
     serve.load_keys(folder)
-    return settings, folder, Registry(folder / serve.REGISTRY)
+    return settings, folder, open_registry(folder)
 
 
-def open_registry(config: Path) -> Registry:
+def registry_of(config: Path) -> Registry:
     """Open the registry of the hub with these settings; close it after use."""
     return _registry(config)[2]
 
@@ -57,7 +57,7 @@ def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json
         keys = serve.load_keys(folder)
         # First this: an address no edge could use is an error before anything is stored.
         public_address(settings)
-        invitation = registry.invite(
+        invitation = registry.enrolments.invite(
             edge, tenant=tenant, site=site, valid_s=float(settings.enrol.valid), again=again
         )
         token = token_for(invitation, settings, server_key=keys.public)
@@ -77,7 +77,7 @@ def revoke(config: Path, edge: str) -> None:
     """Revoke EDGE's key for good; a running hub notices within a second. Its data stays."""
     _, _, registry = _registry(config)
     with contextlib.closing(registry):
-        registry.revoke(edge)
+        registry.edges.revoke(edge)
     click.echo(
         f"{edge} is revoked, its key for good; "
         f"the token of hubd enroll {edge} --again lets it back in with a new one"
@@ -95,11 +95,11 @@ def forget(config: Path, edge: str, yes: bool) -> None:
     """
     _, folder, registry = _registry(config)
     with contextlib.closing(registry):
-        if edge not in (each.name for each in registry.edges()):
+        if edge not in (each.name for each in registry.edges.all()):
             raise EdgeUnknown(edge)
         if not yes:
             click.confirm(f"forget {edge}? Its key is never let in again", abort=True, err=True)
-        registry.forget(edge)
+        registry.edges.forget(edge)
     # Keys: a hub that stands still gives it up when it has not asked for `cells.retire_after`.
     with contextlib.suppress(NotRunning):
         ask_hub(folder, "retire", edge=edge)
@@ -115,7 +115,7 @@ def edges(config: Path, as_json: bool) -> None:
     """List the edges, with their present state when the hub is running."""
     _, folder, registry = _registry(config)
     with contextlib.closing(registry):
-        registered = registry.edges()
+        registered = registry.edges.all()
     live = _live(folder)
     if live is None:
         click.echo("the hub is not running: which edges are connected is not known", err=True)

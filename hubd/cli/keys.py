@@ -24,9 +24,9 @@ from hubd.api.settings import ApiSettings
 from hubd.cells import HubCells
 from hubd.cells.keyspaces import stored_tenants
 from hubd.client import HubClient
-from hubd.edges.registry import DEFAULT_TENANT
 from hubd.errors import HubUnreachable, TenantUnknown
 from hubd.log.lmdb import LmdbLog
+from hubd.registry import DEFAULT_TENANT
 from hubd.settings import data_dir, read_settings
 from hubd.web import format
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgesync.cli.program import as_json_option
-from hubd.cli.edges import checked_name, open_registry
+from hubd.cli.edges import checked_name, registry_of
 from hubd.cli.run import new_token
 from hubd.web import format
 
@@ -25,8 +25,8 @@ def tenant() -> None:
 @click.pass_obj
 def add(config: Path, name: str) -> None:
     """Make the tenant NAME; a running hub knows it within a second."""
-    with contextlib.closing(open_registry(config)) as registry:
-        registry.add_tenant(name)
+    with contextlib.closing(registry_of(config)) as registry:
+        registry.tenants.add(name)
     click.echo(f"next: hubd enroll EDGE --tenant {name}; hubd tenant token {name}")
 
 
@@ -35,8 +35,8 @@ def add(config: Path, name: str) -> None:
 @click.pass_obj
 def list_(config: Path, as_json: bool) -> None:
     """List the tenants, with how many edges and tokens each has."""
-    with contextlib.closing(open_registry(config)) as registry:
-        found = registry.tenants()
+    with contextlib.closing(registry_of(config)) as registry:
+        found = registry.tenants.all()
     if as_json:
         rows = [{"tenant": one.name, "edges": one.edges, "tokens": one.tokens} for one in found]
         click.echo(json.dumps(rows, indent=2))
@@ -54,10 +54,10 @@ def remove(config: Path, name: str, yes: bool) -> None:
 
     What its edges sent stays in the log, and nobody sees it. The name is not given again.
     """
-    with contextlib.closing(open_registry(config)) as registry:
+    with contextlib.closing(registry_of(config)) as registry:
         if not yes:
             click.confirm(f"remove {name}? Its name is not given again", abort=True, err=True)
-        registry.remove_tenant(name)
+        registry.tenants.remove(name)
     click.echo(f"{name} is removed, its tokens are withdrawn")
 
 
@@ -73,8 +73,8 @@ def token(config: Path, name: str, read: bool, label: str, as_json: bool) -> Non
     It counts within a second, and until `hubd tenant withdraw`.
     """
     made, digest = new_token()
-    with contextlib.closing(open_registry(config)) as registry:
-        registry.add_token(digest, tenant=name, label=label, may_write=not read)
+    with contextlib.closing(registry_of(config)) as registry:
+        registry.api_tokens.add(digest, tenant=name, label=label, may_write=not read)
     if as_json:
         click.echo(json.dumps({"token": made, "sha256": digest, "may_write": not read}))
     else:
@@ -87,8 +87,8 @@ def token(config: Path, name: str, read: bool, label: str, as_json: bool) -> Non
 @click.pass_obj
 def tokens(config: Path, name: str, as_json: bool) -> None:
     """List the tokens of the tenant NAME by their hash: the hub does not know them."""
-    with contextlib.closing(open_registry(config)) as registry:
-        found = [one for one in registry.tokens() if one.tenant == name]
+    with contextlib.closing(registry_of(config)) as registry:
+        found = [one for one in registry.api_tokens.all() if one.tenant == name]
     if as_json:
         rows = [
             {"sha256": one.sha256, "label": one.label, "may_write": one.may_write,
@@ -109,8 +109,8 @@ def tokens(config: Path, name: str, as_json: bool) -> None:
 @click.pass_obj
 def withdraw(config: Path, name: str, sha256: str) -> None:
     """Withdraw the token of the tenant NAME whose hash begins with SHA256."""
-    with contextlib.closing(open_registry(config)) as registry:
-        gone = registry.withdraw_token(name, sha256)
+    with contextlib.closing(registry_of(config)) as registry:
+        gone = registry.api_tokens.withdraw(name, sha256)
     click.echo(f"{gone.sha256[:12]} is withdrawn; a running hub refuses it within a second")
 
 

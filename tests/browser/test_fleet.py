@@ -16,7 +16,7 @@ import trio
 from edgesync.model import EventType
 from edgesync_transport.messages import Bye, Ping
 from hubd.cells import Answers
-from hubd.edges.registry import RegisteredEdge
+from hubd.registry import RegisteredEdge
 from tests.browser.chromium import Browser
 from tests.browser.conftest import serve
 from tests.hubd.batches import Edge, Shelf

@@ -24,10 +24,10 @@ from edgesync.store.directory import make_wal
 make_wal(folder, 1 << 16)
 """
 REGISTRY = """
-from hubd.edges.registry import Registry
-registry = Registry(folder / "registry.db")
+from hubd.registry import open_registry
+registry = open_registry(folder)
 mark("begin")
-invitation = registry.invite("barn", tenant="default", valid_s=900)
+invitation = registry.enrolments.invite("barn", tenant="default", valid_s=900)
 mark("end")
 """
 PROLOGUE = """

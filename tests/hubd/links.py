@@ -23,13 +23,13 @@ from edgesync_transport.messages import (
     Welcome,
 )
 from edgesync_transport.receiver import ReceiverSettings
-from hubd.edges.registry import RegisteredEdge
 from hubd.link import HubLink
 from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
 from hubd.project import Progress
 from hubd.rates import Rates
+from hubd.registry import RegisteredEdge
 from tests.hubd.log.test_contract import Lanes
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from hubd import serve
 from hubd.backup import backup
-from hubd.edges.registry import Registry
 from hubd.log.lmdb import LmdbLog
+from hubd.registry import open_registry
 
 pytestmark = pytest.mark.feature("C14")
 
@@ -17,12 +17,12 @@ async def test_an_edge_that_comes_meanwhile_is_whose_it_is_in_the_copy(tmp_path:
     """Its entries are in the copied log; of an edge nobody knows they are the default tenant's."""
     folder, target = tmp_path / "hub", tmp_path / "copy"
     folder.mkdir()
-    with closing(Registry(folder / serve.REGISTRY)) as registry:
-        registry.add_tenant("acme")
+    with closing(open_registry(folder)) as registry:
+        registry.tenants.add("acme")
 
         class LongLog(LmdbLog):
             async def backup(self, path: Path) -> None:
-                registry.invite("barn", tenant="acme", valid_s=900)
+                registry.enrolments.invite("barn", tenant="acme", valid_s=900)
                 await super().backup(path)
 
         hub_log = LongLog(folder / serve.LOG)
@@ -30,5 +30,5 @@ async def test_an_edge_that_comes_meanwhile_is_whose_it_is_in_the_copy(tmp_path:
             await backup(hub_log, {}, folder, target)
         finally:
             await hub_log.aclose()
-    with closing(Registry(target / serve.REGISTRY)) as copied:
-        assert copied.owners() == {"barn": "acme"}
+    with closing(open_registry(target)) as copied:
+        assert copied.edges.owners() == {"barn": "acme"}

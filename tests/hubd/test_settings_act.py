@@ -24,8 +24,8 @@ from edgesync.errors import CommandError
 from edgesync_transport.keys import decode_token, new_key_pair, write_keys
 from hubd import serve
 from hubd.cli import main as hubd_command
-from hubd.edges.registry import Registry
 from hubd.rates import Rate, RateSettings
+from hubd.registry import open_registry
 from hubd.settings import Settings, from_table
 from hubd.state import open_state, tables
 from hubd.state.database import open_beside
@@ -54,7 +54,7 @@ def test_a_token_says_what_the_file_says(tmp_path: Path) -> None:
     token = decode_token(answer["token"])
     assert (token.address, token.enrol_url) == ("tcp://hub.example:7", "https://hub.example")
     assert answer["expires_ns"] >= before_ns + 7200 * 10**9
-    assert (tmp_path / "there" / serve.REGISTRY).exists()
+    assert (tmp_path / "there" / "registry.db").exists()
 
 
 @pytest.mark.feature("S17", "S26")
@@ -166,9 +166,9 @@ async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None
         },
     )  # fmt: skip
     hub_keys, pair = serve.load_keys(tmp_path / "hub"), new_key_pair()
-    with contextlib.closing(Registry(tmp_path / "hub" / serve.REGISTRY)) as registry:
-        invitation = registry.invite("barn", tenant="default", valid_s=60)
-        registry.redeem(invitation.routing_key, invitation.secret, pair.public)
+    with contextlib.closing(open_registry(tmp_path / "hub")) as registry:
+        invitation = registry.enrolments.invite("barn", tenant="default", valid_s=60)
+        registry.enrolments.redeem(invitation.routing_key, invitation.secret, pair.public)
     write_keys(tmp_path / "edge.keys", pair)
     edge = {"hub": {"endpoint": f"tcp://127.0.0.5:{link}", "server_key": hub_keys.public}}
     async with (

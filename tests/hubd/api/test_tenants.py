@@ -22,8 +22,8 @@ from hubd.api.security import Guard
 from hubd.api.server import serve_http
 from hubd.api.tenancy import NOBODY, Contexts, TenantTokens
 from hubd.cells import Answers
-from hubd.edges.registry import ApiToken
 from hubd.project.live import Live, Update, Watcher
+from hubd.registry import ApiToken
 from hubd.web.fleet import FleetQuery
 from hubd.web.pages import EventsQuery, Pages
 from tests.hubd.keys import open_answers

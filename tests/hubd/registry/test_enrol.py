@@ -12,7 +12,10 @@ from starlette.testclient import TestClient
 
 from edgesync_transport.keys import decode_token, new_key_pair
 from hubd.api import ApiSettings, Context, make_app
-from hubd.edges.enrol import (
+from hubd.errors import OwnedBusy
+from hubd.project import Live, Projectors
+from hubd.registry import Registry, open_registry
+from hubd.registry.enrol import (
     ATTEMPTS_MAX,
     ATTEMPTS_WINDOW_S,
     BODY_BYTES_MAX,
@@ -24,9 +27,6 @@ from hubd.edges.enrol import (
     enrol_route,
     token_for,
 )
-from hubd.edges.registry import Registry
-from hubd.errors import RegistryBusy
-from hubd.project import Live, Projectors
 from hubd.settings import HubSettings, Settings
 from hubd.state import open_state
 from tests.hubd.keys import open_answers
@@ -43,7 +43,7 @@ SETTINGS = Settings(
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(Registry(tmp_path / "registry.db", busy_s=0.01)) as found:
+    with closing(open_registry(tmp_path, busy_s=0.01)) as found:
         yield found
 
 
@@ -63,7 +63,7 @@ def client(registry: Registry, tmp_path: Path) -> Iterator[TestClient]:
 
 
 def body(registry: Registry, **changes: str) -> dict[str, Any]:
-    invitation = registry.invite("barn", tenant="default", valid_s=900, again=True)
+    invitation = registry.enrolments.invite("barn", tenant="default", valid_s=900, again=True)
     token = decode_token(token_for(invitation, SETTINGS, server_key=SERVER_KEY))
     assert (token.edge, token.address) == ("barn", "tcp://hub.example:7400")
     return {
@@ -84,7 +84,7 @@ def test_a_token_is_enough_where_the_api_wants_one_of_its_own(
         "edge": "barn", "address": "tcp://hub.example:7400", "server_key": SERVER_KEY,
     }  # fmt: skip
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert list(registry.live_keys().values()) == ["barn"]
+    assert list(registry.edges.live_keys().values()) == ["barn"]
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_networks_that_were_quiet_longest_are_forgotten_first() -> None:
 
 def test_a_registry_held_by_another_process_is_busy(client: TestClient, tmp_path: Path) -> None:
     with (
-        closing(Registry(tmp_path / "registry.db")) as registry,
+        closing(open_registry(tmp_path)) as registry,
         closing(sqlite3.connect(tmp_path / "registry.db", isolation_level=None)) as holder,
     ):
         asked = body(registry)
@@ -191,8 +191,8 @@ async def test_an_edge_is_let_in_before_it_is_answered(registry: Registry) -> No
     let_in = list[str]()
 
     async def look() -> None:
-        let_in.extend(registry.live_keys().values())
-        raise RegistryBusy("registry.db")  # it is looked at again soon
+        let_in.extend(registry.edges.live_keys().values())
+        raise OwnedBusy("registry.db")  # it is looked at again soon
 
     enrolment.on_enrolled = look
     asked = msgspec.convert(body(registry), EnrolRequest)

@@ -21,8 +21,8 @@ from starlette.routing import Route
 
 from edgesync_transport.keys import Token, encode_token
 from edgesync_transport.seldom import Seldom
-from hubd.edges.registry import Invitation, Registry
-from hubd.errors import EnrolRefused, RegistryBusy, RegistryUnusable
+from hubd.errors import EnrolRefused, OwnedBusy, OwnedUnusable
+from hubd.registry import Invitation, Registry
 from hubd.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -156,8 +156,10 @@ class Enrolment:
         self.on_enrolled: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     async def of_request(self, asked: EnrolRequest, address: str) -> EnrolAnswer:
-        """Redeem what came over HTTP; raises EnrolRefused, and RegistryUnusable for now."""
-        redeem = partial(self._registry.redeem, asked.routing_key, asked.secret, asked.public_key)
+        """Redeem what came over HTTP; raises EnrolRefused, and OwnedUnusable for now."""
+        redeem = partial(
+            self._registry.enrolments.redeem, asked.routing_key, asked.secret, asked.public_key
+        )
         try:
             return await self._redeem(redeem, address)
         except EnrolRefused as refused:
@@ -171,9 +173,11 @@ class Enrolment:
         """Answer a guest of the link: an EnrolAnswer or a Refusal, in JSON."""
         try:
             asked = msgspec.json.decode(question, type=GuestRequest)
-            redeem = partial(self._registry.redeem_as_guest, routing_key, asked.public_key)
+            redeem = partial(
+                self._registry.enrolments.redeem_as_guest, routing_key, asked.public_key
+            )
             return msgspec.json.encode(await self._redeem(redeem, "the link"))
-        except (EnrolRefused, RegistryUnusable, msgspec.DecodeError) as error:
+        except (EnrolRefused, OwnedUnusable, msgspec.DecodeError) as error:
             return msgspec.json.encode(_refusal(error)[0])
 
     async def _redeem(self, redeem: Callable[[], str], origin: str) -> EnrolAnswer:
@@ -181,7 +185,7 @@ class Enrolment:
             with trio.fail_after(WAIT_S):
                 edge = await trio.to_thread.run_sync(redeem, limiter=self._one_at_a_time)
         except trio.TooSlowError:
-            raise RegistryBusy(str(self._registry.path)) from None
+            raise OwnedBusy(self._registry.name) from None
         except EnrolRefused as refused:
             if (again := self._seldom.ask(refused.code)) is not None:
                 log.warning(
@@ -189,7 +193,7 @@ class Enrolment:
                 )
             raise
         log.info("enrolled: edge=%s from %s", edge, origin)
-        with suppress(RegistryUnusable):  # it is looked at again soon
+        with suppress(OwnedUnusable):  # it is looked at again soon
             await self.on_enrolled()
         address = public_address(self._settings)
         return EnrolAnswer(edge=edge, address=address, server_key=self._server_key)
@@ -200,7 +204,7 @@ def enrol_route(enrolment: Enrolment) -> Route:
         address = request.client.host if request.client else ""
         try:
             return _json(await enrolment.of_request(await _read(request), address), 200)
-        except (EnrolRefused, RegistryUnusable, msgspec.DecodeError) as error:
+        except (EnrolRefused, OwnedUnusable, msgspec.DecodeError) as error:
             return _json(*_refusal(error))
 
     return Route(PATH, enrol, methods=["POST"])
@@ -210,7 +214,7 @@ def _refusal(error: Exception) -> tuple[Refusal, int]:
     """Return what is answered, and its status over HTTP."""
     if isinstance(error, EnrolRefused):
         return Refusal(error=error.reason, code=error.code), STATUS[error.code]
-    if isinstance(error, RegistryUnusable):
+    if isinstance(error, OwnedUnusable):
         problem = "the hub cannot look at its registry now"
         return Refusal(error=problem, code="busy", remedy="try again"), 503
     return Refusal(error=str(error), code="bad_request"), 400

@@ -1,1 +1,0 @@
-"""Which edges there are, and how a new one gets in."""

@@ -1,0 +1,131 @@
+"""The database of owned state: `registry.db` in the hub's folder, or PostgreSQL by URL.
+
+The daemon and commands beside it use it at once; a change is on the disk when it returns.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from hubd.db import engine as engines
+from hubd.db.faults import Fault, fault_of
+from hubd.db.upkeep import empty_wal
+from hubd.errors import OwnedBusy, OwnedUnusable
+from hubd.owned import tables
+from hubd.owned.migrate import migrate
+
+FILE: Final = "registry.db"
+SCHEMA: Final = "edgesync"
+# How long a call waits for another process that holds the database.
+BUSY_S: Final = 5.0
+# FULL: an enrolment that was answered must survive a power cut (I1).
+PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+
+
+class Owned:
+    """Hands out transactions, one at a time, to any thread.
+
+    All raise OwnedUnusable when the database cannot be read or written, OwnedBusy when that is
+    because another process holds it.
+
+    name   of the database, for people: a path, or a URL without its password
+    """
+
+    def __init__(self, engine: sa.Engine, name: str, *, busy_s: float = BUSY_S) -> None:
+        self.name = name
+        self._engine = engine
+        self._busy_s = busy_s
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """See the tables at one moment."""
+        with self._transaction(writes=False) as connection:
+            yield connection
+
+    @contextmanager
+    def change(self) -> Iterator[sa.Connection]:
+        """Change the tables, alone and all at once; what raises changes nothing."""
+        counter = tables.change_counter
+        with self._transaction(writes=True) as connection:
+            yield connection
+            connection.execute(counter.update().values(number=counter.c.number + 1))
+
+    def change_count(self) -> int:
+        """Return a number that every change increments, whichever process makes it."""
+        with self.read() as connection:
+            return int(connection.scalar(sa.select(tables.change_counter.c.number)) or 0)
+
+    @contextmanager
+    def _transaction(self, *, writes: bool) -> Iterator[sa.Connection]:
+        with translated(self.name), self._alone():
+            connection = self._engine.connect().execution_options(writes=writes)
+            with connection:
+                with connection.begin():
+                    yield connection
+                if writes:
+                    # A killed hub leaves its WAL behind: a copy of registry.db without it would
+                    # lock edges out and let revoked keys in again.
+                    empty_wal(connection)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._lock.acquire(timeout=self._busy_s):
+            raise OwnedBusy(self.name)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """Raise the errors of a database as OwnedUnusable; what is a bug of ours stays as it is."""
+    try:
+        yield
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None or fault is Fault.BAD_DATA:
+            raise
+        if fault is Fault.LOCKED:
+            raise OwnedBusy(name) from error
+        raise OwnedUnusable(name, _sentence(error)) from error
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(getattr(error, "orig", None) or error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def open_owned(folder: Path, url: sa.URL | None = None, *, busy_s: float = BUSY_S) -> Owned:
+    """Open the owned state of the hub in `folder`, made and migrated when that is needed.
+
+    Raises OwnedUnusable, and StoreVersion for a database of a newer version.
+    """
+    if url is not None:
+        engine = engines.open_postgresql(url, SCHEMA, busy_s=busy_s)
+        return _opened(engine, engines.shown(url), None, busy_s)
+    path = folder / FILE
+    engine = engines.open_sqlite(path, pragmas=PRAGMAS, busy_s=busy_s)
+    owned = _opened(engine, str(path), path, busy_s)
+    path.chmod(0o600)
+    return owned
+
+
+def _opened(engine: sa.Engine, name: str, file: Path | None, busy_s: float) -> Owned:
+    try:
+        with translated(name):
+            migrate(engine, SCHEMA, name, file)
+            with engine.connect() as connection:
+                empty_wal(connection)  # a hub that was killed left one
+    except BaseException:
+        engine.dispose()
+        raise
+    return Owned(engine, name, busy_s=busy_s)
