@@ -178,12 +178,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
-# Names under which these settings are known elsewhere, and what they are here (S16).
+# Names under which these settings are known elsewhere, and what they are here (S16). The timeout is
+# found in both units: from 1,000 on it is milliseconds.
 ALIASES: Final[Mapping[str, tuple[str, str, str]]] = {
     "CLOUD_RPC_KEEP_ALIVE_TIME_SEC": ("sync", "heartbeat", "s"),
     "CLOUD_RECONNECT_TIMEOUT": ("sync", "reconnect_base", "ms"),
-    "CLOUD_RPC_TIMEOUT": ("sync", "ack_timeout", "s"),
+    "CLOUD_RPC_TIMEOUT": ("sync", "ack_timeout", "s or ms"),
 }
+SECONDS_MAX: Final = 999
+
+
+def _unit_of(value: str, unit: str) -> str:
+    if unit != "s or ms":
+        return unit
+    return "ms" if value.isdecimal() and int(value) > SECONDS_MAX else "s"
 
 
 def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
@@ -195,7 +203,7 @@ def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
     for alias, (section, key, unit) in ALIASES.items():
         name = f"EDGESYNC_{section}__{key}".upper()
         if alias in variables and name not in variables:
-            variables[name] = f'"{variables[alias]}{unit}"'
+            variables[name] = f'"{variables[alias]}{_unit_of(variables[alias], unit)}"'
     return from_table(toml.read(path), file=str(path), environment=variables)
 
 

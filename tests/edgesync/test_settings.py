@@ -103,6 +103,13 @@ def test_names_known_elsewhere_are_understood_with_their_units(tmp_path: Path) -
     assert float(over.sync.heartbeat) == 3
 
 
+@pytest.mark.parametrize(("value", "seconds"), [("5", 5), ("999", 999), ("5000", 5), ("2.5", 2.5)])
+def test_a_timeout_known_elsewhere_in_two_units_is_understood_in_both(
+    tmp_path: Path, value: str, seconds: float
+) -> None:
+    assert float(read(tmp_path, "", CLOUD_RPC_TIMEOUT=value).sync.ack_timeout) == seconds
+
+
 async def test_variables_of_other_systems_reach_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
