@@ -5,12 +5,13 @@ import functools
 import logging
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 import trio
 
 from edgesync import __version__
@@ -22,8 +23,8 @@ from edgesync_transport.keys import KeyPair, load_or_create_keys
 from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
-from edgesync_transport.seldom import Seldom
 from edgesync_transport.zap import KeyTable
+from hubd.admission import Admission
 from hubd.api import fleet
 from hubd.api.app import make_app
 from hubd.api.context import Context
@@ -32,7 +33,8 @@ from hubd.api.server import serve_http
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.keyspaces import cells_path
-from hubd.errors import HubError, OwnedUnusable
+from hubd.db.engine import parse_url
+from hubd.errors import HubError
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
@@ -46,8 +48,6 @@ from hubd.state.retention import keep_thinning
 
 log = logging.getLogger(__name__)
 
-# How soon `hubd enroll` and `hubd revoke` of another process are noticed.
-REGISTRY_POLL_S: Final = 0.5
 # Who waits for the registry is told to come again rather than kept for long.
 REGISTRY_BUSY_S: Final = 1.0
 
@@ -70,6 +70,15 @@ class Running(msgspec.Struct, frozen=True):
     http_url: str
 
 
+def database_url(settings: Settings) -> sa.URL | None:
+    """Return where PostgreSQL is, None for files in the data folder; raises ConfigError."""
+    hub = settings.hub
+    if not hub.database:
+        return None
+    password_file = Path(hub.password_file) if hub.password_file else None
+    return parse_url(hub.database, password_file, field="hub.database")
+
+
 def load_keys(folder: Path) -> KeyPair:
     """Return the hub's keys, made with the folder on the first start."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -85,7 +94,8 @@ async def run(
 ) -> None:
     """Serve from `folder` until `stop` is set; raises StoreLocked when another hub uses it."""
     keys = load_keys(folder)
-    with contextlib.closing(open_registry(folder, busy_s=REGISTRY_BUSY_S)) as registry:
+    registry = open_registry(folder, database_url(settings), busy_s=REGISTRY_BUSY_S, lazily=True)
+    with contextlib.closing(registry):
         async with open_log(settings, folder) as hub_log:
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
             keyspaces = open_keyspaces(settings, folder, hub_log)
@@ -185,6 +195,8 @@ async def _serve(
     projectors = Projectors(
         live, series_max=settings.limits.series, memory_bytes=int(settings.state.memory)
     )
+    tokens = TenantTokens()
+    admission = Admission(registry, folder, table, presence, keyspaces, tokens)
     context = Context(
         hub=presence,
         state=state,
@@ -193,9 +205,9 @@ async def _serve(
         answers=keyspaces.default,
         settings=settings.api,
         version=__version__,
+        registry_problem=lambda: admission.problem,
     )
     enrolment = Enrolment(registry, settings, server_key=keys.public)
-    tokens = TenantTokens()
     app = make_app(
         context,
         answers_of=keyspaces.of,
@@ -203,8 +215,7 @@ async def _serve(
         open_routes=[enrol_route(enrolment)],
     )
     # Before anybody can knock: an edge that is refused takes its time to come again.
-    admission = Admission(registry, table, presence, keyspaces, tokens)
-    await admission.refresh()
+    await admission.begin()
     async with open_hearing(
         settings.hub.listen, server_keys=keys, edges=table, welcome=enrolment.of_guest
     ) as hearing:
@@ -221,7 +232,7 @@ async def _serve(
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
             look = functools.partial(_look_at_registry, admission, link, keyspaces)
             enrolment.on_enrolled = look
-            nursery.start_soon(_watch_registry, look, keyspaces)
+            nursery.start_soon(admission.watch, look)
             await nursery.start(keyspaces.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
@@ -285,61 +296,6 @@ def _receiver_settings(settings: Settings, start: int) -> ReceiverSettings:
         restore_safe=settings.log.managed_backups,
         start=start,
     )
-
-
-class Admission:
-    """Keeps what is in memory as the registry says: keys, edges, tenants and their tokens."""
-
-    def __init__(
-        self,
-        registry: Registry,
-        table: KeyTable,
-        presence: Presence,
-        keyspaces: Keyspaces,
-        tokens: TenantTokens,
-    ) -> None:
-        self._registry = registry
-        self._table = table
-        self._presence = presence
-        self._keyspaces = keyspaces
-        self._tokens = tokens
-        self._known: dict[str, str] = {}
-
-    async def refresh(self) -> list[str]:
-        """Take in what has changed; returns edges none of whose keys are good any more.
-
-        Raises OwnedUnusable; what was known stays as it is.
-        """
-        changes = await trio.to_thread.run_sync(self._registry.changes)
-        if changes is None:
-            return []
-        self._tokens.set(changes.tokens)
-        # Before their edges are let in.
-        self._keyspaces.set_tenants(changes.tenants, changes.owners)
-        known, now = self._known, changes.keys
-        for public in known.keys() - now.keys():
-            self._table.remove(public)
-        for public in now.keys() - known.keys():
-            self._table.add(public, now[public])
-        self._known = now
-        self._presence.set_registered(changes.edges)
-        self._table.set_guests(changes.guests)
-        edges = set(now.values())
-        return [known[public] for public in known.keys() - now.keys() if known[public] not in edges]
-
-
-async def _watch_registry(look: Callable[[], Awaitable[None]], keyspaces: Keyspaces) -> None:
-    """Follow the registry; a revoked edge's session ends (R9)."""
-    seldom = Seldom()
-    while True:
-        await trio.sleep(REGISTRY_POLL_S)
-        try:
-            await look()
-        except OwnedUnusable as error:
-            if (again := seldom.ask("registry")) is not None:
-                log.error("registry not read: %s; %d more before", error, again)
-        else:
-            keyspaces.open_missing()
 
 
 async def _look_at_registry(admission: Admission, link: HubLink, keyspaces: Keyspaces) -> None:

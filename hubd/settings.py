@@ -20,14 +20,18 @@ Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the hub keeps things and listens.
 
-    data_dir    log, state, keys and registry; relative to the file's folder
-    listen      addresses of the link; edges connect here
-    public      the link's address as edges see it, put into tokens; empty: made from `listen`
-    public_url  the HTTP address as edges see it, put into tokens: they enrol there; empty: over the
-                link
+    data_dir       log, state, keys and registry; relative to the file's folder
+    database       URL of a PostgreSQL database for what is in SQL; empty: files in `data_dir`
+    password_file  holds the password of `database` alone; relative to the file's folder
+    listen         addresses of the link; edges connect here
+    public         the link's address as edges see it, put into tokens; empty: made from `listen`
+    public_url     the HTTP address as edges see it, put into tokens: they enrol there; empty: over
+                   the link
     """
 
     data_dir: str = "data"
+    database: str = ""
+    password_file: str = ""
     listen: tuple[Address, ...] = ("tcp://0.0.0.0:7400",)
     public: str = ""
     public_url: str = ""
@@ -140,7 +144,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
     """Return what `path` says, with HUBD_SECTION__KEY from the environment over it."""
     variables = toml.environment() if environment is None else environment
-    return from_table(toml.read(path), file=str(path), environment=variables)
+    settings = from_table(toml.read(path), file=str(path), environment=variables)
+    if not settings.hub.password_file:
+        return settings
+    password_file = (path.parent / settings.hub.password_file).absolute()
+    hub = msgspec.structs.replace(settings.hub, password_file=str(password_file))
+    return msgspec.structs.replace(settings, hub=hub)
 
 
 def from_table(table: dict[str, Any], *, file: str, environment: Mapping[str, str]) -> Settings:

@@ -103,7 +103,8 @@ class Hub(Protocol):
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a request handler may use.
 
-    tenant   whose everything here is; None is the operator's, of all tenants
+    tenant             whose everything here is; None is the operator's, of all tenants
+    registry_problem   returns what is wrong with the registry, "" for nothing
     """
 
     hub: Hub
@@ -115,6 +116,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     now_ns: Callable[[], int] = time.time_ns
     tenant: str | None = None
+    registry_problem: Callable[[], str] = str
 
     def sees(self, edge: str) -> bool:
         """Whether anything of this edge may be told here."""

@@ -40,6 +40,8 @@ async def hub_problems(context: Context) -> list[HubProblem]:
     """Return what is wrong with the hub, what stops work first."""
     found = [*_projector_problems(context), *_log_problems(context), *_state_problems(context)]
     found += map(HubProblem, descriptors.problems())
+    if problem := context.registry_problem():
+        found.append(HubProblem(problem, stops_work=True))
     found += _slowed_problems(context)
     if skipped := context.answers.skipped:
         found.append(HubProblem(f"keys: {skipped} entries of the log could not be carried out"))

@@ -12,17 +12,18 @@ import click
 from edgesync.cli.program import as_json_option
 from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
+from hubd.cli.options import database_option, settings_of
 from hubd.errors import EdgeUnknown
 from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry, open_registry
 from hubd.registry.enrol import public_address, token_for
-from hubd.settings import Settings, data_dir, read_settings
+from hubd.settings import Settings, data_dir
 
 
 def _registry(config: Path) -> tuple[Settings, Path, Registry]:
-    settings = read_settings(config)
+    settings = settings_of(config)
     folder = data_dir(config, settings)
     serve.load_keys(folder)
-    return settings, folder, open_registry(folder)
+    return settings, folder, open_registry(folder, serve.database_url(settings))
 
 
 def registry_of(config: Path) -> Registry:
@@ -45,6 +46,7 @@ def checked_name(_context: click.Context, _parameter: click.Parameter, value: st
 @click.option("--site", default="", help="Where it stands, in your words.")
 @click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")
 @as_json_option
+@database_option
 @click.pass_obj
 def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json: bool) -> None:
     """Register EDGE and print the one-line token that lets it in, once.
@@ -72,6 +74,7 @@ def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json
 
 @click.command(epilog="Example: hubd revoke barn-7")
 @click.argument("edge")
+@database_option
 @click.pass_obj
 def revoke(config: Path, edge: str) -> None:
     """Revoke EDGE's key for good; a running hub notices within a second. Its data stays."""
@@ -87,6 +90,7 @@ def revoke(config: Path, edge: str) -> None:
 @click.command(epilog="Example: hubd forget test-edge")
 @click.argument("edge")
 @click.option("--yes", is_flag=True, help="Without asking.")
+@database_option
 @click.pass_obj
 def forget(config: Path, edge: str, yes: bool) -> None:
     """Revoke EDGE for good, take it out of every list, and wait for it no more.
@@ -110,6 +114,7 @@ def forget(config: Path, edge: str, yes: bool) -> None:
 @as_json_option
 # Taken as by the other commands; the hub's own socket, which is asked, needs none.
 @click.option("--token", default="", envvar="HUBD_TOKEN", hidden=True, expose_value=False)
+@database_option
 @click.pass_obj
 def edges(config: Path, as_json: bool) -> None:
     """List the edges, with their present state when the hub is running."""

@@ -17,6 +17,7 @@ from edgesync.cli.unit import Service, make_group
 from edgesync.logs import set_up_logging
 from hubd import serve
 from hubd.api.settings import is_loopback
+from hubd.cli.options import database_option, settings_of
 from hubd.settings import Settings, data_dir, read_settings
 
 TEMPLATE = """\
@@ -153,10 +154,11 @@ def with_token(text: str, key: str, digest: str) -> str:
 
 @click.command(epilog="Example: hubd --config /etc/edgesync/hub.toml run")
 @click.option("--log-text", is_flag=True, help="Plain log lines instead of JSON.")
+@database_option
 @click.pass_obj
 def run(config: Path, log_text: bool) -> None:
     """Serve edges, the API and the dashboard until SIGTERM or SIGINT."""
-    settings = read_settings(config)
+    settings = settings_of(config)
     level = logging.getLevelName(settings.logging.level.upper())
     set_up_logging(level, as_json=settings.logging.json and not log_text)
     folder = data_dir(config, settings)

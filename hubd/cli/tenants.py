@@ -8,6 +8,7 @@ import click
 
 from edgesync.cli.program import as_json_option
 from hubd.cli.edges import checked_name, registry_of
+from hubd.cli.options import database_option
 from hubd.cli.run import new_token
 from hubd.web import format
 
@@ -22,6 +23,7 @@ def tenant() -> None:
 
 @tenant.command(epilog="Example: hubd tenant add acme")
 @click.argument("name", callback=checked_name)
+@database_option
 @click.pass_obj
 def add(config: Path, name: str) -> None:
     """Make the tenant NAME; a running hub knows it within a second."""
@@ -32,6 +34,7 @@ def add(config: Path, name: str) -> None:
 
 @tenant.command("list", epilog="Example: hubd tenant list --json")
 @as_json_option
+@database_option
 @click.pass_obj
 def list_(config: Path, as_json: bool) -> None:
     """List the tenants, with how many edges and tokens each has."""
@@ -48,6 +51,7 @@ def list_(config: Path, as_json: bool) -> None:
 @tenant.command(epilog="Example: hubd tenant remove acme")
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Without asking.")
+@database_option
 @click.pass_obj
 def remove(config: Path, name: str, yes: bool) -> None:
     """Remove the tenant NAME, which has no edges any more, and withdraw its tokens.
@@ -66,6 +70,7 @@ def remove(config: Path, name: str, yes: bool) -> None:
 @click.option("--read", is_flag=True, help="One that may only read.")
 @click.option("--label", default="", help="What it is for.")
 @as_json_option
+@database_option
 @click.pass_obj
 def token(config: Path, name: str, read: bool, label: str, as_json: bool) -> None:
     """Make a token of the API for the tenant NAME, and print it, once.
@@ -84,6 +89,7 @@ def token(config: Path, name: str, read: bool, label: str, as_json: bool) -> Non
 @tenant.command(epilog="Example: hubd tenant tokens acme")
 @click.argument("name")
 @as_json_option
+@database_option
 @click.pass_obj
 def tokens(config: Path, name: str, as_json: bool) -> None:
     """List the tokens of the tenant NAME by their hash: the hub does not know them."""
@@ -106,6 +112,7 @@ def tokens(config: Path, name: str, as_json: bool) -> None:
 @tenant.command(epilog="Example: hubd tenant withdraw acme 5f2c8a")
 @click.argument("name")
 @click.argument("sha256")
+@database_option
 @click.pass_obj
 def withdraw(config: Path, name: str, sha256: str) -> None:
     """Withdraw the token of the tenant NAME whose hash begins with SHA256."""

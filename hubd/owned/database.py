@@ -4,6 +4,7 @@ The daemon and commands beside it use it at once; a change is on the disk when i
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from hubd.db import engine as engines
 from hubd.db.faults import Fault, fault_of
+from hubd.db.limits import stopping_when
 from hubd.db.upkeep import empty_wal
 from hubd.errors import OwnedBusy, OwnedUnusable
 from hubd.owned import tables
@@ -22,6 +24,8 @@ FILE: Final = "registry.db"
 SCHEMA: Final = "edgesync"
 # How long a call waits for another process that holds the database.
 BUSY_S: Final = 5.0
+# How long all statements of one transaction may take, of a server that hangs say.
+ANSWER_S: Final = 5.0
 # FULL: an enrolment that was answered must survive a power cut (I1).
 PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 
@@ -32,14 +36,34 @@ class Owned:
     All raise OwnedUnusable when the database cannot be read or written, OwnedBusy when that is
     because another process holds it.
 
+    The database is made and migrated when it is first used, or by `prepare`.
+
     name   of the database, for people: a path, or a URL without its password
+    file   of SQLite
     """
 
-    def __init__(self, engine: sa.Engine, name: str, *, busy_s: float = BUSY_S) -> None:
+    def __init__(
+        self, engine: sa.Engine, name: str, file: Path | None = None, *, busy_s: float = BUSY_S
+    ) -> None:
         self.name = name
         self._engine = engine
+        self._file = file
         self._busy_s = busy_s
+        self._is_ready = False
         self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Make and migrate the database; raises StoreVersion for one of a newer version."""
+        with translated(self.name), self._alone():
+            self._prepare()
+
+    def _prepare(self) -> None:
+        migrate(self._engine, SCHEMA, self.name, self._file)
+        with self._engine.connect() as connection:
+            empty_wal(connection)  # a hub that was killed left one
+        if self._file is not None:
+            self._file.chmod(0o600)
+        self._is_ready = True
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -63,8 +87,13 @@ class Owned:
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[sa.Connection]:
         with translated(self.name), self._alone():
-            connection = self._engine.connect().execution_options(writes=writes)
-            with connection:
+            if not self._is_ready:
+                self._prepare()
+            ends_at = time.monotonic() + ANSWER_S
+            with (
+                self._engine.connect().execution_options(writes=writes) as connection,
+                stopping_when(connection, lambda: time.monotonic() > ends_at),
+            ):
                 with connection.begin():
                     yield connection
                 if writes:
@@ -96,6 +125,8 @@ def translated(name: str) -> Iterator[None]:
             raise
         if fault is Fault.LOCKED:
             raise OwnedBusy(name) from error
+        if fault is Fault.STOPPED:
+            raise OwnedUnusable(name, f"did not answer within {ANSWER_S:.0f} s") from error
         raise OwnedUnusable(name, _sentence(error)) from error
 
 
@@ -104,28 +135,26 @@ def _sentence(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
-def open_owned(folder: Path, url: sa.URL | None = None, *, busy_s: float = BUSY_S) -> Owned:
-    """Open the owned state of the hub in `folder`, made and migrated when that is needed.
+def open_owned(
+    folder: Path, url: sa.URL | None = None, *, busy_s: float = BUSY_S, lazily: bool = False
+) -> Owned:
+    """Open the owned state of the hub in `folder`, or at `url`; made and migrated if need be.
+
+    lazily   when it is first used: whoever opens it goes on while the database is away
 
     Raises OwnedUnusable, and StoreVersion for a database of a newer version.
     """
     if url is not None:
         engine = engines.open_postgresql(url, SCHEMA, busy_s=busy_s)
-        return _opened(engine, engines.shown(url), None, busy_s)
-    path = folder / FILE
-    engine = engines.open_sqlite(path, pragmas=PRAGMAS, busy_s=busy_s)
-    owned = _opened(engine, str(path), path, busy_s)
-    path.chmod(0o600)
+        owned = Owned(engine, engines.shown(url), busy_s=busy_s)
+    else:
+        path = folder / FILE
+        engine = engines.open_sqlite(path, pragmas=PRAGMAS, busy_s=busy_s)
+        owned = Owned(engine, str(path), path, busy_s=busy_s)
+    if not lazily:
+        try:
+            owned.prepare()
+        except BaseException:
+            owned.close()
+            raise
     return owned
-
-
-def _opened(engine: sa.Engine, name: str, file: Path | None, busy_s: float) -> Owned:
-    try:
-        with translated(name):
-            migrate(engine, SCHEMA, name, file)
-            with engine.connect() as connection:
-                empty_wal(connection)  # a hub that was killed left one
-    except BaseException:
-        engine.dispose()
-        raise
-    return Owned(engine, name, busy_s=busy_s)

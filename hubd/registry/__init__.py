@@ -29,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-class Changes(msgspec.Struct, frozen=True):
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
     """What a hub that runs has to know of the registry."""
 
     keys: dict[str, str]
@@ -68,10 +68,13 @@ class Registry:
         if count == self._seen:
             return None
         found = Changes(
-            self.edges.live_keys(), self.edges.all(), self.enrolments.guests(),
-            self.edges.owners(), [tenant.name for tenant in self.tenants.all()],
-            self.api_tokens.all(),
-        )  # fmt: skip
+            keys=self.edges.live_keys(),
+            edges=self.edges.all(),
+            guests=self.enrolments.guests(),
+            owners=self.edges.owners(),
+            tenants=[tenant.name for tenant in self.tenants.all()],
+            tokens=self.api_tokens.all(),
+        )
         self._seen = count  # of before it was read: what came between is read again
         return found
 
@@ -81,10 +84,11 @@ def open_registry(
     url: sa.URL | None = None,
     *,
     busy_s: float = BUSY_S,
+    lazily: bool = False,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> Registry:
-    """Open the registry of the hub in `folder`, at `url` if given; close it after use.
+    """Open the registry of the hub in `folder`, or at `url`; close it after use. See `open_owned`.
 
     Raises OwnedUnusable, and StoreVersion when a newer version has used it.
     """
-    return Registry(open_owned(folder, url, busy_s=busy_s), clock_ns=clock_ns)
+    return Registry(open_owned(folder, url, busy_s=busy_s, lazily=lazily), clock_ns=clock_ns)

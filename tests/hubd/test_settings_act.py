@@ -26,7 +26,7 @@ from hubd import serve
 from hubd.cli import main as hubd_command
 from hubd.rates import Rate, RateSettings
 from hubd.registry import open_registry
-from hubd.settings import Settings, from_table
+from hubd.settings import Settings, from_table, read_settings
 from hubd.state import open_state, tables
 from hubd.state.database import open_beside
 from hubd.state.retention import thin_out
@@ -215,3 +215,54 @@ def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     record = logging.LogRecord("hubd", logging.ERROR, "", 1, "broken", (), None)
     assert root.level == logging.ERROR
     assert not root.handlers[0].format(record).startswith("{")
+
+
+@pytest.mark.feature("S6")
+@pytest.mark.setting("hub.toml hub.database", "hub.toml hub.password_file")
+def test_the_registry_is_in_the_database_that_is_named(tmp_path: Path, database: str) -> None:
+    path = tmp_path / "hub.toml"
+    path.write_text(
+        f'[hub]\ndatabase = "{database}"\npassword_file = "password"\n'
+        'public = "tcp://hub.example:7"\n'
+    )
+    (tmp_path / "password").write_text("a secret\n")
+
+    def run(*words: str) -> str:
+        done = CliRunner().invoke(hubd_command, ["--config", str(path), *words])
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    run("tenant", "add", "acme")
+    assert "registry.db" not in {found.name for found in tmp_path.rglob("*")}
+    path.write_text('[hub]\npublic = "tcp://hub.example:7"\n')
+    option = ("--database", database)
+    run("enroll", "barn", "--tenant", "acme", *option)
+    assert [edge["edge"] for edge in json.loads(run("edges", "--json", *option))] == ["barn"]
+    run("revoke", "barn", *option)
+    assert json.loads(run("edges", "--json", *option))[0]["state"] == "revoked"
+    assert "acme: 1 edges, 0 tokens" in run("tenant", "list", *option)
+    run("forget", "barn", "--yes", *option)
+    run("tenant", "token", "acme", *option)
+    run("tenant", "remove", "acme", "--yes", *option)
+    assert run("tenant", "list", *option) == "default: 0 edges, 0 tokens\n"
+    assert run("tenant", "list") == "default: 0 edges, 0 tokens\n"
+    assert (tmp_path / "data" / "registry.db").exists()
+
+
+@pytest.mark.feature("S6")
+def test_the_password_of_the_database_is_in_a_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "hub.toml").write_text(
+        '[hub]\ndatabase = "postgresql://hub@db.example/hub"\npassword_file = "password"\n'
+    )
+    (tmp_path / "password").write_text("a secret\n")
+    url = serve.database_url(read_settings(tmp_path / "hub.toml", {}))
+    assert url is not None
+    assert url.password == "a secret"
+    for given in ("postgresql://hub:a-secret@db.example/hub", "postgresql://db/hub?password=x"):
+        config = str(tmp_path / "hub.toml")
+        done = CliRunner().invoke(
+            hubd_command, ["--config", config, "tenant", "list", "--database", given]
+        )
+        assert done.exit_code == 2
+        assert "password_file" in done.output
+        assert "a-secret" not in done.output

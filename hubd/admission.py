@@ -1,0 +1,160 @@
+"""Who is let in, as the registry says, kept in memory: edges, tenants, tokens of the API.
+
+A registry that is locked or away holds up nobody who is known. What was known last is in a file
+of the hub's folder, so that a hub that starts without its registry serves whom it served before;
+until the registry is back nobody enrols, and what is revoked meanwhile is not noticed.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from edgesync.errors import StoreVersion
+from edgesync_transport.seldom import Seldom
+from edgesync_transport.zap import KeyTable
+from hubd.api.tenancy import TenantTokens
+from hubd.cells import Keyspaces
+from hubd.errors import OwnedUnusable
+from hubd.presence import Presence
+from hubd.registry import Changes, Registry
+from hubd.web.format import moment
+
+log = logging.getLogger(__name__)
+
+KNOWN: Final = "registry.known"
+# How soon `hubd enroll` and `hubd revoke` of another process are noticed.
+POLL_S: Final = 0.5
+
+
+class Admission:
+    """Brings those it is given up to date with the registry; in Trio's thread.
+
+    folder   where what was known last is kept
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        folder: Path,
+        table: KeyTable,
+        presence: Presence,
+        keyspaces: Keyspaces,
+        tokens: TenantTokens,
+    ) -> None:
+        self._registry = registry
+        self._file = folder / KNOWN
+        self._table = table
+        self._presence = presence
+        self._keyspaces = keyspaces
+        self._tokens = tokens
+        self._keys: dict[str, str] = {}
+        self._read_at_ns = 0
+        self._problem = ""
+        self._seldom = Seldom()
+
+    @property
+    def problem(self) -> str:
+        """Return what an operator should know of the registry now; "" when all is well."""
+        if not self._problem:
+            return ""
+        return (
+            f"the registry cannot be read: {self._problem}; edges that were known at "
+            f"{moment(self._read_at_ns)} come and go, nobody enrols, and whom others revoke "
+            "stays in until it is back"
+        )
+
+    async def begin(self) -> None:
+        """Read the registry, or else what was known last; raises OwnedUnusable for neither."""
+        try:
+            await self.refresh()
+        except OwnedUnusable:
+            known = await trio.to_thread.run_sync(_load, self._file)
+            if known is None:
+                raise
+            self._read_at_ns, changes = known
+            self._apply(changes)
+            log.error("%s", self.problem)
+
+    async def refresh(self) -> list[str]:
+        """Take in what has changed; returns edges none of whose keys are good any more.
+
+        Raises OwnedUnusable and StoreVersion; what was known stays as it is.
+        """
+        try:
+            changes = await trio.to_thread.run_sync(self._registry.changes)
+        except (OwnedUnusable, StoreVersion) as error:
+            self._problem = str(error)
+            raise
+        if self._problem:
+            log.warning("the registry is back: %s", self._registry.name)
+        self._problem, self._read_at_ns = "", time.time_ns()
+        if changes is None:
+            return []
+        revoked = self._apply(changes)
+        try:
+            await trio.to_thread.run_sync(_save, self._file, self._read_at_ns, changes)
+        except OSError as error:  # it is for another day
+            if (again := self._seldom.ask("file")) is not None:
+                log.error("%s not written: %s; %d more before", self._file, error, again)
+        return revoked
+
+    def _apply(self, changes: Changes) -> list[str]:
+        self._tokens.set(changes.tokens)
+        # Before their edges are let in.
+        self._keyspaces.set_tenants(changes.tenants, changes.owners)
+        known, now = self._keys, changes.keys
+        for public in known.keys() - now.keys():
+            self._table.remove(public)
+        for public in now.keys() - known.keys():
+            self._table.add(public, now[public])
+        self._keys = now
+        self._presence.set_registered(changes.edges)
+        self._table.set_guests(changes.guests)
+        edges = set(now.values())
+        return [known[public] for public in known.keys() - now.keys() if known[public] not in edges]
+
+    async def watch(self, look: Callable[[], Awaitable[None]]) -> None:
+        """Follow the registry until cancelled; a revoked edge's session ends (R9).
+
+        look   refreshes, and carries out what follows
+        """
+        while True:
+            await trio.sleep(POLL_S)
+            try:
+                await look()
+            except (OwnedUnusable, StoreVersion) as error:
+                if (again := self._seldom.ask("registry")) is not None:
+                    log.error("registry not read: %s; %d more before", error, again)
+            else:
+                self._keyspaces.open_missing()
+
+
+class _Known(msgspec.Struct, frozen=True, array_like=True):
+    """What is in the file."""
+
+    read_at_ns: int
+    changes: Changes
+
+
+def _save(file: Path, read_at_ns: int, changes: Changes) -> None:
+    draft = file.with_name(f"{file.name}.draft")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(msgspec.msgpack.encode(_Known(read_at_ns, changes)))
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(file)
+
+
+def _load(file: Path) -> tuple[int, Changes] | None:
+    """Return when the registry was read last, and what it said; None when that is not known."""
+    try:
+        known = msgspec.msgpack.decode(file.read_bytes(), type=_Known)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return known.read_at_ns, known.changes

@@ -1,0 +1,165 @@
+"""A hub whose registry is away: whom it knows comes and goes, and everybody is told the rest."""
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import trio
+
+from edgesync import EdgeNode, Reading
+from edgesync.demo.site import free_ports
+from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
+from hubd import serve
+from hubd.admission import KNOWN
+from hubd.errors import OwnedUnusable
+from hubd.owned.database import FILE
+from hubd.registry import Invitation, Registry, open_registry
+from hubd.settings import Settings, from_table
+from tests.hubd.test_settings_act import served
+from tests.postgresql import Server
+from tests.sites import PATIENCE_S
+
+pytestmark = pytest.mark.feature("S6")
+
+
+class Yard:
+    """A hub's folder, its settings, and gateways that belong to it."""
+
+    def __init__(self, folder: Path, database: str) -> None:
+        self.folder = folder
+        link, http = free_ports(2)
+        self.url = f"http://127.0.0.1:{http}"
+        hub = {"listen": [f"tcp://127.0.0.1:{link}"], "database": database}
+        self.settings: Settings = from_table(
+            {"hub": hub, "api": {"port": http}}, file="hub.toml", environment={}
+        )
+        self.server_key = serve.load_keys(folder).public
+
+    def registry(self) -> Registry:
+        return open_registry(self.folder, serve.database_url(self.settings))
+
+    def enrol(self, edge: str) -> KeyPair:
+        pair = new_key_pair()
+        with closing(self.registry()) as registry:
+            token = registry.enrolments.invite(edge, valid_s=900)
+            registry.enrolments.redeem(token.routing_key, token.secret, pair.public)
+        write_keys(self.folder / edge / "edge.keys", pair)
+        return pair
+
+    @asynccontextmanager
+    async def edge(self, name: str) -> AsyncIterator[EdgeNode]:
+        hub = {"endpoint": self.settings.hub.listen[0], "server_key": self.server_key}
+        async with EdgeNode({"hub": hub}, folder=self.folder / name) as node:
+            yield node
+
+    async def ask(self, path: str, **body: Any) -> tuple[int, Any]:
+        async with httpx2.AsyncClient() as client:
+            method = "POST" if body else "GET"
+            answer = await client.request(method, self.url + path, json=body or None)
+            return answer.status_code, answer.json()
+
+    async def wait_for(self, path: str, is_wanted: Callable[[Any], bool]) -> Any:
+        while True:
+            _, answer = await self.ask(path)
+            if is_wanted(answer):
+                return answer
+            await trio.sleep(0.05)
+
+    async def health(self, is_wanted: Callable[[str], bool]) -> str:
+        answer = await self.wait_for("/healthz", lambda health: is_wanted(str(health["problems"])))
+        return str(answer["problems"])
+
+    async def redeem(self, token: Invitation) -> tuple[int, Any]:
+        return await self.ask(
+            "/api/v1/enroll", routing_key=token.routing_key, secret=token.secret,
+            public_key=new_key_pair().public,
+        )  # fmt: skip
+
+
+async def send(node: EdgeNode) -> None:
+    await node.ingest([Reading("m", "t", 1.0, time.time_ns())])
+    await node.sync(PATIENCE_S)
+
+
+@pytest.fixture
+def yard(tmp_path: Path, database: str) -> Yard:
+    for name in ("barn", "shed"):
+        (tmp_path / name).mkdir()
+    return Yard(tmp_path, database)
+
+
+def is_away(health: str) -> bool:
+    return "the registry cannot be read" in health
+
+
+@pytest.mark.slow
+async def test_known_edges_come_and_go_while_the_registry_is_away(
+    yard: Yard, postgresql: Server
+) -> None:
+    yard.enrol("barn")
+    with closing(yard.registry()) as registry:
+        token = registry.enrolments.invite("mill", valid_s=900)
+    async with served(yard.settings, yard.folder):
+        async with yard.edge("barn") as node:
+            await send(node)
+            postgresql.kill()
+            try:
+                problem = await yard.health(is_away)
+                assert "nobody enrols" in problem
+                assert "postgresql://hub@/hub" in problem
+                await send(node)
+                status, answer = await yard.redeem(token)
+                assert (status, answer["code"]) == (503, "busy")
+                assert "cannot look at its registry" in answer["error"]
+            except BaseException:
+                postgresql.start()
+                raise
+        async with yard.edge("barn") as node:  # again, from nothing
+            await send(node)
+    # So far nobody has asked the hub that begins now.
+    async with served(yard.settings, yard.folder), yard.edge("barn") as node:
+        await send(node)
+        assert is_away(await yard.health(is_away))
+        postgresql.start()
+        await yard.health(lambda text: not is_away(text))
+        assert (await yard.redeem(token))[0] == 200
+        with closing(yard.registry()) as registry:
+            registry.edges.revoke("barn")
+        await yard.wait_for("/api/v1/edges/barn", lambda edge: edge["link"]["state"] == "revoked")
+
+
+async def test_a_hub_that_has_known_nobody_does_not_start_without_its_registry(
+    yard: Yard, postgresql: Server
+) -> None:
+    postgresql.kill()
+    try:
+        with pytest.RaisesGroup(OwnedUnusable, flatten_subgroups=True, allow_unwrapped=True):
+            async with served(yard.settings, yard.folder):
+                pytest.fail("it started")
+    finally:
+        postgresql.start()
+
+
+async def test_a_damaged_registry_keeps_nobody_out_who_was_in(tmp_path: Path) -> None:
+    (tmp_path / "barn").mkdir()
+    yard = Yard(tmp_path, "")
+    yard.enrol("barn")
+    async with served(yard.settings, yard.folder):
+        assert (tmp_path / KNOWN).stat().st_mode & 0o777 == 0o600
+    (tmp_path / FILE).write_bytes(b"no database, " * 1000)
+    async with served(yard.settings, yard.folder), yard.edge("barn") as node:
+        await send(node)
+        assert "file is not a database" in await yard.health(is_away)
+
+
+def test_what_was_known_is_of_no_use_when_it_is_torn(tmp_path: Path) -> None:
+    from hubd.admission import _load
+
+    assert _load(tmp_path / KNOWN) is None
+    for torn in (b"", b"\x92\x01", b"no registry"):
+        (tmp_path / KNOWN).write_bytes(torn)
+        assert _load(tmp_path / KNOWN) is None
