@@ -7,6 +7,7 @@ until the registry is back nobody enrols, and what is revoked meanwhile is not n
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from edgesync_transport.zap import KeyTable
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Keyspaces
 from hubd.errors import OwnedUnusable
+from hubd.hold import DatabaseHold
 from hubd.presence import Presence
 from hubd.registry import Changes, Registry
 from hubd.web.format import moment
@@ -35,12 +37,14 @@ POLL_S: Final = 0.5
 class Admission:
     """Brings those it is given up to date with the registry; in Trio's thread.
 
+    hold     keeps the database for this hub; it is looked after here
     folder   where what was known last is kept
     """
 
     def __init__(
         self,
         registry: Registry,
+        hold: DatabaseHold,
         folder: Path,
         table: KeyTable,
         presence: Presence,
@@ -48,6 +52,7 @@ class Admission:
         tokens: TenantTokens,
     ) -> None:
         self._registry = registry
+        self._hold = hold
         self._file = folder / KNOWN
         self._table = table
         self._presence = presence
@@ -57,6 +62,7 @@ class Admission:
         self._read_at_ns = 0
         self._problem = ""
         self._seldom = Seldom()
+        self._one_at_a_time = threading.Lock()
 
     @property
     def problem(self) -> str:
@@ -84,10 +90,11 @@ class Admission:
     async def refresh(self) -> list[str]:
         """Take in what has changed; returns edges none of whose keys are good any more.
 
-        Raises OwnedUnusable and StoreVersion; what was known stays as it is.
+        Raises OwnedUnusable and StoreVersion; what was known stays as it is. Raises HubHeld when
+        another hub has taken the database, while it was out of this one's reach.
         """
         try:
-            changes = await trio.to_thread.run_sync(self._registry.changes)
+            changes = await trio.to_thread.run_sync(self._read)
         except (OwnedUnusable, StoreVersion) as error:
             self._problem = str(error)
             raise
@@ -103,6 +110,11 @@ class Admission:
             if (again := self._seldom.ask("file")) is not None:
                 log.error("%s not written: %s; %d more before", self._file, error, again)
         return revoked
+
+    def _read(self) -> Changes | None:
+        with self._one_at_a_time:
+            self._hold.take()
+            return self._registry.changes()
 
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)

@@ -65,6 +65,15 @@ class OwnedBusy(OwnedUnusable):
         super().__init__(database, "is held by another process; try again when that has ended")
 
 
+class HubHeld(HubError):
+    """Another hub runs on the same folder or database: two would contradict each other."""
+
+    def __init__(self, place: str, holder: object) -> None:
+        by = "another hub" if holder is None else f"another hub: {holder}"
+        super().__init__(f"{place} is in use by {by}; stop that one first")
+        self.place = place
+
+
 class HubUnreachable(HubError):
     """No answer came, so nobody knows whether what was asked for has happened."""
 

@@ -35,6 +35,7 @@ from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
 from hubd.errors import HubError
+from hubd.hold import DatabaseHold, holding_folder
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
@@ -92,16 +93,32 @@ async def run(
     stop: trio.Event,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve from `folder` until `stop` is set; raises StoreLocked when another hub uses it."""
+    """Serve from `folder` until `stop` is set; raises HubHeld when another hub uses it."""
     keys = load_keys(folder)
-    registry = open_registry(folder, database_url(settings), busy_s=REGISTRY_BUSY_S, lazily=True)
-    with contextlib.closing(registry):
+    url = database_url(settings)
+    with (
+        holding_folder(folder),
+        contextlib.closing(DatabaseHold(url)) as hold,
+        contextlib.closing(
+            open_registry(folder, url, busy_s=REGISTRY_BUSY_S, lazily=True)
+        ) as registry,
+    ):
+        await hold.begin()
         async with open_log(settings, folder) as hub_log:
             state = open_state(folder / STATE, hub_log.generation, hub_log.head)
             keyspaces = open_keyspaces(settings, folder, hub_log)
             with contextlib.closing(state), contextlib.closing(keyspaces):
                 await _serve(
-                    settings, folder, keys, registry, hub_log, state, keyspaces, stop, task_status
+                    settings,
+                    folder,
+                    keys,
+                    registry,
+                    hold,
+                    hub_log,
+                    state,
+                    keyspaces,
+                    stop,
+                    task_status,
                 )
 
 
@@ -182,6 +199,7 @@ async def _serve(
     folder: Path,
     keys: KeyPair,
     registry: Registry,
+    hold: DatabaseHold,
     hub_log: LmdbLog,
     state: State,
     keyspaces: Keyspaces,
@@ -196,7 +214,7 @@ async def _serve(
         live, series_max=settings.limits.series, memory_bytes=int(settings.state.memory)
     )
     tokens = TenantTokens()
-    admission = Admission(registry, folder, table, presence, keyspaces, tokens)
+    admission = Admission(registry, hold, folder, table, presence, keyspaces, tokens)
     context = Context(
         hub=presence,
         state=state,

@@ -8,18 +8,19 @@ import click
 from edgesync.cli.program import (
     CODES,
     EX_CONFIG,
+    EX_TEMPFAIL,
     EX_UNAVAILABLE,
     MENDABLE,
     Program,
     config_option,
 )
 from edgesync_transport.keys import KeyFileError
-from hubd.errors import HubError
+from hubd.errors import HubError, HubHeld
 
 
 class Hub(Program):
     mendable = (*MENDABLE, HubError, KeyFileError, ValueError)
-    codes = ((KeyFileError, EX_CONFIG), *CODES)
+    codes = ((KeyFileError, EX_CONFIG), (HubHeld, EX_TEMPFAIL), *CODES)
 
 
 @click.group(

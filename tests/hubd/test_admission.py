@@ -1,5 +1,6 @@
 """A hub whose registry is away: whom it knows comes and goes, and everybody is told the rest."""
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import trio
 
@@ -15,10 +17,11 @@ from edgesync.demo.site import free_ports
 from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
 from hubd import serve
 from hubd.admission import KNOWN
-from hubd.errors import OwnedUnusable
+from hubd.errors import HubHeld, OwnedUnusable
+from hubd.hold import DatabaseHold
 from hubd.owned.database import FILE
 from hubd.registry import Invitation, Registry, open_registry
-from hubd.settings import Settings, from_table
+from hubd.settings import HubSettings, Settings, from_table
 from tests.hubd.test_settings_act import served
 from tests.postgresql import Server
 from tests.sites import PATIENCE_S
@@ -163,3 +166,46 @@ def test_what_was_known_is_of_no_use_when_it_is_torn(tmp_path: Path) -> None:
     for torn in (b"", b"\x92\x01", b"no registry"):
         (tmp_path / KNOWN).write_bytes(torn)
         assert _load(tmp_path / KNOWN) is None
+
+
+@pytest.mark.feature("K6")
+async def test_a_second_hub_of_a_folder_or_a_database_is_refused(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubd.hold.HELD_S", 0.0)
+    other = msgspec.structs.replace(yard.settings, hub=HubSettings(listen=("tcp://127.0.0.1:*",)))
+    elsewhere = msgspec.structs.replace(
+        other, hub=msgspec.structs.replace(other.hub, database=yard.settings.hub.database)
+    )
+    async with served(yard.settings, yard.folder):
+        for settings, folder in ((other, yard.folder), (elsewhere, yard.folder / "shed")):
+            with pytest.RaisesGroup(
+                pytest.RaisesExc(HubHeld, match=f"in use by another hub: process {os.getpid()} on"),
+                flatten_subgroups=True,
+            ):
+                async with served(settings, folder):
+                    pytest.fail("it started")
+        assert (await yard.ask("/healthz"))[1]["status"] == "ok"
+
+
+@pytest.mark.feature("K6")
+async def test_a_hub_whose_database_was_taken_meanwhile_stops(
+    yard: Yard, postgresql: Server
+) -> None:
+    with (
+        closing(DatabaseHold(serve.database_url(yard.settings))) as other,
+        pytest.RaisesGroup(HubHeld, flatten_subgroups=True),
+    ):
+        async with served(yard.settings, yard.folder):
+            while True:
+                postgresql.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    f"WHERE application_name LIKE 'hubd {os.getpid()}@%'",
+                    "hub",
+                )
+                try:
+                    other.take()
+                except HubHeld:  # it was sooner
+                    continue
+                break
+            await trio.sleep_forever()
