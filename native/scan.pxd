@@ -31,9 +31,12 @@ cdef inline int seek(
 
 cdef inline list walk(
     MDB_txn *txn, MDB_cursor *cursor, MDB_dbi dbi, bytes start, bytes stop,
-    Py_ssize_t limit, Py_ssize_t limit_bytes, bint reverse, int *status,
+    Py_ssize_t limit, Py_ssize_t limit_bytes, bint reverse, bint is_size, int *status,
 ):
-    """Return (key, value) pairs of [start, stop); `status` is 0 or what LMDB said."""
+    """Return (key, value) pairs of [start, stop); `status` is 0 or what LMDB said.
+
+    is_size   in place of the value its size: a large one is not read from the disk for it
+    """
     cdef MDB_val key, value
     cdef MDB_val low = as_val(start)
     cdef MDB_val high = as_val(stop or b"")
@@ -51,6 +54,7 @@ cdef inline list walk(
             break
         rows.append((
             PyBytes_FromStringAndSize(<char *>key.mv_data, key.mv_size),
+            value.mv_size if is_size else
             PyBytes_FromStringAndSize(<char *>value.mv_data, value.mv_size),
         ))
         rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV if reverse else MDB_NEXT)

@@ -516,6 +516,19 @@ cdef class Store:
         limit_bytes=4 << 20, reverse=False,
     ):
         """Keys in [start, stop) in order (reverse: from the top of that range)."""
+        return self.range_of(db, start, stop, limit, limit_bytes, reverse, False)
+
+    def sizes(
+        self, str db not None, bytes start not None=b"", bytes stop=None, *, limit=1000,
+        limit_bytes=4 << 20,
+    ):
+        """Keys in [start, stop) in order, with the sizes of their values."""
+        return self.range_of(db, start, stop, limit, limit_bytes, False, True)
+
+    cdef list range_of(
+        self, str db, bytes start, bytes stop, Py_ssize_t limit, Py_ssize_t limit_bytes,
+        bint reverse, bint is_size,
+    ):
         cdef MDB_txn *txn = NULL
         cdef MDB_cursor *cursor = NULL
         cdef int rc
@@ -532,7 +545,8 @@ cdef class Store:
             if rc:
                 raise self.failure(rc)
             rows = walk(
-                txn, cursor, self.dbis[db], start, stop, limit, limit_bytes, reverse, &rc)
+                txn, cursor, self.dbis[db], start, stop, limit, limit_bytes, reverse, is_size,
+                &rc)
             if rc:
                 raise self.failure(rc)
             return rows

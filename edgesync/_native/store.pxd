@@ -41,6 +41,9 @@ cdef class Store:
     cdef size_t used(self) noexcept
     cdef check_keys(self, Write write)
     cdef bytes look(self, str db, bytes key)
+    cdef list range_of(
+        self, str db, bytes start, bytes stop, Py_ssize_t limit, Py_ssize_t limit_bytes,
+        bint reverse, bint is_size)
     cdef int stat(self, str db, MDB_stat *stat) except -1
     cdef known_key(self, str db, bytes key)
     cdef wait_for_users(self)

@@ -78,6 +78,17 @@ class Store:
     ) -> list[tuple[bytes, bytes]]:
         """Keys in [start, stop) in order (reverse: from the top of that range)."""
 
+    def sizes(
+        self,
+        db: str,
+        start: bytes = b"",
+        stop: bytes | None = None,
+        *,
+        limit: int = 1000,
+        limit_bytes: int = 4 << 20,
+    ) -> list[tuple[bytes, int]]:
+        """Keys in [start, stop) in order, with the sizes of their values, which are not read."""
+
     def count(self, db: str) -> int: ...
     def tree_bytes(self, db: str) -> int:
         """Return the bytes of all pages of one database."""

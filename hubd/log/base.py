@@ -2,12 +2,14 @@
 
 The log is the hub's truth. A batch is in it or it is not; once `append` has returned, it is on
 disk together with the new floor (I4). Projectors read it by position, each with its own cursor.
+Its oldest entries are dropped once nobody needs them (retention.py); what it knows of edges stays:
+floors, sessions, and which records it has stored.
 
 A conforming log passes tests/hubd/log/test_contract.py, unchanged.
 """
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -26,7 +28,8 @@ class LogFull(StoreFull):
         StoreError.__init__(
             self,
             f"the hub's log is full: {used_bytes} of {limit_bytes} bytes used; "
-            "raise `limit` under [log] in hub.toml",
+            "what holds back its oldest entries is in `hubd status`; raise `limit` under [log] in "
+            "hub.toml",
         )
         self.used_bytes = used_bytes
         self.limit_bytes = limit_bytes
@@ -87,10 +90,28 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of the hub that is complete.
+
+    head     its log has every entry up to here that this one had
+    stored   its state has them in rows up to here; 0: there is no state in it
+    """
+
+    at_ns: int
+    path: str
+    head: int
+    stored: int = 0
+
+
 class LogStats(msgspec.Struct, frozen=True):
     """How full a log is. `damaged`: values whose checksum did not fit, since it was opened.
 
-    is_full   the newest append found no room
+    is_full        the newest append found no room
+    refused        appends that found none since the log was opened
+    oldest         position of the oldest entry; those before it were dropped
+    oldest_at_ns   when that was stored; 0 if there is none
+    dropped        entries that were dropped since the log was opened
+    backup         the newest one
     """
 
     entries: int
@@ -98,6 +119,16 @@ class LogStats(msgspec.Struct, frozen=True):
     used_bytes: int
     limit_bytes: int
     is_full: bool = False
+    refused: int = 0
+    oldest: int = 1
+    oldest_at_ns: int = 0
+    dropped: int = 0
+    backup: Backup | None = None
+
+
+class EntrySize(NamedTuple):
+    position: int
+    nbytes: int
 
 
 class Log(Protocol):
@@ -110,6 +141,14 @@ class Log(Protocol):
     def head(self) -> int:
         """Position of the newest entry; 0 when the log is empty."""
         ...
+
+    @property
+    def oldest(self) -> int:
+        """Position of the oldest entry; one beyond the head when the log is empty."""
+        ...
+
+    @property
+    def newest_backup(self) -> Backup | None: ...
 
     def stats(self) -> LogStats: ...
 
@@ -139,6 +178,21 @@ class Log(Protocol):
 
     async def wait_beyond(self, position: int) -> None:
         """Return once `head` > `position`."""
+        ...
+
+    def sizes(self, *, limit: int = 1000, limit_bytes: int = 4 << 20) -> Sequence[EntrySize]:
+        """Return the oldest entries, from the oldest on; at least one if there is any."""
+        ...
+
+    def stored_at_ns(self, position: int) -> int | None:
+        """Return when the entry at `position` was stored; None if it is damaged or not there."""
+        ...
+
+    async def drop(self, upto: int) -> None:
+        """Drop the entries up to `upto`, in one durable step; the newest one stays in any case.
+
+        Positions, floors, and which records are stored (event ids) are as before.
+        """
         ...
 
     async def aclose(self) -> None: ...

@@ -4,7 +4,7 @@ r"""The hub's log in one LMDB environment: the same compiled store as the edge's
     lanes      edge \0 incarnation[16] lane u8     -> floor u64, chain u64, safe u64
     sessions   edge                                -> epoch u64
     ids        edge \0 origin u64 BE               -> intervals of numbers, (first u64, last u64)*
-    facts      name                                -> generation, ...
+    facts      name                                -> generation, the newest backup
 
 Every value begins with the CRC-32 of key and value (I14). Appends that come while a commit is under
 way wait and go into the next one together: one sync for all edges.
@@ -28,13 +28,24 @@ from edgesync._native.write import Write
 from edgesync.errors import StoreFull
 from edgesync.store.commit import GroupCommit
 from edgesync_transport.messages import Codec, Lane, LaneFloor
-from hubd.log.base import Append, Appended, Entry, LogFull, LogStats, NotAppended, Session
+from hubd.log.base import (
+    Append,
+    Appended,
+    Backup,
+    Entry,
+    EntrySize,
+    LogFull,
+    LogStats,
+    NotAppended,
+    Session,
+)
 from hubd.log.book import EPOCHS_SKIPPED, Book, Changes, IdKey, Interval, LaneKey, Piece
 
 log = logging.getLogger(__name__)
 
 ENTRIES, LANES, SESSIONS, IDS, FACTS = "entries", "lanes", "sessions", "ids", "facts"
 GENERATION: Final = b"generation"
+BACKUP: Final = b"backup"
 CRC: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
 LANE_VALUE: Final = struct.Struct("<3Q")
@@ -168,10 +179,13 @@ class LmdbLog:
         self._grown = trio.Event()
         self._damaged_count = 0
         self._is_full = False
+        self._refused = 0
         newest = self._store.scan(ENTRIES, reverse=True, limit=1)
         self._head = int.from_bytes(newest[0][0], "big") if newest else 0
         self._written = self._head
+        self._oldest, self._oldest_at_ns, self._dropped = self._find_oldest(), 0, 0
         self.generation = self._load_generation(readonly)
+        self.newest_backup: Backup | None = self._load_backup()
 
     def _load_generation(self, readonly: bool) -> bytes:
         sealed = self._store.get(FACTS, GENERATION)
@@ -184,6 +198,15 @@ class LmdbLog:
             write.put(FACTS, GENERATION, seal(GENERATION, value), essential=True)
             self._commit.submit_sync(write)
         return value
+
+    def _load_backup(self) -> Backup | None:
+        sealed = self._store.get(FACTS, BACKUP)
+        value = unseal(BACKUP, sealed) if sealed else None
+        return msgspec.msgpack.decode(value, type=Backup) if value else None
+
+    def _find_oldest(self) -> int:
+        oldest = self.sizes(limit=1)
+        return oldest[0].position if oldest else self._head + 1
 
     def renew_generation(self) -> None:
         """Call on a copy that was restored from a backup, before any edge speaks to it.
@@ -210,6 +233,10 @@ class LmdbLog:
     def head(self) -> int:
         return self._head
 
+    @property
+    def oldest(self) -> int:
+        return self._oldest
+
     def stats(self) -> LogStats:
         return LogStats(
             entries=self._store.count(ENTRIES),
@@ -217,7 +244,20 @@ class LmdbLog:
             used_bytes=self._store.used_bytes,
             limit_bytes=self._store.map_bytes_max,
             is_full=self._is_full,
+            refused=self._refused,
+            oldest=self._oldest,
+            oldest_at_ns=self._find_oldest_time(),
+            dropped=self._dropped,
+            backup=self.newest_backup,
         )
+
+    def _find_oldest_time(self) -> int:
+        """Return when the oldest entry that can be read was stored; it is read once."""
+        position = self._oldest
+        while not self._oldest_at_ns and position <= self._head:
+            self._oldest_at_ns = self.stored_at_ns(position) or 0
+            position += 1
+        return self._oldest_at_ns
 
     async def open_session(
         self, edge: str, incarnation: bytes, starts: Sequence[LaneFloor]
@@ -299,6 +339,7 @@ class LmdbLog:
         except StoreFull as error:
             self._book.forget()
             self._is_full = True
+            self._refused += 1
             raise LogFull(used_bytes=error.used_bytes, limit_bytes=error.limit_bytes) from error
         except BaseException:
             # What was decided is not on disk: answered from memory it would be taken for stored.
@@ -371,15 +412,53 @@ class LmdbLog:
             await self._grown.wait()
         await trio.lowlevel.checkpoint()
 
-    async def backup(self, path: Path) -> None:
+    # -- what goes -------------------------------------------------------------------------------
+
+    def sizes(self, *, limit: int = 1000, limit_bytes: int = 4 << 20) -> Sequence[EntrySize]:
+        rows = self._store.sizes(ENTRIES, limit=limit, limit_bytes=limit_bytes)
+        return [EntrySize(int.from_bytes(key, "big"), nbytes) for key, nbytes in rows]
+
+    def stored_at_ns(self, position: int) -> int | None:
+        key = position_key(position)
+        sealed = self._store.get(ENTRIES, key)
+        value = None if sealed is None else unseal(key, sealed)
+        entry = None if value is None else read_entry(position, value)
+        return None if entry is None else entry.stored_at_ns
+
+    async def drop(self, upto: int) -> None:
+        """Drop entries in a transaction of their own, or of appends that wait for the disk as well.
+
+        Their pages are free for what comes, the file does not shrink. The newest stays: positions
+        go on from it.
+        """
+        upto = min(upto, self._head - 1)
+        if upto < self._oldest:
+            await trio.lowlevel.checkpoint()
+            return
+        write = Write()
+        for position in range(self._oldest, upto + 1):
+            write.delete(ENTRIES, position_key(position))
+        with trio.CancelScope(shield=True):
+            await self._commit.submit(write)
+        self._dropped += upto + 1 - self._oldest
+        self._oldest, self._oldest_at_ns = upto + 1, 0
+
+    # -- backups -------------------------------------------------------------------------------
+
+    async def backup(self, path: Path, *, stored: int = 0) -> None:
         """Write a consistent copy into `path`, and raise `safe` to what it contains (I3).
+
+        stored   up to where the state that lies beside the copy has the log in rows
 
         Appends go on meanwhile: the copy is one read transaction. Floors are read before it begins,
         so it holds all that is up to them.
         """
         async with self._turn:
-            copied = dict(self._stored_lanes())
+            copied, head = dict(self._stored_lanes()), self._head
         await trio.to_thread.run_sync(self._store.copy, str(path))
+        backup = Backup(at_ns=self._clock_ns(), path=str(path), head=head, stored=stored)
+        write = Write()
+        write.put(FACTS, BACKUP, seal(BACKUP, msgspec.msgpack.encode(backup)), essential=True)
         async with self._turn:
             changes = Changes()
             for key, floor in copied.items():
@@ -388,6 +467,9 @@ class LmdbLog:
                     self._book.lanes[key] = msgspec.structs.replace(stands, safe=floor)
                     changes.lanes.add(key)
             await self._store_changes(changes)
+        # Last: what it permits to be dropped is safe by now.
+        await self._commit.submit(write)
+        self.newest_backup = backup
 
     def _stored_lanes(self) -> Iterator[tuple[LaneKey, int]]:
         """Yield each lane with its durable floor."""

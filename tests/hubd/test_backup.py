@@ -21,9 +21,9 @@ async def test_an_edge_that_comes_meanwhile_is_whose_it_is_in_the_copy(tmp_path:
         registry.tenants.add("acme")
 
         class LongLog(LmdbLog):
-            async def backup(self, path: Path) -> None:
+            async def backup(self, path: Path, *, stored: int = 0) -> None:
                 registry.enrolments.invite("barn", tenant="acme", valid_s=900)
-                await super().backup(path)
+                await super().backup(path, stored=stored)
 
         hub_log = LongLog(folder / serve.LOG)
         try:

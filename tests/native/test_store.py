@@ -663,3 +663,12 @@ def test_a_copy_that_ends_with_its_last_page_is_given_room_when_it_is_opened(
     with opened(tmp_path / "copy") as store:
         assert store.get("things", b"key") == bytes(1000)
         assert data.stat().st_size >= before + (1 << 17)
+
+
+def test_sizes_are_of_the_values_in_order(store: Store) -> None:
+    for key, nbytes in ((b"b", 3), (b"a", 9000), (b"c", 1)):
+        put(store, key, bytes(nbytes))
+    assert store.sizes("things") == [(b"a", 9000), (b"b", 3), (b"c", 1)]
+    assert store.sizes("things", b"b", b"c") == [(b"b", 3)]
+    assert store.sizes("things", limit=2) == [(b"a", 9000), (b"b", 3)]
+    assert store.sizes("things", limit_bytes=1) == [(b"a", 9000)]

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -10,7 +11,7 @@ import trio.testing
 from edgesync._native import batch
 from edgesync.model import RecordKind, ValueType
 from edgesync_transport.messages import Codec, Lane, LaneFloor, NackCode
-from hubd.log.base import Append, Appended, Log, NotAppended
+from hubd.log.base import Append, Appended, Log, LogFull, NotAppended
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
 from tests.native.rowsmith import Draft, make_rows
@@ -241,3 +242,91 @@ async def test_waiting_ends_when_the_log_grows(log: Log) -> None:
         await trio.testing.wait_all_tasks_blocked()
         await only(log, lane.cut(1, 2, epoch=epoch))
     assert log.head == 1
+
+
+async def fill(log: Log, records: int) -> Lanes:
+    """One record an entry, so that record n is at position n."""
+    lane, epoch = Lanes(drafts(1, records)), await begin(log)
+    await log.append([lane.cut(n, n, epoch=epoch) for n in range(1, records + 1)])
+    return lane
+
+
+async def test_an_empty_log_has_no_oldest_entry_and_drops_nothing(log: Log) -> None:
+    assert (log.head, log.oldest, list(log.sizes())) == (0, 1, [])
+    await log.drop(7)
+    assert (log.head, log.oldest) == (0, 1)
+    await fill(log, 1)
+    assert (log.head, log.oldest) == (1, 1)
+
+
+async def test_what_is_dropped_is_read_no_more_and_the_rest_is_as_before(log: Log) -> None:
+    await fill(log, 6)
+    kept = (await log.read(4))[0]
+    await log.drop(2)
+    await log.drop(1)  # again, or less: nothing happens
+    await log.drop(4)
+    assert (log.head, log.oldest) == (6, 5)
+    assert [entry.position for entry in await log.read(0)] == [5, 6]
+    assert (await log.read(4))[0] == kept
+    assert [entry.position for entry in await log.read(5)] == [6]
+    assert await log.read(6) == []
+    stats = log.stats()
+    assert (stats.entries, stats.oldest, stats.dropped) == (2, 5, 4)
+    assert stats.oldest_at_ns == kept.stored_at_ns
+
+
+async def test_the_newest_entry_stays_and_positions_go_on_from_it(log: Log) -> None:
+    lane = await fill(log, 3)
+    await log.drop(99)
+    assert (log.head, log.oldest) == (3, 3)
+    await log.wait_beyond(2)
+    session = await log.open_session("barn", INCARNATION, NOWHERE)
+    more = Lanes([*lane.records, *drafts(4, 4)])
+    answer = await only(log, more.cut(4, 4, epoch=session.epoch))
+    assert answer == Appended(position=4, floor=4, safe=4)
+
+
+async def test_what_was_dropped_is_known_when_it_comes_again(log: Log) -> None:
+    """Floors and event ids outlive the entries: a resend and a fork double nothing."""
+    lane = await fill(log, 6)
+    await log.drop(5)
+    session = await log.open_session("barn", INCARNATION, NOWHERE)
+    assert session.floors[Lane.BULK] == LaneFloor(floor=6, chain=lane.chain(6), safe=6)
+    resent = await only(log, lane.cut(2, 6, epoch=session.epoch))
+    assert resent == Appended(position=0, floor=6, safe=6)
+    forked = Lanes([*drafts(3, 4), *drafts(1, 2, origin=9)], start=2)
+    start = LaneFloor(floor=2, chain=0, safe=2)
+    session = await log.open_session("barn", b"another one here", (NOWHERE[0], NOWHERE[1], start))
+    asked = forked.cut(3, 6, epoch=session.epoch, incarnation=b"another one here")
+    assert isinstance(await only(log, asked), Appended)
+    assert await numbers_in(log) == [(6, 6), (5, 1), (6, 2)]
+
+
+async def test_the_oldest_entries_are_told_with_sizes_and_times(log: Log) -> None:
+    await fill(log, 5)
+    await log.drop(2)
+    assert [size.position for size in log.sizes()] == [3, 4, 5]
+    assert [size.position for size in log.sizes(limit=2)] == [3, 4]
+    assert [size.position for size in log.sizes(limit_bytes=1)] == [3]
+    assert all(size.nbytes > 0 for size in log.sizes())
+    times = [entry.stored_at_ns for entry in await log.read(0)]
+    assert [log.stored_at_ns(position) for position in (3, 4, 5)] == times
+    assert log.stored_at_ns(2) is None
+    assert log.stored_at_ns(6) is None
+
+
+async def test_a_full_log_takes_batches_again_once_something_was_dropped(tmp_path: Path) -> None:
+    for name, log in (
+        ("memory", MemoryLog(limit_bytes=1 << 20)),
+        ("lmdb", LmdbLog(tmp_path / "log", map_bytes_max=2 << 20)),
+    ):
+        records = [Draft(RecordKind.EVENT, Random(n).randbytes(60_000), 7, n) for n in range(50)]
+        lane, epoch, floor = Lanes(records), await begin(log), 0
+        with pytest.raises(LogFull):  # noqa: PT012  # at whichever the log is full
+            for floor in range(50):
+                await only(log, lane.cut(floor + 1, floor + 1, epoch=epoch))
+        assert log.stats().is_full, name
+        await log.drop(floor // 2)
+        assert isinstance(await only(log, lane.cut(floor + 1, floor + 1, epoch=epoch)), Appended)
+        assert not log.stats().is_full
+        await log.aclose()

@@ -13,8 +13,9 @@ from edgesync._native.write import Write
 from edgesync.model import RecordKind
 from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec, Lane, LaneFloor
-from hubd.log.base import Append, Appended, LogFull
+from hubd.log.base import Append, Appended, Backup, LogFull
 from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
+from hubd.log.retention import Policy, Retention
 from tests.hubd.log.test_contract import INCARNATION, NOWHERE, Lanes, begin, drafts, only
 from tests.native.rowsmith import Draft
 
@@ -231,4 +232,60 @@ async def test_a_restored_log_gives_no_session_a_number_that_was_used(tmp_path: 
         min([(await log.open_session(edge, INCARNATION, NOWHERE)).epoch for edge in edges]) > 1000
     )
     assert (await log.open_session("new", INCARNATION, NOWHERE)).epoch == 1
+    await log.aclose()
+
+
+async def test_a_backup_is_known_after_opening_again(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log", clock_ns=lambda: 7)
+    lane, epoch = Lanes(drafts(1, 4)), await begin(log)
+    await only(log, lane.cut(1, 4, epoch=epoch))
+    assert log.newest_backup is None
+    await log.backup(tmp_path / "copy", stored=1)
+    known = Backup(at_ns=7, path=str(tmp_path / "copy"), head=1, stored=1)
+    assert log.newest_backup == known
+    await log.aclose()
+    log = LmdbLog(tmp_path / "log")
+    assert log.stats().backup == known
+    await log.aclose()
+
+
+async def test_a_trimmed_log_is_as_trimmed_after_opening_again(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log")
+    lane, epoch = Lanes(drafts(1, 4)), await begin(log)
+    await log.append([lane.cut(n, n, epoch=epoch) for n in range(1, 5)])
+    await log.drop(4)
+    await log.aclose()
+    log = LmdbLog(tmp_path / "log")
+    assert (log.oldest, log.head) == (4, 4)
+    await log.aclose()
+
+
+async def test_pages_of_what_was_dropped_are_used_again(tmp_path: Path) -> None:
+    """Ten times its limit goes through a log; entries may be as large as a batch is."""
+    limit = 16 << 20
+    log = LmdbLog(tmp_path / "log", map_bytes_max=limit)
+    random, epoch = Random(1), await begin(log)
+    noise = random.randbytes(1 << 20)
+    retention = Retention(log, Policy(keep_bytes=limit), [])
+    total = seq = 0
+    while total < 10 * limit:
+        batches: list[Append] = []
+        for last in range(seq + 1, seq + 9):
+            size = min(len(noise), 5000 + int(random.expovariate(1 / 60_000)))
+            asked = Append(
+                edge="barn", epoch=epoch, incarnation=INCARNATION, lane=Lane.BULK, first=last,
+                last=last, prev_chain=last - 1, last_chain=last, codec=Codec.DEAD,
+                payload=noise[:size],
+            )  # fmt: skip
+            batches.append(asked)
+        try:
+            await log.append(batches)
+        except LogFull:
+            assert log.stats().used_bytes > limit // 2
+        else:
+            seq, total = seq + 8, total + sum(len(asked.payload) for asked in batches)
+        await retention.drop_what_may_go(by_age=False)
+    assert (await log.read(log.head - 1))[0].last == seq
+    assert limit * 0.5 < log.stats().used_bytes < limit * 0.9
+    assert (tmp_path / "log" / "data.mdb").stat().st_size <= limit
     await log.aclose()
