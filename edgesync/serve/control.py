@@ -56,7 +56,7 @@ async def serve_control(
     finally:
         os.umask(mask)
     listening.listen(ASKERS_MAX)
-    door = Door(name, ASKERS_MAX, is_operators=True)
+    door = Door(name, ASKERS_MAX, reserved_max=ASKERS_MAX)
 
     async def handle(connection: trio.socket.SocketType) -> None:
         with trio.move_on_after(IDLE_S):

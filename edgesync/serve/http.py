@@ -16,7 +16,7 @@ import trio
 from edgesync.node import EdgeNode
 from edgesync.status import Status
 from edgesync_transport import descriptors
-from edgesync_transport.descriptors import Door
+from edgesync_transport.descriptors import QUESTIONS, Door
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ async def serve_http(
         b"/healthz": lambda: health(node.status()),
         b"/status": lambda: (200, b"application/json", msgspec.json.encode(node.status())),
     }
-    door = Door("http", CONNECTIONS_MAX)
+    door = Door("http", CONNECTIONS_MAX, reserved_max=QUESTIONS)
 
     async def handle(connection: trio.socket.SocketType) -> None:
         async with trio.SocketStream(connection) as stream:

@@ -46,7 +46,7 @@ async def serve_http(
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop`; `started` gives the address, http://host:port. Raises OSError."""
-    door = descriptors.Door("http", _connections_max())
+    door = descriptors.Door("http", _connections_max(), reserved_max=descriptors.QUESTIONS)
     server = _Server(app)
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(settings.host, settings.port))

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from edgesync.demo.site import free_ports
+from edgesync_transport.keys import read_keys
 from tests.terminal import Terminal
 
 pytestmark = pytest.mark.feature("F24")
@@ -156,6 +158,36 @@ def test_a_hub_whose_link_took_every_descriptor_goes_on_and_says_so(narrow: Narr
     minutes = 1 + int(time.monotonic() - begun) // 60
     assert 0 < narrow.logged("hubd", "nobody is let in") <= 2 * minutes
     assert narrow.stop(hub) == 0
+
+
+def test_a_hub_whose_edges_took_every_descriptor_says_so(narrow: Narrow) -> None:
+    """They have a right to be in, so that the hub does not drop them as it does strangers."""
+    narrow.descriptors = 160
+    hub = narrow.start_hub()
+    narrow.enrol()
+    keys = read_keys(narrow.edge_config.parent / "edge.keys")
+    server_key = read_keys(narrow.hub_config.parent / "data" / "hub.keys").public
+    with zmq.Context() as context, contextlib.ExitStack() as stack:
+        edges = [stack.enter_context(context.socket(zmq.DEALER)) for _ in range(200)]
+        for edge in edges:
+            edge.linger = 0
+            edge.curve_serverkey = server_key.encode()
+            edge.curve_publickey = keys.public.encode()
+            edge.curve_secretkey = keys.secret.encode()
+            edge.connect(f"tcp://127.0.0.1:{narrow.link_port}")
+        narrow.until(lambda: narrow.logged("hubd", "link: nobody is let in") > 0)
+        found = dict[str, Any]()
+
+        def is_answered() -> bool:
+            found.update(health(narrow.http_port))
+            return bool(found)
+
+        narrow.until(is_answered)
+        assert any("file descriptors" in problem for problem in found["problems"])
+        assert len(list(Path(f"/proc/{hub.pid}/fd").iterdir())) < 160
+    narrow.start_edge()
+    narrow.out("edgesync", "sync", "--timeout", "100")
+    assert hub.poll() is None
 
 
 def test_an_edge_with_128_descriptors_and_140_idle_clients_survives_its_hub(

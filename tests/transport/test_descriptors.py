@@ -156,16 +156,21 @@ async def test_a_door_that_is_full_for_long_is_told_until_a_minute_after(
     assert descriptors.problems() == []
 
 
-async def test_operators_may_have_of_the_reserve(
+async def test_a_few_who_ask_may_have_of_the_reserve(
     listening: trio.socket.SocketType, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(descriptors, "is_reserved", lambda _number: True)
-    door = descriptors.Door("test", 2, is_operators=True)
+    door = descriptors.Door("test", 9, reserved_max=1)
     nursery.start_soon(door.serve, listening, echo, nursery)
-    async with await trio.open_tcp_stream(*listening.getsockname()) as stream:
-        await stream.send_all(b"x")
-        with trio.fail_after(100):
-            assert await stream.receive_some(1) == b"x"
+    address = listening.getsockname()
+    with trio.fail_after(100):
+        for _ in range(2):
+            async with await trio.open_tcp_stream(*address) as first:
+                await first.send_all(b"x")
+                assert await first.receive_some(1) == b"x"
+                async with await trio.open_tcp_stream(*address) as second:
+                    assert await second.receive_some(1) == b"", "it was closed"
+            await eventually(lambda: door.connections == 0)
 
 
 class Refusing:

@@ -9,6 +9,7 @@ import trio
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from edgesync_transport import descriptors
 from edgesync_transport.dealer import Cause, ZmqLink
 from edgesync_transport.keys import KeyPair, new_key_pair
 from edgesync_transport.messages import Ping
@@ -122,6 +123,23 @@ async def test_an_unknown_key_is_refused_until_it_is_enrolled() -> None:
             assert hub.hearing.zap.refused == 1
             hub.edges.add(keys.public, "new")
             assert (await hub.hears(await connect())).edge == "new"
+
+
+@pytest.mark.feature("F24")
+async def test_who_may_come_in_does_not_while_descriptors_are_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with (
+        open_hub() as hub,
+        hub.edge("first") as link,
+        hub.connect(hub.admit("second")) as connect,
+    ):
+        with monkeypatch.context() as short:
+            short.setattr(descriptors, "are_short", lambda: True)
+            assert (await end_of(await connect())).cause is Cause.FULL
+            assert any("file descriptors" in problem for problem in descriptors.problems())
+            await hears_only(hub, link, "first")
+        assert (await hub.hears(await connect())).edge == "second"
 
 
 async def test_the_public_key_of_another_edge_is_not_enough() -> None:

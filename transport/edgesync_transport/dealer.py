@@ -20,7 +20,7 @@ import trio
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from edgesync_transport import descriptors, pump, wire
+from edgesync_transport import descriptors, pump, wire, zap
 from edgesync_transport.keys import KeyPair, guest_keys
 from edgesync_transport.link import LinkClosed
 from edgesync_transport.messages import Message
@@ -63,6 +63,7 @@ class Cause(enum.Enum):
     SILENT = "something accepts connections there but does not answer as a hub"
     UNPROVEN = "the hub has another server key than expected, or it is no hub"
     REFUSED = "the hub does not know this edge's key: not enrolled, or revoked"
+    FULL = "the hub lets nobody in for now: it is short of file descriptors"
     LOST = "the connection was lost"
     EXHAUSTED = "this machine has no file descriptors left for it"
     CLOSED = "closed on this side"
@@ -277,7 +278,8 @@ class ZmqLink:
             self._past.silences = 0
             self._settled.set()
         elif event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-            self._finish(Cause.REFUSED, f"ZAP status {value}")
+            cause = Cause.FULL if value == zap.SHORT else Cause.REFUSED
+            self._finish(cause, f"ZAP status {value}")
         elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == zmq.EAGAIN:
             self._past.shunned = endpoint
             handshake_s = self._settings.handshake_s

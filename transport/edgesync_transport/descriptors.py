@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 WANTED: Final = 65_536
 # Stores, backups and a link made anew take about 20.
 RESERVE: Final = 48
+# Of it, for questions after health while all else is refused.
+QUESTIONS: Final = 4
 # How long nobody is let in after they ran short.
 PAUSE_S: Final = 0.1
 # How long that is told: who looks at health once a minute shall see it.
@@ -112,14 +114,15 @@ class Door:
     """Lets peers in through one listening socket, at most so many at a time.
 
     connections_max  others wait in the kernel's queue until one of them has gone
-    is_operators     the few who come through it may have of the reserve
+    reserved_max     so many at a time may have of the reserve: whoever asks why nobody is let in
     """
 
-    def __init__(self, name: str, connections_max: int, *, is_operators: bool = False) -> None:
+    def __init__(self, name: str, connections_max: int, *, reserved_max: int = 0) -> None:
         self.name = name
-        self.is_operators = is_operators
+        self.reserved_max = reserved_max
         self.connections_max = connections_max
         self.connections = 0
+        self._reserved = 0
         self._room = trio.Semaphore(connections_max)
 
     async def serve(
@@ -137,7 +140,8 @@ class Door:
                 self._room.release()
                 raise
             self.connections += 1
-            nursery.start_soon(self._handle, handle, connection)
+            self._reserved += (has_reserved := is_reserved(connection.fileno()))
+            nursery.start_soon(self._handle, handle, connection, has_reserved)
 
     async def _acquire_room(self) -> None:
         if self.connections < self.connections_max:
@@ -160,7 +164,7 @@ class Door:
                     note_shortage(self.name)
                     await trio.sleep(PAUSE_S)
                 continue
-            if self.is_operators or not is_reserved(connection.fileno()):
+            if self._reserved < self.reserved_max or not is_reserved(connection.fileno()):
                 return connection
             connection.close()
             note_shortage(self.name)
@@ -170,6 +174,7 @@ class Door:
         self,
         handle: Callable[[trio.socket.SocketType], Awaitable[None]],
         connection: trio.socket.SocketType,
+        has_reserved: bool,
     ) -> None:
         try:
             await handle(connection)
@@ -178,6 +183,7 @@ class Door:
         finally:
             connection.close()
             self.connections -= 1
+            self._reserved -= has_reserved
             self._room.release()
 
     def _note_full(self, at: float) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import zmq
 from zmq.utils import z85
 
-from edgesync_transport import pump
+from edgesync_transport import descriptors, pump
 from edgesync_transport.keys import is_key
 from edgesync_transport.seldom import Seldom
 
@@ -22,6 +22,8 @@ ENDPOINT: Final = "inproc://zeromq.zap.01"
 VERSION: Final = b"1.0"
 DOMAIN: Final = "edgesync"
 KEY_BYTES: Final = 32
+# "Internal error": the peer hears of it at once, and comes again (300 would leave it waiting).
+SHORT: Final = 500
 
 
 class KeyTable:
@@ -123,7 +125,13 @@ class Zap:
             return self._refuse(address, "not a CURVE request of this hub")
         public = z85.encode(key)
         edge = self._keys.edge_of(public.decode())
-        if edge is None and self._keys.guest_of(public.decode()) is not None:
+        is_guest = edge is None and self._keys.guest_of(public.decode()) is not None
+        if (edge is not None or is_guest) and descriptors.are_short():
+            # libzmq accepts as long as there are any: here is where the link's door closes.
+            descriptors.note_shortage("link")
+            self.refused += 1
+            return b"%d" % SHORT, b"short of descriptors", b""
+        if is_guest:
             log.debug("handshake: a guest from %s", address.decode("ascii", "replace"))
             self.accepted += 1
             return b"200", b"OK", public
