@@ -1,55 +1,81 @@
-"""How far the log is ahead of the newest readings that are shown.                      [sans-IO]
+"""How far the log is ahead of what is shown.                                           [sans-IO]
 
 The log takes entries in order and so does their projection: whatever one edge sends at once, all
-others wait behind it. So the log is let no further ahead than what is projected in a fraction of a
-second; beyond that large batches wait at the link, where each edge waits for itself alone, and
-small ones pass. Nobody waits for a projection that does not come: acks need the log alone.
+others wait behind it. So the log is let no further ahead than what is projected in half a second,
+as fast as that goes here; beyond that large batches wait at the link, where each edge waits for
+itself alone, and small ones pass. Nobody waits for a projection that does not come: acks need the
+log alone.
+
+Work is counted in readings; another record is as much as so many of them.
 """
 
 from collections import Counter, deque
 from typing import Final
 
-# Readings; the projector takes a million a second and more.
-LEAD_MAX: Final = 1 << 19
-# A batch of so many passes all the same, one at a time of each edge.
+AHEAD_S: Final = 0.5
+# Whatever was measured; of a machine that does little, and of one that does much.
+LEAD_MIN: Final = 1 << 15
+LEAD_MAX: Final = 1 << 20
+# A batch of so much passes all the same, one at a time of each edge.
 SMALL: Final = 2048
+# How much the newest measure counts.
+NEWEST: Final = 0.2
 
 
 class Lead:
-    """See the module; `total` counts readings in the log that are not projected yet."""
+    """See the module.
 
-    def __init__(self, lead_max: int = LEAD_MAX) -> None:
-        self._max = lead_max
+    total   the work in the log that is not projected yet
+    most    how much may be before batches wait
+    """
+
+    def __init__(self, most: int = LEAD_MAX // 4) -> None:
+        self.total = 0
+        self.most = most
         self._ahead: deque[tuple[int, str, int]] = deque()
         self._edges: Counter[str] = Counter()
         self._resumes_at: int | None = None
-        self.total = 0
+        self._since = 0.0  # work has been waiting since then, without a break
 
-    def has_room(self, edge: str, readings: int) -> bool:
+    def has_room(self, edge: str, work: int) -> bool:
         """Return whether a batch may go into the log now."""
-        if self._resumes_at is not None or not readings or self.total < self._max:
+        if self._resumes_at is not None or not work or self.total < self.most:
             return True
-        return readings <= SMALL and not self._edges[edge]
+        return work <= SMALL and not self._edges[edge]
 
-    def add(self, position: int, edge: str, readings: int) -> None:
+    def add(self, position: int, edge: str, work: int, now: float) -> None:
         """Take in that a batch has come into the log."""
         if self._resumes_at is not None:
             self._resumes_at = max(self._resumes_at, position)
-        elif readings:
-            self._ahead.append((position, edge, readings))
-            self._edges[edge] += readings
-            self.total += readings
+        elif work:
+            if not self._ahead:
+                self._since = now
+            self._ahead.append((position, edge, work))
+            self._edges[edge] += work
+            self.total += work
 
-    def reached(self, position: int) -> None:
+    def reached(self, position: int, now: float) -> None:
         """Take in that all up to `position` is projected."""
         if self._resumes_at is not None and position >= self._resumes_at:
             self._resumes_at = None
+        done = 0
         while self._ahead and self._ahead[0][0] <= position:
-            _, edge, readings = self._ahead.popleft()
-            self.total -= readings
-            self._edges[edge] -= readings
+            _, edge, work = self._ahead.popleft()
+            done += work
+            self._edges[edge] -= work
             if not self._edges[edge]:
                 del self._edges[edge]
+        if done:
+            self.total -= done
+            self._measure(done, now - self._since)
+            self._since = now
+
+    def _measure(self, done: int, seconds: float) -> None:
+        """Learn from what takes long enough to tell how fast it is."""
+        if done >= LEAD_MIN and seconds > 0:
+            measured = AHEAD_S * done / seconds
+            wanted = self.most + NEWEST * (measured - self.most)
+            self.most = round(min(LEAD_MAX, max(LEAD_MIN, wanted)))
 
     def give_up(self) -> None:
         """Wait no more until the projection has come to what is in the log by then."""

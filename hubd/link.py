@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -25,7 +25,6 @@ from hubd.cells import Answers, Keyspaces
 from hubd.lead import Lead
 from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
 from hubd.presence import Presence
-from hubd.project import Progress
 from hubd.rates import Rates
 
 log = logging.getLogger(__name__)
@@ -45,8 +44,10 @@ SESSION_S: Final = 0.002
 COMPLAIN_EVERY_S: Final = 60.0
 
 
-# Readings that are stored together: what comes meanwhile from other edges goes in between.
-TOGETHER_READINGS: Final = 1 << 16
+# Work that is stored together: what comes meanwhile from other edges goes in between.
+TOGETHER_WORK: Final = 1 << 16
+# What it takes to project a record that is no readings, an event say, in readings.
+OTHER_WORK: Final = 64
 # A projection that has not come so far by then does not keep the log back (`Lead.give_up`).
 PROJECTION_WAIT_S: Final = 5.0
 
@@ -54,11 +55,24 @@ PROJECTION_WAIT_S: Final = 5.0
 Problem = tuple[NackCode, str]
 
 
+class Projection(Protocol):
+    """What follows the log and shows it."""
+
+    @property
+    def position(self) -> int: ...
+    async def changed(self) -> None: ...
+
+
 class _Sound(NamedTuple):
-    """A batch that is as it says, and how many readings it holds."""
+    """A batch that is as it says, how many readings it holds, and other records."""
 
     asked: core.Store
     readings: int
+    others: int
+
+    @property
+    def work(self) -> int:
+        return self.readings + OTHER_WORK * self.others
 
 
 class EdgePort:
@@ -100,7 +114,7 @@ class HubLink:
         *,
         answers: Answers | Keyspaces | None = None,
         rates: Rates | None = None,
-        projection: Progress | None = None,
+        projection: Projection | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._hearing = hearing
@@ -269,30 +283,30 @@ class HubLink:
                 refused.append(checked)
                 continue
             sound.append(checked)
-            if sum(one.readings for one in sound) >= TOGETHER_READINGS:
+            if sum(one.work for one in sound) >= TOGETHER_WORK:
                 await self._append(port, sound)
                 sound = []
         await self._append(port, sound)
         for answer in refused:
             await self._step(port, answer)
 
-    async def _check(self, edge: str, asked: core.Store) -> "_Sound | core.Stored":
+    async def _check(self, edge: str, asked: core.Store) -> _Sound | core.Stored:
         """Return the batch if it is to be stored; what is refused for now is not looked at."""
         lane, now = asked.batch.lane, trio.current_time()
         pause = self.rates.pause(edge, lane, now)
         if pause is not None and self.rates.refuses(pause):
             return _refused(asked, NackCode.BUSY, pause.reason, pause.seconds)
         found = await _look_at(asked, self._checks)
-        readings = found if isinstance(found, int) else 0
+        readings = found.readings if isinstance(found, _Sound) else 0
         self.rates.take(edge, readings, len(asked.batch.payload), trio.current_time())
-        return _Sound(asked, found) if isinstance(found, int) else _refused(asked, *found)
+        return found if isinstance(found, _Sound) else _refused(asked, *found)
 
-    async def _append(self, port: EdgePort, sound: Sequence["_Sound"]) -> None:
+    async def _append(self, port: EdgePort, sound: Sequence[_Sound]) -> None:
         """Store batches once the log may go on, and answer them."""
         if not sound:
             return
         edge = port.receiver.edge
-        await self._wait_for_projection(edge, sum(one.readings for one in sound))
+        await self._wait_for_projection(edge, sum(one.work for one in sound))
         try:
             results = await self._log.append([_append(edge, one.asked) for one in sound])
         except StoreError as error:
@@ -304,9 +318,7 @@ class HubLink:
             reason = "the hub failed, see its log"
             answers = [_refused(one.asked, NackCode.BUSY, reason) for one in sound]
         else:
-            for one, result in zip(sound, results, strict=True):
-                if isinstance(result, Appended) and result.position:
-                    self._lead.add(result.position, edge, one.readings)
+            self._note_lead(edge, sound, results)
             answers = [
                 self._stored(edge, one.asked, result)
                 for one, result in zip(sound, results, strict=True)
@@ -327,16 +339,25 @@ class HubLink:
             asked.token, result.floor, result.safe, reason=pause.reason, pause_s=pause.seconds
         )
 
-    async def _wait_for_projection(self, edge: str, readings: int) -> None:
-        """Return when readings may go into the log without that others' are shown late (I8)."""
+    def _note_lead(
+        self, edge: str, sound: Sequence[_Sound], results: Sequence[Appended | NotAppended]
+    ) -> None:
         if self._projection is None:
             return
-        self._lead.reached(self._projection.position)
+        for one, result in zip(sound, results, strict=True):
+            if isinstance(result, Appended) and result.position:
+                self._lead.add(result.position, edge, one.work, trio.current_time())
+
+    async def _wait_for_projection(self, edge: str, work: int) -> None:
+        """Return when so much may go into the log without that others are shown late (I8)."""
+        if self._projection is None:
+            return
+        self._lead.reached(self._projection.position, trio.current_time())
         began_at = self._projection.position
         with trio.move_on_after(PROJECTION_WAIT_S) as patience:
-            while not self._lead.has_room(edge, readings):
+            while not self._lead.has_room(edge, work):
                 await self._projection.changed()
-                self._lead.reached(self._projection.position)
+                self._lead.reached(self._projection.position, trio.current_time())
         if patience.cancelled_caught and self._projection.position == began_at:
             self._lead.give_up()
 
@@ -349,11 +370,11 @@ class HubLink:
             self._quiet_until, self._refusals = now + COMPLAIN_EVERY_S, 0
 
 
-async def _look_at(asked: core.Store, checks: trio.CapacityLimiter) -> Problem | int:
-    """Return how many readings the payload holds, or why it cannot be applied."""
+async def _look_at(asked: core.Store, checks: trio.CapacityLimiter) -> Problem | _Sound:
+    """Return the batch with what its payload holds, or why it cannot be applied."""
     payload = asked.batch.payload
     if asked.batch.codec in (Codec.DEAD, Codec.GAP):
-        return 0
+        return _Sound(asked, 0, 1)
     try:
         rows = batch.raw_size(payload)
     except RecordError as error:
@@ -365,10 +386,10 @@ async def _look_at(asked: core.Store, checks: trio.CapacityLimiter) -> Problem |
     return await trio.to_thread.run_sync(_decode, asked, limiter=checks)
 
 
-def _decode(asked: core.Store) -> Problem | int:
+def _decode(asked: core.Store) -> Problem | _Sound:
     one = asked.batch
     try:
-        table, _ = batch.table(one.codec, one.payload, limit_bytes=ENTRY_BYTES_MAX)
+        table, others = batch.table(one.codec, one.payload, limit_bytes=ENTRY_BYTES_MAX)
         count = sum(count for _, _, count in batch.ids(one.codec, one.payload))
         chain = batch.last_chain(one.codec, one.payload, one.prev_chain)
     except BatchTooLarge as error:
@@ -379,7 +400,7 @@ def _decode(asked: core.Store) -> Problem | int:
         return NackCode.POISON, f"{count} records in a batch of {one.last - one.first + 1}"
     if chain != one.last_chain:
         return NackCode.CHAIN, "the records do not lead to the running hash they came with"
-    return len(table.times)
+    return _Sound(asked, len(table.times), len(others))
 
 
 def _append(edge: str, asked: core.Store) -> Append:

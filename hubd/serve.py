@@ -244,7 +244,7 @@ async def _serve(
             _receiver_settings(settings, keyspaces.default.cells.lineage.start),
             answers=keyspaces,
             rates=rates,
-            projection=projectors.telemetry,
+            projection=projectors,
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:

@@ -35,9 +35,13 @@ class Projectors:
         self.progress = [Progress(projector.name) for projector in self.all]
 
     @property
-    def telemetry(self) -> Progress:
-        """How far the newest readings are shown."""
-        return self.progress[0]
+    def position(self) -> int:
+        """Up to where the log is projected, in each way."""
+        return min(one.position for one in self.progress)
+
+    async def changed(self) -> None:
+        """Return after the next change of the projector that is furthest behind."""
+        await min(self.progress, key=lambda one: one.position).changed()
 
     async def reach(self, position: int) -> None:
         """Return once every projector has come to `position` of the log."""

@@ -219,6 +219,8 @@ class _Follower:
             else:
                 self._is_refused = False
                 self._note_success()
+                if not is_idle and not self._projector.is_full:
+                    return  # what the log has comes first: others wait to be shown
 
     def _note_success(self) -> None:
         if not self._is_refused:

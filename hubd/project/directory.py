@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from edgesync._native import event
 from edgesync.errors import RecordError
-from edgesync.model import EventType, series_id
+from edgesync.model import EventType
 from hubd.state import StateDamaged, tables
 
 SERIES_MAX: Final = 10_000
@@ -68,12 +68,11 @@ def enter(connection: sa.Connection, edge: str, ids: Sequence[int]) -> list[Stor
     ]
 
 
-def declare(connection: sa.Connection, edge: str, declared: Iterable[Declaration]) -> set[int]:
-    """Name series; the newest declaration is right (a unit may have been corrected).
+def declare(connection: sa.Connection, edge: str, newest: Mapping[int, Declaration]) -> set[int]:
+    """Name series by id; the newest declaration is right (a unit may have been corrected).
 
     Those that are not entered stay without; returns the ids of which something has changed.
     """
-    newest = {series_id(one.entity, one.key): one for one in declared}
     renamed: dict[int, dict[str, Any]] = {}
     for row in _rows(connection, edge, list(newest)):
         series = tables.unsigned(row.series)

@@ -30,7 +30,7 @@ from hubd.project.totals import Totals
 from hubd.state import tables
 from hubd.state.fresh import EdgeFresh, Fresh, FreshLost, after_commit, fresh_of
 
-DECLARATION_COST: Final = 16
+DECLARATION_COST: Final = 32
 SERIES_COST: Final = 4
 CHARS_A_UNIT: Final = 16
 # The cursor is moved without anything being stored after so many entries that bring no readings.
@@ -128,10 +128,17 @@ class TelemetryProjector:
             if one is None:
                 one = loaded[edge] = _load(connection, edge)
             known = entering.setdefault(edge, {})
-            entered = self._enter(connection, edge, one.table, known, part.content)
+            named = {series_id(name.entity, name.key): name for name in declared}
+            wanted = [] if table is None else one.table.missing(table)
+            entered = self._enter(connection, edge, one.table, known, [*wanted, *named])
             if entered:
                 totals.add(part.entry, series=len(entered))
-            if declared and directory.declare(connection, edge, declared):
+            # Of more series than the edge may have, not even the names are looked up.
+            mine = {
+                series: name for series, name in named.items()
+                if series in one.table or series in known
+            }  # fmt: skip
+            if mine and directory.declare(connection, edge, mine):
                 self._names.forget()
             names = None
             if table is not None and self._live.watches(edge):
@@ -149,16 +156,16 @@ class TelemetryProjector:
         edge: str,
         table: Memtable,
         entering: dict[int, directory.Stored],
-        content: Content,
+        wanted: Sequence[int],
     ) -> list[directory.Stored]:
-        """Enter the series of `content` that are new, as far as the edge may have more."""
-        wanted = [] if content.points is None else table.missing(content.points)
-        wanted += [series_id(one.entity, one.key) for one in content.declared]
+        """Enter those series that are new, as far as the edge may have more."""
         room = self._series_max - len(table) - len(entering)
+        if room <= 0:
+            return []
         new = [
             series for series in dict.fromkeys(wanted)
             if series not in table and series not in entering
-        ][: max(0, room)]  # fmt: skip
+        ][:room]  # fmt: skip
         if not new:
             return []
         entered = directory.enter(connection, edge, new)

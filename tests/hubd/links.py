@@ -23,11 +23,10 @@ from edgesync_transport.messages import (
     Welcome,
 )
 from edgesync_transport.receiver import ReceiverSettings
-from hubd.link import HubLink
+from hubd.link import HubLink, Projection
 from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
-from hubd.project import Progress
 from hubd.rates import Rates
 from hubd.registry import RegisteredEdge
 from tests.hubd.log.test_contract import Lanes
@@ -62,7 +61,7 @@ async def open_site(
     takeovers_max: int = 3,
     heartbeat_s: float = 60.0,
     rates: Rates | None = None,
-    projection: Progress | None = None,
+    projection: Projection | None = None,
 ) -> AsyncIterator[Site]:
     log = LmdbLog(folder / "log", map_bytes_max=map_bytes_max)
     granted = ReceiverSettings(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync_transport.messages import Lane
-from hubd.lead import LEAD_MAX, SMALL, Lead
+from hubd.lead import LEAD_MAX, LEAD_MIN, SMALL, Lead
 from hubd.rates import Rate, Rates, RateSettings
 
 pytestmark = pytest.mark.feature("S4")
@@ -106,45 +106,58 @@ def test_without_a_rate_there_is_no_end() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c"]), st.integers(0, 200_000), st.integers(0, 3)),
+        st.tuples(
+            st.sampled_from(["a", "b", "c"]), st.integers(0, 200_000), st.integers(0, 3),
+            st.floats(0, 2),
+        ),
         max_size=60,
     )
-)
+)  # fmt: skip
 def test_the_log_is_not_let_far_ahead_of_what_is_shown(
-    offered: list[tuple[str, int, int]],
+    offered: list[tuple[str, int, int, float]],
 ) -> None:
-    lead, projected = Lead(), 0
+    lead, projected, now = Lead(), 0, 0.0
     ahead: list[tuple[int, str, int]] = []
-    for position, (edge, readings, moves) in enumerate(offered, 1):
-        if lead.has_room(edge, readings):
-            lead.add(position, edge, readings)
-            ahead.append((position, edge, readings))
+    for position, (edge, work, moves, seconds) in enumerate(offered, 1):
+        now += seconds
+        if lead.has_room(edge, work):
+            lead.add(position, edge, work, now)
+            ahead.append((position, edge, work))
         projected = min(projected + moves, position)
-        lead.reached(projected)
+        lead.reached(projected, now)
         ahead = [one for one in ahead if one[0] > projected]
         assert lead.total == sum(one[2] for one in ahead)
+        assert LEAD_MIN <= lead.most <= LEAD_MAX
         assert lead.total < LEAD_MAX + 200_000 + 3 * SMALL
+
+
+def test_the_lead_follows_what_is_projected_in_half_a_second() -> None:
+    lead = Lead()
+    for n in range(1, 50):
+        lead.add(n, "barn", 200_000, float(n))
+        lead.reached(n, n + 0.5)
+    assert lead.most == pytest.approx(200_000, rel=0.01)
 
 
 def test_a_small_batch_passes_the_flood_and_a_second_one_waits() -> None:
     lead = Lead()
-    lead.add(1, "noisy", LEAD_MAX)
+    lead.add(1, "noisy", LEAD_MAX, 0.0)
     assert not lead.has_room("noisy", 1)
     assert not lead.has_room("quiet", SMALL + 1)
     assert lead.has_room("quiet", SMALL)
-    assert lead.has_room("noisy", 0)  # events are no readings
-    lead.add(2, "quiet", SMALL)
+    assert lead.has_room("noisy", 0)
+    lead.add(2, "quiet", SMALL, 0.0)
     assert not lead.has_room("quiet", 1)
 
 
 def test_a_projection_that_stands_still_holds_up_nobody() -> None:
     lead = Lead()
-    lead.add(1, "noisy", LEAD_MAX)
+    lead.add(1, "noisy", LEAD_MAX, 0.0)
     lead.give_up()
     assert lead.has_room("noisy", LEAD_MAX)
-    lead.add(7, "noisy", 10 * LEAD_MAX)
-    lead.reached(6)
+    lead.add(7, "noisy", 10 * LEAD_MAX, 0.0)
+    lead.reached(6, 1.0)
     assert lead.has_room("noisy", LEAD_MAX)
-    lead.reached(7)
-    lead.add(8, "noisy", LEAD_MAX)
+    lead.reached(7, 2.0)
+    lead.add(8, "noisy", LEAD_MAX, 2.0)
     assert not lead.has_room("noisy", 1)

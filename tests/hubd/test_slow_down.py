@@ -84,7 +84,7 @@ async def test_who_outruns_the_projection_waits_and_others_pass(
     monkeypatch.setattr(link, "PROJECTION_WAIT_S", 1e6)
     telemetry = Progress("telemetry")
     async with open_site(tmp_path, projection=telemetry) as site:
-        site.link._lead = Lead(lead_max=20)
+        site.link._lead = Lead(20)
         barn, shed, lane = site.edge(), site.edge("shed"), Lanes(drafts(1, 60))
         await barn.greet(tail=60)
         await shed.greet(tail=60)
@@ -108,7 +108,7 @@ async def test_a_projection_that_stands_still_holds_up_no_ack(
 ) -> None:
     monkeypatch.setattr(link, "PROJECTION_WAIT_S", 0.01)
     async with open_site(tmp_path, projection=Progress("telemetry")) as site:
-        site.link._lead = Lead(lead_max=20)
+        site.link._lead = Lead(20)
         barn, lane = site.edge(), Lanes(drafts(1, 90))
         await barn.greet(tail=90)
         for first in (1, 31, 61):
