@@ -7,6 +7,7 @@ from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands.table import integer
 from edgesync.serve.resp.connection import client_name
+from edgesync.serve.resp.messages import Several
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.session import Session
@@ -21,7 +22,7 @@ NOT_HERE: Final = {
 HELP: Final = """CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:
 GETNAME, GETREDIR, ID, INFO, LIST [TYPE normal|pubsub] [ID id ...]
 KILL ip:port | [ID id] [ADDR ip:port] [LADDR ip:port] [TYPE type] [USER default] [SKIPME yes|no]
-NO-EVICT on|off, NO-TOUCH on|off, REPLY on, SETINFO LIB-NAME|LIB-VER text, SETNAME name
+NO-EVICT on|off, NO-TOUCH on|off, REPLY on|off|skip, SETINFO LIB-NAME|LIB-VER text, SETNAME name
 UNBLOCK id [TIMEOUT|ERROR]"""
 
 
@@ -98,10 +99,16 @@ def _on_off(_session: "Session", rest: Sequence[bytes]) -> Reply:
     return "OK"
 
 
-def _reply(_session: "Session", rest: Sequence[bytes]) -> Reply:
-    if rest[0].lower() != b"on":
-        raise ReplyError("ERR an edge answers every command: CLIENT REPLY ON")
-    return "OK"
+def _reply(session: "Session", rest: Sequence[bytes]) -> Reply:
+    mode = rest[0].lower()
+    if mode == b"on":
+        session.silence, session.is_silent = b"", False
+        return "OK"
+    if mode not in (b"off", b"skip"):
+        raise ReplyError("ERR syntax error")
+    if session.silence != b"off":
+        session.silence = mode
+    return Several([])
 
 
 def _list(session: "Session", rest: Sequence[bytes]) -> Reply:

@@ -98,6 +98,7 @@ def quit_(session: "Session", _args: Sequence[bytes]) -> Reply:
 def reset(session: "Session", _args: Sequence[bytes]) -> Reply:
     session.queue, session.queue_is_bad = None, False
     session.leave_all()
+    session.silence, session.is_silent = b"", False
     session.proto, session.name = 2, b""
     session.is_known = not session.house.password
     return "RESET"

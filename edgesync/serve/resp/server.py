@@ -318,7 +318,7 @@ class RespServer:
             return session.run(request)
         except Exception:
             log.exception("a request failed: %.100r", request[0])
-            return [FAILED]
+            return [] if session.is_silent else [FAILED]
 
     def _hold(self, client: Client, later: Reply) -> None:
         """Let a client wait; what it has asked for after it waits as well."""
@@ -336,7 +336,8 @@ class RespServer:
         if scope.cancelled_caught:
             return  # the client has gone
         client.held = None
-        self._owe(client, [reply], client.session.proto)
+        if not client.session.is_silent:
+            self._owe(client, [reply], client.session.proto)
         self._work(client)
         self._flush()
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from edgesync._native.commands import EvictedReply, miscounted
-from edgesync._native.resp import ReplyError
+from edgesync._native.resp import Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.serve.resp import (
     admin,
@@ -139,13 +139,15 @@ class Session:
     wire      its connection; None where there is none
     is_over   it said QUIT: close when its last reply is sent
     is_plain  nothing but commands on keys is to be thought of
+    silence   what has no replies: "off" all commands, "skip" the next one; or nothing
+    is_silent the command under way has none
     waiter    what it waits for in keys
     """
 
     __slots__ = (
-        "address", "house", "is_known", "is_over", "is_plain", "is_spoiled", "library",
+        "address", "house", "is_known", "is_over", "is_plain", "is_silent", "is_spoiled", "library",
         "library_version", "name", "number", "patterns", "proto", "queue", "queue_is_bad", "send",
-        "since", "subscribed", "waiter", "watched", "wire",
+        "silence", "since", "subscribed", "waiter", "watched", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -163,7 +165,8 @@ class Session:
         self.is_plain = False
         self.name = self.library = self.library_version = b""
         self.is_known = not house.password
-        self.is_over = self.is_spoiled = self.queue_is_bad = False
+        self.is_over = self.is_spoiled = self.queue_is_bad = self.is_silent = False
+        self.silence = b""
         self.queue: list[list[bytes]] | None = None
         self.watched: dict[bytes, int] = {}
         self.subscribed: set[bytes] = set()
@@ -187,11 +190,16 @@ class Session:
         if self.house.monitors:
             admin.show_to_monitors(self, request)
         self.house.serving = self
+        self.is_silent = bool(self.silence)
+        if self.silence == b"skip":
+            self.silence = b""
         replies = self._run(request)
+        if self.is_silent:
+            replies = [one for one in replies if isinstance(one, (Push, edge.Later))]
         self.is_plain = (
             self.is_known
             and self.queue is None
-            and not (self.subscribed or self.patterns or self.is_over)
+            and not (self.subscribed or self.patterns or self.is_over or self.silence)
         )
         return replies
 

@@ -1,6 +1,7 @@
 """CLIENT, COMMAND, CONFIG and INFO as clients, exporters and redis-cli use them."""
 
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -100,6 +101,30 @@ def test_tools_are_answered_as_by_redis(client: Any, theirs: Any, request_text: 
     if isinstance(wanted, list) and request_text.startswith("COMMAND LIST"):
         got, wanted = sorted(got), sorted(wanted)
     assert got == wanted
+
+
+def answered(address: str | tuple[str, int], requests: Iterable[str]) -> bytes:
+    """Say it all at once; returns every byte of the answers until the connection ends."""
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family) as raw:
+        raw.settimeout(PATIENCE_S)
+        raw.connect(address)
+        raw.sendall("".join(f"{request}\r\n" for request in requests).encode())
+        return b"".join(iter(lambda: raw.recv(4096), b""))
+
+
+def test_replies_are_switched_off_and_on_as_by_redis(edge: Edge, theirs: Any) -> None:
+    requests = (
+        "CLIENT REPLY SKIP", "SET quiet 1", "GET quiet",
+        "CLIENT REPLY OFF", "SET quiet 2", "NOSUCH", "MULTI", "GET quiet", "EXEC",
+        "CLIENT REPLY SKIP", "PING", "SUBSCRIBE news", "UNSUBSCRIBE news", "BLPOP absent 0.01",
+        "CLIENT REPLY ON", "GET quiet", "CLIENT REPLY SKIP", "CLIENT REPLY SKIP", "PING", "PING x",
+        "CLIENT REPLY SKIP", "BLPOP absent 0.01", "PING y", "CLIENT REPLY SKIP", "CLIENT REPLY ON",
+        "CLIENT REPLY maybe", "CLIENT REPLY OFF", "RESET", "DEL quiet", "QUIT",
+    )  # fmt: skip
+    wanted = answered(theirs.connection_pool.connection_kwargs["path"], requests)
+    assert b"+RESET\r\n:1\r\n+OK\r\n" in wanted
+    assert answered(("127.0.0.1", edge.port), requests) == wanted
 
 
 def test_a_client_is_shown_with_all_fields_and_its_library(edge: Edge, client: Any) -> None:
