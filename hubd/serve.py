@@ -38,8 +38,10 @@ from hubd.errors import HubError
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
+from hubd.log.retention import Retention
 from hubd.presence import Presence
 from hubd.project import Live, Projectors, run_projectors
+from hubd.project.readers import ProjectorReaders
 from hubd.rates import Rates
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import Enrolment, enrol_route
@@ -178,10 +180,12 @@ def open_cells(
         shutil.rmtree(aside, ignore_errors=True)
         path.rename(aside)
         log.error("%s: kept as %s, the keys are made again from the log", error, aside)
-        return _open_cells(settings, path, hub_log)
+        return _open_cells(settings, path, hub_log, is_again=True)
 
 
-def _open_cells(settings: Settings, path: Path, hub_log: LmdbLog) -> HubCells:
+def _open_cells(
+    settings: Settings, path: Path, hub_log: LmdbLog, *, is_again: bool = False
+) -> HubCells:
     section = settings.cells
     return HubCells(
         path,
@@ -191,6 +195,8 @@ def _open_cells(settings: Settings, path: Path, hub_log: LmdbLog) -> HubCells:
         strategies=section.strategies(),
         value_max=int(section.value_limit),
         random=SystemRandom(),
+        oldest=hub_log.oldest,
+        is_again=is_again,
     )
 
 
@@ -213,6 +219,9 @@ async def _serve(
     projectors = Projectors(
         live, series_max=settings.limits.series, memory_bytes=int(settings.state.memory)
     )
+    retention = Retention(
+        hub_log, settings.log.policy(), [ProjectorReaders(state, projectors), keyspaces]
+    )
     tokens = TenantTokens()
     admission = Admission(registry, hold, folder, table, presence, keyspaces, tokens)
     context = Context(
@@ -224,6 +233,8 @@ async def _serve(
         settings=settings.api,
         version=__version__,
         registry_problem=lambda: admission.problem,
+        retention=lambda: retention.standing,
+        all_answers=lambda: dict(keyspaces.all()),
     )
     enrolment = Enrolment(registry, settings, server_key=keys.public)
     app = make_app(
@@ -255,11 +266,12 @@ async def _serve(
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
             nursery.start_soon(keep_thinning, state, settings.retention)
+            nursery.start_soon(retention.run)
             await nursery.start(
                 functools.partial(
                     serve_control,
                     folder,
-                    _control_answers(context, keyspaces, hub_log, folder),
+                    _control_answers(context, keyspaces, hub_log, retention, folder),
                     name=HUB,
                     mendable=(EdgesyncError, HubError, OSError),
                 )
@@ -275,7 +287,7 @@ async def _serve(
 
 
 def _control_answers(
-    context: Context, keyspaces: Keyspaces, hub_log: LmdbLog, folder: Path
+    context: Context, keyspaces: Keyspaces, hub_log: LmdbLog, retention: Retention, folder: Path
 ) -> Mapping[str, Answer]:
     """Return what the control socket answers: whoever may read the folder needs no token."""
     from hubd.backup import backup  # which names the files of this module
@@ -288,7 +300,8 @@ def _control_answers(
 
     async def copy(asked: Mapping[str, Any]) -> Any:
         copies = {tenant: answers.cells.copy for tenant, answers in keyspaces.all()}
-        await backup(hub_log, copies, folder, Path(str(asked.get("target", ""))))
+        async with retention.hold():
+            await backup(hub_log, copies, folder, Path(str(asked.get("target", ""))))
         return {"head": hub_log.head}
 
     async def retire(asked: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from edgesync.cells.settings import PrefixStrategy, StrategyName, ranking
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
+from hubd.log.retention import Policy
 from hubd.rates import Rate, RateSettings
 
 Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
@@ -50,10 +51,24 @@ class LinkSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`limit` bounds the log's file. `managed_backups`: edges keep what no backup holds yet."""
+    """`limit` bounds the log's file. `managed_backups`: edges keep what no backup holds yet.
+
+    keep         entries older than that are dropped; 0: none for its age
+    keep_bytes   … and the oldest beyond that much; 0: none, unless a backup has it and room is
+                 short
+    """
 
     limit: Bytes = Bytes(64 << 30)
+    keep: Seconds = Seconds(0.0)
+    keep_bytes: Bytes = Bytes(0)
     managed_backups: bool = False
+
+    def policy(self) -> Policy:
+        return Policy(
+            keep_ns=round(self.keep * 1e9),
+            keep_bytes=int(self.keep_bytes),
+            is_backed_up=self.managed_backups,
+        )
 
 
 class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -11,6 +11,8 @@ from hubd.api.errors import Problem
 from hubd.api.health import Health
 from hubd.api.redis_json import Blob
 from hubd.log.base import LogStats
+from hubd.log.retention import Standing
+from hubd.project import Gap
 from hubd.state.views import EventRow, SkipRow, Totals
 from hubd.state.windows import WindowRow
 
@@ -198,10 +200,19 @@ class KeysStats(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
-    """The hub as a whole is its operator's: a tenant's token gets none of it (log, projectors)."""
+    """The hub as a whole is its operator's: a tenant's token gets none of it (log, projectors).
+
+    history_from_ns   some of what was stored before then is not in this state: it was made again
+                      from a log that had dropped it; null: nothing is missing
+    gaps              … in detail
+    retention         what the log keeps that is to go, and why
+    """
 
     now_ns: int
     version: str
+    history_from_ns: int | None
+    gaps: list[Gap]
+    retention: Standing | None
     log_head: int | None
     keys: KeysStats
     projectors: list[ProjectorStatus]

@@ -1,7 +1,7 @@
 """What the API needs from the rest of the hub, and no more."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -9,8 +9,10 @@ import msgspec
 from hubd.api.settings import ApiSettings
 from hubd.cells import Answers, HubCells
 from hubd.log.base import LogStats
+from hubd.log.retention import Standing
 from hubd.project import Live, Projectors
 from hubd.rates import Slowdowns
+from hubd.registry import DEFAULT_TENANT
 from hubd.state import State
 
 
@@ -105,6 +107,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     tenant             whose everything here is; None is the operator's, of all tenants
     registry_problem   returns what is wrong with the registry, "" for nothing
+    retention          returns what the log keeps that is to go, and why
+    all_answers        returns the keys of every tenant, by its name
     """
 
     hub: Hub
@@ -117,10 +121,18 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     now_ns: Callable[[], int] = time.time_ns
     tenant: str | None = None
     registry_problem: Callable[[], str] = str
+    retention: Callable[[], Standing] = Standing
+    all_answers: Callable[[], Mapping[str, Answers]] = dict
 
     def sees(self, edge: str) -> bool:
         """Whether anything of this edge may be told here."""
         return self.tenant is None or self.hub.edge(edge) is not None
+
+    def seen_answers(self) -> Mapping[str, Answers]:
+        """Return the keys that are seen here, by tenant: of all of them, or of one."""
+        if self.tenant is not None:
+            return {self.tenant: self.answers}
+        return self.all_answers() or {DEFAULT_TENANT: self.answers}
 
     @property
     def cells(self) -> HubCells:

@@ -32,6 +32,7 @@ from hubd.api.params import (
     read_cursor,
 )
 from hubd.api.params import SeriesPage as SeriesParams
+from hubd.project.gaps import read_gaps
 from hubd.state import views
 from hubd.state.views import EventRow, SeriesRow, Totals
 
@@ -164,9 +165,13 @@ async def stats(context: Context, params: EdgesPage) -> Stats:
     found, following = _edge_page(context, params)
     totals = await context.state.read(views.totals)
     is_operators = context.tenant is None
+    gaps = await context.state.read(read_gaps)
     return Stats(
         now_ns=context.now_ns(),
         version=context.version,
+        history_from_ns=max((gap.before_ns for gap in gaps), default=None),
+        gaps=gaps if is_operators else [],
+        retention=context.retention() if is_operators else None,
         log_head=context.hub.log_head if is_operators else None,
         keys=keys.stats(context),
         projectors=projector_status(context) if is_operators else [],

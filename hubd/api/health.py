@@ -1,6 +1,8 @@
 """How an edge is, in one word, and how the hub is, in sentences."""
 
 import time
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 import msgspec
@@ -8,7 +10,10 @@ import sqlalchemy as sa
 
 from edgesync_transport import descriptors
 from hubd.api.context import Context, EdgeView
+from hubd.log.retention import BACKUP, HIGH_SHARE, STATE_BACKUP, Standing
+from hubd.project import Gap
 from hubd.project import Health as ProjectorHealth
+from hubd.project.gaps import read_gaps
 from hubd.state import QueryTooSlow, StateDamaged, views
 
 Health = Literal["good", "warning", "critical", "idle"]
@@ -23,8 +28,11 @@ LAG_WARNING_S: Final = 5.0
 LAG_CRITICAL_S: Final = 30.0
 # An NTP-disciplined clock is within 0.1 s; past a second, times of events mislead people.
 CLOCK_WARNING_S: Final = 1.0
-# The log only grows: at this share of its limit there is still time to give it more room.
-LOG_WARNING_SHARE: Final = 0.8
+# It begins to drop at less, and refuses at nine tenths: so much of it in use is out of order.
+LOG_WARNING_SHARE: Final = 0.85
+# What is to go and cannot, and a reader is to blame: it takes a moment to store what it has read.
+HELD_WARNING_S: Final = 300.0
+GAP_SHOWN_S: Final = 7 * 86400.0
 REBUILD_SHOWN_S: Final = 86400.0
 EDGES_NAMED: Final = 5
 
@@ -43,10 +51,11 @@ async def hub_problems(context: Context) -> list[HubProblem]:
     if problem := context.registry_problem():
         found.append(HubProblem(problem, stops_work=True))
     found += _slowed_problems(context)
-    if skipped := context.answers.skipped:
-        found.append(HubProblem(f"keys: {skipped} entries of the log could not be carried out"))
+    found += _keys_problems(context)
     try:
-        over = await context.state.read(lambda c: views.over_limit(c, EDGES_NAMED))
+        over, gaps = await context.state.read(
+            lambda c: (views.over_limit(c, EDGES_NAMED), read_gaps(c))
+        )
     except (sa.exc.DatabaseError, StateDamaged, QueryTooSlow) as error:
         found.append(HubProblem(f"the state cannot be read: {error}", stops_work=True))
     else:
@@ -57,6 +66,7 @@ async def hub_problems(context: Context) -> list[HubProblem]:
             )
             for one in over
         ]
+        found += _gap_problems(gaps, context.now_ns())
     return sorted(found, key=lambda problem: not problem.stops_work)
 
 
@@ -75,17 +85,72 @@ def _projector_problems(context: Context) -> list[HubProblem]:
 
 
 def _log_problems(context: Context) -> list[HubProblem]:
-    stats = context.hub.log_stats()
+    stats, standing = context.hub.log_stats(), context.retention()
+    held_s = (context.now_ns() - standing.held_since_ns) / 1e9 if standing.held_by else 0.0
+    is_short = stats.used_bytes >= HIGH_SHARE * stats.limit_bytes
     found = []
-    if stats.used_bytes >= LOG_WARNING_SHARE * stats.limit_bytes:
+    if stats.used_bytes >= LOG_WARNING_SHARE * stats.limit_bytes or (standing.held_by and is_short):
         percent = 100 * stats.used_bytes // stats.limit_bytes
         text = (
             f"the log uses {stats.used_bytes} of {stats.limit_bytes} bytes ({percent} %); when it "
-            "is full edges keep what they have: raise `limit` under [log] in hub.toml"
+            f"is full edges keep what they have: {_held(standing, stats.oldest)}raise `limit` "
+            "under [log] in hub.toml"
         )
         found.append(HubProblem(text, stops_work=stats.is_full))
+    elif held_s > HELD_WARNING_S:
+        text = f"the log keeps what is to go: {_held(standing, stats.oldest)}see `hubd status`"
+        found.append(HubProblem(text))
     if stats.damaged:
         found.append(HubProblem(f"{stats.damaged} values of the log are damaged and left out"))
+    return found
+
+
+def _held(standing: Standing, oldest: int) -> str:
+    """Return the part of a sentence that says for what entries from `oldest` on are kept."""
+    if standing.held_by in (BACKUP, STATE_BACKUP):
+        has = "them" if standing.held_by == BACKUP else "the state that was made of them"
+        return (
+            f"entries from {oldest} on stay until a backup has {has}: make one (`hubd backup`), "
+            "set `keep` or `keep_bytes` under [log], or "
+        )
+    if standing.held_by in standing.cursors:
+        cursor = standing.cursors[standing.held_by]
+        return f"entries from {oldest} on stay for {standing.held_by}, which is at {cursor}; "
+    return f"entries from {oldest} on stay for {standing.held_by}; " if standing.held_by else ""
+
+
+def _gap_problems(gaps: Iterable[Gap], now_ns: int) -> list[HubProblem]:
+    """Say what is not in the state, once for all views that lack the same."""
+    lacking: dict[tuple[int, int, str], list[str]] = {}
+    for gap in gaps:
+        if now_ns - gap.found_ns < GAP_SHOWN_S * 1e9:
+            before = datetime.fromtimestamp(gap.before_ns / 1e9, UTC).isoformat(" ", "seconds")
+            lacking.setdefault((gap.after, gap.until, before), []).append(gap.projector)
+    return [
+        HubProblem(
+            f"history before {before} (entries {after + 1} to {until} of the log) is not in this "
+            f"state ({', '.join(names)}): the log had dropped it; `hubd restore --state BACKUP` "
+            "brings it back"
+        )
+        for (after, until, before), names in lacking.items()
+    ]
+
+
+def _keys_problems(context: Context) -> list[HubProblem]:
+    found = []
+    for tenant, answers in context.seen_answers().items():
+        if answers.skipped:
+            text = (
+                f"keys of {tenant}: {answers.skipped} entries of the log could not be carried out"
+            )
+            found.append(HubProblem(text))
+        if lacks := answers.cells.mark.lacks:
+            found.append(
+                HubProblem(
+                    f"keys of {tenant} were made again from entry {lacks + 1} of the log on: edges "
+                    "tell again what they hold, what none holds is in backups"
+                )
+            )
     return found
 
 

@@ -15,6 +15,8 @@ from hubd.api.context import Context, EdgeView
 from hubd.api.fleet import projector_status
 from hubd.cells.store import Replica
 from hubd.log.base import LogStats
+from hubd.log.retention import Standing
+from hubd.project.gaps import read_gaps
 from hubd.rates import Slowdowns
 from hubd.state import views
 from hubd.state.views import Totals
@@ -34,6 +36,8 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     projectors: list[ProjectorStatus] = []
     log_head: int = 0
     log: LogStats | None = None
+    retention: Standing = Standing()
+    gaps: int = 0
     rebuilds: int = 0
     fresh: int = 0
     slowed: Slowdowns = Slowdowns([], {})
@@ -56,6 +60,7 @@ async def gathered(context: Context) -> Gathered:
         edges=edges, totals=totals, keys=keys.stats(context), replicas=replicas,
         projectors=projector_status(context), log_head=context.hub.log_head,
         log=context.hub.log_stats(), rebuilds=context.state.rebuilds,
+        retention=context.retention(), gaps=len(await context.state.read(read_gaps)),
         fresh=context.state.fresh.readings, slowed=context.hub.slowed(),
     )  # fmt: skip
 
@@ -69,7 +74,8 @@ def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     ]  # fmt: skip
     if found.log is not None:
         metrics += _projectors(found.projectors, found.log_head)
-        metrics += _files(found.log, found.rebuilds, found.fresh)
+        metrics += _files(found.log, found.rebuilds, found.fresh, found.gaps)
+        metrics += _retention(found.log, found.retention)
     registry.register(_Collected(metrics))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
@@ -158,17 +164,45 @@ def _projectors(projectors: Iterable[ProjectorStatus], log_head: int) -> list[Me
     return [head, position, lag, failing, skipped]
 
 
-def _files(log: LogStats, rebuilds: int, fresh: int) -> list[Metric]:
+def _retention(log: LogStats, standing: Standing) -> list[Metric]:
+    cursors = _gauge(
+        "log_reader_position", "Up to where it has the log stored, when last looked at", "reader"
+    )
+    for reader, position in standing.cursors.items():
+        cursors.add_metric([reader], position)
+    held = _gauge("log_held", "1 for what keeps entries that are to go", "by")
+    if standing.held_by:
+        by = "error" if standing.held_by.startswith("an error") else standing.held_by
+        held.add_metric([by], 1.0)
+    return [cursors, held]
+
+
+def _files(log: LogStats, rebuilds: int, fresh: int, gaps: int) -> list[Metric]:
     gauges = {
         "log_used_bytes": ("Bytes of the log in use", log.used_bytes),
         "log_limit_bytes": ("What the log may take: [log] limit", log.limit_bytes),
         "log_damaged": ("Values of the log whose checksum did not fit", log.damaged),
+        "log_oldest": ("Oldest position of the log", log.oldest),
+        "log_oldest_timestamp_seconds": ("When that was stored", log.oldest_at_ns / 1e9),
+        "backup_timestamp_seconds": (
+            "When the newest backup was made, 0 for never",
+            log.backup.at_ns / 1e9 if log.backup else 0,
+        ),
+        "state_gaps": ("Parts of the log that the state lacks: it was made again later", gaps),
         "fresh_readings": ("Readings in memory that are in no page yet: [state] memory", fresh),
     }
     return [
         *(
             GaugeMetricFamily(f"edgesync_hub_{name}", text, value=value)
             for name, (text, value) in gauges.items()
+        ),
+        CounterMetricFamily(
+            "edgesync_hub_log_dropped",
+            "Entries that were dropped, for nobody needs them",
+            value=log.dropped,
+        ),
+        CounterMetricFamily(
+            "edgesync_hub_log_refusals", "Appends that found no room", value=log.refused
         ),
         CounterMetricFamily(
             "edgesync_hub_rebuilds", "How often a damaged state was made again", value=rebuilds

@@ -89,6 +89,22 @@ class Keyspaces:
         """Return the keys of a tenant; None when there is none of that name."""
         return self._open.get(tenant) if tenant in self._live else None
 
+    async def cursors(self) -> dict[str, int]:
+        """Return up to where the keys of each tenant have the log stored; see `Readers`."""
+        await trio.lowlevel.checkpoint()
+        return {
+            f"keys of {tenant}": self._open[tenant].cells.stored_position
+            if tenant in self._open
+            else 0
+            for tenant in sorted(self._live)
+        }
+
+    def press(self, position: int) -> None:
+        """Have places in the log stored that are not, for nothing has changed with them."""
+        for answers in self._open.values():
+            if answers.cells.stored_position < position:
+                answers.cells.save_position()
+
     def all(self) -> Iterator[tuple[str, Answers]]:
         yield from self._open.items()
 

@@ -73,6 +73,8 @@ PASSED_BY_MAX: Final = 10_000
 class Mark(msgspec.Struct, frozen=True):
     """Where this keyspace stands; which start of the hub wrote so, as which replica, whose
     operations come after number `born`.
+
+    lacks   of entries up to here some are not in these keys, for the log had dropped them
     """
 
     keyspace: bytes
@@ -82,6 +84,7 @@ class Mark(msgspec.Struct, frozen=True):
     start: int = 0
     r: int = 0
     born: int = 0
+    lacks: int = 0
 
 
 class Replica(msgspec.Struct, frozen=True):
@@ -179,7 +182,8 @@ def operations_of(entry: LogEntry) -> list[Record]:
 class HubCells(CellStore):
     """See the module. One process, one object per directory; call from Trio's thread.
 
-    generation, head   of the log whose operations are carried out here
+    generation, head, oldest   of the log whose operations are carried out here
+    is_again                   there were keys before, that are not in `path` any more
     """
 
     space: HubKeys
@@ -196,6 +200,8 @@ class HubCells(CellStore):
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
         start: int = 0,
+        oldest: int = 1,
+        is_again: bool = False,
     ) -> None:
         self._own = Disk(path, map_bytes_max)
         rows = Overlay(self._own.store, DATABASE)
@@ -207,6 +213,7 @@ class HubCells(CellStore):
         self._names: dict[int, str] = {}
         self._heard: dict[str, tuple[bytes, int]] = {}
         self.position = 0  # in the log: what is up to here is carried out, or no business of these
+        self.stored_position = self._frozen_position = 0  # … and on disk
         self._heard_of_late: set[str] = set()
         self.namings = 0  # how often an edge's name, or the keyspace's, became void
         self.skipped = 0
@@ -215,8 +222,9 @@ class HubCells(CellStore):
         try:
             self._load()
             self._begin()
-            self._belong(generation, head)
+            self._belong(generation, head, oldest, is_again=is_again)
             self.commit()
+            self.stored_position = self.mark.position
         except BaseException:
             self._own.close()  # or nobody could open these files again, on a disk that has room
             raise
@@ -246,14 +254,26 @@ class HubCells(CellStore):
             self.lineage.end(self.mark.start)
         self._set_mark(start=self.lineage.start, r=self.lineage.r, born=self.space.n)
 
-    def _belong(self, generation: bytes, head: int) -> None:
-        """Follow this log. After a restore what edges know of us means nothing any more."""
-        if self.mark.generation == generation and self.mark.position <= head:
-            self.position = self.mark.position
-            return
-        if self.mark.generation:
+    def _belong(self, generation: bytes, head: int, oldest: int, *, is_again: bool) -> None:
+        """Follow this log. After a restore what edges know of us means nothing any more.
+
+        Nor does it where the log goes on beyond what was read of it.
+        """
+        mark = self.mark
+        is_ours = mark.generation == generation and mark.position <= head
+        is_behind = mark.position + 1 < oldest
+        if mark.generation and (not is_ours or is_behind):
             self._renew()
-        self._set_mark(generation=generation, position=min(self.mark.position, head))
+        if is_behind and (mark.generation or is_again):
+            log.error(
+                "keys: the log begins at %d and they had come to %d: edges tell again what they "
+                "hold", oldest, mark.position,
+            )  # fmt: skip
+            self._set_mark(lacks=oldest - 1)
+            for edge, one in self._replicas.items():
+                self.rows.put(b"l" + edge.encode(), one.incarnation)
+        if not is_ours:
+            self._set_mark(generation=generation, position=min(mark.position, head))
         self.position = self.mark.position
 
     def _renew(self) -> None:
@@ -412,6 +432,14 @@ class HubCells(CellStore):
         if self.rows.is_changed or self.position - self.mark.position >= PASSED_BY_MAX:
             self.save_position()
 
+    def _freeze(self, layers: Callable[[], Write]) -> Write:
+        self._frozen_position = self.mark.position
+        return super()._freeze(layers)
+
+    def _stored(self, tails: Tails) -> None:
+        self.stored_position = self._frozen_position
+        super()._stored(tails)
+
     def save_position(self) -> None:
         """Let the place in the log be committed."""
         if self.position > self.mark.position:
@@ -472,7 +500,8 @@ class HubCells(CellStore):
                     if one.has(op.n) is not True:
                         self.space.hear(one.r, op, is_known=is_known)
                 self.lineage.note_opening(one.r, part[0].n, tag.opening)
-                is_gapped = self.rows.get(gap) is not None
+                # Keys that were begun where the log begins have missed what came before.
+                is_gapped = self.rows.get(gap) is not None or (self.mark.lacks > 0 == one.acked)
                 self._put_replica(entry.edge, one.after(part, is_gapped=is_gapped))
                 self.rows.delete(gap)
             else:

@@ -4,7 +4,8 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def _open(config: Path) -> tuple[Path, LmdbLog]:
 
 
 def _entries(hub_log: LmdbLog, after: int = 0) -> Iterator[Entry]:
+    """Yield what is there; says so, beside, where some is there no more."""
+    if after + 1 < hub_log.oldest:
+        click.echo(f"the log has dropped what is before position {hub_log.oldest}", err=True)
     while page := trio.run(hub_log.read, after):
         yield from page
         after = page[-1].position
@@ -134,6 +138,17 @@ def _state_rows(connection: Any, edge: str) -> Iterator[dict[str, Any]]:
         }
 
 
+def _time(at_ns: int) -> str:
+    if not at_ns:
+        return "never"
+    return datetime.fromtimestamp(at_ns / 1e9, UTC).isoformat(" ", "seconds")
+
+
+def _held(standing: Mapping[str, Any]) -> str:
+    by, cursors = standing["held_by"], standing["cursors"]
+    return f"for {by} is at {cursors[by]}" if by in cursors else by
+
+
 @click.command(epilog="Example: hubd status --json")
 @as_json_option
 @click.pass_obj
@@ -146,6 +161,15 @@ def status(config: Path, as_json: bool) -> None:
     used, limit = found["log"]["used_bytes"], found["log"]["limit_bytes"]
     percent = 100 * used // limit
     click.echo(f"log: position {found['log_head']}, {used} of {limit} bytes ({percent} %)")
+    oldest, standing = found["log"]["oldest"], found["retention"]
+    click.echo(f"log: oldest position {oldest}, stored {_time(found['log']['oldest_at_ns'])}")
+    if standing["held_by"]:
+        click.echo(f"log: entries that are to go are kept, {_held(standing)}")
+    for gap in found["gaps"]:
+        click.echo(
+            f"state: history before {_time(gap['before_ns'])} is not in {gap['projector']} "
+            f"(entries {gap['after'] + 1} to {gap['until']})"
+        )
     for one in found["projectors"]:
         click.echo(
             f"projector {one['name']}: {one['health']}, {one['lag']} behind, "

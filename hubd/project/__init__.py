@@ -14,6 +14,7 @@ from hubd.project.base import apply_entries as apply_entries
 from hubd.project.base import follow
 from hubd.project.directory import SERIES_MAX as SERIES_MAX
 from hubd.project.events import EventsProjector as EventsProjector
+from hubd.project.gaps import Gap as Gap
 from hubd.project.live import Live as Live
 from hubd.project.schedule import MEMORY_BYTES as MEMORY_BYTES
 from hubd.project.telemetry import TelemetryProjector as TelemetryProjector

@@ -6,6 +6,7 @@ inside an entry if need be (I7, I9).
 
 import enum
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -16,6 +17,7 @@ from sqlalchemy.dialects.sqlite import insert
 from hubd.log.base import Entry
 from hubd.project import scratch
 from hubd.project.feed import BadEntry, Cursor, Feed, Part, Parted
+from hubd.project.gaps import Gap, note_gap
 from hubd.state import State, StateReplaced, tables
 from hubd.state.fresh import FreshLost
 
@@ -46,6 +48,10 @@ class Projector(Parted, Protocol):
     @property
     def is_full(self) -> bool:
         """Whether nothing more may be applied before something is stored."""
+        ...
+
+    def press(self, position: int) -> None:
+        """Let what is in memory up to `position` be due, for the log is to drop it."""
         ...
 
     def wait_s(self) -> float:
@@ -92,6 +98,7 @@ class Progress:
         self.error = ""
         self.newest_skip = ""
         self._changed = trio.Event()
+        self._pressed = trio.Event()
 
     def note(self) -> None:
         """Wake those who wait for a change."""
@@ -101,6 +108,14 @@ class Progress:
     def fail(self, error: str) -> None:
         self.health, self.error = Health.FAILING, error[:ERROR_CHARS]
         self.note()
+
+    def press(self) -> None:
+        """Have an idle projector look at what is due."""
+        self._pressed.set()
+        self._pressed = trio.Event()
+
+    async def pressed(self) -> None:
+        await self._pressed.wait()
 
     async def reach(self, position: int) -> None:
         """Return once everything up to `position` is projected."""
@@ -123,6 +138,8 @@ class Source(Protocol):
 
     @property
     def head(self) -> int: ...
+    @property
+    def oldest(self) -> int: ...
     async def read(self, after: int, *, limit_bytes: int = ...) -> Sequence[Entry]: ...
     async def wait_beyond(self, position: int) -> None: ...
 
@@ -171,6 +188,7 @@ class _Follower:
         name, progress = self._projector.name, self._progress
         progress.skipped = await self._patiently(lambda c: _count_skipped(c, name))
         cursor = await self._begin()
+        await self._note_gap(cursor)
         progress.position = cursor.position
         progress.note()
         while True:
@@ -198,9 +216,30 @@ class _Follower:
         while self._source.head <= position:
             with trio.move_on_after(self._projector.wait_s()):
                 await self._wait_beyond(position)
-                return
-            await self._store(is_idle=True)
-        await self._wait_beyond(position)
+            if self._source.head <= position:
+                await self._store(is_idle=True)
+        if self._state.life != self._life:
+            raise StateReplaced
+
+    async def _note_gap(self, cursor: Cursor) -> None:
+        """Keep which entries this view never gets: the log has dropped them."""
+        source, name = self._source, self._projector.name
+        if cursor.position + 1 >= source.oldest:
+            return
+        first = (await source.read(cursor.position, limit_bytes=1))[0]
+        gap = Gap(
+            projector=name, after=cursor.position, until=source.oldest - 1,
+            before_ns=first.stored_at_ns, found_ns=time.time_ns(),
+        )  # fmt: skip
+        log.error(
+            "projector %s lacks entries %d to %d: the log has dropped them",
+            name, gap.after + 1, gap.until,
+        )  # fmt: skip
+        while True:
+            try:
+                return await self._state.write(lambda c: note_gap(c, gap), life=self._life)
+            except Exception as error:
+                await self._wait_out(error)
 
     async def _store(self, *, is_idle: bool) -> None:
         while self._projector.is_due(is_idle=is_idle):
@@ -229,14 +268,19 @@ class _Follower:
             self._progress.note()
 
     async def _wait_beyond(self, position: int) -> None:
-        """Return once the log goes on; raises StateReplaced, also while it stands still."""
+        """Return once the log goes on, or when pressed; raises StateReplaced, also meanwhile."""
         async with trio.open_nursery() as nursery:
 
             async def end_with_state() -> None:
                 await self._state.replaced(self._life)
                 nursery.cancel_scope.cancel()
 
+            async def end_when_pressed() -> None:
+                await self._progress.pressed()
+                nursery.cancel_scope.cancel()
+
             nursery.start_soon(end_with_state)
+            nursery.start_soon(end_when_pressed)
             await self._source.wait_beyond(position)
             nursery.cancel_scope.cancel()
         if self._state.life != self._life:

@@ -6,6 +6,7 @@ from sqlalchemy.dialects.sqlite import insert
 
 from hubd.project.feed import Cursor
 from hubd.state import tables
+from hubd.state.sync import make_durable
 
 
 def read_cursor(connection: sa.Connection, name: str) -> Cursor:
@@ -31,6 +32,14 @@ def move_cursor(connection: sa.Connection, name: str, cursor: Cursor) -> None:
     )
 
 
+def durable_cursors(connection: sa.Connection) -> dict[str, int]:
+    """Return by projector up to where the log is in its rows, also after a power cut."""
+    table = tables.projector_cursor
+    found = connection.execute(sa.select(table.c.name, table.c.position)).all()
+    make_durable(connection)
+    return {name: position for name, position in found}  # of rows
+
+
 class CommitsEach:
     """What a projector does whose rows are stored with each transaction."""
 
@@ -42,6 +51,9 @@ class CommitsEach:
 
     def move(self, connection: sa.Connection, cursor: Cursor) -> None:
         move_cursor(connection, self.name, cursor)
+
+    def press(self, position: int) -> None:
+        pass
 
     def wait_s(self) -> float:
         return float("inf")

@@ -6,7 +6,7 @@ thousands of edges are a trickle, and a log that is read again gives the same pa
 
 import heapq
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from hubd.state.fresh import EdgeFresh
@@ -80,9 +80,12 @@ class Schedule:
             heapq.heappop(self._by_age)
         return self._by_age[0][0] if self._by_age else None
 
-    def due(self, now_ns: int) -> list[str]:
-        """Return edges to be written out now, as many as one transaction takes."""
-        due = dict(self._full)
+    def due(self, now_ns: int, upto: int = 0) -> list[str]:
+        """Return edges to be written out now, as many as one transaction takes.
+
+        upto   also those that have something in memory from up to there in the log
+        """
+        due = dict.fromkeys(self._up_to(upto)) | self._full
         if (at_ns := self.next_at_ns()) is not None and at_ns <= now_ns:
             old = [one for one in self._by_age if one[0] <= now_ns]
             due |= {edge: None for _, edge, since in sorted(old) if self._since.get(edge) == since}
@@ -96,6 +99,12 @@ class Schedule:
                 break
             step.append(edge)
         return step
+
+    def _up_to(self, position: int) -> Iterator[str]:
+        for edge, since in self._since.items():
+            if since > position:
+                return
+            yield edge
 
     def _largest(self) -> list[str]:
         """Return edges without which memory would be down to three quarters, the largest first."""

@@ -75,6 +75,7 @@ class TelemetryProjector:
         self._visible = Cursor()
         self._cursor = Cursor()  # as it is stored
         self._log_ns = 0
+        self._pressed = 0
 
     def blank(self) -> "TelemetryProjector":
         return TelemetryProjector(Live(), series_max=self._series_max)
@@ -212,6 +213,9 @@ class TelemetryProjector:
     def is_full(self) -> bool:
         return self._schedule.is_short
 
+    def press(self, position: int) -> None:
+        self._pressed = max(self._pressed, position)
+
     def wait_s(self) -> float:
         """Return after what time there is something to store, if the log stands still."""
         at_ns = self._schedule.next_at_ns()
@@ -221,10 +225,12 @@ class TelemetryProjector:
         """Return whether something is to be stored, by the time of the log or, idle, of now."""
         if self._due(is_idle=is_idle) or self._schedule.idle():
             return True
-        return self._schedule.safe(self._visible.position) >= self._cursor.position + IDLE_ENTRIES
+        safe, stored = self._schedule.safe(self._visible.position), self._cursor.position
+        return safe >= stored + IDLE_ENTRIES or stored < min(safe, self._pressed)
 
     def _due(self, *, is_idle: bool) -> list[str]:
-        return self._schedule.due(max(self._log_ns, self._clock_ns() if is_idle else 0))
+        now_ns = max(self._log_ns, self._clock_ns() if is_idle else 0)
+        return self._schedule.due(now_ns, self._pressed)
 
     def store(self, connection: sa.Connection, *, is_idle: bool) -> None:
         """Store what is due of some edges, and how far the log is stored then."""

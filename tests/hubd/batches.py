@@ -99,6 +99,17 @@ class Shelf:
     def head(self) -> int:
         return self._entries[-1].position if self._entries else 0
 
+    @property
+    def oldest(self) -> int:
+        return self._entries[0].position if self._entries else self.head + 1
+
+    def drop(self, upto: int) -> None:
+        self._entries = [entry for entry in self._entries if entry.position > upto]
+
+    def cut(self, head: int) -> None:
+        """Be the log as it was when it went up to there."""
+        self._entries = [entry for entry in self._entries if entry.position <= head]
+
     def put(self, *entries: Entry) -> None:
         self._entries += entries
         self._grown.set()

@@ -4,15 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
+from starlette.testclient import TestClient
 
-from hubd.api import Context
+from hubd.api import Context, make_app
 from hubd.log.base import LogStats
-from hubd.project import Health
+from hubd.log.retention import BACKUP, STATE_BACKUP, Standing
+from hubd.project import Gap, Health
+from hubd.project.gaps import note_gap
 from hubd.state import tables
 from tests.hubd.api.conftest import MINUTES
 from tests.hubd.batches import START_NS
-from tests.hubd.still import StillHub
+from tests.hubd.still import NOW_NS, StillHub
 
 SECOND = 10**9
 POWER = {"entity": "meter0", "key": "ActivePower"}
@@ -224,7 +228,7 @@ def test_health_is_degraded_while_a_projector_fails(
 
 def test_health_names_what_an_operator_should_know(client: httpx2.Client, context: Context) -> None:
     assert isinstance(context.hub, StillHub)
-    context.hub.log = LogStats(entries=3, damaged=2, used_bytes=81, limit_bytes=100)
+    context.hub.log = LogStats(entries=3, damaged=2, used_bytes=86, limit_bytes=100)
     progress = context.projectors.progress[1]
     progress.skipped, progress.newest_skip = 4, "RecordError: nonsense"
     beyond = tables.edge_totals.update().where(tables.edge_totals.c.edge == "barn")
@@ -235,7 +239,7 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     assert (answer["status"], answer["is_working"]) == ("degraded", True)
     for words in (
         "projector events skipped 4 entries of the log, the newest: RecordError: nonsense",
-        "the log uses 81 of 100 bytes (81 %)",
+        "the log uses 86 of 100 bytes (86 %)",
         "2 values of the log are damaged",
         "edge barn: 7 readings are in the log only",
     ):
@@ -244,7 +248,7 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     assert "skipped 4 entries" in client.get("/").text
     lines = client.get("/metrics").text.splitlines()
     assert 'edgesync_hub_skips_total{projector="events"} 4.0' in lines
-    assert "edgesync_hub_log_used_bytes 81.0" in lines
+    assert "edgesync_hub_log_used_bytes 86.0" in lines
     assert "edgesync_hub_log_limit_bytes 100.0" in lines
     assert "edgesync_hub_rebuilds_total 0.0" in lines
     assert "edgesync_hub_fresh_readings 3602.0" in lines
@@ -283,3 +287,64 @@ def test_metrics_are_what_prometheus_reads(client: httpx2.Client) -> None:
     assert 'edgesync_hub_projector_lag{projector="events"} 0.0' in lines
     new = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
     assert new.text.endswith("# EOF\n")
+
+
+def problems_of(client: httpx2.Client) -> list[str]:
+    problems: list[str] = client.get("/healthz").json()["problems"]
+    return problems
+
+
+@pytest.mark.feature("S32")
+def test_health_says_what_keeps_a_log_from_dropping_its_oldest_entries(
+    client: httpx2.Client, context: Context
+) -> None:
+    hub, standing = context.hub, Standing()
+    assert isinstance(hub, StillHub)
+    held = msgspec.structs.replace(context, retention=lambda: standing)
+    client = TestClient(make_app(held), backend="trio")
+    roomy = LogStats(entries=3, damaged=0, used_bytes=70, limit_bytes=100, oldest=7)
+    short = msgspec.structs.replace(roomy, used_bytes=81)
+    hub.log = short
+    assert problems_of(client) == []  # it is being dropped from
+    cursors = {"projector events": 12}
+    standing = Standing(held_by="projector events", held_since_ns=NOW_NS, cursors=cursors)
+    (problem,) = problems_of(client)
+    assert "entries from 7 on stay for projector events, which is at 12; raise `limit`" in problem
+    hub.log = roomy
+    assert problems_of(client) == []
+    standing = msgspec.structs.replace(standing, held_since_ns=NOW_NS - 301 * 10**9)
+    (problem,) = problems_of(client)
+    assert "entries from 7 on stay for projector events, which is at 12" in problem
+    hub.log, standing = short, Standing(held_by=STATE_BACKUP, held_since_ns=NOW_NS)
+    (problem,) = problems_of(client)
+    assert "until a backup has the state that was made of them: make one (`hubd backup`)" in problem
+    standing = Standing(held_by=BACKUP, held_since_ns=NOW_NS)
+    (problem,) = problems_of(client)
+    assert "until a backup has them" in problem
+    text = client.get("/metrics").text
+    assert 'edgesync_hub_log_held{by="no backup has it"} 1.0' in text
+    assert "edgesync_hub_log_oldest 7.0" in text
+
+
+@pytest.mark.feature("S32")
+def test_what_is_not_in_a_state_that_was_made_again_is_told(
+    client: httpx2.Client, context: Context
+) -> None:
+    gaps = [
+        Gap(projector=name, after=0, until=41, before_ns=START_NS, found_ns=NOW_NS)
+        for name in ("events", "telemetry")
+    ]
+    for gap in gaps:
+        context.state.write_now(lambda c, gap=gap: note_gap(c, gap))  # type: ignore[misc]
+    (problem,) = problems_of(client)
+    assert problem.startswith("history before 2026-01-01 00:00:00+00:00 (entries 1 to 41 of the")
+    assert "events, telemetry" in problem
+    stats = client.get("/api/v1/stats").json()
+    assert stats["history_from_ns"] == START_NS
+    assert [gap["projector"] for gap in stats["gaps"]] == ["events", "telemetry"]
+    assert "edgesync_hub_state_gaps 2.0" in client.get("/metrics").text
+    # After a week it is no news any more, and stays in the answer.
+    late = msgspec.structs.replace(context, now_ns=lambda: NOW_NS + 8 * 86400 * 10**9)
+    client = TestClient(make_app(late), backend="trio")
+    assert problems_of(client) == []
+    assert len(client.get("/api/v1/stats").json()["gaps"]) == 2

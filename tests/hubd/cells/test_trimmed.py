@@ -1,0 +1,96 @@
+"""Keys over a log that has dropped its oldest entries."""
+
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from edgesync._native.edgekeys import NAMED_FROM
+from hubd.cells import HubCells
+from tests.hubd.keys import Till
+
+pytestmark = pytest.mark.feature("S32")
+
+LOG = b"g" * 16
+
+
+def opened(path: Path, head: int, oldest: int = 1, *, is_again: bool = False) -> HubCells:
+    return HubCells(path, LOG, head, random=Random(1), oldest=oldest, is_again=is_again)
+
+
+def carry_out(cells: HubCells, till: Till, position: int) -> None:
+    for _ in cells.project(till.entry(position)):
+        cells.note_changes()
+
+
+def a_till(name: str) -> Till:
+    """An edge that has a name already: its operations are known by their numbers."""
+    till = Till(name)
+    till.space.call_yourself(NAMED_FROM + 7)
+    return till
+
+
+def written(till: Till, key: str) -> Till:
+    till.do("SET", key, "1")
+    return till
+
+
+def test_keys_that_are_behind_the_log_begin_another_keyspace(tmp_path: Path) -> None:
+    """Else edges would take for known what was in the entries that nobody reads any more (I15)."""
+    till = a_till("barn")
+    with closing(opened(tmp_path, 3)) as cells:
+        carry_out(cells, written(till, "a"), 3)
+        keyspace, r = cells.mark.keyspace, cells.replicas()["barn"].r
+    written(till, "b").entry(4)  # is dropped
+    with closing(opened(tmp_path, 9, oldest=5)) as cells:
+        assert cells.mark.keyspace != keyspace
+        assert (cells.mark.lacks, cells.position) == (4, 3)
+        carry_out(cells, written(till, "c"), 5)
+        replica = cells.replicas()["barn"]
+        assert replica.r == r
+        # What was dropped is known to be missing, and is told when the edge tells all it holds.
+        assert [replica.has(n) for n in (1, 2, 3)] == [True, None, True]
+        assert [cells.ask("EXISTS", [key]) for key in "abc"] == [1, 0, 1]
+    with closing(opened(tmp_path, 9, oldest=5)) as cells:
+        assert cells.mark.lacks == 4
+
+
+def test_keys_that_are_made_again_know_what_they_missed(tmp_path: Path) -> None:
+    till = a_till("barn")
+    written(till, "a").entry(1)
+    with closing(opened(tmp_path, 9, oldest=2, is_again=True)) as cells:
+        assert (cells.mark.lacks, cells.position) == (1, 0)
+        carry_out(cells, written(till, "b"), 2)
+        assert [cells.replicas()["barn"].has(n) for n in (1, 2)] == [None, True]
+
+
+def test_keys_of_a_new_tenant_lack_nothing(tmp_path: Path) -> None:
+    """No edge of it has written before."""
+    with closing(opened(tmp_path, 9, oldest=5)) as cells:
+        assert cells.mark.lacks == 0
+        carry_out(cells, written(a_till("barn"), "a"), 10)
+        assert cells.replicas()["barn"].has(1) is True
+
+
+def test_keys_that_have_all_up_to_the_oldest_entry_stay_as_they_are(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, 4)) as cells:
+        carry_out(cells, written(a_till("barn"), "a"), 4)
+        keyspace = cells.mark.keyspace
+    with closing(opened(tmp_path, 9, oldest=5)) as cells:
+        assert (cells.mark.keyspace, cells.mark.lacks) == (keyspace, 0)
+
+
+def test_a_place_in_the_log_counts_as_stored_when_it_is_on_disk(tmp_path: Path) -> None:
+    with closing(opened(tmp_path, 0)) as cells:
+        assert cells.stored_position == 0
+        carry_out(cells, written(a_till("barn"), "a"), 7)
+        assert (cells.position, cells.stored_position) == (7, 0)
+        cells.commit()
+        assert cells.stored_position == 7
+        cells.pass_over(Till("shop").entry(8))
+        cells.commit()
+        assert cells.stored_position == 7  # nothing had changed with it
+        cells.save_position()
+        cells.commit()
+        assert cells.stored_position == 8

@@ -1,0 +1,146 @@
+"""A log that has dropped its oldest entries, and a state that has not read them."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+import trio.testing
+
+from hubd.project import Live, Projectors, run_projectors
+from hubd.project.cursors import durable_cursors
+from hubd.project.gaps import read_gaps
+from hubd.project.readers import ProjectorReaders
+from hubd.state import State, open_state, views
+from tests.hubd.batches import START_NS, Edge, Shelf
+from tests.hubd.project.test_follow import entries_of, following
+
+pytestmark = pytest.mark.feature("S32")
+
+LOG = b"g" * 16
+NAMES = ["events", "telemetry", "windows"]
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = open_state(tmp_path / "state.db", LOG)
+    yield state
+    state.close()
+
+
+def gaps_of(state: State) -> list[tuple[str, int, int, int]]:
+    return [
+        (gap.projector, gap.after, gap.until, gap.before_ns) for gap in state.read_now(read_gaps)
+    ]
+
+
+async def test_a_state_made_anew_begins_where_the_log_begins_and_says_so(
+    state: State, tmp_path: Path
+) -> None:
+    shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3, 4, 5]))
+    shelf.drop(3)
+    async with following(shelf, state) as projectors:
+        await projectors.reach(5)
+    wanted = [(name, 0, 3, START_NS + 4) for name in NAMES]
+    assert gaps_of(state) == wanted
+    totals = state.read_now(views.totals)["barn"]
+    assert (totals.readings, totals.events) == (2, 2)
+    # It is known after a restart, and told once.
+    state.close()
+    again = open_state(tmp_path / "state.db", LOG)
+    async with following(shelf, again) as projectors:
+        await projectors.reach(5)
+    assert gaps_of(again) == wanted
+    again.close()
+
+
+async def test_a_state_that_is_behind_the_log_lacks_what_lies_between(state: State) -> None:
+    """As one that was put back from a copy, or a view that a newer version has added."""
+    shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3, 4, 5]))
+    head = Shelf(await shelf.read(0))
+    head.cut(2)
+    async with following(head, state) as projectors:
+        await projectors.reach(2)
+        press(state, projectors, 2)
+        await stored(state, 2)
+    shelf.drop(4)
+    async with following(shelf, state) as projectors:
+        await projectors.reach(5)
+    assert gaps_of(state) == [(name, 2, 4, START_NS + 5) for name in NAMES]
+    assert state.read_now(views.totals)["barn"].events == 3
+
+
+async def test_where_nothing_is_missing_there_is_no_gap(state: State) -> None:
+    shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3, 4]))
+    async with following(shelf, state) as projectors:
+        await projectors.reach(4)
+        press(state, projectors, 4)
+        await stored(state, 4)
+    shelf.drop(3)
+    async with following(shelf, state) as projectors:
+        await projectors.reach(4)
+    assert gaps_of(state) == []
+
+
+def press(state: State, projectors: Projectors, position: int) -> None:
+    ProjectorReaders(state, projectors).press(position)
+
+
+async def stored(state: State, position: int) -> None:
+    """Return once every projector has stored the log so far."""
+    with trio.fail_after(20):
+        while True:
+            cursors = state.read_now(durable_cursors)
+            if min(cursors.get(name, 0) for name in NAMES) >= position:
+                return
+            await trio.sleep(0.01)  # that is on another thread
+
+
+async def test_readings_in_memory_are_stored_when_the_log_is_to_drop_them(state: State) -> None:
+    """They would be for an hour; a quiet edge must not keep the log so long."""
+    entries = [*entries_of(Edge("barn"), [1, 2, 3]), *entries_of(Edge("shop"), [4, 5, 6])]
+    later_ns = time.time_ns() + 10**15  # not old yet, by any clock
+    shelf = Shelf([msgspec.structs.replace(entry, stored_at_ns=later_ns) for entry in entries])
+    async with following(shelf, state) as projectors:
+        readers = ProjectorReaders(state, projectors)
+        await projectors.reach(6)
+        assert await readers.cursors() == {
+            "projector telemetry": 0, "projector events": 6, "projector windows": 6
+        }  # fmt: skip
+        await trio.testing.wait_all_tasks_blocked()
+        readers.press(2)
+        await stored(state, 3)
+        assert (await readers.cursors())["projector telemetry"] == 3
+        assert state.read_now(views.totals)["barn"].readings == 3
+
+
+async def test_a_log_without_readings_does_not_wait_for_the_telemetry(state: State) -> None:
+    edge, shelf = Edge("barn"), Shelf()
+    for position in range(1, 9):
+        edge.event(100)
+        shelf.put(edge.entry(position))
+    async with following(shelf, state) as projectors:
+        await projectors.reach(8)
+        press(state, projectors, 5)
+        await stored(state, 8)
+
+
+async def test_the_next_life_of_a_damaged_state_has_the_gap(state: State) -> None:
+    shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3, 4]))
+    projectors = Projectors(Live())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_projectors, shelf, state, projectors)
+        await projectors.reach(4)
+        shelf.drop(2)
+        began_ns, life = time.time_ns(), state.life
+        state.report_damage(Exception("rotten"))
+        await state.replaced(life)
+        with trio.fail_after(20):
+            while len(state.read_now(read_gaps)) < len(NAMES):  # noqa: ASYNC110  # in a thread
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    gaps = state.read_now(read_gaps)
+    assert [(gap.projector, gap.until) for gap in gaps] == [(name, 2) for name in NAMES]
+    assert all(gap.found_ns >= began_ns for gap in gaps)
