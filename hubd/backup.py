@@ -1,81 +1,169 @@
 """Copies of a hub: `backup` beside a running one or of one that stands still, and `restore`.
 
-A copy holds the log, the keys, the registry and the hub's own key pair. The SQL state is made again
-from the log. The keys are copied first: they must not know more than the log beside them.
+A copy holds the log, the keys of each tenant, owned state, the hub's own key pair and hub.toml, and
+a manifest of them. Derived state is made again from the log. The keys are copied before the log,
+they must not know more than it; owned state after it, for it must know whose all its edges are.
 """
 
 import contextlib
+import os
 import shutil
-import sqlite3
+import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
+import msgspec
+import sqlalchemy as sa
 import trio
 
+from edgesync import __version__
+from edgesync.store.directory import LOCK, sync_directory
+from hubd import manifest as manifests
 from hubd import serve
 from hubd.cells.keyspaces import CELLS, OTHERS, cells_path
-from hubd.errors import HubError
+from hubd.hold import DatabaseHold, holding_folder
 from hubd.log.lmdb import LmdbLog
+from hubd.manifest import BackupRefused, Manifest
+from hubd.owned import Owned, open_owned
 from hubd.owned.database import FILE
+from hubd.owned.dump import load_dump, write_dump
+
+OWNED, SETTINGS = "owned.jsonl", "hub.toml"
+# Where a restored hub lies until it is whole.
+DRAFT: Final = "restore.draft"
 
 
-class BackupRefused(HubError):
-    """Nothing was copied; the sentence names the remedy."""
-
-
-async def backup(
-    hub_log: LmdbLog, copy_keys: Mapping[str, Callable[[str], None]], folder: Path, target: Path
-) -> None:
-    """Copy the hub in `folder` into `target`, which must not hold one; raises BackupRefused.
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """A hub to be copied.
 
     copy_keys  by tenant: what writes the store of its keys into a folder
-
-    Appends go on meanwhile. Afterwards edges may forget what the copy holds (I3).
+    settings   the text of hub.toml
     """
-    await trio.to_thread.run_sync(_copy_files, copy_keys, folder, target)
-    await hub_log.backup(target / serve.LOG)
-    # Again: the log may have edges that came meanwhile, and whose they are must stand beside it.
-    await trio.to_thread.run_sync(_copy_registry, folder, target)
+
+    folder: Path
+    hub_log: LmdbLog
+    copy_keys: Mapping[str, Callable[[str], None]]
+    owned: Owned
+    settings: str
 
 
-def _copy_files(copy_keys: Mapping[str, Callable[[str], None]], folder: Path, target: Path) -> None:
+async def backup(hub: Source, target: Path) -> None:
+    """Copy a hub into `target`, a folder of its own; raises BackupRefused.
+
+    Appends go on meanwhile. Once the copy is on the disk, edges may forget what it holds (I3). An
+    error leaves it unfinished, which `restore` refuses.
+    """
+    await trio.to_thread.run_sync(_begin, hub, target)
+
+    async def finish() -> None:
+        await trio.to_thread.run_sync(_finish, hub, target)
+
+    await hub.hub_log.backup(target / serve.LOG, before_safe=finish)
+
+
+def _begin(hub: Source, target: Path) -> None:
     if target.exists() and any(target.iterdir()):
         raise BackupRefused(f"{target} is not empty; name a folder of its own for each backup")
-    (target / serve.LOG).mkdir(parents=True, mode=0o700)
-    for tenant, copy in copy_keys.items():
+    target.mkdir(parents=True, exist_ok=True, mode=0o700)
+    manifests.begin(target)
+    for tenant, copy in hub.copy_keys.items():
         path = cells_path(target, tenant)
         path.mkdir(parents=True, mode=0o700)
         copy(str(path))
-    _copy_registry(folder, target)
-    if (folder / serve.KEYS).exists():
-        shutil.copy2(folder / serve.KEYS, target / serve.KEYS)
+    if (hub.folder / serve.KEYS).exists():
+        shutil.copy2(hub.folder / serve.KEYS, target / serve.KEYS)
+    with open(os.open(target / SETTINGS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+        out.write(hub.settings)
 
 
-def _copy_registry(folder: Path, target: Path) -> None:
-    """Copy a database that others may be writing to."""
-    if not (folder / FILE).exists():
-        return
-    with (
-        contextlib.closing(sqlite3.connect(folder / FILE)) as database,
-        contextlib.closing(sqlite3.connect(target / FILE)) as copy,
-    ):
-        database.backup(copy)
-    (target / FILE).chmod(0o600)
+def _finish(hub: Source, target: Path) -> None:
+    write_dump(hub.owned, target / OWNED)
+    with contextlib.closing(LmdbLog(target / serve.LOG, readonly=True)) as copied:
+        head = copied.head
+    (target / serve.LOG / LOCK).unlink(missing_ok=True)  # of that reader alone
+    manifest = Manifest(
+        format=manifests.FORMAT,
+        edgesync=__version__,
+        made_at_ns=time.time_ns(),
+        head=head,
+        files=manifests.file_facts(target),
+    )
+    manifests.finish(target, manifest)
 
 
-def restore(source: Path, folder: Path) -> int:
-    """Put a backup into an empty data folder; returns the log's head. Raises BackupRefused."""
-    if (folder / serve.LOG).exists():
-        raise BackupRefused(f"{folder / serve.LOG} exists; move it aside first")
+def check(source: Path) -> Manifest | None:
+    """Return the manifest of a backup that can be restored, None for one of an earlier version.
+
+    Raises BackupRefused.
+    """
+    manifest = manifests.check(source)
     if not (source / serve.LOG).is_dir():
         raise BackupRefused(f"{source} holds no backup of a hub: it has no folder {serve.LOG}")
+    return manifest
+
+
+def restore(source: Path, folder: Path, url: sa.URL | None = None) -> int:
+    """Put a backup that was checked into an empty data folder, and its owned state into a database.
+
+    url   of that database; None: in the folder
+
+    Returns the log's head. Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
+    """
+    if (folder / serve.LOG).exists():
+        raise BackupRefused(f"{folder / serve.LOG} exists; move it aside first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in (serve.KEYS, FILE):
-        if (source / name).exists():
-            shutil.copy2(source / name, folder / name)
-    for name in (serve.LOG, CELLS, OTHERS):
-        if (source / name).exists():
-            shutil.copytree(source / name, folder / name)
-    with contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log:
-        hub_log.renew_generation()
-        return hub_log.head
+    draft = folder / DRAFT
+    with holding_folder(folder), contextlib.closing(DatabaseHold(url)) as hold:
+        hold.take()
+        shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
+        names = [
+            name for name in (serve.KEYS, CELLS, OTHERS, serve.LOG) if (source / name).exists()
+        ]
+        draft.mkdir(mode=0o700)
+        for name in names:
+            _copy(source / name, draft / name)
+        with contextlib.closing(LmdbLog(draft / serve.LOG)) as hub_log:
+            hub_log.renew_generation()
+            head = hub_log.head
+        manifests.file_facts(draft)  # they are on the disk
+        _restore_owned(source, folder, url)
+        for name in names:  # the log last: without it nothing has been restored
+            _put(draft / name, folder / name)
+        draft.rmdir()
+        sync_directory(folder)
+        return head
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copy2(source, target)
+
+
+def _put(source: Path, target: Path) -> None:
+    if target.is_dir():
+        raise BackupRefused(f"{target} exists; move it aside first")
+    source.replace(target)
+
+
+def _restore_owned(source: Path, folder: Path, url: sa.URL | None) -> None:
+    with contextlib.ExitStack() as stack:
+        dump = source / OWNED
+        if not dump.exists():
+            if not (source / FILE).exists():
+                return
+            dump = _dump_of_file(source / FILE, stack)
+        owned = stack.enter_context(contextlib.closing(open_owned(folder, url)))
+        load_dump(owned, dump)
+
+
+def _dump_of_file(registry: Path, stack: contextlib.ExitStack) -> Path:
+    """Return a dump of the database that backups of earlier versions hold."""
+    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    shutil.copy2(registry, scratch / FILE)
+    with contextlib.closing(open_owned(scratch)) as owned:
+        write_dump(owned, scratch / OWNED)
+    return scratch / OWNED

@@ -271,7 +271,7 @@ async def _serve(
                 functools.partial(
                     serve_control,
                     folder,
-                    _control_answers(context, keyspaces, hub_log, retention, folder),
+                    _control_answers(context, keyspaces, hub_log, retention, registry, folder),
                     name=HUB,
                     mendable=(EdgesyncError, HubError, OSError),
                 )
@@ -287,10 +287,15 @@ async def _serve(
 
 
 def _control_answers(
-    context: Context, keyspaces: Keyspaces, hub_log: LmdbLog, retention: Retention, folder: Path
+    context: Context,
+    keyspaces: Keyspaces,
+    hub_log: LmdbLog,
+    retention: Retention,
+    registry: Registry,
+    folder: Path,
 ) -> Mapping[str, Answer]:
     """Return what the control socket answers: whoever may read the folder needs no token."""
-    from hubd.backup import backup  # which names the files of this module
+    from hubd.backup import Source, backup  # which names the files of this module
 
     async def edges(_asked: Mapping[str, Any]) -> Any:
         return {view.edge: view for view in context.hub.edges()}
@@ -300,8 +305,12 @@ def _control_answers(
 
     async def copy(asked: Mapping[str, Any]) -> Any:
         copies = {tenant: answers.cells.copy for tenant, answers in keyspaces.all()}
+        source = Source(
+            folder=folder, hub_log=hub_log, copy_keys=copies, owned=registry.owned,
+            settings=str(asked.get("settings", "")),
+        )  # fmt: skip
         async with retention.hold():
-            await backup(hub_log, copies, folder, Path(str(asked.get("target", ""))))
+            await backup(source, Path(str(asked.get("target", ""))))
         return {"head": hub_log.head}
 
     async def retire(asked: Mapping[str, Any]) -> Any:

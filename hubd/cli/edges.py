@@ -12,7 +12,7 @@ import click
 from edgesync.cli.program import as_json_option
 from edgesync.serve.control import NotRunning, ask_hub
 from hubd import serve
-from hubd.cli.options import database_option, settings_of
+from hubd.cli.options import checked_text, database_option, settings_of
 from hubd.errors import EdgeUnknown
 from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry, open_registry
 from hubd.registry.enrol import public_address, token_for
@@ -43,7 +43,7 @@ def checked_name(_context: click.Context, _parameter: click.Parameter, value: st
 @click.command(epilog="Example: hubd enroll barn-7 | ssh barn-7 'edgesync init --token -'")
 @click.argument("edge", callback=checked_name)
 @click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose edge it is.")
-@click.option("--site", default="", help="Where it stands, in your words.")
+@click.option("--site", default="", callback=checked_text, help="Where it stands, in your words.")
 @click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")
 @as_json_option
 @database_option

@@ -22,8 +22,10 @@ from edgesync.store.directory import is_there
 from edgesync_transport.messages import Codec
 from hubd import serve
 from hubd.cells.keyspaces import cells_path, stored_tenants
+from hubd.cli.options import database_option, settings_of
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
+from hubd.owned import open_owned
 from hubd.project.beside import read_beside
 from hubd.settings import data_dir, read_settings
 from hubd.state import points, tables
@@ -183,20 +185,25 @@ def status(config: Path, as_json: bool) -> None:
 @click.command(epilog="Example: hubd backup /backups/hub-2026-11-21")
 @click.argument("target", type=click.Path(path_type=Path, file_okay=False))
 @as_json_option
+@database_option
 @click.pass_obj
 def backup(config: Path, target: Path, as_json: bool) -> None:
     """Copy the hub into TARGET, a folder of its own; the hub may be running.
 
-    The copy holds the log, the keys, the registry, the hub's own key pair and hub.toml; the state
-    is made from the log. With `log.managed_backups` edges then forget what it holds.
+    The copy holds the log, the keys, the registry (from PostgreSQL, too), the hub's own key pair
+    and hub.toml, each with its checksum; the state is made from the log. With
+    `log.managed_backups` edges then forget what it holds.
     """
     from hubd import backup as copies
 
-    settings = read_settings(config)
+    settings = settings_of(config)
     folder = data_dir(config, settings)
     target = target.absolute()
+    text = config.read_text()
     try:
-        head = ask_hub(folder, "backup", target=str(target), timeout_s=BACKUP_LIMIT_S)["head"]
+        head = ask_hub(
+            folder, "backup", target=str(target), settings=text, timeout_s=BACKUP_LIMIT_S
+        )["head"]
     except NotRunning:
         limit = int(settings.log.limit)
         with contextlib.ExitStack() as opened:
@@ -212,9 +219,13 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
                     )  # fmt: skip
                     opened.callback(cells.close)
                     keys[tenant] = cells.copy
-            trio.run(copies.backup, hub_log, keys, folder, target)
+            owned = open_owned(folder, serve.database_url(settings))
+            opened.enter_context(contextlib.closing(owned))
+            source = copies.Source(
+                folder=folder, hub_log=hub_log, copy_keys=keys, owned=owned, settings=text
+            )
+            trio.run(copies.backup, source, target)
             head = hub_log.head
-    shutil.copy2(config, target / "hub.toml")
     if as_json:
         click.echo(json.dumps({"target": str(target), "head": head}))
         return
@@ -226,6 +237,7 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
 
 @click.command(epilog="Example: hubd restore /backups/hub-2026-11-21")
 @click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@database_option
 @click.pass_obj
 def restore(config: Path, source: Path) -> None:
     """Begin again from a backup, in an empty data directory; edges resend what it lacks.
@@ -234,11 +246,15 @@ def restore(config: Path, source: Path) -> None:
     """
     from hubd import backup as copies
 
+    manifest = copies.check(source)
     if not config.exists() and (source / "hub.toml").exists():
         config.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / "hub.toml", config)
         click.echo(f"took {config} from the backup")
-    head = copies.restore(source, data_dir(config, read_settings(config)))
+    settings = settings_of(config)
+    head = copies.restore(source, data_dir(config, settings), serve.database_url(settings))
+    if manifest is None:
+        click.echo("an earlier version made this backup, without checksums", err=True)
     click.echo(f"restored up to position {head}; hubd run goes on from there")
 
 

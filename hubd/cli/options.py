@@ -34,6 +34,15 @@ database_option = click.option(
 )
 
 
+def checked_text(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Return a text that can be stored and shown; raises BadParameter for what is no UTF-8."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("is no UTF-8") from None
+    return value
+
+
 def settings_of(config: Path) -> Settings:
     """Return the settings of a hub, with what was given as options over them."""
     settings = read_settings(config)

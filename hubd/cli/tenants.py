@@ -8,7 +8,7 @@ import click
 
 from edgesync.cli.program import as_json_option
 from hubd.cli.edges import checked_name, registry_of
-from hubd.cli.options import database_option
+from hubd.cli.options import checked_text, database_option
 from hubd.cli.run import new_token
 from hubd.web import format
 
@@ -68,7 +68,7 @@ def remove(config: Path, name: str, yes: bool) -> None:
 @tenant.command(epilog="Example: hubd tenant token acme --read --label 'their dashboard'")
 @click.argument("name")
 @click.option("--read", is_flag=True, help="One that may only read.")
-@click.option("--label", default="", help="What it is for.")
+@click.option("--label", default="", callback=checked_text, help="What it is for.")
 @as_json_option
 @database_option
 @click.pass_obj

@@ -15,7 +15,7 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -445,10 +445,17 @@ class LmdbLog:
 
     # -- backups -------------------------------------------------------------------------------
 
-    async def backup(self, path: Path, *, stored: int = 0) -> None:
+    async def backup(
+        self,
+        path: Path,
+        *,
+        stored: int = 0,
+        before_safe: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         """Write a consistent copy into `path`, and raise `safe` to what it contains (I3).
 
-        stored   up to where the state that lies beside the copy has the log in rows
+        stored        up to where the state that lies beside the copy has the log in rows
+        before_safe   completes what the copy is a part of; if it raises, nothing became safe
 
         Appends go on meanwhile: the copy is one read transaction. Floors are read before it begins,
         so it holds all that is up to them.
@@ -456,6 +463,8 @@ class LmdbLog:
         async with self._turn:
             copied, head = dict(self._stored_lanes()), self._head
         await trio.to_thread.run_sync(self._store.copy, str(path))
+        if before_safe is not None:
+            await before_safe()
         backup = Backup(at_ns=self._clock_ns(), path=str(path), head=head, stored=stored)
         write = Write()
         write.put(FACTS, BACKUP, seal(BACKUP, msgspec.msgpack.encode(backup)), essential=True)

@@ -52,13 +52,21 @@ class Owned:
         self._is_ready = False
         self._lock = threading.Lock()
 
-    def prepare(self) -> None:
+    def prepare(self, *, to: str = "head") -> None:
         """Make and migrate the database; raises StoreVersion for one of a newer version."""
         with translated(self.name), self._alone():
-            self._prepare()
+            self._prepare(to)
 
-    def _prepare(self) -> None:
-        migrate(self._engine, SCHEMA, self.name, self._file)
+    def erase(self) -> None:
+        """Take all tables away, of a database that nobody uses: `prepare` makes them anew."""
+        with self._transaction(writes=True) as connection:
+            found = sa.MetaData()
+            found.reflect(connection)
+            found.drop_all(connection)
+        self._is_ready = False
+
+    def _prepare(self, to: str = "head") -> None:
+        migrate(self._engine, SCHEMA, self.name, self._file, to=to)
         with self._engine.connect() as connection:
             empty_wal(connection)  # a hub that was killed left one
         if self._file is not None:

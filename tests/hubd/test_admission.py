@@ -1,91 +1,24 @@
 """A hub whose registry is away: whom it knows comes and goes, and everybody is told the rest."""
 
 import os
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-import httpx2
 import msgspec
 import pytest
 import trio
 
-from edgesync import EdgeNode, Reading
-from edgesync.demo.site import free_ports
-from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
 from hubd import serve
 from hubd.admission import KNOWN
 from hubd.errors import HubHeld, OwnedUnusable
 from hubd.hold import DatabaseHold
 from hubd.owned.database import FILE
-from hubd.registry import Invitation, Registry, open_registry
-from hubd.settings import HubSettings, Settings, from_table
+from hubd.settings import HubSettings
 from tests.hubd.test_settings_act import served
+from tests.hubd.yard import Yard, send
 from tests.postgresql import Server
-from tests.sites import PATIENCE_S
 
 pytestmark = pytest.mark.feature("S6")
-
-
-class Yard:
-    """A hub's folder, its settings, and gateways that belong to it."""
-
-    def __init__(self, folder: Path, database: str) -> None:
-        self.folder = folder
-        link, http = free_ports(2)
-        self.url = f"http://127.0.0.1:{http}"
-        hub = {"listen": [f"tcp://127.0.0.1:{link}"], "database": database}
-        self.settings: Settings = from_table(
-            {"hub": hub, "api": {"port": http}}, file="hub.toml", environment={}
-        )
-        self.server_key = serve.load_keys(folder).public
-
-    def registry(self) -> Registry:
-        return open_registry(self.folder, serve.database_url(self.settings))
-
-    def enrol(self, edge: str) -> KeyPair:
-        pair = new_key_pair()
-        with closing(self.registry()) as registry:
-            token = registry.enrolments.invite(edge, valid_s=900)
-            registry.enrolments.redeem(token.routing_key, token.secret, pair.public)
-        write_keys(self.folder / edge / "edge.keys", pair)
-        return pair
-
-    @asynccontextmanager
-    async def edge(self, name: str) -> AsyncIterator[EdgeNode]:
-        hub = {"endpoint": self.settings.hub.listen[0], "server_key": self.server_key}
-        async with EdgeNode({"hub": hub}, folder=self.folder / name) as node:
-            yield node
-
-    async def ask(self, path: str, **body: Any) -> tuple[int, Any]:
-        async with httpx2.AsyncClient() as client:
-            method = "POST" if body else "GET"
-            answer = await client.request(method, self.url + path, json=body or None)
-            return answer.status_code, answer.json()
-
-    async def wait_for(self, path: str, is_wanted: Callable[[Any], bool]) -> Any:
-        while True:
-            _, answer = await self.ask(path)
-            if is_wanted(answer):
-                return answer
-            await trio.sleep(0.05)
-
-    async def health(self, is_wanted: Callable[[str], bool]) -> str:
-        answer = await self.wait_for("/healthz", lambda health: is_wanted(str(health["problems"])))
-        return str(answer["problems"])
-
-    async def redeem(self, token: Invitation) -> tuple[int, Any]:
-        return await self.ask(
-            "/api/v1/enroll", routing_key=token.routing_key, secret=token.secret,
-            public_key=new_key_pair().public,
-        )  # fmt: skip
-
-
-async def send(node: EdgeNode) -> None:
-    await node.ingest([Reading("m", "t", 1.0, time.time_ns())])
-    await node.sync(PATIENCE_S)
 
 
 @pytest.fixture

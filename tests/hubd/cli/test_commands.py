@@ -98,8 +98,9 @@ def test_a_hub_that_runs_is_copied_and_the_copy_is_whole(terminal: Terminal) -> 
     assert [row["state"] for row in terminal.json("hubd", "edges")] == ["unknown"]
     terminal.start_hub()
     assert json.loads(terminal.out("hubd", "keys", "GET", "price")) == "4.20"
-    nothing = terminal.run("hubd", "restore", str(terminal.folder))
-    assert (nothing.returncode, "exists; move it aside" in nothing.stderr) == (69, True)
+    for source, problem in ((terminal.folder, "holds no backup"), (backup, "move it aside")):
+        refused = terminal.run("hubd", "restore", str(source))
+        assert (refused.returncode, problem in refused.stderr) == (69, True), refused.stderr
 
 
 @pytest.mark.feature("S32")
