@@ -217,7 +217,9 @@ async def _serve(
     presence = Presence(hub_log, address_of=table.address_of, rates=rates)
     live = Live()
     projectors = Projectors(
-        live, series_max=settings.limits.series, memory_bytes=int(settings.state.memory)
+        live,
+        series=settings.limits.series_limits(keyspaces.owner_of),
+        memory_bytes=int(settings.state.memory),
     )
     retention = Retention(
         hub_log, settings.log.policy(), [ProjectorReaders(state, projectors), keyspaces]

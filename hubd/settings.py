@@ -1,6 +1,6 @@
 """What hub.toml may say. Every key has a default; unknown ones are refused."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
 from hubd.log.retention import Policy
+from hubd.project.limits import SERIES_MAX, TENANT_SERIES_MAX, SeriesLimits
 from hubd.rates import Rate, RateSettings
 
 Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
@@ -110,17 +111,21 @@ PerSecond = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 class LimitsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What one edge, and all of a tenant, may name and send.
 
-    series                 readings of more stay in the log and are counted
+    series, tenant_series  readings of more stay in the log and are counted
     *_readings, *_bytes    a second; who sends more is slowed down and loses nothing. 0: no limit
     burst                  so long a rate may be passed at once
     """
 
-    series: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    series: Annotated[int, Meta(ge=1, le=1_000_000)] = SERIES_MAX
+    tenant_series: Annotated[int, Meta(ge=1, le=10_000_000)] = TENANT_SERIES_MAX
     edge_readings: PerSecond = 500_000
     edge_bytes: Bytes = Bytes(16 << 20)
     tenant_readings: PerSecond = 1_000_000
     tenant_bytes: Bytes = Bytes(64 << 20)
     burst: Period = Period(10.0)
+
+    def series_limits(self, tenant_of: Callable[[str], str]) -> SeriesLimits:
+        return SeriesLimits(self.series, self.tenant_series, tenant_of=tenant_of)
 
     def rates(self) -> RateSettings:
         return RateSettings(

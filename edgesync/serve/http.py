@@ -25,6 +25,7 @@ HEAD_LINES_MAX: Final = 100
 REQUEST_S: Final = 5.0
 CONNECTIONS_MAX: Final = 32
 # Above this part of its limit the store refuses new facts.
+SERIES_ALARM: Final = 0.9
 STORE_PRESSED: Final = 0.9
 LEVELS: Final = ("normal", "warning", "high", "critical")
 
@@ -120,6 +121,11 @@ def health(status: Status) -> Page:
             f"({status.series_max})"
         )
     is_ok = not problems
+    if status.series_max and status.series >= SERIES_ALARM * status.series_max:
+        problems.append(
+            f"{status.series} of {status.series_max} series: at the limit new ones are left out "
+            "and known ones go on, raise [series] max"
+        )
     problems += descriptors.problems()  # worth knowing, and readings are stored all the same
     body = msgspec.json.encode({"ok": is_ok, "problems": problems})
     return (200 if is_ok else 503, b"application/json", body)
@@ -137,6 +143,7 @@ def _lines(status: Status) -> Iterator[str]:
         ("series_refused_total", "counter", "Readings beyond [series] max.", status.series_refused),
         ("events_total", "counter", "Events stored since the start.", status.events),
         ("series", "gauge", "Series known.", status.series),
+        ("series_limit", "gauge", "[series] max.", status.series_max),
         ("dead_records", "gauge", "Records the hub refused for good.", status.dead),
         ("oldest_pending_seconds", "gauge", "Age of the oldest undelivered record.",
          status.oldest_pending_s or 0.0),

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Final, Literal
 
 import msgspec
@@ -52,6 +53,13 @@ async def hub_problems(context: Context) -> list[HubProblem]:
         found.append(HubProblem(problem, stops_work=True))
     found += _slowed_problems(context)
     found += _keys_problems(context)
+    found += [
+        HubProblem(
+            f"{one.kind} {one.name} has {one.series} of {one.limit} series: at the limit new ones "
+            f"wait and known ones go on; `{one.setting}` under [limits] in hub.toml"
+        )
+        for one in islice(context.projectors.series.crowds(), EDGES_NAMED)
+    ]
     try:
         over, gaps = await context.state.read(
             lambda c: (views.over_limit(c, EDGES_NAMED), read_gaps(c))

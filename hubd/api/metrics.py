@@ -16,6 +16,7 @@ from hubd.api.fleet import projector_status
 from hubd.cells.store import Replica
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
+from hubd.project import SeriesLimits
 from hubd.project.gaps import read_gaps
 from hubd.rates import Slowdowns
 from hubd.state import views
@@ -41,6 +42,8 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     rebuilds: int = 0
     fresh: int = 0
     slowed: Slowdowns = Slowdowns([], {})
+    series: SeriesLimits = SeriesLimits()
+    tenants: set[str] = set()
 
 
 async def gathered(context: Context) -> Gathered:
@@ -55,6 +58,8 @@ async def gathered(context: Context) -> Gathered:
             keys=keys.stats(context),
             replicas=replicas,
             slowed=context.hub.slowed(),
+            series=context.projectors.series,
+            tenants={context.tenant},
         )
     return Gathered(
         edges=edges, totals=totals, keys=keys.stats(context), replicas=replicas,
@@ -62,6 +67,7 @@ async def gathered(context: Context) -> Gathered:
         log=context.hub.log_stats(), rebuilds=context.state.rebuilds,
         retention=context.retention(), gaps=len(await context.state.read(read_gaps)),
         fresh=context.state.fresh.readings, slowed=context.hub.slowed(),
+        series=context.projectors.series, tenants=set(context.projectors.series.tenants),
     )  # fmt: skip
 
 
@@ -70,6 +76,7 @@ def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry(auto_describe=False)
     metrics = [
         *_edges(found.edges), *_slowed(found.edges, found.slowed), *_held(found.totals),
+        *_series(found.edges, found.series, found.tenants),
         *_keys(found.keys), *_replicas(found.replicas, found.keys.change),
     ]  # fmt: skip
     if found.log is not None:
@@ -129,6 +136,23 @@ def _slowed(edges: list[EdgeView], slowed: Slowdowns) -> list[Metric]:
     for one in slowed.tenants:
         tenant.add_metric([one.name], 1.0)
     return [edge, tenant, often]
+
+
+def _series(edges: list[EdgeView], limits: SeriesLimits, tenants: set[str]) -> list[Metric]:
+    edge = _gauge("series", "Series it has; at [limits] series new ones wait")
+    tenant = _gauge("tenant_series", "Series of all its edges", "tenant")
+    for view in edges:
+        edge.add_metric([view.edge], limits.edges[view.edge])
+    for name in sorted(tenants):
+        tenant.add_metric([name], limits.tenants[name])
+    return [
+        edge,
+        tenant,
+        GaugeMetricFamily("edgesync_hub_series_limit", "[limits] series", value=limits.edge_max),
+        GaugeMetricFamily(
+            "edgesync_hub_tenant_series_limit", "[limits] tenant_series", value=limits.tenant_max
+        ),
+    ]
 
 
 def _held(totals: Mapping[str, Totals]) -> list[Metric]:

@@ -12,9 +12,9 @@ from hubd.project.base import Projector as Projector
 from hubd.project.base import Source as Source
 from hubd.project.base import apply_entries as apply_entries
 from hubd.project.base import follow
-from hubd.project.directory import SERIES_MAX as SERIES_MAX
 from hubd.project.events import EventsProjector as EventsProjector
 from hubd.project.gaps import Gap as Gap
+from hubd.project.limits import SeriesLimits as SeriesLimits
 from hubd.project.live import Live as Live
 from hubd.project.schedule import MEMORY_BYTES as MEMORY_BYTES
 from hubd.project.telemetry import TelemetryProjector as TelemetryProjector
@@ -26,10 +26,11 @@ class Projectors:
     """The projectors of a hub and how far each has come."""
 
     def __init__(
-        self, live: Live, *, series_max: int = SERIES_MAX, memory_bytes: int = MEMORY_BYTES
+        self, live: Live, *, series: SeriesLimits | None = None, memory_bytes: int = MEMORY_BYTES
     ) -> None:
+        self.series = series or SeriesLimits()
         self.all: tuple[Projector, ...] = (
-            TelemetryProjector(live, series_max=series_max, memory_bytes=memory_bytes),
+            TelemetryProjector(live, limits=self.series, memory_bytes=memory_bytes),
             EventsProjector(live),
             WindowsProjector(),
         )

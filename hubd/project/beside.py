@@ -7,6 +7,7 @@ import msgspec
 import sqlalchemy as sa
 
 from hubd.log.base import Entry
+from hubd.project.limits import SeriesLimits
 from hubd.project.live import Live
 from hubd.project.telemetry import Content, TelemetryProjector
 from hubd.state import State
@@ -32,7 +33,7 @@ def read_beside(
         then: list[Callable[[], None]] = []
         options: dict[str, Any] = {OPTION: Fresh(), AFTER: then}
         connection.execution_options(**options)
-        projector = TelemetryProjector(Live(), series_max=0)
+        projector = TelemetryProjector(Live(), limits=SeriesLimits(0))
         cursor = projector.begin(connection)
         for entry in entries(cursor.position):
             if entry.edge == edge:

@@ -12,7 +12,6 @@ from edgesync.errors import RecordError
 from edgesync.model import EventType
 from hubd.state import StateDamaged, tables
 
-SERIES_MAX: Final = 10_000
 NAME_CHARS_MAX: Final = 255
 # Names kept for who watches, some 300 bytes each; beyond it all are looked up again (I7).
 CACHED_MAX: Final = 100_000

@@ -21,9 +21,10 @@ from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project import directory
 from hubd.project.cursors import move_cursor, read_cursor
-from hubd.project.directory import SERIES_MAX, Declaration, Names, read_declaration
+from hubd.project.directory import Declaration, Names, read_declaration
 from hubd.project.feed import Cursor, Part
 from hubd.project.flush import flush
+from hubd.project.limits import SeriesLimits
 from hubd.project.live import Live, Update
 from hubd.project.schedule import MEMORY_BYTES, Schedule
 from hubd.project.totals import Totals
@@ -61,12 +62,12 @@ class TelemetryProjector:
         self,
         live: Live,
         *,
-        series_max: int = SERIES_MAX,
+        limits: SeriesLimits | None = None,
         memory_bytes: int = MEMORY_BYTES,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._live = live
-        self._series_max = series_max
+        self.limits = limits or SeriesLimits()
         self._clock_ns = clock_ns
         self._names = Names()
         self._updates: list[Update] = []
@@ -78,7 +79,8 @@ class TelemetryProjector:
         self._pressed = 0
 
     def blank(self) -> "TelemetryProjector":
-        return TelemetryProjector(Live(), series_max=self._series_max)
+        limits = SeriesLimits(self.limits.edge_max, self.limits.tenant_max)
+        return TelemetryProjector(Live(), limits=limits)
 
     @property
     def position(self) -> int:
@@ -89,6 +91,10 @@ class TelemetryProjector:
         """Return from where the log is to be read; what is in memory alone is forgotten."""
         cursor = read_cursor(connection, self.name)
         stored = {edge: position for edge, position in connection.execute(sa.select(tables.stored))}
+        totals = tables.edge_totals.c
+        counts = {
+            edge: count for edge, count in connection.execute(sa.select(totals.edge, totals.series))
+        }
         fresh = fresh_of(connection)
 
         def start() -> None:
@@ -96,6 +102,7 @@ class TelemetryProjector:
             self._schedule = Schedule(self._schedule.memory_bytes)
             self._stored, self._visible, self._cursor = stored, cursor, cursor
             self._names.forget()
+            self.limits.load(counts)
 
         after_commit(connection, start)
         return cursor
@@ -131,7 +138,7 @@ class TelemetryProjector:
             known = entering.setdefault(edge, {})
             named = {series_id(name.entity, name.key): name for name in declared}
             wanted = [] if table is None else one.table.missing(table)
-            entered = self._enter(connection, edge, one.table, known, [*wanted, *named])
+            entered = self._enter(connection, edge, one.table, entering, [*wanted, *named])
             if entered:
                 totals.add(part.entry, series=len(entered))
             # Of more series than the edge may have, not even the names are looked up.
@@ -156,21 +163,23 @@ class TelemetryProjector:
         connection: sa.Connection,
         edge: str,
         table: Memtable,
-        entering: dict[int, directory.Stored],
+        entering: Mapping[str, dict[int, directory.Stored]],
         wanted: Sequence[int],
     ) -> list[directory.Stored]:
-        """Enter those series that are new, as far as the edge may have more."""
-        room = self._series_max - len(table) - len(entering)
-        if room <= 0:
-            return []
+        """Enter those series that are new, as far as the edge and its tenant may have more."""
+        known = entering[edge]
         new = [
             series for series in dict.fromkeys(wanted)
-            if series not in table and series not in entering
-        ][:room]  # fmt: skip
+            if series not in table and series not in known
+        ]  # fmt: skip
+        if new:
+            count = {name: len(some) for name, some in entering.items()}
+            room = self.limits.room(edge, len(table), count)
+            new = new[:room]
         if not new:
             return []
         entered = directory.enter(connection, edge, new)
-        entering |= {one.series: one for one in entered}
+        known |= {one.series: one for one in entered}
         return entered
 
     def _take(self, fresh: Fresh, loaded: Mapping[str, EdgeFresh], steps: Sequence[_Step]) -> None:
@@ -186,6 +195,7 @@ class TelemetryProjector:
 
     def _append(self, step: _Step) -> None:
         entry, fresh = step.entry, step.fresh
+        self.limits.add(entry.edge, len(step.entered))
         for one in step.entered:
             fresh.table.add(one.series, one.ref, one.points, one.time_ns)
         if step.points is not None:

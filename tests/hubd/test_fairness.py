@@ -17,7 +17,7 @@ from edgesync.model import EventType, RecordKind, ValueType, series_id
 from edgesync_transport.messages import Ack, Lane
 from hubd import link
 from hubd.lead import SMALL, Lead
-from hubd.project import Live, Projectors, run_projectors
+from hubd.project import Live, Projectors, SeriesLimits, run_projectors
 from hubd.state import State, open_state, views
 from tests.hubd.links import HandEdge, Site, open_site
 from tests.hubd.log.test_contract import Lanes
@@ -61,7 +61,7 @@ def flood() -> list[Draft]:
 
 @asynccontextmanager
 async def open_hub(tmp_path: Path) -> AsyncIterator[tuple[Site, State, Projectors]]:
-    projectors = Projectors(Live(), series_max=SERIES_MAX)
+    projectors = Projectors(Live(), series=SeriesLimits(SERIES_MAX))
     async with open_site(tmp_path, projection=projectors) as site:
         site.link._lead = Lead(LEAD)
         state = open_state(tmp_path / "state.db", site.log.generation)

@@ -74,13 +74,15 @@ def test_the_link_is_as_the_file_says() -> None:
 
 @pytest.mark.setting("hub.toml limits.edge_readings", "hub.toml limits.edge_bytes")
 @pytest.mark.setting("hub.toml limits.tenant_readings", "hub.toml limits.tenant_bytes")
-@pytest.mark.setting("hub.toml limits.burst")
+@pytest.mark.setting("hub.toml limits.burst", "hub.toml limits.tenant_series")
 def test_what_may_be_sent_is_as_the_file_says() -> None:
     """What each rate does: test_rates.py."""
     limits = {
         "edge_readings": 1, "edge_bytes": "2 KiB", "tenant_readings": 3, "tenant_bytes": "4 KiB",
         "burst": "5s",
     }  # fmt: skip
+    series = settings_of(limits={"series": 6, "tenant_series": 7}).limits.series_limits(str)
+    assert (series.edge_max, series.tenant_max) == (6, 7)
     found = settings_of(limits=limits).limits.rates()
     assert found == RateSettings(edge=Rate(1, 2048), tenant=Rate(3, 4096), burst_s=5)
 

@@ -79,6 +79,10 @@ async def test_health_names_what_cannot_be_promised(served: Served) -> None:
     code, _, answer = health(msgspec.structs.replace(now, store=full))
     assert code == 503
     assert b"store full" in answer
+    # There is still time, and room: nothing is refused yet.
+    code, _, answer = health(msgspec.structs.replace(now, series=90, series_max=100))
+    assert code == 200
+    assert b"90 of 100 series" in answer
 
 
 @pytest.mark.parametrize(

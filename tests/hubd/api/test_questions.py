@@ -13,6 +13,7 @@ from hubd.log.base import LogStats
 from hubd.log.retention import BACKUP, STATE_BACKUP, Standing
 from hubd.project import Gap, Health
 from hubd.project.gaps import note_gap
+from hubd.rates import Slowdowns, Slowed
 from hubd.state import tables
 from tests.hubd.api.conftest import MINUTES
 from tests.hubd.batches import START_NS
@@ -233,6 +234,9 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     progress.skipped, progress.newest_skip = 4, "RecordError: nonsense"
     beyond = tables.edge_totals.update().where(tables.edge_totals.c.edge == "barn")
     context.state.write_now(lambda c: c.execute(beyond.values(refused=7)))
+    context.projectors.series.add("barn", 9000)
+    context.hub.all[0] = msgspec.structs.replace(context.hub.all[0], slowed="too much")
+    context.hub.slowdowns = Slowdowns([Slowed("north", "much too much", 1)], {"barn": 3})
     response = client.get("/healthz")
     assert response.status_code == 200
     answer = response.json()
@@ -242,6 +246,9 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
         "the log uses 86 of 100 bytes (86 %)",
         "2 values of the log are damaged",
         "edge barn: 7 readings are in the log only",
+        "edge barn has 9004 of 10000 series: at the limit new ones wait",
+        "edge barn sends more than it may and keeps the rest: too much",
+        "tenant north sends more than it may and keeps the rest: much too much",
     ):
         assert any(words in problem for problem in answer["problems"]), words
     assert ask(client, "/api/v1/stats")["problems"] == answer["problems"]
@@ -253,6 +260,12 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     assert "edgesync_hub_rebuilds_total 0.0" in lines
     assert "edgesync_hub_fresh_readings 3602.0" in lines
     assert 'edgesync_hub_refused_total{edge="barn"} 7.0' in lines
+    assert 'edgesync_hub_series{edge="barn"} 9004.0' in lines
+    assert "edgesync_hub_series_limit 10000.0" in lines
+    assert 'edgesync_hub_edge_slowed{edge="barn"} 1.0' in lines
+    assert 'edgesync_hub_edge_slowed{edge="shop"} 0.0' in lines
+    assert 'edgesync_hub_tenant_slowed{tenant="north"} 1.0' in lines
+    assert 'edgesync_hub_edge_slowdowns_total{edge="barn"} 3.0' in lines
     context.hub.log = LogStats(entries=3, damaged=0, used_bytes=99, limit_bytes=100, is_full=True)
     response = client.get("/healthz")
     assert response.status_code == 503

@@ -14,6 +14,7 @@ import pytest
 from hubd.project import EventsProjector, Live, TelemetryProjector, apply_entries
 from hubd.project.feed import PART_WORK, WORK_MAX, Feed
 from hubd.project.feed import Cursor as FeedCursor
+from hubd.project.limits import SeriesLimits
 from hubd.state import State, open_state, views
 from tests.hubd.batches import START_NS, Edge, Shelf
 from tests.hubd.project.bombs import events, hours, texts
@@ -73,7 +74,7 @@ async def test_what_is_too_large_alone_is_skipped_with_its_reason(state: State) 
 
 
 def test_series_beyond_the_limit_are_refused_and_counted(state: State) -> None:
-    projector = TelemetryProjector(Live(), series_max=5)
+    projector = TelemetryProjector(Live(), limits=SeriesLimits(5))
     noisy, quiet = Edge("noisy"), Edge("quiet")
     for n in range(8):
         noisy.declare(("meter", f"P{n}"))
@@ -84,7 +85,7 @@ def test_series_beyond_the_limit_are_refused_and_counted(state: State) -> None:
     noisy.readings(START_NS + 1, {("meter", "P0"): 1.0, ("meter", "P7"): 1.0})
     again = noisy.entry(3)
     # The limit is kept by the table, not by what one process remembers.
-    restarted = TelemetryProjector(Live(), series_max=5)
+    restarted = TelemetryProjector(Live(), limits=SeriesLimits(5))
     state.write_now(restarted.begin)
     state.write_now(lambda c: apply_entries(restarted, c, [*entries, again]))
     totals = state.read_now(views.totals)
@@ -92,6 +93,42 @@ def test_series_beyond_the_limit_are_refused_and_counted(state: State) -> None:
     assert (totals["noisy"].series, totals["quiet"].series) == (5, 5)
     assert totals["quiet"].refused == 0
     assert len(state.read_now(lambda c: views.series_of(c, "noisy", 0, 99))) == 5
+
+
+def test_a_tenants_series_are_bounded_together_and_known_ones_go_on(state: State) -> None:
+    def begin() -> TelemetryProjector:
+        limits = SeriesLimits(10, 7, tenant_of=lambda edge: edge[0])
+        projector = TelemetryProjector(Live(), limits=limits)
+        state.write_now(projector.begin)
+        return projector
+
+    edges = {name: Edge(name) for name in ("a1", "a2", "b1")}
+    projector, entries = begin(), []
+    for position, edge in enumerate(edges.values(), 1):
+        edge.readings(START_NS, {("meter", f"P{n}"): float(n) for n in range(5)})
+        entries.append(edge.entry(position))
+    state.write_now(lambda c: apply_entries(projector, c, entries))
+    assert projector.limits.tenants == {"a": 7, "b": 5}
+    assert [crowd.name for crowd in projector.limits.crowds()] == ["a"]
+    edges["a2"].readings(START_NS + 1, {("meter", "P0"): 1.0, ("meter", "P4"): 1.0})
+    entries.append(edges["a2"].entry(4))
+    restarted = begin()
+    state.write_now(lambda c: apply_entries(restarted, c, entries))
+    totals = state.read_now(views.totals)
+    assert {name: (one.series, one.refused) for name, one in totals.items()} == {
+        "a1": (5, 0), "a2": (2, 4), "b1": (5, 0),
+    }  # fmt: skip
+
+
+def test_series_that_came_before_their_edge_was_known_count_as_its_tenants() -> None:
+    owners: dict[str, str] = {}
+    limits = SeriesLimits(10, 5, tenant_of=lambda edge: owners.get(edge, "default"))
+    limits.load({"barn": 4})
+    assert limits.tenants == {"default": 4}
+    owners["barn"] = "north"
+    assert limits.room("barn", 4, {}) == 1
+    assert limits.room("shed", 0, {}) == 5
+    assert +limits.tenants == {"north": 4}
 
 
 def test_hostile_shapes_take_bounded_memory(tmp_path: Path) -> None:
