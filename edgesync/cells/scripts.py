@@ -63,6 +63,7 @@ class Scripts:
         self._is_running = False
         self._evicted: EvictedReply | None = None
         self.publish: Callable[[bytes, bytes], int] = lambda _name, _message: 0
+        self.on_command: Callable[[list[bytes]], None] = lambda _request: None
 
     # -- what is known -------------------------------------------------------------------------
 
@@ -174,8 +175,10 @@ class Scripts:
         name = request[0].lower()
         if name in OTHERS:
             run, arity = OTHERS[name]
-            wrong = miscounted(name.decode(), arity, request)
-            return run(self, request) if wrong is None else _miscounted()
+            if miscounted(name.decode(), arity, request):
+                return _miscounted()
+            self.on_command(request)
+            return run(self, request)
         one = TABLE.get(name)
         if one is None:
             unknown = "ERR Unknown Redis command called from script"
@@ -186,6 +189,7 @@ class Scripts:
             return ReplyError("ERR Write commands are not allowed from read-only scripts.")
         if miscounted(one.name, one.arity, request):
             return _miscounted()
+        self.on_command(request)
         return carry_out(self._call, request)
 
     def _publish(self, request: list[bytes]) -> Reply:

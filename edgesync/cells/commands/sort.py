@@ -168,6 +168,6 @@ def sort(call: Call, args: Sequence[bytes]) -> Reply:
     return _sort(call, args, may_store=True)
 
 
-@command("sort_ro", -2)
+@command("sort_ro", -2, movable=lambda _request: [])
 def sort_ro(call: Call, args: Sequence[bytes]) -> Reply:
     return _sort(call, args, may_store=False)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 from edgesync._native.commands import TABLE, keys_of, miscounted
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
-from edgesync.cells.commands.table import glob, integer
+from edgesync.cells.commands.table import glob, integer, numbered
 from edgesync.serve.resp import info
 
 if TYPE_CHECKING:
-    from edgesync.serve.resp.session import Session
+    from edgesync.serve.resp.session import House, Session
 
 NAMES: Final = [name for name in TABLE if name.islower()]
 # Commands of clients beside those on keys; session.py fills it, for it knows all of them.
@@ -20,6 +20,8 @@ KEYS_OF_OWN: Final = {
     b"watch": (1, -1, 1), b"blpop": (1, -2, 1), b"brpop": (1, -2, 1), b"bzpopmin": (1, -2, 1),
     b"bzpopmax": (1, -2, 1), b"blmove": (1, 2, 1), b"brpoplpush": (1, 2, 1),
 }  # fmt: skip
+# ... and those whose keys are counted, as in `Command.movable`.
+MOVABLE_OF_OWN: Final = {b"blmpop": numbered(2), b"bzmpop": numbered(2)}
 GROUPS: Final = {
     "strings": "string", "hashes": "hash", "lists": "list", "sets": "set", "zsets": "sorted-set",
     "keys": "generic", "scripts": "scripting", "connection": "connection", "clients": "connection",
@@ -64,6 +66,8 @@ def _row(name: bytes) -> Reply:
     keys = KEYS_OF_OWN.get(name, (0, 0, 0))
     is_blocking = name.startswith(b"b") and name in OWN
     flags = {"write", "blocking"} if is_blocking else {"noscript", "loading", "stale", "fast"}
+    if name in MOVABLE_OF_OWN:
+        flags.add("movablekeys")
     return [name, OWN[name][1], flags, *keys, set(), [], [], []]
 
 
@@ -116,11 +120,15 @@ def _keys(request: list[bytes]) -> list[bytes]:
     if miscounted(name.decode(), arity, request):
         raise ReplyError("ERR Invalid number of arguments specified for command")
     if name in TABLE:
-        keys = keys_of(TABLE[name], request)
+        keys, movable = keys_of(TABLE[name], request), TABLE[name].movable
+    elif movable := MOVABLE_OF_OWN.get(name):
+        keys = movable(request)
     else:
         first, last, step = KEYS_OF_OWN.get(name, (0, 0, 0))
         keys = request[first : last + 1 or None : step] if first else []
-    if not keys:
+    if not keys and movable and not name.startswith(b"eval"):  # of which "0 keys" is right
+        raise ReplyError("ERR Invalid arguments specified for command")
+    if not keys and not movable:
         raise ReplyError("ERR The command has no key arguments")
     return list(keys)
 
@@ -236,15 +244,15 @@ def monitor(session: "Session", _args: Sequence[bytes]) -> Reply:
     return "OK"
 
 
-def show_to_monitors(session: "Session", request: Sequence[bytes]) -> None:
-    """Send a request to those who monitor, as Redis writes it; passwords are not shown."""
-    if request[0].lower() in SECRET:
+def show_to_monitors(house: "House", source: str, request: Sequence[bytes]) -> None:
+    """Send a command to those who monitor, as Redis writes it; passwords are not shown."""
+    if not house.monitors or request[0].lower() in SECRET:
         return
-    micros = session.house.facts.wall_ns() // 1000
+    micros = house.facts.wall_ns() // 1000
     words = " ".join(f'"{_quoted(word)}"' for word in request)
-    shown = f"{micros // 1_000_000}.{micros % 1_000_000:06d} [0 {session.address}] {words}"
-    for other in list(session.house.monitors):
-        if other is not session:
+    shown = f"{micros // 1_000_000}.{micros % 1_000_000:06d} [0 {source}] {words}"
+    for other in list(house.monitors):
+        if other.address != source:
             other.send(shown)
 
 

@@ -146,7 +146,7 @@ def _kill(session: "Session", rest: Sequence[bytes]) -> Reply:
         found = [one for one in house.sessions.values() if one.address.encode() == rest[0]]
         if not found:
             raise ReplyError("ERR No such client")
-        house.doomed |= {one.number for one in found}
+        _end(session, found)
         return "OK"
     if len(rest) % 2:
         raise ReplyError("ERR syntax error")
@@ -159,12 +159,18 @@ def _kill(session: "Session", rest: Sequence[bytes]) -> Reply:
             is_skipped = value.lower() == b"yes"
         else:
             tests.append(_filter(name.lower(), value))
-    doomed = {
-        one.number for one in house.sessions.values()
+    found = [
+        one for one in house.sessions.values()
         if all(test(one) for test in tests) and not (is_skipped and one is session)
-    }  # fmt: skip
-    house.doomed |= doomed
-    return len(doomed)
+    ]  # fmt: skip
+    _end(session, found)
+    return len(found)
+
+
+def _end(session: "Session", found: "Sequence[Session]") -> None:
+    """Close connections: that of whoever asks for it when it has been answered."""
+    session.house.doomed |= {one.number for one in found if one is not session}
+    session.is_over |= session in found
 
 
 def _filter(name: bytes, value: bytes) -> "Callable[[Session], bool]":

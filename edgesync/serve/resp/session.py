@@ -6,9 +6,10 @@ transactions, messages, blocking, and edge.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
-from edgesync._native.commands import EvictedReply, miscounted
+from edgesync._native.commands import TABLE, EvictedReply, miscounted
 from edgesync._native.resp import Push, ReplyError
 from edgesync.cells import Reply
 from edgesync.serve.resp import (
@@ -29,6 +30,10 @@ from edgesync.store.edgecells import EdgeCells
 if TYPE_CHECKING:
     from edgesync.serve.resp.timeseries import TimeSeries
 
+CONTAINERS: Final = (
+    b"client", b"command", b"config", b"latency", b"memory", b"object", b"pubsub", b"script",
+    b"slowlog",
+)  # fmt: skip
 WITHOUT_PASSWORD: Final = (b"auth", b"hello", b"quit", b"reset")
 # A command of clients beside those on keys, and how many arguments it has, as in `Command`.
 Own = Mapping[bytes, tuple[Callable[["Session", Sequence[bytes]], Reply], int]]
@@ -94,6 +99,7 @@ class House:
         self._series: TimeSeries | None = None
         if cells.call.scripts is not None:
             cells.call.scripts.publish = self.channels.publish
+            cells.call.scripts.on_command = partial(admin.show_to_monitors, self, "lua")
 
     @property
     def series(self) -> "TimeSeries":
@@ -187,8 +193,6 @@ class Session:
 
     def run(self, request: list[bytes]) -> list[Reply]:
         """Carry out one request; most have one reply, SUBSCRIBE one a channel."""
-        if self.house.monitors:
-            admin.show_to_monitors(self, request)
         self.house.serving = self
         self.is_silent = bool(self.silence)
         if self.silence == b"skip":
@@ -231,23 +235,40 @@ class Session:
     def carry_out(self, name: bytes, request: list[bytes]) -> list[Reply]:
         """Carry out a command that may be; raises nothing."""
         own = OWN.get(name)
+        if self.wire is not None and (own is not None or name in TABLE):
+            self.wire.last = _full_name(name, request)
         if own is None:
+            if name in TABLE and not miscounted(name.decode(), TABLE[name].arity, request):
+                self._show(request)
             reply = self.house.cells.run(request)
             if type(reply) is EvictedReply:
                 reply = edge.restored(self.house, request, reply)
             return [reply]
         run, arity = own
         self.house.facts.commands += 1
-        if self.wire is not None:
-            self.wire.last = name.decode()
         if wrong := miscounted(name.decode(), arity, request):
             return [wrong]
+        if name != b"exec":
+            self._show(request)
         try:
             answered = run(self, request[1:])
         except ReplyError as error:
             self.house.facts.errors += 1
             return [error]
+        finally:
+            if name == b"exec":  # behind its commands
+                self._show(request)
         return answered.replies if isinstance(answered, messages.Several) else [answered]
+
+    def _show(self, request: list[bytes]) -> None:
+        admin.show_to_monitors(self.house, self.address, request)
+
+
+def _full_name(name: bytes, request: list[bytes]) -> str:
+    """Return the name of a command as CLIENT LIST has it: with that of its subcommand."""
+    if name in CONTAINERS and len(request) > 1 and request[1].replace(b"-", b"").isalpha():
+        name += b"|" + request[1].lower()
+    return name.decode()
 
 
 def _edge(session: Session, args: Sequence[bytes]) -> Reply:

@@ -115,7 +115,7 @@ def exec_(session: "Session", _args: Sequence[bytes]) -> Reply:
     # Nothing comes between: no command waits, and one commit takes all of them.
     house.is_in_exec = True
     try:
-        replies = [session.carry_out(one[0].lower(), one)[0] for one in queue]
+        replies = [reply for one in queue for reply in session.carry_out(one[0].lower(), one)]
     finally:
         house.is_in_exec = False
     house.waiters.serve()

@@ -89,7 +89,9 @@ def said(client: Any, request: str) -> Any:
         "CLIENT SETNAME a\x01b", "CLIENT NOSUCH", "CLIENT SETNAME", "COMMAND GETKEYS get k",
         "COMMAND GETKEYS mset a 1 b 2", "COMMAND GETKEYS zunionstore d 2 a b",
         "COMMAND GETKEYS blpop a b 0", "COMMAND GETKEYS eval x 1 k", "COMMAND GETKEYS nosuch",
-        "COMMAND GETKEYS get", "COMMAND GETKEYS ping", "COMMAND LIST FILTERBY", "ROLE",
+        "COMMAND GETKEYS get", "COMMAND GETKEYS eval x 0", "COMMAND GETKEYS blmpop 0 2 a b LEFT",
+        "COMMAND GETKEYS zunion 0 a", "COMMAND GETKEYS bzmpop 0 x a MIN", "COMMAND GETKEYS sort a",
+        "COMMAND GETKEYS ping", "COMMAND LIST FILTERBY", "ROLE",
         "COMMAND LIST FILTERBY PATTERN hget*", "COMMAND LIST FILTERBY FOO x", "SLOWLOG GET -2",
         "CONFIG SET nosuch 1", "CONFIG GET nosuch", "CONFIG GET maxmemory-p*", "SLOWLOG FOO",
         "CONFIG GET slowlog-max-len", "CONFIG GET slowlog-log-slower-than", "LATENCY LATEST",
@@ -101,6 +103,18 @@ def test_tools_are_answered_as_by_redis(client: Any, theirs: Any, request_text: 
     if isinstance(wanted, list) and request_text.startswith("COMMAND LIST"):
         got, wanted = sorted(got), sorted(wanted)
     assert got == wanted
+
+
+def test_flags_of_keys_are_those_of_redis(client: Any, theirs: Any) -> None:
+    def movable(asked: Any) -> set[bytes]:
+        rows = asked.connection_pool.get_connection()
+        rows.send_command("COMMAND")
+        found = {row[0] for row in rows.read_response() if b"movablekeys" in map(bytes, row[2])}
+        asked.connection_pool.release(rows)
+        return found
+
+    known = set(said(client, "COMMAND LIST"))
+    assert movable(client) == movable(theirs) & known
 
 
 def answered(address: str | tuple[str, int], requests: Iterable[str]) -> bytes:
@@ -127,10 +141,23 @@ def test_replies_are_switched_off_and_on_as_by_redis(edge: Edge, theirs: Any) ->
     assert answered(("127.0.0.1", edge.port), requests) == wanted
 
 
+def test_who_ends_its_own_connection_is_answered_first(edge: Edge) -> None:
+    with socket.create_connection(("127.0.0.1", edge.port)) as raw, raw.makefile("rb") as answers:
+        raw.settimeout(PATIENCE_S)
+        raw.sendall(b"CLIENT ID\r\n")
+        number = answers.readline()[1:-2]
+        raw.sendall(b"CLIENT KILL ID %b SKIPME no\r\nPING\r\n" % number)
+        assert answers.read() == b":1\r\n"
+    with socket.create_connection(("127.0.0.1", edge.port)) as raw, raw.makefile("rb") as answers:
+        raw.settimeout(PATIENCE_S)
+        raw.sendall(b"CLIENT KILL 127.0.0.1:%d\r\n" % raw.getsockname()[1])
+        assert answers.read() == b"+OK\r\n"
+
+
 def test_a_client_is_shown_with_all_fields_and_its_library(edge: Edge, client: Any) -> None:
     info = client.client_info()
     assert set(info) >= FIELDS | {"lib-name", "lib-ver"}
-    assert info["cmd"] == "client"
+    assert info["cmd"] == "client|info"
     assert info["qbuf"] is not None
     assert info["laddr"] == f"127.0.0.1:{edge.port}"
     client.get("k")

@@ -279,6 +279,24 @@ def test_monitor_shows_every_command_and_no_password(edge: Edge, client: Any) ->
     assert not [one for one in shown if "secret" in one]
 
 
+def test_monitor_shows_what_is_carried_out_in_its_order(edge: Edge, client: Any) -> None:
+    with edge.client() as watching, watching.monitor() as monitor:
+        for request in ("NOSUCH", "GET", "MULTI", "SET k 0", "DISCARD", "MULTI", "NOSUCH", "EXEC"):
+            with contextlib.suppress(redis.RedisError):
+                client.execute_command(*request.split())
+        with client.pipeline() as pipeline:
+            pipeline.set("k", "1").get("k").execute()
+        client.eval("redis.pcall('nosuch'); return redis.call('get', KEYS[1])", 1, "k")
+        shown = list[tuple[str, str]]()
+        while not shown or shown[-1] != ("lua", "get k"):
+            command = monitor.next_command()
+            shown.append((command["client_type"], command["command"]))
+    assert shown[-2][1].startswith("EVAL redis.pcall")
+    assert [command for kind, command in shown[:-2] if kind == "tcp"] == [
+        "MULTI", "DISCARD", "MULTI", "EXEC", "MULTI", "SET k 1", "GET k", "EXEC",
+    ]  # fmt: skip
+
+
 def test_slow_commands_are_listed_with_their_client(client: Any) -> None:
     client.config_set("slowlog-log-slower-than", 0)
     client.slowlog_reset()
