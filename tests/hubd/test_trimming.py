@@ -196,7 +196,7 @@ async def test_ten_times_the_limit_of_a_log_goes_through_it(tmp_path: Path, kind
     await log.aclose()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 async def test_ten_gibibytes_go_through_a_log_of_one(tmp_path: Path) -> None:
     limit = 1024 * MIB
     log = LmdbLog(tmp_path / "log", map_bytes_max=limit)

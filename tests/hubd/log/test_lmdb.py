@@ -1,6 +1,9 @@
 """What the log on disk promises when a commit fails, a bit rots, or a backup is made meanwhile."""
 
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -16,9 +19,11 @@ from edgesync_transport.messages import Codec, Lane, LaneFloor
 from hubd.log.base import Append, Appended, Backup, LogFull
 from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
 from hubd.log.retention import Policy, Retention
+from tests.hubd.log.dropper import LIMIT
 from tests.hubd.log.test_contract import INCARNATION, NOWHERE, Lanes, begin, drafts, only
 from tests.native.rowsmith import Draft
 
+ROOT = Path(__file__).parents[3]
 DATABASES = (ENTRIES, LANES, SESSIONS, IDS, FACTS)
 
 
@@ -289,3 +294,34 @@ async def test_pages_of_what_was_dropped_are_used_again(tmp_path: Path) -> None:
     assert limit * 0.5 < log.stats().used_bytes < limit * 0.9
     assert (tmp_path / "log" / "data.mdb").stat().st_size <= limit
     await log.aclose()
+
+
+def drop_for(folder: Path, commits: int, seconds: float) -> tuple[int, int]:
+    """Let the process fill and drop so often, and a moment longer; return what it told last."""
+    command = [sys.executable, "-m", "tests.hubd.log.dropper", str(folder / "log")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(commits)]
+        time.sleep(seconds)
+        process.kill()
+        whole = [line for line in [*lines, *process.stdout] if line.endswith("\n")]
+    told, dropped = map(int, whole[-1].split())
+    return told, dropped
+
+
+async def test_killed_while_it_drops_a_log_is_whole(tmp_path: Path) -> None:
+    """What was told to be stored is there, up to the oldest entry without a hole."""
+    random = Random(3)
+    for _ in range(4):
+        told, dropped = drop_for(tmp_path, random.randint(100, 200), random.uniform(0, 0.003))
+        log = LmdbLog(tmp_path / "log", map_bytes_max=LIMIT)
+        assert log.head >= told
+        assert log.oldest >= dropped > 1
+        positions: list[int] = []
+        while page := await log.read(positions[-1] if positions else 0):
+            positions += [entry.position for entry in page]
+        assert positions == list(range(log.oldest, log.head + 1))
+        assert log.stats().damaged == 0
+        session = await log.open_session("barn", INCARNATION, NOWHERE)
+        assert session.floors[Lane.BULK].floor == log.head
+        await log.aclose()
