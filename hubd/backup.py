@@ -1,8 +1,10 @@
 """Copies of a hub: `backup` beside a running one or of one that stands still, and `restore`.
 
 A copy holds the log, the keys of each tenant, owned state, the hub's own key pair and hub.toml, and
-a manifest of them. Derived state is made again from the log. The keys are copied before the log,
-they must not know more than it; owned state after it, for it must know whose all its edges are.
+a manifest of them. Derived state that is in a file is in it, too: it can be made again only from
+what the log still has. State and keys are copied before the log, they must not know more than it;
+owned state after it, for it must know whose all its edges are. Nothing may be dropped from the log
+meanwhile.
 """
 
 import contextlib
@@ -29,6 +31,8 @@ from hubd.manifest import BackupRefused, Manifest
 from hubd.owned import Owned, open_owned
 from hubd.owned.database import FILE
 from hubd.owned.dump import load_dump, write_dump
+from hubd.project import VIEWS
+from hubd.state.copies import adopt, copy_state, forget_wal, put_back
 
 OWNED, SETTINGS = "owned.jsonl", "hub.toml"
 # Where a restored hub lies until it is whole.
@@ -55,15 +59,21 @@ async def backup(hub: Source, target: Path) -> None:
     Appends go on meanwhile. Once the copy is on the disk, edges may forget what it holds (I3). An
     error leaves it unfinished, which `restore` refuses.
     """
-    await trio.to_thread.run_sync(_begin, hub, target)
+    stored = await trio.to_thread.run_sync(_begin, hub, target)
 
     async def finish() -> None:
         await trio.to_thread.run_sync(_finish, hub, target)
 
-    await hub.hub_log.backup(target / serve.LOG, before_safe=finish)
+    await hub.hub_log.backup(target / serve.LOG, stored=stored, before_safe=finish)
 
 
-def _begin(hub: Source, target: Path) -> None:
+def stored_in(hub_log: LmdbLog) -> int:
+    """Return up to where the state in the newest backup has the log, 0 if there is none in it."""
+    return hub_log.newest_backup.stored if hub_log.newest_backup else 0
+
+
+def _begin(hub: Source, target: Path) -> int:
+    """Copy what comes before the log; returns up to where the state has that in the copy."""
     if target.exists() and any(target.iterdir()):
         raise BackupRefused(f"{target} is not empty; name a folder of its own for each backup")
     target.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -76,6 +86,7 @@ def _begin(hub: Source, target: Path) -> None:
         shutil.copy2(hub.folder / serve.KEYS, target / serve.KEYS)
     with open(os.open(target / SETTINGS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(hub.settings)
+    return copy_state(hub.folder / serve.STATE, target / serve.STATE, hub.hub_log.generation, VIEWS)
 
 
 def _finish(hub: Source, target: Path) -> None:
@@ -113,6 +124,10 @@ def restore(source: Path, folder: Path, url: sa.URL | None = None) -> int:
     """
     if (folder / serve.LOG).exists():
         raise BackupRefused(f"{folder / serve.LOG} exists; move it aside first")
+    # In a database, the state is made again from the log.
+    has_state = url is None and (source / serve.STATE).exists()
+    if has_state and (folder / serve.STATE).exists():
+        raise BackupRefused(f"{folder / serve.STATE} exists; move it aside first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = folder / DRAFT
     with holding_folder(folder), contextlib.closing(DatabaseHold(url)) as hold:
@@ -121,19 +136,42 @@ def restore(source: Path, folder: Path, url: sa.URL | None = None) -> int:
         names = [
             name for name in (serve.KEYS, CELLS, OTHERS, serve.LOG) if (source / name).exists()
         ]
+        if has_state:
+            names.insert(0, serve.STATE)
         draft.mkdir(mode=0o700)
         for name in names:
             _copy(source / name, draft / name)
         with contextlib.closing(LmdbLog(draft / serve.LOG)) as hub_log:
             hub_log.renew_generation()
             head = hub_log.head
+            if has_state:
+                adopt(draft / serve.STATE, hub_log.generation)
         manifests.file_facts(draft)  # they are on the disk
         _restore_owned(source, folder, url)
+        if has_state:
+            forget_wal(folder / serve.STATE)
         for name in names:  # the log last: without it nothing has been restored
             _put(draft / name, folder / name)
         draft.rmdir()
         sync_directory(folder)
         return head
+
+
+def restore_state(source: Path, folder: Path) -> int:
+    """Put the state of a backup that was checked in the place of the one in `folder`.
+
+    Returns up to where it has the log. Raises BackupRefused, StateRefused and HubHeld.
+    """
+    if not (source / serve.STATE).exists():
+        raise BackupRefused(f"{source} holds no state; take a backup that has {serve.STATE}")
+    if not (folder / serve.LOG).exists():
+        raise BackupRefused(f"there is no hub in {folder}; restore all of it, without --state")
+    with holding_folder(folder):
+        with contextlib.closing(LmdbLog(folder / serve.LOG, readonly=True)) as hub_log:
+            lives, oldest = hub_log.lives(), hub_log.oldest
+        stored = put_back(source / serve.STATE, folder / serve.STATE, lives, oldest, VIEWS)
+        sync_directory(folder)
+    return stored
 
 
 def _copy(source: Path, target: Path) -> None:

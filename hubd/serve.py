@@ -297,7 +297,7 @@ def _control_answers(
     folder: Path,
 ) -> Mapping[str, Answer]:
     """Return what the control socket answers: whoever may read the folder needs no token."""
-    from hubd.backup import Source, backup  # which names the files of this module
+    from hubd.backup import Source, backup, stored_in  # which names the files of this module
 
     async def edges(_asked: Mapping[str, Any]) -> Any:
         return {view.edge: view for view in context.hub.edges()}
@@ -313,7 +313,7 @@ def _control_answers(
         )  # fmt: skip
         async with retention.hold():
             await backup(source, Path(str(asked.get("target", ""))))
-        return {"head": hub_log.head}
+        return {"head": hub_log.head, "stored": stored_in(hub_log)}
 
     async def retire(asked: Mapping[str, Any]) -> Any:
         edge = str(asked.get("edge", ""))

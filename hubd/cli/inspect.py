@@ -191,8 +191,8 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     """Copy the hub into TARGET, a folder of its own; the hub may be running.
 
     The copy holds the log, the keys, the registry (from PostgreSQL, too), the hub's own key pair
-    and hub.toml, each with its checksum; the state is made from the log. With
-    `log.managed_backups` edges then forget what it holds.
+    and hub.toml, and the state where that is a file, each with its checksum. With
+    `log.managed_backups` edges then forget what it holds; the log may drop what the state has.
     """
     from hubd import backup as copies
 
@@ -201,9 +201,10 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     target = target.absolute()
     text = config.read_text()
     try:
-        head = ask_hub(
+        made = ask_hub(
             folder, "backup", target=str(target), settings=text, timeout_s=BACKUP_LIMIT_S
-        )["head"]
+        )
+        head, stored = made["head"], made["stored"]
     except NotRunning:
         limit = int(settings.log.limit)
         with contextlib.ExitStack() as opened:
@@ -225,28 +226,37 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
                 folder=folder, hub_log=hub_log, copy_keys=keys, owned=owned, settings=text
             )
             trio.run(copies.backup, source, target)
-            head = hub_log.head
+            head, stored = hub_log.head, copies.stored_in(hub_log)
     if as_json:
-        click.echo(json.dumps({"target": str(target), "head": head}))
+        click.echo(json.dumps({"target": str(target), "head": head, "stored": stored}))
         return
+    state = f"the state up to {stored}" if stored else "no state: it is made again from the log"
     click.echo(
         f"{target} holds the log up to position {head}, the keys, the registry, the hub's own key "
-        "pair and its settings; the state is made from the log"
+        f"pair and its settings; {state}"
     )
 
 
 @click.command(epilog="Example: hubd restore /backups/hub-2026-11-21")
 @click.argument("source", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.option(
+    "--state", "only_state", is_flag=True, help="Only the state, into the hub as it is, stopped."
+)
 @database_option
 @click.pass_obj
-def restore(config: Path, source: Path) -> None:
+def restore(config: Path, source: Path, only_state: bool) -> None:
     """Begin again from a backup, in an empty data directory; edges resend what it lacks.
 
-    Where there is no hub.toml yet, that of the backup is put there too.
+    Where there is no hub.toml yet, that of the backup is put there too. With --state, the hub's
+    state alone is put back, history that the log has dropped with it; the log goes on from there.
     """
     from hubd import backup as copies
 
     manifest = copies.check(source)
+    if only_state:
+        stored = copies.restore_state(source, data_dir(config, read_settings(config)))
+        click.echo(f"the state is that of the backup up to {stored}; hubd run reads on from there")
+        return
     if not config.exists() and (source / "hub.toml").exists():
         config.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / "hub.toml", config)

@@ -4,7 +4,7 @@ r"""The hub's log in one LMDB environment: the same compiled store as the edge's
     lanes      edge \0 incarnation[16] lane u8     -> floor u64, chain u64, safe u64
     sessions   edge                                -> epoch u64
     ids        edge \0 origin u64 BE               -> intervals of numbers, (first u64, last u64)*
-    facts      name                                -> generation, the newest backup
+    facts      name                                -> generation, those before, the newest backup
 
 Every value begins with the CRC-32 of key and value (I14). Appends that come while a commit is under
 way wait and go into the next one together: one sync for all edges.
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 
 ENTRIES, LANES, SESSIONS, IDS, FACTS = "entries", "lanes", "sessions", "ids", "facts"
 GENERATION: Final = b"generation"
+EARLIER: Final = b"generations before"
 BACKUP: Final = b"backup"
 CRC: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
@@ -55,6 +56,8 @@ HEADER_LENGTH: Final = struct.Struct("<H")
 # Batches decided in one go; the rest waits for the next commit (I7).
 GROUP_BATCHES_MAX: Final = 1024
 GROUP_BYTES_MAX: Final = 32 << 20
+# Restores that are remembered.
+LIVES_MAX: Final = 100
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
@@ -213,8 +216,11 @@ class LmdbLog:
 
         No session has a number that one had before, whatever was lost with the original.
         """
+        earlier = self.lives()
         self.generation = secrets.token_bytes(16)
         write = Write()
+        packed = msgspec.msgpack.encode(list(earlier.items())[-LIVES_MAX:])
+        write.put(FACTS, EARLIER, seal(EARLIER, packed), essential=True)
         write.put(FACTS, GENERATION, seal(GENERATION, self.generation), essential=True)
         start = b""
         while rows := self._store.scan(SESSIONS, start):
@@ -224,6 +230,13 @@ class LmdbLog:
             start = rows[-1][0] + b"\0"
         self._commit.submit_sync(write)
         self._book.forget()
+
+    def lives(self) -> dict[bytes, int]:
+        """Return the generations this log had, and up to which position; the present one last."""
+        sealed = self._store.get(FACTS, EARLIER)
+        value = unseal(EARLIER, sealed) if sealed else None
+        found = msgspec.msgpack.decode(value, type=list[tuple[bytes, int]]) if value else []
+        return {**dict(found), self.generation: self._head}
 
     def _damaged(self, db: str, key: bytes) -> None:
         self._damaged_count += 1

@@ -4,6 +4,8 @@ Nothing here can hold back an acknowledgement: the log is durable before a proje
 projector that cannot go on lags, says so in its `Progress`, and tries again.
 """
 
+from typing import Final
+
 import trio
 
 from hubd.project.base import Health as Health
@@ -20,6 +22,9 @@ from hubd.project.schedule import MEMORY_BYTES as MEMORY_BYTES
 from hubd.project.telemetry import TelemetryProjector as TelemetryProjector
 from hubd.project.windows import WindowsProjector as WindowsProjector
 from hubd.state import State
+
+# What a state consists of: each is as far in the log as its cursor says.
+VIEWS: Final = (TelemetryProjector.name, EventsProjector.name, WindowsProjector.name)
 
 
 class Projectors:

@@ -15,17 +15,26 @@ import trio
 
 from edgesync_transport.keys import new_key_pair
 from hubd import serve
-from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore
+from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore, restore_state
 from hubd.db.engine import parse_url
 from hubd.errors import EnrolRefused, HubHeld, OwnedUnusable
 from hubd.hold import holding_folder
+from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
 from hubd.manifest import MANIFEST, UNFINISHED, BackupRefused
 from hubd.owned.database import FILE
 from hubd.owned.dump import DumpRefused
+from hubd.project.gaps import read_gaps
 from hubd.registry import Registry, open_registry
+from hubd.state import open_state, views
+from hubd.state.copies import StateRefused
+from hubd.state.database import open_beside
+from tests.hubd.batches import INCARNATION, START_NS, Edge
 from tests.hubd.keys import open_answers
+from tests.hubd.log.test_contract import NOWHERE
 from tests.hubd.owned.test_migrations import edges_of, lay
+from tests.hubd.project.test_follow import following
+from tests.hubd.project.test_gaps import press, stored
 from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard, send
 from tests.sites import PATIENCE_S
@@ -297,3 +306,134 @@ async def test_a_hub_that_serves_from_postgresql_is_copied_and_goes_on_from_file
     async with served(settings, data), yard.edge("barn") as node:
         await node.sync(PATIENCE_S)
         await yard.wait_for("/api/v1/edges/barn", lambda edge: edge["state"]["readings"] == 2)
+
+
+class Trimmed:
+    """A hub whose log has dropped what a backup has the state of, and which went on since."""
+
+    def __init__(self, copied: Copied) -> None:
+        self.folder, self.target = copied.folder, copied.target
+        self.copied, self.edge, self.epoch = copied, Edge("barn"), 0
+
+    async def append(self, hub_log: LmdbLog, count: int) -> None:
+        if not self.epoch:
+            self.epoch = (await hub_log.open_session("barn", INCARNATION, NOWHERE)).epoch
+        for _ in range(count):
+            self.edge.readings(START_NS + self.edge.tail, {("meter", "Power"): 1.0})
+            entry = self.edge.entry(0)
+            asked = Append(
+                edge="barn", epoch=self.epoch, incarnation=INCARNATION, lane=entry.lane,
+                first=entry.first, last=entry.last, prev_chain=entry.first - 1,
+                last_chain=entry.last, codec=entry.codec, payload=entry.payload,
+            )  # fmt: skip
+            await hub_log.append([asked])
+
+    async def follow(self, hub_log: LmdbLog) -> None:
+        """Read the log to its end, and store all of it."""
+        state = open_state(self.folder / serve.STATE, hub_log.generation, hub_log.head)
+        with closing(state):
+            async with following(hub_log, state) as projectors:
+                await projectors.reach(hub_log.head)
+                press(state, projectors, hub_log.head)
+                await stored(state, hub_log.head)
+
+    async def make(self) -> None:
+        """Five entries are in a backup and dropped but for the newest, three came later."""
+        with closing(LmdbLog(self.folder / serve.LOG)) as hub_log:
+            await self.append(hub_log, 5)
+            await self.follow(hub_log)
+        await self.copied.backup()
+        with closing(LmdbLog(self.folder / serve.LOG)) as hub_log:
+            backup = hub_log.newest_backup
+            assert backup is not None
+            assert (backup.head, backup.stored) == (5, 5)
+            await self.append(hub_log, 3)
+            await self.follow(hub_log)
+            await hub_log.drop(5)
+
+
+def history(folder: Path) -> tuple[int, list[int]]:
+    """Return how many readings the state has, and up to where entries are missing."""
+    with closing(open_beside(folder / serve.STATE)) as state:
+        totals = state.read_now(views.totals)
+        return totals["barn"].readings, [gap.until for gap in state.read_now(read_gaps)]
+
+
+@pytest.fixture
+async def trimmed(filed: Copied) -> Trimmed:
+    made = Trimmed(filed)
+    await made.make()
+    return made
+
+
+@pytest.mark.feature("S32")
+async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(trimmed: Trimmed) -> None:
+    restored = trimmed.copied.restored
+    later = trimmed.target.with_name("later")
+    trimmed.copied.target = later
+    await trimmed.copied.backup()
+    restore(later, restored)
+    with closing(LmdbLog(restored / serve.LOG)) as hub_log:
+        assert (hub_log.oldest, hub_log.head) == (6, 8)
+        trimmed.folder = restored
+        await trimmed.follow(hub_log)
+    assert history(restored) == (8, [])
+
+
+@pytest.mark.feature("S32")
+async def test_the_state_of_a_backup_is_put_back_alone(trimmed: Trimmed) -> None:
+    (trimmed.folder / serve.STATE).unlink()
+    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+        await trimmed.follow(hub_log)
+    assert history(trimmed.folder) == (3, [5, 5, 5])
+    assert restore_state(trimmed.target, trimmed.folder) == 5
+    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+        await trimmed.follow(hub_log)
+    assert history(trimmed.folder) == (8, [])
+    assert (trimmed.folder / f"{serve.STATE}.replaced").exists()
+
+
+@pytest.mark.feature("S32")
+async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed) -> None:
+    restored = trimmed.copied.restored
+    restore(trimmed.target, restored)
+    (restored / serve.STATE).unlink()
+    assert restore_state(trimmed.target, restored) == 5
+    with closing(LmdbLog(restored / serve.LOG)) as hub_log:
+        assert hub_log.generation == next(reversed(hub_log.lives()))
+        trimmed.folder = restored
+        await trimmed.follow(hub_log)
+    assert history(restored) == (5, [])
+
+
+@pytest.mark.feature("S32")
+async def test_a_state_that_does_not_fit_the_log_is_refused(trimmed: Trimmed) -> None:
+    before = (trimmed.folder / serve.STATE).read_bytes()
+    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+        await hub_log.drop(7)
+    with pytest.raises(StateRefused, match=r"up to 5, and this log begins at 8.*newer backup"):
+        restore_state(trimmed.target, trimmed.folder)
+    shutil.rmtree(trimmed.folder / serve.LOG)
+    with closing(LmdbLog(trimmed.folder / serve.LOG)):
+        pass
+    with pytest.raises(StateRefused, match="another log"):
+        restore_state(trimmed.target, trimmed.folder)
+    (trimmed.target / serve.STATE).write_bytes(b"no database, " * 1000)
+    with pytest.raises(StateRefused, match="is no state"):
+        restore_state(trimmed.target, trimmed.folder)
+    (trimmed.target / serve.STATE).unlink()
+    with pytest.raises(BackupRefused, match="holds no state"):
+        restore_state(trimmed.target, trimmed.folder)
+    assert (trimmed.folder / serve.STATE).read_bytes() == before
+
+
+@pytest.mark.feature("S32")
+async def test_a_state_that_is_damaged_permits_no_dropping(trimmed: Trimmed) -> None:
+    path = trimmed.folder / serve.STATE
+    path.write_bytes(path.read_bytes()[: 3 * 4096])
+    trimmed.copied.target = trimmed.target.with_name("later")
+    await trimmed.copied.backup()
+    assert not (trimmed.copied.target / serve.STATE).exists()
+    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+        assert hub_log.newest_backup is not None
+        assert (hub_log.newest_backup.head, hub_log.newest_backup.stored) == (8, 0)

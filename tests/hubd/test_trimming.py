@@ -16,11 +16,12 @@ from hubd.cells.keyspaces import Keyspaces, cells_path
 from hubd.log.base import Append, Appended, Entry, Log, LogFull
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
-from hubd.log.retention import Policy, Readers, Retention
-from hubd.project import Live, Projectors, run_projectors
+from hubd.log.retention import STATE_BACKUP, Policy, Readers, Retention
+from hubd.project import VIEWS, Live, Projectors, run_projectors
 from hubd.project.gaps import read_gaps
 from hubd.project.readers import ProjectorReaders
 from hubd.state import State, open_state, views
+from hubd.state.copies import copy_state
 from tests.hubd.batches import INCARNATION, START_NS, Edge
 from tests.hubd.keys import Till
 from tests.hubd.log.test_contract import NOWHERE
@@ -234,4 +235,32 @@ async def test_a_stuck_projector_keeps_its_entries(tmp_path: Path) -> None:
         assert log.stats().is_full
         del events.apply
         await hub.append(site.batches)
+    await log.aclose()
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_without_a_policy_the_log_waits_for_a_backup_with_the_state(tmp_path: Path) -> None:
+    limit = 8 * MIB
+    log = LmdbLog(tmp_path / "log", map_bytes_max=limit)
+    site, noise = Site("barn"), Random(2).randbytes(100_000)
+    async with a_hub(tmp_path, log, Policy()) as hub:
+        await site.begin(log)
+        while log.stats().used_bytes < 0.85 * limit:
+            await hub.append(site.write(noise))
+        with trio.fail_after(60):
+            while hub.retention.standing.held_by != STATE_BACKUP:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert log.oldest == 1
+        head = log.head
+        await hub.reach_head()
+        async with hub.retention.hold():
+            stored = copy_state(
+                tmp_path / "state.db", tmp_path / "copy.db", log.generation, VIEWS
+            )  # fmt: skip
+            await log.backup(tmp_path / "copy", stored=stored)
+        assert stored > 0
+        with trio.fail_after(60):
+            while log.oldest == 1:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert log.oldest <= stored + 1 <= head + 1
     await log.aclose()

@@ -11,7 +11,7 @@ import trio
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hubd.log.base import Entry
-from hubd.project import Health, Live, Projectors, base, run_projectors
+from hubd.project import Health, Live, Projectors, Source, base, run_projectors
 from hubd.state import State, open_state, views
 from tests.hubd.batches import START_NS, Edge, Shelf
 
@@ -35,7 +35,7 @@ def entries_of(edge: Edge, positions: Sequence[int]) -> list[Entry]:
 
 
 @asynccontextmanager
-async def following(shelf: Shelf, state: State) -> AsyncIterator[Projectors]:
+async def following(shelf: Source, state: State) -> AsyncIterator[Projectors]:
     projectors = Projectors(Live())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_projectors, shelf, state, projectors)
