@@ -169,7 +169,7 @@ def _set(session: "Session", name: bytes, value: bytes) -> None:
     shown = name.decode(errors="replace")
     failed = f"ERR CONFIG SET failed (possibly related to argument '{shown}')"
     if name == b"notify-keyspace-events":
-        house.notifications.configure(value.decode(errors="replace"))
+        house.notifications.configure(value.decode(errors="replace"), is_asked=True)
     elif name == b"slowlog-log-slower-than":
         house.slowlog.configure(
             integer(value, f"{failed} - argument couldn't be parsed into an integer")

@@ -28,11 +28,25 @@ OF_KEYS: Final = {"K": b"__keyspace@", "E": b"__keyevent@"}
 
 def kinds_of(name: bytes) -> list[str]:
     """Return which keyspace notifications a channel or pattern is meant for; none for most."""
-    begun = re.split(rb"[*?\[\\]", name, maxsplit=1)[0]
+    begun = _begin(name)
     return [
         kind for kind, channel in OF_KEYS.items()
         if begun.startswith(channel) or (len(begun) >= 5 and channel.startswith(begun))
     ]  # fmt: skip
+
+
+def is_general(pattern: bytes) -> bool:
+    """Return whether a pattern such as `*` fits keyspace notifications without meaning them."""
+    begun = _begin(pattern)
+    return (
+        begun != pattern
+        and not kinds_of(pattern)
+        and any(channel.startswith(begun) for channel in OF_KEYS.values())
+    )
+
+
+def _begin(name: bytes) -> bytes:
+    return re.split(rb"[*?\[\\]", name, maxsplit=1)[0]
 
 
 class Channels:
@@ -40,13 +54,14 @@ class Channels:
 
     def __init__(self) -> None:
         self.of_keys = 0  # channels and patterns of keyspace notifications
+        self.general = 0  # patterns that fit them, too
         self.on_of_keys: Callable[[], None] = lambda: None
         self._channels: dict[bytes, set[Session]] = {}
         self._patterns: dict[bytes, tuple[Glob, set[Session]]] = {}
 
     def join(self, session: "Session", name: bytes, *, is_pattern: bool = False) -> Push:
         if name not in (self._patterns if is_pattern else self._channels):
-            self._count(name, 1)
+            self._count(name, is_pattern, 1)
         if is_pattern:
             self._patterns.setdefault(name, (glob(name), set()))[1].add(session)
             session.patterns.add(name)
@@ -72,18 +87,22 @@ class Channels:
             self._patterns[name][1].discard(session)
             if not self._patterns[name][1]:
                 del self._patterns[name]
-                self._count(name, -1)
+                self._count(name, is_pattern, -1)
         elif not is_pattern and name in self._channels:
             self._channels[name].discard(session)
             if not self._channels[name]:
                 del self._channels[name]
-                self._count(name, -1)
+                self._count(name, is_pattern, -1)
         (session.patterns if is_pattern else session.subscribed).discard(name)
 
-    def _count(self, name: bytes, by: int) -> None:
+    def _count(self, name: bytes, is_pattern: bool, by: int) -> None:
         if kinds_of(name):
             self.of_keys += by
-            self.on_of_keys()
+        elif is_pattern and is_general(name):
+            self.general += by
+        else:
+            return
+        self.on_of_keys()
 
     def leave(self, session: "Session") -> None:
         """Forget a client that is gone."""
@@ -92,15 +111,18 @@ class Channels:
         for name in list(session.patterns):
             self._drop(session, name, is_pattern=True)
 
-    def publish(self, name: bytes, message: bytes) -> int:
-        """Send to all who listen; returns how many got it."""
+    def publish(self, name: bytes, message: bytes, *, to_general: bool = True) -> int:
+        """Send to all who listen; returns how many got it.
+
+        to_general  also to patterns that fit keyspace notifications without meaning them
+        """
         _check(name)
         heard = 0
         for session in list(self._channels.get(name, ())):
             session.send(Push([b"message", name, message]))
             heard += 1
         for pattern, (matcher, sessions) in list(self._patterns.items()):
-            if matcher.matches(name):
+            if (to_general or not is_general(pattern)) and matcher.matches(name):
                 for session in list(sessions):
                     session.send(Push([b"pmessage", pattern, name, message]))
                     heard += 1

@@ -33,14 +33,19 @@ def class_of(event: str) -> str:
 
 
 class Notifications:
-    """What is switched on; nothing is noted while nobody subscribes to it."""
+    """What is switched on; nothing is noted while nobody subscribes to it.
+
+    They are on by default, unlike in Redis: who subscribes to `*` gets them only when a client has
+    switched them on.
+    """
 
     def __init__(self, house: "House") -> None:
         self._house = house
         self.flags = ""
+        self.is_asked = False  # for by a client
         house.channels.on_of_keys = self._listen
 
-    def configure(self, text: str) -> None:
+    def configure(self, text: str, *, is_asked: bool = False) -> None:
         """Set the classes of events that are published; raises ReplyError for unknown letters."""
         if set(text) - set(CLASSES):
             raise ReplyError(
@@ -53,13 +58,15 @@ class Notifications:
         elif set(ALL) <= wanted:
             wanted.add("A")
         self.flags = "".join(one for one in CLASSES if one in wanted)
+        self.is_asked = is_asked
         self._listen()
 
     def _listen(self) -> None:
         """Listen while something is on and somebody subscribes to it."""
         changes = self._house.cells.changes
         changes.leave(self._changed)
-        if self.is_on and self._house.channels.of_keys:
+        channels = self._house.channels
+        if self.is_on and (channels.of_keys or (self.is_asked and channels.general)):
             changes.listen(self._changed)
 
     @property
@@ -95,6 +102,6 @@ class Notifications:
                 continue
             name = event.encode()
             if "K" in self.flags:
-                publish(b"__keyspace@0__:" + key, name)
+                publish(b"__keyspace@0__:" + key, name, to_general=self.is_asked)
             if "E" in self.flags:
-                publish(b"__keyevent@0__:" + name, key)
+                publish(b"__keyevent@0__:" + name, key, to_general=self.is_asked)

@@ -361,6 +361,32 @@ def test_notifications_cost_nothing_while_nobody_subscribes(tmp_path: Path) -> N
     ours.close()
 
 
+def test_who_listens_to_all_hears_of_keys_when_a_client_asked_for_it(tmp_path: Path) -> None:
+    ours = Ours(tmp_path / "store")
+    house, heard = ours.session.house, list[Any]()
+    general, meant = (house.admit(name, heard.append) for name in ("general", "meant"))
+    house.notifications.configure("KA")
+    general.run([b"PSUBSCRIBE", b"*"])
+
+    def hear() -> list[bytes]:
+        heard.clear()
+        ours.session.run([b"INCR", b"k"])
+        ours.cells.note_changes()
+        return [push.items[1] for push in heard]
+
+    assert not ours.cells.changes.has_listeners
+    assert hear() == []
+    meant.run([b"PSUBSCRIBE", b"__key*__:*"])
+    assert hear() == [b"__key*__:*"]
+    ours.session.run([b"CONFIG", b"SET", b"notify-keyspace-events", b"KA"])
+    assert sorted(hear()) == [b"*", b"__key*__:*"]
+    meant.run([b"PUNSUBSCRIBE"])
+    assert hear() == [b"*"]
+    general.close()
+    assert not ours.cells.changes.has_listeners
+    ours.close()
+
+
 def test_keys_that_are_waited_for_are_bounded_and_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
