@@ -7,7 +7,6 @@ until the registry is back nobody enrols, and what is revoked meanwhile is not n
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -62,7 +61,8 @@ class Admission:
         self._read_at_ns = 0
         self._problem = ""
         self._seldom = Seldom()
-        self._one_at_a_time = threading.Lock()
+        self._turn = trio.Lock()
+        self._unsaved: Changes | None = None
 
     @property
     def problem(self) -> str:
@@ -79,6 +79,7 @@ class Admission:
         """Read the registry, or else what was known last; raises OwnedUnusable for neither."""
         try:
             await self.refresh()
+            await self.save()
         except OwnedUnusable:
             known = await trio.to_thread.run_sync(_load, self._file)
             if known is None:
@@ -93,28 +94,34 @@ class Admission:
         Raises OwnedUnusable and StoreVersion; what was known stays as it is. Raises HubHeld when
         another hub has taken the database, while it was out of this one's reach.
         """
-        try:
-            changes = await trio.to_thread.run_sync(self._read)
-        except (OwnedUnusable, StoreVersion) as error:
-            self._problem = str(error)
-            raise
-        if self._problem:
-            log.warning("the registry is back: %s", self._registry.name)
-        self._problem, self._read_at_ns = "", time.time_ns()
+        async with self._turn:  # what was read first is applied first
+            try:
+                changes = await trio.to_thread.run_sync(self._read)
+            except (OwnedUnusable, StoreVersion) as error:
+                self._problem = str(error)
+                raise
+            if self._problem:
+                log.warning("the registry is back: %s", self._registry.name)
+            self._problem, self._read_at_ns = "", time.time_ns()
+            if changes is None:
+                return []
+            self._unsaved = changes
+            return self._apply(changes)
+
+    def _read(self) -> Changes | None:
+        self._hold.take()
+        return self._registry.changes()
+
+    async def save(self) -> None:
+        """Keep what is known for a start without the registry."""
+        changes, self._unsaved = self._unsaved, None
         if changes is None:
-            return []
-        revoked = self._apply(changes)
+            return
         try:
             await trio.to_thread.run_sync(_save, self._file, self._read_at_ns, changes)
         except OSError as error:  # it is for another day
             if (again := self._seldom.ask("file")) is not None:
                 log.error("%s not written: %s; %d more before", self._file, error, again)
-        return revoked
-
-    def _read(self) -> Changes | None:
-        with self._one_at_a_time:
-            self._hold.take()
-            return self._registry.changes()
 
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)
@@ -145,6 +152,7 @@ class Admission:
                     log.error("registry not read: %s; %d more before", error, again)
             else:
                 self._keyspaces.open_missing()
+                await self.save()
 
 
 class _Known(msgspec.Struct, frozen=True, array_like=True):

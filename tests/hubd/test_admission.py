@@ -1,22 +1,28 @@
 """A hub whose registry is away: whom it knows comes and goes, and everybody is told the rest."""
 
 import os
+import threading
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import trio
 
+from edgesync_transport.zap import KeyTable
 from hubd import serve
-from hubd.admission import KNOWN
+from hubd.admission import KNOWN, Admission
 from hubd.errors import HubHeld, OwnedUnusable
 from hubd.hold import DatabaseHold
+from hubd.owned import open_owned
 from hubd.owned.database import FILE
+from hubd.registry import ApiToken, Changes, RegisteredEdge, Registry, open_registry
 from hubd.settings import HubSettings
 from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard, send
 from tests.postgresql import Server
+from tests.sites import PATIENCE_S
 
 pytestmark = pytest.mark.feature("S6")
 
@@ -142,3 +148,54 @@ async def test_a_hub_whose_database_was_taken_meanwhile_stops(
                     continue
                 break
             await trio.sleep_forever()
+
+
+class Recorder:
+    """Takes what an Admission tells, and keeps the newest of each kind."""
+
+    def __init__(self) -> None:
+        self.edges: list[str] = []
+        self.has_edges = trio.Event()
+
+    def set_registered(self, edges: list[RegisteredEdge]) -> None:
+        self.edges = [edge.name for edge in edges]
+        if edges:
+            self.has_edges.set()
+
+    def set(self, tokens: list[ApiToken]) -> None: ...
+
+    def set_tenants(self, tenants: list[str], owners: dict[str, str]) -> None: ...
+
+
+async def test_what_was_read_first_is_applied_first(tmp_path: Path) -> None:
+    """`hubd enroll` and an edge that enrols may both have it read, in two threads."""
+    first_has_read, go_on = trio.Event(), threading.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    class Slow(Registry):
+        reads = 0
+
+        def changes(self) -> Changes | None:
+            found = super().changes()
+            self.reads += 1
+            if self.reads == 1:
+                token.run_sync_soon(first_has_read.set)
+                go_on.wait(PATIENCE_S)
+            return found
+
+    with (
+        closing(Slow(open_owned(tmp_path))) as registry,
+        closing(DatabaseHold(None)) as hold,
+        closing(open_registry(tmp_path)) as other,
+    ):
+        heard: Any = Recorder()
+        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(admission.refresh)
+            await first_has_read.wait()
+            other.enrolments.invite("barn", valid_s=900)
+            nursery.start_soon(admission.refresh)
+            with trio.move_on_after(0.5):  # enough to be first, were it let
+                await heard.has_edges.wait()
+            go_on.set()
+        assert heard.edges == ["barn"]

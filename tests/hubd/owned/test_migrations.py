@@ -143,6 +143,16 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert dump(path) == before == dump(tmp_path / COPY)
 
 
+def test_a_hub_and_a_command_may_both_make_it(tmp_path: Path, owned_url: sa.URL | None) -> None:
+    def opened(_nth: int) -> Registry:
+        return open_registry(tmp_path, owned_url)
+
+    with ThreadPoolExecutor(4) as threads:
+        for registry in threads.map(opened, range(4)):
+            assert [tenant.name for tenant in registry.tenants.all()] == [DEFAULT_TENANT]
+            registry.close()
+
+
 def test_a_hub_and_a_command_may_both_migrate(tmp_path: Path) -> None:
     before = dump(lay(tmp_path, "1-keys"))
     with ThreadPoolExecutor(4) as threads:

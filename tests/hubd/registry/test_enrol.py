@@ -1,6 +1,5 @@
 """Enrolment over HTTP: credentials of its own, the guard's headers, and a limit to guessing."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from edgesync_transport.keys import decode_token, new_key_pair
@@ -42,8 +42,8 @@ SETTINGS = Settings(
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with closing(open_registry(tmp_path, busy_s=0.01)) as found:
+def registry(tmp_path: Path, owned_url: sa.URL | None) -> Iterator[Registry]:
+    with closing(open_registry(tmp_path, owned_url, busy_s=0.01)) as found:
         yield found
 
 
@@ -172,16 +172,14 @@ def test_networks_that_were_quiet_longest_are_forgotten_first() -> None:
     assert not failures.note("192.0.2.2")
 
 
-def test_a_registry_held_by_another_process_is_busy(client: TestClient, tmp_path: Path) -> None:
-    with (
-        closing(open_registry(tmp_path)) as registry,
-        closing(sqlite3.connect(tmp_path / "registry.db", isolation_level=None)) as holder,
-    ):
-        asked = body(registry)
-        holder.execute("BEGIN EXCLUSIVE")
-        answer = client.post(PATH, json=asked)
-        assert (answer.status_code, answer.json()["code"]) == (503, "busy")
-        holder.execute("ROLLBACK")
+def test_a_registry_held_by_another_process_is_busy(
+    client: TestClient, tmp_path: Path, owned_url: sa.URL | None
+) -> None:
+    with closing(open_registry(tmp_path, owned_url)) as other:
+        asked = body(other)
+        with other.owned.change():
+            answer = client.post(PATH, json=asked)
+            assert (answer.status_code, answer.json()["code"]) == (503, "busy")
         assert client.post(PATH, json=asked).status_code == 200
 
 
