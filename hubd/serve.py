@@ -5,7 +5,7 @@ import functools
 import logging
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
@@ -32,6 +32,7 @@ from hubd.api.params import EdgesPage
 from hubd.api.server import serve_http
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Answers, HubCells, Keyspaces
+from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
 from hubd.errors import HubError
@@ -141,23 +142,20 @@ async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
 def open_keyspaces(settings: Settings, folder: Path, hub_log: LmdbLog) -> Keyspaces:
     """Open the keys of the default tenant; those of others follow with `set_tenants`."""
 
-    def open_answers(tenant: str, belongs: Callable[[str], bool]) -> Answers:
+    def open_answers(tenant: str, feed: Feed) -> Answers:
         cells = open_cells(settings, folder, hub_log, tenant)
-        return make_answers(settings, cells, hub_log, belongs)
+        return make_answers(settings, cells, hub_log, feed)
 
-    return Keyspaces(open_answers)
+    return Keyspaces(hub_log, open_answers)
 
 
 def make_answers(
-    settings: Settings,
-    cells: HubCells,
-    hub_log: LmdbLog,
-    belongs: Callable[[str], bool] = lambda _edge: True,
+    settings: Settings, cells: HubCells, hub_log: LmdbLog, feed: Feed | None = None
 ) -> Answers:
     return Answers(
         cells,
         hub_log,
-        belongs=belongs,
+        feed=feed,
         retire_after_s=float(settings.cells.retire_after),
         conflicts_s=float(settings.cells.conflicts_for),
     )

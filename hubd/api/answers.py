@@ -206,6 +206,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
                       from a log that had dropped it; null: nothing is missing
     gaps              … in detail
     retention         what the log keeps that is to go, and why
+    keys              those that are read and written here: of the tenant that is named, or default
+    keys_by_tenant    … and of all that may be told of here
     """
 
     now_ns: int
@@ -215,6 +217,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     retention: Standing | None
     log_head: int | None
     keys: KeysStats
+    keys_by_tenant: dict[str, KeysStats]
     projectors: list[ProjectorStatus]
     ledger: list[Ledger]
     skips: list[SkipRow]

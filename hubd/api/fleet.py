@@ -174,6 +174,7 @@ async def stats(context: Context, params: EdgesPage) -> Stats:
         retention=context.retention() if is_operators else None,
         log_head=context.hub.log_head if is_operators else None,
         keys=keys.stats(context),
+        keys_by_tenant=keys.stats_by_tenant(context),
         projectors=projector_status(context) if is_operators else [],
         ledger=[_ledger(view, totals.get(view.edge, Totals(edge=view.edge))) for view in found],
         skips=await context.state.read(lambda c: views.skips(c, SKIPS_SHOWN, edges_of(context))),

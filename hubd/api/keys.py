@@ -36,7 +36,7 @@ from hubd.api.params import (
     read_cursor,
 )
 from hubd.api.redis_json import argument, blob, plain
-from hubd.cells import HubCells
+from hubd.cells import Answers, HubCells
 
 if TYPE_CHECKING:
     from edgesync._native.cells import Entry
@@ -331,7 +331,17 @@ def _expires_ns(cells: HubCells, name: bytes) -> int | None:
 
 
 def stats(context: Context) -> KeysStats:
-    cells, answers = context.cells, context.answers
+    """Return how the keys are that are read and written here."""
+    return _stats(context, context.answers)
+
+
+def stats_by_tenant(context: Context) -> dict[str, KeysStats]:
+    """Return how all keys are that may be told of here."""
+    return {tenant: _stats(context, answers) for tenant, answers in context.seen_answers().items()}
+
+
+def _stats(context: Context, answers: Answers) -> KeysStats:
+    cells = answers.cells
     return KeysStats(
         keys=cells.space.keys,
         used_bytes=cells.used_bytes,

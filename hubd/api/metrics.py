@@ -32,8 +32,8 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
 
     edges: list[EdgeView]
     totals: dict[str, Totals]
-    keys: KeysStats
-    replicas: dict[str, Replica]
+    keys: dict[str, KeysStats]
+    replicas: dict[str, dict[str, Replica]]
     projectors: list[ProjectorStatus] = []
     log_head: int = 0
     log: LogStats | None = None
@@ -49,20 +49,22 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
 async def gathered(context: Context) -> Gathered:
     edges = list(context.hub.edges())
     totals = await context.state.read(views.totals)
-    replicas = context.cells.replicas()
+    replicas = {
+        tenant: answers.cells.replicas() for tenant, answers in context.seen_answers().items()
+    }
     if context.tenant is not None:
         theirs = {view.edge for view in edges}
         return Gathered(
             edges=edges,
             totals={edge: held for edge, held in totals.items() if edge in theirs},
-            keys=keys.stats(context),
+            keys=keys.stats_by_tenant(context),
             replicas=replicas,
             slowed=context.hub.slowed(),
             series=context.projectors.series,
             tenants={context.tenant},
         )
     return Gathered(
-        edges=edges, totals=totals, keys=keys.stats(context), replicas=replicas,
+        edges=edges, totals=totals, keys=keys.stats_by_tenant(context), replicas=replicas,
         projectors=projector_status(context), log_head=context.hub.log_head,
         log=context.hub.log_stats(), rebuilds=context.state.rebuilds,
         retention=context.retention(), gaps=len(await context.state.read(read_gaps)),
@@ -77,7 +79,7 @@ def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     metrics = [
         *_edges(found.edges), *_slowed(found.edges, found.slowed), *_held(found.totals),
         *_series(found.edges, found.series, found.tenants),
-        *_keys(found.keys), *_replicas(found.replicas, found.keys.change),
+        *_keys(found.keys), *_replicas(found.replicas, found.keys),
     ]  # fmt: skip
     if found.log is not None:
         metrics += _projectors(found.projectors, found.log_head)
@@ -234,7 +236,7 @@ def _files(log: LogStats, rebuilds: int, fresh: int, gaps: int) -> list[Metric]:
     ]
 
 
-def _keys(keys: KeysStats) -> list[Metric]:
+def _keys(keys: Mapping[str, KeysStats]) -> list[Metric]:
     gauges = {
         "keys": ("keys", "Keys that edges and hub share"),
         "keys_used_bytes": ("used_bytes", "What their file takes"),
@@ -249,24 +251,29 @@ def _keys(keys: KeysStats) -> list[Metric]:
         "keys_skipped": ("skipped", "Entries of the log that could not be carried out"),
         "keys_clamped": ("clamped", "Stamps from a clock far ahead, taken as now"),
     }
-    return [
-        *(
-            GaugeMetricFamily(f"edgesync_hub_{name}", text, value=getattr(keys, field))
-            for name, (field, text) in gauges.items()
-        ),
-        *(
-            CounterMetricFamily(f"edgesync_hub_{name}", text, value=getattr(keys, field))
-            for name, (field, text) in counters.items()
-        ),
-    ]
+    metrics: list[Metric] = []
+    for kinds, family in ((gauges, GaugeMetricFamily), (counters, CounterMetricFamily)):
+        for name, (field, text) in kinds.items():
+            metric = family(f"edgesync_hub_{name}", text, labels=["tenant"])
+            for tenant, one in keys.items():
+                metric.add_metric([tenant], getattr(one, field))
+            metrics.append(metric)
+    return metrics
 
 
-def _replicas(replicas: Mapping[str, Replica], change: int) -> list[Metric]:
+def _replicas(
+    replicas: Mapping[str, Mapping[str, Replica]], keys: Mapping[str, KeysStats]
+) -> list[Metric]:
     base = _gauge("replica_base", "The edge has confirmed to have all changes up to here")
     behind = _gauge("replica_behind", "Changes of keys after that")
     acked = _gauge("replica_acked", "Its operations up to this number are carried out")
     seen = _gauge("replica_seen_timestamp_seconds", "When it last asked, to about a minute")
-    for edge, one in replicas.items():
+    known = [
+        (edge, one, keys[tenant].change)
+        for tenant, theirs in replicas.items()
+        for edge, one in theirs.items()
+    ]
+    for edge, one, change in known:
         base.add_metric([edge], one.base)
         behind.add_metric([edge], max(0, change - one.base))
         acked.add_metric([edge], one.acked)

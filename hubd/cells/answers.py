@@ -34,13 +34,13 @@ from edgesync_transport.messages import (
     Pull,
 )
 from edgesync_transport.receiver import Receiver
+from hubd.cells.feed import Feed, WholeLog
 from hubd.cells.store import Answer, HubCells, operations_of, scope_of
 from hubd.cells.subscriptions import Subscription, Subscriptions
 from hubd.log.base import Entry, Log
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 1 << 20
 # Rows that an entry may stand for to be unpacked faster than a thread is woken.
 DECODE_INLINE_ROWS: Final = 64 * 1024
 PART_BYTES: Final = 256 * 1024
@@ -75,7 +75,7 @@ class Answers:
     """See the module.
 
     changed          is set when keys have changed, and replaced by another then
-    belongs          which edges' keys these are; entries of others are passed by
+    feed             what of the log these keys are made of; without, all of it
     subscriptions    edges that wait for news
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
@@ -86,14 +86,14 @@ class Answers:
         cells: HubCells,
         hub_log: Log,
         *,
-        belongs: Callable[[str], bool] = lambda _edge: True,
+        feed: Feed | None = None,
         retire_after_s: float = 30 * 86400.0,
         conflicts_s: float = 7 * 86400.0,
     ) -> None:
         self.cells = cells
         self._quiet_until = 0.0
         self._log = hub_log
-        self._belongs = belongs
+        self._feed = feed or WholeLog(hub_log)
         self._retire_after_s = retire_after_s
         self._conflicts_s = conflicts_s
         self._asking: dict[str, _Asking] = {}
@@ -132,17 +132,20 @@ class Answers:
 
     async def _follow(self) -> None:
         while True:
-            position = self.cells.position
-            await self._log.wait_beyond(position)
-            for entry in await self._log.read(position, limit_bytes=READ_BYTES):
-                if self._belongs(entry.edge):
-                    self._hearing = entry.edge
-                    await self._project(entry)
-                    self._hearing = ""
-                else:
-                    self.cells.pass_over(entry)
+            portion = await self._feed.read(self.cells.position, self._pass_over)
+            for entry in portion.entries:
+                self._hearing = entry.edge
+                await self._project(entry)
+                self._hearing = ""
                 self._has_moved()
+            self._pass_over(portion.upto)
             await self._keep_pace()
+
+    def _pass_over(self, position: int) -> None:
+        """Go on behind entries up to a position: those not carried out are no business of these."""
+        if position > self.cells.position:
+            self.cells.pass_over(position)
+            self._has_moved()
 
     async def _project(self, entry: Entry) -> None:
         while True:
@@ -159,7 +162,7 @@ class Answers:
                     "keys: skipped entry %d (%s %d..%d): %s",
                     entry.position, entry.edge, entry.first, entry.last, error,
                 )  # fmt: skip
-                self.cells.pass_over(entry)
+                self.cells.pass_over(entry.position)
             return
 
     async def _decode(self, entry: Entry) -> Sequence[Record]:

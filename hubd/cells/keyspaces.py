@@ -1,4 +1,6 @@
-"""The keys of each tenant: a store of their own, following the log for the tenant's edges alone.
+"""The keys of each tenant: a store of their own, made of what the tenant's edges sent.
+
+They follow the log together (`feed.py`), each from a cursor of its own.
 
 What an edge asks for, it is answered from its tenant's keys. A tenant that appears while the hub
 runs gets its keys then; those of one that was removed are kept on disk and asked by nobody.
@@ -17,6 +19,8 @@ from edgesync_transport.messages import Pull
 from edgesync_transport.receiver import Receiver
 from edgesync_transport.seldom import Seldom
 from hubd.cells.answers import Answers, Send
+from hubd.cells.feed import Feed, SharedFeed
+from hubd.log.base import Log
 from hubd.registry import DEFAULT_TENANT
 
 log = logging.getLogger(__name__)
@@ -42,8 +46,9 @@ class Keyspaces:
     open_answers   opens the keys of a tenant; `Answers.cells` is closed here
     """
 
-    def __init__(self, open_answers: Callable[[str, Callable[[str], bool]], Answers]) -> None:
+    def __init__(self, hub_log: Log, open_answers: Callable[[str, Feed], Answers]) -> None:
         self._open_answers = open_answers
+        self._feed = SharedFeed(hub_log, self.owner_of)
         self._owners: dict[str, str] = {}
         self._open: dict[str, Answers] = {}
         self._live: set[str] = {DEFAULT_TENANT}
@@ -77,7 +82,7 @@ class Keyspaces:
                 self._nursery.start_soon(answers.run)
 
     def _add(self, tenant: str) -> Answers:
-        answers = self._open_answers(tenant, lambda edge: self.owner_of(edge) == tenant)
+        answers = self._open_answers(tenant, self._feed.join(tenant))
         self._open[tenant] = answers
         return answers
 
@@ -127,6 +132,9 @@ class Keyspaces:
             try:
                 for answers in list(self._open.values()):
                     await nursery.start(answers.run)
+                # Those who are behind after a crash read for themselves first.
+                start = max(answers.cells.position for answers in self._open.values())
+                nursery.start_soon(self._feed.run, start)
                 task_status.started()
                 await trio.sleep_forever()
             finally:

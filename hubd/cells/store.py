@@ -405,7 +405,7 @@ class HubCells(CellStore):
         if has_ops:
             self._heard[entry.edge] = (entry.incarnation, entry.last)
             self._heard_of_late.add(entry.edge)
-        self.pass_over(entry)
+        self.pass_over(entry.position)
 
     def heard_of(self, edge: str, incarnation: bytes) -> int:
         """Return the seq up to which the edge's operations have been carried out of late, or 0."""
@@ -422,13 +422,13 @@ class HubCells(CellStore):
         rows = self.rows.scan(b"f" + (seq + 1).to_bytes(8, "big"), b"g", limit=limit + 1)
         return None if len(rows) > limit else [name for _, name in rows]
 
-    def pass_over(self, entry: LogEntry) -> None:
-        """Go on behind an entry.
+    def pass_over(self, position: int) -> None:
+        """Go on behind the entry at `position`.
 
         Its place is stored with what it has changed (I9). Where it changed nothing, as readings do,
         that can wait: it costs a commit, and after a crash the entry is passed over again.
         """
-        self.position = entry.position
+        self.position = position
         if self.rows.is_changed or self.position - self.mark.position >= PASSED_BY_MAX:
             self.save_position()
 

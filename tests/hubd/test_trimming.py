@@ -1,7 +1,7 @@
 """Much more goes through a hub than its log may hold, and nothing is missing in the end."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from random import Random
@@ -12,6 +12,7 @@ import trio
 
 from edgesync_transport.messages import Codec, Lane
 from hubd.cells import Answers, HubCells
+from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import Keyspaces, cells_path
 from hubd.log.base import Append, Appended, Entry, Log, LogFull
 from hubd.log.lmdb import LmdbLog
@@ -101,14 +102,14 @@ class Hub:
 
 @asynccontextmanager
 async def a_hub(folder: Path, log: Log, policy: Policy) -> AsyncIterator[Hub]:
-    def open_answers(tenant: str, belongs: Callable[[str], bool]) -> Answers:
+    def open_answers(tenant: str, feed: Feed) -> Answers:
         path = cells_path(folder, tenant)
         path.parent.mkdir(parents=True, exist_ok=True)
         cells = HubCells(path, log.generation, log.head, random=Random(1), oldest=log.oldest)
-        return Answers(cells, log, belongs=belongs)
+        return Answers(cells, log, feed=feed)
 
     state = open_state(folder / "state.db", log.generation, log.head)
-    with closing(state), closing(Keyspaces(open_answers)) as keyspaces:
+    with closing(state), closing(Keyspaces(log, open_answers)) as keyspaces:
         # One whose keys never change: its place in the log must not keep the log.
         keyspaces.set_tenants(["acme"], {"elsewhere": "acme"})
         hub = Hub(log, state, keyspaces, policy)

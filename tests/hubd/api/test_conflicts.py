@@ -1,18 +1,20 @@
 """Conflicts and replicas over HTTP: listed, resolved, given up; counted in stats and metrics."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
 
 from edgesync.cells import Argument
-from hubd.api import Context
+from hubd.api import Context, make_app
 from hubd.cells import HubCells
 from hubd.client import HubClient
 from hubd.errors import HubRefused
-from tests.hubd.keys import Till, meet
+from tests.hubd.keys import Till, meet, open_answers
 
 pytestmark = pytest.mark.feature("L3", "L13")
 
@@ -182,3 +184,23 @@ async def test_stats_and_metrics_count_them(hub: HubClient, context: Context, ur
     assert samples["edgesync_hub_keys", ""] == 2
     assert samples["edgesync_hub_replica_behind", "barn"] == after["change"]
     assert samples["edgesync_hub_keys_skipped_total", ""] == 0
+
+
+def test_the_operator_is_told_of_the_keys_of_every_tenant(context: Context, tmp_path: Path) -> None:
+    with open_answers(tmp_path / "acme") as acmes:
+        acmes.cells.ask("SET", ["price", "1"])
+        acmes.cells.skipped = 3
+        everyones = {"default": context.answers, "acme": acmes}
+        everything = msgspec.structs.replace(context, all_answers=lambda: everyones)
+        with TestClient(make_app(everything), backend="trio") as client:
+            problems = client.get("/healthz").json()["problems"]
+            stats = client.get("/api/v1/stats").json()
+            text = client.get("/metrics").text
+    assert problems == ["keys of acme: 3 entries of the log could not be carried out"]
+    assert {tenant: one["keys"] for tenant, one in stats["keys_by_tenant"].items()} == {
+        "default": 2, "acme": 1
+    }  # fmt: skip
+    assert stats["keys"] == stats["keys_by_tenant"]["default"]
+    assert 'edgesync_hub_keys{tenant="acme"} 1.0' in text
+    assert 'edgesync_hub_keys_skipped_total{tenant="acme"} 3.0' in text
+    assert 'edgesync_hub_replica_acked{edge="barn"}' in text

@@ -1,6 +1,5 @@
 """The keys of tenants while the hub's disk refuses, and afterwards."""
 
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -8,6 +7,7 @@ from random import Random
 import pytest
 
 from hubd.cells import Answers, HubCells
+from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import Keyspaces, cells_path
 from hubd.log.memory import MemoryLog
 
@@ -17,13 +17,13 @@ pytestmark = pytest.mark.feature("C14")
 def test_a_tenants_keys_are_tried_again_until_they_open(tmp_path: Path) -> None:
     hub_log = MemoryLog()
 
-    def open_answers(tenant: str, belongs: Callable[[str], bool]) -> Answers:
+    def open_answers(tenant: str, feed: Feed) -> Answers:
         path = cells_path(tmp_path, tenant)
         path.parent.mkdir(parents=True, exist_ok=True)
         cells = HubCells(path, hub_log.generation, 0, random=Random(1))
-        return Answers(cells, hub_log, belongs=belongs)
+        return Answers(cells, hub_log, feed=feed)
 
-    with closing(Keyspaces(open_answers)) as keyspaces:
+    with closing(Keyspaces(hub_log, open_answers)) as keyspaces:
         (tmp_path / "tenants").write_text("in the way")
         keyspaces.set_tenants(["default", "acme"], {"barn": "acme"})
         assert keyspaces.of("acme") is None

@@ -88,7 +88,7 @@ def test_a_place_in_the_log_counts_as_stored_when_it_is_on_disk(tmp_path: Path) 
         assert (cells.position, cells.stored_position) == (7, 0)
         cells.commit()
         assert cells.stored_position == 7
-        cells.pass_over(Till("shop").entry(8))
+        cells.pass_over(8)
         cells.commit()
         assert cells.stored_position == 7  # nothing had changed with it
         cells.save_position()
