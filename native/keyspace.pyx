@@ -654,7 +654,9 @@ cdef class Keyspace:
         self.remove_many(key, (name,))
 
     def remove_many(self, key: bytes, names) -> None:
-        """Remove several cells of one key that are present."""
+        """Remove several cells of one key that are present; none changes nothing."""
+        if not names:
+            return
         cdef Key found = self.open_key(key)
         for name in names:
             self.write(found, name, TOMB, b"")

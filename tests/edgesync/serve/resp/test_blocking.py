@@ -387,6 +387,26 @@ def test_who_listens_to_all_hears_of_keys_when_a_client_asked_for_it(tmp_path: P
     ours.close()
 
 
+def test_what_removes_nothing_is_no_change(tmp_path: Path) -> None:
+    ours = Ours(tmp_path / "store")
+    house, heard = ours.session.house, list[Any]()
+    house.notifications.configure("KEA")
+    watching = house.admit("watching", lambda push: None)
+    for request in ("SADD s a", "HSET h f 1", "RPUSH l a b", "ZADD z 1 a", "WATCH s h l z"):
+        watching.run(request.encode().split())
+    house.admit("listening", heard.append).run([b"PSUBSCRIBE", b"__keyevent@*"])
+    for request in (
+        "SREM s x", "HDEL h g", "LREM l 0 x", "LTRIM l 0 -1", "ZREM z x", "SPOP s 0", "LPOP l 0",
+        "ZPOPMIN z 0", "ZREMRANGEBYSCORE z 5 6", "SREM none x", "DEL none", "PERSIST s",
+    ):  # fmt: skip
+        ours.session.run(request.encode().split())
+    assert [push.items[2:] for push in heard] == []
+    for request in ("MULTI", "PING"):
+        watching.run(request.encode().split())
+    assert watching.run([b"EXEC"]) == [["PONG"]]
+    ours.close()
+
+
 def test_keys_that_are_waited_for_are_bounded_and_given_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
