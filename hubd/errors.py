@@ -74,6 +74,14 @@ class HubHeld(HubError):
         self.place = place
 
 
+class DatabaseTaken(HubError):
+    """Two hubs have one database configured; nothing of it was changed."""
+
+    def __init__(self, database: str, problem: str) -> None:
+        super().__init__(f"{database} {problem}; give each hub a database of its own")
+        self.database = database
+
+
 class HubUnreachable(HubError):
     """No answer came, so nobody knows whether what was asked for has happened."""
 

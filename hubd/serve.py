@@ -4,6 +4,7 @@ import contextlib
 import functools
 import logging
 import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -48,7 +49,9 @@ from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import Enrolment, enrol_route
 from hubd.settings import Settings
 from hubd.state import State, open_state
+from hubd.state.file import open_beside
 from hubd.state.retention import keep_thinning
+from hubd.state.schema import Hub, open_schema, open_schema_beside
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +111,7 @@ async def run(
     ):
         await hold.begin()
         async with open_log(settings, folder) as hub_log:
-            state = open_state(folder / STATE, hub_log.generation, hub_log.head)
+            state = open_derived(settings, folder, keys, hub_log)
             keyspaces = open_keyspaces(settings, folder, hub_log)
             with contextlib.closing(state), contextlib.closing(keyspaces):
                 await _serve(
@@ -137,6 +140,21 @@ async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
     finally:
         with trio.CancelScope(shield=True):
             await hub_log.aclose()
+
+
+def open_derived(settings: Settings, folder: Path, keys: KeyPair, hub_log: LmdbLog) -> State:
+    """Open what is made from the log; raises ConfigError, StoreError, DatabaseTaken."""
+    if (url := database_url(settings)) is None:
+        return open_state(folder / STATE, hub_log.generation, hub_log.head)
+    hub = Hub(keys.public, f"{socket.gethostname()}:{folder}")
+    return open_schema(url, hub, hub_log.generation, hub_log.head)
+
+
+def open_derived_beside(settings: Settings, folder: Path) -> State | None:
+    """Open it to read from, as it is: the hub may be running. None when it was never made."""
+    if (url := database_url(settings)) is not None:
+        return open_schema_beside(url)
+    return open_beside(folder / STATE) if (folder / STATE).exists() else None
 
 
 def open_keyspaces(settings: Settings, folder: Path, hub_log: LmdbLog) -> Keyspaces:

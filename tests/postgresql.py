@@ -1,6 +1,7 @@
 """A PostgreSQL server of the tests' own, from Debian's package, on a socket in its folder."""
 
 import contextlib
+import itertools
 import os
 import pwd
 import shutil
@@ -45,6 +46,7 @@ class Server:
         self._data = self.folder / "data"
         self._settings = SETTINGS if is_durable else (*SETTINGS, *QUICK)
         self._process: subprocess.Popen[bytes] | None = None
+        self._numbers = itertools.count(1)
         self._as_user: list[str] = []
         if os.geteuid() == 0:
             user = pwd.getpwnam("postgres")
@@ -103,6 +105,12 @@ class Server:
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def new_database(self) -> str:
+        """Make an empty database; returns its URL."""
+        name = f"hub{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:

@@ -83,7 +83,7 @@ def counted(file: str, name: str) -> int:
 
 
 def database_bytes(path: Path, state: State) -> int:
-    with state._engine.connect() as connection:
+    with state.engines.writer.connect() as connection:
         connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").all()
     return path.stat().st_size
 

@@ -23,7 +23,7 @@ from hubd.api.security import Guard
 from hubd.api.stream import live_readings
 from hubd.api.tenancy import Contexts, TenantTokens
 from hubd.cells import Answers
-from hubd.state import QueryTooSlow, StateDamaged
+from hubd.state import QueryTooSlow, StateAway, StateDamaged
 from hubd.web.pages import Pages, page_routes
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -98,6 +98,7 @@ def make_app(
         exception_handlers={
             ApiError: shown(routes.on_api_error),
             QueryTooSlow: shown(routes.on_too_slow),
+            StateAway: shown(routes.on_state_error),
             StateDamaged: shown(routes.on_state_error),
             DatabaseError: shown(routes.on_state_error),
             StoreError: shown(routes.on_store_error),

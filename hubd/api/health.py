@@ -15,7 +15,7 @@ from hubd.log.retention import BACKUP, HIGH_SHARE, STATE_BACKUP, Standing
 from hubd.project import Gap
 from hubd.project import Health as ProjectorHealth
 from hubd.project.gaps import read_gaps
-from hubd.state import QueryTooSlow, StateDamaged, views
+from hubd.state import QueryTooSlow, StateAway, StateDamaged, views
 
 Health = Literal["good", "warning", "critical", "idle"]
 # States in which nobody waits for an edge.
@@ -64,8 +64,9 @@ async def hub_problems(context: Context) -> list[HubProblem]:
         over, gaps = await context.state.read(
             lambda c: (views.over_limit(c, EDGES_NAMED), read_gaps(c))
         )
-    except (sa.exc.DatabaseError, StateDamaged, QueryTooSlow) as error:
-        found.append(HubProblem(f"the state cannot be read: {error}", stops_work=True))
+    except (sa.exc.DatabaseError, StateAway, StateDamaged, QueryTooSlow) as error:
+        reason = getattr(error, "orig", None) or error
+        found.append(HubProblem(f"the state cannot be read: {reason}", stops_work=True))
     else:
         found += [
             HubProblem(

@@ -29,7 +29,6 @@ from hubd.owned import open_owned
 from hubd.project.beside import read_beside
 from hubd.settings import data_dir, read_settings
 from hubd.state import points, tables
-from hubd.state.database import open_beside
 
 # A copy of a large log takes its time.
 BACKUP_LIMIT_S = 3600.0
@@ -102,6 +101,7 @@ def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
 
 @click.command(epilog="Example: hubd ledger --edge barn-7 > rows.jsonl")
 @click.option("--edge", required=True)
+@database_option
 @click.pass_obj
 def ledger(config: Path, edge: str) -> None:
     """Print every record of EDGE in the log, then every point in the state, a JSON object a line.
@@ -115,9 +115,10 @@ def ledger(config: Path, edge: str) -> None:
             if entry.edge == edge:
                 for row in record_rows(entry):
                     click.echo(json.dumps({"place": "log", **row}))
-        if not (folder / serve.STATE).exists():
+        state = serve.open_derived_beside(settings_of(config), folder)
+        if state is None:
             return  # restored, and not started yet: it is made from the log
-        with contextlib.closing(open_beside(folder / serve.STATE)) as state:
+        with contextlib.closing(state):
             for row in read_beside(
                 state, edge, lambda after: _entries(hub_log, after),
                 lambda connection: list(_state_rows(connection, edge)),

@@ -5,10 +5,15 @@ write alike.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql import insert as insert
+from sqlalchemy.dialects.postgresql import psycopg
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 # PostgreSQL has no text with a NUL, nor one that is no UTF-8. In such a text these code points,
 # which Unicode leaves to a program's own use, stand for what cannot be said.
@@ -54,6 +59,63 @@ class TextBytes(sa.types.TypeDecorator[bytes]):
         if value is None or dialect.name == "sqlite":
             return value  # type: ignore[no-any-return]
         return unescape(value).encode("utf-8", "surrogateescape")
+
+
+# An entry of an index of PostgreSQL has 2,704 bytes.
+INDEXED_CHARS: Final = 128
+
+
+class indexed(FunctionElement[str]):  # as SQLAlchemy's own functions
+    """What an index has of a text of any length: all of it in SQLite, else its beginning.
+
+    A question that asks for a text asks for this, too, to find it by the index.
+    """
+
+    inherit_cache = True
+    type = Text()
+
+
+class as_text(FunctionElement[str]):
+    """The text that TextBytes are."""
+
+    inherit_cache = True
+    type = Text()
+
+
+@compiles(indexed)
+def _beginning(element: indexed, compiler: Any, **options: Any) -> str:
+    return f"left({compiler.process(element.clauses, **options)}, {INDEXED_CHARS})"
+
+
+@compiles(indexed, "sqlite")
+def _whole(element: indexed, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(as_text)
+def _is_text(element: as_text, compiler: Any, **options: Any) -> str:
+    return str(compiler.process(element.clauses, **options))
+
+
+@compiles(as_text, "sqlite")
+def _cast(element: as_text, compiler: Any, **options: Any) -> str:
+    return f"CAST({compiler.process(element.clauses, **options)} AS TEXT)"
+
+
+def of_tuples(statement: sa.Insert, names: Sequence[str], dialect: str) -> str:
+    """Return an insert as text, for `exec_driver_sql` with tuples of the columns `names`."""
+    kind = sqlite.dialect() if dialect == "sqlite" else psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+    compiled = statement.compile(dialect=kind)
+    assert compiled.positiontup == list(names)
+    return str(compiled)
+
+
+def uncompressed(column: sa.Column[Any]) -> None:
+    """Keep PostgreSQL from trying to compress what is packed already."""
+    table = column.table
+    statement = f"ALTER TABLE {table.name} ALTER {column.name} SET STORAGE EXTERNAL"
+    ddl = sa.DDL(statement).execute_if(dialect="postgresql")  # type: ignore[no-untyped-call]
+    sa.event.listen(table, "after_create", ddl)
 
 
 def escape(text: str) -> str:

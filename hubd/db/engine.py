@@ -6,6 +6,7 @@ One that writes is alone from its beginning: on SQLite by BEGIN IMMEDIATE, on Po
 advisory lock of the schema, which it waits for up to `busy_s`. All others see one moment.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -53,8 +54,13 @@ def open_sqlite(
     def configure(raw: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         # The driver's own idea of when a transaction begins leaves reads without one.
         raw.isolation_level = None
-        for pragma in statements:
-            raw.cursor().execute(f"PRAGMA {pragma}")
+        try:
+            for pragma in statements:
+                raw.cursor().execute(f"PRAGMA {pragma}")
+        except UnicodeDecodeError as error:  # of a message that quotes a rotten schema
+            damage = sqlite3.DatabaseError("the schema is no text")
+            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise damage from error
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -64,7 +70,9 @@ def open_sqlite(
     return engine
 
 
-def parse_url(text: str, password_file: Path | None = None, *, field: str = "database") -> sa.URL:
+def parse_url(
+    text: str, password_file: Path | None = None, *, field: str = "state.database"
+) -> sa.URL:
     """Return the URL of a PostgreSQL database; raises ConfigError, which never quotes it.
 
     password_file   holds the password alone; without it libpq looks into PGPASSWORD and PGPASSFILE

@@ -70,8 +70,20 @@ def fault_of(error: BaseException) -> Fault | None:
             return found
     if type(original).__name__ == "Stopped":
         return Fault.STOPPED
-    is_operational = "OperationalError" in {kind.__name__ for kind in type(original).__mro__}
-    return Fault.AWAY if is_operational and not state else Fault.BAD_DATA
+    if state or "OperationalError" not in {kind.__name__ for kind in type(original).__mro__}:
+        is_operational = isinstance(error, sa.exc.OperationalError) and not state
+        return Fault.REFUSED if is_operational else Fault.BAD_DATA
+    return Fault.AWAY
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether it may be otherwise later: no row is to blame."""
+    return isinstance(error, MemoryError) or fault_of(error) in PASSING
+
+
+def is_lost(error: BaseException) -> bool:
+    """Return whether a connection is over: who knows whether what was last told it was done."""
+    return fault_of(error) is Fault.AWAY or bool(getattr(error, "connection_invalidated", False))
 
 
 def _of_sqlite(error: sqlite3.Error) -> Fault:

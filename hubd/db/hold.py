@@ -3,14 +3,13 @@
 import os
 import socket
 import time
-from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from hubd.db.engine import open_postgresql
-from hubd.db.faults import fault_of
+from hubd.db.faults import Fault, fault_of
 from hubd.db.limits import stopping_when
 
 # The class of our advisory locks; the other half of their key is a hash of the schema's name.
@@ -42,6 +41,28 @@ def this_process() -> Holder:
     return Holder(socket.gethostname(), os.getpid(), time.time_ns())
 
 
+def application() -> str:
+    """Return how the server is to list the connections of this process."""
+    return f"hubd {os.getpid()}@{socket.gethostname()}"[:63]  # it keeps no more
+
+
+def wait_for_hold(connection: sa.Connection, schema: str) -> Holder | None:
+    """Keep a schema for as long as `connection` lives, once nobody else does.
+
+    Returns who still has it when the time for locks is over, else None.
+    """
+    key = (HOLD_LOCK, schema)
+    try:
+        connection.exec_driver_sql("SELECT pg_advisory_lock(%s, hashtext(%s))", key)
+    except sa.exc.DBAPIError as error:
+        if fault_of(error) is not Fault.LOCKED:
+            raise
+        connection.rollback()
+        return _holder(connection.exec_driver_sql(THEIRS, key).first())
+    connection.commit()
+    return None
+
+
 class SchemaHold:
     """Keeps a schema of PostgreSQL for this process; from one thread at a time.
 
@@ -50,10 +71,7 @@ class SchemaHold:
     """
 
     def __init__(self, url: sa.URL, schema: str) -> None:
-        holder = this_process()
-        # The server lists it so, in 63 bytes.
-        name = f"hubd {holder.pid}@{holder.host}"[:63]
-        self._engine = open_postgresql(url, schema, application=name)
+        self._engine = open_postgresql(url, schema, application=application())
         self._schema = schema
         self._connection: sa.Connection | None = None
 
@@ -85,8 +103,7 @@ class SchemaHold:
                 return None
             row = self._connection.exec_driver_sql(THEIRS, key).first()
         self.release()
-        # It may have gone since, or be another role's, which we are not told of.
-        return Holder("a machine not known", 0, time.time_ns()) if row is None else _parsed(*row)
+        return _holder(row)
 
     def release(self) -> None:
         """Let it go, with the connection."""
@@ -100,7 +117,9 @@ class SchemaHold:
         self._engine.dispose()
 
 
-def _parsed(name: str | None, since: datetime | None) -> Holder:
+def _holder(row: Any) -> Holder:
+    # It may have gone since, or be another role's, which we are not told of.
+    name, since = row or ("", None)
     pid, _, host = (name or "").removeprefix("hubd ").partition("@")
     since_ns = int(since.timestamp() * 1e9) if since else time.time_ns()
     return Holder(host or "a machine not known", int(pid) if pid.isdigit() else 0, since_ns)

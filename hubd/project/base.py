@@ -8,17 +8,18 @@ import enum
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import sqlalchemy as sa
 import trio
-from sqlalchemy.dialects.sqlite import insert
 
+from hubd.db.dialect import insert
+from hubd.db.faults import is_passing
 from hubd.log.base import Entry
 from hubd.project import scratch
 from hubd.project.feed import BadEntry, Cursor, Feed, Part, Parted
 from hubd.project.gaps import Gap, note_gap
-from hubd.state import State, StateReplaced, tables
+from hubd.state import State, StateAway, StateReplaced, tables
 from hubd.state.fresh import FreshLost
 
 log = logging.getLogger(__name__)
@@ -185,11 +186,11 @@ class _Follower:
 
     async def run(self) -> None:
         """Last until cancelled, or StateReplaced."""
-        name, progress = self._projector.name, self._progress
-        progress.skipped = await self._patiently(lambda c: _count_skipped(c, name))
-        cursor = await self._begin()
+        progress = self._progress
+        cursor, progress.skipped = await self._begin()
         await self._note_gap(cursor)
         progress.position = cursor.position
+        self._note_success()
         progress.note()
         while True:
             await self._store_while_idle(cursor.position)
@@ -204,10 +205,15 @@ class _Follower:
                 progress.note()
                 await self._store(is_idle=False)
 
-    async def _begin(self) -> Cursor:
+    async def _begin(self) -> tuple[Cursor, int]:
+        """Return from where the log is to be read, and how many entries were skipped before."""
+        projector = self._projector
         while True:
             try:
-                return await self._state.write(self._projector.begin, life=self._life)
+                return await self._state.write(
+                    lambda c: (projector.begin(c), _count_skipped(c, projector.name)),
+                    life=self._life,
+                )
             except Exception as error:
                 await self._wait_out(error)
 
@@ -247,14 +253,14 @@ class _Follower:
                 await self._state.write(
                     lambda c: self._projector.store(c, is_idle=is_idle), life=self._life
                 )
-            except (sa.exc.OperationalError, MemoryError, StateReplaced) as error:
+            except Exception as error:
+                if not _passes(error):
+                    # No entry is to blame: all of it was taken once.
+                    await self._wait_out(self._state.report_damage(error))
                 self._is_refused = True
                 await self._wait_out(error)
                 if not self._projector.is_full:
                     return  # the log is read on; what could not be stored stays due
-            except Exception as error:
-                # No entry is to blame: all of it was taken once.
-                await self._wait_out(self._state.report_damage(error))
             else:
                 self._is_refused = False
                 self._note_success()
@@ -286,13 +292,6 @@ class _Follower:
         if self._state.life != self._life:
             raise StateReplaced
 
-    async def _patiently(self, question: Any) -> Any:
-        while True:
-            try:
-                return await self._state.read(question)
-            except Exception as error:
-                await self._wait_out(error)
-
     async def _step(self, feed: Feed) -> Cursor | None:
         """Project what `feed` gives, in one transaction; None when it has to be tried again."""
         try:
@@ -301,11 +300,8 @@ class _Follower:
             return await self._skip(feed, error.reason)
         except FreshLost:
             raise
-        except (sa.exc.OperationalError, MemoryError, StateReplaced) as error:
-            await self._wait_out(error)
-            return None
         except Exception as error:
-            if self._state.is_damage(error):
+            if _passes(error) or self._state.is_damage(error):
                 await self._wait_out(error)
             elif feed.taken[0].entry is not feed.taken[-1].entry:
                 feed.take_alone()
@@ -333,7 +329,7 @@ class _Follower:
     async def _wait_out(self, error: Exception) -> None:
         """Wait until the database may have become better; raises StateReplaced when it is new.
 
-        Disk full, locked, read-only, no memory: passes, and no entry is to blame for it.
+        Disk full, locked, read-only, away, no memory: passes, and no entry is to blame for it.
         """
         if self._state.is_damage(error):
             problem = str(getattr(error, "orig", None) or error)
@@ -341,10 +337,10 @@ class _Follower:
             await self._state.replaced(self._life)
         if isinstance(error, StateReplaced) or self._state.life != self._life:
             raise StateReplaced
-        if not isinstance(error, sa.exc.OperationalError | MemoryError):
+        if not _passes(error):
             raise error
         name, position = self._projector.name, self._progress.position
-        problem = str(getattr(error, "orig", None) or "no memory")
+        problem = str(getattr(error, "orig", None) or error).strip() or "no memory"
         if self._progress.health is not Health.FAILING:
             log.error("projector %s waits at %d: %s", name, position, problem)
         self._progress.fail(problem)
@@ -374,7 +370,9 @@ class _Follower:
             )  # fmt: skip
             self._projector.move(connection, Cursor(entry.position))
             # What is read again after a restart may have been skipped before.
-            return connection.execute(statement.on_conflict_do_nothing()).rowcount
+            options = {"preserve_rowcount": True}
+            once = statement.on_conflict_do_nothing()
+            return connection.execute(once, execution_options=options).rowcount
 
         try:
             self._progress.skipped += await self._state.write(change, life=self._life)
@@ -387,6 +385,11 @@ class _Follower:
             name, entry.position, entry.edge, entry.lane, entry.first, entry.last, text,
         )  # fmt: skip
         return feed.skip()
+
+
+def _passes(error: Exception) -> bool:
+    """Return whether the database may take tomorrow what it refuses now."""
+    return isinstance(error, StateAway | StateReplaced) or is_passing(error)
 
 
 def apply_entries(

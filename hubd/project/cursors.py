@@ -2,8 +2,8 @@
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
+from hubd.db.dialect import insert
 from hubd.project.feed import Cursor
 from hubd.state import tables
 from hubd.state.sync import make_durable

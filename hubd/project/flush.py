@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
+from hubd.db.dialect import insert
 from hubd.project.totals import Totals
 from hubd.state import tables
 from hubd.state.fresh import EdgeFresh

@@ -4,8 +4,8 @@ from collections import Counter
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
+from hubd.db.dialect import insert
 from hubd.log.base import Entry
 from hubd.state import tables
 

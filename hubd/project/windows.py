@@ -5,13 +5,13 @@ from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from edgesync._native import batch
 from edgesync._native.window import unpack_windows
 from edgesync.errors import RecordError
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Codec
+from hubd.db.dialect import insert
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project.cursors import CommitsEach
 from hubd.project.events import RECORD_COST, unreadable_row

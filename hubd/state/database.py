@@ -1,50 +1,26 @@
-"""The database behind the state: one writer, several readers, brought up to date when opened."""
+"""The tables of the state, wherever they are: one writer, several readers, a new life when lost."""
 
 import logging
-import os
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import sqlalchemy as sa
 import trio
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
-from sqlalchemy import event
-from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.pool import ConnectionPoolEntry
 
-from edgesync.errors import StoreUnwritable, StoreVersion
-from hubd.state import tables
+from hubd.db.faults import Fault, fault_of, is_lost
+from hubd.db.limits import stopping_when
 from hubd.state.damage import StateDamaged, is_damage
 from hubd.state.fresh import AFTER, OPTION, Fresh
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# NORMAL: a power cut may take the newest commits, never part of one. What it takes is projected
-# again from the log, whose own commits are synced; FULL would cost a sync per projected chunk.
-PRAGMAS: Final = (
-    "journal_mode = WAL",
-    "synchronous = NORMAL",
-    "busy_timeout = 5000",
-    "temp_store = MEMORY",
-    "cache_size = -16384",  # KiB
-    "journal_size_limit = 67108864",
-)
 READERS: Final = 4
 READ_LIMIT_S: Final = 5.0
-# Instructions of SQLite's machine between two looks at the clock: about 0.1 ms.
-STEPS_BETWEEN_CHECKS: Final = 20_000
-
-
-# A whole pass over the file: what rotted where nobody asks is found within a day.
+# A whole pass over the tables: what rotted where nobody asks is found within a day.
 SCRUB_EVERY_S: Final = 86400.0
 # Between two new beginnings: a disk that rots at once is not written to without end.
 REBUILD_PAUSES_S: Final = (0.0, 5.0, 60.0, 600.0)
@@ -53,6 +29,10 @@ REBUILDS_FORGOTTEN_S: Final = 3600.0
 
 class QueryTooSlow(Exception):
     """The read was stopped at its time limit; a narrower question would be answered."""
+
+
+class StateAway(Exception):
+    """The tables cannot be reached for now; the log has all of it."""
 
 
 class StateReplaced(Exception):
@@ -75,30 +55,92 @@ def _is_cancelled() -> bool:
     return False
 
 
+class Engines(NamedTuple):
+    writer: sa.Engine
+    reader: sa.Engine
+
+    def dispose(self) -> None:
+        self.writer.dispose()
+        self.reader.dispose()
+
+
+class Home(Protocol):
+    """Where the tables are: a file of SQLite, a schema of PostgreSQL.
+
+    name    for people; there is no password in it
+    checks  whether `problem` finds what the database does not find by itself
+    """
+
+    name: str
+    checks: bool
+
+    def open(self, renew: str = "") -> Engines:
+        """Open tables that were made from our log: those that are there, or new ones.
+
+        renew   why those that are there are to be left
+        """
+        ...
+
+    def problem(self, connection: sa.Connection) -> str:
+        """Look through all that is stored; return what is damaged, "" for nothing."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what was left behind by those that were replaced."""
+        ...
+
+
 class State:
     """Hands out transactions; every function given to it runs in a worker thread.
 
     life       counts new beginnings: what a caller remembers is of one of them
-    rebuilds   how often the file was damaged and made anew since it was opened
+    rebuilds   how often the tables were damaged and made anew since they were opened
     fresh      what the log holds and the rows do not, in memory (`fresh_of` gives it to questions)
+
+    A database may lose the newest commits when its connection is lost, or have one whose reply was
+    lost: nobody can know. So a life ends with the connection of the writer, too, and who follows
+    the log begins again where the tables say (I9).
     """
 
-    def __init__(self, engine: sa.Engine, path: Path, generation: bytes) -> None:
-        self.path = str(path)
+    def __init__(self, home: Home) -> None:
+        self.name = home.name
         self.life = 1
         self.rebuilds = 0
         self.last_rebuild: Rebuild | None = None
         self.fresh = Fresh()
         # Held while a change of rows and memory becomes visible, and while a view of both begins.
         self._moment = threading.Lock()
-        self._file = path
-        self._generation = generation
-        self._engine = engine
+        self._home = home
+        self._engines: Engines | None = None
+        self._away: Exception = StateAway("not opened yet")
         self._writer = trio.CapacityLimiter(1)
         self._readers = trio.CapacityLimiter(READERS)
         self._damaged = trio.Event()
         self._replaced = trio.Event()
         self._damage = ""
+
+    def open(self, *, renew: str = "") -> None:
+        """Open the tables; `renew` is why those that are there are to be replaced by empty ones."""
+        self._close()
+        try:
+            self._engines = self._home.open(renew)
+        except Exception as error:
+            self._away = error
+            raise
+
+    @property
+    def engines(self) -> Engines:
+        """The engines of the tables that are open; raises StateAway."""
+        if self._engines is None:
+            raise StateAway(_problem(self._away)) from self._away
+        return self._engines
+
+    def _opened_again(self) -> Engines:
+        try:
+            self.open()
+        except Exception as error:
+            raise StateAway(_problem(error)) from error
+        return self.engines
 
     async def write(self, change: Callable[[sa.Connection], T], *, life: int | None = None) -> T:
         """Run `change` in one transaction; commits when it returns, undoes it all if it raises.
@@ -113,10 +155,13 @@ class State:
                 raise StateReplaced
             return self.write_now(change, is_over=_is_cancelled)
 
+        before = self.life
         try:
             return await trio.to_thread.run_sync(carry_out, limiter=self._writer)
         except Exception as error:
-            if is_damage(error) and life in (None, self.life):
+            if self.life != before:
+                self._wake()
+            elif is_damage(error) and life in (None, self.life):
                 self.report_damage(error)
             raise
 
@@ -136,50 +181,70 @@ class State:
         """Commit what `change` does to rows, and then what it gave to `after_commit`."""
         then: list[Callable[[], None]] = []
         options: dict[str, Any] = {"writes": True, OPTION: self.fresh, AFTER: then}
-        with self._engine.connect().execution_options(**options) as connection:
-            raw: Any = connection.connection.dbapi_connection
-            raw.set_progress_handler(is_over, STEPS_BETWEEN_CHECKS)
-            try:
-                with connection.begin() as transaction:
-                    result = change(connection)
-                    with self._moment:
-                        transaction.commit()
-                        for follow_up in then:
-                            follow_up()
-                    return result
-            except sa.exc.OperationalError:
-                if is_over is not None:
-                    trio.from_thread.check_cancelled()  # that was why
-                raise
-            finally:
-                raw.set_progress_handler(None, 0)
+        engines = self._engines or self._opened_again()
+        try:
+            with (
+                engines.writer.connect().execution_options(**options) as connection,
+                stopping_when(connection, is_over),
+                connection.begin() as transaction,
+            ):
+                result = change(connection)
+                with self._moment:
+                    transaction.commit()
+                    for follow_up in then:
+                        follow_up()
+                return result
+        except sa.exc.DBAPIError as error:
+            if is_lost(error):
+                self._lose(error)
+            if is_over is not None and fault_of(error) is Fault.STOPPED:
+                trio.from_thread.check_cancelled()  # that was why
+            raise
+
+    def _lose(self, error: Exception) -> None:
+        """Take in that the writer's connection is gone: rows may be other ones when it is back."""
+        log.warning("state %s: the connection was lost: %s", self.name, _problem(error))
+        self._away = error
+        self._close()
+        with self._moment:
+            self.fresh = Fresh()
+            self.life += 1
 
     def read_now(
         self, question: Callable[[sa.Connection], T], *, limit_s: float | None = None
     ) -> T:
-        ends_at = time.monotonic() + (READ_LIMIT_S if limit_s is None else limit_s)
-        return self._read_until(question, lambda: time.monotonic() > ends_at)
+        limit_s = READ_LIMIT_S if limit_s is None else limit_s
+        ends_at = time.monotonic() + limit_s
+        return self._read_until(question, lambda: time.monotonic() > ends_at, limit_s)
 
-    def _read_until(self, question: Callable[[sa.Connection], T], is_over: Callable[[], bool]) -> T:
-        with self._engine.connect() as connection:
-            raw: Any = connection.connection.dbapi_connection
-            raw.set_progress_handler(is_over, STEPS_BETWEEN_CHECKS)
-            try:
-                with connection.begin():
-                    self._fix_view(connection)
-                    return question(connection)
-            except sa.exc.OperationalError as error:
-                if "interrupted" in str(error.orig):
-                    raise QueryTooSlow("the question takes too long") from error
-                raise
-            finally:
-                raw.set_progress_handler(None, 0)
+    def _read_until(
+        self,
+        question: Callable[[sa.Connection], T],
+        is_over: Callable[[], bool],
+        limit_s: float,
+    ) -> T:
+        try:
+            with (
+                self.engines.reader.connect() as connection,
+                stopping_when(connection, is_over),
+                connection.begin(),
+            ):
+                self._fix_view(connection, limit_s)
+                return question(connection)
+        except sa.exc.DBAPIError as error:
+            if fault_of(error) is Fault.STOPPED:
+                raise QueryTooSlow("the question takes too long") from error
+            raise
 
-    def _fix_view(self, connection: sa.Connection) -> None:
+    def _fix_view(self, connection: sa.Connection, limit_s: float) -> None:
         """Let `connection` see rows and memory of one moment."""
-        with self._moment:
+        if not self._moment.acquire(timeout=min(limit_s, threading.TIMEOUT_MAX)):
+            raise QueryTooSlow("a commit takes too long")
+        try:
             connection.exec_driver_sql("SELECT 1 FROM meta LIMIT 1").all()
             connection.execution_options(**{OPTION: self.fresh.view()})
+        finally:
+            self._moment.release()
 
     # -- damage ------------------------------------------------------------------------------
 
@@ -189,12 +254,12 @@ class State:
 
     @property
     def is_damaged(self) -> bool:
-        """Whether damage is known and the file is not made anew yet."""
+        """Whether damage is known and the tables are not made anew yet."""
         return self._damaged.is_set()
 
     def report_damage(self, error: BaseException) -> StateDamaged:
-        """Have the file made anew by `keep_whole`; call it from Trio's thread."""
-        self._damage = self._damage or str(getattr(error, "orig", None) or error)
+        """Have the tables made anew by `keep_whole`; call it from Trio's thread."""
+        self._damage = self._damage or _problem(error)
         self._damaged.set()
         return StateDamaged(self._damage)
 
@@ -205,9 +270,10 @@ class State:
         await trio.lowlevel.checkpoint()
 
     async def keep_whole(self) -> None:
-        """Until cancelled, look for damage, move a damaged file aside and begin an empty one."""
+        """Until cancelled, look for damage, leave damaged tables and begin empty ones."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_scrubbing)
+            if self._home.checks:
+                nursery.start_soon(self._keep_scrubbing)
             recent = 0
             while True:
                 await self._damaged.wait()
@@ -218,25 +284,31 @@ class State:
                 recent += 1
                 try:
                     await trio.to_thread.run_sync(self._replace, limiter=self._writer)
-                except (OSError, sa.exc.DatabaseError) as error:
-                    log.error("%s is damaged and cannot be made anew: %s", self.path, error)
+                except Exception as error:
+                    if not isinstance(error, OSError | StateDamaged) and fault_of(error) is None:
+                        raise
+                    text = "%s is damaged and cannot be made anew: %s"
+                    log.error(text, self.name, _problem(error))
+                else:
+                    await trio.to_thread.run_sync(self._home.tidy, limiter=self._writer)
 
     def _replace(self) -> None:
-        self._engine.dispose()
         reason = self._damage
-        move_damaged_aside(self._file, reason)
-        self._engine = _open_engine(self._file)
+        self.open(renew=reason)
         self.fresh = Fresh()
-        self.write_now(lambda c: _claim(c, self._generation))
         trio.from_thread.run_sync(self.note_rebuild, reason)
 
     def note_rebuild(self, reason: str) -> None:
         """Begin a new life of the state."""
-        self.life += 1
         self.rebuilds += 1
         self.last_rebuild = Rebuild(time.time_ns(), reason)
         self._damage = ""
         self._damaged = trio.Event()
+        self.life += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        """Have those go on who wait for the end of a life."""
         self._replaced.set()
         self._replaced = trio.Event()
 
@@ -248,7 +320,7 @@ class State:
                 await trio.to_thread.run_sync(
                     self._scrub, is_over.is_set, abandon_on_cancel=True, limiter=limiter
                 )
-            except (sa.exc.DatabaseError, StateDamaged, QueryTooSlow) as error:
+            except (sa.exc.DatabaseError, StateAway, StateDamaged, QueryTooSlow) as error:
                 if is_damage(error) and self.life == life:
                     self.report_damage(error)
             finally:
@@ -256,162 +328,19 @@ class State:
             await trio.sleep(SCRUB_EVERY_S)
 
     def _scrub(self, is_over: Callable[[], bool]) -> None:
-        """Raise StateDamaged if a page of the file is not what it can be."""
-
-        def check(connection: sa.Connection) -> str:
-            return str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar())
-
-        if (problem := self._read_until(check, is_over)) != "ok":
+        """Raise StateDamaged if what is stored is not what it can be."""
+        if problem := self._read_until(self._home.problem, is_over, float("inf")):
             raise StateDamaged(problem)
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._close()
+
+    def _close(self) -> None:
+        engines, self._engines = self._engines, None
+        if engines is not None:
+            engines.dispose()
 
 
-def open_state(path: Path, generation: bytes, head: int | None = None) -> State:
-    """Open the state that was made from the log `generation`, or begin an empty one.
-
-    A state made from another log (the hub was restored from a backup), or that knows more than the
-    log up to `head` holds, is moved aside and made anew: positions meant other batches there. So is
-    one that is damaged.
-
-    Raises StoreVersion or StoreUnwritable.
-    """
-    reason = ""
-    try:
-        try:
-            state = _open(path, generation)
-            try:
-                is_ours = state.write_now(lambda c: _belongs(c, generation, head))
-            except BaseException:
-                state.close()
-                raise
-        except (sa.exc.DatabaseError, StateDamaged) as error:
-            if not _is_damaged_at_start(error):
-                raise
-            reason = str(getattr(error, "orig", None) or error)
-        else:
-            if is_ours:
-                return state
-            state.close()
-            aside = _move_aside(path)
-            log.warning("%s was made from another log: kept as %s, made anew", path, aside)
-        if reason:
-            move_damaged_aside(path, reason)
-        state = _open(path, generation)
-        state.write_now(lambda c: _claim(c, generation))
-    except sa.exc.DatabaseError as error:
-        raise StoreUnwritable(path=str(path), problem=str(error.orig)) from error
-    if reason:
-        state.note_rebuild(reason)
-    return state
-
-
-def open_beside(path: Path) -> State:
-    """Open a state to read from, as it is: the hub that keeps it may be running."""
-    return State(_make_engine(path), path, b"")
-
-
-def _is_damaged_at_start(error: Exception) -> bool:
-    """Also tables that are there and should not be, or the other way round."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", 0)
-    return is_damage(error) or code == sqlite3.SQLITE_ERROR
-
-
-def _open(path: Path, generation: bytes) -> State:
-    return State(_open_engine(path), path, generation)
-
-
-def _open_engine(path: Path) -> sa.Engine:
-    engine = _make_engine(path)
-    try:
-        connection = engine.connect().execution_options(writes=True)
-        with connection, connection.begin():
-            _upgrade(connection, path)
-    except BaseException:
-        engine.dispose()
-        raise
-    path.chmod(0o600)
-    return engine
-
-
-def _make_engine(path: Path) -> sa.Engine:
-    engine = sa.create_engine(
-        f"sqlite:///{path}",
-        connect_args={"check_same_thread": False},  # the pool gives one to one thread at a time
-        pool_size=READERS + 2,  # readers, the writer, and who looks for damage
-        max_overflow=0,
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(raw: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        # The driver's own idea of when a transaction begins leaves reads without one.
-        raw.isolation_level = None
-        try:
-            for pragma in PRAGMAS:
-                raw.cursor().execute(f"PRAGMA {pragma}")
-        except UnicodeDecodeError as error:  # of a message that quotes a rotten schema
-            raise StateDamaged("the schema is no text") from error
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        writes = connection.get_execution_options().get("writes", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-    return engine
-
-
-def _upgrade(connection: sa.Connection, path: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        found = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
-        if not (found.isascii() and found.isdigit()):
-            raise StateDamaged(f"its format is {found!r}") from error
-        # A revision this hub does not have: the file was written by a newer one.
-        known = len(list(ScriptDirectory.from_config(config).walk_revisions()))
-        raise StoreVersion(path=str(path), found=known + 1, known=known) from error
-
-
-def _belongs(connection: sa.Connection, generation: bytes, head: int | None) -> bool:
-    """Return whether the state was made from that log; one without a past is claimed for it."""
-    found = _claim(connection, generation)
-    positions = (tables.projector_cursor.c.position, tables.stored.c.position)
-    known = max(connection.scalar(sa.select(sa.func.max(one))) or 0 for one in positions)
-    is_ahead = head is not None and known > head
-    return found == generation and not is_ahead
-
-
-def _claim(connection: sa.Connection, generation: bytes) -> bytes:
-    """Return the log that the state is of, `generation` if of none before."""
-    meta = tables.meta
-    found: bytes | None = connection.scalar(
-        sa.select(meta.c.value).where(meta.c.name == "generation")
-    )
-    if found is None:
-        connection.execute(meta.insert().values(name="generation", value=generation))
-    return found or generation
-
-
-def _move_aside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.name}.{number}")).exists():
-        number += 1
-    return _rename(path, aside)
-
-
-def move_damaged_aside(path: Path, reason: str) -> Path:
-    """Keep the newest damaged file, one only: a disk that rots may not be filled by it."""
-    aside = _rename(path, path.with_name(f"{path.name}.damaged"))
-    log.error("%s is damaged (%s): kept as %s, made anew from the log", path, reason, aside)
-    return aside
-
-
-def _rename(path: Path, aside: Path) -> Path:
-    for suffix in ("-wal", "-shm"):  # of a sound file, closing the last connection emptied them
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-    os.replace(path, aside)
-    return aside
+def _problem(error: BaseException) -> str:
+    """Return what went wrong, in the words of the database."""
+    return str(getattr(error, "orig", None) or error).strip()

@@ -7,6 +7,7 @@ Only finite numbers count: one NaN ("not available") must not blank the hour it 
 count as 0 and 1, texts not at all.
 """
 
+import functools
 import math
 import sys
 from collections.abc import Iterable
@@ -15,10 +16,9 @@ from operator import le
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.sqlite import insert
 
 from edgesync._native import block
+from hubd.db.dialect import insert, of_tuples
 from hubd.state import tables
 from hubd.state.pieces import Piece, Times
 
@@ -117,7 +117,7 @@ def merge(connection: sa.Connection, table: sa.Table, buckets: Iterable[Bucket])
     """Merge `buckets` into `table`, some at a time: one takes a hundred times a packed point."""
     remaining = iter(buckets)
     while rows := list(islice(remaining, ROWS_A_STATEMENT)):
-        connection.exec_driver_sql(_UPSERTS[table.name], rows)
+        connection.exec_driver_sql(_text(connection.dialect.name, table), rows)
 
 
 def _finite_by_time(piece: Piece) -> "tuple[Times, Any] | None":
@@ -140,6 +140,16 @@ def _finite_by_time(piece: Piece) -> "tuple[Times, Any] | None":
     return sorted_times, sorted_values
 
 
+_MAX: Final = sa.cast(sa.literal_column(repr(FLOAT_MAX)), sa.Float)
+_ZERO: Final = sa.literal_column("0.0", sa.Float)
+
+
+@functools.cache
+def _text(dialect: str, table: sa.Table) -> str:
+    """The statement for tuples in the order of the columns: a third of the time a row takes."""
+    return of_tuples(_upsert(table), Bucket._fields, dialect)
+
+
 def _upsert(table: sa.Table) -> sa.Insert:
     """Merge a bucket into the row that may be there; each later arrival comes in later."""
     statement = insert(table)
@@ -150,20 +160,15 @@ def _upsert(table: sa.Table) -> sa.Insert:
             "points": old.points + new.points,
             "min": sa.case((new.min < old.min, new.min), else_=old.min),
             "max": sa.case((new.max > old.max, new.max), else_=old.max),
-            "sum": old.sum + new.sum,
+            "sum": sa.case(
+                # As `bounded`, without a sum that is none: PostgreSQL refuses it.
+                ((old.sum > _ZERO) & (new.sum > _MAX - old.sum), _MAX),
+                ((old.sum < _ZERO) & (new.sum < -_MAX - old.sum), -_MAX),
+                else_=old.sum + new.sum,
+            ),
             "first": sa.case((new.first_ns < old.first_ns, new.first), else_=old.first),
             "last": sa.case((new.last_ns >= old.last_ns, new.last), else_=old.last),
             "first_ns": sa.case((new.first_ns < old.first_ns, new.first_ns), else_=old.first_ns),
             "last_ns": sa.case((new.last_ns >= old.last_ns, new.last_ns), else_=old.last_ns),
         },
     )
-
-
-def _as_text(statement: sa.Insert) -> str:
-    """The statement for tuples in the order of the columns: a third of the time a row takes."""
-    compiled = statement.compile(dialect=sqlite.dialect())
-    assert compiled.positiontup == list(Bucket._fields)
-    return str(compiled)
-
-
-_UPSERTS: Final = {level.table.name: _as_text(_upsert(level.table)) for level in (HOURS, MINUTES)}

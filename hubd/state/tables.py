@@ -15,9 +15,14 @@ from sqlalchemy import (
     MetaData,
     SmallInteger,
     Table,
-    Text,
     UniqueConstraint,
 )
+
+from hubd.db.dialect import Text, TextBytes, indexed, uncompressed
+
+# Of PostgreSQL's tables, which are made anew when it is another; SQLite's have migrations, the
+# newest of which has this number.
+FORMAT = 4
 
 metadata = MetaData()
 
@@ -175,7 +180,7 @@ edge_events = Table(
     Column("action", Integer, nullable=False),
     Column("entity_type", Integer, nullable=False),
     Column("entity", Text, nullable=False),
-    Column("body", LargeBinary, nullable=False),
+    Column("body", TextBytes, nullable=False),
     Column("reason", Text, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
     Column("created_ns", BigInteger, nullable=False),
@@ -184,8 +189,10 @@ edge_events = Table(
     UniqueConstraint("position", "nth"),
     Index("edge_events_by_edge", "edge", "n"),
     Index("edge_events_by_type", "edge", "type", "n"),
-    Index("edge_events_by_entity", "edge", "entity", "n"),
 )
+Index(
+    "edge_events_by_entity", edge_events.c.edge, indexed(edge_events.c.entity), edge_events.c.n
+)  # fmt: skip
 
 # What is gone for good, and why: told by the edge (a LOSS event) or by the link (a GAP).
 loss = Table(
@@ -201,6 +208,9 @@ loss = Table(
     Column("time_ns", BigInteger, nullable=False),
     Index("loss_by_edge", "edge", "position"),
 )
+
+for packed in (page.c.data, windows.c.data):
+    uncompressed(packed)
 
 
 def signed(value: int) -> int:

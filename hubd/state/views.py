@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from edgesync.model import Action, EntityType, EventType, Value, ValueType
 from edgesync_transport.messages import Lane
+from hubd.db.dialect import Text, as_text, indexed
 from hubd.state import tables
 from hubd.state.fresh import EdgeFresh, Tail, fresh_of
 from hubd.state.pieces import from_bits
@@ -144,6 +145,8 @@ def events(
     table = tables.edge_events.c
     equal = {name: getattr(wanted, name) for name in _EQUAL}
     where = [table[name] == value for name, value in equal.items() if value is not None]
+    if wanted.entity is not None:
+        where.append(indexed(table.entity) == indexed(sa.literal(wanted.entity, Text)))
     if wanted.edges is not None:
         where.append(table.edge.in_(wanted.edges))
     if wanted.from_ns is not None:
@@ -151,9 +154,8 @@ def events(
     if wanted.to_ns is not None:
         where.append(table.time_ns < wanted.to_ns)
     if wanted.text is not None:
-        text = sa.cast(table.body, sa.Text)
         where.append(
-            text.icontains(wanted.text, autoescape=True)
+            as_text(table.body).icontains(wanted.text, autoescape=True)
             | table.reason.icontains(wanted.text, autoescape=True)
             | table.entity.icontains(wanted.text, autoescape=True)
         )

@@ -28,7 +28,7 @@ from hubd.project.gaps import read_gaps
 from hubd.registry import Registry, open_registry
 from hubd.state import open_state, views
 from hubd.state.copies import StateRefused
-from hubd.state.database import open_beside
+from hubd.state.file import open_beside
 from tests.hubd.batches import INCARNATION, START_NS, Edge
 from tests.hubd.keys import open_answers
 from tests.hubd.log.test_contract import NOWHERE

@@ -28,7 +28,7 @@ from hubd.rates import Rate, RateSettings
 from hubd.registry import open_registry
 from hubd.settings import Settings, from_table, read_settings
 from hubd.state import open_state, tables
-from hubd.state.database import open_beside
+from hubd.state.file import open_beside
 from hubd.state.retention import thin_out
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 from tests.sites import PATIENCE_S

@@ -1,5 +1,6 @@
 """A hub with two edges, their state made by the real projectors from real batches."""
 
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -81,8 +82,13 @@ def fill_keys(cells: HubCells) -> None:
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Iterator[Context]:
-    state = open_state(tmp_path / "state.db", b"g" * 16)
+def state(tmp_path: Path) -> Iterator[State]:
+    with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
+        yield state
+
+
+@pytest.fixture
+def context(state: State, tmp_path: Path) -> Iterator[Context]:
     live = Live()
     projectors = Projectors(live)
     fill(state, projectors)
@@ -104,7 +110,6 @@ def context(tmp_path: Path) -> Iterator[Context]:
             version="0.1.0",
             now_ns=lambda: NOW_NS,
         )
-    state.close()
 
 
 @pytest.fixture

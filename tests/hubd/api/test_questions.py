@@ -14,14 +14,21 @@ from hubd.log.retention import BACKUP, STATE_BACKUP, Standing
 from hubd.project import Gap, Health
 from hubd.project.gaps import note_gap
 from hubd.rates import Slowdowns, Slowed
-from hubd.state import tables
+from hubd.state import State, tables
 from tests.hubd.api.conftest import MINUTES
 from tests.hubd.batches import START_NS
+from tests.hubd.conftest import Opener
 from tests.hubd.still import NOW_NS, StillHub
 
 SECOND = 10**9
 POWER = {"entity": "meter0", "key": "ActivePower"}
 ALL = {"from": str(START_NS), "to": str(START_NS + MINUTES * 60 * SECOND)}
+
+
+@pytest.fixture
+def state(opener: Opener) -> State:
+    """Whatever the database is, the answers are the same."""
+    return opener()
 
 
 def ask(client: httpx2.Client, path: str, **params: Any) -> Any:
@@ -272,11 +279,12 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     assert "raise `limit` under [log]" in response.json()["problems"][0]
 
 
+@pytest.mark.parametrize("opener", ["sqlite"], indirect=True)
 def test_a_rotten_state_answers_503_and_is_named(
     client: httpx2.Client, context: Context, tmp_path: Path
 ) -> None:
-    context.state.close()
-    path = Path(context.state.path)
+    context.state.engines.dispose()
+    path = Path(context.state.name)
     path.write_bytes(path.read_bytes()[:4096] + b"rot" * 40_000)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

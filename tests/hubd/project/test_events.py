@@ -1,8 +1,5 @@
 """The events projector: stored, refused, lost and unreadable, each visible."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import msgspec
 import pytest
 import sqlalchemy as sa
@@ -10,16 +7,9 @@ import sqlalchemy as sa
 from edgesync.model import Action, EventType
 from hubd.log.base import Entry
 from hubd.project import EventsProjector, Live, apply_entries
-from hubd.state import State, open_state, tables, views
+from hubd.state import State, tables, views
 from hubd.state.views import EventFilter, EventRow
 from tests.hubd.batches import START_NS, Edge
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = open_state(tmp_path / "state.db", b"g" * 16)
-    yield state
-    state.close()
 
 
 def project(state: State, *entries: Entry) -> None:

@@ -1,8 +1,8 @@
 """Following the log: bad entries are skipped and shown, a refusing database is waited for."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,17 +12,10 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hubd.log.base import Entry
 from hubd.project import Health, Live, Projectors, Source, base, run_projectors
-from hubd.state import State, open_state, views
+from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge, Shelf
 
 NAME = ("meter", "Power")
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = open_state(tmp_path / "state.db", b"g" * 16)
-    yield state
-    state.close()
 
 
 def entries_of(edge: Edge, positions: Sequence[int]) -> list[Entry]:
@@ -90,14 +83,18 @@ async def test_a_database_that_refuses_is_waited_for_and_nothing_is_skipped(
     shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3]))
     refuses = True
 
-    @sa.event.listens_for(state._engine, "checkout")
+    @sa.event.listens_for(state.engines.writer, "checkout")
     def allow_or_not(raw: DBAPIConnection, *_: object) -> None:
-        raw.cursor().execute(f"PRAGMA query_only = {int(refuses)}")
+        if raw.__class__.__module__ == "sqlite3":
+            raw.cursor().execute(f"PRAGMA query_only = {int(refuses)}")
+        else:
+            raw.cursor().execute(f"SET default_transaction_read_only = {int(refuses)}")
+            raw.commit()
 
     async with following(shelf, state) as projectors:
         for one in projectors.progress:
             await one.until(Health.FAILING)
-            assert "readonly" in one.error
+            assert re.search("read-?only", one.error)
         refuses = False
         await projectors.reach(3)
         assert [one.skipped for one in projectors.progress] == [0, 0, 0]

@@ -3,7 +3,6 @@
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,21 +20,14 @@ from hubd.project.beside import read_beside
 from hubd.project.cursors import read_cursor
 from hubd.project.feed import Cursor
 from hubd.state import State, database, open_state, points, tables, views
-from hubd.state.database import open_beside
 from hubd.state.rollups import HOUR_NS, HOURS, MINUTES
 from tests.hubd.batches import START_NS, Edge, Shelf
+from tests.hubd.conftest import Opener
 from tests.hubd.project.test_follow import following
 
 SECOND = 10**9
 NAME = ("meter", "Power")
 LOG = b"g" * 16
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = open_state(tmp_path / "state.db", LOG)
-    yield state
-    state.close()
 
 
 def entries_of(name: str, positions: range, readings: int = 10) -> list[Entry]:
@@ -135,6 +127,7 @@ def test_of_edges_stored_up_to_different_entries_each_goes_on_where_it_is(state:
     assert state.read_now(lambda c: read_cursor(c, "telemetry")) == Cursor(8)
 
 
+@pytest.mark.parametrize("opener", ["sqlite"], indirect=True)
 async def test_while_the_disk_refuses_new_points_are_seen_and_stored_later(
     state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,11 +140,11 @@ async def test_while_the_disk_refuses_new_points_are_seen_and_stored_later(
         if nth % 1000 == 999:
             log.append(edge.entry(len(log) + 1))
     shelf = Shelf(log[:2])
-    with state._engine.connect() as connection:  # what migrations left behind is room as well
+    with state.engines.writer.connect() as connection:  # migrations left room as well
         connection.connection.dbapi_connection.execute("VACUUM")  # type: ignore[union-attr]
     pages = 1 << 30
 
-    @sa.event.listens_for(state._engine, "checkout")
+    @sa.event.listens_for(state.engines.writer, "checkout")
     def allow_or_not(raw: DBAPIConnection, *_: object) -> None:
         raw.cursor().execute(f"PRAGMA max_page_count = {pages}")
 
@@ -222,12 +215,14 @@ async def test_what_is_old_is_stored_while_the_log_stands_still(state: State) ->
     assert state.read_now(lambda c: values_of(c, "barn")) == [float(n) for n in range(10, 40)]
 
 
-def test_who_reads_beside_a_hub_sees_what_it_has_in_memory(state: State, tmp_path: Path) -> None:
+def test_who_reads_beside_a_hub_sees_what_it_has_in_memory(state: State, opener: Opener) -> None:
     projector, log = begun(state), entries_of("barn", range(1, 6))
     take(state, projector, log[:2])
     store(state, projector)
     take(state, projector, log[2:])
-    with contextlib.closing(open_beside(tmp_path / "state.db")) as beside:
+    beside = opener.beside()
+    assert beside is not None
+    with contextlib.closing(beside):
         for edge in ("barn", "shed"):
             found = read_beside(
                 beside, edge, lambda after: [one for one in log if one.position > after],

@@ -124,7 +124,7 @@ async def test_pages_that_rot_while_the_hub_runs_are_found_by_what_uses_them(
         await all_stored(state, shelf)
         with contextlib.closing(sqlite3.connect(path)) as other:
             other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        state._engine.dispose()  # what SQLite remembers of pages hides the damage until it forgets
+        state.engines.dispose()  # what SQLite remembers of pages hides the damage until it forgets
         assert damage(path, 5, 0.5)
         shelf.put(*LATER)
         await until(lambda: state.rebuilds > 0)

@@ -1,8 +1,5 @@
 """Pages of points, against a list in plain Python."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +8,7 @@ from hypothesis import strategies as st
 from edgesync._native.memtable import Memtable
 from edgesync.model import ValueType
 from hubd.project.flush import flush
-from hubd.state import State, open_state, points, tables
+from hubd.state import State, points, tables
 from hubd.state.fresh import EdgeFresh, fresh_of
 from hubd.state.points import NOWHERE, Point
 from tests.native.tables import table as made_table
@@ -21,13 +18,6 @@ TIMES = st.integers(-50, 50)
 
 class Undo(Exception):
     """Ends a trial without leaving a trace in the database."""
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = open_state(tmp_path / "state.db", b"g" * 16)
-    yield state
-    state.close()
 
 
 def store(connection: sa.Connection, batches: list[list[int]], stored: int) -> list[Point]:

@@ -1,7 +1,5 @@
 """What is old stays as hours, and says what the parts said."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -11,7 +9,7 @@ import sqlalchemy as sa
 from edgesync._native.window import Window
 from edgesync.units import Seconds
 from hubd.settings import RetentionSection
-from hubd.state import State, open_state, tables
+from hubd.state import State, tables
 from hubd.state.retention import thin_out
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 
@@ -19,13 +17,6 @@ pytestmark = pytest.mark.feature("L11")
 
 START = 1_700_000_000 * 10**9 // HOUR_NS * HOUR_NS
 HOURS = 5
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    made = open_state(tmp_path / "state.db", b"g" * 16)
-    yield made
-    made.close()
 
 
 def thin(state: State, keep: RetentionSection, now_ns: int) -> int:
