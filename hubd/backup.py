@@ -43,6 +43,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     """A hub to be copied.
 
     copy_keys  by tenant: what writes the store of its keys into a folder
+    state      the file of derived state; None where that is in a database
     settings   the text of hub.toml
     """
 
@@ -50,6 +51,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     hub_log: LmdbLog
     copy_keys: Mapping[str, Callable[[str], None]]
     owned: Owned
+    state: Path | None
     settings: str
 
 
@@ -86,7 +88,9 @@ def _begin(hub: Source, target: Path) -> int:
         shutil.copy2(hub.folder / serve.KEYS, target / serve.KEYS)
     with open(os.open(target / SETTINGS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(hub.settings)
-    return copy_state(hub.folder / serve.STATE, target / serve.STATE, hub.hub_log.generation, VIEWS)
+    if hub.state is None:
+        return 0
+    return copy_state(hub.state, target / serve.STATE, hub.hub_log.generation, VIEWS)
 
 
 def _finish(hub: Source, target: Path) -> None:

@@ -86,6 +86,11 @@ def database_url(settings: Settings) -> sa.URL | None:
     return parse_url(hub.database, password_file, field="hub.database")
 
 
+def state_file(settings: Settings, folder: Path) -> Path | None:
+    """Return where derived state is, None for in a database."""
+    return None if settings.hub.database else folder / STATE
+
+
 def load_keys(folder: Path) -> KeyPair:
     """Return the hub's keys, made with the folder on the first start."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -289,7 +294,9 @@ async def _serve(
                 functools.partial(
                     serve_control,
                     folder,
-                    _control_answers(context, keyspaces, hub_log, retention, registry, folder),
+                    _control_answers(
+                        settings, context, keyspaces, hub_log, retention, registry, folder
+                    ),
                     name=HUB,
                     mendable=(EdgesyncError, HubError, OSError),
                 )
@@ -305,6 +312,7 @@ async def _serve(
 
 
 def _control_answers(
+    settings: Settings,
     context: Context,
     keyspaces: Keyspaces,
     hub_log: LmdbLog,
@@ -325,7 +333,7 @@ def _control_answers(
         copies = {tenant: answers.cells.copy for tenant, answers in keyspaces.all()}
         source = Source(
             folder=folder, hub_log=hub_log, copy_keys=copies, owned=registry.owned,
-            settings=str(asked.get("settings", "")),
+            state=state_file(settings, folder), settings=str(asked.get("settings", "")),
         )  # fmt: skip
         async with retention.hold():
             await backup(source, Path(str(asked.get("target", ""))))

@@ -224,8 +224,9 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
             owned = open_owned(folder, serve.database_url(settings))
             opened.enter_context(contextlib.closing(owned))
             source = copies.Source(
-                folder=folder, hub_log=hub_log, copy_keys=keys, owned=owned, settings=text
-            )
+                folder=folder, hub_log=hub_log, copy_keys=keys, owned=owned,
+                state=serve.state_file(settings, folder), settings=text,
+            )  # fmt: skip
             trio.run(copies.backup, source, target)
             head, stored = hub_log.head, copies.stored_in(hub_log)
     if as_json:

@@ -39,7 +39,7 @@ from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard, send
 from tests.sites import PATIENCE_S
 
-pytestmark = pytest.mark.feature("K6")
+pytestmark = pytest.mark.feature("K6", "S32")
 
 TOML = '[hub]\npublic = "tcp://hub.example:7"\n'
 
@@ -72,6 +72,7 @@ class Copied:
             hub_log = log_type(self.folder / serve.LOG)
             source = Source(
                 folder=self.folder, hub_log=hub_log, owned=registry.owned, settings=TOML,
+                state=None if self.url else self.folder / serve.STATE,
                 copy_keys={"default": answers.cells.copy, "acme": answers.cells.copy},
             )  # fmt: skip
             try:
@@ -308,6 +309,21 @@ async def test_a_hub_that_serves_from_postgresql_is_copied_and_goes_on_from_file
         await yard.wait_for("/api/v1/edges/barn", lambda edge: edge["state"]["readings"] == 2)
 
 
+async def test_a_file_of_before_a_database_permits_no_dropping(
+    tmp_path: Path, database: str
+) -> None:
+    """A hub that moved to PostgreSQL: what is restored there is made from the log alone."""
+    moved = Trimmed(Copied(tmp_path, None))
+    await moved.make()
+    copied = moved.copied
+    copied.url, copied.target = parse_url(database), tmp_path / "later"
+    await copied.backup()
+    assert not (copied.target / serve.STATE).exists()
+    with closing(LmdbLog(copied.folder / serve.LOG)) as hub_log:
+        assert hub_log.newest_backup is not None
+        assert (hub_log.newest_backup.head, hub_log.newest_backup.stored) == (8, 0)
+
+
 class Trimmed:
     """A hub whose log has dropped what a backup has the state of, and which went on since."""
 
@@ -366,7 +382,6 @@ async def trimmed(filed: Copied) -> Trimmed:
     return made
 
 
-@pytest.mark.feature("S32")
 async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(trimmed: Trimmed) -> None:
     restored = trimmed.copied.restored
     later = trimmed.target.with_name("later")
@@ -380,7 +395,6 @@ async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(trimmed: 
     assert history(restored) == (8, [])
 
 
-@pytest.mark.feature("S32")
 async def test_the_state_of_a_backup_is_put_back_alone(trimmed: Trimmed) -> None:
     (trimmed.folder / serve.STATE).unlink()
     with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
@@ -393,7 +407,6 @@ async def test_the_state_of_a_backup_is_put_back_alone(trimmed: Trimmed) -> None
     assert (trimmed.folder / f"{serve.STATE}.replaced").exists()
 
 
-@pytest.mark.feature("S32")
 async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed) -> None:
     restored = trimmed.copied.restored
     restore(trimmed.target, restored)
@@ -406,7 +419,6 @@ async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed
     assert history(restored) == (5, [])
 
 
-@pytest.mark.feature("S32")
 async def test_a_state_that_does_not_fit_the_log_is_refused(trimmed: Trimmed) -> None:
     before = (trimmed.folder / serve.STATE).read_bytes()
     with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
@@ -427,7 +439,6 @@ async def test_a_state_that_does_not_fit_the_log_is_refused(trimmed: Trimmed) ->
     assert (trimmed.folder / serve.STATE).read_bytes() == before
 
 
-@pytest.mark.feature("S32")
 async def test_a_state_that_is_damaged_permits_no_dropping(trimmed: Trimmed) -> None:
     path = trimmed.folder / serve.STATE
     path.write_bytes(path.read_bytes()[: 3 * 4096])
