@@ -194,9 +194,10 @@ class _Follower:
         progress.note()
         while True:
             await self._store_while_idle(cursor.position)
+            head = self._source.head
             entries = await self._source.read(cursor.position, limit_bytes=READ_BYTES)
-            if not entries:
-                await trio.lowlevel.checkpoint()
+            if not entries:  # what is there is damaged, and was reported
+                await self._wait_beyond(head)
                 continue
             feed = Feed(self._projector, entries, cursor)
             while not feed.is_empty or feed.taken:

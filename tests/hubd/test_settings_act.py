@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -21,9 +22,11 @@ from edgesync import EdgeNode, Reading
 from edgesync._native.window import Window
 from edgesync.demo.site import free_ports
 from edgesync.errors import CommandError
+from edgesync.model import RecordKind
 from edgesync_transport.keys import decode_token, new_key_pair, write_keys
 from hubd import serve
 from hubd.cli import main as hubd_command
+from hubd.log.lmdb import LmdbLog
 from hubd.rates import Rate, RateSettings
 from hubd.registry import open_registry
 from hubd.settings import Settings, from_table, read_settings
@@ -31,6 +34,8 @@ from hubd.state import open_state, tables
 from hubd.state.file import open_beside
 from hubd.state.retention import thin_out
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
+from tests.hubd.log.test_contract import Lanes, begin
+from tests.native.rowsmith import Draft
 from tests.sites import PATIENCE_S
 
 
@@ -107,6 +112,35 @@ async def test_log_and_keys_are_as_the_file_says(tmp_path: Path) -> None:
             answers = serve.make_answers(settings, cells, hub_log)
             assert answers._retire_after_s == 3 * 86400
             assert answers._conflicts_s == 2 * 86400
+
+
+async def dropped(folder: Path, log: dict[str, object]) -> int:
+    """Return the oldest position of a hub's log of twenty entries once something is dropped."""
+    hour_ago_ns = time.time_ns() - 3600 * 10**9
+    with contextlib.closing(LmdbLog(folder / serve.LOG, clock_ns=lambda: hour_ago_ns)) as hub_log:
+        records = [Draft(RecordKind.EVENT, Random(n).randbytes(10_000), 7, n) for n in range(20)]
+        lane, epoch = Lanes(records), await begin(hub_log)
+        await hub_log.append([lane.cut(n, n, epoch=epoch) for n in range(1, 21)])
+    link, http = free_ports(2)
+    settings = settings_of(hub={"listen": [f"tcp://127.0.0.1:{link}"]}, api={"port": http}, log=log)
+    async with served(settings, folder):
+        while True:
+            stats = json.loads((await status_of(f"http://127.0.0.1:{http}/api/v1/stats"))[1])
+            if stats["log"]["oldest"] > 1:
+                return int(stats["log"]["oldest"])
+            await trio.sleep(0.05)
+
+
+@pytest.mark.feature("S32")
+@pytest.mark.setting("hub.toml log.keep")
+async def test_entries_go_by_age_as_the_file_says(tmp_path: Path) -> None:
+    assert await dropped(tmp_path, {"keep": "50m"}) == 20
+
+
+@pytest.mark.feature("S32")
+@pytest.mark.setting("hub.toml log.keep_bytes")
+async def test_entries_go_by_size_as_the_file_says(tmp_path: Path) -> None:
+    assert 5 < await dropped(tmp_path, {"keep_bytes": "200 KiB"}) < 20
 
 
 @pytest.mark.feature("L11")

@@ -5,11 +5,13 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
 import trio
+import trio.testing
 
 from edgesync._native.store import Store
 from edgesync._native.write import Write
@@ -19,8 +21,10 @@ from edgesync_transport.messages import Codec, Lane, LaneFloor
 from hubd.log.base import Append, Appended, Backup, LogFull
 from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
 from hubd.log.retention import Policy, Retention
+from hubd.state import open_state
 from tests.hubd.log.dropper import LIMIT
 from tests.hubd.log.test_contract import INCARNATION, NOWHERE, Lanes, begin, drafts, only
+from tests.hubd.project.test_follow import following
 from tests.native.rowsmith import Draft
 
 ROOT = Path(__file__).parents[3]
@@ -325,3 +329,23 @@ async def test_killed_while_it_drops_a_log_is_whole(tmp_path: Path) -> None:
         session = await log.open_session("barn", INCARNATION, NOWHERE)
         assert session.floors[Lane.BULK].floor == log.head
         await log.aclose()
+
+
+async def test_who_follows_a_log_waits_behind_a_damaged_newest_entry(tmp_path: Path) -> None:
+    """Else it would read it again and again, with a whole core."""
+    log = LmdbLog(tmp_path / "log")
+    lane, epoch = Lanes(drafts(1, 6)), await begin(log)
+    for seq in (1, 3):
+        await only(log, lane.cut(seq, seq + 1, epoch=epoch))
+    await log.aclose()
+    flip(tmp_path / "log", ENTRIES, (2).to_bytes(8, "big"), 20)
+    log = LmdbLog(tmp_path / "log")
+    with closing(open_state(tmp_path / "state.db", log.generation, log.head)) as state:
+        async with following(log, state) as projectors:
+            await projectors.reach(1)
+            with trio.fail_after(20):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            epoch = await begin(log)
+            await only(log, lane.cut(5, 6, epoch=epoch))
+            await projectors.reach(3)
+    await log.aclose()
