@@ -119,10 +119,13 @@ def check(source: Path) -> Manifest | None:
     return manifest
 
 
-def restore(source: Path, folder: Path, url: sa.URL | None = None) -> int:
+def restore(
+    source: Path, folder: Path, url: sa.URL | None = None, *, keeps_owned: bool = False
+) -> int:
     """Put a backup that was checked into an empty data folder, and its owned state into a database.
 
-    url   of that database; None: in the folder
+    url           of that database; None: in the folder
+    keeps_owned   what is in that database stays: it is newer than the backup
 
     Returns the log's head. Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
     """
@@ -151,7 +154,8 @@ def restore(source: Path, folder: Path, url: sa.URL | None = None) -> int:
             if has_state:
                 adopt(draft / serve.STATE, hub_log.generation)
         manifests.file_facts(draft)  # they are on the disk
-        _restore_owned(source, folder, url)
+        if not keeps_owned:
+            _restore_owned(source, folder, url)
         if has_state:
             forget_wal(folder / serve.STATE)
         for name in names:  # the log last: without it nothing has been restored

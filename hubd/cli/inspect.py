@@ -244,13 +244,17 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
 @click.option(
     "--state", "only_state", is_flag=True, help="Only the state, into the hub as it is, stopped."
 )
+@click.option(
+    "--keep-registry", is_flag=True, help="Go on with tenants, edges and tokens that are there."
+)
 @database_option
 @click.pass_obj
-def restore(config: Path, source: Path, only_state: bool) -> None:
+def restore(config: Path, source: Path, only_state: bool, keep_registry: bool) -> None:
     """Begin again from a backup, in an empty data directory; edges resend what it lacks.
 
     Where there is no hub.toml yet, that of the backup is put there too. With --state, the hub's
     state alone is put back, history that the log has dropped with it; the log goes on from there.
+    With --keep-registry, a registry that was not lost (in PostgreSQL, say) stays as it is.
     """
     from hubd import backup as copies
 
@@ -264,7 +268,9 @@ def restore(config: Path, source: Path, only_state: bool) -> None:
         shutil.copy2(source / "hub.toml", config)
         click.echo(f"took {config} from the backup")
     settings = settings_of(config)
-    head = copies.restore(source, data_dir(config, settings), serve.database_url(settings))
+    head = copies.restore(
+        source, data_dir(config, settings), serve.database_url(settings), keeps_owned=keep_registry
+    )
     if manifest is None:
         click.echo("an earlier version made this backup, without checksums", err=True)
     click.echo(f"restored up to position {head}; hubd run goes on from there")

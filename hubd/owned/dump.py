@@ -126,5 +126,6 @@ def _check_unused(connection: sa.Connection, name: str) -> None:
         count = connection.scalar(sa.select(sa.func.count()).select_from(table)) or 0
         if count > FIRST_ROWS.get(table.name, 0):
             raise DumpRefused(
-                f"{name} is in use: it has {count} rows in {table.name}; name an empty one"
+                f"{name} is in use: it has {count} rows in {table.name}; name an empty one, or "
+                "`--keep-registry` to go on with what it has"
             )

@@ -145,6 +145,21 @@ async def test_either_database_takes_the_copy_of_the_other(filed: Copied, databa
     assert not (filed.restored / "again" / serve.LOG).exists()
 
 
+async def test_a_registry_that_was_not_lost_may_stay(copied: Copied) -> None:
+    """The hub's disk is lost, its database is not: that knows more than the backup."""
+    await copied.backup()
+    with closing(open_registry(copied.folder, copied.url)) as registry:
+        registry.edges.revoke("barn")
+    shutil.rmtree(copied.folder / serve.LOG)
+    shutil.rmtree(copied.folder / "cells")
+    with pytest.raises(DumpRefused, match="--keep-registry"):
+        restore(copied.target, copied.folder, copied.url)
+    restore(copied.target, copied.folder, copied.url, keeps_owned=True)
+    with closing(open_registry(copied.folder, copied.url)) as registry:
+        assert registry.edges.live_keys() == {}
+    assert (copied.folder / serve.LOG).exists()
+
+
 async def test_an_edge_that_comes_meanwhile_is_whose_it_is_in_the_copy(copied: Copied) -> None:
     """Its entries are in the copied log; of an edge nobody knows they are the default tenant's."""
 
