@@ -41,6 +41,8 @@ STOPPED: Final = {
     "time": "it ran for more than {cpu_s:g} s ([cells] script_cpu)",
     "memory": "it needed more than {memory} bytes of memory",
 }
+# Of `#!lua flags=…`; all but the first are about what an edge does not have.
+FLAGS: Final = (b"no-writes", b"allow-oom", b"allow-stale", b"no-cluster", b"allow-cross-slot-keys")
 LEVELS: Final = (logging.DEBUG, logging.DEBUG, logging.INFO, logging.WARNING)
 
 
@@ -74,7 +76,8 @@ class Scripts:
             return sha
         if len(source) > SCRIPTS_BYTES_MAX // 16:
             raise ReplyError(f"ERR a script of over {SCRIPTS_BYTES_MAX // 16} bytes")
-        problem = self._machine(len(source)).load(sha, source, self._cpu_s)
+        _flags_of(source)
+        problem = self._machine(len(source)).load(sha, _body_of(source), self._cpu_s)
         if problem:
             raise ReplyError(f"ERR Error compiling script (new function): {problem}")
         self._sources[sha] = source
@@ -107,11 +110,15 @@ class Scripts:
         if self._is_running:
             raise ReplyError(NOT_HERE)
         source = self._sources[sha]
+        flags = _flags_of(source)
+        if read_only and flags is not None and b"no-writes" not in flags:
+            raise ReplyError("ERR Can not execute a script with write flag using *_ro command.")
         words = encode([[keys, args]], 2)
         vm = self._machine(2 * len(words) + len(source))
-        if not vm.has(sha) and (problem := vm.load(sha, source, self._cpu_s)):
+        if not vm.has(sha) and (problem := vm.load(sha, _body_of(source), self._cpu_s)):
             raise ReplyError(f"ERR Error compiling script (new function): {problem}")
-        self._is_read_only, self._evicted = read_only, None
+        self._is_read_only = read_only or b"no-writes" in (flags or ())
+        self._evicted = None
         self._is_running = True
         savepoint = self._savepoint()
         try:
@@ -203,6 +210,36 @@ class Scripts:
         return "OK" if request[1] == b"0" else ReplyError("ERR DB index is out of range")
 
 
+def _flags_of(source: bytes) -> list[bytes] | None:
+    """Return what the line `#!lua flags=…` says; None without one. Raises ReplyError."""
+    if not source.startswith(b"#!"):
+        return None
+    line, end, _ = source.partition(b"\n")
+    if not end:
+        raise ReplyError("ERR Invalid script shebang")
+    engine, *options = line.split()
+    if engine != b"#!lua":
+        raise _refused("Unexpected engine in script shebang", engine)
+    flags = list[bytes]()
+    for option in options:
+        if not option.startswith(b"flags="):
+            raise _refused("Unknown lua shebang option", option)
+        flags += filter(None, option.removeprefix(b"flags=").split(b","))
+    for flag in flags:
+        if flag not in FLAGS:
+            raise _refused("Unexpected flag in script shebang", flag)
+    return flags
+
+
+def _refused(problem: str, word: bytes) -> ReplyError:
+    return ReplyError(f"ERR {problem}: {word[:128].decode(errors='replace')}")
+
+
+def _body_of(source: bytes) -> bytes:
+    """Return what Lua compiles; lines keep their numbers."""
+    return source[source.find(b"\n") :] if source.startswith(b"#!") else source
+
+
 def _miscounted() -> ReplyError:
     return ReplyError("ERR Wrong number of args calling Redis command from script")
 
@@ -240,8 +277,8 @@ class _Vm:
         null = self._lua.eval("newproxy(false)")
         patterns = self._part("patterns")
         self._api = self._part(
-            "sandbox", self._command, _find, _sha1, _log, self._lua.table_from(BITS), patterns,
-            self._part("json", null), self._part("msgpack"),
+            "sandbox", self._command, self._long_command, _find, _sha1, _log,
+            self._lua.table_from(BITS), patterns, self._part("json", null), self._part("msgpack"),
         )  # fmt: skip
         self._known: set[str] = set()
 
@@ -293,6 +330,11 @@ class _Vm:
             self.problem = error
             return None
         return raw if self.has_room(2 * len(raw)) else None
+
+    def _long_command(self, request: bytes) -> bytes | None:
+        """redis.call with more words than Lua hands over at once: a request as RESP."""
+        words: Any = _decoded(request)
+        return self._command(*words)
 
 
 def _refuse_attribute(_object: object, name: object, _is_setting: bool) -> object:

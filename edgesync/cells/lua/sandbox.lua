@@ -5,7 +5,7 @@
 -- patterns go through patterns.lua where C could backtrack, sorting through a comparison in Lua.
 -- Errors are raised again by every `pcall` once the budget is spent, so nothing catches that.
 
-local command, find_plain, sha1hex, log, bits, patterns, json, msgpack = ...
+local command, long_command, find_plain, sha1hex, log, bits, patterns, json, msgpack = ...
 
 local clock, sethook, getinfo = os.clock, debug.sethook, debug.getinfo
 local byte, sub, find, format, rep = string.byte, string.sub, string.find, string.format, string.rep
@@ -17,6 +17,7 @@ local pcall, xpcall, loadstring, setfenv, setmetatable = pcall, xpcall, loadstri
 local STEP = 200            -- instructions between two looks at the budget
 local STRING_MAX = 8388608  -- bytes of one string that a script makes with string.rep
 local DEPTH_MAX = 100       -- of a reply, as in Redis
+local AT_ONCE_MAX = 1000   -- words of a command; Lua unpacks no more than 8000
 
 -- Budget ----------------------------------------------------------------------------------------
 
@@ -113,7 +114,15 @@ local function ask(...)
       return {err = "ERR Lua redis lib command arguments must be strings or integers"}
     end
   end
-  local reply = command(unpack(words, 1, size))
+  local reply
+  if size <= AT_ONCE_MAX then reply = command(unpack(words, 1, size))
+  else
+    for index = 1, size do
+      local word = words[index]
+      words[index] = "$" .. #word .. "\r\n" .. word .. "\r\n"
+    end
+    reply = long_command("*" .. size .. "\r\n" .. concat(words))
+  end
   if type(reply) ~= "string" then -- the script must not go on: scripts.py says why
     stopped = "command"
     error(stopped, 0)

@@ -13,7 +13,7 @@ from edgesync.serve.resp.channels import kinds_of
 if TYPE_CHECKING:
     from edgesync.serve.resp.session import House
 
-CLASSES: Final = "KEg$lshzxetdmnA"
+CLASSES: Final = "Ag$lshzxetdnKEm"
 ALL: Final = "g$lshzxetd"  # what `A` stands for
 GENERIC: Final = frozenset(
     {"del", "expire", "persist", "rename_from", "rename_to", "copy_to", "sortstore"}

@@ -117,6 +117,13 @@ def test_flags_of_keys_are_those_of_redis(client: Any, theirs: Any) -> None:
     assert movable(client) == movable(theirs) & known
 
 
+@pytest.mark.parametrize("flags", ["KEA", "EKlsx$", "gE", "Kn", "mK", "Ktdez", "$ghlsxzetdK", ""])
+def test_flags_of_notifications_are_shown_as_by_redis(client: Any, theirs: Any, flags: str) -> None:
+    for asked in (client, theirs):
+        asked.config_set("notify-keyspace-events", flags)
+    assert client.config_get("notify-*") == theirs.config_get("notify-*")
+
+
 def answered(address: str | tuple[str, int], requests: Iterable[str]) -> bytes:
     """Say it all at once; returns every byte of the answers until the connection ends."""
     family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET

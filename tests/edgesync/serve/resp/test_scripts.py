@@ -102,6 +102,14 @@ SAME = [
     "local t = {1, 2} table.insert(t, 1, 0) table.remove(t) return t", "return unpack({7, 8})",
     "return math.max(1, 5, 3)", "return loadstring('return 5')()",
     "return tostring(loadstring('('))",
+    "#!lua\nreturn 1", "#!lua flags=no-writes\nlocal x = redis.call('set', 'x', 1) return x",
+    "#!lua flags=allow-oom,no-cluster\n\nlocal x = redis.call('nosuch') return x",
+    "#!lua flags=\nreturn 1", "#!not-lua\nreturn 1", "#!lua badger=x\nreturn 1",
+    "#!lua flags=no-writes,x\nreturn 1", "#!lua",
+    "local t = {} for i = 1, 7996 do t[i] = i end return redis.call('rpush', 'l', unpack(t))",
+    "local t = {} for i = 1, 1000 do t[i] = ('x'):rep(i) end "
+    "redis.call('rpush', 'l', unpack(t)) return redis.call('lrange', 'l', 0, -1)",
+    "cjson.encode_keep_buffer(false) return cjson.encode({1})",
     "return _G.ARGV", "return tostring(getmetatable('') == nil)", "return type(_G)",
 ]  # fmt: skip
 
@@ -118,6 +126,17 @@ def test_a_script_is_answered_as_by_redis(ours: Ours, theirs: Any, source: str) 
         assert str(got).removeprefix("ERR ") == str(wanted).removeprefix("ERR ")
     else:
         assert got == wanted
+
+
+@pytest.mark.parametrize("source", ["#!lua\nreturn 1", "#!lua flags=no-writes\nreturn 1"])
+def test_a_script_that_may_write_is_not_run_as_one_that_reads(
+    ours: Ours, theirs: Any, source: str
+) -> None:
+    try:
+        wanted = str(theirs.execute_command("EVAL_RO", source, 0))
+    except redis.ResponseError as error:
+        wanted = f"ERR {error}"
+    assert str(ours.ask([b"EVAL_RO", source.encode(), b"0"])) == wanted
 
 
 def test_scripts_are_loaded_found_and_forgotten_as_in_redis(ours: Ours, theirs: Any) -> None:
