@@ -25,6 +25,7 @@ from hubd.cells.keyspaces import cells_path, stored_tenants
 from hubd.cli.options import database_option, settings_of
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
+from hubd.manifest import BackupRefused
 from hubd.owned import open_owned
 from hubd.project.beside import read_beside
 from hubd.settings import data_dir, read_settings
@@ -260,7 +261,13 @@ def restore(config: Path, source: Path, only_state: bool, keep_registry: bool) -
 
     manifest = copies.check(source)
     if only_state:
-        stored = copies.restore_state(source, data_dir(config, read_settings(config)))
+        settings = settings_of(config)
+        if serve.database_url(settings) is not None:
+            raise BackupRefused(
+                "this hub's state is in its database, and none is put back there: "
+                "restore the database's own backup"
+            )
+        stored = copies.restore_state(source, data_dir(config, settings))
         click.echo(f"the state is that of the backup up to {stored}; hubd run reads on from there")
         return
     if not config.exists() and (source / "hub.toml").exists():

@@ -12,10 +12,12 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 import trio
+from click.testing import CliRunner
 
 from edgesync_transport.keys import new_key_pair
 from hubd import serve
 from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore, restore_state
+from hubd.cli import main as hubd_command
 from hubd.db.engine import parse_url
 from hubd.errors import EnrolRefused, HubHeld, OwnedUnusable
 from hubd.hold import holding_folder
@@ -420,6 +422,23 @@ async def test_the_state_of_a_backup_is_put_back_alone(trimmed: Trimmed) -> None
         await trimmed.follow(hub_log)
     assert history(trimmed.folder) == (8, [])
     assert (trimmed.folder / f"{serve.STATE}.replaced").exists()
+
+
+async def test_a_command_puts_the_state_back_where_that_is_a_file(trimmed: Trimmed) -> None:
+    config = trimmed.folder / "hub.toml"
+
+    def restore_by_command(settings: str) -> tuple[int, str]:
+        config.write_text(settings)
+        words = ["--config", str(config), "restore", "--state", str(trimmed.target)]
+        found = CliRunner().invoke(hubd_command, words)
+        return found.exit_code, found.output
+
+    database = 'database = "postgresql://nobody@127.0.0.1:1/hub"\n'
+    code, text = restore_by_command('[hub]\ndata_dir = "."\n' + database)
+    assert (code, "state is in its database" in text) == (69, True), text
+    code, text = restore_by_command('[hub]\ndata_dir = "."\n')
+    assert (code, "that of the backup up to 5" in text) == (0, True), text
+    assert history(trimmed.folder) == (5, [])
 
 
 async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed) -> None:

@@ -1,7 +1,7 @@
 """One reader of the log for the keys of all tenants."""
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, closing
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -10,6 +10,8 @@ import pytest
 import trio
 import trio.testing
 
+from edgesync._native.batch import Record
+from edgesync.errors import StoreFull
 from hubd.cells import Answers, HubCells
 from hubd.cells.feed import Feed, SharedFeed
 from hubd.cells.keyspaces import Keyspaces, cells_path
@@ -211,3 +213,48 @@ async def test_keys_of_many_tenants_are_made_of_one_log(tmp_path: Path) -> None:
                 names = [f"{word}{n}" for n in range(nth + 1) for word in ("before", "meanwhile")]
                 assert answers.cells.ask("EXISTS", names) == len(names)
                 assert answers.cells.space.keys == len(names)
+
+
+async def test_a_tenant_whose_disk_refuses_delays_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubd.cells.answers.RETRY_S", 0.01)
+    monkeypatch.setattr("hubd.cells.feed.HELD_BYTES", 1000)
+    shelf, tills = Shelf(), {name: Till(f"{name}-till") for name in TENANTS[:3]}
+    refuses = True
+
+    class RefusingCells(HubCells):
+        def project(self, entry: Entry, records: Sequence[Record] | None = None) -> Iterator[None]:
+            if refuses:
+                raise StoreFull(used_bytes=1, limit_bytes=1, where="disk")
+            return super().project(entry, records)
+
+    def open_answers(tenant: str, feed: Feed) -> Answers:
+        kind = RefusingCells if tenant == TENANTS[0] else HubCells
+        path = cells_path(tmp_path, tenant)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cells = kind(path, shelf.generation, shelf.head, random=Random(1))
+        return Answers(cells, shelf, feed=feed)  # type: ignore[arg-type]
+
+    async def reach_head(*names: str) -> None:
+        with trio.fail_after(20):
+            while any(cells[name].position < shelf.head for name in names):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+    with closing(Keyspaces(shelf, open_answers)) as keyspaces:  # type: ignore[arg-type]
+        keyspaces.set_tenants(tills, {f"{name}-till": name for name in tills})
+        cells = {name: answers.cells for name, answers in keyspaces.all()}
+        async with trio.open_nursery() as nursery:
+            await nursery.start(keyspaces.run)
+            for nth in range(30):
+                for till in tills.values():
+                    till.do("SET", f"key{nth}", "1" * 100)
+                    shelf.put(till.entry(shelf.head + 1))
+                await reach_head(*TENANTS[1:3], "default")
+            assert cells[TENANTS[0]].position == 0
+            refuses = False
+            await reach_head(*cells)
+            nursery.cancel_scope.cancel()
+        assert {name: one.space.keys for name, one in cells.items()} == {
+            "default": 0, **dict.fromkeys(tills, 30)
+        }  # fmt: skip

@@ -1,33 +1,26 @@
 """A log that has dropped its oldest entries, and a state that has not read them."""
 
+import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 import trio
 import trio.testing
 
 from hubd.project import Live, Projectors, run_projectors
-from hubd.project.cursors import durable_cursors
+from hubd.project.cursors import read_cursor
 from hubd.project.gaps import read_gaps
 from hubd.project.readers import ProjectorReaders
-from hubd.state import State, open_state, views
+from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge, Shelf
+from tests.hubd.conftest import Opener
 from tests.hubd.project.test_follow import entries_of, following
 
 pytestmark = pytest.mark.feature("S32")
 
-LOG = b"g" * 16
 NAMES = ["events", "telemetry", "windows"]
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> Iterator[State]:
-    state = open_state(tmp_path / "state.db", LOG)
-    yield state
-    state.close()
 
 
 def gaps_of(state: State) -> list[tuple[str, int, int, int]]:
@@ -37,8 +30,9 @@ def gaps_of(state: State) -> list[tuple[str, int, int, int]]:
 
 
 async def test_a_state_made_anew_begins_where_the_log_begins_and_says_so(
-    state: State, tmp_path: Path
+    opener: Opener,
 ) -> None:
+    state = opener()
     shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3, 4, 5]))
     shelf.drop(3)
     async with following(shelf, state) as projectors:
@@ -49,11 +43,10 @@ async def test_a_state_made_anew_begins_where_the_log_begins_and_says_so(
     assert (totals.readings, totals.events) == (2, 2)
     # It is known after a restart, and told once.
     state.close()
-    again = open_state(tmp_path / "state.db", LOG)
+    again = opener()
     async with following(shelf, again) as projectors:
         await projectors.reach(5)
     assert gaps_of(again) == wanted
-    again.close()
 
 
 async def test_a_state_that_is_behind_the_log_lacks_what_lies_between(state: State) -> None:
@@ -92,8 +85,8 @@ async def stored(state: State, position: int) -> None:
     """Return once every projector has stored the log so far."""
     with trio.fail_after(20):
         while True:
-            cursors = state.read_now(durable_cursors)
-            if min(cursors.get(name, 0) for name in NAMES) >= position:
+            cursors = [state.read_now(lambda c, name=name: read_cursor(c, name)) for name in NAMES]  # type: ignore[misc]
+            if min(cursor.position for cursor in cursors) >= position:
                 return
             await trio.sleep(0.01)  # that is on another thread
 
@@ -144,3 +137,33 @@ async def test_the_next_life_of_a_damaged_state_has_the_gap(state: State) -> Non
     gaps = state.read_now(read_gaps)
     assert [(gap.projector, gap.until) for gap in gaps] == [(name, 2) for name in NAMES]
     assert all(gap.found_ns >= began_ns for gap in gaps)
+
+
+async def test_a_cursor_counts_once_a_power_cut_cannot_take_it_back(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits of the state are not synced; what they have of the log would be gone with it."""
+    synced: list[str] = []
+    sync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        sync(descriptor)
+
+    monkeypatch.setattr("hubd.state.sync.os.fsync", recorded)
+    state = opener()
+
+    @sa.event.listens_for(state.engines.writer, "before_cursor_execute")
+    def note(_1: object, _2: object, statement: str, *_: object) -> None:
+        if "synchronous_commit" in statement or statement.startswith("UPDATE meta"):
+            synced.append(statement)
+
+    async with following(Shelf(entries_of(Edge("barn"), [1])), state) as projectors:
+        await projectors.reach(1)
+        synced.clear()
+        assert (await ProjectorReaders(state, projectors).cursors())["projector events"] == 1
+    if opener.is_file:
+        assert [path.rpartition("/")[2] for path in synced] == ["state.db-wal"]
+    else:
+        assert synced[0] == "SET LOCAL synchronous_commit = on"
+        assert synced[1].startswith("UPDATE meta")  # a commit of nothing waits for nothing
