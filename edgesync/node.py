@@ -830,6 +830,7 @@ class EdgeNode(KeyMethods):
             series=len(self.store.series),
             series_max=self.settings.series.max,
             series_refused=0 if self._intake is None else self._intake.refused,
+            granted=self._granted(),
             dead=self.store.store.count(DEAD),
             oldest_pending_s=None if oldest is None else time.monotonic() - oldest,
             lanes=lanes,
@@ -873,6 +874,10 @@ class EdgeNode(KeyMethods):
             dropped=shed.records,
             dropped_readings=shed.readings,
         )
+
+    def _granted(self) -> tuple[str, ...]:
+        grant = () if self._cells is None else self._cells.cursor.grant
+        return tuple(prefix.decode(errors="replace") for prefix in grant)
 
     def _link_status(self) -> LinkStatus:
         hub = self.settings.hub

@@ -61,6 +61,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
     series_refused   readings of devices that were left out: of series beyond `[series] max`
 
+    granted          prefixes of the keys the hub tells this edge of; none: all it wishes to have
+
     running          False: a program reads what is stored, and no link or device is at work
     resource_level   the worst of all resources: normal, warning, high, critical; or unwatched
     """
@@ -75,6 +77,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     series: int
     series_max: int = 0
     series_refused: int = 0
+    granted: tuple[str, ...] = ()
     dead: int
     oldest_pending_s: float | None
     lanes: tuple[LaneStatus, ...]

@@ -126,7 +126,8 @@ class Admission:
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)
         # Before their edges are let in.
-        self._keyspaces.set_tenants(changes.tenants, changes.owners)
+        grants = {edge.name: edge.grant for edge in changes.edges if edge.prefixes}
+        self._keyspaces.set_tenants(changes.tenants, changes.owners, grants)
         known, now = self._keys, changes.keys
         for public in known.keys() - now.keys():
             self._table.remove(public)

@@ -41,6 +41,10 @@ class TenantRefused(HubError):
     """Nothing was changed; the sentence names the remedy."""
 
 
+class GrantRefused(HubError):
+    """Nothing was changed; the sentence says what a grant may be."""
+
+
 class EnrolRefused(HubError):
     """`code` is bad_credentials, expired, used, revoked or bad_key."""
 

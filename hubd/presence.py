@@ -133,6 +133,7 @@ class Presence:
             return EdgeView(
                 edge=name,
                 tenant=registered.tenant,
+                prefixes=registered.prefixes,
                 state=state if registered.keys or registered.is_revoked else "invited",
                 is_connected=False,
                 since_ns=None
@@ -151,6 +152,7 @@ class Presence:
         return EdgeView(
             edge=name,
             tenant=registered.tenant,
+            prefixes=registered.prefixes,
             state=_state(lag) if session else ended,
             is_connected=session is not None,
             since_ns=self._connected_at.get(name) if session else ended_ns,

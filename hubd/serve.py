@@ -6,7 +6,7 @@ import logging
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final
@@ -167,18 +167,24 @@ def open_keyspaces(settings: Settings, folder: Path, hub_log: LmdbLog) -> Keyspa
 
     def open_answers(tenant: str, feed: Feed) -> Answers:
         cells = open_cells(settings, folder, hub_log, tenant)
-        return make_answers(settings, cells, hub_log, feed)
+        return make_answers(settings, cells, hub_log, feed, lambda edge: found.grant_of(edge))
 
-    return Keyspaces(hub_log, open_answers)
+    found = Keyspaces(hub_log, open_answers)
+    return found
 
 
 def make_answers(
-    settings: Settings, cells: HubCells, hub_log: LmdbLog, feed: Feed | None = None
+    settings: Settings,
+    cells: HubCells,
+    hub_log: LmdbLog,
+    feed: Feed | None = None,
+    grant_of: Callable[[str], tuple[bytes, ...]] = lambda _edge: (),
 ) -> Answers:
     return Answers(
         cells,
         hub_log,
         feed=feed,
+        grant_of=grant_of,
         retire_after_s=float(settings.cells.retire_after),
         conflicts_s=float(settings.cells.conflicts_for),
     )

@@ -31,6 +31,7 @@ class Sites:
 
     wall_ns   the clock of all that are given no other
     sent      every message the hub has sent: (edge, message)
+    grants    prefixes of keys that edges are told of, if not of all
     spoiled   turns a message into another one on its way, if that is wanted
     """
 
@@ -50,6 +51,7 @@ class Sites:
         self.retire_after_s = retire_after_s
         self.sent: list[tuple[str, Message]] = []
         self.spoiled: Callable[[Message], Message] = lambda message: message
+        self.grants: dict[str, tuple[bytes, ...]] = {}
         self.cells: HubCells
         self.answers: Answers
 
@@ -76,7 +78,10 @@ class Sites:
 
     @asynccontextmanager
     async def _serving(self, hub_log: LmdbLog) -> AsyncIterator[None]:
-        self.answers = Answers(self.cells, hub_log, retire_after_s=self.retire_after_s)
+        self.answers = Answers(
+            self.cells, hub_log, retire_after_s=self.retire_after_s,
+            grant_of=lambda edge: self.grants.get(edge, ()),
+        )  # fmt: skip
         async with open_hearing([self.address], server_keys=self.keys, edges=self.table) as hearing:
             send = hearing.send
 

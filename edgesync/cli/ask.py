@@ -124,6 +124,8 @@ def status(config: Path, as_json: bool) -> None:
     click.echo(f"link      {link['state']} {link['endpoint']}{problem}")
     if link["slowed"]:
         click.echo(f"slowed    {link['slowed']}")
+    if found["granted"]:
+        click.echo(f"keys      the hub tells of {', '.join(found['granted'])} only")
     click.echo(f"stored    {found['readings']} readings, {found['events']} events since the start")
     if found["series_refused"]:
         click.echo(

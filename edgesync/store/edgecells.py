@@ -35,6 +35,7 @@ from edgesync.cells.changes import Changes
 from edgesync.cells.conflicts import Conflict, resolve
 from edgesync.cells.guard import Savepoint
 from edgesync.cells.parts import HELD, cut, goes_on, ops_of
+from edgesync.cells.scope import narrowed
 from edgesync.cells.scripts import CPU_S, Scripts
 from edgesync.cells.settings import Flush
 from edgesync.errors import Evicted, StoreError
@@ -101,6 +102,7 @@ class Cursor(msgspec.Struct, frozen=True):
     telling    nothing is taken before the hub has carried out what it is told under this number; 0:
                it has what is here
     covers     of what is told: see `Opening`
+    grant      prefixes of the keys the hub grants this edge; none: all
     """
 
     keyspace: bytes = bytes(16)
@@ -112,6 +114,7 @@ class Cursor(msgspec.Struct, frozen=True):
     start: int = 0
     telling: int = 0
     covers: bool = False
+    grant: tuple[bytes, ...] = ()
 
 
 class LapPlan(msgspec.Struct, frozen=True):
@@ -152,7 +155,7 @@ class EdgeCells(CellStore):
 
     told      (seq, operation) of the records the hub may not have, see `told_since`; no operation
               for the last means all that were sent
-    scope     which keys the hub is asked for (keyspace.is_in)
+    scope     which keys the hub is asked for (keyspace.is_in): those wanted that it grants
     applied   operations up to this number are in what the hub has delivered
     evicts    whether values may be left to the hub
     logged    commits that went to the log
@@ -211,12 +214,13 @@ class EdgeCells(CellStore):
         self._monotonic_ns = monotonic_ns
         self.on_clock_step: Callable[[float], None] = lambda _: None
         self._resume_clock()
-        self.scope = tuple(scope)
+        self._wish = tuple(scope)
         self.evicts = evicts
         self._looked_in_vain = 0  # for values that may go, since the hub last told something
         if evicts:
             space.remember()
         self.cursor = self._stored_cursor()
+        self.scope = narrowed(self._wish, self.cursor.grant)
         self.applied = 0
         self.on_told: Callable[[Tails], None] = lambda _: None
         self._told = [(seq, space.sent if n is None else n) for seq, n in told]
@@ -244,6 +248,16 @@ class EdgeCells(CellStore):
                 self.cursor, base=0, position=0, made=0, conflicts=0, scope=self.scope
             )
         )
+
+    def set_grant(self, grant: tuple[bytes, ...]) -> None:
+        """Ask for no other keys than those with one of these prefixes, none: for all wanted.
+
+        What is here already stays; the hub does not tell of it any more.
+        """
+        self._move(msgspec.structs.replace(self.cursor, grant=grant))
+        self.scope = narrowed(self._wish, grant)
+        if self.cursor.scope != self.scope:
+            self.refetch()
 
     def _stored_cursor(self) -> Cursor:
         raw = self.rows.get(CURSOR_ROW)
@@ -747,7 +761,14 @@ class EdgeCells(CellStore):
         if telling:
             self.applied = 0
         self._move(
-            Cursor(keyspace=keyspace, scope=self.scope, start=start, telling=telling, covers=covers)
+            Cursor(
+                keyspace=keyspace,
+                scope=self.scope,
+                start=start,
+                telling=telling,
+                covers=covers,
+                grant=self.cursor.grant,
+            )
         )
 
     def take_conflicts(self, changed: Sequence[Conflict], last: int) -> None:

@@ -342,6 +342,7 @@ class CellSync:
             base=cells.cursor.base, after=cells.cursor.position, made=cells.made_at(),
             conflicts=cells.cursor.conflicts, wait_s=wait_s, wants_digest=wants_digest,
             wants=self._asked_for, start=cells.cursor.start,
+            knows_grants=True, grant=cells.cursor.grant,
             payload=msgspec.msgpack.encode(cells.scope) if cells.scope else b"",
         )  # fmt: skip
         self._asked += 1
@@ -377,6 +378,11 @@ class CellSync:
 
     def _take(self, page: Page) -> None:
         cells = self._cells
+        if page.grant != cells.cursor.grant:
+            prefixes = [prefix.decode(errors="replace") for prefix in page.grant]
+            log.info("keys: the hub grants those with %s", prefixes or "any prefix")
+            cells.set_grant(page.grant)
+            return
         if page.replica != cells.space.r or page.keyspace != cells.cursor.keyspace:
             log.info("keys: the hub calls this edge replica %d", page.replica)
             self._rejoin(page, covers=True)

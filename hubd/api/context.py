@@ -43,6 +43,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_s           age of the oldest of them, or time since the lag began
     clock_offset_s  the edge's wall clock minus the hub's
     two_hubs        it was with another hub of the same identity between two sessions here
+    prefixes        of the keys it may be told of; none: all of its tenant's
     slowed          why it is told to send less, now or a moment ago; empty when it is not
     """
 
@@ -63,6 +64,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_records: int | None = None
     lag_s: float | None = None
     two_hubs: bool = False
+    prefixes: tuple[str, ...] = ()
     slowed: str = ""
     lanes: tuple[LaneView, ...] = ()
 

@@ -153,6 +153,13 @@ def _keys_problems(context: Context) -> list[HubProblem]:
                 f"keys of {tenant}: {answers.skipped} entries of the log could not be carried out"
             )
             found.append(HubProblem(text))
+        found += [
+            HubProblem(
+                f"edge {edge} is granted some keys only and is of a version that knows no grants: "
+                "it is told of none; upgrade it"
+            )
+            for edge in sorted(answers.too_old)[:EDGES_NAMED]
+        ]
         if lacks := answers.cells.mark.lacks:
             found.append(
                 HubProblem(

@@ -21,6 +21,7 @@ from edgesync._native import batch
 from edgesync._native.batch import Record
 from edgesync._native.cells import encode_entries
 from edgesync.cells.conflicts import Conflict
+from edgesync.cells.scope import granted, narrowed
 from edgesync.errors import StoreError
 from edgesync.sync.puller import payload_of, told_digest
 from edgesync_transport.link import Peer
@@ -76,6 +77,7 @@ class Answers:
 
     changed          is set when keys have changed, and replaced by another then
     feed             what of the log these keys are made of; without, all of it
+    grant_of         prefixes of the keys an edge may be told of; none: all
     subscriptions    edges that wait for news
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
@@ -87,6 +89,7 @@ class Answers:
         hub_log: Log,
         *,
         feed: Feed | None = None,
+        grant_of: Callable[[str], tuple[bytes, ...]] = lambda _edge: (),
         retire_after_s: float = 30 * 86400.0,
         conflicts_s: float = 7 * 86400.0,
     ) -> None:
@@ -94,6 +97,8 @@ class Answers:
         self._quiet_until = 0.0
         self._log = hub_log
         self._feed = feed or WholeLog(hub_log)
+        self._grant_of = grant_of
+        self.too_old: set[str] = set()  # edges that are granted some keys and do not know of grants
         self._retire_after_s = retire_after_s
         self._conflicts_s = conflicts_s
         self._asking: dict[str, _Asking] = {}
@@ -258,14 +263,23 @@ class Answers:
     async def _give(
         self, asking: _Asking, peer: Peer, pull: Pull, receiver: Receiver, send: Send
     ) -> None:
+        grant = self._grant_of(peer.edge)
+        if grant and not pull.knows_grants:
+            # It would take what it is not told of for gone, its own keys too.
+            self.too_old.add(peer.edge)
+            return
+        self.too_old.discard(peer.edge)
+        pull = _within(pull, grant)
         if asking.epoch != pull.epoch:
             asking.epoch, asking.applied = pull.epoch, 0
-        if pull.part and asking.token == pull.token and asking.page is not None:
-            page = asking.page
+        page = asking.page
+        is_next_part = pull.part and asking.token == pull.token
+        if page is not None and is_next_part and page.grant == grant:
+            pass
         else:
             page = await self._page(asking, peer.edge, pull, receiver)
             asking.token, asking.page = pull.token, page if page.parts > 1 else None
-        if not pull.part and page.replica == pull.replica:
+        if not pull.part and page.replica == pull.replica and page.grant == pull.grant:
             await self._report(peer, pull, send)
         if pull.part < page.parts:
             at = pull.part * PART_BYTES
@@ -286,6 +300,9 @@ class Answers:
         until = trio.current_time() + min(pull.wait_s, WAIT_MAX_S)
         while True:
             subscription.clear()  # before the look: nothing comes between
+            grant = self._grant_of(edge)
+            if grant != pull.grant:
+                return self._new_grant(pull, grant)
             # Read in this order: what is up to the floor is in the log up to its head.
             session = receiver.session
             incarnation = b"" if session is None else session.incarnation
@@ -327,7 +344,10 @@ class Answers:
             return pull.conflicts, []
         changed = self.cells.conflicts.since(pull.conflicts)
         last = changed[-1].change if changed else pull.conflicts
-        return last, [one for one in changed if one.involves(pull.replica)]
+        return last, [
+            one for one in changed
+            if one.involves(pull.replica) and granted(one.key, pull.grant)
+        ]  # fmt: skip
 
     async def _report(self, peer: Peer, pull: Pull, send: Send) -> None:
         last, told = self._unreported(pull)
@@ -362,6 +382,17 @@ class Answers:
             self._digests[pull.payload] = stands, told_digest(total)
         return told_digest(total)
 
+    def _new_grant(self, pull: Pull, grant: tuple[bytes, ...]) -> DeltaSync:
+        """Return a page that tells nothing but what is granted now."""
+        return DeltaSync(
+            epoch=pull.epoch, token=pull.token, keyspace=pull.keyspace, replica=pull.replica,
+            position=pull.after, applied=0, stable=0, is_all=False, part=0, parts=1, grant=grant,
+        )  # fmt: skip
+
+    def regrant(self, edge: str) -> None:
+        """Tell the edge what it is granted now, should it be waiting for news."""
+        self.subscriptions.wake_edges([edge])
+
     def _page_of(
         self, pull: Pull, answer: Answer, applied: int, digest: int
     ) -> FullSync | DeltaSync:
@@ -382,6 +413,7 @@ class Answers:
             start=self.cells.lineage.start,
             told=answer.told,
             seen=answer.seen,
+            grant=pull.grant,
             payload=payload,
         )
 
@@ -404,3 +436,15 @@ class Answers:
         self.cells.conflicts.expire(now_ms - int(self._conflicts_s * 1000))
         while self.cells.collect():
             await trio.lowlevel.checkpoint()
+
+
+def _within(pull: Pull, grant: tuple[bytes, ...]) -> Pull:
+    """Return the question for no more than what is granted."""
+    if not grant:
+        return pull
+    scope = narrowed(scope_of(pull), grant)
+    return msgspec.structs.replace(
+        pull,
+        payload=msgspec.msgpack.encode(scope),
+        wants=tuple(key for key in pull.wants if granted(key, grant)),
+    )

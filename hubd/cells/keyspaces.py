@@ -8,7 +8,7 @@ runs gets its keys then; those of one that was removed are kept on disk and aske
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import trio
@@ -50,6 +50,7 @@ class Keyspaces:
         self._open_answers = open_answers
         self._feed = SharedFeed(hub_log, self.owner_of)
         self._owners: dict[str, str] = {}
+        self._grants: dict[str, tuple[bytes, ...]] = {}
         self._open: dict[str, Answers] = {}
         self._live: set[str] = {DEFAULT_TENANT}
         self._nursery: trio.Nursery | None = None
@@ -60,9 +61,23 @@ class Keyspaces:
         """Return whose an edge is; of one that no registry knows, it is the default tenant."""
         return self._owners.get(edge, DEFAULT_TENANT)
 
-    def set_tenants(self, tenants: Iterable[str], owners: dict[str, str]) -> None:
+    def grant_of(self, edge: str) -> tuple[bytes, ...]:
+        """Return prefixes of the keys an edge may be told of; none: all of its tenant's."""
+        return self._grants.get(edge, ())
+
+    def set_tenants(
+        self,
+        tenants: Iterable[str],
+        owners: dict[str, str],
+        grants: Mapping[str, tuple[bytes, ...]] | None = None,
+    ) -> None:
         """Serve these, and no others; call it before edges are heard that are new to it."""
         self._owners = owners
+        before, self._grants = self._grants, dict(grants or {})
+        for edge in before.keys() | self._grants.keys():
+            answers = self.of(self.owner_of(edge))
+            if answers is not None and before.get(edge) != self._grants.get(edge):
+                answers.regrant(edge)
         self._live = {DEFAULT_TENANT, *tenants}
         self.open_missing()
 

@@ -43,6 +43,7 @@ from edgesync.cells import DATABASE, Reply
 from edgesync.cells.conflicts import resolve
 from edgesync.cells.held import Opening, Piece, decode_piece
 from edgesync.cells.parts import HELD, Tag, join, ops_of
+from edgesync.cells.scope import GRANT_MAX
 from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
@@ -677,6 +678,6 @@ def scope_of(pull: Pull) -> list[tuple[bytes, bool]]:
         found = msgspec.msgpack.decode(pull.payload, type=list[tuple[bytes, bool]])
     except msgspec.DecodeError as error:
         raise RecordError(f"which keys are wanted cannot be read: {error}") from error
-    if len(found) > RULES_MAX:
+    if len(found) > RULES_MAX + GRANT_MAX + 1:  # narrowed, a wish has some more
         raise RecordError(f"{len(found)} prefixes of wanted keys; at most {RULES_MAX}")
     return found

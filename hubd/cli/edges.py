@@ -31,6 +31,12 @@ def registry_of(config: Path) -> Registry:
     return _registry(config)[2]
 
 
+def _checked_texts(
+    context: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    return tuple(checked_text(context, parameter, value) for value in values)
+
+
 def checked_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """Return the name of an edge or a tenant; raises BadParameter for what is none."""
     if not re.fullmatch(NAME_PATTERN, value):
@@ -40,15 +46,33 @@ def checked_name(_context: click.Context, _parameter: click.Parameter, value: st
     return value
 
 
+prefix_option = click.option(
+    "--prefix",
+    "prefixes",
+    multiple=True,
+    callback=_checked_texts,
+    help="Of keys it may be told of; several times for more. Without, all of its tenant's.",
+)
+
+
 @click.command(epilog="Example: hubd enroll barn-7 | ssh barn-7 'edgesync init --token -'")
 @click.argument("edge", callback=checked_name)
 @click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose edge it is.")
 @click.option("--site", default="", callback=checked_text, help="Where it stands, in your words.")
+@prefix_option
 @click.option("--again", is_flag=True, help="Give a known edge a token for a new key.")
 @as_json_option
 @database_option
 @click.pass_obj
-def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json: bool) -> None:
+def enroll(
+    config: Path,
+    edge: str,
+    tenant: str,
+    site: str,
+    prefixes: tuple[str, ...],
+    again: bool,
+    as_json: bool,
+) -> None:
     """Register EDGE and print the one-line token that lets it in, once.
 
     Nobody is let in before the token is used: a revoked edge stays out until then, and the present
@@ -60,7 +84,12 @@ def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json
         # First this: an address no edge could use is an error before anything is stored.
         public_address(settings)
         invitation = registry.enrolments.invite(
-            edge, tenant=tenant, site=site, valid_s=float(settings.enrol.valid), again=again
+            edge,
+            tenant=tenant,
+            site=site,
+            prefixes=prefixes,
+            valid_s=float(settings.enrol.valid),
+            again=again,
         )
         token = token_for(invitation, settings, server_key=keys.public)
     if as_json:
@@ -70,6 +99,25 @@ def enroll(config: Path, edge: str, tenant: str, site: str, again: bool, as_json
         click.echo(token)
         minutes = (invitation.expires_ns - time.time_ns()) / 60e9
         click.echo(f"valid once, for {minutes:.0f} minutes: edgesync init --token …", err=True)
+
+
+@click.command(epilog="Example: hubd grant barn-7 --prefix barn/ --prefix shared/")
+@click.argument("edge")
+@prefix_option
+@click.option("--all", "is_all", is_flag=True, help="All keys of its tenant again.")
+@database_option
+@click.pass_obj
+def grant(config: Path, edge: str, prefixes: tuple[str, ...], is_all: bool) -> None:
+    """Say which keys EDGE may be told of, whatever it asks for; a running hub notices at once.
+
+    What the edge has already, stays there. It may write any key.
+    """
+    if bool(prefixes) == is_all:
+        raise click.UsageError("say --prefix, once or several times, or --all")
+    _, _, registry = _registry(config)
+    with contextlib.closing(registry):
+        registry.edges.grant(edge, prefixes)
+    click.echo(f"{edge} is told of {', '.join(prefixes) or 'all keys of its tenant'}")
 
 
 @click.command(epilog="Example: hubd revoke barn-7")
@@ -133,6 +181,7 @@ def edges(config: Path, as_json: bool) -> None:
                 "edge": edge.name,
                 "tenant": edge.tenant,
                 "site": edge.site,
+                "prefixes": " ".join(edge.prefixes),
                 "state": _state(edge, now),
                 "lag_records": now.get("lag_records"),
                 "rtt_s": now.get("rtt_s"),
@@ -168,5 +217,5 @@ def _live(folder: Path) -> dict[str, dict[str, Any]] | None:
 
 
 def register(group: click.Group) -> None:
-    for command in (enroll, revoke, forget, edges):
+    for command in (enroll, grant, revoke, forget, edges):
         group.add_command(command)

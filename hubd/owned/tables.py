@@ -52,6 +52,8 @@ edge: Final = sa.Table(
     sa.Column("created_ns", sa.BigInteger, nullable=False),
     sa.Column("revoked_ns", sa.BigInteger),
     sa.Column("site", Text, nullable=False, server_default=""),
+    # Of the keys it may be told of, a JSON list; an empty one is all.
+    sa.Column("prefixes", Text, nullable=False, server_default="[]"),
 )
 
 key: Final = sa.Table(

@@ -1,21 +1,30 @@
 """Edges, the keys by which they are known, and whose they are."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
-from hubd.errors import EdgeUnknown
+from edgesync.cells.scope import GRANT_BYTES_MAX, GRANT_MAX
+from hubd.errors import EdgeUnknown, GrantRefused
 from hubd.owned import Owned, tables
 
 
 class RegisteredEdge(msgspec.Struct, frozen=True, kw_only=True):
+    """An edge. `prefixes` are of the keys it may be told of; none: all of its tenant's."""
+
     name: str
     tenant: str
     created_ns: int
     is_revoked: bool
     keys: tuple[str, ...]
     site: str = ""
+    prefixes: tuple[str, ...] = ()
+
+    @property
+    def grant(self) -> tuple[bytes, ...]:
+        return tuple(prefix.encode() for prefix in self.prefixes)
 
 
 class Edges:
@@ -42,6 +51,7 @@ class Edges:
                     is_revoked=row.revoked_ns is not None,
                     keys=tuple(keys.get(row.name, ())),
                     site=row.site,
+                    prefixes=tuple(json.loads(row.prefixes)),
                 )
                 for row in rows
             ),
@@ -59,6 +69,15 @@ class Edges:
     def _pairs(self, left: sa.Column[str], right: sa.Column[str]) -> dict[str, str]:
         with self._owned.read() as connection:
             return {first: second for first, second in connection.execute(sa.select(left, right))}
+
+    def grant(self, edge: str, prefixes: Sequence[str]) -> None:
+        """Let `edge` be told of keys with these prefixes, none: of all; raises EdgeUnknown.
+
+        Raises GrantRefused for what is no grant. What the edge has already, stays there.
+        """
+        with self._owned.change() as connection:
+            check_edge(connection, edge)
+            set_prefixes(connection, edge, prefixes)
 
     def revoke(self, edge: str) -> None:
         """Let no key of `edge` in, now or ever again; raises EdgeUnknown. Its data stays.
@@ -90,6 +109,20 @@ def is_edge(connection: sa.Connection, edge: str) -> bool:
 def check_edge(connection: sa.Connection, edge: str) -> None:
     if not is_edge(connection, edge):
         raise EdgeUnknown(edge)
+
+
+def set_prefixes(connection: sa.Connection, edge: str, prefixes: Sequence[str]) -> None:
+    """Store what an edge is granted; raises GrantRefused."""
+    unique = sorted(set(prefixes))
+    if len(unique) > GRANT_MAX:
+        raise GrantRefused(f"{len(unique)} prefixes; an edge is granted {GRANT_MAX} at most")
+    for prefix in unique:
+        if not 1 <= len(prefix.encode()) <= GRANT_BYTES_MAX:
+            raise GrantRefused(f"a prefix has 1 to {GRANT_BYTES_MAX} bytes, not {prefix[:40]!r}")
+    table = tables.edge
+    connection.execute(
+        table.update().where(table.c.name == edge).values(prefixes=json.dumps(unique))
+    )
 
 
 def revoke_keys(connection: sa.Connection, edge: str, now_ns: int, *, but: str = "") -> None:

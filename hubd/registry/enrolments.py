@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from edgesync_transport.keys import guest_keys, is_key, new_routing_key, new_secret
 from hubd.errors import EdgeExists, EdgeOfAnother, EnrolRefused
 from hubd.owned import Owned, tables
-from hubd.registry.edges import expire_tokens, is_edge, revoke_keys
+from hubd.registry.edges import expire_tokens, is_edge, revoke_keys, set_prefixes
 from hubd.registry.names import DEFAULT_TENANT
 from hubd.registry.tenants import check_tenant
 
@@ -57,6 +57,7 @@ class Enrolments:
         *,
         tenant: str = DEFAULT_TENANT,
         site: str = "",
+        prefixes: Sequence[str] = (),
         valid_s: float,
         again: bool = False,
     ) -> Invitation:
@@ -65,7 +66,7 @@ class Enrolments:
         Nobody is let in before the token is redeemed: a revoked edge stays revoked until then. Of
         several tokens of one edge only the newest is good. Raises EdgeExists when the name is
         taken and `again` is not given, TenantUnknown, EdgeOfAnother when the name is or was
-        another tenant's.
+        another tenant's, GrantRefused. Without `site` and `prefixes` those of a known edge stay.
         """
         now = self._clock_ns()
         invitation = Invitation(
@@ -89,6 +90,8 @@ class Enrolments:
                 connection.execute(edges.insert().values(name=edge, tenant=tenant, created_ns=now))
             if site:
                 connection.execute(edges.update().where(edges.c.name == edge).values(site=site))
+            if prefixes:
+                set_prefixes(connection, edge, prefixes)
             connection.execute(
                 enrolment.delete().where(enrolment.c.expires_ns < now - TOKENS_KEPT_NS)
             )

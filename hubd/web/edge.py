@@ -29,6 +29,7 @@ class EdgePage(msgspec.Struct, frozen=True, kw_only=True):
             link.edge, self.edge.health, link.is_connected, link.since_ns, link.software,
             link.address, link.epoch, link.incarnation, [lane.lane for lane in link.lanes],
             None if link.is_connected else (link.state, link.known_at_ns), link.slowed,
+            link.prefixes,
             state.series, state.dead, state.lost, series, self.latest.next is None,
             self.devices, self.resources,
         )  # fmt: skip

@@ -1,11 +1,12 @@
 """Edges that write to keys, as entries of a log; and the hub's keys over them."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 
 import msgspec
 
@@ -58,10 +59,12 @@ def meet(cells: HubCells, *writes: tuple[str, tuple[Argument, ...]]) -> None:
 
 
 @contextmanager
-def open_answers(folder: Path) -> Iterator[Answers]:
+def open_answers(
+    folder: Path, grants: Mapping[str, tuple[bytes, ...]] = MappingProxyType({})
+) -> Iterator[Answers]:
     hub_log = MemoryLog()
     cells = HubCells(folder, hub_log.generation, 0, random=Random(1))
     try:
-        yield Answers(cells, hub_log)
+        yield Answers(cells, hub_log, grant_of=lambda edge: grants.get(edge, ()))
     finally:
         cells.close()

@@ -23,7 +23,7 @@ from tests.hubd.links import HandEdge, Site, open_site
 from tests.hubd.log.test_contract import Lanes
 from tests.native.rowsmith import Draft
 
-pytestmark = pytest.mark.feature("S4", "S6")
+pytestmark = pytest.mark.feature("S4", "C14")
 
 ROOT = Path(__file__).parents[2]
 MINUTE_NS = 60 * 10**9

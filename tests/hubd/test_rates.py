@@ -8,7 +8,7 @@ from edgesync_transport.messages import Lane
 from hubd.lead import LEAD_MAX, LEAD_MIN, SMALL, Lead
 from hubd.rates import Rate, Rates, RateSettings
 
-pytestmark = pytest.mark.feature("S4")
+pytestmark = pytest.mark.feature("S4", "C14")
 
 BURST_S = 10.0
 LARGEST = 5000

@@ -12,7 +12,7 @@ from hubd.rates import Rate, Rates, RateSettings
 from tests.hubd.links import open_site
 from tests.hubd.log.test_contract import Lanes, drafts
 
-pytestmark = pytest.mark.feature("S4", "S6")
+pytestmark = pytest.mark.feature("S4", "C14")
 
 # So little a second that nothing comes back while a test lasts.
 SLOW = RateSettings(edge=Rate(readings=1e-3), burst_s=10_000.0)

@@ -176,6 +176,8 @@ SAMPLES: Final[dict[str, Message]] = {
     "delta_sync": DELTA_SYNC,
     "conflict_report": CONFLICT_REPORT,
     "ack_pause": msgspec.structs.replace(ACK, pause_s=2.5, reason="slow down"),
+    "pull_grant": msgspec.structs.replace(PULL, knows_grants=True, grant=(b"a/", b"b/")),
+    "delta_sync_grant": msgspec.structs.replace(DELTA_SYNC, grant=(b"a/", b"b/")),
     "hello_again": msgspec.structs.replace(HELLO, last_start=U64_MAX),
     "welcome_start": msgspec.structs.replace(WELCOME, start=U64_MAX),
     "pull_start": msgspec.structs.replace(PULL, start=U64_MAX),

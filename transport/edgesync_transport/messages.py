@@ -200,6 +200,8 @@ class Pull(Message, frozen=True, kw_only=True):
     wants_digest   the edge wants to know whether what it has are the hub's keys
     wants          up to 64 keys the edge has left values of to the hub: told whole, beside the page
     start          of the hub that `base` is from; 0: not known
+    knows_grants   it takes in what a Page grants
+    grant          prefixes of the keys it knows to be granted; none: all
     """
 
     epoch: int
@@ -215,6 +217,8 @@ class Pull(Message, frozen=True, kw_only=True):
     wants_digest: bool = False
     wants: tuple[bytes, ...] = ()
     start: int = 0
+    knows_grants: bool = False
+    grant: tuple[bytes, ...] = ()
     payload: bytes = b""
 
 
@@ -233,6 +237,8 @@ class Page(Message, frozen=True, kw_only=True):
     told       the token of the state the edge told last that the hub has carried out to its end
     seen       operations that are in this state or were replaced in it, up to which number of
                each replica, as far as it has changed since `base`: replica, number, replica, ...
+    grant      prefixes of the keys the edge is granted, none: all; when they are others than the
+               Pull says, nothing else counts
     """
 
     epoch: int
@@ -249,6 +255,7 @@ class Page(Message, frozen=True, kw_only=True):
     start: int = 0
     told: int = 0
     seen: tuple[int, ...] = ()
+    grant: tuple[bytes, ...] = ()
     payload: bytes = b""
 
 

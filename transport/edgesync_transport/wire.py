@@ -68,7 +68,7 @@ def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]
     control, texts = _schema().Control, 0
     for value in (getattr(message, "reason", ""), getattr(message, "software", "")):
         texts += min(4 * len(value), limits.text_bytes)
-    for key in getattr(message, "wants", ()):
+    for key in (*getattr(message, "wants", ()), *getattr(message, "grant", ())):
         texts += len(key) + 2 * WORD_BYTES
     texts += WORD_BYTES * len(getattr(message, "seen", ()))
     # One segment holds it all: the largest fixed part, a Welcome, is 40 words.

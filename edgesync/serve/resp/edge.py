@@ -72,6 +72,7 @@ def status(house: "House", args: Sequence[bytes]) -> Reply:
         "replica": space.r,
         "local_clock": space.n,
         "hub_seq": house.cells.cursor.base,
+        "granted": b" ".join(house.cells.cursor.grant) or b"all",
         "oldest_pending_ms": _oldest_ms(house),
         "conflicts_open": len(house.cells.conflicts(status="open", limit=CONFLICTS_MAX)),
         "durability": facts.durability,

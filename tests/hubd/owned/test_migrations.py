@@ -21,7 +21,7 @@ pytestmark = pytest.mark.feature("S6", "C14")
 GOLDEN = Path(__file__).parents[2] / "golden" / "registry"
 SHAPES = sorted(path.stem for path in GOLDEN.glob("*.sql"))
 WITHOUT_TENANTS = [shape for shape in SHAPES if shape != "4-tenants"]
-COPY = f"{FILE}.before-0001"
+COPY = f"{FILE}.before-0002"
 # "Acme GmbH" is no name of a folder.
 GMBH = "Acme-GmbH-033aedd8"
 

@@ -17,6 +17,7 @@ from hubd.errors import (
     EdgeOfAnother,
     EdgeUnknown,
     EnrolRefused,
+    GrantRefused,
     OwnedUnusable,
     TenantRefused,
     TenantUnknown,
@@ -301,3 +302,36 @@ def test_a_token_is_withdrawn_by_the_beginning_of_its_hash(registry: Registry) -
             registry.api_tokens.withdraw(tenant, start)
     assert registry.api_tokens.withdraw("acme", "ab").label == "one"
     assert [one.label for one in registry.api_tokens.all()] == ["two"]
+
+
+def test_an_edge_is_granted_prefixes_until_it_is_granted_others(registry: Registry) -> None:
+    def granted() -> tuple[str, ...]:
+        (edge,) = registry.edges.all()
+        return edge.prefixes
+
+    invite(registry)
+    assert granted() == ()
+    registry.edges.grant("barn", ["b/", "a/", "b/"])
+    assert granted() == ("a/", "b/")
+    invite(registry, again=True)
+    assert granted() == ("a/", "b/")
+    registry.enrolments.invite("barn", prefixes=["c/"], valid_s=900, again=True)
+    assert granted() == ("c/",)
+    changes = registry.changes()
+    assert changes is not None
+    assert [edge.grant for edge in changes.edges] == [(b"c/",)]
+    registry.edges.grant("barn", [])
+    assert granted() == ()
+
+
+@pytest.mark.parametrize("prefixes", [[""], ["x" * 256], ["é" * 128], [f"{n}/" for n in range(33)]])
+def test_what_is_no_grant_changes_nothing(registry: Registry, prefixes: list[str]) -> None:
+    invite(registry)
+    registry.edges.grant("barn", ["a/"])
+    with pytest.raises(GrantRefused):
+        registry.edges.grant("barn", prefixes)
+    with pytest.raises(GrantRefused):
+        registry.enrolments.invite("shed", prefixes=prefixes, valid_s=900)
+    assert [(one.name, one.prefixes) for one in registry.edges.all()] == [("barn", ("a/",))]
+    with pytest.raises(EdgeUnknown):
+        registry.edges.grant("shed", ["a/"])

@@ -188,6 +188,8 @@ struct Pull {
   wantsDigest @12 :Bool;
   wants @13 :List(Data);  # up to 64 keys it has left values of to the hub: told whole, beside the page
   start @14 :UInt64;      # of the hub that said what `base` is; 0: not known
+  knowsGrants @15 :Bool;  # it takes in what `grant` of a Page says
+  grant @16 :List(Data);  # prefixes of keys it knows to be granted; none: all
 }
 
 struct Page {
@@ -207,6 +209,7 @@ struct Page {
   start @13 :UInt64;      # random, of this start of the hub; 0: not told
   told @14 :UInt64;       # the state an edge told last that is carried out to its end; 0: none
   seen @15 :List(UInt64);  # replica, number, ...: operations up to that are in this state, or replaced
+  grant @16 :List(Data);  # prefixes of keys that are granted; others than in the Pull: nothing else counts
 }
 
 struct ConflictReport {
