@@ -75,6 +75,8 @@ class SharedFeed:
     async def run(self, start: int) -> None:
         """Read on from `start` until cancelled; who is not there yet reads for himself."""
         self.position = start
+        for share in self._shares.values():
+            share.begin(start)
         while True:
             portion = await read_portion(self.log, self.position, lambda _edge: True)
             theirs: dict[str, list[Entry]] = {}
@@ -139,13 +141,16 @@ class Share:
         self._feed.held_bytes -= self.nbytes
         self._entries, self.nbytes = [], 0
 
+    def begin(self, start: int) -> None:
+        """Read alone what is before `start`, if it waits for that: the feed does not give it."""
+        if self._is_on_time and self._upto < start:
+            self.part()
+
     def give(self, entries: Sequence[Entry], after: int, upto: int) -> None:
         """Take in what was read between two positions."""
         if not self._is_on_time or upto <= self._upto:
             return
-        if self._upto < after:  # it was there before the feed began
-            self.part()
-            return
+        assert after <= self._upto, "what lies between would be passed by"
         new = [entry for entry in entries if entry.position > self._upto]
         self._upto = upto
         if not (new or self._entries) and self._passed is not None:

@@ -246,6 +246,24 @@ async def test_owned_state_of_a_newer_version_or_torn_is_refused(sound: Copied) 
         check_owned(registry, sound)
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+async def test_owned_state_of_an_earlier_version_is_migrated(
+    sound: Copied, database: str, is_file: bool
+) -> None:
+    """0001 had no prefixes; the database that takes it was made by this version."""
+    path = sound.target / OWNED
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["revision"] = "0001"
+    for line in lines:
+        if line.get("table") == "edge":
+            del line["row"]["prefixes"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    url = None if is_file else parse_url(database)
+    restore(sound.target, sound.restored, url)
+    with closing(open_registry(sound.restored, url)) as registry:
+        check_owned(registry, sound)
+
+
 async def test_where_something_is_nothing_is_overwritten(sound: Copied) -> None:
     with pytest.raises(BackupRefused, match="move it aside"):
         restore(sound.target, sound.folder)

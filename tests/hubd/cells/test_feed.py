@@ -108,6 +108,24 @@ async def test_each_entry_is_read_once_however_many_tenants_there_are(
         assert reader.edges == wanted(entries, tenant)
 
 
+async def test_a_new_tenant_takes_what_the_log_has_while_nobody_sends(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The feed begins where the other tenants are, and the new one waits for it already."""
+    shelf = Shelf()
+    entries = [entry(position, TENANTS[position % 2]) for position in range(1, 10)]
+    shelf.put(*entries)
+    feed = SharedFeed(shelf, owner_of)  # type: ignore[arg-type]  # reads are all it does
+    reader = Reader(feed.join(TENANTS[0]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(feed.run, 9)
+        await reach({TENANTS[0]: reader}, 9)
+        nursery.cancel_scope.cancel()
+    assert reader.edges == wanted(entries, TENANTS[0])
+
+
 async def test_a_tenant_that_is_stuck_holds_nobody_and_little_memory(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from edgesync.errors import StoreVersion
 from edgesync_transport.keys import new_key_pair
 from hubd.errors import EnrolRefused, OwnedUnusable
+from hubd.owned import open_owned
 from hubd.owned.database import FILE
 from hubd.owned.migrate import newest_revision
 from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, Registry, open_registry
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.feature("S6", "C14")
 GOLDEN = Path(__file__).parents[2] / "golden" / "registry"
 SHAPES = sorted(path.stem for path in GOLDEN.glob("*.sql"))
 WITHOUT_TENANTS = [shape for shape in SHAPES if shape != "4-tenants"]
-COPY = f"{FILE}.before-0002"
+COPY = f"{FILE}.before-{newest_revision()}"
 # "Acme GmbH" is no name of a folder.
 GMBH = "Acme-GmbH-033aedd8"
 
@@ -49,6 +50,17 @@ def schema(path: Path) -> list[str]:
 
 def edges_of(registry: Registry) -> dict[str, tuple[str, bool, tuple[str, ...]]]:
     return {edge.name: (edge.tenant, edge.is_revoked, edge.keys) for edge in registry.edges.all()}
+
+
+def test_a_numbered_registry_is_copied_and_migrated_from_where_it_is(tmp_path: Path) -> None:
+    owned = open_owned(tmp_path, lazily=True)
+    owned.prepare(to="0001")
+    owned.close()
+    before = dump(tmp_path / FILE)
+    with closing(open_registry(tmp_path)) as registry:
+        registry.enrolments.invite("barn", valid_s=60)
+    assert dump(tmp_path / COPY) == before
+    assert schema(tmp_path / FILE) != [line for line in before if line.startswith("CREATE")]
 
 
 def test_every_shape_is_here() -> None:
