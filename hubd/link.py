@@ -163,6 +163,7 @@ class HubLink:
 
     async def revoke(self, edge: str) -> None:
         """End the session of an edge whose key is no longer good."""
+        self.rates.forget(edge)
         if edge in self._ports:
             await self._step(self._ports[edge], core.Revoked())
 

@@ -118,7 +118,7 @@ class Presence:
 
     def slowed(self) -> Slowdowns:
         return Slowdowns(
-            tenants=list(self._rates.slowed_tenants(trio.current_time())),
+            tenants=self._rates.slowed_tenants(trio.current_time()),
             counts=self._rates.counts(),
         )
 

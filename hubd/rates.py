@@ -10,7 +10,7 @@ A tenant over its rate slows down those of its edges that take more than an equa
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -44,11 +44,10 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class Slowed(msgspec.Struct, frozen=True):
-    """An edge or a tenant that was slowed down lately; `count` is how often since the start."""
+    """A tenant that was slowed down lately."""
 
     name: str
     reason: str
-    count: int
 
 
 class Slowdowns(msgspec.Struct, frozen=True):
@@ -156,8 +155,9 @@ class Rates:
         sender = self._edges.get(edge)
         return sender.reason if sender is not None and now < sender.until else ""
 
-    def slowed_tenants(self, now: float) -> Iterator[Slowed]:
-        yield from _slowed(self._tenants, now)
+    def slowed_tenants(self, now: float) -> list[Slowed]:
+        tenants = sorted(self._tenants.items())
+        return [Slowed(name, one.reason) for name, one in tenants if now < one.until]
 
     def counts(self) -> dict[str, int]:
         """Return how often each edge was slowed down since the start."""
@@ -190,9 +190,3 @@ class Rates:
             meter = Meter(self.settings.tenant, self.settings.burst_s)
             found = self._tenants[tenant] = _Sender(meter)
         return found
-
-
-def _slowed(senders: dict[str, _Sender], now: float) -> Iterator[Slowed]:
-    for name, one in sorted(senders.items()):
-        if now < one.until:
-            yield Slowed(name, one.reason, one.count)

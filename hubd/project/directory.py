@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from edgesync._native import event
 from edgesync.errors import RecordError
-from edgesync.model import EventType
+from edgesync.model import EventType, series_id
 from hubd.state import StateDamaged, tables
 
 NAME_CHARS_MAX: Final = 255
@@ -116,6 +116,50 @@ class Names:
         return found
 
 
+class Waiting:
+    """Finds the names of series that waited for room: they were declared when there was none.
+
+    edges   those some of whose readings were refused before this start
+    """
+
+    def __init__(self) -> None:
+        self.edges: set[str] = set()
+        self._names: dict[str, dict[int, Declaration]] = {}
+
+    def forget(self, edges: Iterable[str]) -> None:
+        """Begin anew."""
+        self.edges, self._names = set(edges), {}
+
+    def find(
+        self, connection: sa.Connection, edge: str, ids: Iterable[int], limit: int
+    ) -> Mapping[int, Declaration]:
+        """Return names among the edge's newest `limit` declarations, as far as they are there."""
+        if edge not in self.edges:
+            return {}
+        if edge not in self._names:
+            if sum(map(len, self._names.values())) > CACHED_MAX:
+                self._names.clear()
+            self._names[edge] = _declared(connection, edge, limit)
+        names = self._names[edge]
+        return {series: names.pop(series) for series in ids if series in names}
+
+
+def _declared(connection: sa.Connection, edge: str, limit: int) -> dict[int, Declaration]:
+    table = tables.edge_events.c
+    question = (
+        sa.select(table.body)
+        .where(table.edge == edge, table.type == int(EventType.SERIES))
+        .order_by(table.n.desc())
+        .limit(limit)
+    )
+    found: dict[int, Declaration] = {}
+    for (body,) in connection.execute(question):
+        one = _declaration_of(body)
+        if one is not None:
+            found.setdefault(series_id(one.entity, one.key), one)
+    return found
+
+
 def _rows(connection: sa.Connection, edge: str, wanted: Sequence[int]) -> list[sa.Row[Any]]:
     table = tables.series
     rows: list[sa.Row[Any]] = []
@@ -142,12 +186,17 @@ def read_declaration(body: bytes) -> Declaration | None:
     """
     try:
         fields = event.decode(body)
-        if fields[0] != EventType.SERIES:
-            return None
-        declared = msgspec.convert(json.loads(fields[4]), Declaration)
+    except RecordError:
+        return None
+    return _declaration_of(fields[4]) if fields[0] == EventType.SERIES else None
+
+
+def _declaration_of(content: bytes) -> Declaration | None:
+    try:
+        declared = msgspec.convert(json.loads(content), Declaration)
         # No UTF-8 has half of a pair of surrogates; \\ud800 in JSON makes one.
         names = [name.encode() for name in (declared.entity, declared.key, declared.unit)]
-    except (RecordError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return None
     is_short = all(len(name) <= 4 * NAME_CHARS_MAX for name in names)
     return declared if is_short else None

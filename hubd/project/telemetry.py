@@ -21,7 +21,7 @@ from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project import directory
 from hubd.project.cursors import move_cursor, read_cursor
-from hubd.project.directory import Declaration, Names, read_declaration
+from hubd.project.directory import Declaration, Names, Waiting, read_declaration
 from hubd.project.feed import Cursor, Part
 from hubd.project.flush import flush
 from hubd.project.limits import SeriesLimits
@@ -70,6 +70,7 @@ class TelemetryProjector:
         self.limits = limits or SeriesLimits()
         self._clock_ns = clock_ns
         self._names = Names()
+        self._waiting = Waiting()
         self._updates: list[Update] = []
         self._schedule = Schedule(memory_bytes)
         self._stored: dict[str, int] = {}
@@ -95,6 +96,7 @@ class TelemetryProjector:
         counts = {
             edge: count for edge, count in connection.execute(sa.select(totals.edge, totals.series))
         }
+        refused = connection.scalars(sa.select(totals.edge).where(totals.refused > 0)).all()
         fresh = fresh_of(connection)
 
         def start() -> None:
@@ -103,6 +105,7 @@ class TelemetryProjector:
             self._stored, self._visible, self._cursor = stored, cursor, cursor
             self._names.forget()
             self.limits.load(counts)
+            self._waiting.forget(refused)
 
         after_commit(connection, start)
         return cursor
@@ -146,6 +149,10 @@ class TelemetryProjector:
                 series: name for series, name in named.items()
                 if series in one.table or series in known
             }  # fmt: skip
+            unnamed = [new.series for new in entered if new.series not in named]
+            if unnamed:
+                limit = 2 * self.limits.edge_max
+                mine |= self._waiting.find(connection, edge, unnamed, limit)
             if mine and directory.declare(connection, edge, mine):
                 self._names.forget()
             names = None

@@ -3,11 +3,14 @@
 `make long` runs 500; a failing seed replays with `make sim SEED=n`.
 """
 
+from random import Random
+
+import msgspec
 import pytest
 
 from edgesync_transport.memory import Weather as LinkWeather
 from tests.sim.mutants import MUTANTS
-from tests.sim.world import Rules, Weather, World
+from tests.sim.world import Rules, Weather, World, weather_of
 
 pytestmark = pytest.mark.feature("S3", "S4", "S14", "S25", "S26", "S32")
 
@@ -16,6 +19,13 @@ pytestmark = pytest.mark.feature("S3", "S4", "S14", "S25", "S26", "S32")
 def test_every_record_arrives_once_and_in_order(decade: int) -> None:
     for seed in range(10 * decade, 10 * decade + 10):
         World(seed).run()
+
+
+def test_a_hub_that_slows_its_edges_down_loses_nothing_of_theirs() -> None:
+    """Every tenth batch is answered with a pause or refused for a while, in any weather."""
+    for seed in range(20):
+        weather = msgspec.structs.replace(weather_of(Random(seed)), slow=0.1)
+        World(seed, weather=weather).run()
 
 
 @pytest.mark.parametrize("seed", [3, 17, 42])

@@ -26,6 +26,7 @@ from hubd.log.book import EPOCHS_SKIPPED, Book, Changes
 from tests.sim.disks import POISON, Record, SimJournal, SimLog, Stored, contents_in, rows_of
 
 NAME = "barn"
+SLOW = "slow down"
 
 SENDER = SenderSettings(
     batch_records_min=1,
@@ -66,6 +67,7 @@ class Weather(msgspec.Struct, frozen=True, kw_only=True):
     clock_step_every_s: float = 10.0
     backup_every_s: float = 0.0
     poison: float = 0.01
+    slow: float = 0.0  # of batches: answered with a pause, or refused for a while
 
     @property
     def has_backups(self) -> bool:
@@ -107,6 +109,7 @@ class World:
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
+        self.whims = Random(~seed)  # of a hub that slows its edges down
         self.weather = weather or weather_of(self.random)
         self.link = self.weather.link
         self.rules = rules or Rules()
@@ -581,12 +584,23 @@ class HubSim:
 
         self._later(self.world.random.uniform(0.001, 0.1), durable)
 
+    def _slows_down(self) -> bool:
+        world = self.world
+        return not world.is_calm and world.whims.random() < world.weather.slow
+
+    def _pause_s(self) -> float:
+        return self.world.whims.uniform(0.1, 3.0)
+
     def _judge(self, one: hub_core.Store | hub_core.Open, changes: Changes) -> hub_core.Event:
         if isinstance(one, hub_core.Open):
             session = self.log.open_session(NAME, one.incarnation, one.starts, changes)
             generation = self.log.stored.generation
             return hub_core.Opened(one.token, session.epoch, generation, session.floors)
         asked = one.batch
+        if self._slows_down():
+            return hub_core.Stored(
+                one.token, 0, 0, code=NackCode.BUSY, reason=SLOW, pause_s=self._pause_s()
+            )
         if asked.codec not in (Codec.DEAD, Codec.GAP):
             _, events = batch.columns(asked.codec, asked.payload)
             if any(event.body.startswith(POISON) for _, event in events):
@@ -594,7 +608,10 @@ class HubSim:
         fields = {name: getattr(asked, name) for name in Append.__struct_fields__ if name != "edge"}
         result = self.log.decide(Append(edge=NAME, **fields), changes)
         if isinstance(result, Appended):
-            return hub_core.Stored(one.token, result.floor, result.safe)
+            pause_s, reason = (self._pause_s(), SLOW) if self._slows_down() else (0.0, "")
+            return hub_core.Stored(
+                one.token, result.floor, result.safe, reason=reason, pause_s=pause_s
+            )
         is_stale = result.code is None
         return hub_core.Stored(
             one.token, result.floor, 0, code=result.code, is_stale=is_stale, reason=result.reason

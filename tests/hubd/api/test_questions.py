@@ -243,7 +243,7 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     context.state.write_now(lambda c: c.execute(beyond.values(refused=7)))
     context.projectors.series.add("barn", 9000)
     context.hub.all[0] = msgspec.structs.replace(context.hub.all[0], slowed="too much")
-    context.hub.slowdowns = Slowdowns([Slowed("north", "much too much", 1)], {"barn": 3})
+    context.hub.slowdowns = Slowdowns([Slowed("north", "much too much")], {"barn": 3})
     response = client.get("/healthz")
     assert response.status_code == 200
     answer = response.json()

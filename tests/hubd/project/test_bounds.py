@@ -14,6 +14,7 @@ import pytest
 from hubd.project import EventsProjector, Live, TelemetryProjector, apply_entries
 from hubd.project.feed import PART_WORK, WORK_MAX, Feed
 from hubd.project.feed import Cursor as FeedCursor
+from hubd.project.flush import flush
 from hubd.project.limits import SeriesLimits
 from hubd.state import State, open_state, views
 from tests.hubd.batches import START_NS, Edge, Shelf
@@ -93,6 +94,29 @@ def test_series_beyond_the_limit_are_refused_and_counted(state: State) -> None:
     assert (totals["noisy"].series, totals["quiet"].series) == (5, 5)
     assert totals["quiet"].refused == 0
     assert len(state.read_now(lambda c: views.series_of(c, "noisy", 0, 99))) == 5
+
+
+def test_a_series_that_waited_enters_with_its_name_once_there_is_room(state: State) -> None:
+    """It is declared once, and that was when there was none."""
+    names = [("meter", f"P{n}") for n in range(8)]
+    edge = Edge("barn")
+    for name in names:
+        edge.declare(name, "W")
+    edge.readings(START_NS, dict.fromkeys(names, 1.0))
+    declared = edge.entry(1)
+    crowded = TelemetryProjector(Live(), limits=SeriesLimits(5))
+    for projector in (crowded, EventsProjector(Live())):
+        state.write_now(lambda c, p=projector: apply_entries(p, c, [declared]))  # type: ignore[misc]
+    state.write_now(lambda c: flush(c, "barn", state.fresh.edges["barn"]))
+    assert state.read_now(views.totals)["barn"].refused > 0
+    roomy = TelemetryProjector(Live(), limits=SeriesLimits(10))
+    state.write_now(roomy.begin)
+    edge.readings(START_NS + 1, {names[7]: 2.0})
+    later = edge.entry(2)
+    state.write_now(lambda c: apply_entries(roomy, c, [later]))
+    row = state.read_now(lambda c: views.find_series(c, "barn", *names[7]))
+    assert row is not None
+    assert (row.value, row.unit) == (2.0, "W")
 
 
 def test_a_tenants_series_are_bounded_together_and_known_ones_go_on(state: State) -> None:
