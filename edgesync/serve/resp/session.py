@@ -5,6 +5,7 @@ on keys is in tables of functions of a session and its arguments: connection, cl
 transactions, messages, blocking, and edge.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
@@ -250,14 +251,17 @@ class Session:
             return [wrong]
         if name != b"exec":
             self._show(request)
+        begun = time.monotonic_ns()
         try:
             answered = run(self, request[1:])
         except ReplyError as error:
             self.house.facts.errors += 1
             return [error]
         finally:
-            if name == b"exec":  # behind its commands
+            if name == b"exec":  # behind its commands, each of which may have been slow
                 self._show(request)
+            elif name not in admin.SECRET:
+                self.house.slowlog.look(request, time.monotonic_ns() - begun)
         return answered.replies if isinstance(answered, messages.Several) else [answered]
 
     def _show(self, request: list[bytes]) -> None:

@@ -24,7 +24,7 @@ class SlowCommand(NamedTuple):
 
 
 class SlowLog:
-    """The newest slow commands on keys.
+    """The newest slow commands.
 
     slower_than_us   from which on they are kept; negative: none is
     """
@@ -47,6 +47,11 @@ class SlowLog:
 
     def resize(self, length_max: int) -> None:
         self.entries = deque(self.entries, maxlen=min(length_max, ENTRIES_MAX))
+
+    def look(self, request: Sequence[bytes], took_ns: int) -> None:
+        """Note a command that is none on keys, if it was slow."""
+        if 0 <= self._house.cells.slow_ns <= took_ns:
+            self.note(request, took_ns)
 
     def note(self, request: Sequence[bytes], took_ns: int) -> None:
         words = [_cut(word) for word in request[:WORDS_MAX]]
