@@ -29,15 +29,19 @@ LOW_SHARE: Final = 0.75
 # One step is one commit, which appends may have to wait for: a few milliseconds.
 STEP_ENTRIES: Final = 1024
 STEP_BYTES: Final = 4 << 20
-# Between two looks: at how full a log that grows is, at what holds it, and at how old entries are.
+# Between two looks: at how full a log that grows is, at what keeps holding it (at first sooner: it
+# was asked to store), and at how old entries are.
 PAUSE_S: Final = 0.25
-HELD_S: Final = 1.0
+HELD_S: Final = 4.0
 AGE_S: Final = 60.0
+# A full log does not grow.
+FULL_S: Final = 1.0
 # A reader is asked to store what a step frees, and some of what the next ones will.
 PRESSED_PART: Final = 8
 
 BACKUP: Final = "no backup has it"
 STATE_BACKUP: Final = "no backup has the state made of it"
+COPYING: Final = "a backup that is being made"
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,6 +182,7 @@ class Retention:
 
     async def run(self) -> None:
         """Last until cancelled."""
+        pause_s = PAUSE_S
         while True:
             head = self._log.head
             try:
@@ -185,12 +190,14 @@ class Retention:
             except Exception as error:  # What cannot be dropped now may not stop the hub: I8.
                 if (again := self._seldom.ask("retention")) is not None:
                     log.error("the log drops nothing: %s; %d more before", error, again)
-                self._note(f"an error ({error})", self.standing.cursors)
+                is_wanted = self.policy.keep_ns or self._excess(self._log.stats())
+                self._note(f"an error ({error})" if is_wanted else "", self.standing.cursors)
             if self.standing.held_by:
-                await trio.sleep(HELD_S)
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, HELD_S)
             else:
-                # A full log does not grow.
-                with trio.move_on_after(HELD_S):
+                pause_s = PAUSE_S
+                with trio.move_on_after(FULL_S):
                     await self._log.wait_beyond(head)
                 await trio.sleep(PAUSE_S)
 
@@ -199,24 +206,25 @@ class Retention:
 
         by_age   look at how old entries are, also when there is room
         """
-        stats = self._log.stats()
-        excess = self._excess(stats)
+        excess = self._excess(self._log.stats())
         if not (excess or by_age or self.standing.held_by):
             return
+        if excess and self._still.locked():
+            self._note(COPYING, self.standing.cursors)
         async with self._still:
             cursors = await self._stored_cursors()
             while True:
+                sizes = self._oldest_sizes()
                 choice = choose(
-                    self._oldest_sizes(), self._facts(cursors), self.policy, excess,
-                    self._log.stored_at_ns,
-                )  # fmt: skip
+                    sizes, self._facts(cursors), self.policy, excess, self._log.stored_at_ns
+                )
                 if choice.upto:
                     await self._log.drop(choice.upto)
+                    dropped = sum(one.nbytes for one in sizes if one.position <= choice.upto)
+                    self._relief = max(0, self._relief - dropped)
                 if choice.held_by or not choice.upto:
                     break
-                before, stats = stats, self._log.stats()
-                self._relief = max(0, self._relief - max(0, before.used_bytes - stats.used_bytes))
-                excess = self._excess(stats)
+                excess = self._excess(self._log.stats())
             self._age_due = trio.current_time() + AGE_S
             self._is_dropping = excess > 0
             self._note(choice.held_by, cursors)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from random import Random
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync.model import RecordKind
+from edgesync_transport.messages import LaneFloor
 from hubd.log.base import Backup, EntrySize, LogFull
 from hubd.log.memory import MemoryLog
 from hubd.log.retention import (
     BACKUP,
+    COPYING,
     STATE_BACKUP,
     Choice,
     Facts,
@@ -182,9 +185,9 @@ class Reading:
         self.pressed.set()
 
 
-async def a_log(entries: int) -> MemoryLog:
+async def a_log(entries: int, kind: type[MemoryLog] = MemoryLog) -> MemoryLog:
     """Each entry takes a hundredth of it."""
-    log = MemoryLog(limit_bytes=100 * 10_040)
+    log = kind(limit_bytes=100 * 10_040)
     records = [Draft(RecordKind.EVENT, Random(n).randbytes(10_000), 7, n) for n in range(entries)]
     lane, epoch = Lanes(records), await begin(log)
     for seq in range(1, entries + 1):
@@ -253,7 +256,9 @@ async def test_nothing_is_dropped_while_a_backup_is_made() -> None:
         nursery.start_soon(retention.drop_what_may_go)
         await trio.testing.wait_all_tasks_blocked()
         assert log.oldest == 1
+        assert retention.standing.held_by == COPYING
     assert log.oldest > 1
+    assert retention.standing.held_by == ""
 
 
 async def test_readers_that_cannot_be_asked_hold_everything(
@@ -291,3 +296,34 @@ async def test_an_append_that_found_no_room_makes_some_more_go() -> None:
         await only(log, asked)
     await retention.drop_what_may_go()
     assert 10 < log.oldest < 14
+
+
+async def test_what_goes_after_a_refusal_does_not_depend_on_what_comes_meanwhile() -> None:
+    """Appends as fast as the drops would else let it go on to the newest entry."""
+
+    class BusyLog(MemoryLog):
+        """Takes in a batch with each step of dropping."""
+
+        taken = 60
+
+        async def drop(self, upto: int) -> None:
+            await super().drop(upto)
+            records = [
+                Draft(RecordKind.EVENT, Random(n).randbytes(10_000), 9, n)
+                for n in range(self.taken, self.taken + 8)
+            ]
+            self.taken += 8
+            lane = Lanes(records, start=self.taken)
+            start = LaneFloor(floor=self.taken, chain=0, safe=0)
+            life = self.taken.to_bytes(16, "big")
+            session = await self.open_session("shop", life, (start, start, start))
+            asked = lane.cut(
+                self.taken + 1, self.taken + 8, epoch=session.epoch, incarnation=life
+            )  # fmt: skip
+            await only(self, msgspec.structs.replace(asked, edge="shop"))
+
+    log = await a_log(60, BusyLog)
+    retention = Retention(log, Policy(keep_bytes=1 << 40), [Reading(keys=60)])
+    log._refused += 1
+    await retention.drop_what_may_go()
+    assert 5 < log.oldest < 9
