@@ -10,9 +10,12 @@ log = logging.getLogger(__name__)
 
 
 def make_schema(connection: sa.Connection, schema: str) -> None:
-    """Make the schema that the engine of `connection` names; SQLite's file is its own."""
-    if connection.dialect.name != "sqlite":
-        connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+    """Make the schema that the engine of `connection` names; SQLite's file is its own.
+
+    One that is there wants no right to make it.
+    """
+    if connection.dialect.name != "sqlite" and not sa.inspect(connection).has_schema(schema):
+        connection.execute(sa.schema.CreateSchema(schema))
 
 
 def empty_wal(connection: sa.Connection) -> None:

@@ -185,6 +185,8 @@ async def test_what_was_not_finished_is_no_backup_and_nothing_is_safe(filed: Cop
 
     with pytest.raises(OwnedUnusable):
         await filed.backup(BrokenLog)
+    with closing(LmdbLog(filed.folder / serve.LOG)) as hub_log:
+        assert hub_log.newest_backup is None
     assert (filed.target / UNFINISHED).exists()
     with pytest.raises(BackupRefused, match="was not finished"):
         check(filed.target)

@@ -59,6 +59,23 @@ def test_a_command_that_changes_something_is_waited_for_so_long(
             hasty.tenants.add("acme")
 
 
+def test_a_role_that_owns_the_schema_needs_no_other_right(
+    tmp_path: Path, postgresql: Server, database: str
+) -> None:
+    postgresql.execute("DROP ROLE IF EXISTS modest")
+    postgresql.execute("CREATE ROLE modest LOGIN")
+    try:
+        url = parse_url(database).set(username="modest")
+        with pytest.raises(OwnedUnusable, match="permission denied"):
+            open_registry(tmp_path, url)
+        postgresql.execute("CREATE SCHEMA edgesync AUTHORIZATION modest", "hub")
+        with closing(open_registry(tmp_path, url)) as registry:
+            registry.tenants.add("acme")
+    finally:
+        postgresql.execute("DROP SCHEMA IF EXISTS edgesync CASCADE", "hub")
+        postgresql.execute("DROP ROLE modest")
+
+
 def test_only_the_schema_is_touched_and_the_password_is_not_told(
     tmp_path: Path, postgresql: Server, database: str
 ) -> None:
