@@ -1,10 +1,10 @@
 """How far the log is ahead of what is shown.                                           [sans-IO]
 
 The log takes entries in order and so does their projection: whatever one edge sends at once, all
-others wait behind it. So the log is let no further ahead than what is projected in half a second,
-as fast as that goes here; beyond that large batches wait at the link, where each edge waits for
-itself alone, and small ones pass. Nobody waits for a projection that does not come: acks need the
-log alone.
+others wait behind it. So the log is let no further ahead than what is projected in a quarter of a
+second, as fast as that goes here; beyond that large batches wait at the link, where each edge waits
+for itself alone, and small ones pass. Nobody waits for a projection that does not come: acks need
+the log alone.
 
 Work is counted in readings; another record is as much as so many of them.
 """
@@ -12,7 +12,7 @@ Work is counted in readings; another record is as much as so many of them.
 from collections import Counter, deque
 from typing import Final
 
-AHEAD_S: Final = 0.5
+AHEAD_S: Final = 0.25
 # Whatever was measured; of a machine that does little, and of one that does much.
 LEAD_MIN: Final = 1 << 15
 LEAD_MAX: Final = 1 << 20

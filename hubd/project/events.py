@@ -24,7 +24,7 @@ LOST: Final = "lost"  # does not exist any more; the row stands in its place
 UNREADABLE: Final = "unreadable"  # stored, but this hub cannot decode it
 
 # A row of 18 columns, and its body.
-RECORD_COST: Final = 32
+RECORD_COST: Final = 64
 BYTES_A_UNIT: Final = 16
 
 

@@ -13,7 +13,7 @@ import msgspec
 from hubd.log.base import Entry
 
 # Units of one transaction. A unit costs about what a point does: 16 bytes and some tenths of a
-# microsecond; a row of an aggregate is 4, an event or a name 32. So it takes some tenths of a
+# microsecond; a row of an aggregate is 4, a name 32, an event 64. So it takes some tenths of a
 # second, for which other projectors wait, and some 25 MB.
 WORK_MAX: Final = 1 << 17
 # Units of one part of an entry: what is made of it in memory at a time.

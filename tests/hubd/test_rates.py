@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync_transport.messages import Lane
-from hubd.lead import LEAD_MAX, LEAD_MIN, SMALL, Lead
+from hubd.lead import AHEAD_S, LEAD_MAX, LEAD_MIN, SMALL, Lead
 from hubd.rates import Rate, Rates, RateSettings
 
 pytestmark = pytest.mark.feature("S4", "C14")
@@ -131,11 +131,11 @@ def test_the_log_is_not_let_far_ahead_of_what_is_shown(
         assert lead.total < LEAD_MAX + 200_000 + 3 * SMALL
 
 
-def test_the_lead_follows_what_is_projected_in_half_a_second() -> None:
+def test_the_lead_follows_what_is_projected_in_a_quarter_of_a_second() -> None:
     lead = Lead()
     for n in range(1, 50):
         lead.add(n, "barn", 200_000, float(n))
-        lead.reached(n, n + 0.5)
+        lead.reached(n, n + AHEAD_S)
     assert lead.most == pytest.approx(200_000, rel=0.01)
 
 
