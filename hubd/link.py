@@ -44,6 +44,10 @@ SESSION_S: Final = 0.002
 COMPLAIN_EVERY_S: Final = 60.0
 
 
+# Batches of all edges that wait here: a large fleet is granted smaller windows, and who has one
+# batch waiting no more beyond this (I7).
+QUEUED_MAX: Final = 256 << 20
+WINDOW_MIN: Final = 64 << 10
 # Work that is stored together: what comes meanwhile from other edges goes in between.
 TOGETHER_WORK: Final = 1 << 16
 # What it takes to project a record that is no readings, an event say, in readings.
@@ -131,6 +135,7 @@ class HubLink:
         self._due: list[tuple[float, int, EdgePort]] = []
         self._nth = itertools.count()
         self._checks = trio.CapacityLimiter(CHECKS_AT_A_TIME)
+        self._queued_bytes = 0
         self._quiet_until = 0.0
         self._refusals = 0
         self._nursery: trio.Nursery | None = None
@@ -171,6 +176,11 @@ class HubLink:
     def spread_s(self) -> float:
         """How long the fleet should take to come back, were it to lose this hub now."""
         return SESSION_S * max(len(self._ports), self._presence.registered)
+
+    @property
+    def window_bytes(self) -> int:
+        """What an edge may have under way, so that all of them together stay within bounds."""
+        return max(WINDOW_MIN, QUEUED_MAX // max(1, len(self._ports), self._presence.registered))
 
     async def farewell(self) -> None:
         """Tell everybody that the hub stops, and how to come back."""
@@ -225,8 +235,12 @@ class HubLink:
 
     async def _enqueue(self, port: EdgePort, asked: core.Store) -> None:
         nbytes = len(asked.batch.payload)
-        if port.has_room(nbytes):
+        if port.queued_bytes and self._queued_bytes + nbytes > QUEUED_MAX:
+            busy = _refused(asked, NackCode.BUSY, "too many edges wait for the hub at once")
+            await self._step(port, busy)
+        elif port.has_room(nbytes):
             port.queued_bytes += nbytes
+            self._queued_bytes += nbytes
             port.send.send_nowait(asked)
         else:
             busy = _refused(asked, NackCode.BUSY, "too much of this edge waits for the disk")
@@ -255,8 +269,9 @@ class HubLink:
             await self._step(port, core.OpenFailed(asked.token, "the hub cannot store now"))
             return
         opened = core.Opened(
-            asked.token, session.epoch, self._log.generation, session.floors, self.spread_s
-        )
+            asked.token, session.epoch, self._log.generation, session.floors, self.spread_s,
+            self.window_bytes,
+        )  # fmt: skip
         await self._step(port, opened)
         self._time(port)
 
@@ -269,7 +284,9 @@ class HubLink:
                 except trio.WouldBlock:
                     break
             await self._store(port, asked)
-            port.queued_bytes -= sum(len(one.batch.payload) for one in asked)
+            nbytes = sum(len(one.batch.payload) for one in asked)
+            port.queued_bytes -= nbytes
+            self._queued_bytes -= nbytes
 
     async def _store(self, port: EdgePort, asked: Sequence[core.Store]) -> None:
         """Check and store batches in order, and answer them. What follows a bad one is a gap."""

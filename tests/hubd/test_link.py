@@ -23,6 +23,7 @@ from edgesync_transport.messages import (
     Welcome,
 )
 from edgesync_transport.receiver import ReceiverSettings
+from hubd import link
 from hubd.link import SESSION_S, HubLink
 from hubd.log.base import ENTRY_BYTES_MAX
 from hubd.log.memory import MemoryLog
@@ -126,6 +127,45 @@ async def test_more_than_may_wait_is_refused_for_now(tmp_path: Path) -> None:
             assert "waits for the disk" in refusal.reason or "window" in refusal.reason
         finally:
             site.log._turn.release()
+
+
+async def test_windows_are_smaller_where_edges_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them together stay within bounds, also when they come back with a backlog at once."""
+    async with open_site(tmp_path) as site:
+        granted = await site.edge().greet()
+        assert isinstance(granted, Welcome)
+        assert granted.limits == Limits()
+        monkeypatch.setattr(link, "QUEUED_MAX", 256 << 10)
+        granted = await site.edge("shed").greet()
+        assert isinstance(granted, Welcome)
+        assert granted.limits.window_bytes == 128 << 10  # of two
+
+
+async def test_who_has_a_batch_waiting_has_no_more_when_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "QUEUED_MAX", 100_000)
+    async with open_site(tmp_path) as site:
+        barn, shed, lane = site.edge(), site.edge("shed"), Lanes(heavy(1, 4))
+        await barn.greet(tail=4)
+        await shed.greet(tail=4)
+        await site.log._turn.acquire()  # the disk is slow
+        try:
+            for seq in (1, 2):
+                await barn.send(lane, seq, seq)
+            refusal = await barn.answer()
+            assert isinstance(refusal, Nack)
+            assert refusal.code is NackCode.BUSY
+            assert "too many edges wait" in refusal.reason
+            await shed.send(lane, 1, 1)
+        finally:
+            site.log._turn.release()
+        assert isinstance(await shed.answer(), Ack)
+        await barn.send(lane, 2, 2)
+        while not isinstance(answer := await barn.answer(), Ack) or answer.floor < 2:
+            pass
 
 
 async def test_a_full_log_says_its_setting_to_the_edge_and_in_one_line(

@@ -77,13 +77,17 @@ class Received(Event, frozen=True):
 
 
 class Opened(Event, frozen=True):
-    """The answer to Open: the epoch is durable, and this is where each lane stands."""
+    """The answer to Open: the epoch is durable, and this is where each lane stands.
+
+    window_bytes   what this session is granted to have under way; 0: as the settings say
+    """
 
     token: int
     epoch: int
     generation: bytes
     floors: tuple[LaneFloor, LaneFloor, LaneFloor]
     spread_s: float = 0.0
+    window_bytes: int = 0
 
 
 class OpenFailed(Event, frozen=True):
@@ -344,7 +348,7 @@ class Receiver:
             epoch=event.epoch,
             generation=event.generation,
             lanes=floors,
-            limits=self.settings.limits,
+            limits=self._limits(event.window_bytes),
             clock_ns=wall_ns,
             heartbeat_s=self.settings.heartbeat_s,
             restore_safe=self.settings.restore_safe,
@@ -362,6 +366,12 @@ class Receiver:
             self.two_hubs = True
             effects.append(Report("two_hubs", {"other": f"{hello.last_start:016x}"}))
         return effects
+
+    def _limits(self, window_bytes: int) -> Limits:
+        limits = self.settings.limits
+        if not window_bytes:
+            return limits
+        return msgspec.structs.replace(limits, window_bytes=min(limits.window_bytes, window_bytes))
 
     def _open_failed(self, event: OpenFailed) -> list[Effect]:
         if self._opening is None or self._opening[0] != event.token:
