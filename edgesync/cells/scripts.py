@@ -32,6 +32,7 @@ CPU_S: Final = 0.1
 SCRIPTS_MAX: Final = 1000
 SCRIPTS_BYTES_MAX: Final = 16 << 20
 NOT_HERE: Final = "ERR This Redis command is not allowed from script"
+READ_ONLY: Final = "ERR Write commands are not allowed from read-only scripts."
 MISSING: Final = (
     "ERR scripts need Lua, which is not installed here: pip install 'edgesync[lua]', "
     "then restart the edge"
@@ -184,6 +185,8 @@ class Scripts:
             run, arity = OTHERS[name]
             if miscounted(name.decode(), arity, request):
                 return _miscounted()
+            if name == b"publish" and self._is_read_only:
+                return ReplyError(READ_ONLY)
             self.on_command(request)
             return run(self, request)
         one = TABLE.get(name)
@@ -193,7 +196,7 @@ class Scripts:
         if name in REFUSED:
             return ReplyError(NOT_HERE)
         if one.writes and self._is_read_only:
-            return ReplyError("ERR Write commands are not allowed from read-only scripts.")
+            return ReplyError(READ_ONLY)
         if miscounted(one.name, one.arity, request):
             return _miscounted()
         self.on_command(request)

@@ -128,7 +128,15 @@ def test_a_script_is_answered_as_by_redis(ours: Ours, theirs: Any, source: str) 
         assert got == wanted
 
 
-@pytest.mark.parametrize("source", ["#!lua\nreturn 1", "#!lua flags=no-writes\nreturn 1"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "#!lua\nreturn 1",
+        "#!lua flags=no-writes\nreturn 1",
+        "local x = redis.call('publish', 'news', 'x') return x",
+        "local x = redis.call('del', 'x') return x",
+    ],
+)
 def test_a_script_that_may_write_is_not_run_as_one_that_reads(
     ours: Ours, theirs: Any, source: str
 ) -> None:
