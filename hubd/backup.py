@@ -192,6 +192,9 @@ def _copy(source: Path, target: Path) -> None:
 def _put(source: Path, target: Path) -> None:
     if target.is_dir():
         raise BackupRefused(f"{target} exists; move it aside first")
+    if target.exists() and target.read_bytes() != source.read_bytes():
+        # `hubd init` made a key pair, which gateways may know by now.
+        target.replace(target.with_name(f"{target.name}.replaced"))
     source.replace(target)
 
 

@@ -282,6 +282,14 @@ async def test_where_something_is_nothing_is_overwritten(sound: Copied) -> None:
         await sound.backup()
 
 
+async def test_a_key_pair_that_was_there_is_kept_beside(sound: Copied) -> None:
+    made = serve.load_keys(sound.restored)
+    restore(sound.target, sound.restored)
+    assert serve.load_keys(sound.restored) == sound.keys != made
+    aside = sound.restored / f"{serve.KEYS}.replaced"
+    assert made.public in aside.read_text()
+
+
 async def test_a_restore_that_was_killed_begins_again(sound: Copied) -> None:
     sound.restored.mkdir()
     shutil.copytree(sound.target, sound.restored / "restore.draft")
