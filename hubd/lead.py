@@ -27,10 +27,11 @@ class Lead:
 
     total   the work in the log that is not projected yet
     most    how much may be before batches wait
+    done    the work that was projected since it came, ever
     """
 
     def __init__(self, most: int = LEAD_MAX // 4) -> None:
-        self.total = 0
+        self.total = self.done = 0
         self.most = most
         self._ahead: deque[tuple[int, str, int]] = deque()
         self._edges: Counter[str] = Counter()
@@ -67,6 +68,7 @@ class Lead:
                 del self._edges[edge]
         if done:
             self.total -= done
+            self.done += done
             self._measure(done, now - self._since)
             self._since = now
 

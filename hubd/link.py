@@ -367,17 +367,20 @@ class HubLink:
                 self._lead.add(result.position, edge, one.work, trio.current_time())
 
     async def _wait_for_projection(self, edge: str, work: int) -> None:
-        """Return when so much may go into the log without that others are shown late (I8)."""
+        """Return when so much may go into the log without that others are shown late (I8).
+
+        What is made again from its beginning moves, and does not come to what was added for long.
+        """
         if self._projection is None:
             return
-        self._lead.reached(self._projection.position, trio.current_time())
-        began_at = self._projection.position
+        lead, done = self._lead, self._lead.done
+        lead.reached(self._projection.position, trio.current_time())
         with trio.move_on_after(PROJECTION_WAIT_S) as patience:
-            while not self._lead.has_room(edge, work):
+            while not lead.has_room(edge, work):
                 await self._projection.changed()
-                self._lead.reached(self._projection.position, trio.current_time())
-        if patience.cancelled_caught and self._projection.position == began_at:
-            self._lead.give_up()
+                lead.reached(self._projection.position, trio.current_time())
+        if patience.cancelled_caught and lead.done == done:
+            lead.give_up()
 
     def _complain(self, edge: str, error: StoreError) -> None:
         """Log why batches are refused, once in a while."""

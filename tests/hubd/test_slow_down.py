@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import trio
 
 from edgesync_transport.messages import Ack, Lane, Nack, NackCode
 from hubd import link
@@ -116,3 +117,31 @@ async def test_a_projection_that_stands_still_holds_up_no_ack(
             answer = await barn.answer()
             assert isinstance(answer, Ack)
         assert site.log.head == 3
+
+
+@pytest.mark.feature("S5")
+async def test_a_projection_that_begins_anew_holds_up_no_ack(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It moves all the time, and is far from what comes in now."""
+    monkeypatch.setattr(link, "PROJECTION_WAIT_S", 0.05)
+    telemetry = Progress("telemetry")
+    telemetry.position = -1_000_000
+
+    async def replay() -> None:
+        while True:
+            await trio.sleep(0.01)
+            telemetry.position += 1
+            telemetry.note()
+
+    async with open_site(tmp_path, projection=telemetry) as site, trio.open_nursery() as nursery:
+        nursery.start_soon(replay)
+        site.link._lead = Lead(20)
+        barn, lane = site.edge(), Lanes(drafts(1, 120))
+        await barn.greet(tail=120)
+        for first in (1, 31, 61, 91):
+            await barn.send(lane, first, first + 29)
+            answer = await barn.answer()
+            assert isinstance(answer, Ack)
+        assert not site.link._lead.total  # given up once, and nobody has waited since
+        nursery.cancel_scope.cancel()
