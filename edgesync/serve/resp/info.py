@@ -101,6 +101,7 @@ def _memory(house: "House") -> dict[str, object]:
             0 if scripts is None else scripts.count,
         "maxmemory": 0, "maxmemory_human": "0B", "maxmemory_policy": "noeviction",
         "mem_fragmentation_ratio": 1, "mem_allocator": "libc",
+        "lazyfree_pending_objects": 0,  # nothing is freed later than at once
     }  # fmt: skip
 
 
