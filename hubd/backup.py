@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ import sqlalchemy as sa
 import trio
 
 from edgesync import __version__
-from edgesync.store.directory import LOCK, sync_directory
+from edgesync.store.directory import LOCK, OWNER, sync_directory
 from hubd import manifest as manifests
 from hubd import serve
 from hubd.cells.keyspaces import CELLS, OTHERS, cells_path
@@ -37,6 +37,8 @@ from hubd.state.copies import adopt, copy_state, forget_wal, put_back
 OWNED, SETTINGS = "owned.jsonl", "hub.toml"
 # Where a restored hub lies until it is whole.
 DRAFT: Final = "restore.draft"
+# What a look into a copy leaves behind in it.
+OF_READERS: Final = shutil.ignore_patterns(LOCK, OWNER)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,49 +122,62 @@ def check(source: Path) -> Manifest | None:
 
 
 def restore(
-    source: Path, folder: Path, url: sa.URL | None = None, *, keeps_owned: bool = False
+    source: Path,
+    folder: Path,
+    url: sa.URL | None = None,
+    *,
+    manifest: Manifest | None = None,
+    keeps_owned: bool = False,
 ) -> int:
     """Put a backup that was checked into an empty data folder, and its owned state into a database.
 
     url           of that database; None: in the folder
+    manifest      of the backup, with which its copy is compared
     keeps_owned   what is in that database stays: it is newer than the backup
 
     Returns the log's head. Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
     """
-    if (folder / serve.LOG).exists():
-        raise BackupRefused(f"{folder / serve.LOG} exists; move it aside first")
-    # In a database, the state is made again from the log.
-    has_state = url is None and (source / serve.STATE).exists()
-    if has_state and (folder / serve.STATE).exists():
-        raise BackupRefused(f"{folder / serve.STATE} exists; move it aside first")
+    names = [name for name in (serve.STATE, CELLS, OTHERS, serve.LOG) if (source / name).exists()]
+    if url is not None and serve.STATE in names:
+        names.remove(serve.STATE)  # in a database, it is made again from the log
+    for name in {*names, serve.LOG}:
+        if (folder / name).exists():
+            raise BackupRefused(f"{folder / name} exists; move it aside first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     draft = folder / DRAFT
     with holding_folder(folder), contextlib.closing(DatabaseHold(url)) as hold:
         hold.take()
-        shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
-        names = [
-            name for name in (serve.KEYS, CELLS, OTHERS, serve.LOG) if (source / name).exists()
-        ]
-        if has_state:
-            names.insert(0, serve.STATE)
-        draft.mkdir(mode=0o700)
-        for name in names:
-            _copy(source / name, draft / name)
-        with contextlib.closing(LmdbLog(draft / serve.LOG)) as hub_log:
-            hub_log.renew_generation()
-            head = hub_log.head
-            if has_state:
-                adopt(draft / serve.STATE, hub_log.generation)
-        manifests.file_facts(draft)  # they are on the disk
+        head = _draft(source, draft, names, manifest)
         if not keeps_owned:
             _restore_owned(source, folder, url)
-        if has_state:
+        if (draft / serve.KEYS).exists():
+            _put_keys(draft / serve.KEYS, folder / serve.KEYS)
+        if serve.STATE in names:
             forget_wal(folder / serve.STATE)
         for name in names:  # the log last: without it nothing has been restored
-            _put(draft / name, folder / name)
+            (draft / name).replace(folder / name)
         draft.rmdir()
         sync_directory(folder)
         return head
+
+
+def _draft(source: Path, draft: Path, names: Sequence[str], manifest: Manifest | None) -> int:
+    """Make what is to be put into the data folder, on the disk; returns the log's head."""
+    shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
+    draft.mkdir(mode=0o700)
+    for name in (*names, serve.KEYS):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, draft / name, ignore=OF_READERS)
+        elif (source / name).exists():
+            shutil.copy2(source / name, draft / name)
+    for name, fact in manifests.file_facts(draft).items():
+        if manifest is not None and manifest.files.get(name) != fact:
+            raise BackupRefused(f"{draft / name} is not what was backed up; is the disk sound?")
+    with contextlib.closing(LmdbLog(draft / serve.LOG)) as hub_log:
+        hub_log.renew_generation()
+        if serve.STATE in names:
+            adopt(draft / serve.STATE, hub_log.generation)
+        return hub_log.head
 
 
 def restore_state(source: Path, folder: Path) -> int:
@@ -182,18 +197,9 @@ def restore_state(source: Path, folder: Path) -> int:
     return stored
 
 
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copy2(source, target)
-
-
-def _put(source: Path, target: Path) -> None:
-    if target.is_dir():
-        raise BackupRefused(f"{target} exists; move it aside first")
+def _put_keys(source: Path, target: Path) -> None:
+    """Put the key pair in the place of one that `hubd init` made, and gateways may know by now."""
     if target.exists() and target.read_bytes() != source.read_bytes():
-        # `hubd init` made a key pair, which gateways may know by now.
         target.replace(target.with_name(f"{target.name}.replaced"))
     source.replace(target)
 

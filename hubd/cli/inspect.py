@@ -276,8 +276,9 @@ def restore(config: Path, source: Path, only_state: bool, keep_registry: bool) -
         click.echo(f"took {config} from the backup")
     settings = settings_of(config)
     head = copies.restore(
-        source, data_dir(config, settings), serve.database_url(settings), keeps_owned=keep_registry
-    )
+        source, data_dir(config, settings), serve.database_url(settings),
+        manifest=manifest, keeps_owned=keep_registry,
+    )  # fmt: skip
     if manifest is None:
         click.echo("an earlier version made this backup, without checksums", err=True)
     click.echo(f"restored up to position {head}; hubd run goes on from there")

@@ -282,6 +282,32 @@ async def test_where_something_is_nothing_is_overwritten(sound: Copied) -> None:
         await sound.backup()
 
 
+@pytest.mark.parametrize("name", ["cells", "tenants", serve.STATE])
+async def test_what_is_in_the_way_is_named_before_anything_is_done(
+    sound: Copied, name: str
+) -> None:
+    (sound.target / name).mkdir(exist_ok=True)
+    (sound.restored / name).mkdir(parents=True)
+    with pytest.raises(BackupRefused, match=f"{name} exists; move it aside"):
+        restore(sound.target, sound.restored)
+    assert [path.name for path in sound.restored.iterdir()] == [name]
+
+
+async def test_a_copy_of_the_copy_is_compared(sound: Copied) -> None:
+    manifest = check(sound.target)
+    assert manifest is not None
+    path = sound.target / "cells" / "data.mdb"
+    text = path.read_bytes()
+    path.write_bytes(text[:100] + b"?" + text[101:])  # as it is read the second time
+    with pytest.raises(BackupRefused, match=r"data\.mdb is not what was backed up; is the disk"):
+        restore(sound.target, sound.restored, manifest=manifest)
+    assert not (sound.restored / FILE).exists()
+    path.write_bytes(text)
+    with closing(LmdbLog(sound.target / serve.LOG, readonly=True)):  # somebody looks into it
+        pass
+    assert restore(sound.target, sound.restored, manifest=manifest) == manifest.head
+
+
 async def test_a_key_pair_that_was_there_is_kept_beside(sound: Copied) -> None:
     made = serve.load_keys(sound.restored)
     restore(sound.target, sound.restored)
