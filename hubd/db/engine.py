@@ -153,6 +153,16 @@ def open_postgresql(
         raw.execute(statements)
         raw.commit()
 
+    @event.listens_for(engine, "checkout")
+    def note_pool(_raw: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+        entry.info["pool"] = engine.pool
+
+    @event.listens_for(engine, "checkin")
+    def close_late(raw: Any, entry: ConnectionPoolEntry) -> None:
+        # `dispose` makes another pool and leaves the one that this goes back to.
+        if raw is not None and entry.info.get("pool") is not engine.pool:
+            raw.close()
+
     alone = (
         # The lock is the first to be asked for, so that all it sees is of when it was alone.
         "SET TRANSACTION ISOLATION LEVEL READ COMMITTED;"

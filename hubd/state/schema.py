@@ -2,7 +2,7 @@
 
 A schema is made in one transaction with all its tables, so one that is there is whole. When it
 cannot be used (made from another log or by another version, damaged, or somebody has dropped its
-tables) the next number is made, and the one before is dropped. No other schema is touched.
+tables) the next number is made, and all but the one before are dropped. No other schema is touched.
 
 The connection of the writer holds an advisory lock as long as it lives: two hubs never write to one
 database, nor does a hub while a transaction of its own, whose connection was lost, may still end.
@@ -76,12 +76,12 @@ class StateSchema:
         return ""
 
     def tidy(self) -> None:
-        """Drop the schemas before the current one; who still reads one has some moments."""
+        """Drop old schemas but the newest: it may have what the log has dropped since."""
         engine = open_postgresql(self._url, SCHEMA, application=application(), busy_s=LEASE_S)
         try:
             with engine.connect() as connection:
                 for number in _numbers(connection):
-                    if number < self._current:
+                    if number < self._current - 1:
                         connection.exec_driver_sql(f"DROP SCHEMA {self._schema(number)} CASCADE")
                         connection.commit()
         except sa.exc.DBAPIError as error:

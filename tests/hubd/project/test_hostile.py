@@ -1,8 +1,6 @@
 """Records an edge may send with any bytes in them: only that record suffers, not its batch (I8)."""
 
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 from edgesync._native import event
 from edgesync.model import EventType, RecordKind
 from hubd.project import Live, Projectors, apply_entries
-from hubd.state import State, open_state, views
+from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge
 
 NAME = ("meter", "Power")
@@ -48,13 +46,6 @@ events = st.builds(
 )  # fmt: skip
 # READINGS that are malformed are refused at the link; every other kind of record comes through.
 others = st.tuples(st.sampled_from([RecordKind.EVENT, 3, 4, 5, 200, 255]), st.binary(max_size=200))
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    opened = open_state(Path(tmp_path_factory.mktemp("hostile")) / "state.db", b"g" * 16)
-    yield opened
-    opened.close()
 
 
 _count = iter(range(1, 1 << 30))

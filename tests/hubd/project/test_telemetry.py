@@ -5,7 +5,6 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -197,11 +196,6 @@ def compare_rollups(connection: sa.Connection, ref: int, arrived: list[tuple[int
             assert row.sum == pytest.approx(math.fsum(values), abs=1e-3)
             assert (row.first_ns, row.first) == by_time[0]
             assert (row.last_ns, row.last) == by_time[-1]
-
-
-@pytest.fixture
-def state(tmp_path: Path) -> State:
-    return open_state(tmp_path / "state.db", b"g" * 16)
 
 
 def test_a_series_may_change_its_type_and_keeps_its_order(state: State) -> None:

@@ -37,6 +37,8 @@ def test_migrations_make_exactly_the_tables_the_code_uses(tmp_path: Path) -> Non
     state = open_state(tmp_path / "state.db", LOG)
     made = sa.MetaData()
     state.read_now(lambda c: made.reflect(c))
+    version = sa.text("SELECT version_num FROM alembic_version")
+    assert int(state.read_now(lambda c: c.scalar(version))) == tables.FORMAT
     state.close()
     wanted = {name: set(table.c.keys()) for name, table in tables.metadata.tables.items()}
     found = {name: set(table.c.keys()) for name, table in made.tables.items()}
