@@ -179,7 +179,7 @@ def do_toml(site: Site, text: str) -> None:
     table = tomllib.loads(text)
     if "profile" in table:
         parse_profile(text.encode(), "profile.toml")
-    elif "api" in table or "listen" in table.get("hub", {}):
+    elif "api" in table or {"listen", "database"} & table.get("hub", {}).keys():
         hubd.settings.from_table(table, file="hub.toml", environment={})
     else:
         edgesync.settings.from_table(table, file="edge.toml", environment={})
