@@ -93,6 +93,22 @@ class Server:
         finally:
             os.kill(pid, signal.SIGCONT)
 
+    @contextlib.contextmanager
+    def tablespace(self, name: str, size: str) -> Iterator[None]:
+        """Have a tablespace on a disk of its own, of so many bytes, for a while (as root)."""
+        folder = self.folder / name
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", name, folder], check=True)
+        try:
+            owner = self.folder.stat()
+            os.chown(folder, owner.st_uid, owner.st_gid)
+            self.execute(f"CREATE TABLESPACE {name} LOCATION '{folder}'")
+            yield
+            self.execute("CHECKPOINT")
+            self.execute(f"DROP TABLESPACE {name}")
+        finally:
+            subprocess.run(["umount", folder], check=True)
+
     def close(self) -> None:
         if self._process is not None:
             self.kill()

@@ -35,6 +35,8 @@ LOG_WARNING_SHARE: Final = 0.85
 HELD_WARNING_S: Final = 300.0
 GAP_SHOWN_S: Final = 7 * 86400.0
 REBUILD_SHOWN_S: Final = 86400.0
+# The largest changes take about a second.
+WRITE_WARNING_S: Final = 10.0
 EDGES_NAMED: Final = 5
 
 
@@ -83,7 +85,9 @@ def _projector_problems(context: Context) -> list[HubProblem]:
     found = []
     for one in context.projectors.progress:
         if one.health is ProjectorHealth.FAILING:
-            text = f"projector {one.name} waits at {one.position}: {one.error}"
+            behind = max(0, context.hub.log_head - one.position)
+            text = f"projector {one.name} waits at {one.position}, {behind} entries behind"
+            text = f"{text}: {one.error}"
             found.append(HubProblem(text, stops_work=True))
         if one.skipped:
             text = f"projector {one.name} skipped {one.skipped} entries of the log"
@@ -186,6 +190,9 @@ def _slowed_problems(context: Context) -> list[HubProblem]:
 
 
 def _state_problems(context: Context) -> list[HubProblem]:
+    if (writes_for_s := context.state.writes_for_s) > WRITE_WARNING_S:
+        text = f"the state's database has been at one change for {writes_for_s:.0f} s"
+        return [HubProblem(f"{text}: what is shown is of before", stops_work=True)]
     state, last = context.state, context.state.last_rebuild
     if state.is_damaged:
         return [HubProblem("the state is damaged and about to be made again", stops_work=True)]

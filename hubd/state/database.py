@@ -67,12 +67,14 @@ class Engines(NamedTuple):
 class Home(Protocol):
     """Where the tables are: a file of SQLite, a schema of PostgreSQL.
 
-    name    for people; there is no password in it
-    checks  whether `problem` finds what the database does not find by itself
+    name           for people; there is no password in it
+    checks         whether `problem` finds what the database does not find by itself
+    write_limit_s  after so long a change is given up: nobody answers
     """
 
     name: str
     checks: bool
+    write_limit_s: float
 
     def open(self, renew: str = "") -> Engines:
         """Open tables that were made from our log: those that are there, or new ones.
@@ -118,6 +120,7 @@ class State:
         self._damaged = trio.Event()
         self._replaced = trio.Event()
         self._damage = ""
+        self._writes_since: float | None = None
 
     def open(self, *, renew: str = "") -> None:
         """Open the tables; `renew` is why those that are there are to be replaced by empty ones."""
@@ -153,7 +156,14 @@ class State:
         def carry_out() -> T:
             if life not in (None, self.life):
                 raise StateReplaced
-            return self.write_now(change, is_over=_is_cancelled)
+            self._writes_since = time.monotonic()
+            try:
+                return self.write_now(change, is_over=is_over)
+            finally:
+                self._writes_since = None
+
+        def is_over() -> bool:
+            return self.writes_for_s > self._home.write_limit_s or _is_cancelled()
 
         before = self.life
         try:
@@ -164,6 +174,12 @@ class State:
             elif is_damage(error) and life in (None, self.life):
                 self.report_damage(error)
             raise
+
+    @property
+    def writes_for_s(self) -> float:
+        """For how long the database has been at a change, 0 if it is at none."""
+        since = self._writes_since
+        return 0.0 if since is None else time.monotonic() - since
 
     async def read(self, question: Callable[[sa.Connection], T]) -> T:
         """Run `question` on one unchanging view; raises QueryTooSlow after `READ_LIMIT_S`."""

@@ -68,6 +68,7 @@ class StateFile:
     """Where the tables are. Without `origin` they are only read."""
 
     checks = True
+    write_limit_s = float("inf")
 
     def __init__(self, path: Path, origin: Origin | None) -> None:
         self.name = str(path)

@@ -44,6 +44,7 @@ class StateSchema:
     """Where the tables are. Without `origin` they are only read."""
 
     checks = False  # the server does, and every page of points has a checksum of ours
+    write_limit_s = 120.0
 
     def __init__(self, url: sa.URL, hub: Hub, origin: Origin | None) -> None:
         self.name = shown(url)

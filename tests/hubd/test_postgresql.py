@@ -29,6 +29,8 @@ from tests.sites import PATIENCE_S
 
 EDGE = "barn"
 
+pytestmark = pytest.mark.feature("C1")
+
 
 @pytest.fixture
 def settings(database: str) -> Settings:

@@ -1,5 +1,6 @@
 """What is asked is answered: each question once, with the contents of a known state."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,9 @@ def test_health_is_degraded_while_a_projector_fails(
     progress.health, progress.error = Health.FAILING, "disk full"
     response = client.get("/healthz")
     assert response.status_code == 503
-    assert response.json()["problems"] == ["projector telemetry waits at 3: disk full"]
+    assert response.json()["problems"] == [
+        "projector telemetry waits at 3, 0 entries behind: disk full"
+    ]
 
 
 def test_health_names_what_an_operator_should_know(client: httpx2.Client, context: Context) -> None:
@@ -277,6 +280,16 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     response = client.get("/healthz")
     assert response.status_code == 503
     assert "raise `limit` under [log]" in response.json()["problems"][0]
+
+
+def test_a_database_that_does_not_answer_is_told_by_health(
+    client: httpx2.Client, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert client.get("/healthz").status_code == 200
+    monkeypatch.setattr(state, "_writes_since", time.monotonic() - 60)
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert "at one change for 60 s" in response.json()["problems"][0]
 
 
 @pytest.mark.parametrize("opener", ["sqlite"], indirect=True)

@@ -1,21 +1,24 @@
 """A state in PostgreSQL is a schema: found, left, dropped, refused; another's is never touched."""
 
 import contextlib
+from collections.abc import Iterator
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+import trio
 
 from edgesync.errors import StoreVersion
 from hubd.db.engine import parse_url
 from hubd.errors import DatabaseTaken
-from hubd.project import Health
-from hubd.state import State, tables, views
-from hubd.state.schema import Hub, open_schema
+from hubd.project import Health, base
+from hubd.state import State, schema, tables, views
+from hubd.state.schema import Hub, StateSchema, open_schema
 from tests.hubd.batches import Edge, Shelf
 from tests.hubd.conftest import HUB, LOG, Opener
 from tests.hubd.project.test_follow import entries_of, following
 from tests.hubd.state.test_damage import all_stored, until
-from tests.postgresql import Server
+from tests.postgresql import EMPTY, Server
 
 SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_|^information' ORDER BY 1"
 
@@ -88,3 +91,75 @@ async def test_what_somebody_drops_under_a_hub_is_made_again(
         totals = state.read_now(views.totals)
         assert (totals["barn"].readings, totals["barn"].events) == (3, 3)
         assert (totals["shed"].readings, totals["shed"].events) == (1, 1)
+
+
+async def test_a_server_that_falls_silent_is_given_up_and_found_again(
+    opener: Opener, postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StateSchema, "write_limit_s", 0.2)
+    monkeypatch.setattr(schema, "LEASE_S", 0.2)
+    monkeypatch.setattr(base, "RETRY_DELAYS_S", (0.05,))
+    shelf = Shelf(entries_of(Edge("barn"), [1, 2]))
+    with contextlib.closing(opener()) as state:
+        async with following(shelf, state) as projectors:
+            await projectors.reach(2)
+            pid = await state.write(lambda c: c.scalar(sa.select(sa.func.pg_backend_pid())))
+            with postgresql.silent(int(str(pid))):
+                shelf.put(*entries_of(Edge("shed"), [3]))
+                # While it is waited for, what was there is shown.
+                await until(lambda: state.writes_for_s > 0)
+                assert (await state.read(views.totals))["barn"].readings == 2
+                for one in projectors.progress:
+                    await one.until(Health.FAILING)
+                # The other end of that connection lives, and may have a transaction to end.
+                await until(lambda: "in use by another hub" in projectors.progress[0].error)
+            await projectors.reach(3)
+            for one in projectors.progress:
+                await one.until(Health.FOLLOWING)
+        totals = state.read_now(views.totals)
+        assert {name: one.readings for name, one in totals.items()} == {"barn": 2, "shed": 1}
+        assert state.rebuilds == 0
+
+
+@pytest.fixture
+def small_disk(postgresql: Server) -> Iterator[None]:
+    """Have tables made on a disk of 8 MiB."""
+    with postgresql.tablespace("small", "8m"):
+        postgresql.execute("ALTER DATABASE hub SET default_tablespace = small", "hub")
+        yield
+        postgresql.execute("ALTER DATABASE hub RESET default_tablespace", "hub")
+        postgresql.execute(EMPTY, "hub")
+
+
+@pytest.mark.root
+async def test_a_full_disk_of_the_server_is_waited_for(
+    opener: Opener, postgresql: Server, small_disk: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "RETRY_DELAYS_S", (0.05,))
+    postgresql.execute("CREATE SCHEMA filler", "hub")
+    fill = "CREATE TABLE filler.t{} AS SELECT md5(random()::text) FROM generate_series(1, {}::int)"
+    shelf = Shelf(entries_of(Edge("barn"), [1, 2]))
+    with contextlib.closing(opener()) as state:
+        async with following(shelf, state) as projectors:
+            await projectors.reach(2)
+            rows, table = 65536, 0
+            while rows:
+                try:
+                    postgresql.execute(fill.format(table, rows), "hub")
+                    table += 1
+                except psycopg.errors.DiskFull:
+                    rows //= 4
+            edge, last = Edge("shed"), 2
+            while all(one.health is Health.FOLLOWING for one in projectors.progress):
+                edge.event(100, b"x" * 4000)
+                last += 1
+                shelf.put(edge.entry(last))
+                await trio.sleep(0.001)
+            failing = [one for one in projectors.progress if one.health is Health.FAILING]
+            assert "No space left on device" in failing[0].error
+            postgresql.execute("DROP SCHEMA filler CASCADE", "hub")
+            await projectors.reach(last)
+            assert [one.skipped for one in projectors.progress] == [0, 0, 0]
+        totals = state.read_now(views.totals)
+        assert (totals["shed"].events, totals["barn"].readings) == (last - 2, 2)
+        assert state.rebuilds == 0
