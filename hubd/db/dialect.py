@@ -5,7 +5,7 @@ write alike.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -100,6 +100,37 @@ def _is_text(element: as_text, compiler: Any, **options: Any) -> str:
 @compiles(as_text, "sqlite")
 def _cast(element: as_text, compiler: Any, **options: Any) -> str:
     return f"CAST({compiler.process(element.clauses, **options)} AS TEXT)"
+
+
+# Of fewer rows a COPY is no quicker than an INSERT; of many it takes a quarter of the time.
+COPY_ROWS_MIN: Final = 8
+
+
+def insert_rows(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert rows that all have the same columns."""
+    if connection.dialect.name == "sqlite" or len(rows) < COPY_ROWS_MIN:
+        if rows:
+            connection.execute(table.insert(), rows)
+        return
+    dialect, names = connection.dialect, list(rows[0])
+    prepare = [table.c[name].type.dialect_impl(dialect).bind_processor(dialect) for name in names]
+    columns = ", ".join(f'"{name}"' for name in names)
+    statement = f'COPY "{table.name}" ({columns}) FROM STDIN'
+    raw: Any = connection.connection.dbapi_connection
+    try:
+        with raw.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row([
+                    row[name] if change is None else change(row[name])
+                    for name, change in zip(names, prepare, strict=True)
+                ])  # fmt: skip
+    except dialect.loaded_dbapi.Error as error:
+        raise sa.exc.DBAPIError.instance(
+            statement, None, error, dialect.loaded_dbapi.Error,
+            connection_invalidated=raw.closed, dialect=dialect,
+        ) from error  # fmt: skip
 
 
 def of_tuples(statement: sa.Insert, names: Sequence[str], dialect: str) -> str:

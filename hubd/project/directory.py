@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from edgesync._native import event
 from edgesync.errors import RecordError
 from edgesync.model import EventType, series_id
+from hubd.db.dialect import insert_rows
 from hubd.state import StateDamaged, tables
 
 NAME_CHARS_MAX: Final = 255
@@ -60,7 +61,7 @@ def load(connection: sa.Connection, edge: str) -> list[Stored]:
 def enter(connection: sa.Connection, edge: str, ids: Sequence[int]) -> list[Stored]:
     """Enter series that are not there."""
     rows = [{"edge": edge, "series": tables.signed(series), "unit": ""} for series in ids]
-    connection.execute(tables.series.insert(), rows)
+    insert_rows(connection, tables.series, rows)
     return [
         Stored(tables.unsigned(row.series), row.ref, 0, NEVER)
         for row in _rows(connection, edge, ids)

@@ -11,6 +11,7 @@ from edgesync._native import batch, event
 from edgesync.errors import RecordError
 from edgesync.model import EventType, RecordKind
 from edgesync_transport.messages import Codec
+from hubd.db.dialect import insert_rows
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project.cursors import CommitsEach
 from hubd.project.feed import PART_WORK, Part
@@ -93,10 +94,8 @@ class EventsProjector(CommitsEach):
                 dead=sum(row["status"] == DEAD for row in new),
                 lost=sum(row["last"] - row["first"] + 1 for row in lost),
             )
-        if rows:
-            connection.execute(tables.edge_events.insert(), rows)
-        if losses:
-            connection.execute(tables.loss.insert(), losses)
+        insert_rows(connection, tables.edge_events, rows)
+        insert_rows(connection, tables.loss, losses)
         totals.store(connection)
         self._touched = {row["edge"] for row in rows}
 

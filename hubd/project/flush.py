@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from hubd.db.dialect import insert
+from hubd.db.dialect import insert, insert_rows
 from hubd.project.totals import Totals
 from hubd.state import tables
 from hubd.state.fresh import EdgeFresh
@@ -96,8 +96,7 @@ class _Flush:
             self._insert()
 
     def _insert(self) -> None:
-        if self._pending:
-            self._connection.execute(tables.page.insert(), self._pending)
+        insert_rows(self._connection, tables.page, self._pending)
         self._pending, self._pending_bytes = [], 0
 
 

@@ -11,7 +11,7 @@ from edgesync._native.window import unpack_windows
 from edgesync.errors import RecordError
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Codec
-from hubd.db.dialect import insert
+from hubd.db.dialect import insert, insert_rows
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project.cursors import CommitsEach
 from hubd.project.events import RECORD_COST, unreadable_row
@@ -67,7 +67,7 @@ class WindowsProjector(CommitsEach):
         if rows:
             connection.execute(_UPSERT, rows)
         if unreadable:
-            connection.execute(tables.edge_events.insert(), unreadable)
+            insert_rows(connection, tables.edge_events, unreadable)
             totals = Totals()
             for part in parts:
                 totals.add(part.entry, events=len(part.content.unreadable))

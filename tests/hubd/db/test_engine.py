@@ -203,3 +203,28 @@ def test_a_server_that_says_no_more_is_given_up(postgresql: Server, database: st
             connection.exec_driver_sql("SELECT 1")
         assert fault_of(stopped.value) is Fault.STOPPED
     engine.dispose()
+
+
+@pytest.mark.parametrize("count", [0, 1, 100])
+def test_rows_of_any_number_are_inserted_as_they_are(engine: sa.Engine, count: int) -> None:
+    texts = ["", "\t\n\\.", "\\N", "é\0\ufdd1", "a,b"]
+    rows = [
+        {"name": f"{n} {texts[n % 5]}", "body": texts[n % 5].encode() + b"\xff", "count": n or None}
+        for n in range(count)
+    ]
+    with engine.execution_options(writes=True).begin() as connection:
+        dialect.insert_rows(connection, note, rows)
+    question = sa.select(note).order_by(note.c.count)
+    with engine.begin() as connection:
+        found = [dict(row._mapping) for row in connection.execute(question)]
+    assert sorted(found, key=str) == sorted(rows, key=str)
+    if not rows:
+        return
+    with (
+        pytest.raises(sa.exc.IntegrityError) as twice,
+        engine.execution_options(writes=True).begin() as connection,
+    ):
+        dialect.insert_rows(connection, note, rows)
+    assert fault_of(twice.value) is Fault.BAD_DATA
+    with engine.begin() as connection:
+        assert len(connection.execute(question).all()) == count
