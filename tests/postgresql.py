@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import psutil
 import psycopg
 
 PROGRAMS: Final = Path("/usr/lib/postgresql/15/bin")
@@ -80,7 +81,12 @@ class Server:
     def kill(self) -> None:
         """End the server and all it has started at once, as a power cut would."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGQUIT)  # SIGKILL would leave its children
+        children = psutil.Process(self._process.pid).children(recursive=True)
+        self._process.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children)
         self._process.wait()
         self._process = None
 

@@ -168,10 +168,10 @@ async def test_a_server_killed_under_load_loses_and_doubles_nothing(
     sent = 0
     async with served(settings, tmp_path / "hub"), EdgeNode(edge, folder=tmp_path) as node:
         for kill in range(kills):
-            for turn in range(20):
+            for turn in range(8):
                 await send(node, range(sent, sent + 5))
                 sent += 5
-                if turn == 3 + kill % 11:
+                if turn == 1 + kill % 6:
                     await trio.to_thread.run_sync(mortal.kill)
             await trio.to_thread.run_sync(mortal.start)
             await send(node, range(sent, sent + 5))
