@@ -48,7 +48,7 @@ from hubd.rates import Rates
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import Enrolment, enrol_route
 from hubd.settings import Settings
-from hubd.state import State, open_state
+from hubd.state import UNREADABLE, State, open_state
 from hubd.state.file import open_beside
 from hubd.state.retention import keep_thinning
 from hubd.state.schema import Hub, open_schema, open_schema_beside
@@ -304,7 +304,7 @@ async def _serve(
                         settings, context, keyspaces, hub_log, retention, registry, folder
                     ),
                     name=HUB,
-                    mendable=(EdgesyncError, HubError, OSError),
+                    mendable=(EdgesyncError, HubError, OSError, *UNREADABLE),
                 )
             )
             url = await outer.start(serve_http, app, settings.api, stop)

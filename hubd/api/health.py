@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Final, Literal
 
 import msgspec
-import sqlalchemy as sa
 
 from edgesync_transport import descriptors
 from hubd.api.context import Context, EdgeView
@@ -15,7 +14,7 @@ from hubd.log.retention import BACKUP, HIGH_SHARE, STATE_BACKUP, Standing
 from hubd.project import Gap
 from hubd.project import Health as ProjectorHealth
 from hubd.project.gaps import read_gaps
-from hubd.state import QueryTooSlow, StateAway, StateDamaged, views
+from hubd.state import UNREADABLE, views
 
 Health = Literal["good", "warning", "critical", "idle"]
 # States in which nobody waits for an edge.
@@ -66,7 +65,7 @@ async def hub_problems(context: Context) -> list[HubProblem]:
         over, gaps = await context.state.read(
             lambda c: (views.over_limit(c, EDGES_NAMED), read_gaps(c))
         )
-    except (sa.exc.DatabaseError, StateAway, StateDamaged, QueryTooSlow) as error:
+    except UNREADABLE as error:
         reason = getattr(error, "orig", None) or error
         found.append(HubProblem(f"the state cannot be read: {reason}", stops_work=True))
     else:

@@ -5,6 +5,7 @@ nothing: the projectors' cursors are beside it and go back by the same amount (I
 """
 
 from hubd.state.damage import StateDamaged as StateDamaged
+from hubd.state.database import UNREADABLE as UNREADABLE
 from hubd.state.database import QueryTooSlow as QueryTooSlow
 from hubd.state.database import State as State
 from hubd.state.database import StateAway as StateAway

@@ -39,6 +39,10 @@ class StateReplaced(Exception):
     """The state was made anew: what was known of it does not hold any more."""
 
 
+# What a question may end with, whatever is asked: the state cannot be read for now.
+UNREADABLE: Final = (sa.exc.DatabaseError, StateAway, StateDamaged, QueryTooSlow)
+
+
 class Rebuild(msgspec.Struct, frozen=True):
     """The newest new beginning since this process has started."""
 
@@ -336,7 +340,7 @@ class State:
                 await trio.to_thread.run_sync(
                     self._scrub, is_over.is_set, abandon_on_cancel=True, limiter=limiter
                 )
-            except (sa.exc.DatabaseError, StateAway, StateDamaged, QueryTooSlow) as error:
+            except UNREADABLE as error:
                 if is_damage(error) and self.life == life:
                     self.report_damage(error)
             finally:

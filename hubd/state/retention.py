@@ -14,9 +14,10 @@ import trio
 import trio.lowlevel
 
 from edgesync._native.window import Window
+from edgesync_transport.seldom import Seldom
 from hubd.settings import RetentionSection
 from hubd.state import tables
-from hubd.state.database import State
+from hubd.state.database import UNREADABLE, State
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +29,16 @@ HOURS_A_STEP: Final = 50
 
 
 async def keep_thinning(state: State, keep: RetentionSection) -> None:
-    """Thin out until cancelled, a step at a time."""
+    """Thin out until cancelled, a step at a time; a database that refuses stops nothing (I8)."""
+    seldom = Seldom()
     while any((keep.windows, keep.minutes, keep.hours)):
-        while await state.write(lambda c: thin_out(c, keep, time.time_ns())):
-            await trio.lowlevel.checkpoint()
+        try:
+            while await state.write(lambda c: thin_out(c, keep, time.time_ns())):
+                await trio.lowlevel.checkpoint()
+        except UNREADABLE as error:
+            if (again := seldom.ask("thinning")) is not None:
+                problem = getattr(error, "orig", None) or error
+                log.error("nothing is thinned out for now: %s; %d more before", problem, again)
         await trio.sleep(EVERY_S)
 
 

@@ -25,7 +25,7 @@ from hubd.api.security import check_may_write, may_write
 from hubd.api.stream import as_event, event_stream
 from hubd.api.tenancy import NOBODY
 from hubd.project.live import Watcher
-from hubd.state import QueryTooSlow, views
+from hubd.state import UNREADABLE, views
 from hubd.web import assets, format
 from hubd.web.edge import EdgePage
 from hubd.web.fleet import (
@@ -242,7 +242,7 @@ class Pages:
             watcher.take()
             try:
                 shown = await self._board.get(key, make)
-            except (ApiError, QueryTooSlow):
+            except (ApiError, *UNREADABLE):
                 return b": not now\n\n"  # the page keeps what it shows
             changed, before = shown.changed_since(before), shown
             if changed is None:

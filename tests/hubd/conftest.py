@@ -1,11 +1,12 @@
 """Where owned and derived state may be: tests of it run over SQLite and over PostgreSQL."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hubd.db.engine import parse_url
 from hubd.state import State, open_state
@@ -70,3 +71,21 @@ def owned_url(request: pytest.FixtureRequest) -> sa.URL | None:
     if request.param == "sqlite":
         return None
     return parse_url(request.getfixturevalue("database"))
+
+
+def refusing(state: State) -> Callable[[bool], None]:
+    """Return what makes the database of a state read-only for its writer, and lets it write."""
+    refuses = [False]
+
+    @sa.event.listens_for(state.engines.writer, "checkout")
+    def allow_or_not(raw: DBAPIConnection, *_: object) -> None:
+        if state.engines.writer.dialect.name == "sqlite":
+            raw.cursor().execute(f"PRAGMA query_only = {int(refuses[0])}")
+        else:
+            raw.cursor().execute(f"SET default_transaction_read_only = {int(refuses[0])}")
+            raw.commit()
+
+    def refuse(is_so: bool) -> None:
+        refuses[0] = is_so
+
+    return refuse

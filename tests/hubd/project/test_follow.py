@@ -6,14 +6,13 @@ from contextlib import asynccontextmanager
 
 import msgspec
 import pytest
-import sqlalchemy as sa
 import trio
-from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hubd.log.base import Entry
 from hubd.project import Health, Live, Projectors, Source, base, run_projectors
 from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge, Shelf
+from tests.hubd.conftest import refusing
 
 NAME = ("meter", "Power")
 
@@ -81,21 +80,13 @@ async def test_a_database_that_refuses_is_waited_for_and_nothing_is_skipped(
 ) -> None:
     monkeypatch.setattr(base, "RETRY_DELAYS_S", (0.01,))
     shelf = Shelf(entries_of(Edge("barn"), [1, 2, 3]))
-    refuses = True
-
-    @sa.event.listens_for(state.engines.writer, "checkout")
-    def allow_or_not(raw: DBAPIConnection, *_: object) -> None:
-        if raw.__class__.__module__ == "sqlite3":
-            raw.cursor().execute(f"PRAGMA query_only = {int(refuses)}")
-        else:
-            raw.cursor().execute(f"SET default_transaction_read_only = {int(refuses)}")
-            raw.commit()
-
+    refuse = refusing(state)
+    refuse(True)
     async with following(shelf, state) as projectors:
         for one in projectors.progress:
             await one.until(Health.FAILING)
             assert re.search("read-?only", one.error)
-        refuses = False
+        refuse(False)
         await projectors.reach(3)
         assert [one.skipped for one in projectors.progress] == [0, 0, 0]
     assert state.read_now(views.totals)["barn"].readings == 3

@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+import trio
 
 from edgesync._native.window import Window
 from edgesync.units import Seconds
 from hubd.settings import RetentionSection
-from hubd.state import State, tables
+from hubd.state import State, retention, tables
 from hubd.state.retention import thin_out
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
+from tests.hubd.conftest import refusing
 
 pytestmark = pytest.mark.feature("L11")
 
@@ -100,3 +102,23 @@ def test_rollups_go_level_by_level(state: State) -> None:
     thin(state, keep, now_ns)
     assert [len(rows_of(state, one)) for one in (tables.rollup_1m, tables.rollup_1h)] == [60, 3]
     assert thin(state, RetentionSection(), now_ns) == 0
+
+
+async def test_while_the_database_refuses_nothing_is_thinned_and_nothing_ends(
+    state: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(retention, "EVERY_S", 0.01)
+    old = Bucket(7, START, 1, 1.0, 1.0, 1.0, 1.0, 1.0, START, START)
+    state.write_now(lambda c: merge(c, tables.rollup_1m, [old]))
+    refuse = refusing(state)
+    refuse(True)
+    async with trio.open_nursery() as nursery:
+        keep = RetentionSection(minutes=Seconds(3600.0))
+        nursery.start_soon(retention.keep_thinning, state, keep)
+        while "nothing is thinned out for now" not in caplog.text:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        assert len(rows_of(state, tables.rollup_1m)) == 1
+        refuse(False)
+        while rows_of(state, tables.rollup_1m):  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        nursery.cancel_scope.cancel()
