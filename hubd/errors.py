@@ -78,6 +78,16 @@ class HubHeld(HubError):
         self.place = place
 
 
+class RestoreUnfinished(HubError):
+    """A restore into this folder was killed: what is there is no hub yet."""
+
+    def __init__(self, draft: str) -> None:
+        super().__init__(
+            f"{draft} is of a restore that was not finished; run `hubd restore` again, or remove "
+            "it to begin with what is there"
+        )
+
+
 class DatabaseTaken(HubError):
     """Two hubs have one database configured; nothing of it was changed."""
 

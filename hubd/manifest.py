@@ -5,13 +5,13 @@ It is written last, and read first: without it a backup was not finished.
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from edgesync.store.directory import sync_directory
+from edgesync.store.directory import LOCK, sync_directory
 from hubd.errors import HubError
 
 MANIFEST: Final = "backup.json"
@@ -86,8 +86,10 @@ def finish(folder: Path, manifest: Manifest) -> None:
     sync_directory(folder)
 
 
-def check(folder: Path) -> Manifest | None:
+def check(folder: Path, pieces: Iterable[str] = ()) -> Manifest | None:
     """Return the manifest of a backup that is as it was made; None for one of before manifests.
+
+    pieces   files and folders that hold nothing else, should they be there
 
     Raises BackupRefused for what is not whole, has changed, or was made by a newer version.
     """
@@ -108,6 +110,7 @@ def check(folder: Path) -> Manifest | None:
     except msgspec.DecodeError as error:
         raise BackupRefused(f"{folder / MANIFEST} is damaged: {error}") from error
     _check_files(folder, manifest.files.items())
+    _check_others(folder, pieces, manifest.files)
     return manifest
 
 
@@ -120,8 +123,19 @@ def _check_files(folder: Path, files: Iterable[tuple[str, FileFact]]) -> None:
             found = _fact_of(path)
         except FileNotFoundError:
             raise BackupRefused(f"{path} is missing; take another backup") from None
+        except OSError as error:
+            raise BackupRefused(f"{path} cannot be read: {error}") from error
         if found != fact:
             raise BackupRefused(
                 f"{path} is not what was backed up ({found.bytes} bytes, {fact.bytes} then); "
                 "take another backup"
             )
+
+
+def _check_others(folder: Path, pieces: Iterable[str], files: Container[str]) -> None:
+    """Raise BackupRefused for what came from elsewhere: two backups copied into one folder, say."""
+    for piece in pieces:
+        for path in (folder / piece, *(folder / piece).rglob("*")):
+            is_own = str(path.relative_to(folder)) in files or path.name == LOCK
+            if path.is_symlink() or (path.is_file() and not is_own):
+                raise BackupRefused(f"{path} is not of this backup; move it aside")

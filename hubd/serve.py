@@ -36,7 +36,7 @@ from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
-from hubd.errors import HubError
+from hubd.errors import HubError, RestoreUnfinished
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
@@ -68,6 +68,9 @@ WATCHDOG_S: Final = 20.0
 
 LOG, STATE = "log", "state.db"
 KEYS = "hub.keys"
+# Where a restored hub lies until it is whole. It is no hub before: edges would hand to an empty log
+# what they have, forget it, and the restored one would not have it.
+RESTORE_DRAFT: Final = "restore.draft"
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -104,7 +107,12 @@ async def run(
     stop: trio.Event,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve from `folder` until `stop` is set; raises HubHeld when another hub uses it."""
+    """Serve from `folder` until `stop` is set.
+
+    Raises HubHeld when another hub uses it, and RestoreUnfinished.
+    """
+    if (folder / RESTORE_DRAFT).exists():
+        raise RestoreUnfinished(str(folder / RESTORE_DRAFT))
     keys = load_keys(folder)
     url = database_url(settings)
     with (

@@ -7,7 +7,7 @@ advisory lock of the schema, which it waits for up to `busy_s`. All others see o
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,7 +88,11 @@ def parse_url(
     if url.drivername not in ("postgresql", "postgres"):
         remedy = "one such as postgresql://hub@db.example.org/edgesync"
         raise mistake("is not the URL of a PostgreSQL database", remedy)
-    if "password" in url.query:
+    if unknown := sorted(set(url.query) - _parameters(url.query)):
+        remedy = "those of libpq are in PostgreSQL's manual, under Parameter Key Words"
+        raise mistake(f"has parameters that there are not: {', '.join(unknown)}", remedy)
+    # They would be shown with the rest; libpq has `sslpassword`, too, and secrets of OAuth.
+    if any("password" in name or "secret" in name for name in url.query):
         raise mistake("has the password among the parameters", "put it into a file")
     if password_file is not None:
         try:
@@ -97,6 +101,15 @@ def parse_url(
             raise mistake(f"has no password: {error}", "see that hubd can read it") from None
         url = url.set(password=password)
     return url.set(drivername="postgresql+psycopg")
+
+
+def _parameters(wanted: Iterable[str]) -> set[str]:
+    """Return the names that libpq knows; all that are `wanted` where it is not installed."""
+    try:
+        from psycopg import pq
+    except ImportError:
+        return set(wanted)
+    return {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
 
 
 def shown(url: sa.URL) -> str:

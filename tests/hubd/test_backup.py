@@ -19,7 +19,7 @@ from hubd import serve
 from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore, restore_state
 from hubd.cli import main as hubd_command
 from hubd.db.engine import parse_url
-from hubd.errors import EnrolRefused, HubHeld, OwnedUnusable
+from hubd.errors import EnrolRefused, HubHeld, OwnedUnusable, RestoreUnfinished
 from hubd.hold import holding_folder
 from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
@@ -28,6 +28,7 @@ from hubd.owned.database import FILE
 from hubd.owned.dump import DumpRefused
 from hubd.project.gaps import read_gaps
 from hubd.registry import Registry, open_registry
+from hubd.settings import Settings
 from hubd.state import open_state, views
 from hubd.state.copies import StateRefused
 from hubd.state.file import open_beside
@@ -213,6 +214,37 @@ async def test_a_piece_that_is_not_what_it_was_is_named(sound: Copied, name: str
     assert check(sound.target) is not None
 
 
+async def test_part_of_a_backup_is_none(sound: Copied) -> None:
+    """A copy of it may have been cut short anywhere, before its manifest, too."""
+    manifest = sound.target / MANIFEST
+    text = manifest.read_bytes()
+    manifest.unlink()
+    with pytest.raises(BackupRefused, match=f"lacks {MANIFEST}: it is part of a backup"):
+        check(sound.target)
+    manifest.write_bytes(text)
+    (sound.target / OWNED).unlink()
+    (sound.target / OWNED).mkdir()
+    with pytest.raises(BackupRefused, match=f"{OWNED} cannot be read"):
+        check(sound.target)
+
+
+@pytest.mark.parametrize("name", [serve.STATE, "log/more.mdb", "tenants/theirs/cells/data.mdb"])
+async def test_what_a_backup_does_not_list_is_not_restored(sound: Copied, name: str) -> None:
+    """Two backups copied into one folder, say."""
+    assert not (sound.target / name).exists()
+    (sound.target / name).parent.mkdir(parents=True, exist_ok=True)
+    (sound.target / name).write_bytes(b"of another one")
+    (sound.target / "lost+found").mkdir()  # is nobody's
+    (sound.target / "note.txt").write_text("of whoever copied it")
+    with pytest.raises(BackupRefused, match=f"{name} is not of this backup"):
+        check(sound.target)
+    (sound.target / name).unlink()
+    assert check(sound.target) is not None
+    (sound.target / name).symlink_to("/etc/hostname")
+    with pytest.raises(BackupRefused, match=f"{name} is not of this backup"):
+        check(sound.target)
+
+
 async def test_a_backup_of_another_version_says_so(sound: Copied) -> None:
     path = sound.target / MANIFEST
     manifest = json.loads(path.read_text())
@@ -316,11 +348,26 @@ async def test_a_key_pair_that_was_there_is_kept_beside(sound: Copied) -> None:
     assert made.public in aside.read_text()
 
 
-async def test_a_restore_that_was_killed_begins_again(sound: Copied) -> None:
-    sound.restored.mkdir()
-    shutil.copytree(sound.target, sound.restored / "restore.draft")
+@pytest.mark.parametrize("is_put", [False, True])
+async def test_a_restore_that_was_killed_begins_again(sound: Copied, is_put: bool) -> None:
+    """Until then no hub starts there: to an empty log edges would hand what they have."""
+    draft = sound.restored / serve.RESTORE_DRAFT
+    shutil.copytree(sound.target, draft)
+    if is_put:
+        (draft / "cells").rename(sound.restored / "cells")
+    with pytest.raises(RestoreUnfinished, match="run `hubd restore` again"):
+        await serve.run(Settings(), sound.restored, stop=trio.Event())
+    assert not (sound.restored / serve.LOG).exists()
     restore(sound.target, sound.restored)
-    assert not (sound.restored / "restore.draft").exists()
+    assert not draft.exists()
+    assert (sound.restored / "cells" / "data.mdb").exists()
+
+
+async def test_a_restore_that_is_refused_leaves_no_hub_waiting(sound: Copied) -> None:
+    (sound.restored / "cells").mkdir(parents=True)
+    with pytest.raises(BackupRefused, match="cells exists; move it aside"):
+        restore(sound.target, sound.restored)
+    assert sorted(path.name for path in sound.restored.iterdir()) == ["cells", "hub.lock"]
 
 
 @pytest.mark.parametrize("is_file", [True, False])

@@ -175,12 +175,22 @@ def test_what_is_told_of_a_url_has_no_password(tmp_path: Path) -> None:
     assert url.password == "s3cret"
     assert shown(url) == "postgresql://hub@db.example.org:5433/edgesync"
     assert shown(parse_url("postgres://hub:s3cret@db/x")) == "postgresql://hub@db/x"
-    for bad in ("postgresql://hub@db/x?password=s3cret", "mysql://hub:s3cret@db", "s3cret@:::"):
+    parameters = "postgresql://hub@db/x?"
+    for bad in (
+        f"{parameters}password=s3cret", f"{parameters}sslpassword=s3cret",
+        f"{parameters}nonsense=s3cret", "mysql://hub:s3cret@db", "s3cret@:::",
+    ):  # fmt: skip
         with pytest.raises(ConfigError) as refused:
             parse_url(bad)
         assert "s3cret" not in str(refused.value)
     with pytest.raises(ConfigError, match="nowhere"):
         parse_url("postgresql://hub@db/x", tmp_path / "nowhere")
+
+
+def test_a_parameter_that_libpq_does_not_know_is_named() -> None:
+    with pytest.raises(ConfigError, match="parameters that there are not: nonsense"):
+        parse_url("postgresql://hub@db/x?nonsense=1&sslmode=require")
+    assert parse_url("postgresql://hub@/x?host=/tmp&host=/run&connect_timeout=3").query
 
 
 def test_a_server_that_is_not_there_is_away(tmp_path: Path) -> None:
