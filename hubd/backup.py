@@ -12,11 +12,7 @@ import os
 import shutil
 import tempfile
 import time
-<<<<<<< HEAD
 from collections.abc import Callable, Mapping, Sequence
-=======
-from collections.abc import Callable, Iterable, Mapping
->>>>>>> 595395e (backup: what is not all of one backup is not restored)
 from pathlib import Path
 from typing import Final
 
@@ -39,15 +35,10 @@ from hubd.project import VIEWS
 from hubd.state.copies import adopt, copy_state, forget_wal, put_back
 
 OWNED, SETTINGS = "owned.jsonl", "hub.toml"
-<<<<<<< HEAD
-# Where a restored hub lies until it is whole.
-DRAFT: Final = "restore.draft"
 # What a look into a copy leaves behind in it.
 OF_READERS: Final = shutil.ignore_patterns(LOCK, OWNER)
-=======
-# What `restore` takes from a backup besides `OWNED`; the log last: without it nothing is restored.
-PIECES: Final = (serve.STATE, serve.KEYS, CELLS, OTHERS, serve.LOG)
->>>>>>> 595395e (backup: what is not all of one backup is not restored)
+# What `restore` puts into a data folder; the log last: without it nothing has been restored.
+PIECES: Final = (serve.STATE, CELLS, OTHERS, serve.LOG)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +115,7 @@ def check(source: Path) -> Manifest | None:
 
     Raises BackupRefused.
     """
-    manifest = manifests.check(source, (*PIECES, OWNED))
+    manifest = manifests.check(source, (*PIECES, serve.KEYS, OWNED))
     if not (source / serve.LOG).is_dir():
         raise BackupRefused(f"{source} holds no backup of a hub: it has no folder {serve.LOG}")
     if manifest is None and (source / OWNED).exists():  # both came with the same version
@@ -150,54 +141,28 @@ def restore(
 
     Returns the log's head. Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
     """
-<<<<<<< HEAD
-    names = [name for name in (serve.STATE, CELLS, OTHERS, serve.LOG) if (source / name).exists()]
+    names = [name for name in PIECES if (source / name).exists()]
     if url is not None and serve.STATE in names:
         names.remove(serve.STATE)  # in a database, it is made again from the log
-    for name in {*names, serve.LOG}:
+    draft = folder / serve.RESTORE_DRAFT
+    # The log would have been put there last, so beside one nothing is of a restore that was killed.
+    in_the_way = {serve.LOG} if draft.exists() else {*names, serve.LOG}
+    for name in in_the_way:
         if (folder / name).exists():
             raise BackupRefused(f"{folder / name} exists; move it aside first")
-=======
-    if (folder / serve.LOG).exists():
-        raise BackupRefused(f"{folder / serve.LOG} exists; move it aside first")
-    # In a database, the state is made again from the log.
-    has_state = url is None and (source / serve.STATE).exists()
->>>>>>> 595395e (backup: what is not all of one backup is not restored)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = folder / serve.RESTORE_DRAFT
-    names = [
-        name for name in PIECES
-        if (source / name).exists() and (has_state or name != serve.STATE)
-    ]  # fmt: skip
     with holding_folder(folder), contextlib.closing(DatabaseHold(url)) as hold:
         hold.take()
-<<<<<<< HEAD
+        _make_room(folder, names)
         head = _draft(source, draft, names, manifest)
-=======
-        _make_room(folder, draft, names)
-        draft.mkdir(mode=0o700)
-        for name in names:
-            _copy(source / name, draft / name)
-        with contextlib.closing(LmdbLog(draft / serve.LOG)) as hub_log:
-            hub_log.renew_generation()
-            head = hub_log.head
-            if has_state:
-                adopt(draft / serve.STATE, hub_log.generation)
-        manifests.file_facts(draft)  # they are on the disk
->>>>>>> 595395e (backup: what is not all of one backup is not restored)
         if not keeps_owned:
             _restore_owned(source, folder, url)
         if (draft / serve.KEYS).exists():
             _put_keys(draft / serve.KEYS, folder / serve.KEYS)
         if serve.STATE in names:
             forget_wal(folder / serve.STATE)
-<<<<<<< HEAD
-        for name in names:  # the log last: without it nothing has been restored
-            (draft / name).replace(folder / name)
-=======
         for name in names:
-            _put(draft / name, folder / name)
->>>>>>> 595395e (backup: what is not all of one backup is not restored)
+            (draft / name).replace(folder / name)
         draft.rmdir()
         sync_directory(folder)
         return head
@@ -205,7 +170,6 @@ def restore(
 
 def _draft(source: Path, draft: Path, names: Sequence[str], manifest: Manifest | None) -> int:
     """Make what is to be put into the data folder, on the disk; returns the log's head."""
-    shutil.rmtree(draft, ignore_errors=True)  # of one that was killed
     draft.mkdir(mode=0o700)
     for name in (*names, serve.KEYS):
         if (source / name).is_dir():
@@ -239,37 +203,21 @@ def restore_state(source: Path, folder: Path) -> int:
     return stored
 
 
-<<<<<<< HEAD
+def _make_room(folder: Path, names: Sequence[str]) -> None:
+    """Remove what a restore that was killed has left: no hub starts beside its draft."""
+    draft = folder / serve.RESTORE_DRAFT
+    if not draft.exists():
+        return
+    for name in names:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(draft)
+
+
 def _put_keys(source: Path, target: Path) -> None:
     """Put the key pair in the place of one that `hubd init` made, and gateways may know by now."""
-=======
-def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copy2(source, target)
-
-
-def _make_room(folder: Path, draft: Path, names: Iterable[str]) -> None:
-    """Remove what a restore that was killed has left; raises BackupRefused for a hub's folders.
-
-    As long as there is a draft no hub starts here, so what is beside it is of that restore.
-    """
-    for name in names:
-        target = folder / name
-        if name == serve.KEYS or not target.exists():
-            continue
-        if not draft.exists():
-            raise BackupRefused(f"{target} exists; move it aside first")
-        if target.is_dir():
-            shutil.rmtree(target)
-        else:
-            target.unlink()
-    shutil.rmtree(draft, ignore_errors=True)
-
-
-def _put(source: Path, target: Path) -> None:
->>>>>>> 595395e (backup: what is not all of one backup is not restored)
     if target.exists() and target.read_bytes() != source.read_bytes():
         target.replace(target.with_name(f"{target.name}.replaced"))
     source.replace(target)

@@ -83,8 +83,8 @@ class RestoreUnfinished(HubError):
 
     def __init__(self, draft: str) -> None:
         super().__init__(
-            f"{draft} is of a restore that was not finished; run `hubd restore` again, or remove "
-            "it to begin with what is there"
+            f"{draft} is of a restore that was not finished; run `hubd restore` again, or move it "
+            "aside to begin with an empty log"
         )
 
 

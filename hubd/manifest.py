@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from edgesync.store.directory import LOCK, sync_directory
+from edgesync.store.directory import LOCK, OWNER, sync_directory
 from hubd.errors import HubError
 
 MANIFEST: Final = "backup.json"
@@ -136,6 +136,6 @@ def _check_others(folder: Path, pieces: Iterable[str], files: Container[str]) ->
     """Raise BackupRefused for what came from elsewhere: two backups copied into one folder, say."""
     for piece in pieces:
         for path in (folder / piece, *(folder / piece).rglob("*")):
-            is_own = str(path.relative_to(folder)) in files or path.name == LOCK
+            is_own = str(path.relative_to(folder)) in files or path.name in (LOCK, OWNER)
             if path.is_symlink() or (path.is_file() and not is_own):
                 raise BackupRefused(f"{path} is not of this backup; move it aside")

@@ -111,7 +111,7 @@ async def run(
 
     Raises HubHeld when another hub uses it, and RestoreUnfinished.
     """
-    if (folder / RESTORE_DRAFT).exists():
+    if (folder / RESTORE_DRAFT).exists() and not (folder / LOG).exists():
         raise RestoreUnfinished(str(folder / RESTORE_DRAFT))
     keys = load_keys(folder)
     url = database_url(settings)
@@ -157,10 +157,14 @@ async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
 
 def open_derived(settings: Settings, folder: Path, keys: KeyPair, hub_log: LmdbLog) -> State:
     """Open what is made from the log; raises ConfigError, StoreError, DatabaseTaken."""
+
+    def head() -> int:
+        return hub_log.head
+
     if (url := database_url(settings)) is None:
-        return open_state(folder / STATE, hub_log.generation, hub_log.head)
+        return open_state(folder / STATE, hub_log.generation, head)
     hub = Hub(keys.public, f"{socket.gethostname()}:{folder}")
-    return open_schema(url, hub, hub_log.generation, hub_log.head)
+    return open_schema(url, hub, hub_log.generation, head)
 
 
 def open_derived_beside(settings: Settings, folder: Path) -> State | None:

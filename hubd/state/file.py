@@ -3,6 +3,7 @@
 import logging
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -31,7 +32,7 @@ PRAGMAS: Final = (
 )
 
 
-def open_state(path: Path, generation: bytes, head: int | None = None) -> State:
+def open_state(path: Path, generation: bytes, head: Callable[[], int] | None = None) -> State:
     """Open the state that was made from the log `generation`, or begin an empty one.
 
     A state made from another log (the hub was restored from a backup), or that knows more than the

@@ -1,5 +1,7 @@
 """Which log a state was made from, and how far it has come in it."""
 
+from collections.abc import Callable
+
 import msgspec
 import sqlalchemy as sa
 
@@ -7,10 +9,10 @@ from hubd.state import tables
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """A log: its generation, and up to where it goes."""
+    """A log: its generation, and up to where it goes by now: tables are opened again and again."""
 
     generation: bytes
-    head: int | None = None
+    head: Callable[[], int] | None = None
 
 
 def claim(connection: sa.Connection, generation: bytes) -> bytes:
@@ -33,6 +35,6 @@ def foreign_reason(connection: sa.Connection, origin: Origin) -> str:
         return "was made from another log"
     positions = (tables.projector_cursor.c.position, tables.stored.c.position)
     known = max(connection.scalar(sa.select(sa.func.max(one))) or 0 for one in positions)
-    if origin.head is not None and known > origin.head:
-        return f"knows entry {known}, and the log ends at {origin.head}"
+    if origin.head is not None and known > (head := origin.head()):
+        return f"knows entry {known}, and the log ends at {head}"
     return ""

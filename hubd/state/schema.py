@@ -9,6 +9,7 @@ database, nor does a hub while a transaction of its own, whose connection was lo
 """
 
 import logging
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -187,7 +188,9 @@ def open_schema_beside(url: sa.URL) -> State | None:
     return state
 
 
-def open_schema(url: sa.URL, hub: Hub, generation: bytes, head: int | None = None) -> State:
+def open_schema(
+    url: sa.URL, hub: Hub, generation: bytes, head: Callable[[], int] | None = None
+) -> State:
     """Open the state in a database, or begin an empty one there.
 
     A database that is away is waited for by those who use the state.

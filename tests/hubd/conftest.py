@@ -22,7 +22,7 @@ class Opener(Protocol):
 
     is_file: bool
 
-    def __call__(self, generation: bytes = LOG, head: int | None = None) -> State: ...
+    def __call__(self, generation: bytes = LOG, head: Callable[[], int] | None = None) -> State: ...
 
     def beside(self) -> State | None:
         """Open the state to read from."""
@@ -36,7 +36,7 @@ class _Opener:
         self._url = url
         self.opened: list[State] = []
 
-    def __call__(self, generation: bytes = LOG, head: int | None = None) -> State:
+    def __call__(self, generation: bytes = LOG, head: Callable[[], int] | None = None) -> State:
         if self._url:
             state = open_schema(parse_url(self._url), HUB, generation, head)
         else:

@@ -108,7 +108,7 @@ async def a_hub(folder: Path, log: Log, policy: Policy) -> AsyncIterator[Hub]:
         cells = HubCells(path, log.generation, log.head, random=Random(1), oldest=log.oldest)
         return Answers(cells, log, feed=feed)
 
-    state = open_state(folder / "state.db", log.generation, log.head)
+    state = open_state(folder / "state.db", log.generation, lambda: log.head)
     with closing(state), closing(Keyspaces(log, open_answers)) as keyspaces:
         # One whose keys never change: its place in the log must not keep the log.
         keyspaces.set_tenants(["acme"], {"elsewhere": "acme"})

@@ -340,7 +340,7 @@ async def test_who_follows_a_log_waits_behind_a_damaged_newest_entry(tmp_path: P
     await log.aclose()
     flip(tmp_path / "log", ENTRIES, (2).to_bytes(8, "big"), 20)
     log = LmdbLog(tmp_path / "log")
-    with closing(open_state(tmp_path / "state.db", log.generation, log.head)) as state:
+    with closing(open_state(tmp_path / "state.db", log.generation, lambda: log.head)) as state:
         async with following(log, state) as projectors:
             await projectors.reach(1)
             with trio.fail_after(20):

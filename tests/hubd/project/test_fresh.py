@@ -281,7 +281,7 @@ def test_a_state_of_rows_for_each_series_is_made_again_as_pages(tmp_path: Path) 
         ):
             connection.exec_driver_sql(statement)
     old.dispose()
-    with contextlib.closing(open_state(path, LOG, 3)) as state:
+    with contextlib.closing(open_state(path, LOG, lambda: 3)) as state:
         assert state.read_now(lambda c: read_cursor(c, "events")) == Cursor(3)
         take(state, begun(state), log)
         row = state.read_now(lambda c: views.find_series(c, "barn", *NAME))

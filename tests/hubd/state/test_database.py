@@ -62,13 +62,13 @@ def test_a_state_made_from_another_log_is_kept_aside(tmp_path: Path) -> None:
 
 
 def test_a_state_that_knows_more_than_its_log_is_made_anew(opener: Opener, tmp_path: Path) -> None:
-    state = opener(LOG, 7)
+    state = opener(LOG, lambda: 7)
     state.write_now(lambda c: move_cursor(c, "telemetry", Cursor(7)))
     state.close()
-    state = opener(LOG, 7)
+    state = opener(LOG, lambda: 7)
     assert state.read_now(lambda c: read_cursor(c, "telemetry")) == Cursor(7)
     state.close()
-    state = opener(LOG, 6)
+    state = opener(LOG, lambda: 6)
     assert state.read_now(lambda c: read_cursor(c, "telemetry")) == Cursor()
     state.close()
     assert (tmp_path / "state.db.1").exists() is opener.is_file

@@ -93,6 +93,25 @@ async def test_what_somebody_drops_under_a_hub_is_made_again(
         assert (totals["shed"].readings, totals["shed"].events) == (1, 1)
 
 
+async def test_a_connection_that_is_lost_loses_no_state(
+    opener: Opener, postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has come further since the hub began; what it was made of may be dropped by now."""
+    monkeypatch.setattr(base, "RETRY_DELAYS_S", (0.05,))
+    shelf = Shelf([])
+    with contextlib.closing(opener(head=lambda: shelf.head)) as state:
+        async with following(shelf, state) as projectors:
+            shelf.put(*entries_of(Edge("barn"), [1, 2]))
+            await all_stored(state, shelf)
+            pid = await state.write(lambda c: c.scalar(sa.select(sa.func.pg_backend_pid())))
+            postgresql.execute(f"SELECT pg_terminate_backend({pid})", "hub")
+            life = state.life
+            shelf.put(*entries_of(Edge("shed"), [3]))
+            await until(lambda: state.life > life)
+            await projectors.reach(3)
+        assert schemas(postgresql) == ["edgesync_state_1", "public"]
+
+
 async def test_a_server_that_falls_silent_is_given_up_and_found_again(
     opener: Opener, postgresql: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
