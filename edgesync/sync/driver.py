@@ -115,6 +115,7 @@ class SyncDriver:
         self._session_changed = trio.Event()
         self._poke = trio.Event()
         self._is_hub_away = False  # nobody answered the last attempt
+        self._was_cut_short = False  # the last session, before anything came of it
         self._look = trio.CancelScope()
         self._look_since = 0.0
         self._nap = trio.CancelScope()
@@ -249,14 +250,19 @@ class SyncDriver:
         """Return how long to wait after a session, or a greeting that led to none.
 
         has_served   it took something or lasted a while: what ended it is worth no pause
+
+        Nor is what ended one session too early: a hub may be stopped just when it is found.
         """
         self._note_problem(hangup.reason)
         if not hangup.is_success:
             return self._refused(hangup.retry_after_s)
         self.reconnects += 1
         self.breaker.succeeded()
-        self._backoff.reset()
-        return max(0.0 if has_served else self._backoff.next_s(), hangup.retry_after_s)
+        pauses = self._was_cut_short and not has_served
+        self._was_cut_short = not has_served
+        if not pauses:
+            self._backoff.reset()
+        return max(self._backoff.next_s() if pauses else 0.0, hangup.retry_after_s)
 
     async def _pause(self, seconds: float) -> None:
         self._poke = trio.Event()

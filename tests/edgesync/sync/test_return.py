@@ -63,7 +63,11 @@ class Greetings:
     async def last(self, seconds: float) -> None:
         """Let a session last, once its marks are stored: a disk knows no virtual time."""
         await self._driver.wait_session()
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, MockClock)
+        clock.autojump_threshold = 0.1
         await self._driver._settled.wait()
+        clock.autojump_threshold = 0
         await trio.sleep(seconds)
 
     async def another(self) -> float:
@@ -134,14 +138,33 @@ async def test_a_hub_that_refuses_is_asked_ever_more_seldom(
     assert 4 + 1 + 10 <= len(greetings.at) - begun <= 5 + 1 + 12
 
 
-async def test_a_session_that_does_not_hold_is_not_begun_anew_at_once(
+async def test_sessions_that_do_not_hold_are_not_begun_anew_at_once(
     autojump_clock: MockClock,
     greetings: Greetings,
 ) -> None:
-    greetings.hub.cut()
-    greetings.hub.mend()
-    cut_at = trio.current_time()
-    assert await greetings.another() - cut_at >= 2.0
+    """One that is cut short says nothing: a hub may be stopped just when it is found."""
+    waits = []
+    for _ in range(4):
+        await greetings.last(0.0)
+        greetings.hub.cut()
+        greetings.hub.mend()
+        cut_at = trio.current_time()
+        waits.append(await greetings.another() - cut_at)
+    assert waits[0] <= NOTICED_S
+    assert waits[1] >= 2.0
+    assert waits[3] > 1.5 * waits[2] > 2 * waits[1]
+
+
+async def test_a_session_that_held_makes_up_for_one_that_did_not(
+    autojump_clock: MockClock,
+    greetings: Greetings,
+) -> None:
+    for lasts_s in (0.0, HOUR_S, 0.0):
+        await greetings.last(lasts_s)
+        greetings.hub.cut()
+        greetings.hub.mend()
+        cut_at = trio.current_time()
+        assert await greetings.another() - cut_at <= NOTICED_S
 
 
 async def test_a_fleet_comes_back_over_the_time_its_hub_has_told(
