@@ -18,6 +18,9 @@ import psycopg
 
 PROGRAMS: Final = Path("/usr/lib/postgresql/15/bin")
 USER: Final = "hub"
+# Whom the server lets in with a password only; all others it trusts.
+LOCKED: Final = "locked"
+PASSWORD: Final = "a secret"
 QUICK: Final = ("fsync=off", "full_page_writes=off")
 SETTINGS: Final = (
     "listen_addresses=", "autovacuum=off", "max_wal_size=256MB", "shared_buffers=32MB",
@@ -32,6 +35,12 @@ FOR name IN SELECT nspname FROM pg_namespace
     WHERE nspname !~ '^pg_' AND nspname NOT IN ('public', 'information_schema') LOOP
 EXECUTE format('DROP SCHEMA %I CASCADE', name);
 END LOOP; END $$
+"""
+ROLE: Final = f"""
+DO $$ BEGIN
+IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{LOCKED}') AND NOT pg_is_in_recovery() THEN
+CREATE ROLE {LOCKED} SUPERUSER LOGIN PASSWORD '{PASSWORD}';
+END IF; END $$
 """
 
 
@@ -56,6 +65,8 @@ class Server:
             self._as_user = ["setpriv", *ids, "--clear-groups", "--"]
         how = ["--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C", "--no-sync"]
         self._run("initdb", *how, "-D", str(self._data))
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"local all {LOCKED} scram-sha-256\n{rules.read_text()}")
 
     def _run(self, program: str, *arguments: str) -> None:
         command = [*self._as_user, str(PROGRAMS / program), *arguments]
@@ -72,7 +83,8 @@ class Server:
         )  # fmt: skip
         while True:
             try:
-                psycopg.connect(self.url("postgres")).close()
+                with psycopg.connect(self.url("postgres")) as connection:
+                    connection.execute(ROLE)
                 return
             except psycopg.OperationalError:
                 assert self._process.poll() is None, "the server did not start"

@@ -36,6 +36,7 @@ from hubd.state.retention import thin_out
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 from tests.hubd.log.test_contract import Lanes, begin
 from tests.native.rowsmith import Draft
+from tests.postgresql import LOCKED, PASSWORD, USER
 from tests.sites import PATIENCE_S
 
 
@@ -257,11 +258,17 @@ def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.setting("hub.toml hub.database", "hub.toml hub.password_file")
 def test_the_registry_is_in_the_database_that_is_named(tmp_path: Path, database: str) -> None:
     path = tmp_path / "hub.toml"
+    locked = database.replace(f"//{USER}@", f"//{LOCKED}@")
     path.write_text(
-        f'[hub]\ndatabase = "{database}"\npassword_file = "password"\n'
+        f'[hub]\ndatabase = "{locked}"\npassword_file = "password"\n'
         'public = "tcp://hub.example:7"\n'
     )
-    (tmp_path / "password").write_text("a secret\n")
+    (tmp_path / "password").write_text("not the password\n")
+    wrong = CliRunner().invoke(hubd_command, ["--config", str(path), "tenant", "add", "acme"])
+    assert wrong.exit_code != 0
+    assert "password authentication failed" in wrong.output
+    assert "not the password" not in wrong.output
+    (tmp_path / "password").write_text(f"{PASSWORD}\n")
 
     def run(*words: str) -> str:
         done = CliRunner().invoke(hubd_command, ["--config", str(path), *words])
