@@ -88,6 +88,13 @@ class RestoreUnfinished(HubError):
         )
 
 
+class StateUnreadable(HubError):
+    """The hub works; what is made from its log cannot be shown for now."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"the state cannot be read: {problem}; /healthz says what works")
+
+
 class DatabaseTaken(HubError):
     """Two hubs have one database configured; nothing of it was changed."""
 

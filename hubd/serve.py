@@ -36,7 +36,7 @@ from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
-from hubd.errors import HubError, RestoreUnfinished
+from hubd.errors import HubError, RestoreUnfinished, StateUnreadable
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
@@ -345,7 +345,10 @@ def _control_answers(
         return {view.edge: view for view in context.hub.edges()}
 
     async def status(_asked: Mapping[str, Any]) -> Any:
-        return await fleet.stats(context, EdgesPage(limit=1))
+        try:
+            return await fleet.stats(context, EdgesPage(limit=1))
+        except UNREADABLE as error:
+            raise StateUnreadable(str(getattr(error, "orig", None) or error)) from error
 
     async def copy(asked: Mapping[str, Any]) -> Any:
         copies = {tenant: answers.cells.copy for tenant, answers in keyspaces.all()}

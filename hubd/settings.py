@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -15,6 +15,9 @@ from hubd.api.settings import ApiSettings
 from hubd.log.retention import Policy
 from hubd.project.limits import SERIES_MAX, TENANT_SERIES_MAX, SeriesLimits
 from hubd.rates import Rate, RateSettings
+
+# Room for some of the largest batches: with less, an edge could hand over none, ever.
+LIMIT_LEAST_MIB: Final = 4
 
 Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
 
@@ -51,6 +54,11 @@ class LinkSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     holdoff: Seconds = Seconds(10.0)
 
 
+def check_limit(limit: int) -> None:
+    if limit < LIMIT_LEAST_MIB << 20:
+        raise ValueError(f"`limit` is {limit} bytes; edges need at least {LIMIT_LEAST_MIB} MiB")
+
+
 class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`limit` bounds the log's file. `managed_backups`: edges keep what no backup holds yet.
 
@@ -63,6 +71,9 @@ class LogSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     keep: Seconds = Seconds(0.0)
     keep_bytes: Bytes = Bytes(0)
     managed_backups: bool = False
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
 
     def policy(self) -> Policy:
         return Policy(
@@ -86,6 +97,9 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     value_limit: Bytes = Bytes(1 << 20)
     retire_after: Period = Period(30 * 86400.0)
     conflicts_for: Period = Period(7 * 86400.0)
+
+    def __post_init__(self) -> None:
+        check_limit(self.limit)
 
     def strategies(self) -> list[tuple[bytes, Strategy]]:
         return ranking(self.strategy, self.prefix)

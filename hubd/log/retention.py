@@ -188,10 +188,11 @@ class Retention:
             try:
                 await self.drop_what_may_go(by_age=trio.current_time() >= self._age_due)
             except Exception as error:  # What cannot be dropped now may not stop the hub: I8.
+                problem = getattr(error, "orig", None) or error  # of a database, without the SQL
                 if (again := self._seldom.ask("retention")) is not None:
-                    log.error("the log drops nothing: %s; %d more before", error, again)
+                    log.error("the log drops nothing: %s; %d more before", problem, again)
                 is_wanted = self.policy.keep_ns or self._excess(self._log.stats())
-                self._note(f"an error ({error})" if is_wanted else "", self.standing.cursors)
+                self._note(f"an error ({problem})" if is_wanted else "", self.standing.cursors)
             if self.standing.held_by:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, HELD_S)

@@ -14,6 +14,8 @@ from click.testing import CliRunner
 
 from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
+from edgesync.errors import EdgesyncError
+from edgesync.serve.control import ask_hub
 from edgesync_transport.keys import new_key_pair, write_keys
 from hubd import serve
 from hubd.cli import main as hubd_command
@@ -150,6 +152,8 @@ async def test_a_database_that_is_away_holds_up_no_acknowledgement(
         assert "projector telemetry waits" in text
         code, _ = await status_of(url_of(settings) + "/api/v1/edges")
         assert code == 503
+        with pytest.raises(EdgesyncError, match=r"(?s)state cannot be read.*/healthz says"):
+            await trio.to_thread.run_sync(ask_hub, tmp_path / "hub", "status")
         await trio.to_thread.run_sync(mortal.start)
         await shown(settings, [float(one) for one in range(20)])
         with trio.fail_after(PATIENCE_S):

@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from edgesync import EdgeNode, Reading
 from edgesync._native.window import Window
 from edgesync.demo.site import free_ports
-from edgesync.errors import CommandError
+from edgesync.errors import CommandError, ConfigError
 from edgesync.model import RecordKind
 from edgesync_transport.keys import decode_token, new_key_pair, write_keys
 from hubd import serve
@@ -113,6 +113,16 @@ async def test_log_and_keys_are_as_the_file_says(tmp_path: Path) -> None:
             answers = serve.make_answers(settings, cells, hub_log)
             assert answers._retire_after_s == 3 * 86400
             assert answers._conflicts_s == 2 * 86400
+
+
+@pytest.mark.parametrize("section", ["log", "cells"])
+def test_a_limit_that_no_batch_fits_into_is_refused(section: str) -> None:
+    """Elsewhere, "0b" means no limit."""
+    for limit in ("0b", "3 MiB"):
+        with pytest.raises(ConfigError, match=rf"{section}: .*at least 4 MiB"):
+            settings_of(**{section: {"limit": limit}})
+    found = settings_of(**{section: {"limit": "4 MiB"}})
+    assert getattr(found, section).limit == 4 << 20
 
 
 async def dropped(folder: Path, log: dict[str, object]) -> int:
