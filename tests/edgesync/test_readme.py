@@ -13,6 +13,7 @@ import pytest
 
 from edgesync.demo.site import free_ports
 from tests.documents import blocks
+from tests.postgresql import USER, Server
 from tests.terminal import screen_of
 
 ROOT = Path(__file__).parents[2]
@@ -114,8 +115,9 @@ def test_the_programs_of_the_readme_run(number: int, person: Person) -> None:
     person.finish([sys.executable, "-W", "error", "-c", program])
 
 
-def test_operations_are_as_their_page_says(person: Person) -> None:
+def test_operations_are_as_their_page_says(person: Person, postgresql: Server) -> None:
     """From a hub's first day to its restored copy; gateways come, are replaced and go."""
+    person.environment |= {"PGHOST": str(postgresql.folder), "PGUSER": USER}
     text = (ROOT / "docs" / "operations.md").read_text()
     assert len(blocks("docs/operations.md", "sh")) >= 9
     daemon = ["hubd", "--config", "hub/hub.toml", "run"]
