@@ -67,6 +67,10 @@ class Person:
         self.daemons.append(daemon)
         until(lambda: " ready: " in log.read_text(), log)
 
+    def stop(self) -> None:
+        self.close()
+        self.daemons.clear()
+
     def close(self) -> None:
         for daemon in self.daemons:
             daemon.terminate()
@@ -122,6 +126,8 @@ def test_operations_are_as_their_page_says(person: Person, postgresql: Server) -
     assert len(blocks("docs/operations.md", "sh")) >= 9
     daemon = ["hubd", "--config", "hub/hub.toml", "run"]
     for block in blocks("docs/operations.md", "sh"):
+        if "restore --state" in block:
+            person.stop()
         person.type(block)
         if not person.daemons and "enroll" in block:
             person.start(daemon)
