@@ -58,6 +58,7 @@ class Admission:
         self._keyspaces = keyspaces
         self._tokens = tokens
         self._keys: dict[str, str] = {}
+        self._grants: dict[str, tuple[bytes, ...]] = {}
         self._read_at_ns = 0
         self._problem = ""
         self._seldom = Seldom()
@@ -126,8 +127,10 @@ class Admission:
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)
         # Before their edges are let in.
-        grants = {edge.name: edge.grant for edge in changes.edges if edge.prefixes}
-        self._keyspaces.set_tenants(changes.tenants, changes.owners, grants)
+        registered = {edge.name: edge.grant for edge in changes.edges}
+        # An edge that was forgotten is told no more than before until its session has ended.
+        self._grants = {name: grant for name, grant in (self._grants | registered).items() if grant}
+        self._keyspaces.set_tenants(changes.tenants, changes.owners, self._grants)
         known, now = self._keys, changes.keys
         for public in known.keys() - now.keys():
             self._table.remove(public)

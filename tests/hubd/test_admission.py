@@ -164,7 +164,8 @@ class Recorder:
 
     def set(self, tokens: list[ApiToken]) -> None: ...
 
-    def set_tenants(self, *_of: object) -> None: ...
+    def set_tenants(self, _tenants: object, _owners: object, grants: dict[str, object]) -> None:
+        self.grants = grants
 
 
 async def test_what_was_read_first_is_applied_first(tmp_path: Path) -> None:
@@ -199,3 +200,22 @@ async def test_what_was_read_first_is_applied_first(tmp_path: Path) -> None:
                 await heard.has_edges.wait()
             go_on.set()
         assert heard.edges == ["barn"]
+
+
+@pytest.mark.feature("C14")
+async def test_an_edge_that_is_forgotten_is_told_no_more_than_before(tmp_path: Path) -> None:
+    """Its session ends a moment later, and until then it may ask."""
+    with closing(open_registry(tmp_path)) as registry, closing(DatabaseHold(None)) as hold:
+        heard: Any = Recorder()
+        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard)
+        registry.enrolments.invite("barn", valid_s=900)
+        registry.edges.grant("barn", ["a/"])
+        await admission.refresh()
+        assert heard.grants == {"barn": (b"a/",)}
+        registry.edges.forget("barn")
+        await admission.refresh()
+        assert heard.edges == []
+        assert heard.grants == {"barn": (b"a/",)}
+        registry.enrolments.invite("barn", valid_s=900)
+        await admission.refresh()
+        assert heard.grants == {}
