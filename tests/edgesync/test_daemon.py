@@ -51,7 +51,7 @@ def test_a_port_that_is_taken_does_not_keep_the_site_from_being_measured(tmp_pat
             terminal.edge_config.read_text().replace("port = 9464", port)
         )
         terminal.start_edge()
-        assert terminal.logged("edgesync", "no metrics")
+        terminal.until(lambda: terminal.logged("edgesync", "no metrics"))
         assert terminal.json("edgesync", "status")["store"]["problem"] == ""
 
 

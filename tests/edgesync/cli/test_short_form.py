@@ -30,8 +30,9 @@ def test_it_works_alone_joins_and_syncs(tmp_path: Path) -> None:
         link = terminal.json("edgesync", "status")["link"]
         assert link["state"] == "Disconnected"
         assert "init --token" in link["problem"]
-        assert terminal.logged("edgesync", "working alone") == 1
+        terminal.until(lambda: terminal.logged("edgesync", "working alone"))
         assert terminal.stop(edge) == 0
+        assert terminal.logged("edgesync", "working alone") == 1
 
         wrong_way = terminal.run("edgesync", "--config", str(hub_file), "check")
         assert wrong_way.returncode == 78
