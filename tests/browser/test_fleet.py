@@ -81,8 +81,8 @@ class Fleet:
                 await edge.link.send(Ping(epoch=edge.epoch, token=1, at_ns=0))
             await trio.sleep(HEARTBEAT_S / 3)
 
-    def states(self) -> set[str]:
-        return {view.state for view in self.site.presence.edges()}
+    def states(self) -> list[str]:
+        return [view.state for view in self.site.presence.edges()]
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ async def fleet(tmp_path: Path, nursery: trio.Nursery, answers: Answers) -> Asyn
         await fleet.connect()
         nursery.start_soon(fleet.keep_alive)
         with trio.fail_after(100):
-            while "lost" not in fleet.states():  # noqa: ASYNC110  # it falls silent, nothing happens
+            # They fall silent, nothing happens.
+            while fleet.states().count("lost") < len(NAMES["lost"]):  # noqa: ASYNC110
                 await trio.sleep(0.1)
         yield fleet
         stop.set()
