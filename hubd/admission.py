@@ -2,17 +2,16 @@
 
 A registry that is locked or away holds up nobody who is known. What was known last is in a file
 of the hub's folder, so that a hub that starts without its registry serves whom it served before;
-until the registry is back nobody enrols, and what is revoked meanwhile is not noticed.
+until the registry is back nobody enrols, and what is revoked meanwhile is not noticed. One that
+somebody emptied or replaced cannot be read either: it would revoke everybody.
 """
 
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import trio
 
 from edgesync.errors import StoreVersion
@@ -24,11 +23,11 @@ from hubd.errors import OwnedUnusable
 from hubd.hold import DatabaseHold
 from hubd.presence import Presence
 from hubd.registry import Changes, Registry
+from hubd.registry.known import FILE, Known, load, save
 from hubd.web.format import moment
 
 log = logging.getLogger(__name__)
 
-KNOWN: Final = "registry.known"
 # How soon `hubd enroll` and `hubd revoke` of another process are noticed.
 POLL_S: Final = 0.5
 
@@ -52,7 +51,7 @@ class Admission:
     ) -> None:
         self._registry = registry
         self._hold = hold
-        self._file = folder / KNOWN
+        self._folder = folder
         self._table = table
         self._presence = presence
         self._keyspaces = keyspaces
@@ -82,11 +81,11 @@ class Admission:
             await self.refresh()
             await self.save()
         except OwnedUnusable:
-            known = await trio.to_thread.run_sync(_load, self._file)
+            known = await trio.to_thread.run_sync(load, self._folder)
             if known is None:
                 raise
-            self._read_at_ns, changes = known
-            self._apply(changes)
+            self._read_at_ns = known.read_at_ns
+            self._apply(known.changes)
             log.error("%s", self.problem)
 
     async def refresh(self) -> list[str]:
@@ -119,10 +118,11 @@ class Admission:
         if changes is None:
             return
         try:
-            await trio.to_thread.run_sync(_save, self._file, self._read_at_ns, changes)
+            known = Known(self._read_at_ns, changes, self._registry.owned.identity)
+            await trio.to_thread.run_sync(save, self._folder, known)
         except OSError as error:  # it is for another day
             if (again := self._seldom.ask("file")) is not None:
-                log.error("%s not written: %s; %d more before", self._file, error, again)
+                log.error("%s not written: %s; %d more before", FILE, error, again)
 
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)
@@ -157,28 +157,3 @@ class Admission:
             else:
                 self._keyspaces.open_missing()
                 await self.save()
-
-
-class _Known(msgspec.Struct, frozen=True, array_like=True):
-    """What is in the file."""
-
-    read_at_ns: int
-    changes: Changes
-
-
-def _save(file: Path, read_at_ns: int, changes: Changes) -> None:
-    draft = file.with_name(f"{file.name}.draft")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(msgspec.msgpack.encode(_Known(read_at_ns, changes)))
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(file)
-
-
-def _load(file: Path) -> tuple[int, Changes] | None:
-    """Return when the registry was read last, and what it said; None when that is not known."""
-    try:
-        known = msgspec.msgpack.decode(file.read_bytes(), type=_Known)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return known.read_at_ns, known.changes

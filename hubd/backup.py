@@ -32,6 +32,7 @@ from hubd.owned import Owned, open_owned
 from hubd.owned.database import FILE
 from hubd.owned.dump import load_dump, write_dump
 from hubd.project import VIEWS
+from hubd.registry.known import forget_identity
 from hubd.state.copies import adopt, copy_state, forget_wal, put_back
 
 OWNED, SETTINGS = "owned.jsonl", "hub.toml"
@@ -157,6 +158,7 @@ def restore(
         head = _draft(source, draft, names, manifest)
         if not keeps_owned:
             _restore_owned(source, folder, url)
+        forget_identity(folder)
         if (draft / serve.KEYS).exists():
             _put_keys(draft / serve.KEYS, folder / serve.KEYS)
         if serve.STATE in names:
@@ -203,6 +205,18 @@ def restore_state(source: Path, folder: Path) -> int:
     return stored
 
 
+def restore_registry(source: Path, folder: Path, url: sa.URL | None = None) -> None:
+    """Put the registry of a backup that was checked into an empty database, for the hub of `folder`.
+
+    Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
+    """
+    with holding_folder(folder), contextlib.closing(DatabaseHold(url)) as hold:
+        hold.take()
+        if not _restore_owned(source, folder, url):
+            raise BackupRefused(f"{source} holds no registry; take a backup that has {OWNED}")
+        forget_identity(folder)
+
+
 def _make_room(folder: Path, names: Sequence[str]) -> None:
     """Remove what a restore that was killed has left: no hub starts beside its draft."""
     draft = folder / serve.RESTORE_DRAFT
@@ -223,15 +237,17 @@ def _put_keys(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def _restore_owned(source: Path, folder: Path, url: sa.URL | None) -> None:
+def _restore_owned(source: Path, folder: Path, url: sa.URL | None) -> bool:
+    """Put owned state into an empty database; return whether the backup has any."""
     with contextlib.ExitStack() as stack:
         dump = source / OWNED
         if not dump.exists():
             if not (source / FILE).exists():
-                return
+                return False
             dump = _dump_of_file(source / FILE, stack)
         owned = stack.enter_context(contextlib.closing(open_owned(folder, url)))
         load_dump(owned, dump)
+        return True
 
 
 def _dump_of_file(registry: Path, stack: contextlib.ExitStack) -> Path:

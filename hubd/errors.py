@@ -69,6 +69,21 @@ class OwnedBusy(OwnedUnusable):
         super().__init__(database, "is held by another process; try again when that has ended")
 
 
+class OwnedReplaced(OwnedUnusable):
+    """What is in the place of the registry is not the one this hub has known.
+
+    Nothing was made or changed there. Taken for the registry it would revoke every edge.
+    """
+
+    def __init__(self, database: str, problem: str) -> None:
+        super().__init__(
+            database,
+            f"{problem}; put the registry back, or restore it with the hub stopped (`hubd restore "
+            "--registry BACKUP`), or, to go on with what is there, remove registry.known from the "
+            "hub's data folder and start the hub again",
+        )
+
+
 class HubHeld(HubError):
     """Another hub runs on the same folder or database: two would contradict each other."""
 

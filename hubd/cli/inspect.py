@@ -26,8 +26,8 @@ from hubd.cli.options import database_option, settings_of
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
 from hubd.manifest import BackupRefused
-from hubd.owned import open_owned
 from hubd.project.beside import read_beside
+from hubd.registry import open_registry
 from hubd.settings import data_dir, read_settings
 from hubd.state import points, tables
 
@@ -222,10 +222,10 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
                     )  # fmt: skip
                     opened.callback(cells.close)
                     keys[tenant] = cells.copy
-            owned = open_owned(folder, serve.database_url(settings))
-            opened.enter_context(contextlib.closing(owned))
+            registry = open_registry(folder, serve.database_url(settings))
+            opened.enter_context(contextlib.closing(registry))
             source = copies.Source(
-                folder=folder, hub_log=hub_log, copy_keys=keys, owned=owned,
+                folder=folder, hub_log=hub_log, copy_keys=keys, owned=registry.owned,
                 state=serve.state_file(settings, folder), settings=text,
             )  # fmt: skip
             trio.run(copies.backup, source, target)
@@ -246,19 +246,28 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     "--state", "only_state", is_flag=True, help="Only the state, into the hub as it is, stopped."
 )
 @click.option(
+    "--registry", "only_registry", is_flag=True,
+    help="Only tenants, edges and tokens, for the hub as it is, stopped; into an empty database.",
+)
+@click.option(
     "--keep-registry", is_flag=True, help="Go on with tenants, edges and tokens that are there."
 )
 @database_option
 @click.pass_obj
-def restore(config: Path, source: Path, only_state: bool, keep_registry: bool) -> None:
+def restore(
+    config: Path, source: Path, only_state: bool, only_registry: bool, keep_registry: bool
+) -> None:
     """Begin again from a backup, in an empty data directory; edges resend what it lacks.
 
     Where there is no hub.toml yet, that of the backup is put there too. With --state, the hub's
     state alone is put back, history that the log has dropped with it; the log goes on from there.
-    With --keep-registry, a registry that was not lost (in PostgreSQL, say) stays as it is.
+    With --registry, a registry that was lost is put back alone. With --keep-registry, one that was
+    not lost (in PostgreSQL, say) stays as it is.
     """
     from hubd import backup as copies
 
+    if only_state + only_registry + keep_registry > 1:
+        raise click.UsageError("say one of --state, --registry and --keep-registry")
     manifest = copies.check(source)
     if only_state:
         settings = settings_of(config)
@@ -269,6 +278,11 @@ def restore(config: Path, source: Path, only_state: bool, keep_registry: bool) -
             )
         stored = copies.restore_state(source, data_dir(config, settings))
         click.echo(f"the state is that of the backup up to {stored}; hubd run reads on from there")
+        return
+    if only_registry:
+        settings = settings_of(config)
+        copies.restore_registry(source, data_dir(config, settings), serve.database_url(settings))
+        click.echo("tenants, edges and tokens are those of the backup; hubd run lets them in")
         return
     if not config.exists() and (source / "hub.toml").exists():
         config.parent.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,15 @@ def fault_of(error: BaseException) -> Fault | None:
     return Fault.AWAY
 
 
+def is_missing(error: BaseException) -> bool:
+    """Return whether tables are not there, which may be sound otherwise."""
+    original = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+    if isinstance(original, sqlite3.Error):
+        code = getattr(original, "sqlite_errorcode", 0)
+        return code == sqlite3.SQLITE_ERROR and _of_sqlite(original) is Fault.DAMAGED
+    return getattr(original, "sqlstate", None) in ("3F000", "42P01")
+
+
 def is_passing(error: BaseException) -> bool:
     """Return whether it may be otherwise later: no row is to blame."""
     return isinstance(error, MemoryError) or fault_of(error) in PASSING

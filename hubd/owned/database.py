@@ -3,6 +3,7 @@
 The daemon and commands beside it use it at once; a change is on the disk when it returns.
 """
 
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from edgesync.errors import StoreVersion
 from hubd.db import engine as engines
-from hubd.db.faults import Fault, fault_of
+from hubd.db.faults import Fault, fault_of, is_missing
 from hubd.db.limits import stopping_when
 from hubd.db.upkeep import empty_wal
-from hubd.errors import OwnedBusy, OwnedUnusable
+from hubd.errors import OwnedBusy, OwnedReplaced, OwnedUnusable
 from hubd.owned import tables
-from hubd.owned.migrate import migrate
+from hubd.owned.migrate import migrate, newest_revision
 
 FILE: Final = "registry.db"
 SCHEMA: Final = "edgesync"
@@ -28,6 +30,9 @@ BUSY_S: Final = 5.0
 ANSWER_S: Final = 5.0
 # FULL: an enrolment that was answered must survive a power cut (I1).
 PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
+# A change counts on by up to so much. With steps of one, two histories that part (a failover that
+# loses commits, a copy that is put back) would come to the same number.
+STEP_MAX: Final = 1 << 20
 
 
 class Owned:
@@ -36,20 +41,31 @@ class Owned:
     All raise OwnedUnusable when the database cannot be read or written, OwnedBusy when that is
     because another process holds it.
 
-    The database is made and migrated when it is first used, or by `prepare`.
+    The database is made and migrated when it is first used, or by `prepare`. It is another one once
+    it was emptied, deleted or restored: then all raise OwnedReplaced, until the one that was known
+    is back.
 
-    name   of the database, for people: a path, or a URL without its password
-    file   of SQLite
+    name      of the database, for people: a path, or a URL without its password
+    file      of SQLite
+    identity  of the one that is known, "" as long as none is
     """
 
     def __init__(
-        self, engine: sa.Engine, name: str, file: Path | None = None, *, busy_s: float = BUSY_S
+        self,
+        engine: sa.Engine,
+        name: str,
+        file: Path | None = None,
+        *,
+        busy_s: float = BUSY_S,
+        identity: str = "",
     ) -> None:
         self.name = name
+        self.identity = identity
         self._engine = engine
         self._file = file
         self._busy_s = busy_s
         self._is_ready = False
+        self._file_id: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
     def prepare(self, *, to: str = "head") -> None:
@@ -58,20 +74,66 @@ class Owned:
             self._prepare(to)
 
     def erase(self) -> None:
-        """Take all tables away, of a database that nobody uses: `prepare` makes them anew."""
+        """Take all tables away, of a database that nobody uses: `prepare` makes it another one."""
         with self._transaction(writes=True) as connection:
             found = sa.MetaData()
             found.reflect(connection)
             found.drop_all(connection)
-        self._is_ready = False
+        self._is_ready, self.identity = False, ""
 
     def _prepare(self, to: str = "head") -> None:
+        self._is_ready = False
+        if self._file is not None:
+            self._engine.dispose()  # of a file that is there no more
+        if self.identity:
+            self._check_known()
         migrate(self._engine, SCHEMA, self.name, self._file, to=to)
         with self._engine.connect() as connection:
+            with connection.begin():
+                self.identity = self.identity or _identity_in(connection)
             empty_wal(connection)  # a hub that was killed left one
         if self._file is not None:
             self._file.chmod(0o600)
+        self._file_id = self._find_file_id()
         self._is_ready = True
+
+    def _check_known(self) -> None:
+        """Raise OwnedReplaced, and make nothing, unless it is the database that is known."""
+        if self._file is not None and self._find_file_id() is None:
+            raise OwnedReplaced(self.name, "is not there")
+        with self._engine.connect() as connection, connection.begin():
+            self._compare(_identity_in(connection))
+
+    def _compare(self, found: str) -> None:
+        if found != self.identity:
+            problem = "holds another registry than this hub's" if found else "holds no registry"
+            raise OwnedReplaced(self.name, problem)
+
+    def _check(self, connection: sa.Connection) -> None:
+        """Raise OwnedReplaced, or StoreVersion for tables that were migrated meanwhile."""
+        if not self.identity:
+            return
+        try:
+            found, revision = connection.execute(LOOK).first() or ("", "")
+        except sa.exc.DBAPIError as error:
+            if not is_missing(error):
+                raise
+            found, revision = "", ""
+        try:
+            self._compare(found)
+        except OwnedReplaced:
+            self._is_ready = False  # what is put back may be of an earlier version
+            raise
+        if revision > (known := newest_revision()):
+            raise StoreVersion(path=self.name, found=int(revision), known=int(known))
+
+    def _find_file_id(self) -> tuple[int, int] | None:
+        """Return which file has the name of the database, None for none."""
+        try:
+            found = self._file.stat() if self._file else None
+        except OSError:
+            return None
+        return (found.st_dev, found.st_ino) if found else None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -85,17 +147,19 @@ class Owned:
         counter = tables.change_counter
         with self._transaction(writes=True) as connection:
             yield connection
-            connection.execute(counter.update().values(number=counter.c.number + 1))
+            step = 1 + secrets.randbelow(STEP_MAX)
+            connection.execute(counter.update().values(number=counter.c.number + step))
 
     def change_count(self) -> int:
-        """Return a number that every change increments, whichever process makes it."""
+        """Return a number that every change raises, whichever process makes it."""
         with self.read() as connection:
             return int(connection.scalar(sa.select(tables.change_counter.c.number)) or 0)
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[sa.Connection]:
         with translated(self.name), self._alone():
-            if not self._is_ready:
+            # SQLite goes on with a file that was deleted, and does not see one in its place.
+            if not self._is_ready or self._find_file_id() != self._file_id:
                 self._prepare()
             ends_at = time.monotonic() + ANSWER_S
             with (
@@ -103,6 +167,7 @@ class Owned:
                 stopping_when(connection, lambda: time.monotonic() > ends_at),
             ):
                 with connection.begin():
+                    self._check(connection)
                     yield connection
                 if writes:
                     # A killed hub leaves its WAL behind: a copy of registry.db without it would
@@ -120,6 +185,19 @@ class Owned:
 
     def close(self) -> None:
         self._engine.dispose()
+
+
+_version: Final = sa.table("alembic_version", sa.column("version_num"))
+LOOK: Final = sa.select(
+    tables.identity.c.id, sa.select(_version.c.version_num).scalar_subquery()
+)
+
+
+def _identity_in(connection: sa.Connection) -> str:
+    """Return the identity of the database, "" of one that has none."""
+    if not sa.inspect(connection).has_table(tables.identity.name):
+        return ""
+    return connection.scalar(sa.select(tables.identity.c.id)) or ""
 
 
 @contextmanager
@@ -144,21 +222,27 @@ def _sentence(error: BaseException) -> str:
 
 
 def open_owned(
-    folder: Path, url: sa.URL | None = None, *, busy_s: float = BUSY_S, lazily: bool = False
+    folder: Path,
+    url: sa.URL | None = None,
+    *,
+    busy_s: float = BUSY_S,
+    lazily: bool = False,
+    identity: str = "",
 ) -> Owned:
     """Open the owned state of the hub in `folder`, or at `url`; made and migrated if need be.
 
-    lazily   when it is first used: whoever opens it goes on while the database is away
+    lazily    when it is first used: whoever opens it goes on while the database is away
+    identity  of the one that is known: no other is used, and none made in its place
 
     Raises OwnedUnusable, and StoreVersion for a database of a newer version.
     """
     if url is not None:
         engine = engines.open_postgresql(url, SCHEMA, busy_s=busy_s)
-        owned = Owned(engine, engines.shown(url), busy_s=busy_s)
+        owned = Owned(engine, engines.shown(url), busy_s=busy_s, identity=identity)
     else:
         path = folder / FILE
         engine = engines.open_sqlite(path, pragmas=PRAGMAS, busy_s=busy_s)
-        owned = Owned(engine, str(path), path, busy_s=busy_s)
+        owned = Owned(engine, str(path), path, busy_s=busy_s, identity=identity)
     if not lazily:
         try:
             owned.prepare()

@@ -5,6 +5,7 @@ refused untouched.
 """
 
 import contextlib
+import functools
 import os
 import sqlite3
 from pathlib import Path
@@ -53,6 +54,7 @@ def migrate(
         command.upgrade(config, target)
 
 
+@functools.cache
 def newest_revision() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 

@@ -11,11 +11,18 @@ from hubd.db.dialect import Text
 
 metadata: Final = sa.MetaData()
 
-# One row, incremented by every change: that is how other processes notice it.
+# One row, raised by every change: that is how other processes notice it.
 change_counter: Final = sa.Table(
     "change_counter",
     metadata,
     sa.Column("number", sa.BigInteger, nullable=False),
+)
+
+# One row: random, of the life of this database. One that was emptied or restored has another.
+identity: Final = sa.Table(
+    "identity",
+    metadata,
+    sa.Column("id", Text, nullable=False),
 )
 
 tenant: Final = sa.Table(

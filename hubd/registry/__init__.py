@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import sqlalchemy as sa
 
 from hubd.owned import Owned, open_owned
@@ -20,6 +19,7 @@ from hubd.owned.database import BUSY_S
 from hubd.registry.api_tokens import ApiToken, ApiTokens
 from hubd.registry.edges import Edges, RegisteredEdge
 from hubd.registry.enrolments import Enrolments, Invitation
+from hubd.registry.known import Changes, identity_of
 from hubd.registry.names import DEFAULT_TENANT, NAME_PATTERN
 from hubd.registry.tenants import Tenant, Tenants
 
@@ -27,17 +27,6 @@ __all__ = [
     "DEFAULT_TENANT", "NAME_PATTERN", "ApiToken", "Changes", "Invitation", "RegisteredEdge",
     "Registry", "Tenant", "open_registry",
 ]  # fmt: skip
-
-
-class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hub that runs has to know of the registry."""
-
-    keys: dict[str, str]
-    edges: list[RegisteredEdge]
-    guests: dict[str, str]
-    owners: dict[str, str]
-    tenants: list[str]
-    tokens: list[ApiToken]
 
 
 class Registry:
@@ -89,6 +78,8 @@ def open_registry(
 ) -> Registry:
     """Open the registry of the hub in `folder`, or at `url`; close it after use. See `open_owned`.
 
-    Raises OwnedUnusable, and StoreVersion when a newer version has used it.
+    Raises OwnedUnusable, OwnedReplaced when it is not the one that this hub knows, and StoreVersion
+    when a newer version has used it.
     """
-    return Registry(open_owned(folder, url, busy_s=busy_s, lazily=lazily), clock_ns=clock_ns)
+    owned = open_owned(folder, url, busy_s=busy_s, lazily=lazily, identity=identity_of(folder))
+    return Registry(owned, clock_ns=clock_ns)

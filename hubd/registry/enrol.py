@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edgesync.errors import StoreVersion
 from edgesync_transport.keys import Token, encode_token
 from edgesync_transport.seldom import Seldom
 from hubd.errors import EnrolRefused, OwnedBusy, OwnedUnusable
@@ -35,6 +36,9 @@ ATTEMPTS_WINDOW_S: Final = 60.0
 NETWORKS_MAX: Final = 1000
 # For the registry, and for those who came before.
 WAIT_S: Final = 5.0
+
+# The registry cannot be looked at, or was migrated by a newer version meanwhile.
+UNUSABLE: Final = (OwnedUnusable, StoreVersion)
 
 Text = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 STATUS: Final = {
@@ -177,7 +181,7 @@ class Enrolment:
                 self._registry.enrolments.redeem_as_guest, routing_key, asked.public_key
             )
             return msgspec.json.encode(await self._redeem(redeem, "the link"))
-        except (EnrolRefused, OwnedUnusable, msgspec.DecodeError) as error:
+        except (EnrolRefused, *UNUSABLE, msgspec.DecodeError) as error:
             return msgspec.json.encode(_refusal(error)[0])
 
     async def _redeem(self, redeem: Callable[[], str], origin: str) -> EnrolAnswer:
@@ -193,7 +197,7 @@ class Enrolment:
                 )
             raise
         log.info("enrolled: edge=%s from %s", edge, origin)
-        with suppress(OwnedUnusable):  # it is looked at again soon
+        with suppress(*UNUSABLE):  # it is looked at again soon
             await self.on_enrolled()
         address = public_address(self._settings)
         return EnrolAnswer(edge=edge, address=address, server_key=self._server_key)
@@ -204,7 +208,7 @@ def enrol_route(enrolment: Enrolment) -> Route:
         address = request.client.host if request.client else ""
         try:
             return _json(await enrolment.of_request(await _read(request), address), 200)
-        except (EnrolRefused, OwnedUnusable, msgspec.DecodeError) as error:
+        except (EnrolRefused, *UNUSABLE, msgspec.DecodeError) as error:
             return _json(*_refusal(error))
 
     return Route(PATH, enrol, methods=["POST"])
@@ -214,7 +218,7 @@ def _refusal(error: Exception) -> tuple[Refusal, int]:
     """Return what is answered, and its status over HTTP."""
     if isinstance(error, EnrolRefused):
         return Refusal(error=error.reason, code=error.code), STATUS[error.code]
-    if isinstance(error, OwnedUnusable):
+    if isinstance(error, UNUSABLE):
         problem = "the hub cannot look at its registry now"
         return Refusal(error=problem, code="busy", remedy="try again"), 503
     return Refusal(error=str(error), code="bad_request"), 400

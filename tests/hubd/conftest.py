@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hubd.db.engine import parse_url
+from hubd.owned.database import FILE, SCHEMA
 from hubd.state import State, open_state
 from hubd.state.file import open_beside
 from hubd.state.schema import Hub, open_schema, open_schema_beside
@@ -71,6 +72,49 @@ def owned_url(request: pytest.FixtureRequest) -> sa.URL | None:
     if request.param == "sqlite":
         return None
     return parse_url(request.getfixturevalue("database"))
+
+
+class RegistryPlace:
+    """Where the registry of a hub is, and what somebody may do to it behind the hub's back."""
+
+    def __init__(self, folder: Path, url: sa.URL | None) -> None:
+        self.folder = folder
+        self.url = url
+        self._aside = f"{SCHEMA}_aside" if url else f"{FILE}.aside"
+
+    def take_away(self) -> None:
+        """Leave nothing there; `put_back` undoes it."""
+        self._rename(SCHEMA if self.url else FILE, self._aside)
+
+    def put_back(self) -> None:
+        """Have there what was taken away, in place of what is there."""
+        if self.url is not None:
+            self._execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+        self._rename(self._aside, SCHEMA if self.url else FILE)
+
+    @property
+    def is_empty(self) -> bool:
+        if self.url is None:
+            return not (self.folder / FILE).exists()
+        return self._execute(f"SELECT 1 FROM pg_namespace WHERE nspname = '{SCHEMA}'") == []
+
+    def _rename(self, old: str, new: str) -> None:
+        if self.url is None:
+            (self.folder / old).replace(self.folder / new)
+        else:
+            self._execute(f"ALTER SCHEMA {old} RENAME TO {new}")
+
+    def _execute(self, statement: str) -> list[Any]:
+        assert self.url is not None
+        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
+        with engine.begin() as connection:
+            done = connection.exec_driver_sql(statement)
+            return list(done) if done.returns_rows else []
+
+
+@pytest.fixture
+def registry_place(tmp_path: Path, owned_url: sa.URL | None) -> RegistryPlace:
+    return RegistryPlace(tmp_path, owned_url)
 
 
 def refusing(state: State) -> Callable[[bool], None]:

@@ -9,16 +9,20 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from click.testing import CliRunner
 
 from edgesync_transport.zap import KeyTable
 from hubd import serve
-from hubd.admission import KNOWN, Admission
+from hubd.admission import Admission
+from hubd.cli import main as hubd_command
 from hubd.errors import HubHeld, OwnedUnusable
 from hubd.hold import DatabaseHold
 from hubd.owned import open_owned
 from hubd.owned.database import FILE
 from hubd.registry import ApiToken, Changes, RegisteredEdge, Registry, open_registry
+from hubd.registry.known import FILE as KNOWN
 from hubd.settings import HubSettings
+from tests.hubd.conftest import RegistryPlace
 from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard, send
 from tests.postgresql import Server
@@ -98,13 +102,49 @@ async def test_a_damaged_registry_keeps_nobody_out_who_was_in(tmp_path: Path) ->
         assert "file is not a database" in await yard.health(is_away)
 
 
-def test_what_was_known_is_of_no_use_when_it_is_torn(tmp_path: Path) -> None:
-    from hubd.admission import _load
+@pytest.mark.slow
+@pytest.mark.feature("K6")
+async def test_a_registry_that_somebody_emptied_revokes_nobody(
+    registry_place: RegistryPlace,
+) -> None:
+    folder, url = registry_place.folder, registry_place.url
+    text = "" if url is None else url.set(drivername="postgresql").render_as_string()
+    (folder / "barn").mkdir()
+    yard = Yard(folder, text)
+    yard.enrol("barn")
+    config = folder / "hub.toml"
+    config.write_text(f'[hub]\ndata_dir = "."\npublic = "tcp://hub:7"\ndatabase = "{text}"\n')
 
-    assert _load(tmp_path / KNOWN) is None
-    for torn in (b"", b"\x92\x01", b"no registry"):
-        (tmp_path / KNOWN).write_bytes(torn)
-        assert _load(tmp_path / KNOWN) is None
+    def command(*words: str) -> str:
+        done = CliRunner().invoke(hubd_command, ["--config", str(config), *words])
+        assert (done.exit_code == 0) is (words[0] in ("backup", "restore")), done.output
+        return done.output
+
+    async def run(*words: str) -> str:
+        return await trio.to_thread.run_sync(command, *words)
+
+    async with served(yard.settings, folder), yard.edge("barn") as node:
+        await send(node)
+        await run("backup", str(folder / "copy"))
+        registry_place.take_away()
+        assert "hubd restore --registry" in await yard.health(is_away)
+        # This made an empty registry, of which the hub learned that nobody is let in.
+        assert "put the registry back" in await run("enroll", "mill")
+        await send(node)
+        assert registry_place.is_empty
+    # And so did a hub that began with nothing there.
+    async with served(yard.settings, folder), yard.edge("barn") as node:
+        await send(node)
+        assert "put the registry back" in await yard.health(is_away)
+        assert registry_place.is_empty
+    await run("restore", "--registry", str(folder / "copy"))
+    async with served(yard.settings, folder), yard.edge("barn") as node:
+        await send(node)
+        assert (await yard.ask("/healthz"))[1]["status"] == "ok"
+    registry_place.put_back()  # that of before is another one now
+    async with served(yard.settings, folder), yard.edge("barn") as node:
+        assert "holds another registry" in await yard.health(is_away)
+        await send(node)
 
 
 @pytest.mark.feature("K6")

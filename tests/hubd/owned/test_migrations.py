@@ -187,7 +187,7 @@ def test_what_a_newer_version_made_is_refused_untouched(
             open_registry(tmp_path, owned_url)
         assert (refused.value.found, refused.value.known) == (999, known)
         assert str(refused.value).startswith(registry.name)
-        with registry.owned.read() as connection:
+        with registry.owned._engine.begin() as connection:
             assert connection.scalar(sa.text("SELECT version_num FROM alembic_version")) == "0999"
 
 

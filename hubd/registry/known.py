@@ -1,0 +1,67 @@
+"""What a hub knows of its registry, and the file of its folder that keeps it for a start without.
+
+The file says which registry that was, too: of another one in its place, or of an empty one, the hub
+would learn that every edge is revoked (I15).
+"""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edgesync.store.directory import sync_directory
+from hubd.registry.api_tokens import ApiToken
+from hubd.registry.edges import RegisteredEdge
+
+FILE: Final = "registry.known"
+
+
+class Changes(msgspec.Struct, frozen=True, kw_only=True):
+    """What a hub that runs has to know of the registry."""
+
+    keys: dict[str, str]
+    edges: list[RegisteredEdge]
+    guests: dict[str, str]
+    owners: dict[str, str]
+    tenants: list[str]
+    tokens: list[ApiToken]
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """What the registry `identity` said when it was read; a file of before has no identity."""
+
+    read_at_ns: int
+    changes: Changes
+    identity: str = ""
+
+
+def save(folder: Path, known: Known) -> None:
+    """Replace the file, durably; raises OSError."""
+    draft = folder / f"{FILE}.draft"
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(msgspec.msgpack.encode(known))
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(folder / FILE)
+    sync_directory(folder)
+
+
+def load(folder: Path) -> Known | None:
+    """Return what was saved; None for nothing, or for what is torn."""
+    try:
+        return msgspec.msgpack.decode((folder / FILE).read_bytes(), type=Known)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def identity_of(folder: Path) -> str:
+    """Return which registry the hub of `folder` knows, "" for none."""
+    found = load(folder)
+    return found.identity if found else ""
+
+
+def forget_identity(folder: Path) -> None:
+    """Let the hub of `folder` take the registry that it finds next; raises OSError."""
+    if found := load(folder):
+        save(folder, msgspec.structs.replace(found, identity=""))
