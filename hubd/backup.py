@@ -1,10 +1,10 @@
 """Copies of a hub: `backup` beside a running one or of one that stands still, and `restore`.
 
-A copy holds the log, the keys of each tenant, owned state, the hub's own key pair and hub.toml, and
-a manifest of them. Derived state that is in a file is in it, too: it can be made again only from
-what the log still has. State and keys are copied before the log, they must not know more than it;
-owned state after it, for it must know whose all its edges are. Nothing may be dropped from the log
-meanwhile.
+A copy holds the log, the keys of each tenant, owned and derived state, the hub's own key pair and
+hub.toml, and a manifest of them. Derived state is in it because it can be made again only from what
+the log still has. State and keys are copied before the log, they must not know more than it; owned
+state after it, for it must know whose all its edges are. Nothing may be dropped from the log
+meanwhile. Whichever databases a hub has, copies of it are alike.
 """
 
 import contextlib
@@ -25,15 +25,16 @@ from edgesync.store.directory import LOCK, OWNER, sync_directory
 from hubd import manifest as manifests
 from hubd import serve
 from hubd.cells.keyspaces import CELLS, OTHERS, cells_path
+from hubd.db.engine import shown
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.log.lmdb import LmdbLog
 from hubd.manifest import BackupRefused, Manifest
 from hubd.owned import Owned, open_owned
-from hubd.owned.database import FILE
+from hubd.owned.database import FILE, translated
 from hubd.owned.dump import load_dump, write_dump
 from hubd.project import VIEWS
 from hubd.registry.known import forget_identity
-from hubd.state.copies import adopt, copy_state, forget_wal, put_back
+from hubd.state.copies import adopt, forget_wal, load_copy, put_back
 
 OWNED, SETTINGS = "owned.jsonl", "hub.toml"
 # What a look into a copy leaves behind in it.
@@ -45,16 +46,16 @@ PIECES: Final = (serve.STATE, CELLS, OTHERS, serve.LOG)
 class Source(msgspec.Struct, frozen=True, kw_only=True):
     """A hub to be copied.
 
-    copy_keys  by tenant: what writes the store of its keys into a folder
-    state      the file of derived state; None where that is in a database
-    settings   the text of hub.toml
+    copy_keys   by tenant: what writes the store of its keys into a folder
+    copy_state  what writes derived state into a file, and returns up to where that has the log
+    settings    the text of hub.toml
     """
 
     folder: Path
     hub_log: LmdbLog
     copy_keys: Mapping[str, Callable[[str], None]]
     owned: Owned
-    state: Path | None
+    copy_state: Callable[[Path], int]
     settings: str
 
 
@@ -91,9 +92,7 @@ def _begin(hub: Source, target: Path) -> int:
         shutil.copy2(hub.folder / serve.KEYS, target / serve.KEYS)
     with open(os.open(target / SETTINGS, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
         out.write(hub.settings)
-    if hub.state is None:
-        return 0
-    return copy_state(hub.state, target / serve.STATE, hub.hub_log.generation, VIEWS)
+    return hub.copy_state(target / serve.STATE)
 
 
 def _finish(hub: Source, target: Path) -> None:
@@ -134,36 +133,38 @@ def restore(
     manifest: Manifest | None = None,
     keeps_owned: bool = False,
 ) -> int:
-    """Put a backup that was checked into an empty data folder, and its owned state into a database.
+    """Put a backup that was checked into an empty data folder, and its tables into a database.
 
     url           of that database; None: in the folder
     manifest      of the backup, with which its copy is compared
     keeps_owned   what is in that database stays: it is newer than the backup
 
-    Returns the log's head. Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
+    Returns the log's head. Raises BackupRefused, DumpRefused, HubHeld, OwnedUnusable,
+    DatabaseTaken, and StoreVersion for a state of a newer version.
     """
     names = [name for name in PIECES if (source / name).exists()]
-    if url is not None and serve.STATE in names:
-        names.remove(serve.STATE)  # in a database, it is made again from the log
+    files = [name for name in names if url is None or name != serve.STATE]
     draft = folder / serve.RESTORE_DRAFT
     # The log would have been put there last, so beside one nothing is of a restore that was killed.
-    in_the_way = {serve.LOG} if draft.exists() else {*names, serve.LOG}
+    in_the_way = {serve.LOG} if draft.exists() else {*files, serve.LOG}
     for name in in_the_way:
         if (folder / name).exists():
             raise BackupRefused(f"{folder / name} exists; move it aside first")
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with holding_folder(folder), contextlib.closing(DatabaseHold(url)) as hold:
         hold.take()
-        _make_room(folder, names)
+        _make_room(folder, files)
         head = _draft(source, draft, names, manifest)
         if not keeps_owned:
             _restore_owned(source, folder, url)
         forget_identity(folder)
         if (draft / serve.KEYS).exists():
             _put_keys(draft / serve.KEYS, folder / serve.KEYS)
-        if serve.STATE in names:
+        if serve.STATE in files:
             forget_wal(folder / serve.STATE)
-        for name in names:
+        elif serve.STATE in names and url is not None:
+            _load_state(draft, folder, url)
+        for name in files:
             (draft / name).replace(folder / name)
         draft.rmdir()
         sync_directory(folder)
@@ -188,25 +189,40 @@ def _draft(source: Path, draft: Path, names: Sequence[str], manifest: Manifest |
         return hub_log.head
 
 
-def restore_state(source: Path, folder: Path) -> int:
-    """Put the state of a backup that was checked in the place of the one in `folder`.
+def _load_state(draft: Path, folder: Path, url: sa.URL) -> None:
+    with contextlib.closing(LmdbLog(draft / serve.LOG, readonly=True)) as hub_log:
+        generation = hub_log.generation
+    hub = serve.hub_of(folder, serve.load_keys(folder))
+    with translated(shown(url)):
+        load_copy(draft / serve.STATE, url, hub, generation)
+    (draft / serve.STATE).unlink()
 
-    Returns up to where it has the log. Raises BackupRefused, StateRefused and HubHeld.
+
+def restore_state(source: Path, folder: Path, url: sa.URL | None = None) -> int:
+    """Put the state of a backup that was checked in the place of the hub's own.
+
+    url   of the database where that is; None: in the folder
+
+    Returns up to where it has the log. Raises BackupRefused, StateRefused, HubHeld, StoreVersion
+    and OwnedUnusable.
     """
     if not (source / serve.STATE).exists():
         raise BackupRefused(f"{source} holds no state; take a backup that has {serve.STATE}")
     if not (folder / serve.LOG).exists():
         raise BackupRefused(f"there is no hub in {folder}; restore all of it, without --state")
-    with holding_folder(folder):
+    into = None if url is None else (url, serve.hub_of(folder, serve.load_keys(folder)))
+    with holding_folder(folder), translated(shown(url) if url is not None else serve.STATE):
         with contextlib.closing(LmdbLog(folder / serve.LOG, readonly=True)) as hub_log:
             lives, oldest = hub_log.lives(), hub_log.oldest
-        stored = put_back(source / serve.STATE, folder / serve.STATE, lives, oldest, VIEWS)
+        stored = put_back(
+            source / serve.STATE, folder / serve.STATE, lives, oldest, VIEWS, into=into
+        )
         sync_directory(folder)
     return stored
 
 
 def restore_registry(source: Path, folder: Path, url: sa.URL | None = None) -> None:
-    """Put the registry of a backup that was checked into an empty database, for the hub of `folder`.
+    """Put the registry of a backup that was checked into an empty database of the hub in `folder`.
 
     Raises BackupRefused, DumpRefused, HubHeld and OwnedUnusable.
     """

@@ -42,13 +42,14 @@ from hubd.link import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.log.retention import Retention
 from hubd.presence import Presence
-from hubd.project import Live, Projectors, run_projectors
+from hubd.project import VIEWS, Live, Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
 from hubd.rates import Rates
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import Enrolment, enrol_route
 from hubd.settings import Settings
 from hubd.state import UNREADABLE, State, open_state
+from hubd.state.copies import copy_schema, copy_state
 from hubd.state.file import open_beside
 from hubd.state.retention import keep_thinning
 from hubd.state.schema import Hub, open_schema, open_schema_beside
@@ -89,9 +90,15 @@ def database_url(settings: Settings) -> sa.URL | None:
     return parse_url(hub.database, password_file, field="hub.database")
 
 
-def state_file(settings: Settings, folder: Path) -> Path | None:
-    """Return where derived state is, None for in a database."""
-    return None if settings.hub.database else folder / STATE
+def hub_of(folder: Path, keys: KeyPair) -> Hub:
+    return Hub(keys.public, f"{socket.gethostname()}:{folder}")
+
+
+def copier_of(settings: Settings, folder: Path, hub_log: LmdbLog) -> Callable[[Path], int]:
+    """Return what copies derived state into a file; see `copy_state`."""
+    if (url := database_url(settings)) is not None:
+        return lambda target: copy_schema(url, target, hub_log.generation, VIEWS)
+    return lambda target: copy_state(folder / STATE, target, hub_log.generation, VIEWS)
 
 
 def load_keys(folder: Path) -> KeyPair:
@@ -163,8 +170,7 @@ def open_derived(settings: Settings, folder: Path, keys: KeyPair, hub_log: LmdbL
 
     if (url := database_url(settings)) is None:
         return open_state(folder / STATE, hub_log.generation, head)
-    hub = Hub(keys.public, f"{socket.gethostname()}:{folder}")
-    return open_schema(url, hub, hub_log.generation, head)
+    return open_schema(url, hub_of(folder, keys), hub_log.generation, head)
 
 
 def open_derived_beside(settings: Settings, folder: Path) -> State | None:
@@ -354,7 +360,8 @@ def _control_answers(
         copies = {tenant: answers.cells.copy for tenant, answers in keyspaces.all()}
         source = Source(
             folder=folder, hub_log=hub_log, copy_keys=copies, owned=registry.owned,
-            state=state_file(settings, folder), settings=str(asked.get("settings", "")),
+            copy_state=copier_of(settings, folder, hub_log),
+            settings=str(asked.get("settings", "")),
         )  # fmt: skip
         async with retention.hold():
             await backup(source, Path(str(asked.get("target", ""))))

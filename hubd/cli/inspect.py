@@ -25,7 +25,6 @@ from hubd.cells.keyspaces import cells_path, stored_tenants
 from hubd.cli.options import database_option, settings_of
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
-from hubd.manifest import BackupRefused
 from hubd.project.beside import read_beside
 from hubd.registry import open_registry
 from hubd.settings import data_dir, read_settings
@@ -193,7 +192,7 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     """Copy the hub into TARGET, a folder of its own; the hub may be running.
 
     The copy holds the log, the keys, the registry (from PostgreSQL, too), the hub's own key pair
-    and hub.toml, and the state where that is a file, each with its checksum. With
+    and hub.toml, and the state (as a file, from PostgreSQL, too), each with its checksum. With
     `log.managed_backups` edges then forget what it holds; the log may drop what the state has.
     """
     from hubd import backup as copies
@@ -226,7 +225,7 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
             opened.enter_context(contextlib.closing(registry))
             source = copies.Source(
                 folder=folder, hub_log=hub_log, copy_keys=keys, owned=registry.owned,
-                state=serve.state_file(settings, folder), settings=text,
+                copy_state=serve.copier_of(settings, folder, hub_log), settings=text,
             )  # fmt: skip
             trio.run(copies.backup, source, target)
             head, stored = hub_log.head, copies.stored_in(hub_log)
@@ -246,7 +245,9 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     "--state", "only_state", is_flag=True, help="Only the state, into the hub as it is, stopped."
 )
 @click.option(
-    "--registry", "only_registry", is_flag=True,
+    "--registry",
+    "only_registry",
+    is_flag=True,
     help="Only tenants, edges and tokens, for the hub as it is, stopped; into an empty database.",
 )
 @click.option(
@@ -271,12 +272,8 @@ def restore(
     manifest = copies.check(source)
     if only_state:
         settings = settings_of(config)
-        if serve.database_url(settings) is not None:
-            raise BackupRefused(
-                "this hub's state is in its database, and none is put back there: "
-                "restore the database's own backup"
-            )
-        stored = copies.restore_state(source, data_dir(config, settings))
+        url = serve.database_url(settings)
+        stored = copies.restore_state(source, data_dir(config, settings), url)
         click.echo(f"the state is that of the backup up to {stored}; hubd run reads on from there")
         return
     if only_registry:

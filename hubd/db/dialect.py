@@ -133,6 +133,17 @@ def insert_rows(
         ) from error  # fmt: skip
 
 
+def count_on(connection: sa.Connection, table: sa.Table) -> None:
+    """Have numbers that the database gives go on after those of rows that came with theirs."""
+    column = table.autoincrement_column
+    if column is None or connection.dialect.name == "sqlite":  # which looks at its rows
+        return
+    greatest = connection.scalar(sa.select(sa.func.max(column)))
+    if greatest is not None:
+        sequence = sa.func.pg_get_serial_sequence(table.name, column.name)
+        connection.execute(sa.select(sa.func.setval(sequence, greatest)))
+
+
 def of_tuples(statement: sa.Insert, names: Sequence[str], dialect: str) -> str:
     """Return an insert as text, for `exec_driver_sql` with tuples of the columns `names`."""
     kind = sqlite.dialect() if dialect == "sqlite" else psycopg.dialect(paramstyle="format")  # type: ignore[no-untyped-call]

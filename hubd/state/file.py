@@ -97,7 +97,7 @@ class StateFile:
         try:
             connection = engines.writer.connect().execution_options(writes=True)
             with connection, connection.begin():
-                _upgrade(connection, self._path)
+                upgrade(connection, self._path)
                 reason = foreign_reason(connection, origin)
         except BaseException:
             engines.dispose()
@@ -125,7 +125,8 @@ def _is_damaged_at_start(error: Exception) -> bool:
     return is_damage(error) or code == sqlite3.SQLITE_ERROR
 
 
-def _upgrade(connection: sa.Connection, path: Path) -> None:
+def upgrade(connection: sa.Connection, path: Path) -> None:
+    """Bring the tables in a file up to date, or make them; raises StoreVersion, StateDamaged."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection

@@ -9,13 +9,14 @@ database, nor does a hub while a transaction of its own, whose connection was lo
 """
 
 import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeAlias
 
 import msgspec
 import sqlalchemy as sa
 
 from edgesync.errors import StoreVersion
+from hubd.db.dialect import count_on, insert_rows
 from hubd.db.engine import open_postgresql, quoted, shown
 from hubd.db.faults import Fault, fault_of
 from hubd.db.hold import application, wait_for_hold
@@ -32,6 +33,11 @@ PATTERN: Final = f"^{SCHEMA}_[0-9]+$"
 WRITER: Final = ("SET synchronous_commit = off",)
 READER: Final = ("SET default_transaction_read_only = on",)
 LEASE_S: Final = 5.0
+# Of `meta`, beside what a state in a file has there, too.
+OF_SCHEMA: Final = ("format", "hub", "place")
+
+# Gives the rows of a table, some at a time.
+RowsOf: TypeAlias = Callable[[sa.Table], Iterable[Sequence[Mapping[str, Any]]]]
 
 
 class Hub(msgspec.Struct, frozen=True):
@@ -73,6 +79,21 @@ class StateSchema:
             application=application(), session=READER, pool_size=READERS,
         )  # fmt: skip
         return Engines(writer, reader)
+
+    def load(self, rows_of: RowsOf) -> None:
+        """Make the next schema, of rows that were made from our log; whole or not at all."""
+        assert self._origin is not None
+        writer = self._session()
+        try:
+            with writer.connect() as connection:
+                self._take_lease(connection)
+                if newest := max(_numbers(connection), default=0):
+                    self._current = newest
+                    self._unusable(connection, self._origin)  # which refuses another hub's
+                self._current = newest + 1
+                self._make(connection, self._origin, rows_of)
+        finally:
+            writer.dispose()
 
     def problem(self, connection: sa.Connection) -> str:
         return ""
@@ -155,8 +176,10 @@ class StateSchema:
         if found.isdigit() and int(found) > tables.FORMAT:
             raise StoreVersion(path=self.name, found=int(found), known=tables.FORMAT)
 
-    def _make(self, connection: sa.Connection, origin: Origin) -> None:
-        """Make the current schema, whole or not at all."""
+    def _make(
+        self, connection: sa.Connection, origin: Origin, rows_of: RowsOf | None = None
+    ) -> None:
+        """Make the current schema, whole or not at all, empty or of these rows."""
         schema = self._schema(self._current)
         connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
         connection.exec_driver_sql(f"SET LOCAL search_path = {schema}")
@@ -165,6 +188,12 @@ class StateSchema:
             "generation": origin.generation, "format": str(tables.FORMAT).encode(),
             "hub": self._hub.key.encode(), "place": self._hub.place.encode(),
         }  # fmt: skip
+        if rows_of is not None:
+            for table in tables.metadata.sorted_tables:
+                for some in rows_of(table):
+                    insert_rows(connection, table, some)
+                count_on(connection, table)
+            connection.execute(tables.meta.delete().where(tables.meta.c.name.in_(meta)))
         rows = [{"name": name, "value": value} for name, value in meta.items()]
         connection.execute(tables.meta.insert(), rows)
         connection.commit()
@@ -186,6 +215,16 @@ def open_schema_beside(url: sa.URL) -> State | None:
         state.close()
         return None
     return state
+
+
+def load_schema(url: sa.URL, hub: Hub, generation: bytes, rows_of: RowsOf) -> None:
+    """Make the state in a database of these rows, in place of the one that is there.
+
+    That is kept, and none before it. Raises DatabaseTaken, HubHeld or StoreVersion.
+    """
+    home = StateSchema(url, hub, Origin(generation))
+    home.load(rows_of)
+    home.tidy()
 
 
 def open_schema(

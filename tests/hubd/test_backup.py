@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import trio
 from click.testing import CliRunner
 
+from edgesync.errors import StoreVersion
 from edgesync_transport.keys import new_key_pair
 from hubd import serve
 from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore, restore_state
@@ -29,22 +30,32 @@ from hubd.owned.dump import DumpRefused
 from hubd.project.gaps import read_gaps
 from hubd.registry import Registry, open_registry
 from hubd.settings import Settings
-from hubd.state import open_state, views
+from hubd.state import views
 from hubd.state.copies import StateRefused
-from hubd.state.file import open_beside
 from tests.hubd.batches import INCARNATION, START_NS, Edge
 from tests.hubd.keys import open_answers
 from tests.hubd.log.test_contract import NOWHERE
 from tests.hubd.owned.test_migrations import edges_of, lay
 from tests.hubd.project.test_follow import following
 from tests.hubd.project.test_gaps import press, stored
-from tests.hubd.test_settings_act import served
+from tests.hubd.test_settings_act import served, settings_of
 from tests.hubd.yard import Yard, send
+from tests.postgresql import Server
 from tests.sites import PATIENCE_S
 
 pytestmark = pytest.mark.feature("K6", "S32")
 
 TOML = '[hub]\npublic = "tcp://hub.example:7"\n'
+
+
+def settings_on(url: sa.URL | None) -> Settings:
+    """Return the settings of a hub with this database, None: with files."""
+    hub = {"database": text_of(url)} if url is not None else {}
+    return settings_of(hub=hub)
+
+
+def text_of(url: sa.URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
 
 
 class Copied:
@@ -75,7 +86,7 @@ class Copied:
             hub_log = log_type(self.folder / serve.LOG)
             source = Source(
                 folder=self.folder, hub_log=hub_log, owned=registry.owned, settings=TOML,
-                state=None if self.url else self.folder / serve.STATE,
+                copy_state=serve.copier_of(settings_on(self.url), self.folder, hub_log),
                 copy_keys={"default": answers.cells.copy, "acme": answers.cells.copy},
             )  # fmt: skip
             try:
@@ -423,7 +434,7 @@ async def test_a_hub_that_serves_from_postgresql_is_copied_and_goes_on_from_file
 async def test_a_file_of_before_a_database_permits_no_dropping(
     tmp_path: Path, database: str
 ) -> None:
-    """A hub that moved to PostgreSQL: what is restored there is made from the log alone."""
+    """A hub that moved to PostgreSQL, and has made no state there yet."""
     moved = Trimmed(Copied(tmp_path, None))
     await moved.make()
     copied = moved.copied
@@ -441,6 +452,7 @@ class Trimmed:
     def __init__(self, copied: Copied) -> None:
         self.folder, self.target = copied.folder, copied.target
         self.copied, self.edge, self.epoch = copied, Edge("barn"), 0
+        self.url = copied.url
 
     async def append(self, hub_log: LmdbLog, count: int) -> None:
         if not self.epoch:
@@ -457,8 +469,10 @@ class Trimmed:
 
     async def follow(self, hub_log: LmdbLog) -> None:
         """Read the log to its end, and store all of it."""
-        state = open_state(self.folder / serve.STATE, hub_log.generation, lambda: hub_log.head)
-        with closing(state):
+        keys = serve.load_keys(self.folder)
+        with closing(
+            serve.open_derived(settings_on(self.url), self.folder, keys, hub_log)
+        ) as state:
             async with following(hub_log, state) as projectors:
                 await projectors.reach(hub_log.head)
                 press(state, projectors, hub_log.head)
@@ -478,65 +492,90 @@ class Trimmed:
             await self.follow(hub_log)
             await hub_log.drop(5)
 
+    def lose_state(self) -> None:
+        if self.url is None:
+            (self.folder / serve.STATE).unlink()
+        else:
+            self._execute("DROP SCHEMA edgesync_state_1 CASCADE")
 
-def history(folder: Path) -> tuple[int, list[int]]:
+    def damage_state(self) -> None:
+        if self.url is None:
+            path = self.folder / serve.STATE
+            path.write_bytes(path.read_bytes()[: 3 * 4096])
+        else:
+            self._execute("DROP TABLE edgesync_state_1.latest")
+
+    def _execute(self, statement: str) -> None:
+        assert self.url is not None
+        with sa.create_engine(self.url, poolclass=sa.NullPool).begin() as connection:
+            connection.exec_driver_sql(statement)
+
+
+def history(folder: Path, url: sa.URL | None = None) -> tuple[int, list[int]]:
     """Return how many readings the state has, and up to where entries are missing."""
-    with closing(open_beside(folder / serve.STATE)) as state:
+    found = serve.open_derived_beside(settings_on(url), folder)
+    assert found is not None
+    with closing(found) as state:
         totals = state.read_now(views.totals)
         return totals["barn"].readings, [gap.until for gap in state.read_now(read_gaps)]
 
 
 @pytest.fixture
-async def trimmed(filed: Copied) -> Trimmed:
-    made = Trimmed(filed)
+async def trimmed(copied: Copied) -> Trimmed:
+    made = Trimmed(copied)
     await made.make()
     return made
 
 
-async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(trimmed: Trimmed) -> None:
-    restored = trimmed.copied.restored
+async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(
+    trimmed: Trimmed, postgresql: Server
+) -> None:
+    """Whichever of the two databases it was in, and whichever it goes into."""
     later = trimmed.target.with_name("later")
     trimmed.copied.target = later
     await trimmed.copied.backup()
-    restore(later, restored)
-    with closing(LmdbLog(restored / serve.LOG)) as hub_log:
-        assert (hub_log.oldest, hub_log.head) == (6, 8)
-        trimmed.folder = restored
-        await trimmed.follow(hub_log)
-    assert history(restored) == (8, [])
+    for url in (None, parse_url(postgresql.new_database())):
+        restored = trimmed.copied.restored / str(url is None)
+        restore(later, restored, url)
+        with closing(LmdbLog(restored / serve.LOG)) as hub_log:
+            assert (hub_log.oldest, hub_log.head) == (6, 8)
+            trimmed.folder, trimmed.url, trimmed.epoch = restored, url, 0
+            await trimmed.follow(hub_log)
+            assert history(restored, url) == (8, [])
+            await trimmed.append(hub_log, 2)
+            await trimmed.follow(hub_log)
+        assert history(restored, url) == (10, [])
+        assert (restored / serve.STATE).exists() is (url is None)
+        trimmed.edge.tail -= 2
 
 
 async def test_the_state_of_a_backup_is_put_back_alone(trimmed: Trimmed) -> None:
-    (trimmed.folder / serve.STATE).unlink()
-    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+    folder, url = trimmed.folder, trimmed.url
+    trimmed.lose_state()
+    with closing(LmdbLog(folder / serve.LOG)) as hub_log:
         await trimmed.follow(hub_log)
-    assert history(trimmed.folder) == (3, [5, 5, 5])
-    assert restore_state(trimmed.target, trimmed.folder) == 5
-    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+    assert history(folder, url) == (3, [5, 5, 5])
+    assert restore_state(trimmed.target, folder, url) == 5
+    assert history(folder, url) == (5, [])
+    with closing(LmdbLog(folder / serve.LOG)) as hub_log:
         await trimmed.follow(hub_log)
-    assert history(trimmed.folder) == (8, [])
-    assert (trimmed.folder / f"{serve.STATE}.replaced").exists()
+    assert history(folder, url) == (8, [])
+    assert (folder / f"{serve.STATE}.replaced").exists() is (url is None)
+    assert (folder / f"{serve.STATE}.draft").exists() is False
 
 
-async def test_a_command_puts_the_state_back_where_that_is_a_file(trimmed: Trimmed) -> None:
+async def test_a_command_puts_the_state_back(trimmed: Trimmed) -> None:
     config = trimmed.folder / "hub.toml"
-
-    def restore_by_command(settings: str) -> tuple[int, str]:
-        config.write_text(settings)
-        words = ["--config", str(config), "restore", "--state", str(trimmed.target)]
-        found = CliRunner().invoke(hubd_command, words)
-        return found.exit_code, found.output
-
-    database = 'database = "postgresql://nobody@127.0.0.1:1/hub"\n'
-    code, text = restore_by_command('[hub]\ndata_dir = "."\n' + database)
-    assert (code, "state is in its database" in text) == (69, True), text
-    code, text = restore_by_command('[hub]\ndata_dir = "."\n')
-    assert (code, "that of the backup up to 5" in text) == (0, True), text
-    assert history(trimmed.folder) == (5, [])
+    database = text_of(trimmed.url) if trimmed.url else ""
+    config.write_text(f'[hub]\ndata_dir = "."\ndatabase = "{database}"\n')
+    words = ["--config", str(config), "restore", "--state", str(trimmed.target)]
+    found = CliRunner().invoke(hubd_command, words)
+    assert (found.exit_code, "that of the backup up to 5" in found.output) == (0, True), found
+    assert history(trimmed.folder, trimmed.url) == (5, [])
 
 
 async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed) -> None:
-    restored = trimmed.copied.restored
+    restored, trimmed.url = trimmed.copied.restored, None
     restore(trimmed.target, restored)
     (restored / serve.STATE).unlink()
     assert restore_state(trimmed.target, restored) == 5
@@ -548,28 +587,43 @@ async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed
 
 
 async def test_a_state_that_does_not_fit_the_log_is_refused(trimmed: Trimmed) -> None:
-    before = (trimmed.folder / serve.STATE).read_bytes()
-    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+    folder, url = trimmed.folder, trimmed.url
+    state, head = trimmed.target / serve.STATE, history(folder, url)
+    with closing(sqlite3.connect(state)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreVersion, match="upgrade edgesync"):
+        restore_state(trimmed.target, folder, url)
+    with closing(LmdbLog(folder / serve.LOG)) as hub_log:
         await hub_log.drop(7)
     with pytest.raises(StateRefused, match=r"up to 5, and this log begins at 8.*newer backup"):
-        restore_state(trimmed.target, trimmed.folder)
-    shutil.rmtree(trimmed.folder / serve.LOG)
-    with closing(LmdbLog(trimmed.folder / serve.LOG)):
+        restore_state(trimmed.target, folder, url)
+    shutil.rmtree(folder / serve.LOG)
+    with closing(LmdbLog(folder / serve.LOG)):
         pass
     with pytest.raises(StateRefused, match="another log"):
-        restore_state(trimmed.target, trimmed.folder)
-    (trimmed.target / serve.STATE).write_bytes(b"no database, " * 1000)
+        restore_state(trimmed.target, folder, url)
+    state.write_bytes(b"no database, " * 1000)
     with pytest.raises(StateRefused, match="is no state"):
-        restore_state(trimmed.target, trimmed.folder)
-    (trimmed.target / serve.STATE).unlink()
+        restore_state(trimmed.target, folder, url)
+    state.unlink()
     with pytest.raises(BackupRefused, match="holds no state"):
-        restore_state(trimmed.target, trimmed.folder)
-    assert (trimmed.folder / serve.STATE).read_bytes() == before
+        restore_state(trimmed.target, folder, url)
+    assert history(folder, url) == head == (8, [])
+
+
+async def test_a_state_of_a_newer_version_is_refused_before_anything_is_put(
+    trimmed: Trimmed,
+) -> None:
+    with closing(sqlite3.connect(trimmed.target / serve.STATE)) as database, database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreVersion, match="upgrade edgesync"):
+        restore(trimmed.target, trimmed.copied.restored)
+    assert not (trimmed.copied.restored / FILE).exists()
+    assert not (trimmed.copied.restored / serve.LOG).exists()
 
 
 async def test_a_state_that_is_damaged_permits_no_dropping(trimmed: Trimmed) -> None:
-    path = trimmed.folder / serve.STATE
-    path.write_bytes(path.read_bytes()[: 3 * 4096])
+    trimmed.damage_state()
     trimmed.copied.target = trimmed.target.with_name("later")
     await trimmed.copied.backup()
     assert not (trimmed.copied.target / serve.STATE).exists()
