@@ -65,7 +65,7 @@ class StoreSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 class SyncSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the link behaves; see SenderSettings, BackoffSettings and BreakerSettings."""
 
-    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 8192
+    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 16_384
     batch_timeout: Seconds = Seconds(0.005)
     ack_timeout: Period = Period(10.0)
     heartbeat: Period = Period(5.0)

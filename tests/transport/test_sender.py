@@ -441,6 +441,38 @@ def test_batches_grow_while_acks_are_quick_and_shrink_when_they_are_late() -> No
     assert lane.batch_records < grown
 
 
+@pytest.mark.feature("S13")
+def test_the_size_of_batches_is_found_before_many_are_sent() -> None:
+    sender = make(tail=1_000_000)
+    lane, most = sender.lanes[Lane.BULK], sender.settings.batch_records_max
+    found = ranges(load(sender, welcome(sender, greet(sender))))
+    now, seen = 0.2, list(found)
+    while lane.batch_records < most:
+        assert len(lane.in_flight) == 2
+        now += 0.02
+        seen += ranges(load(sender, sender.step(ack(lane.in_flight[0].last), now), now))
+    assert sum(last + 1 - first for first, last in seen[: len(seen) - len(lane.in_flight)]) < most
+    assert len(lane.in_flight) == sender.settings.window_batches[Lane.BULK]
+    assert not lane.is_growing
+
+
+@pytest.mark.feature("S13")
+def test_batches_that_bytes_bound_fill_the_window() -> None:
+    sender = make(tail=100_000)
+    waiting = welcome(sender, greet(sender))
+    loads = 0
+    while waiting:
+        effect = waiting.pop(0)
+        if isinstance(effect, Load):
+            loads += 1
+            last = effect.first + 99  # of 256
+            waiting += sender.step(
+                Loaded(effect.lane, effect.first, last, chain(effect.first - 1), chain(last),
+                       Codec.ROWS, b"x"), 0.2,
+            )  # fmt: skip
+    assert loads == sender.settings.window_batches[Lane.BULK]
+
+
 def test_windows_bound_what_is_under_way() -> None:
     sender, effects = streaming(tail=10_000)
     assert len(ranges(effects)) == sender.settings.window_batches[Lane.BULK]

@@ -693,6 +693,8 @@ class Sender:
         if len(event.payload) > self.limits.batch_bytes and event.first < event.last:
             lane.shrink()
             return self._fill(lane, now)
+        if event.last < lane.tail and event.last - event.first + 1 < lane.batch_records:
+            lane.is_growing = False  # bytes bound it, not records
         lane.sent = event.last
         lane.reached = max(lane.reached, lane.sent)
         if lane.sent == lane.tail:

@@ -6,6 +6,11 @@ import msgspec
 
 from edgesync_transport.messages import Lane, Limits, Nack
 
+# Until the size of batches is found: so many are under way, and an ack that takes this part of the
+# time it may lets the next one be so many times as large.
+GROWING_BATCHES = 2
+QUICK_GROWTH = 4
+
 
 class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits and times of one side; seconds and counts.
@@ -16,7 +21,7 @@ class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     batch_records_min: int = 16
-    batch_records_max: int = 8192
+    batch_records_max: int = 16_384
     # Raw rows of one batch; what travels is smaller and bounded by the receiver's limits.
     # A megabyte is 50,000 readings; more gains no speed (bench/benchmarks/drain.py), only memory.
     batch_raw_bytes: int = 1024 * 1024
@@ -67,6 +72,8 @@ class LaneWindow:
         self.sent = positions.floor
         self.reached = positions.floor  # highest seq sent in this session, resent or not
         self.batch_records = max(settings.batch_records_min, min(256, settings.batch_records_max))
+        # Nothing tells yet how large batches may be: the next size is tried before many are sent.
+        self.is_growing = self.batch_records < settings.batch_records_max
         # While a refused range is bisected: the bad record is in floor+1 .. suspect_last, and no
         # batch reaches beyond the ceiling.
         self.suspect_last = 0
@@ -121,6 +128,9 @@ class LaneWindow:
         """Whether one more batch may be under way; `limits` are the receiver's."""
         batches = min(self.settings.window_batches[self.lane], limits.window_batches)
         nbytes = min(self.settings.window_bytes[self.lane], limits.window_bytes)
+        # A batch of a size that is still growing costs more bytes a record than the next one.
+        if self.is_growing and self.tail - self.sent >= self.batch_records:
+            batches = min(batches, GROWING_BATCHES)
         # While a refused range is bisected, one batch at a time keeps the answers apart.
         if self.ceiling is not None:
             batches = 1
@@ -135,16 +145,20 @@ class LaneWindow:
 
     def _adapt(self, batch: InFlight, now: float) -> None:
         """AIMD on the time to the ack (S13); only full batches tell what a larger one would do."""
-        settings = self.settings
-        if now - batch.at > 2 * settings.ack_target_s:
+        settings, took_s = self.settings, now - batch.at
+        if took_s > 2 * settings.ack_target_s:
             self.shrink()
-        elif now - batch.at <= settings.ack_target_s and (
+        elif took_s <= settings.ack_target_s and (
             batch.last - batch.first + 1 >= self.batch_records
         ):
             step = max(64, self.batch_records // 2)
+            if self.is_growing and took_s <= settings.ack_target_s / QUICK_GROWTH:
+                step = (QUICK_GROWTH - 1) * self.batch_records
             self.batch_records = min(self.batch_records + step, settings.batch_records_max)
+            self.is_growing &= self.batch_records < settings.batch_records_max
 
     def shrink(self) -> None:
+        self.is_growing = False
         # Below batch_records_min only the receiver's refusal leads: a record may be that large.
         self.batch_records = max(1, self.batch_records // 2)
 
