@@ -2,8 +2,10 @@
 
 A sync costs the same for one record and for thousands, so writes that wait while one is under way
 go into the next transaction together. One thread carries them out: the event loop never waits for
-a disk. A write is answered after the sync that stored it (I1), and one that is refused is refused
-alone (I8): when a merged transaction fails, its writes are tried one by one.
+a disk. A plain thread that finds nothing under way carries its own write out: it has to wait, and
+to wake another thread and be woken takes the longer, the busier the machine is. A write is answered
+after the sync that stored it (I1), and one that is refused is refused alone (I8): when a merged
+transaction fails, its writes are tried one by one.
 """
 
 import collections
@@ -49,7 +51,7 @@ class CommitStats(msgspec.Struct, frozen=True):
 
 
 class Room(Protocol):
-    """Asked on the writer's thread, where nothing else changes the store meanwhile."""
+    """Asked by whoever carries writes out: nothing else changes the store meanwhile."""
 
     def make_room(self, coming: Write) -> Write | None:
         """Return what must happen before `coming`, in its transaction; raises LaneFull."""
@@ -102,6 +104,7 @@ class GroupCommit:
         self._queued_bytes = 0
         self._waiting_for_room: collections.deque[_Request] = collections.deque()
         self._closing = False
+        self._is_working = False  # a group is being carried out, by the thread or by its caller
         self._last_group = 0
         self._last_commit_s = 0.0
         self._busy_since = 0.0
@@ -148,6 +151,9 @@ class GroupCommit:
 
     def submit_sync(self, write: Write) -> Tails:
         """Do as `submit` does, for a plain thread: blocks until the write is on disk or refused."""
+        alone = _Request(write, lambda _answer: None)
+        if self._take_turn():
+            return self._work([alone])[0].unwrap()
         done = threading.Event()
         answers: list[Answer] = []
 
@@ -177,13 +183,25 @@ class GroupCommit:
     ) -> None:
         self.close()
 
+    def _take_turn(self) -> bool:
+        """Let the caller carry out a write, if there is nothing before it."""
+        with self._wake:
+            self._check_open()
+            if self._is_working or self._queue:
+                return False
+            self._is_working = True
+            return True
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise StoreUnwritable(path=self._store.path, problem=str(self._broken))
+        if self._closing:
+            raise StoreError(f"{self._store.path}: its writer is closed")
+
     def _enqueue(self, request: _Request) -> None:
         """Queue the request, behind those that wait for room if there are any."""
         with self._wake:
-            if self._broken is not None:
-                raise StoreUnwritable(path=self._store.path, problem=str(self._broken))
-            if self._closing:
-                raise StoreError(f"{self._store.path}: its writer is closed")
+            self._check_open()
             self._waiting_for_room.append(request)
             self._admit()
             self._wake.notify()
@@ -203,28 +221,37 @@ class GroupCommit:
 
     def _run(self) -> None:
         while group := self._take():
-            started = time.monotonic()
-            self._busy_since = started
-            # Whatever happens here must reach those who wait, or they would wait for ever.
-            try:
-                answers = self._carry_out(group)
-            except BaseException as error:
-                answers = [outcome.Error(error)] * len(group)
+            answers = self._work(group)
+            for request, answer in zip(group, answers, strict=True):
+                request.answer(answer)
+
+    def _work(self, group: Sequence[_Request]) -> list[Answer]:
+        """Carry out a group, by whoever's turn it is, which ends with it."""
+        started = time.monotonic()
+        self._busy_since = started
+        # Whatever happens here must reach those who wait, or they would wait for ever.
+        try:
+            answers = self._carry_out(group)
+        except BaseException as error:
+            answers = [outcome.Error(error)] * len(group)
+        with self._wake:
             self._last_commit_s = time.monotonic() - started
             self._busy_since = 0.0
             self._last_group = len(group)
             self._groups += 1
             self._writes += len(group)
             self._refused += sum(isinstance(answer, outcome.Error) for answer in answers)
-            for request, answer in zip(group, answers, strict=True):
-                request.answer(answer)
+            self._is_working = False
+            if self._queue or self._closing:
+                self._wake.notify()
+        return answers
 
     def _take(self) -> list[_Request]:
         """Wait for work; an empty list means closed and nothing left."""
         group: list[_Request] = []
         with self._wake:
             while not group:
-                while not self._queue and not self._closing:
+                while self._is_working or not (self._queue or self._closing):
                     self._wake.wait()
                 if not self._queue:
                     return []
@@ -237,6 +264,7 @@ class GroupCommit:
                         group.append(request)
                         total += request.nbytes
                 self._admit()
+            self._is_working = True
         return group
 
     def _wait_for_company(self) -> None:
