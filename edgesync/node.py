@@ -524,6 +524,8 @@ class EdgeNode(KeyMethods):
         self._intake.confirm(declared)
         self._note_readings(readings)
         self._note_grown(tails)
+        if self.settings.series.ingested:
+            self._flush_soon()
 
     def within_limit(self, readings: Sequence[Reading]) -> Sequence[Reading]:
         """Return `readings` without those of series beyond `[series] max`, which are counted."""
@@ -541,6 +543,8 @@ class EdgeNode(KeyMethods):
             self.store.submit_sync(write)
         self._intake.confirm(declared)
         self._note_readings(readings)
+        if self.settings.series.ingested:
+            self._flush_sync()
 
     def _also_kept(
         self, write: Write, readings: Sequence[Reading]
@@ -555,22 +559,42 @@ class EdgeNode(KeyMethods):
         """Store what `points` has staged; on disk when this returns. All or none."""
         with self.points.carried_out(staged):
             tails = await self.store.submit(staged.write)
-        self._note_recorded(staged)
+        self._readings += staged.readings
         self._note_grown(tails)
+        self._flush_soon()
         await self.send_windows()
 
     def record_sync(self, staged: "Staged") -> None:
         """Do as `record` does, from a plain program."""
         with self.points.carried_out(staged):
             self.store.submit_sync(staged.write)
-        self._note_recorded(staged)
-        with _windows_may_wait(), self.points.sending_windows() as write:
+        self._readings += staged.readings
+        self._flush_sync()
+        with _may_wait("windows"), self.points.sending_windows() as write:
             if write is not None:
                 self.store.submit_sync(write)
 
+    def _flush_sync(self) -> None:
+        flushed = self.points.flush()
+        if flushed is not None:
+            with _may_wait("recent readings"), self.points.carried_out(flushed):
+                self.store.submit_sync(flushed.write)
+
+    def _flush_soon(self) -> None:
+        """Nobody who has stored readings waits for what becomes of them here."""
+        flushed = self.points.flush()
+        if flushed is None:
+            return
+        assert self._nursery is not None
+        self._nursery.start_soon(self._carry_out, flushed)
+
+    async def _carry_out(self, flushed: "Staged") -> None:
+        with _may_wait("recent readings"), self.points.carried_out(flushed):
+            await self.store.submit(flushed.write)
+
     async def send_windows(self) -> None:
         """Store the windows that have closed; those that find no room wait for the next time."""
-        with _windows_may_wait(), self.points.sending_windows() as write:
+        with _may_wait("windows"), self.points.sending_windows() as write:
             if write is not None:
                 self._note_grown(await self.store.submit(write))
 
@@ -579,13 +603,6 @@ class EdgeNode(KeyMethods):
         while True:
             await trio.sleep(WINDOWS_CHECK_S)
             await self.send_windows()
-
-    def _note_recorded(self, staged: "Staged") -> None:
-        self._readings += staged.readings
-        for series, newest in staged.newest():
-            self._latest[(series.entity, series.key)] = _Latest(
-                newest.value, series.unit, newest.time_ns
-            )
 
     @_awaited
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
@@ -908,8 +925,18 @@ class EdgeNode(KeyMethods):
         """Return the newest reading of each series since the node was opened."""
         return [
             LatestView(entity=entity, key=key, value=one.value, unit=one.unit, time_ns=one.time_ns)
-            for (entity, key), one in sorted(self._latest.items())
+            for (entity, key), one in sorted(self._newest().items())
         ]
+
+    def _newest(self) -> "dict[tuple[str, str], _Latest | Reading]":
+        found = dict(self._latest)
+        for series, point in () if self._points is None else self._points.latest():
+            known = found.get((series.entity, series.key))
+            if known is None or known.time_ns < point.time_ns:
+                found[(series.entity, series.key)] = _Latest(
+                    point.value, series.unit, point.time_ns
+                )
+        return found
 
     def events(self, query: events.EventQuery | None = None) -> list[EventView]:
         """Return events of the journal, the newest first."""
@@ -1010,12 +1037,12 @@ class _Batch:
 
 
 @contextlib.contextmanager
-def _windows_may_wait() -> Iterator[None]:
+def _may_wait(what: str) -> Iterator[None]:
     """The readings in them are stored; an error now would say that they are not."""
     try:
         yield
     except StoreError as error:
-        log.warning("windows wait for room: %s", error)
+        log.warning("%s wait for room: %s", what, error)
 
 
 @contextlib.asynccontextmanager

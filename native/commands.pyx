@@ -162,6 +162,7 @@ cdef class Runner:
     on_slow     is called with a request that took longer than `slow_ns`, and how long: ns
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
+    columns     takes points of series; None while no client has asked for any
     """
 
     def __init__(self, Keyspace space not None, call, wall_ns, monotonic_ns=None):

@@ -3,11 +3,15 @@
 200 devices with 8 keys report when they like, in batches of 500; each batch is on disk before the
 next. Then the backlog is drained into what a hub can be asked for. Both sides in one run, by turns,
 on one disk. This is the shape of work that does not flatter edgesync, whose records are polls of
-one time. `python -m bench.benchmarks.mixed` prints medians of five.
+one time. A Redis client brings the same to a daemon by `TS.ADD`, pipelined: the next batch when
+the last one is answered. `python -m bench.benchmarks.mixed` prints medians of five, and the load
+of the machine.
 """
 
 import json
+import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -18,9 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import trio
+
 from bench.benchmarks.outbox import Outbox
+from bench.benchmarks.resp import open_edge
 from bench.benchmarks.rig import START_NS, open_rig
 from edgesync import EdgeNode, Reading
+from edgesync.demo.cable import open_cable
 
 DEVICES, KEYS = 200, 8
 BATCH = 500
@@ -87,6 +95,69 @@ def ours(work: list[list[Reading]]) -> dict[str, Any]:
         }
 
 
+async def line_bytes(work: list[list[Reading]]) -> float:
+    """Bytes a reading, both ways, while the backlog is drained through a relay that counts."""
+    with open_rig() as rig:
+        with EdgeNode.local(rig.data_dir) as node:
+            for batch in work:
+                node.ingest_sync(batch)
+        async with open_cable(("127.0.0.1", rig.link_port)) as cable:
+            rig.plug_into(cable.address)
+            await trio.to_thread.run_sync(rig.program, "drainer", rig.config)
+            return (cable.bytes_to + cable.bytes_back) / sum(map(len, work))
+
+
+def request(words: Sequence[bytes]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(w), w) for w in words)
+
+
+def requests(batch: Sequence[Reading]) -> bytes:
+    """A TS.ADD for each reading."""
+    return b"".join(
+        request([
+            b"TS.ADD", f"{one.entity}:{one.key}".encode(), b"%d" % (one.time_ns // 1_000_000),
+            repr(one.value).encode(),
+        ])
+        for one in batch
+    )  # fmt: skip
+
+
+def take_replies(client: socket.socket, left: int) -> None:
+    while left:
+        chunk = client.recv(1 << 16)
+        assert b"-" not in chunk, chunk
+        left -= chunk.count(b"\n")
+
+
+def clients(work: list[list[Reading]]) -> dict[str, Any]:
+    """What a Redis client reaches that brings the batches by TS.ADD."""
+    batches_ = [requests(batch) for batch in work]
+    with (
+        tempfile.TemporaryDirectory(prefix="edgesync-bench-") as name,
+        open_edge(Path(name)) as port,
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(request([b"INFO", b"server"]))
+        pid = int(client.recv(1 << 16).partition(b"process_id:")[2].split()[0])
+
+        def take(batch: bytes) -> None:
+            client.sendall(batch)
+            take_replies(client, BATCH)
+
+        warm = len(batches_) // 10
+        for batch in batches_[:warm]:
+            take(batch)
+        started, used = time.perf_counter(), cpu_s(pid)
+        for batch in batches_[warm:]:
+            take(batch)
+        count = BATCH * (len(batches_) - warm)
+        return {
+            "ingest_s": count / (time.perf_counter() - started),
+            "ingest_cpu_us": (cpu_s(pid) - used) / count * 1e6,
+        }
+
+
 def yardstick(work: list[list[Reading]]) -> dict[str, Any]:
     count = sum(map(len, work))
     with tempfile.TemporaryDirectory(prefix="edgesync-bench-") as name:
@@ -128,13 +199,23 @@ class Mixed:
 
 def main() -> None:
     work = list(batches(READINGS))
-    runs: dict[str, list[dict[str, Any]]] = {"edgesync": [], "outbox": []}
+    runs: dict[str, list[dict[str, Any]]] = {"edgesync": [], "TS.ADD": [], "outbox": []}
     for _ in range(RUNS):
-        runs["edgesync"].append(ours(work))
+        line = {"line": trio.run(line_bytes, work)}
+        runs["edgesync"].append(ours(work) | line)
+        runs["TS.ADD"].append(clients(work))
         runs["outbox"].append(yardstick(work))
-    for name, found in runs.items():
-        medians = {key: statistics.median(run[key] for run in found) for key in found[0]}
-        print(f"{name:9}", {key: round(value, 1) for key, value in medians.items()})
+    medians = {
+        name: {key: statistics.median(run[key] for run in found) for key in found[0]}
+        for name, found in runs.items()
+    }
+    for name, one in medians.items():
+        print(f"{name:9}", {key: round(value, 2) for key, value in one.items()})
+    mark = medians["outbox"]
+    for name in ("edgesync", "TS.ADD"):
+        ratios = {key: value / mark[key] for key, value in medians[name].items() if key in mark}
+        print(f"{name:9} of the outbox", {key: round(value, 2) for key, value in ratios.items()})
+    print("load", os.getloadavg())
 
 
 if __name__ == "__main__":

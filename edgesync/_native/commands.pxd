@@ -23,13 +23,14 @@ cdef class Runner:
     cdef int64_t gap_ns
     cdef public int64_t behind_ms
     cdef public uint64_t generation
-    cdef readonly uint64_t commands
+    cdef public uint64_t commands
     cdef readonly uint64_t errors
     cdef public object on_change
     cdef public object on_slow
     cdef public int64_t slow_ns
     cdef public bint is_noted
     cdef public uint64_t wanted
+    cdef public object columns
 
     cpdef int64_t now_ms(self) except? -1
     cdef bint is_changed(self)

@@ -6,6 +6,7 @@ from typing import Final, final
 from typing_extensions import disjoint_base
 
 from edgesync._native.keyspace import Keyspace
+from edgesync._native.points import Columns
 from edgesync._native.resp import TOO_LARGE as TOO_LARGE
 from edgesync._native.resp import ReplyError
 from edgesync.cells.commands import Call
@@ -88,6 +89,7 @@ class Runner:
     on_slow     is called with a request that took longer than `slow_ns`, and how long: ns
     is_noted    `note_changes` has been called, and nobody has taken note since
     wanted      … nor is it called before this operation has been made
+    columns     takes points of series; None while no client has asked for any
     """
 
     behind_ms: int
@@ -97,6 +99,7 @@ class Runner:
     slow_ns: int
     is_noted: bool
     wanted: int
+    columns: Columns | None
     def __init__(
         self,
         space: Keyspace,

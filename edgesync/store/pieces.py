@@ -28,8 +28,9 @@ def joined(found: Iterable[Part]) -> tuple["Times[int]", "Times[int]", "Values[f
     return places, times, values
 
 
-def zeros(count: int) -> "Times[int]":
-    return array.array("I", bytes(array.array("I").itemsize * count))
+def part_of(times: "Times[int]", values: "Values[float]") -> Part:
+    """Return readings of one series as a part, of the place 0."""
+    return parts(array.array("I", bytes(4 * len(times))), times, values, 1)[0]
 
 
 def packed(part: Part) -> bytes:
@@ -56,7 +57,7 @@ def newest_of(
     newest: tuple[int, float] | None, times: "Times[int]", values: "Values[float]"
 ) -> tuple[int, float] | None:
     """Return the newest of a reading and some more; of one time, the later one in the row."""
-    part = parts(zeros(len(times)), times, values, 1)[0]
+    part = part_of(times, values)
     if newest is None or part.latest >= newest[0]:
         return part.latest, part.values[part.newest]
     return newest

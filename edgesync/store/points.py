@@ -4,19 +4,25 @@ The journal lets a reading go when the hub has it; these stay, as many of a seri
 says. Rows of the database `points`, in the transaction of the journal records they belong to (I2):
 
     k | series id u64 BE              the series is kept; the age of its own, u64 ns, 0 for none
+    b | number u64 BE                 readings of many series, as a write brought them
     p | series id | n u64 BE          readings: raw, as they came, or some hundred as an ESB1 block
     s | series id                     what all readings that are, or were, in blocks add up to
     m | series id                     metadata, as a msgpack map
     q | series id | n                 readings from the future: kept aside
 
-`n` counts the readings of a series; a write that was refused leaves a gap. Memory follows the disk:
-what is staged becomes true with `confirm`, and only what is confirmed is made into blocks, so that
-a write that is refused takes no other one with it (I8). Between commit and `confirm` the disk is
-ahead, and questions are answered from `pending` and `sealing` instead. Values are 64-bit floats.
+A write adds one row `b`, however many series are in it. What is in such rows is in memory too, and
+is read from there; when it is much, `flush` makes rows `p` of it, one for each series, in a
+transaction of its own. A start reads the rows `b` there are.
+
+`n` counts the readings of a series; a flush that was refused leaves a gap. What is staged is seen
+at once, and taken back with `withdraw`; only what is confirmed is flushed, so that a write that is
+refused takes no other one with it (I8). Between commit and `confirm` of a flush the disk is ahead,
+and questions are answered from `moving` instead. Values are 64-bit floats.
 """
 
 import array
 import contextlib
+import logging
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +31,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from edgesync._native import block
-from edgesync._native.points import Part, parts
+from edgesync._native.points import (
+    Part,
+    Recent,
+    batch_columns,
+    batch_row,
+    check,
+    parts,
+    unknown,
+)  # fmt: skip
 from edgesync._native.window import Window
 from edgesync._native.write import Write
 from edgesync.errors import RecordError
@@ -45,16 +59,21 @@ from edgesync.store.pieces import (
     joined,
     newest_of,
     packed,
+    part_of,
     split,
     unpacked,
-    zeros,
 )  # fmt: skip
 from edgesync.store.rollups import Rollups
 from edgesync.store.series import Series
 
+log = logging.getLogger(__name__)
+
 DATABASE: Final = "points"
 KEEP: Final = 1000
 SERIES_MAX: Final = 10_000
+# So many readings in rows `b` are flushed: 24 bytes each of memory and of the disk, twice that at
+# most. A row of a series then has the more readings, the more there are.
+RECENT_MAX: Final = 32_768
 # So many raw readings become a block: 256 decimal readings at a steady pace are some 400 bytes.
 SEAL_POINTS: Final = 256
 BLOCK_POINTS: Final = 1024
@@ -64,6 +83,11 @@ AHEAD_NS: Final = 300 * 1_000_000_000
 ASIDE_MAX: Final = 64  # rows of readings from the future, of a series
 METADATA_BYTES_MAX: Final = 4096
 NO_AGE: Final = 0
+
+RECENT_BYTES: Final = 24
+# Marks of a series, native/points.pyx.
+KNOWN: Final = 1
+TOUCHED: Final = 2
 
 ASIDE: Final = struct.Struct("<QI")  # readings set aside up to and with this row, those in it
 
@@ -90,29 +114,28 @@ class _Block(NamedTuple):
 class Kept:
     """One series.
 
-    blocks    and `raws`, the number of readings behind them, are what is confirmed
-    pending   readings staged and not confirmed, by their n
-    sealing   what was on disk before readings became blocks, until that is confirmed
+    place     of it in columns
+    blocks    and `raws`, the number of readings behind them in rows of their own, are confirmed
+    moving    what a flush that is under way does with it
     next      the n to come
     """
 
     __slots__ = (
-        "age_ns", "asides", "blocks", "id", "is_loaded", "is_new", "keep", "metadata", "newest",
-        "next", "pending", "points", "promised", "raws", "row", "sealing", "series", "set_aside",
+        "age_ns", "asides", "blocks", "id", "is_loaded", "is_new", "keep", "metadata", "moving",
+        "newest", "next", "place", "promised", "raws", "row", "series", "set_aside",
     )  # fmt: skip
 
-    def __init__(self, series: Series, keep: int) -> None:
-        self.series, self.keep, self.age_ns = series, keep, 0
+    def __init__(self, series: Series, place: int, keep: int) -> None:
+        self.series, self.place, self.keep, self.age_ns = series, place, keep, 0
         self.id = series.id
         self.row = self.id.to_bytes(8, "big")
         self.metadata: dict[str, str] = {}
         self.blocks: deque[_Block] = deque()
-        self.pending: dict[int, Part] = {}
-        self.newest: Point | None = None
-        self.sealing: _Sealing | None = None
-        self.next = self.raws = self.points = 0
+        self.newest: Point | None = None  # of what is in rows of its own
+        self.moving: _Moving | None = None
+        self.next = self.raws = 0
         self.set_aside = self.asides = 0  # confirmed, and staged
-        self.promised = 0  # writes under way that make the series without a reading
+        self.promised = 0  # writes under way that make the series
         self.is_loaded = False
         self.is_new = True
 
@@ -123,13 +146,13 @@ class Kept:
 
 
 class _Sealing(NamedTuple):
-    """Readings on their way into blocks: `times` and `values` were raw, with n below `stop`.
+    """Raw readings on their way into blocks, with those of the flush behind them.
 
+    times     and `values`: of those that were raw
     blocks    what takes their place; `dropped` is how many old ones go
     before    the row `s` as it was
     """
 
-    stop: int
     times: "Times[int]"
     values: "Values[float]"
     before: _Sum
@@ -137,35 +160,54 @@ class _Sealing(NamedTuple):
     dropped: int
 
 
-class _Step(NamedTuple):
-    """What is staged for one series."""
+class _Moving(NamedTuple):
+    """Readings of one series on their way into rows of their own, from `n` on."""
 
-    kept: Kept
     n: int
     part: Part
-    is_raw: bool
     sealing: _Sealing | None
+
+
+class _Batches:
+    """Readings that are in rows `b`, those with numbers from `first` on, and in memory.
+
+    under_way   writes that add to them
+    """
+
+    __slots__ = ("first", "recent", "under_way")
+
+    def __init__(self, first: int) -> None:
+        self.first, self.recent, self.under_way = first, Recent(), 0
+
+
+class _Batch(NamedTuple):
+    """Readings of one row `b` in memory."""
+
+    batches: _Batches
+    first: int
+    size: int
 
 
 class Staged:
     """A write, and what becomes true with its commit."""
 
-    __slots__ = ("aside", "declared", "metadata", "promised", "readings", "steps", "write")
+    __slots__ = (
+        "aside", "batches", "declared", "flushed", "metadata", "moved", "promised", "readings",
+        "summed", "used", "write",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.write = Write()
         self.readings = 0
         self.declared: list[Series] = []
-        self.steps: list[_Step] = []
+        self.used: list[int] = []  # places that needed a look
+        self.batches: list[_Batch] = []
+        self.summed: list[Part] = []
         self.promised: list[Kept] = []
         self.aside: list[tuple[Kept, int]] = []
         self.metadata: list[tuple[Kept, dict[str, str]]] = []
-
-    def newest(self) -> Iterator[tuple[Series, Point]]:
-        """Yield each series of which there are readings, with the newest of them."""
-        for step in self.steps:
-            part = step.part
-            yield step.kept.series, Point(part.latest, part.values[part.newest])
+        self.flushed: _Batches | None = None
+        self.moved: list[Kept] = []
 
 
 class PointStore:
@@ -175,6 +217,7 @@ class PointStore:
     age_ns       older ones are not shown, and go with their block; 0 for no such limit
     series_max   kept at most (I7)
     rules        which series are summed up, and how
+    recent_max   readings in rows of their batches that are flushed
     """
 
     def __init__(
@@ -186,6 +229,7 @@ class PointStore:
         age_ns: int = NO_AGE,
         series_max: int = SERIES_MAX,
         rules: Sequence[RollupRule] = (),
+        recent_max: int = RECENT_MAX,
         wall_ns: Callable[[], int],
     ) -> None:
         self._store, self._intake, self._wall_ns = store, intake, wall_ns
@@ -194,11 +238,19 @@ class PointStore:
         self._places: list[Kept] = []
         self._place_of: dict[tuple[str, str], int] = {}
         self._ids: Times[int] = array.array("Q")
+        # Of each place: whether a reading of it needs no look, and whether there has been one.
+        self._marks = bytearray()
+        self._marks_of = store.series.incarnation
+        self._recent_max, self._retry_at = recent_max, 0
+        self._batches = [_Batches(0)]
+        self._flushing: _Batches | None = None
+        self._next_batch = 0
         for key, value in self._rows(b"k", b"l"):
             series = store.series.get(int.from_bytes(key[1:], "big"))
             if series is not None:
                 kept = self._enter(series)
                 kept.age_ns, kept.is_new = int.from_bytes(value, "little"), False
+        self._load_batches()
         self.rollups = Rollups(rules, store.store) if rules else None
         if self.rollups is not None:
             for kept in self.all():
@@ -213,7 +265,7 @@ class PointStore:
     def find(self, entity: str, key: str) -> Kept | None:
         """Return the series of that name; None when it is not kept."""
         kept = self._known.get((entity, key))
-        if kept is None or (kept.is_new and not kept.pending and not kept.promised):
+        if kept is None or (kept.is_new and not kept.promised):
             return None
         if not kept.is_loaded:
             self._load(kept)
@@ -239,7 +291,10 @@ class PointStore:
         if place is None:
             self._enter(series).is_loaded = True  # there is nothing of it
             return len(self._places) - 1
-        self._places[place].series = series
+        kept = self._places[place]
+        if kept.series is not series and kept.series != series:
+            kept.series = series
+            self._marks[place] &= ~KNOWN
         return place
 
     def _enter(self, series: Series) -> Kept:
@@ -247,12 +302,13 @@ class PointStore:
             raise RecordError(
                 f"more than {self._series_max} series kept at this edge; raise [series] max"
             )
-        kept = Kept(series, self._keep)
+        kept = Kept(series, len(self._places), self._keep)
         name = (series.entity, series.key)
         self._known[name] = kept
-        self._place_of[name] = len(self._places)
+        self._place_of[name] = kept.place
         self._places.append(kept)
         self._ids.append(kept.id)
+        self._marks.append(0)
         return kept
 
     def kept_at(self, place: int) -> Kept:
@@ -266,7 +322,6 @@ class PointStore:
         kept.is_loaded = True
         summed = self._sum(kept)
         kept.newest = Point(*summed.newest) if summed.newest else None
-        kept.points = summed.points
         for key, value in self._rows(b"p" + kept.row):
             n = int.from_bytes(key[9:], "big")
             is_block, points, _, latest = PIECE.unpack_from(value)
@@ -275,9 +330,7 @@ class PointStore:
                 kept.blocks.append(_Block(n, points, latest))
                 continue
             kept.raws += points
-            times, values = unpacked(value)
-            _note_newest(kept, parts(zeros(points), times, values, 1)[0])
-        kept.points += kept.raws
+            _note_newest(kept, part_of(*unpacked(value)))
         raw = self._store.store.get(DATABASE, b"m" + kept.row)
         if raw is not None:
             kept.metadata = msgspec.msgpack.decode(raw, type=dict[str, str])
@@ -287,6 +340,21 @@ class PointStore:
         ):
             kept.set_aside = kept.asides = ASIDE.unpack_from(value)[0]
             kept.next = max(kept.next, int.from_bytes(key[9:], "big") + 1)
+
+    def _load_batches(self) -> None:
+        """Read what is in rows of its batches."""
+        places = {kept.id: kept.place for kept in self._places}
+        batches = self._batches[0]
+        for key, row in self._rows(b"b", b"c"):
+            number = int.from_bytes(key[1:], "big")
+            if not self._next_batch:
+                batches.first = number
+            self._next_batch = number + 1
+            found = batch_columns(key, row, places)
+            if found is None:
+                log.error("readings of a damaged row are left out: %s", key.hex())
+                continue
+            batches.recent.append(*found, len(self._places))
 
     def _sum(self, kept: Kept) -> _Sum:
         raw = self._store.store.get(DATABASE, b"s" + kept.row)
@@ -309,20 +377,27 @@ class PointStore:
         Raises RecordError for columns that do not belong together.
         """
         staged = staged or Staged()
-        found = parts(places, times, values, len(self._places))
+        check(places, times, values, len(self._places))
+        if not times:
+            return staged
         staged.readings += len(times)
-        told = found
+        used = self._unknown(places)
+        told, columns = [self._places[place].series for place in used], (places, times, values)
         if self.rollups is not None:
-            told = [part for part in found if self.rollups.sends_raw(self._series_of(part))]
-            if len(told) < len(found):
-                places, times, values = joined(told)
-        if told:
-            used = [self._series_of(part) for part in told]
-            staged.declared += self._intake.stage_columns(
-                staged.write, used, self._ids, places, times, values
-            )
-        self._stage_parts(staged, found)
+            found = parts(places, times, values, len(self._places))
+            sent = [part for part in found if self.rollups.sends_raw(self._series_of(part))]
+            told, columns = [self._series_of(part) for part in sent], joined(sent)
+        if columns[0]:
+            staged.declared += self._intake.stage_columns(staged.write, told, self._ids, *columns)
+        self._stage_kept(staged, used, places, times, values)
         return staged
+
+    def _unknown(self, places: "Times[int]") -> list[int]:
+        """The places of series that are new here, or that the hub may not have been told of."""
+        if self._marks_of != self._store.series.incarnation:  # a fork: it is told everything again
+            self._marks = bytearray(mark & TOUCHED for mark in self._marks)
+            self._marks_of = self._store.series.incarnation
+        return unknown(places, self._marks)
 
     def _series_of(self, part: Part) -> Series:
         return self._places[part.place].series
@@ -342,7 +417,8 @@ class PointStore:
                 values.append(one.value)
         staged = Staged()
         staged.write = write
-        self._stage_parts(staged, parts(places, times, values, len(self._places)))
+        if times:
+            self._stage_kept(staged, self._unknown(places), places, times, values)
         with self.carried_out(staged):
             yield
 
@@ -356,49 +432,88 @@ class PointStore:
             raise
         self.confirm(staged)
 
-    def _stage_parts(self, staged: Staged, found: Sequence[Part]) -> None:
+    def _stage_kept(
+        self,
+        staged: Staged,
+        used: list[int],
+        places: "Times[int]",
+        times: "Times[int]",
+        values: "Values[float]",
+    ) -> None:
+        """Add what keeps these readings; `used` are places that need a look."""
+        for place in used:
+            kept = self.kept_at(place)
+            if kept.is_new:
+                self._promise(staged, kept)
+        staged.used += used
         newest_ns = self._wall_ns() + AHEAD_NS
-        for part in found:
-            kept = self.kept_at(part.place)
-            if part.latest <= newest_ns:
-                self._stage_part(staged, kept, part)
-                continue
-            good, bad = split(part, newest_ns)
-            self._stage_aside(staged, kept, bad)
-            if good is not None:
-                self._stage_part(staged, kept, good)
+        if max(times) > newest_ns:
+            good = []
+            for part in parts(places, times, values, len(self._places)):
+                if part.latest <= newest_ns:
+                    good.append(part)
+                    continue
+                rest, ahead = split(part, newest_ns)
+                self._stage_aside(staged, self._places[part.place], ahead)
+                if rest is not None:
+                    good.append(rest)
+            places, times, values = joined(good)
+            if not times:
+                return
+        if self.rollups is not None:
+            staged.summed += parts(places, times, values, len(self._places))
+        key = _batch_key(self._next_batch)
+        self._next_batch += 1
+        staged.write.put(DATABASE, key, batch_row(key, self._ids, places, times, values))
+        batches = self._batches[-1]
+        batches.under_way += 1
+        first = batches.recent.append(places, times, values, len(self._places))
+        staged.batches.append(_Batch(batches, first, len(times)))
 
-    def _stage_part(self, staged: Staged, kept: Kept, part: Part) -> None:
-        n, size = kept.next, len(part)
-        kept.next += size
-        write, is_raw, sealing = staged.write, True, None
-        if kept.is_new:
-            write.put(DATABASE, b"k" + kept.row, kept.age_ns.to_bytes(8, "little"))
-        joins = not kept.pending
-        if kept.sealing is None and kept.raws + (size if joins else 0) >= SEAL_POINTS:
-            sealing = kept.sealing = self._seal(write, kept, n, part if joins else None)
-            is_raw = sealing is None or not joins
-        if is_raw:
+    def flush(self) -> Staged | None:
+        """Return what moves recent readings into rows of their series, once there are many of them.
+
+        It is to be carried out by itself. One that was refused is tried again after some more.
+        """
+        if len(self._batches) == 1 and len(self._batches[0].recent) >= self._recent_max:
+            self._batches.append(_Batches(self._next_batch))
+        oldest, newest = self._batches[0], self._batches[-1]
+        if oldest is newest or oldest.under_way or self._flushing is not None:
+            return None
+        if len(newest.recent) < self._retry_at:
+            return None
+        self._flushing = oldest
+        staged = Staged()
+        staged.flushed = oldest
+        for place in oldest.recent.used():
+            kept = self.kept_at(place)
+            self._move(staged.write, kept, part_of(*oldest.recent.columns(place)))
+            staged.moved.append(kept)
+        for number in range(oldest.first, self._batches[1].first):
+            staged.write.delete(DATABASE, _batch_key(number))
+        return staged
+
+    def _move(self, write: Write, kept: Kept, part: Part) -> None:
+        n, kept.next = kept.next, kept.next + len(part)
+        sealing = None
+        if kept.raws + len(part) >= SEAL_POINTS:
+            sealing = self._seal(write, kept, n, part)
+        else:
             write.put(DATABASE, _piece_key(kept, n), packed(part))
-        kept.pending[n] = part
-        staged.steps.append(_Step(kept, n, part, is_raw, sealing))
+        kept.moving = _Moving(n, part, sealing)
 
-    def _seal(self, write: Write, kept: Kept, n: int, part: Part | None) -> _Sealing | None:
-        """Make blocks of the raw readings, and of `part` behind them; None when there are none."""
-        times: Times[int] = array.array("q")
-        values: Values[float] = array.array("d")
-        first = stop = min(kept.pending, default=n)
-        for key, value in self._rows(_piece_key(kept, kept.raw_from), _piece_key(kept, stop)):
+    def _seal(self, write: Write, kept: Kept, n: int, part: Part) -> _Sealing:
+        """Make blocks of the raw readings, and of `part` behind them."""
+        raw_times: Times[int] = array.array("q")
+        raw_values: Values[float] = array.array("d")
+        first = n
+        for key, value in self._rows(_piece_key(kept, kept.raw_from), _piece_key(kept, n)):
             first = min(first, int.from_bytes(key[9:], "big"))
             more_times, more_values = unpacked(value)
-            times += more_times
-            values += more_values
+            raw_times += more_times
+            raw_values += more_values
             write.delete(DATABASE, key)
-        raw_times, raw_values = times, values
-        if part is not None:
-            times, values = times + part.times, values + part.values
-        if not times:
-            return None  # all there are came after one that is still under way
+        times, values = raw_times + part.times, raw_values + part.values
         before = self._sum(kept)
         window = Window.decode(before.window)
         window.add_many(times, values)
@@ -413,7 +528,7 @@ class PointStore:
             # What a batch brings beyond what is kept has been added up, and is not kept.
             if len(times) - at - BLOCK_POINTS < kept.keep
         ]  # fmt: skip
-        return _Sealing(stop, raw_times, raw_values, before, blocks, dropped)
+        return _Sealing(raw_times, raw_values, before, blocks, dropped)
 
     def _put_block(
         self, write: Write, kept: Kept, n: int, times: "Times[int]", values: "Values[float]"
@@ -486,36 +601,51 @@ class PointStore:
     def confirm(self, staged: Staged) -> None:
         """The write has been committed."""
         self._intake.confirm(staged.declared)
-        for kept, n, part, is_raw, sealing in staged.steps:
-            del kept.pending[n]
-            kept.is_new = False
-            kept.points += len(part)
-            if is_raw:
-                kept.raws += len(part)
-            if sealing is not None:
-                kept.sealing = None
-                kept.raws -= len(sealing.times)
-                for _ in range(sealing.dropped):
-                    kept.blocks.popleft()
-                kept.blocks.extend(sealing.blocks)
-            _note_newest(kept, part)
-            if self.rollups is not None:
-                self.rollups.add(kept, part.times, part.values)
+        for batch in staged.batches:
+            batch.batches.under_way -= 1
+        for part in staged.summed:
+            assert self.rollups is not None
+            self.rollups.add(self._places[part.place], part.times, part.values)
         for kept, count in staged.aside:
             kept.set_aside += count
         for kept, metadata in staged.metadata:
             kept.metadata = metadata
         self._keep_promises(staged, is_new=False)
+        if self._marks_of == self._store.series.incarnation:
+            for place in staged.used:
+                if self._store.series.is_told(self._places[place].series):
+                    self._marks[place] |= KNOWN
+        if staged.flushed is not None:
+            self._end_flush(staged)
+
+    def _end_flush(self, staged: Staged) -> None:
+        for kept in staged.moved:
+            moving, kept.moving = kept.moving, None
+            assert moving is not None
+            if moving.sealing is None:
+                kept.raws += len(moving.part)
+            else:
+                kept.raws = 0
+                for _ in range(moving.sealing.dropped):
+                    kept.blocks.popleft()
+                kept.blocks.extend(moving.sealing.blocks)
+            _note_newest(kept, moving.part)
+        self._batches.pop(0)
+        self._flushing, self._retry_at = None, 0
 
     def withdraw(self, staged: Staged) -> None:
         """The write was refused: nothing of it has happened."""
-        for step in staged.steps:
-            step.kept.pending.pop(step.n, None)
-            if step.sealing is not None:
-                step.kept.sealing = None
+        for batch in staged.batches:
+            batch.batches.under_way -= 1
+            batch.batches.recent.drop(batch.first, batch.size)
         for kept, count in staged.aside:
             kept.asides -= count
         self._keep_promises(staged, is_new=True)
+        if staged.flushed is not None:
+            for kept in staged.moved:
+                kept.moving = None
+            self._flushing = None
+            self._retry_at = len(self._batches[-1].recent) + self._recent_max // 8
 
     def _keep_promises(self, staged: Staged, *, is_new: bool) -> None:
         for kept in staged.promised:
@@ -556,9 +686,11 @@ class PointStore:
 
     def aggregate(self, kept: Kept) -> Window:
         """Return what all readings the series ever had add up to; the same after a restart."""
-        sealing = kept.sealing
-        summed = self._sum(kept) if sealing is None else sealing.before
-        window = Window.decode(summed.window)
+        moving = kept.moving
+        if moving is None or moving.sealing is None:
+            window = Window.decode(self._sum(kept).window)
+        else:
+            window = Window.decode(moving.sealing.before.window)
         for times, values in reversed(list(self._raw_columns(kept))):
             window.add_many(times, values)
         return window
@@ -566,10 +698,20 @@ class PointStore:
     def newest(self, kept: Kept) -> Point | None:
         """Return the reading of the latest time; of several the one that came last."""
         newest = kept.newest
-        for part in kept.pending.values():
-            if newest is None or part.latest >= newest.time_ns:
-                newest = Point(part.latest, part.values[part.newest])
+        for batches in self._batches:
+            found = batches.recent.newest(kept.place)
+            if found is not None and (newest is None or found[0] >= newest.time_ns):
+                newest = Point(*found)
         return newest
+
+    def latest(self) -> Iterator[tuple[Series, Point]]:
+        """Yield each series that has had readings since this was opened, with its newest one."""
+        for place, mark in enumerate(self._marks):
+            if mark & TOUCHED:
+                kept = self.kept_at(place)
+                newest = self.newest(kept)
+                if newest is not None:
+                    yield kept.series, newest
 
     def readings(
         self,
@@ -619,20 +761,38 @@ class PointStore:
 
     def _raw_columns(self, kept: Kept) -> Iterator[tuple["Times[int]", "Values[float]"]]:
         """Readings that are in no block yet, the last to come first."""
-        for n in sorted(kept.pending, reverse=True):
-            part = kept.pending[n]
-            yield part.times, part.values
-        sealing = kept.sealing
-        stop = min(kept.pending, default=kept.next)
-        first = kept.raw_from if sealing is None else sealing.stop
-        for row in self._rows_back(_piece_key(kept, first), _piece_key(kept, stop)):
+        times, values = self._recent_columns(kept)
+        if times:
+            yield times, values
+        moving, stop = kept.moving, kept.next
+        if moving is not None:
+            yield moving.part.times, moving.part.values
+            stop = moving.n
+            if moving.sealing is not None:
+                yield moving.sealing.times, moving.sealing.values
+                return
+        for row in self._rows_back(_piece_key(kept, kept.raw_from), _piece_key(kept, stop)):
             yield unpacked(row)
-        if sealing is not None:
-            yield sealing.times, sealing.values
+
+    def _recent_columns(self, kept: Kept) -> tuple["Times[int]", "Values[float]"]:
+        """Readings that are in rows of their batches, in order."""
+        times: Times[int] = array.array("q")
+        values: Values[float] = array.array("d")
+        for batches in self._batches:
+            if batches is not self._flushing:
+                more_times, more_values = batches.recent.columns(kept.place)
+                times += more_times
+                values += more_values
+        return times, values
 
     def stored_bytes(self, kept: Kept) -> int:
         """Return the bytes of the readings on disk."""
-        return sum(len(value) for _, value in self._rows(b"p" + kept.row))
+        recent = len(self._recent_columns(kept)[0])
+        return RECENT_BYTES * recent + sum(len(value) for _, value in self._rows(b"p" + kept.row))
+
+    def chunks(self, kept: Kept) -> int:
+        """Return of how many blocks its readings are, counting those that are in none as one."""
+        return len(kept.blocks) + any(len(times) > 0 for times, _ in self._raw_columns(kept))
 
     def set_aside(self, kept: Kept) -> list[Point]:
         """Return the readings whose time could not be, as far as they are kept."""
@@ -678,6 +838,10 @@ def _time_of(point: Point) -> int:
 def _after(prefix: bytes) -> bytes:
     """The first key behind all that begin with `prefix`: one of 9 bytes and numbers behind it."""
     return prefix + b"\xff" * 9
+
+
+def _batch_key(number: int) -> bytes:
+    return b"b" + number.to_bytes(8, "big")
 
 
 def _piece_key(kept: Kept, n: int) -> bytes:

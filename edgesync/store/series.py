@@ -73,10 +73,14 @@ class SeriesTable:
     def all(self) -> dict[int, Series]:
         return dict(self._known)
 
+    def is_told(self, series: Series) -> bool:
+        """Whether the hub knows `series`, as it is."""
+        number = series.id
+        return number in self._told and self._known[number] == series
+
     def stage(self, write: Write, lane: int, series: Series, time_ns: int) -> bool:
         """Add what the hub must be told of `series` to `write`; False if it knows already."""
-        number = series.id
-        if number in self._told and self._known[number] == series:
+        if self.is_told(series):
             return False
         self.declare(write, lane, series, time_ns)
         return True

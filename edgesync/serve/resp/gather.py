@@ -4,11 +4,11 @@ What is gathered is staged when somebody asks a question, or when the commit beg
 of everything before it, committed or not, and whoever gets it waits for the commit (I1).
 """
 
-import array
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
+from edgesync._native.points import Columns
 from edgesync.errors import StoreError
 from edgesync.store.points import PointStore, Staged
 
@@ -19,8 +19,9 @@ class Gather:
     record    what carries a staged write out
     every_s   seconds between commits; 0 is as soon as possible
 
+    columns      what has come and is not staged; the names of series clients have used
+
     generation   number of the commit that will store what comes next
-    refused      commits that were
     """
 
     def __init__(
@@ -34,19 +35,15 @@ class Gather:
         self._record = record
         self._every_s = every_s
         self.generation = 1
-        self.refused = 0
-        self._places, self._times, self._values = _columns()
+        self._changed = trio.Event()
+        self.columns = Columns(lambda: self._changed.set())
         self._staged: Staged | None = None
         self._is_committing = False
-        self._changed = trio.Event()
         self._listener: Callable[[int, StoreError | None], None] = lambda _generation, _error: None
 
     def add(self, place: int, time_ns: int, value: float) -> None:
         """Take one point."""
-        self._places.append(place)
-        self._times.append(time_ns)
-        self._values.append(value)
-        self._changed.set()
+        self.columns.add(place, time_ns, value)
 
     def create(self, place: int, labels: Mapping[str, str]) -> None:
         """Make a series, and say what it is; raises RecordError for labels that are too many."""
@@ -57,14 +54,12 @@ class Gather:
 
     def settle(self) -> None:
         """Stage what has been gathered: questions see it from here on."""
-        if self._places:
-            columns = self._places, self._times, self._values
-            self._places, self._times, self._values = _columns()
-            self._staged = self.points.stage(*columns, self._staged)
+        if len(self.columns):
+            self._staged = self.points.stage(*self.columns.take(), self._staged)
 
     @property
     def is_changed(self) -> bool:
-        return bool(self._places) or self._staged is not None
+        return len(self.columns) > 0 or self._staged is not None
 
     def gate(self) -> int:
         """Return the generation whose commit a reply given now has to wait for; 0 for none."""
@@ -110,12 +105,8 @@ class Gather:
 
     def _abandon(self) -> None:
         """What came after a refused commit has not happened either: answers were built on it."""
-        self.refused += 1
-        self._places, self._times, self._values = _columns()
+        self.columns.take()
+        self.columns.names.clear()  # a series whose first commit was refused is not there
         if self._staged is not None:
             self.points.withdraw(self._staged)
             self._staged = None
-
-
-def _columns() -> tuple["array.array[int]", "array.array[int]", "array.array[float]"]:
-    return array.array("I"), array.array("q"), array.array("d")

@@ -390,6 +390,7 @@ class RespServer:
         assert self._make_gather is not None
         self._gather = self._make_gather()
         self._gather.on_commit(partial(self._committed, 1))
+        self._cells.columns = self._gather.columns
         self._nursery.start_soon(self._gather.keep_committing)
         return TimeSeries(self._gather, self.house.facts.wall_ns)
 

@@ -73,15 +73,10 @@ class TimeSeries:
         self._gather, self._wall_ns = gather, wall_ns
         self._points = gather.points
         # Series that are there, by the names clients give them.
-        self._places: dict[bytes, int] = {}
-        self._refused = 0
+        self._places = gather.columns.names
 
     def run(self, name: bytes, args: Sequence[bytes], proto: int) -> Reply:
         """Carry out one command; raises ReplyError."""
-        if self._refused != self._gather.refused:
-            # A series whose first commit was refused is not there.
-            self._refused = self._gather.refused
-            self._places.clear()
         try:
             return COMMANDS[name](self, args, proto)
         except RecordError as error:
@@ -187,7 +182,7 @@ class TimeSeries:
             b"firstTimestamp": readings[0].time_ns // MS if readings else 0,
             b"lastTimestamp": readings[-1].time_ns // MS if readings else 0,
             b"retentionTime": kept.age_ns // MS,
-            b"chunkCount": len(kept.blocks) + (kept.raws > 0),
+            b"chunkCount": self._points.chunks(kept),
             b"chunkSize": 4096,
             b"chunkType": "compressed",
             b"duplicatePolicy": b"last",

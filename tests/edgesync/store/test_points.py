@@ -2,13 +2,17 @@
 
 import array
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgesync._native import batch
+from edgesync._native.points import Recent, batch_columns, batch_row
+from edgesync._native.write import Write
 from edgesync.errors import RecordError
 from edgesync.intake import Intake
 from edgesync.model import Lane, RecordKind, series_id
@@ -23,8 +27,12 @@ NOW = 1_700_000_000 * 10**9
 class Box:
     """A store that can be opened again."""
 
-    def __init__(self, path: Path, keep: int = 1000, age_ns: int = 0, series_max: int = 50) -> None:
+    def __init__(
+        self, path: Path, keep: int = 1000, age_ns: int = 0, series_max: int = 50,
+        recent_max: int = 1000,
+    ) -> None:  # fmt: skip
         self.path, self.keep, self.age_ns, self.series_max = path, keep, age_ns, series_max
+        self.recent_max = recent_max
         self.now_ns = NOW
         self.open()
 
@@ -32,7 +40,7 @@ class Box:
         self.store = EdgeStore(self.path, databases=(DATABASE,))
         self.points = PointStore(
             self.store, Intake(self.store.series), keep=self.keep, age_ns=self.age_ns,
-            series_max=self.series_max, wall_ns=lambda: self.now_ns,
+            series_max=self.series_max, recent_max=self.recent_max, wall_ns=lambda: self.now_ns,
         )  # fmt: skip
 
     def reopen(self) -> None:
@@ -45,7 +53,12 @@ class Box:
         return self.points.stage(places, times, array.array("d", [one[2] for one in readings]))
 
     def put(self, *readings: tuple[str, int, float]) -> None:
-        staged = self.stage(*readings)
+        self.carry_out(self.stage(*readings))
+        flushed = self.points.flush()
+        if flushed is not None:
+            self.carry_out(flushed)
+
+    def carry_out(self, staged: Staged) -> None:
         with self.points.carried_out(staged):
             self.store.submit_sync(staged.write)
 
@@ -67,7 +80,7 @@ def summary(box: Box, name: str) -> tuple[object, ...]:
     window = box.points.aggregate(kept)
     return (
         window.count, window.missing, window.sum, window.mean, window.variance, window.min,
-        window.max, window.buckets(), box.points.newest(kept), kept.points, box.readings(name),
+        window.max, window.buckets(), box.points.newest(kept), box.readings(name),
     )  # fmt: skip
 
 
@@ -88,7 +101,7 @@ def test_what_is_answered_is_what_was_committed(tmp_path: Path, seed: int) -> No
     """Writes are under way beside each other, some are refused, the node is restarted."""
     random = Random(seed)
     keep = random.choice((5, 100, 600, 5000))
-    box = Box(tmp_path / "store", keep=keep)
+    box = Box(tmp_path / "store", keep=keep, recent_max=random.choice((1, 50, 400, 10_000)))
     stored: dict[str, list[Point]] = {"a": [], "b": []}
     under_way: list[tuple[Staged, list[tuple[str, int, float]]]] = []
 
@@ -135,6 +148,17 @@ def test_what_is_answered_is_what_was_committed(tmp_path: Path, seed: int) -> No
                 stored[name].append(Point(time_ns, value))
         elif chance > 0.9:
             box.reopen()
+        if random.random() < 0.5 and (flushed := box.points.flush()) is not None:
+            check()
+            if random.random() < 0.3:
+                box.points.withdraw(flushed)
+            else:
+                box.store.submit_sync(flushed.write)
+                check()
+                if random.random() < 0.3 and not under_way:
+                    box.reopen()
+                else:
+                    box.points.confirm(flushed)
         check()
     for staged, _ in under_way:
         box.points.withdraw(staged)
@@ -150,12 +174,11 @@ def test_old_blocks_go(tmp_path: Path) -> None:
     box = Box(tmp_path / "store", keep=1000)
     for at in range(100):
         box.put(*[("t", NOW + at * 100 + n, float(n)) for n in range(100)])
-    rows = box.store.store.count(DATABASE)
-    assert rows < 20
+    assert box.store.store.count(DATABASE) < 20
     assert len(box.readings("t")) == 1000
     kept = box.points.find("t", "value")
     assert kept is not None
-    assert kept.points == box.points.aggregate(kept).count == 10_000
+    assert box.points.aggregate(kept).count == 10_000
     box.store.close()
 
 
@@ -220,3 +243,126 @@ def test_a_series_of_a_refused_write_is_not_there(box: Box) -> None:
     box.put(("t", NOW, 2.0))
     box.reopen()
     assert box.readings("t") == [(NOW, 2.0)]
+
+
+def test_a_write_adds_one_row_however_many_series_it_has(tmp_path: Path) -> None:
+    box = Box(tmp_path / "store")
+    names = [f"t{n}" for n in range(40)]
+    box.put(*[(name, NOW, 1.0) for name in names])
+    before = box.store.store.count(DATABASE)
+    box.put(*[(name, NOW + 1, 2.0) for name in names])
+    assert box.store.store.count(DATABASE) == before + 1
+    box.reopen()
+    assert [box.readings(name) for name in names] == [[(NOW, 1.0), (NOW + 1, 2.0)]] * 40
+    box.store.close()
+
+
+def test_recent_readings_take_bounded_memory_and_rows(tmp_path: Path) -> None:
+    box = Box(tmp_path / "store", recent_max=100)
+    for at in range(500):
+        box.put(("a", NOW + at, float(at)), ("b", NOW + at, float(at)))
+        rows = box.store.store.scan(DATABASE, b"b", b"c")
+        assert len(rows) <= 51
+    assert box.readings("a") == [(NOW + at, float(at)) for at in range(500)]
+    box.store.close()
+
+
+def test_a_damaged_row_is_left_out_and_the_others_are_there(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    box = Box(tmp_path / "store", recent_max=3)
+    for at in range(3):
+        box.put(("t", NOW + at, float(at)))
+        if at == 1:
+            (key, row), *_ = box.store.store.scan(DATABASE, b"b", b"c")
+            write = Write()
+            write.put(DATABASE, key, row[:-1] + bytes([row[-1] ^ 1]))
+            box.store.submit_sync(write)
+            box.reopen()
+            assert "damaged row" in caplog.text
+            assert box.readings("t") == [(NOW + 1, 1.0)]
+    box.put(("t", NOW + 3, 3.0))
+    assert box.readings("t") == [(NOW + at, float(at)) for at in (1, 2, 3)]
+    assert box.store.store.scan(DATABASE, b"b", b"c") == []
+    box.store.close()
+
+
+def test_what_an_older_version_left_is_gone_on_with(tmp_path: Path) -> None:
+    """It wrote a row for each series of a batch, raw, and blocks."""
+    box = Box(tmp_path / "store", recent_max=1)
+    for at in range(SEAL_POINTS + 10):
+        box.put(("t", NOW + at, float(at)))
+    assert box.store.store.scan(DATABASE, b"b", b"c") == []
+    box.recent_max = 1000
+    box.reopen()
+    box.put(("t", NOW + 1000, 5.0))
+    kept = box.points.find("t", "value")
+    assert kept is not None
+    assert box.points.aggregate(kept).count == SEAL_POINTS + 11
+    assert box.points.newest(kept) == (NOW + 1000, 5.0)
+    assert len(box.readings("t")) == SEAL_POINTS + 11
+    box.store.close()
+
+
+def test_a_fork_tells_the_hub_of_series_again(box: Box) -> None:
+    box.put(("t", NOW, 1.0))
+    before = box.store.state(Lane.BULK).tail
+    box.put(("t", NOW + 1, 1.0))
+    assert box.store.state(Lane.BULK).tail == before + 1
+    box.store.fork()
+    box.put(("t", NOW + 2, 1.0))
+    assert box.store.state(Lane.BULK).tail == before + 3
+
+
+ROWS = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(-5, 5), st.floats(allow_nan=False)), max_size=8
+)
+
+
+def columns(
+    rows: Sequence[tuple[int, int, float]],
+) -> "tuple[array.array[int], array.array[int], array.array[float]]":
+    places = array.array("I", [row[0] for row in rows])
+    times = array.array("q", [row[1] for row in rows])
+    return places, times, array.array("d", [row[2] for row in rows])
+
+
+@given(st.lists(st.tuples(ROWS, st.booleans()), max_size=8))
+def test_recent_readings_are_those_that_were_not_taken_back(
+    batches: list[tuple[list[tuple[int, int, float]], bool]],
+) -> None:
+    recent, plain = Recent(), list[tuple[int, int, float]]()
+    for rows, is_refused in batches:
+        first = recent.append(*columns(rows), 5)
+        if is_refused:
+            recent.drop(first, len(rows))
+        else:
+            plain += rows
+    assert recent.live == len(plain)
+    assert len(recent) == sum(len(rows) for rows, _ in batches)
+    assert recent.used() == sorted({place for place, _, _ in plain})
+    for place in range(6):
+        mine = [(at, value) for one, at, value in plain if one == place]
+        times, values = recent.columns(place)
+        assert list(zip(times, values, strict=True)) == mine
+        newest = max((at for at, _ in mine), default=None)
+        last = [one for one in mine if one[0] == newest]
+        assert recent.newest(place) == (last[-1] if last else None)
+
+
+@given(ROWS, st.binary(min_size=1, max_size=9), st.integers(0, 10_000))
+def test_rows_of_batches_are_read_as_written_or_not_at_all(
+    rows: list[tuple[int, int, float]], key: bytes, bit: int
+) -> None:
+    ids = array.array("Q", [7, 5, 1 << 63, 4, 3])
+    row = batch_row(key, ids, *columns(rows))
+    known = {ids[place]: place for place in range(4)}
+    found = batch_columns(key, row, known)
+    assert found is not None
+    assert list(zip(*found, strict=True)) == [one for one in rows if one[0] in known.values()]
+    assert batch_columns(key + b"x", row, known) is None
+    assert batch_columns(key, row[:-1], known) is None
+    bit %= 8 * len(row)
+    wrong = bytearray(row)
+    wrong[bit // 8] ^= 1 << bit % 8
+    assert batch_columns(key, bytes(wrong), known) is None

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgesync import EdgeNode, SensorIngestion
 from edgesync._native import batch
+from edgesync._native.points import Columns
 from edgesync.errors import StoreFull
 from edgesync.model import Lane, RecordKind
 from edgesync.serve.resp.gather import Gather
-from edgesync.store.points import Staged
+from edgesync.serve.resp.timeseries import TimeSeries
+from edgesync.store.points import AHEAD_NS, Staged
 from tests.edgesync.serve.resp.test_server import Edge
 
 pytestmark = pytest.mark.feature("L9", "L10")
@@ -310,3 +314,45 @@ async def test_what_was_built_on_a_refused_commit_has_not_happened(tmp_path: Pat
         assert node.points.readings(node.points.kept_at(place)) == []
         gather.add(place, START + 2, 3.0)
         assert gather.gate() == 2
+
+
+ARGUMENTS = st.one_of(
+    st.sampled_from(b"t u * soon -1 . 1. .5 1e -0 inf nan 1_0 0x1 1e5 -1.25E-3 1e9999".split()),
+    st.sampled_from([b"", b" 1", b"1 ", b"LABELS", b"1e99999"]),
+    st.integers(-5, START * 2).map(lambda one: b"%d" % one),
+    st.floats(allow_nan=False).map(lambda one: repr(one).encode()),
+    st.from_regex(rb"[-+]?[0-9]{0,18}(\.[0-9]{0,18})?([eE][-+]?[0-9]{1,3})?", fullmatch=True),
+)  # fmt: skip
+REQUESTS = st.one_of(
+    st.tuples(st.sampled_from([b"TS.ADD", b"ts.add"]), st.sampled_from([b"t", b"u"]),
+              st.integers(-5, START + 10**6).map(lambda one: b"%d" % one), ARGUMENTS),
+    st.lists(ARGUMENTS, max_size=7).map(lambda some: (b"TS.MADD", *some)),
+    st.lists(ARGUMENTS, max_size=5).map(lambda some: (b"TS.ADD", *some)),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def gathering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gather]:
+    with EdgeNode.local(tmp_path_factory.mktemp("edge")) as node:
+        yield Gather(node.points, node.record)
+
+
+@given(REQUESTS)
+def test_the_quick_path_does_what_the_plain_one_does(
+    gathering: Gather, words: tuple[bytes, ...]
+) -> None:
+    def wall_ns() -> int:
+        return START * 10**6
+
+    series = TimeSeries(gathering, wall_ns)
+    series.run(b"ts.add", [b"t", b"1", b"1"], 2)
+    gathering.columns.take()
+    quick = Columns()
+    quick.names[b"t"] = gathering.columns.names[b"t"]
+    found = quick.answer(list(words), wall_ns, AHEAD_NS)
+    if found is None:
+        assert len(quick) == 0
+        return
+    assert series.run(words[0].lower(), words[1:], 2) == found
+    mine, plain = quick.take(), gathering.columns.take()
+    assert [one.tobytes() for one in mine] == [one.tobytes() for one in plain]
