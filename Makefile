@@ -25,7 +25,7 @@ COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
 BUILD_PACKAGES := gcc:gcc make:make pkg-config:pkg-config
 TEST_PACKAGES := iproute2:ip strace:strace spin:spin e2fsprogs:mke2fs chromium:chromium \
-	redis-server:redis-server redis-tools:redis-benchmark \
+	redis-server:redis-server redis-tools:redis-benchmark curl:curl \
 	postgresql:/usr/lib/postgresql/15/bin/postgres
 
 define install

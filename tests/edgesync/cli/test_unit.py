@@ -59,6 +59,7 @@ def test_home_is_hidden_from_what_does_not_live_there(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/opt/edgesync/bin/python")
     monkeypatch.setattr(sys, "prefix", "/opt/edgesync")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # whoever runs the suite may have it at home
     for elsewhere, protect in (
         ({}, "yes"),
         ({"data": Path("/home/site/data")}, "read-only"),

@@ -465,5 +465,6 @@ def test_a_hub_that_was_killed_or_stopped_is_found_without_a_pause(terminal: Ter
         hub.wait()
         terminal.until(lambda: "nothing answers" in problem())
         hub = terminal.start_hub()
+        terminal.until(lambda: problem() == "")
         before = readings()
         terminal.until(lambda before=before: readings() > before)
