@@ -84,6 +84,7 @@ class SyncDriver:
         self._store = store
         self._connect = connect
         self._watcher = watcher
+        self._random = random
         self._backoff = Backoff(backoff, random)
         # A session that lasts less, and takes nothing, is begun anew as if it had been refused.
         self._stable_s = backoff.base_s
@@ -227,14 +228,16 @@ class SyncDriver:
         """Return how long to wait after an attempt that led to no session.
 
         Back-off and breaker spare a hub that answers and refuses; looking for one that does not
-        answer costs nobody anything, and it is to be found at once when it comes back.
+        answer costs nobody anything, and it is to be found at once when it comes back. But those
+        who lose a hub together begin to look at times of their own, or they would go on together.
         """
         self._note_problem(str(closed))
         if closed.retry_after_s is None:
             return self._refused(0.0)
+        first_s = 0.0 if self._is_hub_away else self._random.uniform(0.0, self.sender.spread_s)
         self._is_hub_away = True
         self.breaker.unanswered()
-        return closed.retry_after_s
+        return max(first_s, closed.retry_after_s)
 
     def _refused(self, retry_after_s: float) -> float:
         self._is_hub_away = False

@@ -6,7 +6,15 @@ import trio
 import trio.testing
 
 from edgesync.demo.site import free_ports
-from edgesync_transport.dealer import Cause, LinkLost, Phase, open_connect, split_address
+from edgesync_transport.dealer import (
+    LOOK_S,
+    Cause,
+    LinkLost,
+    Phase,
+    look_time_s,
+    open_connect,
+    split_address,
+)
 from edgesync_transport.keys import new_key_pair
 from edgesync_transport.link import LinkClosed, Peer
 from edgesync_transport.messages import Bye, Ping, Pong
@@ -306,6 +314,13 @@ async def test_a_hub_is_looked_for_until_it_is_there() -> None:
         async with open_hearing([address], server_keys=server, edges=table) as hearing:
             await link.wait_up()
             assert (await hearing.receive())[1] == HELLO
+
+
+@pytest.mark.parametrize("look_s", [0.05, 2.0, 30.0])
+def test_a_hub_that_is_looked_for_seldom_is_looked_for_more_than_once(look_s: float) -> None:
+    """A link tries at its beginning: fleets whose links ended at once would try as one."""
+    assert look_time_s(look_s) >= LOOK_S
+    assert look_time_s(look_s) > 2 * (2 * look_s)
 
 
 async def test_a_link_that_looks_for_its_hub_can_be_closed() -> None:

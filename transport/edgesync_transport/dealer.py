@@ -31,8 +31,10 @@ log = logging.getLogger(__name__)
 
 RESOLVE_TIMEOUT_S: Final = 10.0
 GUEST_PAUSE_S: Final = 0.5
-# A link that looks for its hub ends after so long, and the next one resolves the name again.
+# A link that looks for its hub ends after so long or so many looks, whichever is later, and the
+# next one resolves the name again.
 LOOK_S: Final = 10.0
+LOOKS_MIN: Final = 3
 # Where packets vanish, a connection is given up so soon; every second link is patient instead, for
 # lines on which an answer takes longer.
 IMPATIENT_S: Final = 1.0
@@ -116,20 +118,21 @@ class ZmqLink:
         settings: LinkSettings,
         past: Past,
         *,
-        is_looking: bool,
+        look_s: float | None,
     ) -> None:
         self.address = address
         self.phase = Phase.CONNECTING
+        self.handshakes = 0  # begun: more than one when the hub, or who stands before it, hung up
         self.malformed = 0  # messages of the hub that were dropped: not decodable
         self.unknown = 0  # ... of a kind this version does not know
         self._socket = socket
         self._settings = settings
         self._past = past
-        self._is_looking = is_looking
+        self._look_s = look_s
         self._endpoints: list[str] = []
         self._failed = 0  # of them
         self._absence = Cause.UNREACHABLE
-        self._look_until = math.inf if is_looking else -math.inf
+        self._look_until = -math.inf if look_s is None else math.inf
         self._settled = trio.Event()
         self._pump = pump.Pump(socket, limits=settings.pump)
         self._scope = trio.CancelScope()
@@ -227,8 +230,8 @@ class ZmqLink:
             self._gone.set()
 
     async def _wait_settled(self) -> None:
-        if self._is_looking:
-            self._look_until = trio.current_time() + LOOK_S
+        if self._look_s is not None:
+            self._look_until = trio.current_time() + look_time_s(self._look_s)
             with trio.move_on_at(self._look_until):
                 await self._settled.wait()
             if self.phase is Phase.CONNECTING:
@@ -238,7 +241,7 @@ class ZmqLink:
     @property
     def _attempts(self) -> int:
         """Return the events of attempts that fail: who looks for a hub wants to know of none."""
-        return 0 if self._is_looking else int(zmq.EVENT_CLOSED)
+        return int(zmq.EVENT_CLOSED) if self._look_s is None else 0
 
     async def _resolve(self) -> list[str]:
         """Return the addresses as numbers: those of last time when the name cannot be resolved.
@@ -299,6 +302,7 @@ class ZmqLink:
                     self._socket.disconnect(other)
             self._endpoints = [endpoint]
             self.phase = Phase.GREETING
+            self.handshakes += 1
         elif event == zmq.EVENT_CLOSED:
             self._failed += 1
             if self._failed >= len(self._endpoints):
@@ -400,9 +404,7 @@ class ZmqConnect:
         socket.curve_serverkey = self._server_key.encode()
         socket.curve_publickey = self._keys.public.encode()
         socket.curve_secretkey = self._keys.secret.encode()
-        link = ZmqLink(
-            self.address, socket, self._settings, self._past, is_looking=look_s is not None
-        )
+        link = ZmqLink(self.address, socket, self._settings, self._past, look_s=look_s)
         self._past.links += 1
         self._nursery.start_soon(link._run)
         return link
@@ -433,6 +435,15 @@ async def open_connect(
         # All sockets are closed; this waits for the last farewell, at most `farewell_s`.
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(context.term)
+
+
+def look_time_s(look_s: float) -> float:
+    """Return how long a link goes on that looks about so often; longer than to its second look.
+
+    Its first look is at its beginning: links that ended before the second would turn looks of a
+    fleet at random times into looks of all at once.
+    """
+    return max(LOOK_S, LOOKS_MIN * 2 * look_s)
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -239,7 +239,7 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 }
 
 
-# What a receiver may ask for at most: a fleet of 30,000.
+# What a receiver may ask for at most: a fleet of 15,000.
 SPREAD_MAX_S: Final = 60.0
 # What a receiver that slows this side down may ask for in one answer.
 PAUSE_MAX_S: Final = 60.0

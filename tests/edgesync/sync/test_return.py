@@ -13,7 +13,8 @@ from edgesync.store.journal import EdgeStore
 from edgesync.sync.driver import SyncDriver
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
-from edgesync_transport.memory import MemoryHub, open_memory_hub
+from edgesync_transport.link import Connect
+from edgesync_transport.memory import MemoryHub, MemoryLink, open_memory_hub
 from edgesync_transport.messages import Bye, Hello, Message, RefuseCode, Refused, Welcome
 from edgesync_transport.receiver import FLOORS_NONE
 from edgesync_transport.window import SenderSettings
@@ -59,6 +60,9 @@ class Greetings:
                 self._came.set()
                 self._came = trio.Event()
                 await self.hub.send(peer, self.answer(message))
+
+    def connect_with(self, connect: Connect) -> None:
+        self._driver._connect = connect
 
     async def last(self, seconds: float) -> None:
         """Let a session last, once its marks are stored: a disk knows no virtual time."""
@@ -186,6 +190,31 @@ async def test_a_fleet_comes_back_over_the_time_its_hub_has_told(
         waits.append(await greetings.another() - back_at)
     assert max(waits) <= 30.0
     assert max(waits) > 5.0
+
+
+async def test_edges_that_lose_their_hub_together_begin_to_look_at_any_time_of_the_spread(
+    autojump_clock: MockClock, greetings: Greetings
+) -> None:
+    """Looks of one edge have a pause, those of a fleet must not fall into the same second."""
+    spread_s, looks = 30.0, list[float]()
+
+    class Noting:
+        async def __call__(self, look_s: float | None = None) -> MemoryLink:
+            if look_s is not None:
+                looks.append(trio.current_time() - lost_at)
+            return greetings.hub.open("barn", look_s)
+
+    greetings.answer = lambda hello: grant(hello, spread_s=spread_s)
+    greetings.connect_with(Noting())
+    for _ in range(20):
+        await greetings.last(60.0)
+        greetings.hub.cut()
+        lost_at = trio.current_time()
+        await trio.sleep(spread_s)
+        greetings.hub.mend()
+        await greetings.another()
+    for part in range(3):
+        assert [one for one in looks if part <= one // (spread_s / 3) < part + 1], looks
 
 
 async def test_a_hub_that_says_goodbye_is_not_run_after(
