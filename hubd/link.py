@@ -1,7 +1,8 @@
 """The shell around the receivers: hears edges, stores their batches, answers.
 
-One task a connected edge stores its batches in order; the log commits all edges together. So a slow
-or hostile edge has a queue of its own, bounded, and the others do not wait for it (I7, I8).
+One task an edge stores its batches in order, for as long as there are any; the log commits all
+edges together. So a slow or hostile edge has a queue of its own, bounded, and the others do not
+wait for it (I7, I8).
 """
 
 import heapq
@@ -90,16 +91,18 @@ class EdgePort:
     def __init__(self, receiver: Receiver) -> None:
         limits = receiver.settings.limits
         self.receiver = receiver
-        self.send, self.receive = trio.open_memory_channel[core.Store](4 * limits.window_batches)
+        self.batches_max = 4 * limits.window_batches
+        self.batches: list[core.Store] = []
+        self.is_storing = False
         self.queued_bytes = 0
+        self.is_connected = False
         self.wanted: core.Open | None = None
         self.is_opening = False
         self.due_at = math.inf  # when it is told the time next
 
     def has_room(self, nbytes: int) -> bool:
-        held = self.send.statistics()
         return (
-            held.current_buffer_used < held.max_buffer_size
+            len(self.batches) < self.batches_max
             and self.queued_bytes + nbytes <= 2 * self.receiver.settings.limits.window_bytes
         )
 
@@ -163,8 +166,6 @@ class HubLink:
             port = EdgePort(Receiver(edge, self._settings))
             self._ports[edge] = port
             self._presence.watch(port.receiver)
-            assert self._nursery is not None
-            self._nursery.start_soon(self._keep_storing, port)
         return port
 
     async def revoke(self, edge: str) -> None:
@@ -195,9 +196,6 @@ class HubLink:
             await trio.sleep(TICK_S)
             if descriptors.are_short():  # libzmq lets peers in and does not say what failed
                 descriptors.note_shortage("link")
-            self.rates.count_edges(
-                edge for edge, port in self._ports.items() if port.receiver.session is not None
-            )
             now = trio.current_time()
             while self._due and self._due[0][0] <= now:
                 due_at, _, port = heapq.heappop(self._due)
@@ -217,7 +215,9 @@ class HubLink:
 
     async def _step(self, port: EdgePort, event: core.Event) -> None:
         now = trio.current_time()
-        for effect in port.receiver.step(event, now, self._wall_ns()):
+        effects = port.receiver.step(event, now, self._wall_ns())
+        self._count(port)
+        for effect in effects:
             match effect:
                 case core.Transmit(peer, message):
                     await self._hearing.send(peer, message)
@@ -234,6 +234,14 @@ class HubLink:
                     log.log(level, "link: edge=%s %s %s", edge, kind, dict(facts))
                     self._presence.note(edge, kind, facts, now)
 
+    def _count(self, port: EdgePort) -> None:
+        """Keep count of sessions as they begin and end: nobody goes through the fleet for it."""
+        is_connected = port.receiver.session is not None
+        if is_connected != port.is_connected:
+            port.is_connected = is_connected
+            note = self.rates.connected if is_connected else self.rates.disconnected
+            note(port.receiver.edge)
+
     async def _enqueue(self, port: EdgePort, asked: core.Store) -> None:
         nbytes = len(asked.batch.payload)
         if port.queued_bytes and self._queued_bytes + nbytes > QUEUED_MAX:
@@ -242,7 +250,11 @@ class HubLink:
         elif port.has_room(nbytes):
             port.queued_bytes += nbytes
             self._queued_bytes += nbytes
-            port.send.send_nowait(asked)
+            port.batches.append(asked)
+            if not port.is_storing:
+                port.is_storing = True
+                assert self._nursery is not None
+                self._nursery.start_soon(self._keep_storing, port)
         else:
             busy = _refused(asked, NackCode.BUSY, "too much of this edge waits for the disk")
             await self._step(port, busy)
@@ -277,17 +289,13 @@ class HubLink:
         self._time(port)
 
     async def _keep_storing(self, port: EdgePort) -> None:
-        async for first in port.receive:
-            asked = [first]
-            while len(asked) < TOGETHER_MAX:
-                try:
-                    asked.append(port.receive.receive_nowait())
-                except trio.WouldBlock:
-                    break
+        while asked := port.batches[:TOGETHER_MAX]:
+            del port.batches[:TOGETHER_MAX]
             await self._store(port, asked)
             nbytes = sum(len(one.batch.payload) for one in asked)
             port.queued_bytes -= nbytes
             self._queued_bytes -= nbytes
+        port.is_storing = False
 
     async def _store(self, port: EdgePort, asked: Sequence[core.Store]) -> None:
         """Check and store batches in order, and answer them. What follows a bad one is a gap."""

@@ -47,7 +47,7 @@ class Presence:
         self._connected_at: dict[str, int] = {}
         self._seen_at: dict[str, int] = {}
         self._behind_since: dict[str, int] = {}
-        self._begun: dict[str, deque[float]] = {}
+        self._begun: dict[str, tuple[float, ...]] = {}
         # How the last session ended, and when: an orderly stop is no loss of the link.
         self._ended: dict[str, tuple[str, int]] = {}
 
@@ -81,11 +81,11 @@ class Presence:
         if kind != "connected":
             return
         self._connected_at[edge] = self._clock_ns()
-        begun = self._begun.setdefault(edge, deque(maxlen=FLAPPING_SESSIONS))
-        begun.append(now)
+        begun = (*self._begun.get(edge, ()), now)[-FLAPPING_SESSIONS:]
         if len(begun) == FLAPPING_SESSIONS and now - begun[0] < FLAPPING_WINDOW_S:
             self._add(edge, "flapping", f"{FLAPPING_SESSIONS} sessions in {now - begun[0]:.0f} s")
-            begun.clear()
+            begun = ()
+        self._begun[edge] = begun
 
     def _add(self, edge: str, kind: str, detail: str) -> None:
         self._count += 1

@@ -10,7 +10,7 @@ A tenant over its rate slows down those of its edges that take more than an equa
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -112,6 +112,7 @@ class Rates:
         self.settings = settings or RateSettings()
         self._tenant_of = tenant_of
         self.edges: Counter[str] = Counter()
+        self._connected: dict[str, str] = {}
         self._edges: dict[str, _Sender] = {}
         self._shares: dict[str, Meter] = {}
         self._tenants: dict[str, _Sender] = {}
@@ -163,10 +164,13 @@ class Rates:
         """Return how often each edge was slowed down since the start."""
         return {edge: one.count for edge, one in self._edges.items() if one.count}
 
-    def count_edges(self, connected: Iterable[str]) -> None:
-        """Take in which edges are connected now."""
-        if self.settings.tenant != Rate():
-            self.edges = Counter(map(self._tenant_of, connected))
+    def connected(self, edge: str) -> None:
+        """Take in that an edge has a session: its tenant's rate is shared by one more."""
+        tenant = self._connected[edge] = self._tenant_of(edge)
+        self.edges[tenant] += 1
+
+    def disconnected(self, edge: str) -> None:
+        self.edges[self._connected.pop(edge)] -= 1
 
     def forget(self, edge: str) -> None:
         self._edges.pop(edge, None)

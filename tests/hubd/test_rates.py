@@ -62,7 +62,8 @@ def test_who_stays_within_its_rate_is_never_paused(flood: list[tuple[float, int]
 def test_a_tenant_over_its_rate_slows_down_those_that_take_more_than_their_share() -> None:
     rates = Rates(TENANT, tenant_of=lambda edge: edge.split(".")[0])
     names = ["a.1", "a.2", "a.3", "a.4", "b.1"]
-    rates.count_edges(names)
+    for name in names:
+        rates.connected(name)
     for second in range(60):
         rates.take("a.1", 10_000, 0, float(second))
         for name in names[1:]:

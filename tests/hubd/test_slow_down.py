@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
-from edgesync_transport.messages import Ack, Lane, Nack, NackCode
+from edgesync_transport.messages import Ack, Bye, Lane, Nack, NackCode
 from hubd import link
 from hubd.lead import Lead
 from hubd.project import Progress
@@ -48,6 +49,22 @@ async def test_over_its_rate_an_edge_is_told_to_pause_and_then_refused(tmp_path:
         assert not answer.pause_s
         slowed = {view.edge: view.slowed for view in site.presence.edges()}
         assert slowed == {"barn": refusal.reason, "shed": ""}
+
+
+async def test_a_tenants_rate_is_shared_by_those_who_have_a_session(tmp_path: Path) -> None:
+    rates = Rates(SLOW, tenant_of=lambda _edge: "t")
+    async with open_site(tmp_path, rates=rates) as site:
+        barn, shed = site.edge(), site.edge("shed")
+        for edge in (barn, shed):
+            await edge.greet()
+        assert rates.edges == {"t": 2}
+        await barn.greet(again=True)
+        assert rates.edges == {"t": 2}
+        await barn.link.send(Bye(epoch=barn.epoch, reason="done"))
+        await wait_all_tasks_blocked()
+        assert rates.edges == {"t": 1}
+        await site.link.revoke("shed")
+        assert not +rates.edges
 
 
 async def test_what_is_refused_for_now_is_not_unpacked(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ is acknowledged that is not on disk (I1, I4).
 
 import enum
 import math
-from collections import deque
 from collections.abc import Mapping
 from typing import Final
 
@@ -202,7 +201,7 @@ class Receiver:
         self._opening: tuple[int, Peer, Hello] | None = None
         self._pings: dict[int, float] = {}
         self._pinged_at = 0.0
-        self._takeovers: deque[float] = deque()
+        self._takeovers: list[float] = []
         self._hold_until = 0.0
         self._is_skewed = False
         self._granted = False
@@ -316,9 +315,8 @@ class Receiver:
                 Report("superseded", {"epoch": old.epoch}),
             ]
         if old.incarnation != hello.incarnation:
-            self._takeovers.append(now)
-            while self._takeovers and self._takeovers[0] < now - self.settings.takeovers_window_s:
-                self._takeovers.popleft()
+            since = now - self.settings.takeovers_window_s
+            self._takeovers = [*(at for at in self._takeovers if at >= since), now]
             if len(self._takeovers) > self.settings.takeovers_max:
                 self._hold_until = now + self.settings.holdoff_s
                 self._takeovers.clear()
