@@ -1,15 +1,20 @@
-"""A thousand edges on one hub: how late are acks, what does news cost, and what does an edge?
+"""A fleet on one hub: how late are acks, what does it cost, and how does it come back?
 
-    python -m bench.fleet --edges 1000 --seconds 60
+    python -m bench.fleet --edges 1000 idle batches news
+    python -m bench.fleet --edges 5000 --processes 2 idle killed vanished
 
-The hub is a real one in a process of its own, with log, keys, projectors and HTTP. The edges are
-many in one more process: each has a connection with CURVE and a real `Sender`, sends a batch of 50
-readings every 30 s, at a time of its own, and has a question for keys waiting at the hub, as an
-edge with keys in use has. Journals are not on disk: the hub is what is measured.
+The hub is a real one in a process of its own, with log, keys, projectors and HTTP; the edges are
+those of `bench.edges`. Each question is asked of the fleet as the one before has left it, and its
+figures are printed as a line of JSON with the machine's load:
 
-Prints milliseconds from sending a batch to its ack (p50, p99), the hub's CPU in a batch and its
-share of a core while nobody sends, its memory an edge, and how long news of one key takes to the
-three edges that want it.
+    idle      what the hub holds and how much of a core it takes while nobody sends
+    batches   each edge sends a poll every so often: from sending it to its ack
+    news      a key changes: how soon do the three edges that want it know, and who else is told
+    killed    the hub is killed and started again: how soon are all back, how late are the acks of
+              those who are, and how old is what the API shows of a real edge among them
+    vanished  half of the edges lie behind a network that swallows everything: what do they hold
+
+`vanished` makes a network namespace, as root.
 """
 
 import argparse
@@ -22,198 +27,80 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 import httpx2
 import msgspec
 import psutil
 import trio
-import zmq
 
-from edgesync import EdgeNode, Lane, Reading
-from edgesync._native import batch
+from bench.edges import WANTED_BY, Plan
+from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
-from edgesync.store.journal import EdgeStore
 from edgesync_transport import descriptors
-from edgesync_transport import sender as core
-from edgesync_transport.dealer import ZmqConnect
-from edgesync_transport.keys import load_or_create_keys, new_key_pair
-from edgesync_transport.messages import Codec, Page, Pull
-from edgesync_transport.sockets import DEFAULT_SETTINGS, new_context
-from edgesync_transport.window import LanePositions, SenderSettings
-from hubd.registry import open_registry
+from edgesync_transport.keys import KeyPair, load_or_create_keys, new_key_pair, write_keys
+from hubd.owned import tables
+from hubd.registry import DEFAULT_TENANT, open_registry
 from hubd.serve import KEYS
 
-if TYPE_CHECKING:
-    from edgesync_transport.link import Link
-
-POLL: Final = 50
-EVERY_S: Final = 30.0
-HEARTBEAT_S: Final = 30.0
-HOLD_S: Final = 50.0
 SETTLE_S: Final = 10.0
-IDLE_S: Final = 30.0
 NEWS_S: Final = 10.0
-GREETINGS_AT_A_TIME: Final = 50
-WANTED_BY: Final = 3
 NEWS: Final = 10
-NOWHERE: Final = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
-
-
-class Journal:
-    """Polls that every edge sends as its own: packed once, with the hashes that join them."""
-
-    def __init__(self, polls: int) -> None:
-        self.batches: dict[int, core.Loaded] = {}
-        self.tails = [0]
-        self.chains = {0: 0}
-        chance = Random(1)
-        with tempfile.TemporaryDirectory() as folder, EdgeNode.local(Path(folder)) as node:
-            for _ in range(polls):
-                at = time.time_ns()
-                node.ingest_sync([
-                    Reading("plant", f"s{n}", round(chance.uniform(10, 400), 1), at)
-                    for n in range(POLL)
-                ])  # fmt: skip
-                self._take(node.store)
-
-    def _take(self, store: EdgeStore) -> None:
-        first = self.tails[-1] + 1
-        rows = store.read(Lane.BULK, first)
-        codec, payload = batch.pack(rows.data, prev_chain=rows.prev_chain)
-        self.batches[first] = core.Loaded(
-            lane=Lane.BULK, first=first, last=rows.last, prev_chain=rows.prev_chain,
-            last_chain=rows.last_chain, codec=Codec(codec), payload=payload,
-        )  # fmt: skip
-        self.tails.append(rows.last)
-        self.chains[rows.last] = rows.last_chain
-
-
-class Figures:
-    """What the edges have seen, together."""
-
-    def __init__(self) -> None:
-        self.acks_s: list[float] = []
-        self.connected = 0
-        self.pages = 0
-        self.news_at: dict[str, list[float]] = {}
-
-
-class SimulatedEdge:
-    """A `Sender` over a real connection, and a question for keys that waits."""
-
-    def __init__(self, number: int, connect: ZmqConnect, journal: Journal, seen: Figures) -> None:
-        self.name = f"edge{number}"
-        self._number = number
-        self._connect = connect
-        self._journal = journal
-        self._seen = seen
-        self._polls = 0
-        self._sent_at: dict[int, float] = {}
-        self._cursor = Pull(
-            epoch=0, token=0, keyspace=bytes(16), replica=0, base=0, after=0, made=0
-        )
-        shared = [(b"three/", True)] if number < WANTED_BY else []
-        self._scope = msgspec.msgpack.encode([(b"site/%d/" % number, True), *shared, (b"", False)])
-        settings = SenderSettings(heartbeat_s=HEARTBEAT_S, linger_s=(0.0, 0.0, 0.0))
-        self._sender = core.Sender(
-            (NOWHERE, NOWHERE, NOWHERE), incarnation=os.urandom(16), wall_ns=time.time_ns,
-            chain_at=lambda _lane, seq: journal.chains.get(seq), random=Random(number),
-            settings=settings,
-        )  # fmt: skip
-        self._link: Link
-
-    async def run(self, slots: trio.CapacityLimiter, produces: trio.Event) -> None:
-        async with slots:
-            self._link = await self._connect()
-            await self._link.wait_up()
-            await self._step(core.LinkUp())
-            while not self._sender.epoch:
-                await self._step(core.Received(await self._link.receive()))
-            await self._ask()
-            self._seen.connected += 1
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_producing, produces)
-            while True:
-                message = await self._link.receive()
-                if isinstance(message, Page):
-                    await self._take(message)
-                else:
-                    await self._step(core.Received(message))
-
-    async def _keep_producing(self, produces: trio.Event) -> None:
-        next_poll = trio.current_time() + Random(self._number).uniform(0, EVERY_S)
-        while True:
-            with trio.move_on_at(min(next_poll, self._sender.due_at(trio.current_time()) + 1.0)):
-                await trio.sleep_forever()
-            await self._step(core.Tick())
-            if trio.current_time() >= next_poll:
-                next_poll += EVERY_S
-                if produces.is_set() and self._polls + 1 < len(self._journal.tails):
-                    self._polls += 1
-                    tail = self._journal.tails[self._polls]
-                    self._sent_at[tail] = trio.current_time()
-                    await self._step(core.Grown(Lane.BULK, tail))
-
-    async def _step(self, event: core.Event) -> None:
-        now = trio.current_time()
-        for effect in self._sender.step(event, now):
-            match effect:
-                case core.Transmit(message):
-                    await self._link.send(message)
-                case core.Load(lane=lane, first=first):
-                    if (loaded := self._journal.batches.get(first)) and lane is Lane.BULK:
-                        await self._step(loaded)
-                case core.Mark(lane=Lane.BULK, floor=floor):
-                    for tail in [tail for tail in self._sent_at if tail <= floor]:
-                        self._seen.acks_s.append(now - self._sent_at.pop(tail))
-
-    async def _ask(self, wait_s: float = 0.0) -> None:
-        self._cursor = msgspec.structs.replace(
-            self._cursor, epoch=self._sender.epoch, token=self._cursor.token + 1, wait_s=wait_s,
-            payload=self._scope,
-        )  # fmt: skip
-        await self._link.send(self._cursor)
-
-    async def _take(self, page: Page) -> None:
-        if page.token != self._cursor.token:
-            return
-        is_named = (page.replica, page.keyspace) == (self._cursor.replica, self._cursor.keyspace)
-        if page.payload and is_named and self._cursor.base:
-            self._seen.news_at.setdefault(self.name, []).append(time.monotonic())
-        elif is_named:
-            self._seen.pages += 1
-        self._cursor = msgspec.structs.replace(
-            self._cursor, replica=page.replica, keyspace=page.keyspace, start=page.start,
-            base=page.position if is_named and page.is_all else self._cursor.base,
-            after=page.position if is_named else 0,
-        )  # fmt: skip
-        await self._ask(HOLD_S if is_named and page.is_all else 0.0)
+PROBE: Final = "probe"
+PROBE_EVERY_S: Final = 0.2
+ASK_S: Final = 0.05
+LOOK_S: Final = 0.05
+# The kernel gives a peer up that answers nothing for 15 s, asked for the first time after 5.
+VANISHED_S: Final = 40.0
+# The far end of the namespace; and a hardware address that nobody has.
+NAMESPACE, NEAR, FAR = "edgesync-fleet", "10.199.0.1", "10.199.0.2"
+NOBODY: Final = "02:00:00:00:00:99"
 
 
 class Hub:
     """A hub in a process of its own, and the keys of its edges."""
 
-    def __init__(self, folder: Path, edges: int) -> None:
+    def __init__(
+        self, folder: Path, edges: int, plan: dict[str, Any], listen: Sequence[str]
+    ) -> None:
+        self.folder = folder
         self.link_port, self.http_port = free_ports(2)
+        self.url = f"http://127.0.0.1:{self.http_port}"
         self._config = folder / "hub.toml"
-        listen = f"tcp://127.0.0.1:{self.link_port}"
+        addresses = [f"tcp://{ip}:{self.link_port}" for ip in listen]
         self._run(
-            "init", "--listen", listen, "--port", str(self.http_port),
-            "--heartbeat", f"{HEARTBEAT_S:.0f}s",
+            "init", "--listen", addresses[0], "--port", str(self.http_port),
+            "--heartbeat", f"{plan['heartbeat_s']:.0f}s",
         )  # fmt: skip
+        text = self._config.read_text()
+        assert f'listen = ["{addresses[0]}"]' in text, text
+        self._config.write_text(text.replace(f'["{addresses[0]}"]', json.dumps(addresses)))
         self.public = load_or_create_keys(folder / "data" / KEYS).public
         self.pairs = [new_key_pair() for _ in range(edges)]
-        with contextlib.closing(open_registry(folder / "data")) as registry:
-            for number, pair in enumerate(self.pairs):
-                invited = registry.enrolments.invite(f"edge{number}", valid_s=3600.0)
-                registry.enrolments.redeem(invited.routing_key, invited.secret, pair.public)
-        with (folder / "hub.log").open("wb") as out:
+        write_keys(folder / "edge.keys", probe := new_key_pair())
+        named = {f"edge{number}": pair for number, pair in enumerate(self.pairs)}
+        register(folder / "data", {**named, PROBE: probe})
+        self.plans = [self._write_plan(nth, address, plan) for nth, address in enumerate(addresses)]
+        self.start()
+
+    def _write_plan(self, nth: int, address: str, plan: dict[str, Any]) -> Path:
+        path = self.folder / f"plan{nth}.json"
+        path.write_bytes(msgspec.json.encode(
+            Plan(address=address, server_key=self.public, pairs=self.pairs, **plan)
+        ))  # fmt: skip
+        return path
+
+    def start(self) -> None:
+        with (self.folder / "hub.log").open("ab") as out:
             command = [sys.executable, "-m", "hubd", "--config", str(self._config), "run"]
             self.process = subprocess.Popen(command, stdout=out, stderr=out)
         self._seen = psutil.Process(self.process.pid)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def _run(self, *arguments: str) -> None:
         command = [sys.executable, "-m", "hubd", "--config", str(self._config), *arguments]
@@ -221,10 +108,10 @@ class Hub:
 
     async def command(self, *words: str) -> None:
         """Carry out a command on the hub's keys, as a client of its API does."""
-        url = f"http://127.0.0.1:{self.http_port}/api/v1/keys/command"
         body = {"commands": [list(words)]}
-        async with httpx2.AsyncClient() as client:
-            (await client.post(url, json=body)).raise_for_status()
+        async with httpx2.AsyncClient(timeout=60.0) as client:
+            answer = await client.post(f"{self.url}/api/v1/keys/command", json=body)
+            answer.raise_for_status()
 
     async def wait_ready(self) -> None:
         while True:
@@ -235,94 +122,393 @@ class Hub:
             else:
                 return
 
+    async def lag(self) -> int:
+        """Return how many entries of the log are not projected yet."""
+        async with httpx2.AsyncClient(timeout=60.0) as client:
+            stats = (await client.get(f"{self.url}/api/v1/stats")).json()
+        return max(int(one["lag"]) for one in stats["projectors"])
+
     def cpu_s(self) -> float:
         times = self._seen.cpu_times()
         return float(times.user + times.system)
 
-    def uss(self) -> int:
-        return int(self._seen.memory_full_info().uss)
+    def memory(self) -> int:
+        """Return what it holds of its own, without the pages of its files that are mapped."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        ((kib,),) = (line.split()[1:2] for line in status.splitlines() if line[:7] == "RssAnon")
+        return int(kib) * 1024
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def close(self) -> None:
         self.process.terminate()
         self.process.wait()
 
 
-async def measure(hub: Hub, seconds: float) -> dict[str, float]:
-    """Connect all edges, let them be, let them send, let three of them hear."""
-    seen, produces = Figures(), trio.Event()
-    journal = Journal(2 + int(seconds / EVERY_S))
-    slots = trio.CapacityLimiter(GREETINGS_AT_A_TIME)
-    settings = msgspec.structs.replace(DEFAULT_SETTINGS, vanished_s=2 * HEARTBEAT_S)
-    context = new_context()
-    context.set(zmq.MAX_SOCKETS, 65_000)
-    await hub.wait_ready()
-    empty_bytes, begun = hub.uss(), trio.current_time()
-    found: dict[str, float] = {"edges": len(hub.pairs)}
-    async with trio.open_nursery() as nursery:
-        for number, pair in enumerate(hub.pairs):
-            connect = ZmqConnect(
-                f"tcp://127.0.0.1:{hub.link_port}", server_key=hub.public, keys=pair,
-                settings=settings, context=context, nursery=nursery,
-            )  # fmt: skip
-            edge = SimulatedEdge(number, connect, journal, seen)
-            nursery.start_soon(edge.run, slots, produces)
-        while seen.connected < len(hub.pairs):  # noqa: ASYNC110 - counts of many tasks
-            await trio.sleep(0.05)
-        found["connected_s"] = trio.current_time() - begun
+def register(data: Path, pairs: dict[str, KeyPair]) -> None:
+    """Enrol all of them at once, which nobody else has to."""
+    now_ns = time.time_ns()
+    with contextlib.closing(open_registry(data)) as registry, registry.owned.change() as owned:
+        for table, rows in (
+            (tables.owner, [{"edge": name, "tenant": DEFAULT_TENANT} for name in pairs]),
+            (tables.edge, [
+                {"name": name, "tenant": DEFAULT_TENANT, "created_ns": now_ns} for name in pairs
+            ]),
+            (tables.key, [
+                {"public": pair.public, "edge": name, "added_ns": now_ns}
+                for name, pair in pairs.items()
+            ]),
+        ):  # fmt: skip
+            owned.execute(table.insert(), rows)
+
+
+class Edges:
+    """Processes of `bench.edges`, and what they have seen together."""
+
+    def __init__(self, hub: Hub, count: int, processes: int) -> None:
+        self.count = count
+        share = count // processes
+        self._processes = []
+        for nth in range(processes):
+            first = nth * share
+            part = count - first if nth == processes - 1 else share
+            plan = hub.plans[min(nth, len(hub.plans) - 1)]
+            command = [sys.executable, "-m", "bench.edges", str(plan), str(first), str(part)]
+            if plan != hub.plans[0]:
+                command = ["ip", "netns", "exec", NAMESPACE, *command]
+            self._processes.append(subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            ))  # fmt: skip
+
+    async def say(self, command: str) -> dict[str, Any]:
+        """Give all a command; returns what they have seen since the last one."""
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{command}\n")
+            process.stdin.flush()
+        return merged([
+            json.loads(await trio.to_thread.run_sync(one.stdout.readline))
+            for one in self._processes
+            if one.stdout is not None
+        ])  # fmt: skip
+
+    async def wait(self, is_enough: Callable[[int], bool]) -> dict[str, Any]:
+        """Return what was seen until enough are connected, or few enough."""
+        seen = [await self.say("figures")]
+        while not is_enough(seen[-1]["connected"]):
+            await trio.sleep(LOOK_S)
+            seen.append(await self.say("figures"))
+        return merged(seen)
+
+    async def wait_connected(self) -> dict[str, Any]:
+        return await self.wait(lambda connected: connected == self.count)
+
+    def close(self) -> None:
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        for process in self._processes:
+            process.wait()
+
+
+def merged(seen: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Add figures up: numbers, lists, and what is counted or listed by name."""
+    total: dict[str, Any] = {}
+    for figures in seen:
+        for name, value in figures.items():
+            if name not in total:
+                total[name] = value
+            elif isinstance(value, dict):
+                for key, part in value.items():
+                    total[name][key] = total[name][key] + part if key in total[name] else part
+            else:
+                total[name] = total[name] + value
+    return total
+
+
+class Fleet:
+    """A hub with its edges connected, and the questions of this benchmark."""
+
+    def __init__(self, hub: Hub, edges: Edges, empty_bytes: int, seconds: float) -> None:
+        self.hub = hub
+        self.edges = edges
+        self.seconds = seconds
+        self._empty_bytes = empty_bytes
+
+    async def idle(self) -> dict[str, float]:
         await trio.sleep(SETTLE_S)
-        found["kb_an_edge"] = (hub.uss() - empty_bytes) / len(hub.pairs) / 1e3
-        cpu_s = hub.cpu_s()
-        await trio.sleep(IDLE_S)
-        idle = (hub.cpu_s() - cpu_s) / IDLE_S
-        found["idle_core_percent"] = 100 * idle
-        cpu_s, pages = hub.cpu_s(), seen.pages
-        produces.set()
-        await trio.sleep(seconds)
-        batches = len(seen.acks_s)
-        found["pages_a_second"] = (seen.pages - pages) / seconds
-        found["cpu_ms_a_batch"] = 1e3 * (hub.cpu_s() - cpu_s - idle * seconds) / max(1, batches)
-        found["batches"] = batches
-        found["ack_p50_ms"], found["ack_p99_ms"] = percentiles_ms(seen.acks_s)
+        await self.edges.say("figures")
+        cpu_s = self.hub.cpu_s()
+        await trio.sleep(self.seconds)
+        cpu_s = self.hub.cpu_s() - cpu_s
+        seen = await self.edges.say("figures")
+        held = self.hub.memory()
+        return {
+            "core_percent": 100 * cpu_s / self.seconds,
+            "pages_a_second": seen["pages"] / self.seconds,
+            "kib_an_edge": (held - self._empty_bytes) / self.edges.count / 1024,
+            "hub_mib": held / (1 << 20),
+        }
+
+    async def batches(self) -> dict[str, float]:
+        await self.edges.say("produce")
+        cpu_s, lags = self.hub.cpu_s(), list[int]()
+        until = trio.current_time() + self.seconds
+        while trio.current_time() < until:
+            await trio.sleep(1.0)
+            lags.append(await self.hub.lag())
+        cpu_s = self.hub.cpu_s() - cpu_s
+        seen = await self.edges.say("figures")
+        count = len(seen["acks_s"])
+        half = len(lags) // 2
+        return {
+            "batches_a_second": count / self.seconds,
+            "cpu_ms_a_batch": 1e3 * cpu_s / max(1, count),
+            "core_percent": 100 * cpu_s / self.seconds,
+            "polls_behind": seen["behind"],
+            "lag_first_half": statistics.fmean(lags[:half] or [0]),
+            "lag_second_half": statistics.fmean(lags[half:] or [0]),
+            "lag_max": max(lags, default=0),
+        } | percentiles_ms("ack", seen["acks_s"])
+
+    async def news(self) -> dict[str, float]:
         latencies: list[float] = []
+        others = 0
+        await self.edges.say("figures")
         for nth in range(NEWS):
-            seen.news_at.clear()
             begun = time.monotonic()
-            await hub.command("SET", "three/x", str(nth))
+            await self.hub.command("SET", "three/x", str(nth))
+            told: dict[str, list[float]] = {}
             with trio.move_on_after(NEWS_S):
-                while len(seen.news_at) < WANTED_BY:  # noqa: ASYNC110 - counts of many tasks
-                    await trio.sleep(0.002)
-            latencies += [at - begun for times in seen.news_at.values() for at in times]
-        found["news_reached"] = len(latencies) / NEWS
-        found["news_p50_ms"], found["news_max_ms"] = (
-            1e3 * statistics.median(latencies or [math.nan]), 1e3 * max(latencies or [math.nan])
-        )  # fmt: skip
-        nursery.cancel_scope.cancel()
-    await trio.to_thread.run_sync(context.term)
-    return {name: round(value, 1) for name, value in found.items()}
+                while len(told) < WANTED_BY:
+                    told = merged([told, (await self.edges.say("figures"))["news"]])
+                    await trio.sleep(LOOK_S)
+            latencies += [min(times) - begun for times in told.values()]
+            others += len([name for name in told if name not in _wanting()])
+        return {
+            "reached": len(latencies) / NEWS, "others": others,
+        } | percentiles_ms("news", latencies)  # fmt: skip
+
+    async def killed(self) -> dict[str, Any]:
+        async with trio.open_nursery() as nursery:
+            probe = Probe(self.hub)
+            await nursery.start(probe.run)
+            await self.edges.say("produce")
+            await trio.sleep(SETTLE_S)
+            calm_s, probe.late_s = probe.late_s, []
+            begun = time.monotonic()
+            self.hub.kill()
+            probe.lost()
+            self.hub.start()
+            lost = await self.edges.wait(lambda connected: connected < self.edges.count / 2)
+            back = await self.edges.wait(lambda connected: connected == self.edges.count)
+            back_s = time.monotonic() - begun
+            await trio.sleep(SETTLE_S)
+            seen = merged([lost, back, await self.edges.say("figures")])
+            nursery.cancel_scope.cancel()
+        return {
+            "back_s": back_s, "probe_back_s": probe.back_at - begun,
+            "handshakes_lost": seen["handshakes"] - seen["links"], "failures": seen["failures"],
+            "shown_late_max_ms": 1e3 * max(probe.late_s),
+            "shown_late_before_ms": 1e3 * max(calm_s),
+        } | percentiles_ms("ack", seen["acks_s"])  # fmt: skip
+
+    async def vanished(self) -> dict[str, float]:
+        connected = self.hub.descriptors()
+        begun = time.monotonic()
+        swallow("lladdr", NOBODY, "nud", "permanent")
+        await trio.sleep(VANISHED_S)
+        gone_s, gone = time.monotonic() - begun, self.hub.descriptors()
+        left = (await self.edges.say("figures"))["connected"]
+        swallow()
+        begun = time.monotonic()
+        await self.edges.wait_connected()
+        await trio.sleep(SETTLE_S)
+        return {
+            "descriptors": connected, "descriptors_after": gone, "after_s": gone_s,
+            "edges_after": left,
+            "back_s": time.monotonic() - begun - SETTLE_S,
+            "descriptors_back": self.hub.descriptors(),
+        }  # fmt: skip
 
 
-def percentiles_ms(seconds: list[float]) -> tuple[float, float]:
+def _wanting() -> set[str]:
+    return {f"edge{number}" for number in range(WANTED_BY)}
+
+
+class Probe:
+    """A real edge among the others; how old is the newest of its readings that the API shows?"""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self.late_s: list[float] = []
+        self.back_at = 0.0
+        self._after_ns = 0
+
+    def lost(self) -> None:
+        """Count lateness again once a reading from after this is shown."""
+        self._after_ns, self.back_at = time.time_ns(), 0.0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        settings = {
+            "edge": {"name": PROBE},
+            "hub": {
+                "endpoint": f"tcp://127.0.0.1:{self._hub.link_port}",
+                "server_key": self._hub.public,
+            },
+        }
+        async with (
+            EdgeNode(settings, folder=self._hub.folder) as node,
+            trio.open_nursery() as tasks,
+        ):
+            while not node.status().link.epoch:  # noqa: ASYNC110 - as a user would
+                await trio.sleep(0.01)
+            tasks.start_soon(self._keep_taking, node)
+            tasks.start_soon(self._keep_asking)
+            task_status.started()
+
+    async def _keep_taking(self, node: EdgeNode) -> None:
+        while True:
+            await node.ingest([Reading("now", "now", 1.0, time.time_ns())])
+            await trio.sleep(PROBE_EVERY_S)
+
+    async def _keep_asking(self) -> None:
+        async with httpx2.AsyncClient(base_url=self._hub.url, timeout=60.0) as client:
+            while True:
+                await trio.sleep(ASK_S)
+                asked_ns = time.time_ns()
+                with contextlib.suppress(httpx2.TransportError):
+                    answer = await client.get(f"/api/v1/edges/{PROBE}/latest")
+                    found = answer.json()["latest"]
+                    if found and found["now"]["now"]["time_ns"] > self._after_ns:
+                        self._shown(asked_ns, found["now"]["now"]["time_ns"])
+
+    def _shown(self, asked_ns: int, taken_ns: int) -> None:
+        self.back_at = self.back_at or time.monotonic()
+        self.late_s.append(max(0.0, (asked_ns - taken_ns) / 1e9 - PROBE_EVERY_S))
+
+
+@contextlib.contextmanager
+def namespace() -> Iterator[None]:
+    """Make a network namespace with a line to it; it goes with the block."""
+    lines = (
+        ["netns", "add", NAMESPACE],
+        ["link", "add", "esf0", "type", "veth", "peer", "name", "esf1", "netns", NAMESPACE],
+        ["addr", "add", f"{NEAR}/30", "dev", "esf0"],
+        ["link", "set", "esf0", "up"],
+        ["-n", NAMESPACE, "addr", "add", f"{FAR}/30", "dev", "esf1"],
+        ["-n", NAMESPACE, "link", "set", "esf1", "up"],
+    )
+    try:
+        for line in lines:
+            subprocess.run(["ip", *line], check=True)
+        yield
+    finally:
+        subprocess.run(["ip", "netns", "del", NAMESPACE], check=True)
+
+
+def swallow(*state: str) -> None:
+    """Send what goes either way to nobody; without arguments let it through again."""
+    for where, ip, device in ((["ip"], FAR, "esf0"), (["ip", "-n", NAMESPACE], NEAR, "esf1")):
+        verb = "replace" if state else "del"
+        subprocess.run([*where, "neigh", verb, ip, *state, "dev", device], check=True)
+
+
+def percentiles_ms(name: str, seconds: list[float]) -> dict[str, float]:
     ordered = sorted(seconds) or [math.nan]
-    return 1e3 * ordered[len(ordered) // 2], 1e3 * ordered[int(len(ordered) * 0.99)]
+    return {
+        f"{name}_p50_ms": 1e3 * ordered[len(ordered) // 2],
+        f"{name}_p99_ms": 1e3 * ordered[int(len(ordered) * 0.99)],
+        f"{name}_max_ms": 1e3 * ordered[-1],
+    }
 
 
-def fleet(edges: int, seconds: float, folder: Path) -> dict[str, float]:
+def rounded(found: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: round(value, 1) if isinstance(value, float) else value
+        for name, value in found.items()
+    }
+
+
+async def measure(
+    hub: Hub, edges: int, processes: int, seconds: float, asked: Sequence[str]
+) -> dict[str, Any]:
+    """Connect the edges and ask one question after the other; returns all figures by question."""
+    await hub.wait_ready()
+    empty_bytes, cpu_s, begun = hub.memory(), hub.cpu_s(), trio.current_time()
+    with contextlib.closing(Edges(hub, edges, processes)) as running:
+        fleet = Fleet(hub, running, empty_bytes, seconds)
+        seen = await running.wait_connected()
+        found: dict[str, Any] = {"connect": {
+            "edges": edges, "seconds": trio.current_time() - begun,
+            "cpu_ms_an_edge": 1e3 * (hub.cpu_s() - cpu_s) / edges,
+            "hub_mib_before": empty_bytes / (1 << 20),
+            "failures": seen["failures"],
+        }}  # fmt: skip
+        show("connect", found["connect"])
+        for question in asked:
+            found[question] = await getattr(fleet, question)()
+            show(question, found[question])
+    return found
+
+
+def show(question: str, found: dict[str, Any]) -> None:
+    load = [round(one, 1) for one in os.getloadavg()]
+    print(json.dumps({"question": question} | rounded(found) | {"load": load}), flush=True)
+
+
+def fleet(
+    edges: int,
+    seconds: float,
+    folder: Path,
+    asked: Sequence[str] = ("idle", "batches", "news"),
+    *,
+    processes: int = 1,
+    keys: bool = True,
+    poll: int = 50,
+    every_s: float = 30.0,
+    heartbeat_s: float = 30.0,
+) -> dict[str, Any]:
     """Run it; returns what was measured."""
     descriptors.raise_limit()
-    hub = Hub(folder, edges)
-    try:
-        return trio.run(measure, hub, seconds)
-    finally:
-        hub.close()
+    polls = 20 + 2 * round(seconds / every_s)
+    plan = {
+        "keys": keys, "poll": poll, "polls": polls, "every_s": every_s, "heartbeat_s": heartbeat_s
+    }  # fmt: skip
+    has_far = "vanished" in asked
+    with namespace() if has_far else contextlib.nullcontext():
+        hub = Hub(folder, edges, plan, ["127.0.0.1", NEAR] if has_far else ["127.0.0.1"])
+        try:
+            return trio.run(measure, hub, edges, processes, seconds, asked)
+        finally:
+            hub.close()
+
+
+QUESTIONS: Final = ("idle", "batches", "news", "killed", "vanished")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "questions", nargs="*", choices=[*QUESTIONS, []], default=["idle", "batches", "news"]
+    )
     parser.add_argument("--edges", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--poll", type=int, default=50, help="readings")
+    parser.add_argument("--every", type=float, default=30.0, help="seconds")
+    parser.add_argument("--heartbeat", type=float, default=30.0, help="seconds")
+    parser.add_argument("--no-keys", action="store_true")
     wanted = parser.parse_args()
+    if unknown := set(wanted.questions) - set(QUESTIONS):
+        parser.error(f"no question: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory(prefix="edgesync-fleet-") as place:
-        print(json.dumps(fleet(wanted.edges, wanted.seconds, Path(place))))
+        fleet(
+            wanted.edges, wanted.seconds, Path(place), wanted.questions or QUESTIONS[:3],
+            processes=wanted.processes, keys=not wanted.no_keys, poll=wanted.poll,
+            every_s=wanted.every, heartbeat_s=wanted.heartbeat,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

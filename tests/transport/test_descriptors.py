@@ -31,6 +31,15 @@ def few() -> Iterator[int]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_free_ones_are_counted_exactly(few: int) -> None:
+    before = descriptors.free()
+    taken = [os.eventfd(0) for _ in range(5)]
+    assert before - descriptors.free() == len(taken)
+    assert descriptors.free() == few - len(os.listdir("/proc/self/fd")) + 1
+    for one in taken:
+        os.close(one)
+
+
 @pytest.fixture
 async def listening() -> AsyncIterator[trio.socket.SocketType]:
     with trio.socket.socket() as listening:
