@@ -51,8 +51,8 @@ from hubd.settings import Settings
 from hubd.state import UNREADABLE, State, open_state
 from hubd.state.copies import copy_schema, copy_state
 from hubd.state.file import open_beside
-from hubd.state.retention import keep_thinning
 from hubd.state.schema import Hub, open_schema, open_schema_beside
+from hubd.state.upkeep import keep_up
 
 log = logging.getLogger(__name__)
 
@@ -312,7 +312,7 @@ async def _serve(
             await nursery.start(keyspaces.run)
             nursery.start_soon(link.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
-            nursery.start_soon(keep_thinning, state, settings.retention)
+            nursery.start_soon(keep_up, state, settings.retention)
             nursery.start_soon(retention.run)
             await nursery.start(
                 functools.partial(

@@ -112,8 +112,12 @@ class StateSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class RetentionSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How long the levels below an hour, and hours, are kept; 0 for ever. Readings stay."""
+    """How long readings, the levels below an hour, and hours are kept; 0 for ever.
 
+    readings   … leave hours behind, unless those are kept no longer
+    """
+
+    readings: Seconds = Seconds(0.0)
     windows: Seconds = Seconds(0.0)
     minutes: Seconds = Seconds(0.0)
     hours: Seconds = Seconds(0.0)

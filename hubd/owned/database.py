@@ -188,9 +188,7 @@ class Owned:
 
 
 _version: Final = sa.table("alembic_version", sa.column("version_num"))
-LOOK: Final = sa.select(
-    tables.identity.c.id, sa.select(_version.c.version_num).scalar_subquery()
-)
+LOOK: Final = sa.select(tables.identity.c.id, sa.select(_version.c.version_num).scalar_subquery())
 
 
 def _identity_in(connection: sa.Connection) -> str:

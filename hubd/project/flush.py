@@ -3,7 +3,7 @@
 All of an edge goes in one transaction, with the position up to which the log is in its rows (I9).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -12,9 +12,9 @@ from hubd.db.dialect import insert, insert_rows
 from hubd.project.totals import Totals
 from hubd.state import tables
 from hubd.state.fresh import EdgeFresh
-from hubd.state.pages import Builder, Page, Run
-from hubd.state.pieces import Piece, cut, to_bits
-from hubd.state.points import span_of
+from hubd.state.pages import Builder, Run, split
+from hubd.state.pieces import Piece, to_bits
+from hubd.state.points import page_row
 from hubd.state.rollups import HOURS, MINUTES, aggregate, level_of, merge
 
 # Points of a run: within a few percent of the best bytes a point, and quick to look through.
@@ -70,10 +70,11 @@ class _Flush:
         t_min = min(min(piece.times) for _, piece in pieces)
         t_max = max(max(piece.times) for _, piece in pieces)
         number = level_of(sum(len(piece.times) for _, piece in pieces), t_min, t_max)
-        for run in _runs(ref, pieces):
-            if not self._builders[number].takes(ref):
-                self._emit(number)
-            self._builders[number].add(run, min(run.piece.times), max(run.piece.times))
+        for n, piece in pieces:
+            for run in split(Run(ref, n, piece), RUN_POINTS):
+                if not self._builders[number].takes(ref):
+                    self._emit(number)
+                self._builders[number].add(run)
         for level in (HOURS, MINUTES):
             if level.number <= number:
                 merge(
@@ -86,11 +87,8 @@ class _Flush:
         if builder.is_empty:
             return
         self._builders[level] = Builder()
-        page: Page = builder.page()
-        self._pending.append({
-            "edge": self._edge, "span": span_of(page.t_min, page.t_max), "level": level,
-            **page._asdict(),
-        })  # fmt: skip
+        page = builder.page()
+        self._pending.append(page_row(self._edge, level, page))
         self._pending_bytes += len(page.data)
         if self._pending_bytes > PENDING_BYTES:
             self._insert()
@@ -98,13 +96,6 @@ class _Flush:
     def _insert(self) -> None:
         insert_rows(self._connection, tables.page, self._pending)
         self._pending, self._pending_bytes = [], 0
-
-
-def _runs(ref: int, pieces: Sequence[tuple[int, Piece]]) -> Iterator[Run]:
-    for n, piece in pieces:
-        for part in cut(piece, RUN_POINTS):
-            yield Run(ref, n, part)
-            n += len(part.times)
 
 
 def _upsert(table: sa.Table, key: str) -> sa.Executable:

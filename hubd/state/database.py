@@ -1,10 +1,11 @@
 """The tables of the state, wherever they are: one writer, several readers, a new life when lost."""
 
+import functools
 import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -17,6 +18,8 @@ from hubd.state.fresh import AFTER, OPTION, Fresh
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+# What a transaction does to rows.
+Change: TypeAlias = Callable[[sa.Connection], None]
 
 READERS: Final = 4
 READ_LIMIT_S: Final = 5.0
@@ -185,11 +188,14 @@ class State:
         since = self._writes_since
         return 0.0 if since is None else time.monotonic() - since
 
-    async def read(self, question: Callable[[sa.Connection], T]) -> T:
+    async def read(
+        self, question: Callable[[sa.Connection], T], *, limit_s: float | None = None
+    ) -> T:
         """Run `question` on one unchanging view; raises QueryTooSlow after `READ_LIMIT_S`."""
         life = self.life
+        ask = functools.partial(self.read_now, question, limit_s=limit_s)
         try:
-            return await trio.to_thread.run_sync(self.read_now, question, limiter=self._readers)
+            return await trio.to_thread.run_sync(ask, limiter=self._readers)
         except Exception as error:
             if is_damage(error) and self.life == life:  # else it met a file that is gone
                 self.report_damage(error)

@@ -21,13 +21,13 @@ import struct
 import sys
 import zlib
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from edgesync._native import block
 from edgesync.errors import RecordError
 from hubd.state.damage import StateDamaged
-from hubd.state.pieces import Piece
+from hubd.state.pieces import BLOCK_POINTS, Piece, cut
 
 MAGIC: Final = b"ESP1"
 HEADER_BEGIN: Final = struct.Struct("<4sI")
@@ -81,11 +81,11 @@ class Builder:
             and ref - self._refs[0] < REFS_MAX
         )
 
-    def add(self, run: Run, t_min: int, t_max: int) -> None:
-        """Add a run whose times are between these two."""
+    def add(self, run: Run) -> None:
+        vtype, times, values = run.piece
+        t_min, t_max = min(times), max(times)
         if self.is_empty:
             self._base = t_min
-        vtype, times, values = run.piece
         packed = block.encode_run(vtype, times, values, self._base)
         self._refs.append(run.ref)
         self._ns.append(run.n)
@@ -109,25 +109,43 @@ class Builder:
         return Page(refs[0], refs[-1], self._t_min, self._t_max, self._points, data)
 
 
+def split(run: Run, points: int = BLOCK_POINTS) -> Iterator[Run]:
+    """Yield it as runs of at most so many points."""
+    n = run.n
+    for part in cut(run.piece, points):
+        yield Run(run.ref, n, part)
+        n += len(part.times)
+
+
 def find(data: bytes, ref: int) -> list[Run]:
     """Return the runs of a series in the order of arrival; raises StateDamaged."""
+    return _read(data, ref)
+
+
+def runs(data: bytes) -> list[Run]:
+    """Return all runs, series by series in the order of arrival; raises StateDamaged."""
+    return _read(data, None)
+
+
+def _read(data: bytes, ref: int | None) -> list[Run]:
     try:
-        return _find(data, ref)
+        return _runs(data, ref)
     except (struct.error, ValueError, OverflowError) as error:
         raise StateDamaged(f"a page of {len(data)} bytes is damaged: {error}") from error
 
 
-def _find(data: bytes, ref: int) -> list[Run]:
+def _runs(data: bytes, ref: int | None) -> list[Run]:
     magic, checksum = HEADER_BEGIN.unpack_from(data)
     if magic != MAGIC or zlib.crc32(memoryview(data)[HEADER_BEGIN.size :]) != checksum:
         raise RecordError("its checksum does not fit")
     base, first, count, width = HEADER_CHECKED.unpack_from(data, HEADER_BEGIN.size)
-    wanted = ref - first
     refs_at, ns_at = HEADER_BYTES, HEADER_BYTES + 4 * count
     ends_at = ns_at + width * count
     runs_at = ends_at + 4 * count
     refs = _numbers("I", data[refs_at:ns_at])
-    begin, end = bisect_left(refs, wanted), bisect_right(refs, wanted)
+    begin, end = 0, count
+    if ref is not None:
+        begin, end = bisect_left(refs, ref - first), bisect_right(refs, ref - first)
     if begin == end:
         return []
     ns = _numbers("Q" if width == 8 else "I", data[ns_at + width * begin : ns_at + width * end])
@@ -135,9 +153,9 @@ def _find(data: bytes, ref: int) -> list[Run]:
     from_end = max(0, begin - 1)
     ends += _numbers("I", data[ends_at + 4 * from_end : ends_at + 4 * end])
     found = []
-    for n, start, stop in zip(ns, ends, ends[1:], strict=False):
+    for nth, n, start, stop in zip(refs[begin:end], ns, ends, ends[1:], strict=False):
         vtype, times, values = block.decode_run(data[runs_at + start : runs_at + stop], base)
-        found.append(Run(ref, n, Piece(vtype, times, values)))
+        found.append(Run(first + nth, n, Piece(vtype, times, values)))
     return found
 
 

@@ -7,14 +7,16 @@ already handed out; nothing is ever handed out twice.
 """
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from edgesync.model import Value, ValueType
 from hubd.state import pages, tables
 from hubd.state.fresh import fresh_of
+from hubd.state.pages import Page
 from hubd.state.pieces import Piece
 from hubd.state.rollups import Bucket, Buckets, Level, aggregate
 
@@ -57,21 +59,33 @@ def span_of(t_min: int, t_max: int) -> int:
     return len(SPANS_NS)
 
 
+def page_row(edge: str, level: int, page: Page) -> dict[str, Any]:
+    """Return the row of `page` that holds a page of an edge."""
+    span = span_of(page.t_min, page.t_max)
+    return {"edge": edge, "span": span, "level": level, **page._asdict()}
+
+
 def pieces_of(connection: sa.Connection, ref: int) -> Iterator[tuple[int, Piece]]:
     """Yield every piece of a series with its place, in the order of arrival."""
     found = _name_of(connection, ref)
     if found is None:
         return
     edge, series = found
-    table = tables.page
-    question = (
-        sa.select(table.c.data)
-        .where(table.c.edge == edge, table.c.ref_first <= ref, table.c.ref_last >= ref)
-        .order_by(table.c.id)
+    table = tables.page.c
+    question = sa.select(table.id, table.data).where(
+        table.edge == edge, table.ref_first <= ref, table.ref_last >= ref
     )
-    for row in connection.execute(question):
-        for run in pages.find(row.data, ref):
-            yield run.n, run.piece
+    places = sorted(
+        (run.n, page_id)
+        for page_id, data in connection.execute(question)
+        for run in pages.find(data, ref)
+    )
+    for page_id, group in itertools.groupby(places, key=lambda place: place[1]):
+        wanted = {n for n, _ in group}
+        data = connection.scalar(sa.select(table.data).where(table.id == page_id))
+        for run in pages.find(data or b"", ref):
+            if run.n in wanted:
+                yield run.n, run.piece
     yield from _fresh_runs(connection, edge, series)
 
 

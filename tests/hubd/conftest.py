@@ -10,9 +10,11 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from hubd.db.engine import parse_url
 from hubd.owned.database import FILE, SCHEMA
+from hubd.settings import RetentionSection
 from hubd.state import State, open_state
 from hubd.state.file import open_beside
 from hubd.state.schema import Hub, open_schema, open_schema_beside
+from hubd.state.upkeep import passes
 
 LOG: Final = b"g" * 16
 HUB: Final = Hub("key of this hub", "here:/hub")
@@ -115,6 +117,18 @@ class RegistryPlace:
 @pytest.fixture
 def registry_place(tmp_path: Path, owned_url: sa.URL | None) -> RegistryPlace:
     return RegistryPlace(tmp_path, owned_url)
+
+
+def kept_up(state: State, keep: RetentionSection, now_ns: int) -> int:
+    """Take all steps of upkeep that there are; returns how many."""
+    steps = 0
+    for one in passes(keep, {}, now_ns):
+        while not one.is_over:
+            step = state.read_now(one.plan)
+            if step is not None:
+                state.write_now(step)
+                steps += 1
+    return steps
 
 
 def refusing(state: State) -> Callable[[bool], None]:

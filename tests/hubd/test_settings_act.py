@@ -32,9 +32,10 @@ from hubd.registry import open_registry
 from hubd.settings import Settings, from_table, read_settings
 from hubd.state import open_state, tables
 from hubd.state.file import open_beside
-from hubd.state.retention import thin_out
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
+from tests.hubd.conftest import kept_up
 from tests.hubd.log.test_contract import Lanes, begin
+from tests.hubd.state.filled import HOURS_BEGIN, write_hours
 from tests.native.rowsmith import Draft
 from tests.postgresql import LOCKED, PASSWORD, USER
 from tests.sites import PATIENCE_S
@@ -164,12 +165,21 @@ def test_what_is_old_goes_as_the_file_says(tmp_path: Path) -> None:
     with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
         for table in (tables.rollup_1m, tables.rollup_1h):
             state.write_now(partial(merge, table=table, buckets=[old]))
-            step = partial(thin_out, keep=keep, now_ns=start + 4 * HOUR_NS)
-            assert state.write_now(step) == 1
+            assert kept_up(state, keep, start + 4 * HOUR_NS) == 1
         window = {"edge": "barn", "series": 1, "width_ns": MINUTE_NS, "start_ns": start,
                   "revision": 1, "data": Window().encode()}  # fmt: skip
         state.write_now(lambda c: c.execute(tables.windows.insert(), window))
-        assert state.write_now(partial(thin_out, keep=keep, now_ns=start + 5 * HOUR_NS)) > 0
+        assert kept_up(state, keep, start + 5 * HOUR_NS) == 1
+
+
+@pytest.mark.feature("L11")
+@pytest.mark.setting("hub.toml retention.readings")
+def test_readings_go_as_the_file_says(tmp_path: Path) -> None:
+    keep = settings_of(retention={"readings": "1h"}).retention
+    with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
+        write_hours(state, 1, 1)
+        assert kept_up(state, keep, HOURS_BEGIN + 2 * HOUR_NS - MINUTE_NS) == 0
+        assert kept_up(state, keep, HOURS_BEGIN + 2 * HOUR_NS) == 1
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ def page_of(runs: list[Run]) -> Page:
     builder = Builder()
     for run in runs:
         assert builder.takes(run.ref)
-        builder.add(run, min(run.piece.times), max(run.piece.times))
+        builder.add(run)
     return builder.page()
 
 
