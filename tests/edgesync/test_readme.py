@@ -126,7 +126,7 @@ def test_operations_are_as_their_page_says(person: Person, postgresql: Server) -
     assert len(blocks("docs/operations.md", "sh")) >= 9
     daemon = ["hubd", "--config", "hub/hub.toml", "run"]
     for block in blocks("docs/operations.md", "sh"):
-        if "restore --state" in block:
+        if "restore --state" in block or "restore --registry" in block:
             person.stop()
         if "restore --registry" in block:  # what is said to be lost
             (person.folder / "hub" / "data" / "registry.db").unlink()
