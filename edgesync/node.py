@@ -11,13 +11,11 @@ opens the directory with a hub later. `EdgeNode.stored` reads beside a daemon th
 """
 
 import contextlib
-import functools
 import logging
 import os
 import time
 from collections.abc import (
     AsyncIterator,
-    Awaitable,
     Callable,
     Hashable,
     Iterator,
@@ -27,7 +25,7 @@ from collections.abc import (
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 import trio
@@ -40,7 +38,9 @@ from edgesync.cells import DATABASE as CELLS
 from edgesync.cells import Argument, Reply, as_bytes
 from edgesync.cells.methods import KeyMethods
 from edgesync.errors import ConfigError, RecordError, StoreError, StoreFull
+from edgesync.image import ProcessImage
 from edgesync.intake import Intake
+from edgesync.loop import awaited, check_runs_on_trio
 from edgesync.model import (
     Action,
     EntityType,
@@ -49,12 +49,12 @@ from edgesync.model import (
     Lane,
     Reading,
     RecordKind,
-    Value,
 )  # fmt: skip
 from edgesync.resources.settings import ResourcesSection
 from edgesync.settings import Settings
 from edgesync.sources.base import Source
 from edgesync.sources.running import RunningSources
+from edgesync.sources.sink import GatheringSink
 from edgesync.status import (
     DeadView,
     EventView,
@@ -63,7 +63,10 @@ from edgesync.status import (
     LinkStatus,
     Status,
     StoreStatus,
+    resident_bytes,
 )
+from edgesync.store.dead import DATABASE as DEAD
+from edgesync.store.dead import LISTED, dead_letter, dead_letters, replay
 from edgesync.store.declare import declare_all, hub_notes, note_hub
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.sync.driver import SyncDriver
@@ -78,17 +81,6 @@ if TYPE_CHECKING:
     from edgesync.watch import KeyWatch
 
 log = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
-
-# What a program without Trio calls instead.
-PLAIN: Final = {
-    "ingest": "ingest_sync",
-    "emit": "emit_sync",
-    "record": "record_sync",
-    "execute": "command",
-}
-DEAD: Final = "dead"
 STORE: Final = "store"
 POINTS: Final = "points"  # edgesync/store/points.py
 EVENT_BODY_MAX: Final = 60 * 1024
@@ -96,9 +88,6 @@ DECLARE_RETRY_S: Final = 30.0
 CLOCK_CHECK_S: Final = 1.0
 # A step larger than this between two looks is a step, not a slow machine or an NTP slew.
 CLOCK_STEP_S: Final = 2.0
-# Readings of several devices that arrive within this time are stored by one commit …
-GATHER_S: Final = 0.05
-GATHER_MAX: Final = 10_000  # … of at most so many
 READER_CHECK_S: Final = 60.0
 # Store, memory and level for the hub's page of this edge: six records an hour, more when a level
 # changes; not at once, for an edge that only comes and goes.
@@ -113,34 +102,6 @@ NOT_JOINED: Final = (
     "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
     "here `edgesync --config FILE init --token …` takes it"
 )
-
-
-def _awaited(
-    method: Callable[Concatenate["EdgeNode", P], Awaitable[T]],
-) -> Callable[Concatenate["EdgeNode", P], Awaitable[T]]:
-    """Make `method` raise at once on a node opened with plain `with`.
-
-    There nobody can await it, and what is not awaited stores nothing and says nothing.
-    """
-
-    @functools.wraps(method)
-    def checked(self: "EdgeNode", /, *args: P.args, **options: P.kwargs) -> Awaitable[T]:
-        if self._is_plain:
-            instead = PLAIN.get(method.__name__)
-            remedy = f"call {instead}()" if instead else "it needs the hub, or other tasks"
-            raise RuntimeError(
-                f"{method.__name__}() is for `async with`, and this node was opened with `with`: "
-                f"{remedy}"
-            )
-        return method(self, *args, **options)
-
-    return checked
-
-
-class _Latest(msgspec.Struct, frozen=True):
-    value: Value
-    unit: str
-    time_ns: int
 
 
 class EdgeNode(KeyMethods):
@@ -164,20 +125,18 @@ class EdgeNode(KeyMethods):
         random: Random | None = None,
         system: Path = Path("/"),
     ) -> None:
-        self.settings, self.folder = _resolved(settings, folder)
+        self.settings, self.folder, self._settings_path = settings_module.resolve(settings, folder)
         self.wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
         self._system = system
         self._random = random or SystemRandom()
         self._extra_sources = tuple(sources)
         self._sources: RunningSources | None = None
-        is_path = isinstance(settings, str | os.PathLike)
-        self._settings_path = Path(settings) if is_path else None  # type: ignore[arg-type]
         self._stack = contextlib.AsyncExitStack()
-        self._latest: dict[tuple[str, str], _Latest | Reading] = {}
+        self._image = ProcessImage(self.settings.series.max)
         self._readings = self._events = 0
         self._started_at = time.monotonic()
         self._oldest_pending_at: float | None = None
-        self._is_plain = False  # opened with `with`, not with `async with`
+        self.is_plain = False  # opened with `with`, not with `async with`
         self._driver: SyncDriver | None = None
         self._pace: Pace | None = None
         policies = self.settings.sync.policies().items()
@@ -212,10 +171,8 @@ class EdgeNode(KeyMethods):
             readonly=True,
         )
         try:
-            node._latest = {
-                (view.entity, view.key): _Latest(view.value, view.unit, view.time_ns)
-                for view in events.latest(node._store)
-            }
+            node._image.limit = max(node._image.limit, len(node._store.series))
+            node._image.load(events.latest(node._store))
             yield node
         finally:
             node._close_store()
@@ -272,13 +229,7 @@ class EdgeNode(KeyMethods):
 
     def options(self) -> dict[str, object]:
         """Return the settings this node runs with, secrets left out, as `section.name`."""
-        found: dict[str, object] = {}
-        for section, values in msgspec.structs.asdict(self.settings).items():
-            if isinstance(values, msgspec.Struct):
-                for name, value in msgspec.structs.asdict(values).items():
-                    if name != "password":
-                        found[f"{section}.{name}"] = value
-        return found
+        return settings_module.options(self.settings)
 
     def _start_cell_sync(self, nursery: trio.Nursery) -> None:
         """Keep keys and hub the same, once there are both a link and keys."""
@@ -341,6 +292,7 @@ class EdgeNode(KeyMethods):
                 rules=wanted.rollup,
                 wall_ns=self.wall_ns,
             )
+            self._image.suppliers.append(self._points.latest)
             if wanted.rollup and self._nursery is not None:
                 self._nursery.start_soon(self._keep_sending_windows)
         return self._points
@@ -358,6 +310,7 @@ class EdgeNode(KeyMethods):
             overflow=self.settings.sync.policies(),
         )
         self._intake = Intake(self._store.series, series_max=self.settings.series.max)
+        self._image.limit = max(self._image.limit, len(self._store.series))
         self._started_at = time.monotonic()
         if self._store.moved_to is not None:
             moved = {"moved_to": str(self._store.moved_to), "reason": "unreadable at start"}
@@ -365,7 +318,7 @@ class EdgeNode(KeyMethods):
 
     def __enter__(self) -> Self:
         self._open()
-        self._is_plain = True
+        self.is_plain = True
         return self
 
     def __exit__(
@@ -382,7 +335,7 @@ class EdgeNode(KeyMethods):
             self._close_store()
 
     async def __aenter__(self) -> Self:
-        _check_runs_on_trio()
+        check_runs_on_trio()
         async with contextlib.AsyncExitStack() as stack:
             self._open()
             stack.push_async_callback(self._close)
@@ -432,6 +385,7 @@ class EdgeNode(KeyMethods):
         self.store.close()
         self._store = self._cells = self._cell_sync = None
         self._resources = self._points = None
+        self._image.suppliers.clear()
 
     async def _start_link(self, nursery: trio.Nursery) -> None:
         hub = self.settings.hub
@@ -479,7 +433,7 @@ class EdgeNode(KeyMethods):
         self._start_cell_sync(nursery)
 
     async def _start_sources(self, nursery: trio.Nursery) -> None:
-        self._sources = RunningSources(nursery, _NodeSink(self, nursery), self._random)
+        self._sources = RunningSources(nursery, GatheringSink(self, nursery), self._random)
         await self._sources.change_to(self._sources_of(self.settings))
 
     def _sources_of(self, settings: Settings) -> dict[Hashable, Source]:
@@ -511,7 +465,7 @@ class EdgeNode(KeyMethods):
 
     # -- in --------------------------------------------------------------------------------------
 
-    @_awaited
+    @awaited
     async def ingest(self, readings: Sequence[Reading]) -> None:
         """Store readings; on disk when this returns. All or none: raises StoreFull, RecordError."""
         assert self._intake is not None, "the node is not open"
@@ -554,7 +508,7 @@ class EdgeNode(KeyMethods):
             return contextlib.nullcontext()
         return self.points.keeping(write, readings)
 
-    @_awaited
+    @awaited
     async def record(self, staged: "Staged") -> None:
         """Store what `points` has staged; on disk when this returns. All or none."""
         with self.points.carried_out(staged):
@@ -604,7 +558,7 @@ class EdgeNode(KeyMethods):
             await trio.sleep(WINDOWS_CHECK_S)
             await self.send_windows()
 
-    @_awaited
+    @awaited
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
         """Store an event; on disk when this returns. Raises StoreFull, RecordError."""
         tails = await self.store.submit(self._event_write(event, lane))
@@ -635,9 +589,7 @@ class EdgeNode(KeyMethods):
 
     def _note_readings(self, readings: Sequence[Reading]) -> None:
         self._readings += len(readings)
-        latest = self._latest
-        for reading in readings:
-            latest[(reading.entity, reading.key)] = reading
+        self._image.update(readings)
 
     def _note_grown(self, tails: tuple[int, int, int]) -> None:
         if self._oldest_pending_at is None:
@@ -647,7 +599,7 @@ class EdgeNode(KeyMethods):
                 self._driver.gone(lane, self.store.state(lane).trimmed)
             self._pace.grown(tails)
 
-    @_awaited
+    @awaited
     async def sync(self, timeout_s: float = float("inf")) -> None:
         """Return once the hub durably has everything stored so far; raises trio.TooSlowError.
 
@@ -704,7 +656,7 @@ class EdgeNode(KeyMethods):
         self._watches.append(watch)
         return watch
 
-    @_awaited
+    @awaited
     async def execute(self, name: str, *args: Argument) -> Reply:
         """Do as `command` does, and let other tasks run until the disk has it.
 
@@ -749,10 +701,7 @@ class EdgeNode(KeyMethods):
 
     def record_dead(self, lane: Lane, seq: int, reason: str) -> None:
         """Note that the hub refused a record for good, and why."""
-        key = bytes([lane]) + seq.to_bytes(8, "big")
-        value = msgspec.msgpack.encode((reason, self.wall_ns()))
-        write = Write()
-        write.put(DEAD, key, value, essential=True)
+        write = dead_letter(lane, seq, reason, self.wall_ns())
         if self._nursery is not None:
             self._nursery.start_soon(self.store.submit, write)
 
@@ -817,7 +766,7 @@ class EdgeNode(KeyMethods):
             "level": level,
             "store_used_bytes": self.store.store.used_bytes,
             "store_limit_bytes": self.store.store.map_bytes_max,
-            "rss_bytes": _resident_bytes(),
+            "rss_bytes": resident_bytes(),
         }
 
     async def _care_for_store(self) -> None:
@@ -862,7 +811,7 @@ class EdgeNode(KeyMethods):
                 quarantined=len(self.store.quarantined()),
             ),
             sources=() if self._sources is None else self._sources.statuses(),
-            rss_bytes=_resident_bytes(),
+            rss_bytes=resident_bytes(),
             resource_level=self._resources.level if self._resources else "unwatched",
         )
 
@@ -923,20 +872,7 @@ class EdgeNode(KeyMethods):
 
     def latest(self) -> list[LatestView]:
         """Return the newest reading of each series since the node was opened."""
-        return [
-            LatestView(entity=entity, key=key, value=one.value, unit=one.unit, time_ns=one.time_ns)
-            for (entity, key), one in sorted(self._newest().items())
-        ]
-
-    def _newest(self) -> "dict[tuple[str, str], _Latest | Reading]":
-        found = dict(self._latest)
-        for series, point in () if self._points is None else self._points.latest():
-            known = found.get((series.entity, series.key))
-            if known is None or known.time_ns < point.time_ns:
-                found[(series.entity, series.key)] = _Latest(
-                    point.value, series.unit, point.time_ns
-                )
-        return found
+        return self._image.views()
 
     def events(self, query: events.EventQuery | None = None) -> list[EventView]:
         """Return events of the journal, the newest first."""
@@ -945,95 +881,17 @@ class EdgeNode(KeyMethods):
         dead = {(one.lane, one.seq) for one in self.dead()}
         return list(events.find(self.store, query or events.EventQuery(), floors, sent, dead))
 
-    def dead(self, limit: int = 1000) -> list[DeadView]:
+    def dead(self, limit: int = LISTED) -> list[DeadView]:
         """Return the records the hub refused for good; `replay_dead` sends them once more."""
-        found: list[DeadView] = []
-        for key, value in self.store.store.scan(DEAD, limit=limit):
-            reason, at_ns = msgspec.msgpack.decode(value, type=tuple[str, int])
-            lane = Lane(key[0]).name.lower()
-            seq = int.from_bytes(key[1:], "big")
-            found.append(DeadView(lane=lane, seq=seq, reason=reason, at_ns=at_ns))
-        return found
+        return dead_letters(self.store, limit)
 
-    @_awaited
+    @awaited
     async def replay_dead(self) -> int:
         """Append every dead record that is still in the journal once more; returns how many."""
-        write = Write()
-        count = 0
-        for one in self.dead():
-            lane = Lane[one.lane.upper()]
-            record = events.record_at(self.store, lane, one.seq)
-            if record is not None:
-                write.append(lane, record.kind, record.body)
-                count += 1
-            write.delete(DEAD, bytes([lane]) + one.seq.to_bytes(8, "big"))
+        write, count = replay(self.store)
         if len(write):
             self._note_grown(await self.store.submit(write))
         return count
-
-
-def _check_runs_on_trio() -> None:
-    """Raise a clear error under asyncio, where Trio's own would come from deep inside."""
-    import sniffio
-
-    try:
-        library = sniffio.current_async_library()
-    except sniffio.AsyncLibraryNotFoundError:
-        library = "no event loop"
-    if library != "trio":
-        raise RuntimeError(
-            f"`async with EdgeNode` needs Trio, and this is {library}: start the program with "
-            "`trio.run(main)`; in an asyncio or plain program use `with EdgeNode.local(folder)` "
-            "and the methods that end in _sync, or run the daemon and its Redis port"
-        )
-
-
-class _NodeSink:
-    """What sources write to: readings of many devices that come together are one commit."""
-
-    def __init__(self, node: EdgeNode, nursery: trio.Nursery) -> None:
-        self._node = node
-        self._nursery = nursery
-        self._batch: _Batch | None = None
-
-    async def readings(self, readings: Sequence[Reading]) -> None:
-        """Store readings; those of series beyond `[series] max` are left out and counted."""
-        batch = self._batch
-        if batch is not None and len(batch.readings) + len(readings) <= GATHER_MAX:
-            batch.readings.extend(readings)
-        else:
-            self._batch = batch = _Batch(list(readings))
-            # A task of its own: stopping one source must not fail what others wrote with it.
-            self._nursery.start_soon(self._carry_out, batch)
-        await batch.done.wait()
-        if batch.problem is None:
-            return
-        if len(batch.readings) == len(readings) or isinstance(batch.problem, StoreFull):
-            raise batch.problem
-        # Whichever of the batch cannot be stored, says so here.
-        await self._node.ingest(self._node.within_limit(readings))
-
-    async def _carry_out(self, batch: "_Batch") -> None:
-        await trio.sleep(GATHER_S)
-        if self._batch is batch:
-            self._batch = None
-        try:
-            await self._node.ingest(self._node.within_limit(batch.readings))
-        except (StoreError, RecordError) as problem:
-            batch.problem = problem
-        batch.done.set()
-
-    async def event(self, event: Event) -> None:
-        await self._node.emit(event)
-
-
-class _Batch:
-    """Readings that wait for one commit."""
-
-    def __init__(self, readings: list[Reading]) -> None:
-        self.readings = readings
-        self.problem: Exception | None = None
-        self.done = trio.Event()
 
 
 @contextlib.contextmanager
@@ -1050,20 +908,3 @@ async def _cancelled_at_exit() -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as nursery:
         yield nursery
         nursery.cancel_scope.cancel()
-
-
-def _resident_bytes() -> int:
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)
-
-
-def _resolved(
-    settings: Settings | str | os.PathLike[str] | Mapping[str, Any], folder: Path | None
-) -> tuple[Settings, Path]:
-    if isinstance(settings, Settings):
-        return settings, (folder or Path()).absolute()
-    if isinstance(settings, Mapping):
-        return settings_module.from_mapping(settings), (folder or Path()).absolute()
-    path = Path(settings)
-    return settings_module.read_settings(path), (folder or path.parent).absolute()

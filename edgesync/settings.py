@@ -1,6 +1,7 @@
 """What edge.toml may say. Every key has a default and a reason; unknown ones are refused."""
 
 import copy
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -239,6 +240,29 @@ def _misfit(settings: Settings, file: str) -> ConfigError | None:
             remedy='set one, or host = "127.0.0.1"',
         )
     return None
+
+
+def resolve(
+    settings: Settings | str | os.PathLike[str] | Mapping[str, Any], folder: Path | None
+) -> tuple[Settings, Path, Path | None]:
+    """Return settings given in any form, the folder their paths start from, and their file."""
+    if isinstance(settings, Settings):
+        return settings, (folder or Path()).absolute(), None
+    if isinstance(settings, Mapping):
+        return from_mapping(settings), (folder or Path()).absolute(), None
+    path = Path(settings)
+    return read_settings(path), (folder or path.parent).absolute(), path
+
+
+def options(settings: Settings) -> dict[str, object]:
+    """Return every setting as `section.name`, secrets left out."""
+    found: dict[str, object] = {}
+    for section, values in msgspec.structs.asdict(settings).items():
+        if isinstance(values, msgspec.Struct):
+            for name, value in msgspec.structs.asdict(values).items():
+                if name != "password":
+                    found[f"{section}.{name}"] = value
+    return found
 
 
 def link_keys(settings: Settings, folder: Path) -> "KeyPair":

@@ -119,3 +119,10 @@ class DeadView(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     reason: str
     at_ns: int
+
+
+def resident_bytes() -> int:
+    """Return the resident memory of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)

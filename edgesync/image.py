@@ -1,0 +1,75 @@
+"""The process image: the newest reading of each series, for questions at the edge."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgesync.model import Reading, Value
+from edgesync.status import LatestView
+
+if TYPE_CHECKING:
+    from edgesync.store.points import Point
+    from edgesync.store.series import Series
+
+    Supplier = Callable[[], Iterable[tuple[Series, Point]]]
+
+
+class LatestValue(msgspec.Struct, frozen=True):
+    value: Value
+    unit: str
+    time_ns: int
+
+
+class ProcessImage:
+    """Holds the newest reading of each series, in the order of arrival and not of time.
+
+    limit      series held; values of further series are not, and are counted in `refused` (I7)
+    suppliers  of values that are held elsewhere, asked when the image is read: the later time wins
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.refused = 0
+        self.suppliers: list[Supplier] = []
+        self._values: dict[tuple[str, str], LatestValue | Reading] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def update(self, readings: Sequence[Reading]) -> None:
+        """Take readings that are stored."""
+        values = self._values
+        if len(values) + len(readings) > self.limit:
+            for reading in readings:
+                self.put(reading.entity, reading.key, reading)
+            return
+        for reading in readings:
+            values[(reading.entity, reading.key)] = reading
+
+    def put(self, entity: str, key: str, value: LatestValue | Reading) -> None:
+        """Set the newest value of a series."""
+        name = (entity, key)
+        if name in self._values or len(self._values) < self.limit:
+            self._values[name] = value
+        else:
+            self.refused += 1
+
+    def load(self, views: Iterable[LatestView]) -> None:
+        """Take values that were read from a journal."""
+        for view in views:
+            self.put(view.entity, view.key, LatestValue(view.value, view.unit, view.time_ns))
+
+    def views(self) -> list[LatestView]:
+        """Return all values, sorted by entity and key."""
+        values = dict(self._values)
+        for supplier in self.suppliers:
+            for series, point in supplier():
+                held = values.get((series.entity, series.key))
+                if held is None or held.time_ns < point.time_ns:
+                    value = LatestValue(point.value, series.unit, point.time_ns)
+                    values[(series.entity, series.key)] = value
+        return [
+            LatestView(entity=entity, key=key, value=one.value, unit=one.unit, time_ns=one.time_ns)
+            for (entity, key), one in sorted(values.items())
+        ]
