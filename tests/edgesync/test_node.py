@@ -228,7 +228,7 @@ async def test_a_stepped_clock_is_an_event_and_nothing_else(
 async def test_dead_records_are_listed_and_can_be_tried_again(tmp_path: Path) -> None:
     async with node(tmp_path) as one:
         await one.emit(Event(type=EventType.CUSTOM, body=b"odd", time_ns=1))
-        one.record_dead(Lane.NORMAL, 2, "refused")
+        one.part("link").record_dead(Lane.NORMAL, 2, "refused")
         for _ in range(500):
             if one.dead():
                 break
@@ -305,7 +305,7 @@ def test_the_names_of_the_package_are_those_it_offers() -> None:
 async def test_the_hub_is_told_how_full_the_edge_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgesync.node.REPORT_FIRST_S", 0.01)
+    monkeypatch.setattr("edgesync.parts.upkeep.REPORT_FIRST_S", 0.01)
     query = EventQuery(text='"what":"resources"')
     async with node(tmp_path) as open_node:
         with trio.fail_after(100):

@@ -123,10 +123,10 @@ async def test_variables_of_other_systems_reach_the_link(
         '[sync]\nheartbeat = "1s"\nreconnect_base = "1s"\nack_timeout = "1s"\n'
     )
     async with EdgeNode(tmp_path / "edge.toml") as node:
-        assert node._driver is not None
-        sender = node._driver.sender.settings
+        assert node.part("link").driver is not None
+        sender = node.part("link").driver.sender.settings
         assert (sender.heartbeat_s, sender.ack_timeout_s) == (12, 7)
-        assert node._driver._backoff._settings.base_s == 4.5
+        assert node.part("link").driver._backoff._settings.base_s == 4.5
     documented = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     words = {"s": "seconds", "ms": "milliseconds", "s or ms": "seconds up to 999, milliseconds"}
     for alias, (_, key, unit) in ALIASES.items():

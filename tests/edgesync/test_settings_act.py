@@ -108,11 +108,11 @@ async def test_what_the_file_says_of_the_link_reaches_it(tmp_path: Path) -> None
     write_keys(tmp_path / "edge.keys", new_key_pair())
     hub = {"endpoint": "tcp://127.0.0.1:1", "server_key": new_key_pair().public}
     async with EdgeNode({"hub": hub, "sync": SYNC}, folder=tmp_path) as node:
-        driver = node._driver
+        driver = node.part("link").driver
         assert driver is not None
         sender, backoff = driver.sender.settings, driver._backoff._settings
         breaker = driver.breaker._settings
-        assert node._sync_interval_s() == 3
+        assert node.part("keys").interval_s() == 3
         assert (backoff.base_s, backoff.factor, backoff.jitter, backoff.cap_s) == (7, 3.5, 0.07, 77)
         assert (breaker.failures_max, breaker.open_s) == (7, 177)
         assert (sender.batch_records_max, sender.linger_s[Lane.BULK]) == (77, 0.007)

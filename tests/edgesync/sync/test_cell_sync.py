@@ -161,7 +161,7 @@ async def test_what_is_confirmed_is_on_disk(tmp_path: Path) -> None:
     """The hub may forget what an edge says it has: a power cut must not take it from the edge."""
     sites = Sites(tmp_path)
     async with sites.hub(), sites.node("a") as a, sites.node("b") as b:
-        driver, durable = a._driver, list[bool]()
+        driver, durable = a.part("link").driver, list[bool]()
         assert driver is not None
         ask = driver.ask
 
@@ -170,7 +170,7 @@ async def test_what_is_confirmed_is_on_disk(tmp_path: Path) -> None:
                 durable.append(not a.cells.gate())
             ask(pull)
 
-        driver.ask = noting  # type: ignore[method-assign]
+        driver.ask = noting
         await settle(a, b)
         for number in range(5):
             b.set(f"key{number}", number)

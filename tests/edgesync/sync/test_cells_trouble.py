@@ -231,7 +231,7 @@ async def test_a_record_that_is_no_operations_holds_up_nobody(sites: Sites, body
         assert a.get("k") is b.get("k") is None
         write = Write()
         write.append(Lane.NORMAL, RecordKind.CELLS, body)
-        a._note_grown(await a.store.submit(write))
+        a.recorder.note_grown(await a.store.submit(write))
         a.set("k", "v")
         await settle(a, b)
         assert b.get("k") == b"v"

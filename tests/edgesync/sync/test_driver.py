@@ -146,7 +146,7 @@ async def test_everything_arrives_once_and_in_order(hub: Hub) -> None:
 async def test_the_clock_is_set_anew_when_something_is_due_earlier(hub: Hub) -> None:
     async with hub.running(), hub.node() as edge:
         await edge.sync(PATIENCE_S)
-        driver = edge._driver
+        driver = edge.part("link").driver
         assert driver is not None
         await edge.ingest(readings(0, 1))
         # One record lingers for others, and is sent when its time is over: not at the next beat.
@@ -290,8 +290,8 @@ async def test_two_hubs_with_one_identity_are_noticed_by_all(hub: Hub) -> None:
     """As behind a balancer: sessions alternate, which a restart or a restored hub never does."""
     logs = [MemoryLog(), MemoryLog()]
     async with hub.node() as edge:
-        assert edge._driver is not None
-        sender = edge._driver.sender
+        assert edge.part("link").driver is not None
+        sender = edge.part("link").driver.sender
         for turn in range(3):
             start = 1 + turn % 2
             async with hub.running(logs[turn % 2], start=start):

@@ -68,7 +68,7 @@ async def test_an_edge_has_what_it_is_granted_and_keeps_what_it_wrote(sites: Sit
         assert a.status().granted == ()
         assert not any(b"secret" in bytes_of(one) for edge, one in sites.sent if edge == "b")
         # What it compares with the hub is what both mean, so nothing has to be asked for again.
-        sync = b._cell_sync
+        sync = b.cell_sync
         assert sync is not None
         sync.check_soon()
         while not sync.checks:

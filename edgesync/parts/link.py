@@ -1,0 +1,200 @@
+"""The link of a node: connects to the hub, sends what is stored, and records what it learns."""
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import trio
+
+from edgesync import __version__
+from edgesync import settings as settings_module
+from edgesync.cells import DATABASE as CELLS
+from edgesync.errors import ConfigError, StoreError
+from edgesync.model import Lane
+from edgesync.parts.part import Context, Part
+from edgesync.status import LinkStatus
+from edgesync.store import dead
+from edgesync.store.declare import declare_all, hub_notes, note_hub
+
+if TYPE_CHECKING:
+    from edgesync.parts.keys import KeysPart
+    from edgesync.sync.driver import SyncDriver
+
+log = logging.getLogger(__name__)
+
+DECLARE_RETRY_S: Final = 30.0
+# What an operator must see is an event, too.
+REPORTED: Final = ("fork", "rewind", "clock_skew", "hub_generation", "two_hubs")
+TWO_HUBS: Final = (
+    "two hubs share one identity, and sessions alternate between them: stop one (a copied folder?)"
+)
+NOT_JOINED: Final = (
+    "this edge has not joined its hub at {}; on the hub `hubd enroll NAME` prints a token, "
+    "here `edgesync --config FILE init --token …` takes it"
+)
+
+
+class LinkPart(Part):
+    """See the module. It observes its driver (`edgesync.sync.driver.Watcher`).
+
+    driver   None without a hub, and in a plain program
+    """
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.driver: SyncDriver | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+        hub = self.context.settings.hub
+        if hub.unjoined:
+            log.warning("working alone: %s", NOT_JOINED.format(hub.unjoined))
+        if not hub.endpoint:
+            task_status.started()
+            return
+        # Imported when there is a hub: an edge that works alone does without ZeroMQ's memory.
+        from edgesync.sync.driver import SyncDriver
+        from edgesync_transport.dealer import open_connect
+        from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings
+
+        context, sync, store = self.context, self.context.settings.sync, self.context.recorder.store
+        pair = settings_module.link_keys(context.settings, context.folder)
+        vanished_s = max(sync.heartbeat * sync.heartbeats_missed_max, DEFAULT_SETTINGS.vanished_s)
+        notes = hub_notes(store)
+        if notes.is_owed:
+            context.parts.start_soon(self._declare_again, notes.generation, True)
+        async with open_connect(
+            hub.endpoint,
+            server_key=hub.server_key,
+            keys=pair,
+            settings=LinkSettings(vanished_s=vanished_s),
+        ) as connect:
+            driver = SyncDriver(
+                store,
+                connect,
+                self,
+                settings=sync.sender(f"edgesync {__version__}"),
+                backoff=sync.backoff(),
+                breaker=sync.breaker(),
+                random=context.random,
+                wall_ns=context.wall_ns,
+                generation=notes.generation,
+            )
+            self._attach(driver)
+            task_status.started()
+            await driver.run()
+
+    def _attach(self, driver: "SyncDriver") -> None:
+        """Let recorder and keys use the driver."""
+        self.driver = driver
+        context = self.context
+        context.recorder.follow(driver)
+        if context.recorder.store.store.count(CELLS):
+            context.parts.get("keys").cells.note_changes()  # the hub is to have them, too
+        keys: KeysPart | None = context.parts.find("keys")
+        if keys is not None:
+            keys.attach(driver)
+
+    async def sync(self, timeout_s: float) -> None:
+        """Wait until the hub has what is stored, and keys are the same; see `EdgeNode.sync`."""
+        if self.driver is None:
+            raise ConfigError(
+                file="settings",
+                field="hub.endpoint",
+                problem="is empty, so there is nothing to sync with",
+                remedy="join a hub with `edgesync init --token …`",
+            )
+        recorder = self.context.recorder
+        self.driver.retry_now()
+        recorder.flush()
+        with trio.fail_after(timeout_s):
+            await self.driver.wait_durable(recorder.tails())
+            keys: KeysPart | None = self.context.parts.find("keys")
+            if keys is not None and keys.sync is not None:
+                await keys.sync.sync()
+
+    def hurry(self) -> None:
+        """Begin a round now, whatever intervals and back-off say."""
+        keys: KeysPart | None = self.context.parts.find("keys")
+        if keys is not None and keys.sync is not None:
+            keys.sync.hurry()
+        elif self.driver is not None:
+            self.driver.retry_now()
+
+    # -- what the driver reports -----------------------------------------------------------------
+
+    def link_report(self, kind: str, facts: Mapping[str, str | int | float]) -> None:
+        """Log what happened to the link; what an operator must see becomes an event."""
+        level = logging.ERROR if kind == "two_hubs" else logging.INFO
+        log.log(level, "link: edge=%s %s %s", self.context.settings.edge.name, kind, dict(facts))
+        if kind in REPORTED:
+            self.context.parts.start_soon(self.context.recorder.report, kind, facts)
+
+    def hub_forgot(self, generation: bytes) -> None:
+        """Declare all series again to a hub that lost some; note a hub met for the first time."""
+        notes = hub_notes(self.context.recorder.store)
+        is_owed = notes.is_owed or bool(notes.generation)
+        self.context.parts.start_soon(self._declare_again, generation, is_owed)
+
+    async def _declare_again(self, generation: bytes, is_owed: bool) -> None:
+        recorder, wall_ns = self.context.recorder, self.context.wall_ns
+        while True:
+            try:
+                await note_hub(recorder.store, generation, is_owed=is_owed)
+                if is_owed:
+                    count = await declare_all(recorder.store, wall_ns, recorder.note_grown)
+                    log.info("link: %d series declared again", count)
+                    await note_hub(recorder.store, generation, is_owed=False)
+            except StoreError as error:  # a full store, for now: I8
+                log.error("series are declared again later: %s", error)
+                await trio.sleep(DECLARE_RETRY_S)
+            else:
+                return
+
+    def record_dead(self, lane: Lane, seq: int, reason: str) -> None:
+        """Note that the hub refused a record for good, and why."""
+        write = dead.dead_letter(lane, seq, reason, self.context.wall_ns())
+        self.context.parts.start_soon(self.context.recorder.store.submit, write)
+
+    async def replay_dead(self) -> int:
+        """Append the refused records once more; returns how many are still in the journal."""
+        recorder = self.context.recorder
+        write, count = dead.replay(recorder.store)
+        if len(write):
+            recorder.note_grown(await recorder.store.submit(write))
+        return count
+
+    def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None:
+        """Store a loss record for `first` to `last` of a lane."""
+        report = self.context.recorder.report_loss
+        self.context.parts.start_soon(report, lane, first, last, reason)
+
+    # -- status ----------------------------------------------------------------------------------
+
+    def status(self) -> Mapping[str, Any]:
+        store = self.context.recorder.store
+        return {"link": self.link_status(), "dead": store.store.count(dead.DATABASE)}
+
+    def link_status(self) -> LinkStatus:
+        hub = self.context.settings.hub
+        endpoint = hub.endpoint or hub.url
+        if self.driver is None:
+            problem = NOT_JOINED.format(hub.url) if hub.unjoined else "no hub configured"
+            if self.context.parts.nursery is None and hub.endpoint:
+                problem = "no daemon runs here: `edgesync run` starts it"
+            return LinkStatus(state="Disconnected", endpoint=endpoint, problem=problem)
+        sender = self.driver.sender
+        return LinkStatus(
+            state=sender.status().value,
+            endpoint=endpoint,
+            problem=(TWO_HUBS if sender.two_hubs else "")
+            if sender.epoch
+            else self.driver.last_problem,
+            epoch=sender.epoch,
+            rtt_s=sender.rtt_s,
+            clock_offset_s=sender.clock_offset_s,
+            breaker=self.driver.breaker.state(trio.current_time()).value,
+            reconnects=self.driver.reconnects,
+            restore_safe=sender.restore_safe,
+            two_hubs=sender.two_hubs,
+            slowed=sender.slowed(trio.current_time()),
+        )
