@@ -1,30 +1,22 @@
-"""The edge as a daemon: one node, its control socket, HTTP, signals and the service manager."""
+"""The edge as a daemon: one node with its doors, signals and the service manager."""
 
 import logging
 import os
 import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-import msgspec
 import trio
 
 from edgesync.errors import ConfigError
-from edgesync.events import EventQuery
 from edgesync.node import EdgeNode
-from edgesync.serve.control import Answer, serve_control
 from edgesync.signals import notify, stopping_on_signals
 from edgesync_transport import descriptors
-
-if TYPE_CHECKING:
-    from edgesync.serve.resp.gather import Gather
 
 log = logging.getLogger(__name__)
 
 WATCHDOG_DEFAULT_S: Final = 10.0
-SWITCH_S: Final = 0.0002
 
 
 async def run(
@@ -42,12 +34,13 @@ async def run(
         trio.open_nursery() as services,
     ):
         await services.start(_reload_on_hangup, node)
-        await _start_services(services, node, stopping.set)
-        notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
-        log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
-        task_status.started(node)
-        await stopping.wait()
-        notify("STOPPING=1")
+        async with node.serving(stopping.set):
+            services.start_soon(_keep_watchdog, node)
+            notify("READY=1", f"STATUS=serving {node.settings.edge.name}")
+            log.info("edge ready: edge=%s data=%s", node.settings.edge.name, node.data_dir)
+            task_status.started(node)
+            await stopping.wait()
+            notify("STOPPING=1")
         services.cancel_scope.cancel()
     log.info("edge stopped")
 
@@ -65,85 +58,6 @@ async def _reload_on_hangup(
                 log.error("devices not reloaded, all go on as before: %s", mistake)
             else:
                 log.info("devices reloaded: connections stopped=%d started=%d", stopped, started)
-
-
-async def _start_services(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:
-    await nursery.start(serve_control, node.data_dir, control_answers(node))
-    if node.settings.cells.port:
-        await _start_resp(nursery, node, stop)
-    http = node.settings.http
-    if http.port:
-        from edgesync.serve.http import serve_http  # h11 only when it is wanted
-
-        try:
-            await nursery.start(serve_http, node, http.host, http.port)
-        except* OSError as taken:
-            # A port that is taken must not keep a site from being measured (I8).
-            problem = taken.exceptions[0]
-            log.error("no metrics: http.port %d on %s: %s", http.port, http.host, problem)
-    nursery.start_soon(_keep_watchdog, node)
-
-
-def control_answers(node: EdgeNode) -> Mapping[str, Answer]:
-    """Return what the control socket of an edge answers."""
-
-    async def status(_asked: Mapping[str, Any]) -> Any:
-        return node.status()
-
-    async def latest(_asked: Mapping[str, Any]) -> Any:
-        return node.latest()
-
-    async def events(asked: Mapping[str, Any]) -> Any:
-        return node.events(msgspec.convert(asked.get("query", {}), EventQuery))
-
-    async def dead(_asked: Mapping[str, Any]) -> Any:
-        return node.dead()
-
-    async def replay(_asked: Mapping[str, Any]) -> Any:
-        return {"replayed": await node.replay_dead()}
-
-    async def sync(asked: Mapping[str, Any]) -> Any:
-        await node.sync(float(asked.get("timeout_s", 30.0)))
-        return {"synced": True}
-
-    return {
-        "status": status,
-        "latest": latest,
-        "events": events,
-        "dead": dead,
-        "replay": replay,
-        "sync": sync,
-    }
-
-
-async def _start_resp(nursery: trio.Nursery, node: EdgeNode, stop: Callable[[], None]) -> None:
-    from edgesync.serve.resp.server import RespServer  # only when it is wanted
-
-    cells = node.settings.cells
-
-    def make_gather() -> "Gather":
-        from edgesync.serve.resp.gather import Gather
-
-        return Gather(node.points, node.record, every_s=cells.commit_every_s())
-
-    # A commit begins and ends on a thread of its own; by default it would wait up to 5 ms for each,
-    # several times as long as the disk takes, while clients keep this one busy.
-    sys.setswitchinterval(SWITCH_S)
-    server = RespServer(
-        node.cells,
-        site=node,
-        password=cells.password,
-        durability=cells.durability,
-        clients_max=cells.clients_max,
-        notify_keyspace_events=cells.notify_keyspace_events,
-        edge=node.settings.edge.name,
-        stop=stop,
-        make_gather=make_gather,
-    )
-    try:
-        await nursery.start(server.serve, cells.host, cells.port)
-    except OSError as error:
-        log.error("no Redis clients: cells.port %d on %s: %s", cells.port, cells.host, error)
 
 
 async def _keep_watchdog(node: EdgeNode) -> None:

@@ -66,6 +66,15 @@ PARTS: Final[tuple[PartRow, ...]] = (
         "windows", "edgesync.parts.points:WindowsPart", Life.RUNNING,
         lambda settings: bool(settings.series.rollup),
     ),
+    PartRow("control", "edgesync.serve.answers:ControlPart", Life.SERVING),
+    PartRow(
+        "redis", "edgesync.serve.resp.door:RedisPart", Life.SERVING,
+        lambda settings: settings.cells.port > 0,
+    ),
+    PartRow(
+        "http", "edgesync.serve.http:HttpPart", Life.SERVING,
+        lambda settings: settings.http.port > 0,
+    ),
 )  # fmt: skip
 
 SOURCES: Final[tuple[SourceRow, ...]] = (

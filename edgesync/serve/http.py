@@ -7,16 +7,19 @@ what an idle edge may use. Nothing here takes a body, and each connection answer
 import contextlib
 import logging
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import h11
 import msgspec
 import trio
 
-from edgesync.node import EdgeNode
+from edgesync.parts.part import DoorPart
 from edgesync.status import Status
 from edgesync_transport import descriptors
 from edgesync_transport.descriptors import QUESTIONS, Door
+
+if TYPE_CHECKING:
+    from edgesync.node import EdgeNode
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +35,23 @@ LEVELS: Final = ("normal", "warning", "high", "critical")
 Page = tuple[int, bytes, bytes]  # status, content type, body
 
 
+class HttpPart(DoorPart):
+    offer = "metrics"
+
+    @property
+    def address(self) -> str:
+        http = self.context.settings.http
+        return f"http.port {http.port} on {http.host}"
+
+    async def serve(
+        self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        http = self.context.settings.http
+        await serve_http(self.context.node, http.host, http.port, task_status=task_status)
+
+
 async def serve_http(
-    node: EdgeNode,
+    node: "EdgeNode",
     host: str,
     port: int,
     *,

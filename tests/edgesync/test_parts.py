@@ -127,6 +127,8 @@ def test_an_unknown_part_is_named(tmp_path: Path) -> None:
             edge.part("toaster")
         with pytest.raises(RuntimeError, match=r"'sources' needs tasks.*async with"):
             edge.part("sources")
+        with pytest.raises(RuntimeError, match=r"'http' is a door.*serving"):
+            edge.part("http")
     with pytest.raises(RuntimeError, match=r"the node is not open; use `async with`"):
         edge.part("recorder")
 
