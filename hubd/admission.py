@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 # How soon `hubd enroll` and `hubd revoke` of another process are noticed.
 POLL_S: Final = 0.5
+# So long after the newest one it is told that the registry refuses changes (its disk is full, say):
+# who wants to enrol comes again meanwhile.
+REFUSAL_SHOWN_S: Final = 600.0
 
 
 class Admission:
@@ -68,11 +71,20 @@ class Admission:
     def problem(self) -> str:
         """Return what an operator should know of the registry now; "" when all is well."""
         if not self._problem:
-            return ""
+            return self._refusal_problem()
         return (
             f"the registry cannot be read: {self._problem}; edges that were known at "
             f"{moment(self._read_at_ns)} come and go, nobody enrols, and whom others revoke "
             "stays in until it is back"
+        )
+
+    def _refusal_problem(self) -> str:
+        refusal = self._registry.owned.refusal
+        if refusal is None or time.time_ns() - refusal.at_ns > REFUSAL_SHOWN_S * 1e9:
+            return ""
+        return (
+            f"the registry refused a change at {moment(refusal.at_ns)}: {refusal.problem}; edges "
+            "come and go, nobody enrols or is revoked as long as that is so"
         )
 
     async def begin(self) -> None:
@@ -102,6 +114,7 @@ class Admission:
                 raise
             if self._problem:
                 log.warning("the registry is back: %s", self._registry.name)
+                self._registry.owned.refusal = None
             self._problem, self._read_at_ns = "", time.time_ns()
             if changes is None:
                 return []

@@ -53,7 +53,7 @@ class Server:
     def __init__(self, *, is_durable: bool = False) -> None:
         # The path of a socket has 107 bytes, and a server refuses to be root's.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
-        self._data = self.folder / "data"
+        self._data, self._standby = self.folder / "data", self.folder / "standby"
         self._settings = SETTINGS if is_durable else (*SETTINGS, *QUICK)
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -101,6 +101,22 @@ class Server:
         psutil.wait_procs(children)
         self._process.wait()
         self._process = None
+
+    def back_up(self) -> None:
+        """Copy the server as it is now, for `fail_over`."""
+        where = ["-h", str(self.folder), "-U", USER, "-D", str(self._standby)]
+        self._run("pg_basebackup", *where, "--checkpoint=fast", "--no-sync")
+
+    def fail_over(self) -> None:
+        """Have the copy in the place of the server, read-only until it is promoted."""
+        self.kill()
+        shutil.rmtree(self._data)
+        self._standby.replace(self._data)
+        (self._data / "standby.signal").touch()
+        self.start()
+
+    def promote(self) -> None:
+        assert self.execute("SELECT pg_promote()") == [(True,)]
 
     @contextlib.contextmanager
     def silent(self, pid: int) -> Iterator[None]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
@@ -35,6 +35,13 @@ PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON
 STEP_MAX: Final = 1 << 20
 
 
+class Refusal(NamedTuple):
+    """When and why the database took no change."""
+
+    at_ns: int
+    problem: str
+
+
 class Owned:
     """Hands out transactions, one at a time, to any thread.
 
@@ -48,6 +55,7 @@ class Owned:
     name      of the database, for people: a path, or a URL without its password
     file      of SQLite
     identity  of the one that is known, "" as long as none is
+    refusal   of the newest change; None once one was taken
     """
 
     def __init__(
@@ -61,6 +69,7 @@ class Owned:
     ) -> None:
         self.name = name
         self.identity = identity
+        self.refusal: Refusal | None = None
         self._engine = engine
         self._file = file
         self._busy_s = busy_s
@@ -145,10 +154,17 @@ class Owned:
     def change(self) -> Iterator[sa.Connection]:
         """Change the tables, alone and all at once; what raises changes nothing."""
         counter = tables.change_counter
-        with self._transaction(writes=True) as connection:
-            yield connection
-            step = 1 + secrets.randbelow(STEP_MAX)
-            connection.execute(counter.update().values(number=counter.c.number + step))
+        try:
+            with self._transaction(writes=True) as connection:
+                yield connection
+                step = 1 + secrets.randbelow(STEP_MAX)
+                connection.execute(counter.update().values(number=counter.c.number + step))
+        except OwnedBusy:
+            raise
+        except OwnedUnusable as error:
+            self.refusal = Refusal(time.time_ns(), str(error))
+            raise
+        self.refusal = None
 
     def change_count(self) -> int:
         """Return a number that every change raises, whichever process makes it."""

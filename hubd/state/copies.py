@@ -30,7 +30,8 @@ DRAFT: Final = ".draft"
 WAL: Final = ("-wal", "-shm")
 # A copy that is not finished is none, and what is copied is made durable with the whole backup.
 QUICK: Final = ("journal_mode = OFF", "synchronous = OFF")
-ROWS_TOGETHER: Final = 500
+# Some rows have 64 KiB.
+ROWS_TOGETHER: Final = 100
 
 
 class StateRefused(HubError):
