@@ -63,7 +63,7 @@ def test_killed_at_random_moments_nothing_is_missing_or_doubled(
 def test_a_state_killed_while_it_is_made_anew_is_as_one_that_never_was(
     place: str, tmp_path: Path, kills: int
 ) -> None:
-    """Each time it is of another log, or some of its tables are gone: at any moment of that."""
+    """Each time it is of another log or version, or some of its tables are gone: at any moment."""
     save(log_of(20, 5), tmp_path / "log")
     rng = random.Random(7)
     others = Bystander(place, tmp_path)
@@ -71,6 +71,8 @@ def test_a_state_killed_while_it_is_made_anew_is_as_one_that_never_was(
         generation = b"%016d" % (kill // 2)
         if kill % 2:
             others.drop_table(rng.choice(["page", "meta", "latest", "projector_cursor"]))
+        elif kill % 4:
+            others.make_older()
         # The first line says that it is about to open the state.
         follow_for(place, tmp_path / "log", 1, rng.uniform(0.0, 0.4), generation)
     assert follow_for(place, tmp_path / "log", 1 << 30, 0.0, b"f" * 16)
@@ -103,6 +105,16 @@ class Bystander:
                 return
             for schema in self._schemas(connection):
                 connection.exec_driver_sql(f"DROP TABLE IF EXISTS {schema}.{name}")
+
+    def make_older(self) -> None:
+        """Have the state be of an earlier version, which in a file is migrated."""
+        if self._is_file:
+            return
+        with self._engine.begin() as connection:
+            for schema in self._schemas(connection):
+                if sa.inspect(connection).has_table("meta", schema):
+                    change = f"UPDATE {schema}.meta SET value = '3' WHERE name = 'format'"
+                    connection.exec_driver_sql(change)
 
     def _schemas(self, connection: sa.Connection) -> list[str]:
         question = "SELECT nspname FROM pg_namespace WHERE nspname ~ '^edgesync_state_[0-9]+$'"
