@@ -31,6 +31,9 @@ SPANS_NS: Final = (2 * HOUR_NS, 48 * HOUR_NS, 64 * 24 * HOUR_NS)
 CHUNK_POINTS: Final = 1024
 NEVER: Final = (1 << 63) - 1
 
+# Made once: a question about a month reads thirty pages.
+_DATA: Final = sa.select(tables.page.c.data).where(tables.page.c.id == sa.bindparam("its_id"))
+
 
 class Point(NamedTuple):
     time_ns: int
@@ -82,7 +85,7 @@ def pieces_of(connection: sa.Connection, ref: int) -> Iterator[tuple[int, Piece]
     )
     for page_id, group in itertools.groupby(places, key=lambda place: place[1]):
         wanted = {n for n, _ in group}
-        data = connection.scalar(sa.select(table.data).where(table.id == page_id))
+        data = connection.scalar(_DATA, {"its_id": page_id})
         for run in pages.find(data or b"", ref):
             if run.n in wanted:
                 yield run.n, run.piece
@@ -223,8 +226,7 @@ def _load(connection: sa.Connection, ref: int, chunk: Chunk) -> Iterator[tuple[i
     if chunk.piece is not None:
         yield chunk.n, chunk.piece
         return
-    table = tables.page.c
-    data = connection.scalar(sa.select(table.data).where(table.id == chunk.page_id))
+    data = connection.scalar(_DATA, {"its_id": chunk.page_id})
     for run in pages.find(data or b"", ref):
         yield run.n, run.piece
 

@@ -1,5 +1,6 @@
 """Questions about the state, each answered by one or two statements."""
 
+import functools
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from edgesync.model import Action, EntityType, EventType, Value, ValueType
+from edgesync.model import Action, EntityType, EventType, Value, ValueType, series_id
 from edgesync_transport.messages import Lane
 from hubd.db.dialect import Text, as_text, indexed
 from hubd.state import tables
-from hubd.state.fresh import EdgeFresh, Tail, fresh_of
+from hubd.state.fresh import EdgeFresh, fresh_of
 from hubd.state.pieces import from_bits
 
 
@@ -95,8 +96,11 @@ def series_of(connection: sa.Connection, edge: str, after: int, limit: int) -> l
 
 
 def find_series(connection: sa.Connection, edge: str, entity: str, key: str) -> SeriesRow | None:
+    """Return a series by its name, once it is declared."""
     table = tables.series.c
-    where = (table.edge == edge) & (table.entity == entity) & (table.key == key)
+    wanted = tables.signed(series_id(entity, key))  # what the index has of the name
+    where = (table.edge == edge) & (table.series == wanted)
+    where &= (table.entity == entity) & (table.key == key)
     return next(_series_rows(connection, where), None)
 
 
@@ -224,24 +228,29 @@ def _series_rows(connection: sa.Connection, where: sa.ColumnElement[bool]) -> It
         .order_by(table.c.ref)
     )
     edges = fresh_of(connection).edges
+    # By place, not by name: a question about an edge reads a thousand of them.
     for row in connection.execute(question):
-        fresh = edges.get(row.edge)
-        tail = fresh.table.tail(tables.unsigned(row.series)) if fresh is not None else None
-        if tail is not None or row.points is not None:
-            yield _series_row(row, tail)
+        ref, edge, series, entity, key, unit, points, time_ns, vtype, bits, text = row
+        number, value = tables.unsigned(series), None
+        fresh = edges.get(edge)
+        tail = fresh.table.tail(number) if fresh is not None else None
+        if tail is not None:
+            points = tail[0]
+            if tail[1] is not None:
+                _, time_ns, vtype, value = tail
+        elif points is None:
+            continue
+        if value is None:
+            value = from_bits(vtype, bits, text)
+        yield SeriesRow(
+            ref=ref, edge=edge, series=number, entity=entity or "", key=key or "", unit=unit,
+            type=_type_name(vtype), points=points, time_ns=time_ns, value=value,
+        )  # fmt: skip
 
 
-def _series_row(row: sa.Row[Any], tail: Tail | None) -> SeriesRow:
-    """Return a series with its newest reading, which is fresh or the stored one."""
-    points, time_ns, vtype, value = tail or (row.points, None, None, None)
-    if time_ns is None or vtype is None or value is None:
-        time_ns, vtype = row.time_ns, row.vtype
-        value = from_bits(row.vtype, row.bits, row.text)
-    return SeriesRow(
-        ref=row.ref, edge=row.edge, series=tables.unsigned(row.series), entity=row.entity or "",
-        key=row.key or "", unit=row.unit, type=name_of(ValueType, vtype), points=points,
-        time_ns=time_ns, value=value,
-    )  # fmt: skip
+@functools.cache
+def _type_name(vtype: int) -> str:
+    return name_of(ValueType, vtype)
 
 
 def _event_row(row: sa.Row[Any]) -> EventRow:
