@@ -10,8 +10,8 @@ import trio
 from edgesync_transport.messages import Lane
 from edgesync_transport.receiver import Receiver
 from hubd.api.context import EdgeView, LaneView, LinkEvent
+from hubd.link.rates import Rates, Slowdowns
 from hubd.log.base import Log, LogStats
-from hubd.rates import Rates, Slowdowns
 from hubd.registry import RegisteredEdge
 
 # Events kept for screens; the edges' own records tell the whole story.

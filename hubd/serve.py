@@ -38,13 +38,13 @@ from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
 from hubd.errors import HubError, RestoreUnfinished, StateUnreadable
 from hubd.hold import DatabaseHold, holding_folder
-from hubd.link import HubLink
+from hubd.link.rates import Rates
+from hubd.link.sessions import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.log.retention import Retention
 from hubd.presence import Presence
 from hubd.project import VIEWS, Live, Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
-from hubd.rates import Rates
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import Enrolment, enrol_route
 from hubd.settings import Settings

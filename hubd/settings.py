@@ -12,9 +12,9 @@ from edgesync.cells.settings import PrefixStrategy, StrategyName, ranking
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
+from hubd.link.rates import Rate, RateSettings
 from hubd.log.retention import Policy
 from hubd.project.limits import SERIES_MAX, TENANT_SERIES_MAX, SeriesLimits
-from hubd.rates import Rate, RateSettings
 
 # Room for some of the largest batches: with less, an edge could hand over none, ever.
 LIMIT_LEAST_MIB: Final = 4

@@ -19,7 +19,7 @@ from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
 from hubd.cells import Answers, HubCells
-from hubd.link import HubLink
+from hubd.link.sessions import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
 

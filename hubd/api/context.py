@@ -8,10 +8,10 @@ import msgspec
 
 from hubd.api.settings import ApiSettings
 from hubd.cells import Answers, HubCells
+from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
 from hubd.project import Live, Projectors
-from hubd.rates import Slowdowns
 from hubd.registry import DEFAULT_TENANT
 from hubd.state import State
 

@@ -14,11 +14,11 @@ from hubd.api.answers import KeysStats, ProjectorStatus
 from hubd.api.context import Context, EdgeView
 from hubd.api.fleet import projector_status
 from hubd.cells.store import Replica
+from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
 from hubd.project import SeriesLimits
 from hubd.project.gaps import read_gaps
-from hubd.rates import Slowdowns
 from hubd.state import views
 from hubd.state.views import Totals
 

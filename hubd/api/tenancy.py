@@ -17,8 +17,8 @@ from starlette.requests import Request
 from hubd.api.context import Context, EdgeView, Hub, LinkEvent
 from hubd.api.errors import ApiError
 from hubd.cells import Answers
+from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
-from hubd.rates import Slowdowns
 from hubd.registry import ApiToken
 
 # In the scope of a request: whose token it came with; None is the operator's.

@@ -23,11 +23,11 @@ from edgesync_transport.messages import (
     Welcome,
 )
 from edgesync_transport.receiver import ReceiverSettings
-from hubd.link import HubLink, Projection
+from hubd.link.rates import Rates
+from hubd.link.sessions import HubLink, Projection
 from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
-from hubd.rates import Rates
 from hubd.registry import RegisteredEdge
 from tests.hubd.log.test_contract import Lanes
 

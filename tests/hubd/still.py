@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from hubd.api.context import EdgeView, LaneView, LinkEvent
+from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
-from hubd.rates import Slowdowns
 
 NOW_NS = 1_767_225_600 * 10**9 + 3600 * 10**9
 

@@ -15,8 +15,8 @@ import trio
 from edgesync._native import batch, event
 from edgesync.model import EventType, RecordKind, ValueType, series_id
 from edgesync_transport.messages import Ack, Lane
-from hubd import link
-from hubd.lead import SMALL, Lead
+from hubd.link import sessions
+from hubd.link.lead import SMALL, Lead
 from hubd.project import Live, Projectors, SeriesLimits, run_projectors
 from hubd.state import State, open_state, views
 from tests.hubd.links import HandEdge, Site, open_site
@@ -92,7 +92,7 @@ async def floor_of(edge: HandEdge, tail: int) -> None:
 async def test_the_others_newest_readings_are_shown_while_a_flood_lasts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "TOGETHER_WORK", 1)
+    monkeypatch.setattr(sessions, "TOGETHER_WORK", 1)
     drafts = flood()
     each, lane = len(drafts) // BATCHES, Lanes(drafts)
     quiet = Lanes([
@@ -113,7 +113,7 @@ async def test_the_others_newest_readings_are_shown_while_a_flood_lasts(
                 view = site.presence.edge("barn")
                 assert view is not None
                 assert view.lanes[Lane.BULK].floor < len(drafts)
-            assert site.link._lead.total <= LEAD + SMALL + each * link.OTHER_WORK
+            assert site.link._lead.total <= LEAD + SMALL + each * sessions.OTHER_WORK
         await floor_of(barn, len(drafts))
         await projectors.reach(site.log.head)
         totals = await state.read(views.totals)

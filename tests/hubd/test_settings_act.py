@@ -26,8 +26,8 @@ from edgesync.model import RecordKind
 from edgesync_transport.keys import decode_token, new_key_pair, write_keys
 from hubd import serve
 from hubd.cli import main as hubd_command
+from hubd.link.rates import Rate, RateSettings
 from hubd.log.lmdb import LmdbLog
-from hubd.rates import Rate, RateSettings
 from hubd.registry import open_registry
 from hubd.settings import Settings, from_table, read_settings
 from hubd.state import open_state, tables

@@ -20,7 +20,7 @@ from edgesync_transport.breaker import BreakerSettings
 from edgesync_transport.memory import MemoryHub, Weather, open_memory_hub
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.window import SenderSettings
-from hubd.link import HubLink
+from hubd.link.sessions import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence
 from tests.edgesync.sync.test_driver import until, values

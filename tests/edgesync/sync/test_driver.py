@@ -21,12 +21,12 @@ from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
-from hubd.link import HubLink
+from hubd.link.rates import Rate, Rates, RateSettings
+from hubd.link.sessions import HubLink
 from hubd.log.base import Append, Appended, Entry, Log, NotAppended
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
 from hubd.presence import Presence
-from hubd.rates import Rate, Rates, RateSettings
 from hubd.registry import RegisteredEdge
 
 SECOND = 10**9

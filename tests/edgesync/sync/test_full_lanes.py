@@ -20,7 +20,7 @@ from edgesync.sync.driver import SyncDriver
 from edgesync_transport.memory import open_memory_hub
 from edgesync_transport.messages import Codec
 from edgesync_transport.sender import GIVEN_WAY
-from hubd.link import HubLink
+from hubd.link.sessions import HubLink
 from hubd.log.base import Append, Appended, Entry, Log, NotAppended
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence

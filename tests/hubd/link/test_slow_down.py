@@ -7,10 +7,10 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from edgesync_transport.messages import Ack, Bye, Lane, Nack, NackCode
-from hubd import link
-from hubd.lead import Lead
+from hubd.link import sessions
+from hubd.link.lead import Lead
+from hubd.link.rates import Rate, Rates, RateSettings
 from hubd.project import Progress
-from hubd.rates import Rate, Rates, RateSettings
 from tests.hubd.links import open_site
 from tests.hubd.log.test_contract import Lanes, drafts
 
@@ -99,7 +99,7 @@ async def test_what_cannot_be_used_counts_by_its_bytes(tmp_path: Path) -> None:
 async def test_who_outruns_the_projection_waits_and_others_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "PROJECTION_WAIT_S", 1e6)
+    monkeypatch.setattr(sessions, "PROJECTION_WAIT_S", 1e6)
     telemetry = Progress("telemetry")
     async with open_site(tmp_path, projection=telemetry) as site:
         site.link._lead = Lead(20)
@@ -124,7 +124,7 @@ async def test_who_outruns_the_projection_waits_and_others_pass(
 async def test_a_projection_that_stands_still_holds_up_no_ack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "PROJECTION_WAIT_S", 0.01)
+    monkeypatch.setattr(sessions, "PROJECTION_WAIT_S", 0.01)
     async with open_site(tmp_path, projection=Progress("telemetry")) as site:
         site.link._lead = Lead(20)
         barn, lane = site.edge(), Lanes(drafts(1, 90))
@@ -141,7 +141,7 @@ async def test_a_projection_that_begins_anew_holds_up_no_ack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It moves all the time, and is far from what comes in now."""
-    monkeypatch.setattr(link, "PROJECTION_WAIT_S", 0.05)
+    monkeypatch.setattr(sessions, "PROJECTION_WAIT_S", 0.05)
     telemetry = Progress("telemetry")
     telemetry.position = -1_000_000
 

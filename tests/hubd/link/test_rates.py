@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync_transport.messages import Lane
-from hubd.lead import AHEAD_S, LEAD_MAX, LEAD_MIN, SMALL, Lead
-from hubd.rates import Rate, Rates, RateSettings
+from hubd.link.lead import AHEAD_S, LEAD_MAX, LEAD_MIN, SMALL, Lead
+from hubd.link.rates import Rate, Rates, RateSettings
 
 pytestmark = pytest.mark.feature("S4", "C14")
 

@@ -23,8 +23,8 @@ from edgesync_transport.messages import (
     Welcome,
 )
 from edgesync_transport.receiver import ReceiverSettings
-from hubd import link
-from hubd.link import SESSION_S, HubLink
+from hubd.link import sessions
+from hubd.link.sessions import SESSION_S, HubLink
 from hubd.log.base import ENTRY_BYTES_MAX
 from hubd.log.memory import MemoryLog
 from hubd.presence import Presence
@@ -155,7 +155,7 @@ async def test_windows_are_smaller_where_edges_are_many(
         granted = await site.edge().greet()
         assert isinstance(granted, Welcome)
         assert granted.limits == Limits()
-        monkeypatch.setattr(link, "QUEUED_MAX", 256 << 10)
+        monkeypatch.setattr(sessions, "QUEUED_MAX", 256 << 10)
         granted = await site.edge("shed").greet()
         assert isinstance(granted, Welcome)
         assert granted.limits.window_bytes == 128 << 10  # of two
@@ -164,7 +164,7 @@ async def test_windows_are_smaller_where_edges_are_many(
 async def test_who_has_a_batch_waiting_has_no_more_when_much_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(link, "QUEUED_MAX", 100_000)
+    monkeypatch.setattr(sessions, "QUEUED_MAX", 100_000)
     async with open_site(tmp_path) as site:
         barn, shed, lane = site.edge(), site.edge("shed"), Lanes(heavy(1, 4))
         await barn.greet(tail=4)

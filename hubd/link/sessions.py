@@ -23,10 +23,10 @@ from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from hubd.cells import Answers, Keyspaces
-from hubd.lead import Lead
+from hubd.link.lead import Lead
+from hubd.link.rates import Rates
 from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
 from hubd.presence import Presence
-from hubd.rates import Rates
 
 log = logging.getLogger(__name__)
 
