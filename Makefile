@@ -26,6 +26,7 @@ COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 BUILD_PACKAGES := gcc:gcc make:make pkg-config:pkg-config
 TEST_PACKAGES := iproute2:ip strace:strace spin:spin e2fsprogs:mke2fs chromium:chromium \
 	redis-server:redis-server redis-tools:redis-benchmark curl:curl \
+	mosquitto-clients:mosquitto_pub openssl:openssl \
 	postgresql:/usr/lib/postgresql/15/bin/postgres
 
 define install

@@ -7,7 +7,16 @@ from edgesync._native import batch
 from edgesync._native.points import Ready, bodies, ready_bodies
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
-from edgesync.model import Lane, Reading, RecordKind, Value, ValueType
+from edgesync.model import (
+    I64,
+    NAME_CHARS_MAX,
+    TEXT_BYTES_MAX,
+    Lane,
+    Reading,
+    RecordKind,
+    Value,
+    ValueType,
+)
 from edgesync.store.series import Series, SeriesTable
 
 if TYPE_CHECKING:
@@ -16,11 +25,8 @@ if TYPE_CHECKING:
 # 120 readings are 1,968 bytes with their headers: LMDB keeps up to about 2,000 inside a page, and
 # gives anything larger whole pages of its own.
 READINGS_PER_RECORD: Final = 120
-TEXT_BYTES_MAX: Final = 16 * 1024
 TEXTS_PER_RECORD: Final = 3
-NAME_CHARS_MAX: Final = 255
 SERIES_MAX: Final = 10_000
-I64: Final = 1 << 63
 # Whole numbers up to here are the same number as a float.
 EXACT_FLOAT: Final = 1 << 53
 

@@ -6,12 +6,17 @@ Times are nanoseconds since 1970 UTC (`time_ns`), as the source saw them. They a
 
 import enum
 import hashlib
+from typing import Final
 
 import msgspec
 
 from edgesync_transport.messages import Lane as Lane
 
 Value = float | int | bool | str
+# Of a reading: bytes of a text, characters of its entity's and its key's name, whole numbers.
+TEXT_BYTES_MAX: Final = 16 * 1024
+NAME_CHARS_MAX: Final = 255
+I64: Final = 1 << 63
 
 
 class ValueType(enum.IntEnum):

@@ -14,6 +14,7 @@ from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.model import Lane
 from edgesync.resources.settings import ResourcesSection
+from edgesync.serve.mqtt.settings import MqttSection
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.store.settings import LanesSection, Policy
 from edgesync.units import Bytes, Period, Seconds
@@ -173,6 +174,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     resources: ResourcesSection = ResourcesSection()
     series: SeriesSection = SeriesSection()
     http: HttpSection = HttpSection()
+    mqtt: MqttSection = MqttSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()
 
@@ -238,6 +240,13 @@ def _misfit(settings: Settings, file: str) -> ConfigError | None:
             field="cells.password",
             problem=f"is empty, and {cells.host} lets clients of other machines in",
             remedy='set one, or host = "127.0.0.1"',
+        )
+    if settings.mqtt.tls_port and not (settings.mqtt.certificate and settings.mqtt.key):
+        return ConfigError(
+            file=file,
+            field="mqtt.tls_port",
+            problem="needs mqtt.certificate and mqtt.key",
+            remedy="name both files, or tls_port = 0",
         )
     return None
 

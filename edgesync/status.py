@@ -56,6 +56,37 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: int = 0
 
 
+class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that was not stored, and why."""
+
+    device: str
+    topic: str
+    problem: str
+    at_ns: int
+
+
+class MqttStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The door for MQTT devices; counts are since the start.
+
+    sessions    those that are kept for clients that are away, too
+    messages    what came; `refused` of them were not stored, or not whole
+    rejected    connections that were not let in
+    taken_over  connections that ended because another one had the same client id
+    problem     why nothing could be stored the last time, if so
+    refusals    the newest few, the newest last
+    """
+
+    clients: int
+    sessions: int
+    messages: int
+    readings: int
+    refused: int
+    rejected: int
+    taken_over: int
+    problem: str = ""
+    refusals: tuple[RefusalView, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """readings and events count what was stored since the start; series are all known ones.
 
@@ -84,6 +115,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     link: LinkStatus
     store: StoreStatus
     sources: tuple[SourceStatus, ...] = ()
+    mqtt: MqttStatus | None = None
     rss_bytes: int = 0
     resource_level: str = "unwatched"
 

@@ -35,6 +35,7 @@ SLOW = (
     "edgesync/cli",
     "edgesync/demo",
     "edgesync/resources/test_monitor.py",
+    "edgesync/serve/mqtt/test_clients.py",
     "edgesync/serve/resp/test_blocking.py",
     "edgesync/serve/resp/test_server.py",
     "edgesync/store/test_overflow.py",

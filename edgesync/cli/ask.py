@@ -134,6 +134,14 @@ def status(config: Path, as_json: bool) -> None:
         )
     used, limit = store["used_bytes"] / 1e6, store["limit_bytes"] / 1e6
     click.echo(f"store     {used:.1f} of {limit:.0f} MB {store['problem']}")
+    if mqtt := found["mqtt"]:
+        problem = f" ({mqtt['problem']})" if mqtt["problem"] else ""
+        click.echo(
+            f"mqtt      {mqtt['clients']} clients, {mqtt['messages']} messages, "
+            f"{mqtt['refused']} of them refused{problem}"
+        )
+        for one in mqtt["refusals"][-1:]:
+            click.echo(f"          last refused: {one['device']} {one['topic']}: {one['problem']}")
     if found["resource_level"] != "unwatched":
         click.echo(f"resources {found['resource_level']}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))

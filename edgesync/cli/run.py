@@ -55,13 +55,19 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
     sources = modbus_sources(settings.modbus, folder=config.parent)
     if settings.hub.endpoint:
         link_keys(settings, config.parent)
+    found = [doubt for layouts in lines.values() for doubt in doubts(layouts)]
+    if settings.mqtt.is_open:
+        from edgesync.serve.mqtt.door import mqtt_doubts
+
+        found += mqtt_doubts(settings, config.parent)
     facts: dict[str, Any] = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,
         "to_join": settings.hub.unjoined or None,
         "devices": [device.name for device in settings.modbus],
         "connections": [source.name for source in sources],
-        "doubts": [doubt for layouts in lines.values() for doubt in doubts(layouts)],
+        "mqtt": [port for port in (settings.mqtt.port, settings.mqtt.tls_port) if port],
+        "doubts": found,
     }
     answers = {} if not is_asked else _answers(lines)
     if is_asked:
@@ -75,6 +81,9 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         alone = f"{facts['to_join']}, not joined yet: edgesync init --token …"
     click.echo(f"  hub          {facts['hub'] or alone}")
     click.echo(f"  devices      {', '.join(facts['devices'] or ['none'])}")
+    if facts["mqtt"]:
+        ports = " and ".join(str(port) for port in facts["mqtt"])
+        click.echo(f"  mqtt         {settings.mqtt.host}, port {ports}")
     for doubt in facts["doubts"] or ():
         click.echo(f"  doubtful     {doubt}")
     for name, problem in answers.items():

@@ -75,6 +75,10 @@ PARTS: Final[tuple[PartRow, ...]] = (
         "http", "edgesync.serve.http:HttpPart", Life.SERVING,
         lambda settings: settings.http.port > 0,
     ),
+    PartRow(
+        "mqtt", "edgesync.serve.mqtt.door:MqttPart", Life.SERVING,
+        lambda settings: settings.mqtt.is_open,
+    ),
 )  # fmt: skip
 
 SOURCES: Final[tuple[SourceRow, ...]] = (

@@ -30,6 +30,13 @@ CONNECTIONS_MAX: Final = 32
 # Above this part of its limit the store refuses new facts.
 SERIES_ALARM: Final = 0.9
 STORE_PRESSED: Final = 0.9
+MQTT: Final = (
+    ("clients", "gauge", "Clients that are connected."),
+    ("messages_total", "counter", "Messages that came since the start."),
+    ("readings_total", "counter", "Readings of them stored since the start."),
+    ("refused_total", "counter", "Messages not stored, or not whole, since the start."),
+    ("rejected_total", "counter", "Connections not let in since the start."),
+)
 LEVELS: Final = ("normal", "warning", "high", "critical")
 
 Page = tuple[int, bytes, bytes]  # status, content type, body
@@ -201,6 +208,10 @@ def _lines(status: Status) -> Iterator[str]:
         yield from _family(f"lane_{field}_total", "counter", text)
         for lane in status.lanes:
             yield f'edgesync_lane_{field}_total{{{edge},lane="{lane.lane}"}} {getattr(lane, field)}'
+    if (mqtt := status.mqtt) is not None:
+        for name, kind, text in MQTT:
+            yield from _family(f"mqtt_{name}", kind, text)
+            yield f"edgesync_mqtt_{name}{{{edge}}} {getattr(mqtt, name.removesuffix('_total'))}"
     yield from _family("source_up", "gauge", "1 while the device answers.")
     for source in status.sources:
         up = float(source.state in ("online", "busy"))

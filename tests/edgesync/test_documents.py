@@ -17,7 +17,9 @@ import pytest
 
 import edgesync.settings
 import hubd.settings
+from edgesync import toml
 from edgesync.demo.site import free_ports
+from edgesync.serve.mqtt.credentials import Credentials, DevicesFile
 from edgesync.sources.modbus.profile import parse_profile
 from tests.documents import ILLUSTRATIONS, ROOT, all_blocks, documents, others
 from tests.edgesync.test_readme import Person
@@ -43,7 +45,7 @@ class Site:
     """A hub, the edge `barn` with a meter and Redis clients, and conflicts with another edge."""
 
     def __init__(self, folder: Path) -> None:
-        link, http, self.redis, meter = free_ports(4)
+        link, http, self.redis, self.mqtt, meter = free_ports(5)
         self.token = ""
         self.resolved: set[int] = set()
         self.url = f"http://127.0.0.1:{http}"
@@ -70,6 +72,8 @@ class Site:
         )  # fmt: skip
         self.token = re.findall(r"esapi\.\S+", printed.stdout)[0]
         here.type("hubd run")
+        first, devices, *_ = [one.text for one in all_blocks("docs/mqtt.md")]
+        topics = first[first.index("[[mqtt.topics]]") :]
         for name in ("other", "barn"):
             here.type(f"hubd enroll {name}\nmkdir {name}")
             here.folder = here.folder / name
@@ -80,6 +84,8 @@ class Site:
             if name == "barn":
                 with (here.folder / "edge.toml").open("a") as settings:
                     settings.write(f"\n{self.device}\n[cells]\nport = {self.redis}\n")
+                    settings.write(f"{topics}\n[mqtt]\nport = {self.mqtt}\n")
+                (here.folder / "mqtt-devices.toml").write_text(devices)
             here.type("edgesync run\nedgesync sync --timeout 20")
             if name == "other":
                 here.folder = here.folder.parent
@@ -146,6 +152,7 @@ def run(site: Site, assigned: str, line: str) -> str:
         ("redis-cli ", f"redis-cli -e -p {site.redis} "),
         ("curl ", f"curl -sS {token}"),
         ("http://127.0.0.1:8080", site.url),
+        ("mosquitto_pub -h barn-7", f"mosquitto_pub -h 127.0.0.1 -p {site.mqtt}"),
         ("http://hub:8080", site.url),
         (".venv/bin/", ""),
         ("demo --chaos --seconds 60", "demo --chaos --seconds 60 --help"),  # demo/test_demo.py
@@ -177,7 +184,9 @@ def do_toml(site: Site, text: str) -> None:
     """Load settings as they stand, of the edge, the hub, or a kind of device."""
     text = text.replace("…40 characters…", KEY).replace("…64 hex digits…", "0123456789abcdef" * 4)
     table = tomllib.loads(text)
-    if "profile" in table:
+    if "device" in table:
+        Credentials(toml.convert(table, DevicesFile, file="devices").device, file="devices")
+    elif "profile" in table:
         parse_profile(text.encode(), "profile.toml")
     elif "api" in table or {"listen", "database"} & table.get("hub", {}).keys():
         hubd.settings.from_table(table, file="hub.toml", environment={})

@@ -186,6 +186,8 @@ async def test_what_is_not_wanted_is_not_imported(tmp_path: Path) -> None:
     assert "edgesync.recorder" in loaded
     unused = (
         "zmq", "edgesync.store.edgecells", "edgesync.store.points", "edgesync.sync.driver",
-        "edgesync.resources.edge", "edgesync.sources.modbus.source", "edgesync.serve",
+        "edgesync.resources.edge", "edgesync.sources.modbus.source", "edgesync.serve.answers",
+        "edgesync.serve.http", "edgesync.serve.resp", "edgesync.serve.mqtt.door",
+        "edgesync.serve.mqtt.server", "edgesync.serve.mqtt.connection",
     )  # fmt: skip
     assert [name for name in loaded if name.startswith(unused)] == []

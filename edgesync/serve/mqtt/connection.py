@@ -50,6 +50,7 @@ from edgesync.serve.mqtt.topics import is_valid_filter, matches
 
 CLIENT_ID_BYTES_MAX: Final = 256
 SUBSCRIPTIONS_MAX: Final = 100
+FILTER_CHARS_MAX: Final = 256
 # Of QoS 2, stored and not released; a client that never releases would fill the session.
 UNRELEASED_MAX: Final = 1000
 REASON_CHARS_MAX: Final = 200
@@ -472,7 +473,9 @@ class Connection:
             reason = Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
         elif not is_valid_filter(one.topic) or not self._grants(one.topic):
             reason = Reason.TOPIC_FILTER_INVALID
-        elif len(subscriptions) >= SUBSCRIPTIONS_MAX and one.topic not in subscriptions:
+        elif len(one.topic) > FILTER_CHARS_MAX or (
+            len(subscriptions) >= SUBSCRIPTIONS_MAX and one.topic not in subscriptions
+        ):
             reason = Reason.QUOTA_EXCEEDED
         if reason is not None:
             return reason if self.level == V5 else SUBSCRIPTION_REFUSED_311

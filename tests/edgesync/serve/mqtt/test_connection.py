@@ -391,6 +391,8 @@ def test_subscriptions_are_bounded() -> None:
     (answer,) = sent(client.step(Subscribe(packet_id=1, filters=filters)))
     assert isinstance(answer, Suback)
     assert answer.reasons == (1,) * 100 + (Reason.QUOTA_EXCEEDED,)
+    long = Subscribe(packet_id=2, filters=(Filter("t" * 257),))
+    assert sent(Client().step(long)) == [Suback(packet_id=2, reasons=(Reason.QUOTA_EXCEEDED,))]
     again = Subscribe(packet_id=2, filters=(Filter("t/0", 0),))
     assert sent(client.step(again)) == [Suback(packet_id=2, reasons=(0,))]
 

@@ -1,0 +1,689 @@
+"""The door for MQTT devices: all their sockets, owned by one task.
+
+A message is acknowledged when the commit that stored it is on disk (I1). While one is under way the
+next one fills: messages of all clients become one write. A client that does not read what it is
+sent is not read from, and ended when its keepalive has passed; one message that cannot be stored
+costs that message (I8).
+"""
+
+import collections
+import logging
+import select
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Final, Protocol
+
+import msgspec
+import trio
+
+from edgesync.errors import RecordError, StoreError, TooManySeries
+from edgesync.model import EntityType, Event, EventType, Reading
+from edgesync.serve.mqtt.client import READ, WRITE, Client
+from edgesync.serve.mqtt.connection import (
+    Accept,
+    Admitted,
+    Answered,
+    Authenticate,
+    Close,
+    Connection,
+    Deliver,
+    Denied,
+    Effect,
+    Elapsed,
+    Expelled,
+    Garbage,
+    Limits,
+    Lost,
+    Release,
+    Send,
+)
+from edgesync.serve.mqtt.connection import Event as ConnectionEvent
+from edgesync.serve.mqtt.credentials import CredentialsFile
+from edgesync.serve.mqtt.decode import Parser
+from edgesync.serve.mqtt.encode import encode
+from edgesync.serve.mqtt.mapping import TopicMap
+from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Connect, Reason, Will
+from edgesync.serve.mqtt.sessions import Session, Sessions
+from edgesync.serve.mqtt.settings import MqttSection
+from edgesync.serve.mqtt.thingsboard import (
+    Device,
+    Message,
+    Refused,
+    ThingsBoard,
+    ToldLimits,
+    may_subscribe,
+)
+from edgesync.serve.mqtt.values import BadPayload
+from edgesync.status import MqttStatus, RefusalView
+from edgesync_transport import descriptors
+
+log = logging.getLogger(__name__)
+
+EVENTS_A_TURN: Final = 256
+ACCEPTS_A_TURN: Final = 64  # a handshake of TLS takes about a millisecond
+# Bytes on their way to one client before nothing more is read from it.
+UNSENT_MAX: Final = 256 << 10
+# Of packets that are not complete, of all clients together.
+HELD_MAX: Final = 64 << 20
+# Of messages that wait for the disk: beyond, nobody is read from.
+PENDING_MAX: Final = 16 << 20
+MESSAGE_BYTES: Final = 500  # that one takes besides its payload
+BATCH_MAX: Final = 5000
+TICK_S: Final = 1.0
+# For a client to read why it was sent away.
+LINGER_S: Final = 2.0
+# After a store that took nothing, clients are told to come later.
+UNAVAILABLE_S: Final = 5.0
+REFUSALS_SHOWN: Final = 10
+SHOWN_BYTES: Final = 500  # of a payload that was refused
+KEEPALIVE_TCP: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20),
+                        (socket.TCP_KEEPCNT, 3))  # fmt: skip
+
+
+class Recorder(Protocol):
+    """Where readings and events are stored; both return when they are on disk."""
+
+    def ingest(self, readings: Sequence[Reading]) -> Awaitable[None]: ...
+    def emit(self, event: Event) -> Awaitable[None]: ...
+
+
+class _Item:
+    """A message that waits for the disk; a will has no client."""
+
+    __slots__ = ("client", "cost", "message", "problem", "reason", "token")
+
+    def __init__(self, client: Client | None, token: int, message: Message, cost: int) -> None:
+        self.client = client
+        self.token = token
+        self.message = message
+        self.cost = cost
+        self.reason = Reason.SUCCESS
+        self.problem = ""
+
+
+class MqttServer:
+    """Takes what devices publish until cancelled.
+
+    reserved   names of entities that no client may use: those of other sources
+    """
+
+    def __init__(
+        self,
+        section: MqttSection,
+        recorder: Recorder,
+        credentials: CredentialsFile,
+        *,
+        tls: ssl.SSLContext | None = None,
+        reserved: Collection[str] = (),
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._section = section
+        self._recorder = recorder
+        self._credentials = credentials
+        self._tls = tls
+        self._reserved = frozenset(reserved)
+        self._wall_ns = wall_ns
+        self._limits = Limits(
+            packet_max=int(section.packet_limit),
+            inflight_max=section.inflight_max,
+            session_expiry_max_s=float(section.session_expiry),
+        )
+        self._api = ThingsBoard(
+            ToldLimits(int(section.packet_limit), section.inflight_max),
+            cast=section.type_cast, may_name=self._may_name,
+        )  # fmt: skip
+        self._map = TopicMap(section.topics, cast=section.type_cast, may_name=self._may_name)
+        self._clients: dict[int, Client] = {}
+        self._strangers: dict[int, Client] = {}  # who has not said who it is, oldest first
+        self._by_key: dict[tuple[str, str], Client] = {}
+        self._unsettled: dict[tuple[str, str], Client] = {}
+        self._starved: set[Client] = set()
+        self._due: list[Client] = []
+        self._sessions = Sessions(section.clients_max)
+        self._clients_max = section.clients_max
+        self._batch: collections.deque[_Item] = collections.deque()
+        self._arrived = trio.Event()
+        self._pending_bytes = self._held_bytes = 0
+        self._unavailable_until = float("-inf")
+        self._problem = ""
+        self._epoll: select.epoll
+        self._nursery: trio.Nursery
+        self._listening: dict[int, tuple[socket.socket, ssl.SSLContext | None]] = {}
+        self._messages = self._readings = self._refused = self._rejected = self._taken_over = 0
+        self._refusals: collections.deque[RefusalView] = collections.deque(maxlen=REFUSALS_SHOWN)
+
+    def status(self) -> MqttStatus:
+        return MqttStatus(
+            clients=len(self._by_key),
+            sessions=len(self._sessions),
+            messages=self._messages,
+            readings=self._readings,
+            refused=self._refused,
+            rejected=self._rejected,
+            taken_over=self._taken_over,
+            problem=self._problem,
+            refusals=tuple(self._refusals),
+        )
+
+    # -- sockets -------------------------------------------------------------------------------
+
+    async def serve(
+        self, *, task_status: trio.TaskStatus[list[int]] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen and take messages; `started` gives the ports."""
+        section = self._section
+        descriptors.raise_limit()
+        self._limit_clients()
+        wanted = [(section.port, None), (section.tls_port, self._tls)]
+        with select.epoll() as self._epoll:
+            try:
+                for port, context in wanted:
+                    if port:
+                        self._listen(section.host, port, context)
+                ports = [one.getsockname()[1] for one, _ in self._listening.values()]
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._commit)
+                    self._nursery.start_soon(self._tick)
+                    task_status.started(ports)
+                    await self._serve()
+            finally:
+                self._close_all()
+
+    def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=1024)
+        listening.setblocking(False)
+        self._listening[listening.fileno()] = listening, context
+        self._epoll.register(listening.fileno(), READ)
+
+    def _close_all(self) -> None:
+        for client in list(self._clients.values()):
+            self._step(client, Expelled(Reason.SERVER_SHUTTING_DOWN, "the edge stops"))
+            client.send()
+            self._drop(client)
+        for listening, _ in self._listening.values():
+            listening.close()
+        self._listening.clear()
+
+    def _limit_clients(self) -> None:
+        """Leave descriptors to everything else."""
+        most = max(1, descriptors.limit() - 2 * descriptors.reserve())
+        if self._clients_max > most:
+            log.warning(
+                "mqtt: %d clients, not %d: descriptors are limited", most, self._clients_max
+            )
+            self._clients_max = most
+
+    async def _serve(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            # While there is work, a look is cheaper than a wait.
+            while self._turn():
+                await trio.lowlevel.checkpoint()
+
+    def _turn(self) -> bool:
+        """Serve whoever is ready; returns whether anybody was."""
+        ready = self._epoll.poll(0, EVENTS_A_TURN)
+        for number, events in ready:
+            if number in self._listening:
+                self._accept(*self._listening[number])
+                continue
+            client = self._clients.get(number)
+            if client is None:
+                continue
+            if events & READ:
+                self._read(client)
+            elif events & (select.EPOLLHUP | select.EPOLLERR):
+                self._lose(client)
+                continue
+            if events & WRITE and self._is_there(client):
+                self._send(client)
+                self._work(client)
+        self._flush()
+        return bool(ready)
+
+    def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                connection, address = listening.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in descriptors.EXHAUSTED:
+                    self._pause_intake(listening)
+                    return
+                continue  # of that connection
+            if descriptors.is_reserved(connection.fileno()):
+                connection.close()
+                self._pause_intake(listening)
+                return
+            if not self._has_room():
+                self._rejected += 1
+                connection.close()
+                continue
+            self._let_in(connection, address, context)
+
+    def _has_room(self) -> bool:
+        """Make room for one more, if need be of those who have not said who they are."""
+        if len(self._clients) < self._clients_max:
+            return True
+        for client in self._strangers.values():
+            self._rejected += 1
+            self._lose(client)
+            return True
+        return False
+
+    def _let_in(
+        self, connection: socket.socket, address: tuple[str, int], context: ssl.SSLContext | None
+    ) -> None:
+        connection.setblocking(False)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE_TCP:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        if context is not None:
+            try:
+                connection = context.wrap_socket(
+                    connection, server_side=True, do_handshake_on_connect=False
+                )
+            except OSError:
+                connection.close()
+                return
+        client = Client(
+            connection, f"{address[0]}:{address[1]}", Parser(self._limits.packet_max),
+            Connection(self._limits, trio.current_time()),
+        )  # fmt: skip
+        self._clients[client.number] = self._strangers[client.number] = client
+        self._epoll.register(client.number, READ)
+
+    def _pause_intake(self, listening: socket.socket) -> None:
+        """Let nobody in for a moment: whoever waits would be seen again at each turn."""
+        descriptors.note_shortage("mqtt")
+        self._epoll.unregister(listening.fileno())
+        self._nursery.start_soon(self._resume_intake, listening)
+
+    async def _resume_intake(self, listening: socket.socket) -> None:
+        await trio.sleep(descriptors.PAUSE_S)
+        self._epoll.register(listening.fileno(), READ)
+
+    def _is_there(self, client: Client) -> bool:
+        return self._clients.get(client.number) is client  # another one may have its number now
+
+    def _read(self, client: Client) -> None:
+        data = client.receive()
+        if data is None:
+            self._lose(client)
+        elif data and not client.is_closing:
+            before = client.parser.held_bytes
+            client.parser.feed(data)
+            self._held_bytes += client.parser.held_bytes - before
+            self._work(client)
+            if self._held_bytes > HELD_MAX and client.parser.held_bytes:
+                self._step(client, Expelled(Reason.QUOTA_EXCEEDED, "too much is incomplete",
+                                            is_will_due=True))  # fmt: skip
+
+    def _work(self, client: Client) -> None:
+        """Take what the client has sent, as far as it and the disk keep up."""
+        connection, parser = client.connection, client.parser
+        now = trio.current_time()
+        before = parser.held_bytes
+        while not (client.is_closing or connection.is_saturated or len(client.out) >= UNSENT_MAX):
+            if self._pending_bytes >= PENDING_MAX:
+                self._starved.add(client)
+                break
+            try:
+                packet = parser.next()
+            except BadPacket as error:
+                self._carry_out(client, connection.step(Garbage(error), now))
+                break
+            if packet is None:
+                break
+            self._carry_out(client, connection.step(packet, now))
+        self._held_bytes += parser.held_bytes - before
+        self._listen_for(client)
+
+    def _listen_for(self, client: Client) -> None:
+        """Read from a client only when what it sent before has been taken."""
+        if not self._is_there(client):
+            return
+        is_held = not client.is_closing and (
+            client.connection.is_saturated
+            or len(client.out) >= UNSENT_MAX
+            or client in self._starved
+        )
+        events = (0 if is_held else READ) | (WRITE if client.out else 0)
+        if client.events != events:
+            client.events = events
+            self._epoll.modify(client.number, events)
+
+    def _send(self, client: Client) -> None:
+        if not client.send():
+            self._lose(client)
+            return
+        if client.is_closing and not client.out:
+            try:
+                client.socket.shutdown(socket.SHUT_WR)  # what it still sends is read and forgotten
+            except OSError:
+                self._lose(client)
+                return
+        self._listen_for(client)
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for client in due:
+            client.is_due = False
+            if self._is_there(client):
+                self._send(client)
+
+    def _lose(self, client: Client) -> None:
+        """The network connection has ended."""
+        self._step(client, Lost())
+        self._drop(client)
+
+    def _drop(self, client: Client) -> None:
+        if not self._is_there(client):
+            return
+        del self._clients[client.number]
+        self._strangers.pop(client.number, None)
+        self._starved.discard(client)
+        self._held_bytes -= client.parser.held_bytes
+        self._epoll.unregister(client.number)
+        client.socket.close()
+
+    async def _tick(self) -> None:
+        """End what has taken too long."""
+        while True:
+            await trio.sleep(TICK_S)
+            now = trio.current_time()
+            if self._credentials.refresh():
+                known = self._credentials.current.devices
+                for client in list(self._by_key.values()):
+                    if client.device not in known:
+                        self._step(client, Expelled(Reason.NOT_AUTHORIZED, "not known any more"))
+            for client in list(self._clients.values()):
+                if now >= client.close_by:
+                    self._lose(client)
+                elif now >= client.connection.deadline:
+                    self._step(client, Elapsed())
+            for session, will in self._sessions.expire(now):
+                self._take_will(session, will)
+            self._flush()
+
+    # -- effects -------------------------------------------------------------------------------
+
+    def _step(self, client: Client, event: ConnectionEvent) -> None:
+        self._carry_out(client, client.connection.step(event, trio.current_time()))
+
+    def _carry_out(self, client: Client, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send():
+                    client.out += encode(effect.packet, client.connection.level or V311)
+                    self._note_due(client)
+                case Accept():
+                    self._take(client, effect)
+                case Authenticate():
+                    self._authenticate(client, effect.connect)
+                case Release():
+                    self._release(client, effect)
+                case Close():
+                    client.close_by = trio.current_time() + LINGER_S
+                    self._note_due(client)
+
+    def _note_due(self, client: Client) -> None:
+        if not client.is_due:
+            client.is_due = True
+            self._due.append(client)
+
+    def _authenticate(self, client: Client, connect: Connect) -> None:
+        try:
+            if trio.current_time() < self._unavailable_until:
+                raise Refused(Reason.QUOTA_EXCEEDED, self._problem)
+            device = self._credentials.current.identify(connect)
+        except Refused as error:
+            self._rejected += 1
+            self._step(client, Denied(error.reason, str(error)))
+            return
+        self._strangers.pop(client.number, None)
+        client.device = device
+        client.key = key = device.name, connect.client_id or uuid.uuid4().hex
+        if (other := self._by_key.get(key)) is not None:
+            self._taken_over += 1
+            self._step(other, Expelled(Reason.SESSION_TAKEN_OVER, "another connection has this "
+                                       "client id", is_will_due=True))  # fmt: skip
+        self._by_key[key] = client
+        if (unsettled := self._unsettled.get(key)) is not None:
+            unsettled.successor = client  # it is admitted when that one's messages are answered
+        else:
+            self._admit(client, connect)
+
+    def _admit(self, client: Client, connect: Connect) -> None:
+        assert client.key is not None
+        assert client.device is not None
+        session, is_present, will = self._sessions.open(client.key, clean=connect.clean_start)
+        if will is not None:
+            self._take_will(session, will)
+        grants = partial(may_subscribe, client.device)
+        assigned = "" if connect.client_id else client.key[1]
+        self._step(client, Admitted(session, is_present, grants, assigned))
+
+    def _release(self, client: Client, effect: Release) -> None:
+        key = client.key
+        assert key is not None
+        if self._by_key.get(key) is client:
+            del self._by_key[key]
+        if not client.connection.is_settled:
+            self._unsettled[key] = client
+        now = trio.current_time()
+        for will in self._sessions.release(effect.session, effect.expiry_s, effect.will, now):
+            self._take_will(effect.session, will)
+
+    def _settle(self, client: Client) -> None:
+        """Admit who waits for this client's last message to be answered."""
+        key = client.key
+        if key is None or self._unsettled.get(key) is not client:
+            return
+        del self._unsettled[key]
+        successor = client.successor
+        if successor is not None and self._by_key.get(key) is successor:
+            connect = successor.connection.connect
+            if connect is not None and not successor.is_closing:
+                self._admit(successor, connect)
+                self._work(successor)
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def _may_name(self, device: Device, name: str) -> bool:
+        """Whether a device speaks for an entity: for itself, or as a gateway or anonymous one."""
+        if name == device.name:
+            return True
+        if not (device.is_gateway or device.is_anonymous):
+            return False
+        return name not in self._credentials.current.names and name not in self._reserved
+
+    def _take(self, client: Client, accept: Accept) -> None:
+        assert client.device is not None
+        publish = accept.publish
+        item = _Item(client, accept.token, Message(), len(publish.payload) + MESSAGE_BYTES)
+        self._understand(item, client.device, publish.topic, publish.payload)
+        self._enqueue(item)
+
+    def _take_will(self, session: Session, will: Will) -> None:
+        name = session.key[0]  # type: ignore[index]
+        device = next((one for one in self._credentials.current.devices if one.name == name), None)
+        if device is not None:
+            item = _Item(None, 0, Message(), len(will.payload) + MESSAGE_BYTES)
+            self._understand(item, device, will.topic, will.payload)
+            self._enqueue(item)
+
+    def _enqueue(self, item: _Item) -> None:
+        self._pending_bytes += item.cost
+        self._batch.append(item)
+        self._arrived.set()
+
+    def _understand(self, item: _Item, device: Device, topic: str, payload: bytes) -> None:
+        """Turn a message into what is to be stored; a refusal is an event of its own."""
+        self._messages += 1
+        now_ns = self._wall_ns()
+        try:
+            message = self._api.message(device, topic, payload, now_ns)
+            if message is None:
+                message = self._map.message(device, topic, payload, now_ns)
+            if message is None:
+                raise Refused(Reason.TOPIC_NAME_INVALID, f"{topic[:100]}: no such topic")
+            item.message = message
+        except BadPayload as error:
+            item.reason, item.problem = Reason.PAYLOAD_FORMAT_INVALID, str(error)
+        except Refused as error:
+            item.reason, item.problem = error.reason, str(error)
+        except Exception:  # a mistake of ours costs this message (I8)
+            log.exception("mqtt: a message failed: device=%s topic=%.100s", device.name, topic)
+            item.reason, item.problem = Reason.IMPLEMENTATION_SPECIFIC, "a mistake of the edge's"
+        if problems := item.message.refused or ([item.problem] if item.problem else []):
+            item.problem = problems[0]
+            self._note_refusal(item, device, topic, payload, problems)
+
+    def _note_refusal(
+        self, item: _Item, device: Device, topic: str, payload: bytes, problems: Sequence[str]
+    ) -> None:
+        now_ns = self._wall_ns()
+        self._refused += 1
+        self._refusals.append(
+            RefusalView(device=device.name, topic=topic[:200], problem=problems[0], at_ns=now_ns)
+        )
+        client = item.client
+        if client is not None and not client.may_be_kept(trio.current_time()):
+            return
+        body = {
+            "state": "online", "refused": list(problems)[:REFUSALS_SHOWN], "topic": topic[:200],
+            "payload": payload[:SHOWN_BYTES].decode(errors="replace"),
+        }  # fmt: skip
+        item.message.events.append(
+            Event(
+                type=EventType.SOURCE, entity_type=EntityType.DEVICE, entity_id=device.name,
+                body=msgspec.json.encode(body), time_ns=now_ns,
+            )
+        )  # fmt: skip
+
+    async def _commit(self) -> None:
+        """Store what has come, then answer it; while that lasts, the next write fills."""
+        while True:
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+            while self._batch:
+                items = [self._batch.popleft() for _ in range(min(BATCH_MAX, len(self._batch)))]
+                try:
+                    await self._store(items)
+                except StoreError as error:
+                    self._give_up(items, error)
+                else:
+                    self._answer(items)
+                self._pending_bytes -= sum(item.cost for item in items)
+                self._feed_starved()
+                self._flush()
+
+    async def _store(self, items: Sequence[_Item]) -> None:
+        """Store messages in one write; if one of them spoils it, those of each client alone."""
+        try:
+            await self._put(items)
+        except RecordError:
+            by_client: dict[Client | None, list[_Item]] = {}
+            for item in items:
+                by_client.setdefault(item.client, []).append(item)
+            failures: list[StoreError] = []
+            async with trio.open_nursery() as nursery:
+                for own in by_client.values():
+                    nursery.start_soon(self._put_each, own, failures)
+            if failures:
+                raise failures[0] from None
+
+    async def _put(self, items: Sequence[_Item]) -> None:
+        readings = [one for item in items for one in item.message.readings]
+        if readings:
+            await self._recorder.ingest(readings)
+        events = [one for item in items for one in item.message.events]
+        if len(events) == 1:
+            await self._recorder.emit(events[0])
+        elif events:
+            failures: list[StoreError] = []
+            async with trio.open_nursery() as nursery:
+                for event in events:  # one write all the same: group commit
+                    nursery.start_soon(self._emit, event, failures)
+            if failures:
+                raise failures[0]
+        self._readings += len(readings)
+
+    async def _emit(self, event: Event, failures: list[StoreError]) -> None:
+        try:
+            await self._recorder.emit(event)
+        except StoreError as error:
+            failures.append(error)
+
+    async def _put_each(self, items: Sequence[_Item], failures: list[StoreError]) -> None:
+        for item in items:
+            try:
+                await self._put([item])
+            except RecordError as error:
+                is_full = isinstance(error, TooManySeries)
+                item.reason = Reason.QUOTA_EXCEEDED if is_full else Reason.PAYLOAD_FORMAT_INVALID
+                item.problem = str(error)
+                item.message = Message()
+                client = item.client
+                if client is not None and client.device is not None:
+                    self._note_refusal(item, client.device, "", b"", [str(error)])
+                    try:
+                        await self._put([item])
+                    except RecordError:
+                        item.message = Message()  # not even that: it is told, if it can be
+                    except StoreError as full:
+                        failures.append(full)
+                        return
+            except StoreError as error:
+                failures.append(error)
+                return
+
+    def _answer(self, items: Sequence[_Item]) -> None:
+        for item in items:
+            client = item.client
+            if client is None:
+                continue
+            is_refused = item.reason >= Reason.UNSPECIFIED
+            # A refusal that version 3.1.1 cannot tell is acknowledged when it is stored (I1).
+            if is_refused and client.connection.level != V5 and not self._is_kept(item):
+                self._step(client, Expelled(item.reason, item.problem, is_will_due=True))
+            self._step(client, Answered(item.token, item.reason, item.problem))
+            for topic, payload in item.message.replies:
+                self._step(client, Deliver(topic, payload))
+            self._resume(client)
+
+    def _is_kept(self, item: _Item) -> bool:
+        return self._section.bad_payload == "keep" and bool(item.message.events)
+
+    def _resume(self, client: Client) -> None:
+        if client.connection.is_settled:
+            self._settle(client)
+        if self._is_there(client) and client.parser.held_bytes:
+            self._work(client)
+        else:
+            self._listen_for(client)
+
+    def _give_up(self, items: Sequence[_Item], error: StoreError) -> None:
+        """Acknowledge nothing: clients keep what they have, and come again later."""
+        self._problem = str(error)
+        self._unavailable_until = trio.current_time() + UNAVAILABLE_S
+        log.error("mqtt: %d messages are not acknowledged: %s", len(items), error)
+        for item in items:
+            if (client := item.client) is not None:
+                self._step(client, Expelled(Reason.QUOTA_EXCEEDED, str(error)))
+                self._step(client, Answered(item.token, Reason.QUOTA_EXCEEDED))
+                self._resume(client)
+
+    def _feed_starved(self) -> None:
+        starved, self._starved = self._starved, set()
+        for client in starved:
+            if self._is_there(client):
+                self._work(client)

@@ -1,0 +1,289 @@
+"""Topics of ThingsBoard's device and gateway API: what a message on each of them means.   [sans-IO]
+
+What needs entities that are not kept here yet is answered so that clients go on: a request for
+attributes finds none, a call gets an error, firmware is not there. docs/mqtt.md lists all of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from edgesync.model import Action, EntityType, Event, EventType, Reading, Value
+from edgesync.serve.mqtt.packets import Reason
+from edgesync.serve.mqtt.topics import overlap
+from edgesync.serve.mqtt.values import (
+    BadPayload,
+    checked_name,
+    nanoseconds,
+    parse_json,
+    typed,
+)
+
+DEVICE: Final = "v1/devices/me/"
+GATEWAY: Final = "v1/gateway/"
+REQUEST_ID_CHARS_MAX: Final = 40
+# An event holds no more.
+ATTRIBUTES_BYTES_MAX: Final = 60 * 1024
+NOT_YET: Final = "not there yet at this edge"
+
+# What clients may be sent, and so may subscribe to.
+DEVICE_PATTERNS: Final = (
+    DEVICE + "attributes", DEVICE + "attributes/response/+", DEVICE + "rpc/request/+",
+    DEVICE + "rpc/response/+", "v2/a", "v2/a/j", "v2/a/res/+", "v2/a/res/j/+", "v2/r/req/+",
+    "v2/r/req/j/+", "v2/r/res/+", "v2/r/res/j/+", "v2/fw/response/+/chunk/+", "v2/fw/error",
+    "v2/sw/response/+/chunk/+", "v2/sw/error",
+)  # fmt: skip
+GATEWAY_PATTERNS: Final = (
+    GATEWAY + "attributes", GATEWAY + "attributes/response", GATEWAY + "rpc",
+    GATEWAY + "disconnect",
+)  # fmt: skip
+
+
+class Device(msgspec.Struct, frozen=True):
+    """Who a client is, by what it proved: `name` is the entity of its readings."""
+
+    name: str
+    is_gateway: bool = False
+    is_anonymous: bool = False
+
+
+class ToldLimits(msgspec.Struct, frozen=True):
+    """What a client is told of limits."""
+
+    payload_max: int
+    inflight_max: int
+
+
+class Message(msgspec.Struct):
+    """What a message comes to: what to store, what to answer, and what of it was refused."""
+
+    readings: list[Reading] = []
+    events: list[Event] = []
+    replies: list[tuple[str, bytes]] = []
+    refused: list[str] = []
+
+
+class Refused(Exception):
+    """A message that is not taken, for another reason than its payload."""
+
+    def __init__(self, reason: Reason, problem: str) -> None:
+        super().__init__(problem)
+        self.reason = reason
+
+
+class ThingsBoard:
+    """Turns messages on ThingsBoard's topics into what they mean.
+
+    cast      text that is a number is one
+    may_name  whether a gateway may speak for an entity of this name
+    """
+
+    def __init__(
+        self, limits: ToldLimits, *, cast: bool, may_name: Callable[[Device, str], bool]
+    ) -> None:
+        self._limits = limits
+        self._cast = cast
+        self._may_name = may_name
+        self._exact: Mapping[str, Callable[[Device, bytes, int], Message]] = {
+            DEVICE + "telemetry": self._telemetry,
+            "v2/t": self._telemetry,
+            "v2/t/j": self._telemetry,
+            DEVICE + "attributes": self._attributes,
+            "v2/a": self._attributes,
+            "v2/a/j": self._attributes,
+            GATEWAY + "telemetry": self._of_gateway(self._gateway_telemetry),
+            GATEWAY + "attributes": self._of_gateway(self._gateway_attributes),
+            GATEWAY + "connect": self._of_gateway(self._gateway_connect("online")),
+            GATEWAY + "disconnect": self._of_gateway(self._gateway_connect("offline")),
+            GATEWAY + "attributes/request": self._of_gateway(self._gateway_request),
+        }
+        self._requests: Sequence[tuple[str, str, Callable[[Device, bytes], bytes]]] = (
+            (DEVICE + "attributes/request/", DEVICE + "attributes/response/", self._request),
+            (DEVICE + "rpc/request/", DEVICE + "rpc/response/", self._call),
+            ("v2/a/req/j/", "v2/a/res/j/", self._request),
+            ("v2/a/req/", "v2/a/res/", self._request),
+            ("v2/r/req/j/", "v2/r/res/j/", self._call),
+            ("v2/r/req/", "v2/r/res/", self._call),
+        )
+
+    def message(self, device: Device, topic: str, payload: bytes, now_ns: int) -> Message | None:
+        """Return what a message means, None for a topic that is not of ThingsBoard.
+
+        Raises BadPayload, Refused.
+        """
+        exact = self._exact.get(topic)
+        if exact is not None:
+            return exact(device, payload, now_ns)
+        if not topic.startswith(("v1/", "v2/", "/provision/")):
+            return None
+        for prefix, answer, handle in self._requests:
+            if topic.startswith(prefix):
+                number = topic[len(prefix) :]
+                if not number.isalnum() or len(number) > REQUEST_ID_CHARS_MAX:
+                    break
+                return Message(replies=[(answer + number, handle(device, payload))])
+        if topic.startswith(("v2/fw/request/", "v2/sw/request/")):
+            return Message(replies=[(topic[:6] + "error", f"firmware: {NOT_YET}".encode())])
+        if topic.startswith((DEVICE, GATEWAY, "v2/", "/provision/")):
+            raise Refused(Reason.TOPIC_NAME_INVALID, f"{topic[:100]}: {NOT_YET}")
+        return None
+
+    # -- a device of its own -------------------------------------------------------------------
+
+    def _telemetry(self, device: Device, payload: bytes, now_ns: int) -> Message:
+        found = parse_json(payload)
+        message = Message()
+        if isinstance(found, list):
+            for index, item in enumerate(found):
+                self._add(message.readings, device.name, f"[{index}]", item, now_ns)
+        else:
+            self._add(message.readings, device.name, "", found, now_ns)
+        return message
+
+    def _add(
+        self, readings: list[Reading], entity: str, field: str, item: Any, now_ns: int
+    ) -> None:
+        """Add the readings of `{"k": v}` or `{"ts": ms, "values": {"k": v}}`."""
+        if not isinstance(item, dict):
+            raise BadPayload(field or "payload", "is no object")
+        if "ts" in item and "values" in item:
+            now_ns = nanoseconds(f"{field}.ts".lstrip("."), item["ts"])
+            field, item = f"{field}.values".lstrip("."), item["values"]
+            if not isinstance(item, dict):
+                raise BadPayload(field, "is no object")
+        for key, value in self._values(field, item).items():
+            readings.append(Reading(entity, key, value, now_ns))
+
+    def _values(self, field: str, item: Mapping[str, Any]) -> dict[str, Value]:
+        found: dict[str, Value] = {}
+        for key, value in item.items():
+            where = f"{field}.{key}" if field else key
+            stored = typed(where, value, cast=self._cast)
+            if stored is not None:
+                found[checked_name(where[:100], key)] = stored
+        return found
+
+    def _attributes(self, device: Device, payload: bytes, now_ns: int) -> Message:
+        found = parse_json(payload)
+        if not isinstance(found, dict):
+            raise BadPayload("payload", "is no object")
+        return Message(events=self._attribute_events(device.name, "", found, now_ns))
+
+    def _attribute_events(
+        self, entity: str, field: str, item: Mapping[str, Any], now_ns: int
+    ) -> list[Event]:
+        values = self._values(field, item)
+        if not values:
+            return []
+        body = msgspec.json.encode({"scope": "client", "values": values})
+        if len(body) > ATTRIBUTES_BYTES_MAX:
+            raise BadPayload(
+                field or "payload",
+                f"attributes of {len(body)} bytes; {ATTRIBUTES_BYTES_MAX} are the most",
+            )
+        return [
+            Event(
+                type=EventType.ATTRIBUTES, action=Action.ATTRIBUTES_UPDATED,
+                entity_type=EntityType.DEVICE, entity_id=entity, body=body, time_ns=now_ns,
+            )
+        ]  # fmt: skip
+
+    def _request(self, _device: Device, payload: bytes) -> bytes:
+        if not isinstance(parse_json(payload), dict):
+            raise BadPayload("payload", "is no object")
+        return b"{}"  # as for keys that are not there
+
+    def _call(self, device: Device, payload: bytes) -> bytes:
+        found = parse_json(payload)
+        if not isinstance(found, dict) or not isinstance(found.get("method"), str):
+            raise BadPayload("method", "is missing")
+        if found["method"] != "getSessionLimits":
+            return msgspec.json.encode({"error": f"calls of devices: {NOT_YET}"})
+        none = {"messages": "", "telemetryMessages": "", "telemetryDataPoints": ""}
+        limits: dict[str, object] = {
+            "maxPayloadSize": self._limits.payload_max,
+            "maxInflightMessages": self._limits.inflight_max,
+            "rateLimits": none,
+        }
+        if device.is_gateway:
+            limits["gatewayRateLimits"] = none
+        return msgspec.json.encode(limits)
+
+    # -- a gateway, for its devices ------------------------------------------------------------
+
+    def _of_gateway(
+        self, handle: Callable[[Device, Any, int], Message]
+    ) -> Callable[[Device, bytes, int], Message]:
+        def handled(device: Device, payload: bytes, now_ns: int) -> Message:
+            if not device.is_gateway:
+                raise Refused(Reason.NOT_AUTHORIZED, f"{device.name} is no gateway")
+            found = parse_json(payload)
+            if not isinstance(found, dict):
+                raise BadPayload("payload", "is no object")
+            return handle(device, found, now_ns)
+
+        return handled
+
+    def _child(self, device: Device, field: str, name: Any) -> str:
+        child = checked_name(field, name)
+        if not self._may_name(device, child):
+            raise BadPayload(field, f"{child[:100]!r} is somebody who speaks for itself")
+        return child
+
+    def _gateway_telemetry(self, device: Device, found: Mapping[str, Any], now_ns: int) -> Message:
+        """Take the readings of each child; a child's mistake costs that child's readings only."""
+        message = Message()
+        for name, items in found.items():
+            readings: list[Reading] = []
+            try:
+                child = self._child(device, name[:100], name)
+                if not isinstance(items, list):
+                    raise BadPayload(name[:100], "is no list")
+                for index, item in enumerate(items):
+                    self._add(readings, child, f"{child}[{index}]", item, now_ns)
+            except BadPayload as error:
+                message.refused.append(str(error))
+            else:
+                message.readings += readings
+        return message
+
+    def _gateway_attributes(self, device: Device, found: Mapping[str, Any], now_ns: int) -> Message:
+        message = Message()
+        for name, values in found.items():
+            try:
+                child = self._child(device, name[:100], name)
+                if not isinstance(values, dict):
+                    raise BadPayload(name[:100], "is no object")
+                message.events += self._attribute_events(child, child, values, now_ns)
+            except BadPayload as error:
+                message.refused.append(str(error))
+        return message
+
+    def _gateway_connect(self, state: str) -> Callable[[Device, Any, int], Message]:
+        def connect(device: Device, found: Mapping[str, Any], now_ns: int) -> Message:
+            child = self._child(device, "device", found.get("device"))
+            body: dict[str, str] = {"state": state, "gateway": device.name}
+            if isinstance(kind := found.get("type"), str):
+                body["type"] = checked_name("type", kind)
+            event = Event(
+                type=EventType.SOURCE, entity_type=EntityType.DEVICE, entity_id=child,
+                body=msgspec.json.encode(body), time_ns=now_ns,
+            )  # fmt: skip
+            return Message(events=[event])
+
+        return connect
+
+    def _gateway_request(self, device: Device, found: Mapping[str, Any], _now_ns: int) -> Message:
+        number = found.get("id")
+        if type(number) is not int:
+            raise BadPayload("id", "is no number")
+        child = self._child(device, "device", found.get("device"))
+        reply = msgspec.json.encode({"id": number, "device": child})
+        return Message(replies=[(GATEWAY + "attributes/response", reply)])
+
+
+def may_subscribe(device: Device, topic_filter: str) -> bool:
+    """Whether something is ever sent to this device that a valid filter matches."""
+    patterns = DEVICE_PATTERNS + GATEWAY_PATTERNS if device.is_gateway else DEVICE_PATTERNS
+    return any(overlap(topic_filter, pattern) for pattern in patterns)
