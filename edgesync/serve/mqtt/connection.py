@@ -106,7 +106,12 @@ class Deliver(msgspec.Struct, frozen=True):
 
 
 class Elapsed(msgspec.Struct, frozen=True):
-    """Time has passed; `Connection.deadline` says when this is of interest."""
+    """Time has passed; `Connection.deadline` says when this is of interest.
+
+    is_unread  nothing is read from the client for now, so that its silence says nothing
+    """
+
+    is_unread: bool = False
 
 
 class Garbage(msgspec.Struct, frozen=True):
@@ -261,7 +266,7 @@ class Connection:
             case Deliver():
                 return self._deliver(Publish(topic=event.topic, payload=event.payload))
             case Elapsed():
-                return self._elapsed(now)
+                return self._elapsed(event, now)
             case Garbage():
                 return self._garbage(event.error)
             case Expelled():
@@ -549,10 +554,13 @@ class Connection:
             self._expiry_s = min(expiry, self._limits.session_expiry_max_s)
         return self._end(None, is_will_due=packet.reason != Reason.SUCCESS)
 
-    def _elapsed(self, now: float) -> list[Effect]:
+    def _elapsed(self, event: Elapsed, now: float) -> list[Effect]:
         if now < self.deadline:
             return []
         if self.state is State.OPEN:
+            if event.is_unread:
+                self.deadline = now + self._patience_s
+                return []
             return self._end(Reason.KEEP_ALIVE_TIMEOUT, "nothing came in time", is_will_due=True)
         self.state = State.CLOSED
         return [Close()]

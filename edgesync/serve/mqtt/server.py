@@ -408,7 +408,8 @@ class MqttServer:
                 if now >= client.close_by:
                     self._lose(client)
                 elif now >= client.connection.deadline:
-                    self._step(client, Elapsed())
+                    is_unread = client.connection.is_saturated or client in self._starved
+                    self._step(client, Elapsed(is_unread))
             for session, will in self._sessions.expire(now):
                 self._take_will(session, will)
             self._flush()

@@ -291,6 +291,23 @@ def test_check_says_where_devices_connect_and_what_is_doubtful(tmp_path: Path) -
             assert field in refused.stderr, refused.stderr
 
 
+def test_a_door_that_cannot_open_leaves_the_rest_running(tmp_path: Path) -> None:
+    with open_daemon(tmp_path) as daemon:
+        terminal = daemon.terminal
+        assert terminal.stop(daemon.process) == 0
+        devices = terminal.edge_config.parent / "mqtt-devices.toml"
+        devices.write_text('[[device]]\nname = "Scale"\n')
+        daemon.start()
+        assert terminal.logged("edgesync", "no MQTT clients: ")
+        assert terminal.logged("edgesync", "device[0] (Scale): has no credentials")
+        assert daemon.status()["mqtt"] is None
+        assert terminal.stop(daemon.process) == 0
+        devices.write_text(DEVICES)
+        with socket.create_server(("127.0.0.1", daemon.port)):
+            daemon.start()
+            assert terminal.logged("edgesync", f"no MQTT clients: mqtt.port {daemon.port}")
+
+
 @pytest.mark.feature("F24")
 def test_when_descriptors_run_short_clients_wait_and_nothing_ends(tmp_path: Path) -> None:
     with open_daemon(tmp_path) as daemon:

@@ -69,6 +69,7 @@ def test_what_is_encoded_is_decoded_to_the_same(sample: tuple[int, Packet]) -> N
     assert parsed(encode(one, level), level) == [one]
 
 
+@pytest.mark.slow
 @given(
     LEVELS.flatmap(
         lambda level: st.tuples(
@@ -88,6 +89,7 @@ def test_it_does_not_matter_how_bytes_arrive(sample: tuple[int, list[Packet], in
     assert found == wanted
 
 
+@pytest.mark.slow
 @given(LEVELS.flatmap(lambda level: st.tuples(st.just(level), packets(level))), st.data())
 def test_a_packet_that_is_cut_is_never_another(
     sample: tuple[int, Packet], data: st.DataObject

@@ -468,6 +468,16 @@ def test_keepalive_is_one_and_a_half_times_what_was_agreed() -> None:
     assert ended(client.step(Elapsed(), 23.0)) == (Reason.KEEP_ALIVE_TIMEOUT, WILL)
 
 
+def test_silence_of_a_client_that_is_not_read_from_says_nothing() -> None:
+    client = Client(keepalive_s=10)
+    assert client.step(Elapsed(is_unread=True), 15.0) == []
+    assert client.connection.deadline == 30
+    assert client.step(Elapsed(), 29.9) == []
+    assert ended(client.step(Elapsed(), 30.0))[0] == Reason.KEEP_ALIVE_TIMEOUT
+    connection = Connection(Limits(connect_timeout_s=10), 0.0)
+    assert connection.step(Elapsed(is_unread=True), 10.0) == [Close()]
+
+
 def test_without_keepalive_nobody_is_cut_off() -> None:
     assert Client().connection.deadline == float("inf")
 

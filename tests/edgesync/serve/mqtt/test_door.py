@@ -400,6 +400,7 @@ async def test_a_session_is_there_when_its_client_comes_back(tmp_path: Path) -> 
             assert answer.properties[Property.SESSION_EXPIRY] == 77
 
 
+@pytest.mark.slow
 async def test_devices_are_read_again_when_their_file_changes(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door, door.client(V5) as client:
         path = tmp_path / "mqtt-devices.toml"
@@ -432,12 +433,34 @@ async def test_the_will_of_a_client_that_vanishes_is_stored(tmp_path: Path) -> N
         await until(lambda: door.values() == {("Scale", "alive"): False})
 
 
+@pytest.mark.slow
 async def test_a_client_that_falls_silent_is_ended(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door, door.client(V5, keepalive_s=1) as client:
         (goodbye,) = await until_closed(client)
         assert isinstance(goodbye, Disconnect)
         assert goodbye.reason == Reason.KEEP_ALIVE_TIMEOUT
         assert door.server.status().clients == 0
+
+
+@pytest.mark.slow
+async def test_a_slow_disk_is_no_silence_of_the_clients(tmp_path: Path) -> None:
+    gates: list[Gated] = []
+
+    def gated(node: EdgeNode) -> Gated:
+        gates.append(Gated(node))
+        return gates[0]
+
+    async with (
+        open_door(tmp_path, {"inflight_max": 1}, recorder=gated) as door,
+        door.client(keepalive_s=1) as client,
+    ):
+        await client.say(telemetry({"a": 1}, 1), telemetry({"a": 2}, 2))
+        await trio.sleep(3.5)  # two ticks beyond its keepalive
+        assert door.server.status().clients == 1
+        gates[0].gate.set()
+        assert [await client.hear(), await client.hear()] == [
+            Puback(packet_id=1), Puback(packet_id=2),
+        ]  # fmt: skip
 
 
 async def test_clients_are_told_when_the_edge_stops(tmp_path: Path) -> None:
@@ -464,6 +487,7 @@ async def test_a_packet_that_is_too_large_ends_its_connection(tmp_path: Path) ->
             assert await client.ask(telemetry({"a": "x" * 900})) == Puback(packet_id=1)
 
 
+@pytest.mark.slow
 @pytest.mark.setting("mqtt.inflight_max")
 async def test_messages_under_way_are_bounded(tmp_path: Path) -> None:
     gates: list[Gated] = []
@@ -499,6 +523,7 @@ async def test_clients_are_bounded_and_strangers_give_way(tmp_path: Path) -> Non
         assert door.server.status().rejected == 2
 
 
+@pytest.mark.slow
 async def test_a_client_that_never_reads_holds_up_nobody(tmp_path: Path) -> None:
     async with (
         open_door(tmp_path) as door,
@@ -518,6 +543,7 @@ async def test_a_client_that_never_reads_holds_up_nobody(tmp_path: Path) -> None
             assert await good.ask(telemetry({"a": number}, number)) == Puback(packet_id=number)
 
 
+@pytest.mark.slow
 async def test_what_is_not_complete_is_bounded_for_all_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
