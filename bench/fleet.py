@@ -322,14 +322,9 @@ class Fleet:
         gone_s, gone = time.monotonic() - begun, self.hub.descriptors()
         left = (await self.edges.say("figures"))["connected"]
         swallow()
-        begun = time.monotonic()
-        await self.edges.wait_connected()
-        await trio.sleep(SETTLE_S)
         return {
             "descriptors": connected, "descriptors_after": gone, "after_s": gone_s,
             "edges_after": left,
-            "back_s": time.monotonic() - begun - SETTLE_S,
-            "descriptors_back": self.hub.descriptors(),
         }  # fmt: skip
 
 

@@ -3,22 +3,38 @@
 The bytes decide what a mobile contract costs: a backlog of 50 decimal sensors at 1 Hz is drained
 through a relay that counts every byte both ways, with CURVE, handshake, heartbeats and acks. The
 latency is that of a site that is online: from the commit on the edge's disk to the hub's ack, which
-is after the commit there. `python -m bench.benchmarks.online` prints medians of five.
+is after the commit there. The last shape is 2,000 readings/s in groups of 20, each reading with a
+time of its own: there also how long a commit takes (beside it that of the outbox of `mixed`), until
+when the hub's API shows it, and what it costs on the line.
+`python -m bench.benchmarks.online [shape]` prints medians of five.
 """
 
 import functools
 import json
+import math
 import statistics
-from typing import Any
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import trio
 
+from bench.benchmarks.outbox import Outbox
+from bench.benchmarks.pacer import WARM_UP_S, percentiles
 from bench.benchmarks.rig import open_rig, preload
+from edgesync import Reading
 from edgesync.demo.cable import open_cable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 READINGS = 1_000_000
 LATENCY_S = 20.0
 RUNS = 5
+# Commits a second, and readings in each.
+OWN = (100, 20)
 
 
 async def count_bytes(readings: int) -> dict[str, float]:
@@ -37,6 +53,35 @@ async def count_bytes(readings: int) -> dict[str, float]:
 def latency(commits_s: int, readings: int, seconds: float = LATENCY_S) -> dict[str, Any]:
     with open_rig() as rig:
         return rig.program("pacer", rig.config, commits_s, readings, seconds)
+
+
+async def own_times(seconds: float = LATENCY_S) -> dict[str, Any]:
+    """Return what 100 commits of 20 readings a second take, each reading with a time of its own."""
+    with open_rig() as rig:
+        async with open_cable(("127.0.0.1", rig.link_port)) as cable:
+            rig.plug_into(cable.address)
+            pace = functools.partial(rig.program, "pacer", rig.config, *OWN, seconds, rig.url)
+            found = await trio.to_thread.run_sync(pace)
+            readings = math.prod(OWN) * (seconds + WARM_UP_S)
+            found["bytes_per_reading"] = (cable.bytes_to + cable.bytes_back) / readings
+    return found | await outbox_commits(seconds)
+
+
+async def outbox_commits(seconds: float) -> dict[str, Any]:
+    """Return what the same commits take the outbox."""
+    commits_s, readings = OWN
+    taken_s = []
+    with tempfile.TemporaryDirectory(prefix="edgesync-bench-") as folder:
+        box = Outbox(Path(folder) / "outbox.db")
+        begun = trio.current_time()
+        for number in range(int(commits_s * seconds)):
+            await trio.sleep_until(begun + number / commits_s)
+            now = time.time_ns()
+            group = [Reading("device", f"key{n}", float(n), now - n) for n in range(readings)]
+            at = time.perf_counter()
+            box.ingest(group)
+            taken_s.append(time.perf_counter() - at)
+    return percentiles("outbox_commit_", taken_s)
 
 
 class Line:
@@ -66,11 +111,17 @@ class Latency:
 
 
 def main() -> None:
-    found: dict[str, list[dict[str, Any]]] = {"line": [], "20 x 50": [], "1000 x 1": []}
+    shapes: dict[str, Callable[[], dict[str, Any]]] = {
+        "line": lambda: trio.run(count_bytes, READINGS),
+        "20 x 50": lambda: latency(20, 50),
+        "1000 x 1": lambda: latency(1000, 1),
+        "own times": lambda: trio.run(own_times),
+    }
+    asked = sys.argv[1:] or list(shapes)
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in asked}
     for _ in range(RUNS):
-        found["line"].append(trio.run(count_bytes, READINGS))
-        found["20 x 50"].append(latency(20, 50))
-        found["1000 x 1"].append(latency(1000, 1))
+        for name in asked:
+            found[name].append(shapes[name]())
     for name, runs in found.items():
         for one in runs:
             print(name, {key: round(value, 3) for key, value in one.items()})
