@@ -48,16 +48,19 @@ def preload(data_dir: Path, readings: int) -> None:
 class Rig:
     """A hub that runs, and an enrolled edge that does not yet."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, database: str = "") -> None:
         self.folder = folder
         self.link_port, self.http_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.config = folder / "edge" / "edge.toml"
-        self._hub_config = folder / "hub" / "hub.toml"
+        self.hub_config = folder / "hub" / "hub.toml"
         listen = f"tcp://127.0.0.1:{self.link_port}"
         self._hubd("init", "--listen", listen, "--port", str(self.http_port))
+        if database:
+            text = self.hub_config.read_text()
+            self.hub_config.write_text(text.replace("[hub]", f'[hub]\ndatabase = "{database}"'))
         self.start_hub()
-        self._until_ready()
+        self.until_ready()
         token = json.loads(self._hubd("enroll", "edge", "--json"))["token"]
         command = [sys.executable, "-m", "edgesync", "--config", str(self.config)]
         subprocess.run([*command, "init", "--token", token], check=True, capture_output=True)
@@ -69,10 +72,10 @@ class Rig:
         return self.config.parent / "data"
 
     def _hubd(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "hubd", "--config", str(self._hub_config), *arguments]
+        command = [sys.executable, "-m", "hubd", "--config", str(self.hub_config), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
-    def _until_ready(self) -> None:
+    def until_ready(self) -> None:
         for _ in range(300):
             if self.stats() is not None:
                 return
@@ -81,7 +84,7 @@ class Rig:
 
     def start_hub(self) -> None:
         with (self.folder / "hub.log").open("ab") as log:
-            command = [sys.executable, "-m", "hubd", "--config", str(self._hub_config), "run"]
+            command = [sys.executable, "-m", "hubd", "--config", str(self.hub_config), "run"]
             self.hub = subprocess.Popen(command, stdout=log, stderr=log)
 
     def plug_into(self, address: tuple[str, int]) -> None:
@@ -120,9 +123,10 @@ class Rig:
 
 
 @contextmanager
-def open_rig() -> Iterator[Rig]:
+def open_rig(database: str = "") -> Iterator[Rig]:
+    """Yield a rig, its hub with a database by URL or with files."""
     with tempfile.TemporaryDirectory(prefix="edgesync-bench-") as folder:
-        rig = Rig(Path(folder))
+        rig = Rig(Path(folder), database)
         try:
             yield rig
         finally:

@@ -1,0 +1,22 @@
+"""The benchmark of questions, as small as it can be: all it asks is answered."""
+
+from typing import Final
+
+import pytest
+
+from bench.benchmarks.questions import DAY_NS, HOUR_NS, Kind, measure
+
+KINDS: Final = (
+    Kind("plant", 1, 2, 60, HOUR_NS),
+    Kind("site", 3, 2, 1800, DAY_NS),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_questions_are_answered_while_readings_come(database: str) -> None:
+    found = measure(database, 0, kinds=KINDS, asks=2, cold=1)
+    assert found["points"] >= 3 * (2 * 1440 + 3 * 2 * 48)
+    wanted = {f"{sort} {kind.name}" for sort in ("latest", "day", "hours") for kind in KINDS}
+    assert wanted == found["still_ms"].keys() == found["warm_ms"].keys() == found["cold_ms"].keys()
+    assert found["removal"]["readings"] < found["points"]
