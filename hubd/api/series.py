@@ -21,7 +21,7 @@ from hubd.api.params import (
     read_cursor,
 )
 from hubd.state import points, views
-from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket
+from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket, Level
 from hubd.state.views import EventFilter, SeriesRow
 from hubd.state.windows import WindowQuery
 from hubd.state.windows import page as window_page
@@ -65,10 +65,11 @@ def _page(
         params.after, tuple[Grain, Int64, Int64], ("raw", *points.NOWHERE)
     )
     grain: Grain
+    minutes: list[Bucket] = []
     if params.after is not None:
         grain = chosen
     elif params.resolution == "auto":
-        grain = _fitting(connection, row, from_ns, to_ns, params.limit)
+        grain, minutes = _fitting(connection, row, from_ns, to_ns, params.limit)
     else:
         grain = params.resolution
     raw = buckets = following = None
@@ -79,9 +80,8 @@ def _page(
             following = make_cursor(grain, found[-1].time_ns, found[-1].n)
     else:
         level = ROLLUPS[grain]
-        first_ns = from_ns - from_ns % level.width_ns  # the bucket `from` lies in counts, too
-        rows = points.bucket_page(
-            connection, level, row.ref, max(first_ns, -(1 << 63)), to_ns, at_ns, params.limit
+        rows = minutes or points.bucket_page(
+            connection, level, row.ref, _first_ns(level, from_ns), to_ns, at_ns, params.limit
         )
         buckets = _columns(rows)
         if len(rows) == params.limit:
@@ -93,18 +93,26 @@ def _page(
     )  # fmt: skip
 
 
+def _first_ns(level: Level, from_ns: int) -> int:
+    """Return where the bucket begins that `from_ns` lies in: it counts, too."""
+    return max(from_ns - from_ns % level.width_ns, -(1 << 63))
+
+
 def _fitting(
     connection: sa.Connection, row: SeriesRow, from_ns: int, to_ns: int, limit: int
-) -> Grain:
-    """The finest resolution at which the whole range is about one page."""
+) -> tuple[Grain, list[Bucket]]:
+    """The finest resolution at which the range is about one page; minutes come with their page."""
     if row.type == "text":
-        return "raw"
+        return "raw", []
     if not points.has_more_than(connection, row.ref, from_ns, to_ns, limit):
-        return "raw"
+        return "raw", []
+    begin_ns = _first_ns(MINUTES, from_ns)
     minutes = points.bucket_page(
-        connection, MINUTES, row.ref, from_ns, to_ns, points.NOWHERE[0], limit + 1
+        connection, MINUTES, row.ref, begin_ns, to_ns, points.NOWHERE[0], limit + 2
     )
-    return "1m" if len(minutes) <= limit else "1h"
+    if sum(minute.start_ns >= from_ns for minute in minutes) > limit:
+        return "1h", []
+    return "1m", minutes[:limit]
 
 
 def _columns(rows: list[Bucket]) -> Buckets:

@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from hubd.api import Context, make_app
@@ -126,6 +127,23 @@ def test_auto_takes_the_finest_resolution_that_fits(
     page = ask(client, "/api/v1/edges/barn/history", **POWER, **ALL, limit=limit)
     assert page["resolution"] == resolution
     assert page["next"] is None or resolution == "1m"
+
+
+def test_auto_makes_minutes_once(client: httpx2.Client, state: State) -> None:
+    """Whether they fit is known from what is answered then: of a day a second, 86,400 points."""
+    asked: list[str] = []
+
+    @sa.event.listens_for(state.engines.reader, "before_cursor_execute")
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    # A minute whose end only is asked for is shown, and does not count.
+    whole = {"from": START_NS + 30 * 10**9, "to": START_NS + 3600 * 10**9}
+    page = ask(client, "/api/v1/edges/barn/history", **POWER, **whole, limit=MINUTES - 1)
+    assert page["resolution"] == "1m"
+    assert page["buckets"]["time_ns"][0] == START_NS
+    assert page["next"] is not None
+    assert sum("FROM rollup_1m" in statement for statement in asked) == 1
 
 
 def test_times_may_be_iso_or_relative(client: httpx2.Client) -> None:
