@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgesync._native.points import note_newest
 from edgesync.model import Reading, Value
 from edgesync.status import LatestView
 
@@ -44,8 +45,7 @@ class ProcessImage:
             for reading in readings:
                 self.put(reading.entity, reading.key, reading)
             return
-        for reading in readings:
-            values[(reading.entity, reading.key)] = reading
+        note_newest(values, readings)
 
     def put(self, entity: str, key: str, value: LatestValue | Reading) -> None:
         """Set the newest value of a series."""

@@ -178,6 +178,12 @@ def bodies(places, ids, times, values, Py_ssize_t limit) -> list[bytes]:
         free(items)
 
 
+def note_newest(dict newest, readings) -> None:
+    """Set the reading of each series, by entity and key, to the last one there is of it."""
+    for one in readings:
+        newest[(one.entity, one.key)] = one
+
+
 @cython.final
 cdef class Ready:
     """A series whose readings need no further look, if their values are of its type.
@@ -546,18 +552,20 @@ cdef class Recent:
             link = self.before[link - 1]
         return (self.times[best - 1], self.values[best - 1]) if best else None
 
-    def used(self) -> list[int]:
-        """Return the places of all series that have readings, in order."""
-        cdef Py_ssize_t place
-        cdef uint32_t link
-        cdef list found = []
-        for place in range(self.series):
-            link = self.heads[place]
-            while link and self.places[link - 1] == EMPTY:
-                link = self.before[link - 1]
-            if link:
-                found.append(place)
-        return found
+    def all(self) -> tuple:
+        """Return places, times and values of all readings, in the order in which they came."""
+        cdef array.array places = array.clone(PLACES, self.live, False)
+        cdef array.array times = array.clone(INTS, self.live, False)
+        cdef array.array values = array.clone(FLOATS, self.live, False)
+        cdef uint32_t i
+        cdef Py_ssize_t n = 0
+        for i in range(self.count):
+            if self.places[i] != EMPTY:
+                places.data.as_uints[n] = self.places[i]
+                times.data.as_longlongs[n] = self.times[i]
+                values.data.as_doubles[n] = self.values[i]
+                n += 1
+        return places, times, values
 
 
 cdef void *grown(void *old, size_t size) except NULL:

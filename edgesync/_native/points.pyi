@@ -1,12 +1,14 @@
 """Readings of many series, taken apart: by series, and by time for the journal."""
 
 import array
-from collections.abc import Callable, Sequence
-from typing import final
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, final
 
 from typing_extensions import disjoint_base
 
 from edgesync.model import Reading
+
+_T = TypeVar("_T")
 
 @final
 class Part:
@@ -55,6 +57,9 @@ def bodies(
     Times come in the order of their first reading, readings of a time in the order they came: what
     `Intake.stage` makes of the same readings. Raises RecordError as `parts` does.
     """
+
+def note_newest(newest: dict[tuple[str, str], _T], readings: Iterable[_T]) -> None:
+    """Set the reading of each series, by entity and key, to the last one there is of it."""
 
 @final
 class Ready:
@@ -151,8 +156,8 @@ class Recent:
     def newest(self, place: int) -> tuple[int, float] | None:
         """Return time and value of the latest reading of a series; of one time the last to come."""
 
-    def used(self) -> list[int]:
-        """Return the places of all series that have readings, in order."""
+    def all(self) -> tuple[array.array[int], array.array[int], array.array[float]]:
+        """Return places, times and values of all readings, in the order in which they came."""
 
 @disjoint_base
 class Columns:

@@ -485,9 +485,9 @@ class PointStore:
         self._flushing = oldest
         staged = Staged()
         staged.flushed = oldest
-        for place in oldest.recent.used():
-            kept = self.kept_at(place)
-            self._move(staged.write, kept, part_of(*oldest.recent.columns(place)))
+        for part in parts(*oldest.recent.all(), len(self._places)):
+            kept = self.kept_at(part.place)
+            self._move(staged.write, kept, part)
             staged.moved.append(kept)
         for number in range(oldest.first, self._batches[1].first):
             staged.write.delete(DATABASE, _batch_key(number))

@@ -340,7 +340,7 @@ def test_recent_readings_are_those_that_were_not_taken_back(
             plain += rows
     assert recent.live == len(plain)
     assert len(recent) == sum(len(rows) for rows, _ in batches)
-    assert recent.used() == sorted({place for place, _, _ in plain})
+    assert list(zip(*recent.all(), strict=True)) == plain
     for place in range(6):
         mine = [(at, value) for one, at, value in plain if one == place]
         times, values = recent.columns(place)
