@@ -229,7 +229,7 @@ with EdgeNode.local(sys.argv[1]) as node:
     stats = sensors.aggregate("t")
     count = stats.count if stats else 0
     while True:
-        size = count % 130 + 1
+        size = count % int(sys.argv[2]) + 1
         times = range(1 + count, 1 + count + size)
         sensors.ingest_columns_sync(["t"] * size, times, [1.0] * size)
         count += size
@@ -238,12 +238,16 @@ with EdgeNode.local(sys.argv[1]) as node:
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
-    """The journal and what is kept here are never apart (I2)."""
+@pytest.mark.parametrize("most", [130, 9000])
+def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path, most: int) -> None:
+    """The journal and what is kept here are never apart (I2).
+
+    Of small writes much is in rows of their batches; large ones are followed by flushes.
+    """
     random = Random(1)
     acknowledged = 0
     for _ in range(12):
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "data")]
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path / "data"), str(most)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             first = process.stdout.readline()
@@ -256,7 +260,7 @@ def test_nothing_acknowledged_is_lost_by_a_kill(tmp_path: Path) -> None:
             sensors = SensorIngestion(node)
             stats = sensors.aggregate("t")
             assert stats is not None
-            assert acknowledged <= stats.count <= acknowledged + acknowledged % 130 + 1
+            assert acknowledged <= stats.count <= acknowledged + acknowledged % most + 1
             acknowledged = stats.count
             newest = [point.time_ns for point in sensors.readings("t")]
             assert newest == list(range(max(1, stats.count - 999), stats.count + 1))

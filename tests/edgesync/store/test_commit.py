@@ -97,6 +97,26 @@ def test_plain_threads_use_the_same_writer(store: Store) -> None:
             commit.submit_sync(bad())
 
 
+async def test_whoever_blocks_the_loop_and_those_who_wait_take_turns(store: Store) -> None:
+    """Some carry their own write out while others queue; each is answered for its own."""
+    with GroupCommit(store) as commit:
+        seen: list[int] = []
+
+        def produce() -> None:
+            seen.extend(commit.submit_sync(append())[BULK] for _ in range(50))
+
+        async def submit() -> None:
+            for _ in range(50):
+                seen.append((await commit.submit(append()))[BULK])
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(trio.to_thread.run_sync, produce)
+                nursery.start_soon(submit)
+        assert sorted(seen) == list(range(1, 301))
+        assert commit.stats().writes == 300
+
+
 async def test_a_queue_that_is_full_makes_its_producers_wait(store: Store) -> None:
     with GroupCommit(store, queue_writes_max=2, queue_bytes_max=100) as commit:
         async with trio.open_nursery() as nursery:
@@ -193,6 +213,36 @@ def test_a_refusal_now_and_one_later_are_not_two_in_a_row(store: Store) -> None:
                 commit.submit_sync(append())
             assert commit.submit_sync(append())[BULK] == number
         assert commit.broken is None
+
+
+class Watched(FailingStore):
+    """A store that notes which thread carries writes out."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store, 0)
+        self.threads: list[threading.Thread] = []
+
+    def apply(self, write: Write) -> tuple[int, int, int]:
+        self.threads.append(threading.current_thread())
+        return super().apply(write)
+
+
+async def test_a_plain_thread_carries_its_own_write_out_when_nothing_is_before_it(
+    store: Store,
+) -> None:
+    watched, here = Watched(store), threading.current_thread()
+    with GroupCommit(watched) as commit:  # type: ignore[arg-type]
+        commit.submit_sync(append())
+        assert watched.threads == [here]
+        await commit.submit(append())
+        assert watched.threads[1] is not here
+        with pytest.raises(ValueError, match="beyond the tail"):
+            commit.submit_sync(bad())
+        assert commit.submit_sync(append())[BULK] == 3
+        stats = commit.stats()
+        assert (stats.writes, stats.refused, stats.busy_s) == (4, 1, 0.0)
+    with pytest.raises(StoreError, match="its writer is closed"):
+        commit.submit_sync(append())
 
 
 class SlowStore(FailingStore):
