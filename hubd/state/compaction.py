@@ -25,8 +25,8 @@ DAY_NS: Final = 24 * 3600 * 10**9
 GRACE_NS: Final = 2 * 3600 * 10**9
 # Fewer pages are not worth it, nor when there are not far fewer afterwards.
 PAGES_MIN: Final = 4
-# Pages of one step: some megabytes at most.
-PAGES_A_STEP: Final = 64
+# Pages of one step: two megabytes at most, and a day of hours is in it.
+PAGES_A_STEP: Final = 32
 # Edges that are looked at in one transaction of a reader.
 EDGES_A_LOOK: Final = 16
 REF_MAX: Final = (1 << 63) - 1
