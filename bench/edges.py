@@ -196,9 +196,9 @@ class SimulatedEdge:
             self._seen.failures[hangup.why] += 1
             pause_s = hangup.retry_after_s
         self._seen.connected -= bool(self._sender.epoch)
-        self._sent_at.clear()
         await link.aclose()
         await self._step(core.LinkDown())
+        self._sent_at.clear()  # an ack of the next session would tell how long there was none
         await trio.sleep(pause_s)
 
     async def _welcomed(self) -> None:
