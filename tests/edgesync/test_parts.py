@@ -72,6 +72,7 @@ async def test_a_source_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         await until(lambda: len(edge.latest()) == 1)
         config.write_text('[edge]\nname = "stable"\n')
         assert await edge.reload_devices() == (1, 1)
+        assert edge.settings.edge.name == "stable"
         await until(lambda: len(edge.latest()) == 2)
         assert [one.name for one in edge.status().sources] == ["thermometer of stable"]
 
