@@ -44,6 +44,7 @@ from edgesync._native.memtable import Memtable
 from edgesync.model import ValueType, series_id
 from edgesync.units import Seconds
 from hubd import serve
+from hubd.db.engine import parse_url
 from hubd.project import directory
 from hubd.project.directory import Declaration
 from hubd.project.flush import flush
@@ -412,7 +413,8 @@ def place(database: str) -> Iterator[tuple[str, Path | None]]:
 
 def stored_bytes(rig: Rig, url: str) -> int:
     if url:
-        with sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:")).connect() as c:
+        engine = sa.create_engine(parse_url(url), poolclass=sa.NullPool)
+        with engine.connect() as c:
             return int(
                 c.exec_driver_sql("SELECT pg_database_size(current_database())").scalar_one()
             )
