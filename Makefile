@@ -152,6 +152,7 @@ crash: build
 # Random schedules of three edges and a hub against the full history (about 14 minutes on 2 cores).
 converge: build
 	$(PY) -m tests.cells --schedules 50000
+	$(PY) -m tests.hubd.cells.readers --schedules 10000
 
 sim: build
 	$(PY) -m tests.sim --seed $(SEED)

@@ -6,10 +6,10 @@ import logging
 import shutil
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -36,7 +36,7 @@ from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
-from hubd.errors import HubError, RestoreUnfinished, StateUnreadable
+from hubd.errors import HubError, RestoreUnfinished, StateUnreadable, TenantUnknown
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.link.rates import Rates
 from hubd.link.sessions import HubLink
@@ -55,6 +55,8 @@ from hubd.state.schema import Hub, open_schema, open_schema_beside
 from hubd.state.upkeep import keep_up
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Who waits for the registry is told to come again rather than kept for long.
 REGISTRY_BUSY_S: Final = 1.0
@@ -185,7 +187,9 @@ def open_keyspaces(settings: Settings, folder: Path, hub_log: LmdbLog) -> Keyspa
 
     def open_answers(tenant: str, feed: Feed) -> Answers:
         cells = open_cells(settings, folder, hub_log, tenant)
-        return make_answers(settings, cells, hub_log, feed, lambda edge: found.grant_of(edge))
+        return make_answers(
+            settings, cells, hub_log, tenant, feed, lambda edge: found.grant_of(edge)
+        )
 
     found = Keyspaces(hub_log, open_answers)
     return found
@@ -195,12 +199,14 @@ def make_answers(
     settings: Settings,
     cells: HubCells,
     hub_log: LmdbLog,
+    tenant: str = DEFAULT_TENANT,
     feed: Feed | None = None,
     grant_of: Callable[[str], tuple[bytes, ...]] = lambda _edge: (),
 ) -> Answers:
     return Answers(
         cells,
         hub_log,
+        tenant=tenant,
         feed=feed,
         grant_of=grant_of,
         retire_after_s=float(settings.cells.retire_after),
@@ -213,8 +219,8 @@ def open_cells(
 ) -> HubCells:
     """Open a tenant's keys; damaged files move aside, and a new keyspace is made from the log.
 
-    Edges notice the new keyspace and tell it all they hold. What only clients of this hub wrote and
-    no edge has taken is in the damaged files alone.
+    What the log has dropped is in the damaged files alone: edges notice the new keyspace then, and
+    tell it all they hold.
     """
     path = cells_path(folder, tenant)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -243,6 +249,30 @@ def _open_cells(
         oldest=hub_log.oldest,
         is_again=is_again,
     )
+
+
+async def change_keys(
+    settings: Settings, folder: Path, tenant: str, change: Callable[[Answers], Awaitable[T]]
+) -> T:
+    """Change the keys of a hub that does not serve, through its log; raises HubHeld."""
+    with (
+        holding_folder(folder),
+        contextlib.closing(open_registry(folder, database_url(settings))) as registry,
+    ):
+        known = registry.changes()
+        async with open_log(settings, folder) as hub_log:
+            keyspaces = open_keyspaces(settings, folder, hub_log)
+            with contextlib.closing(keyspaces):
+                if known is not None:
+                    keyspaces.set_tenants(known.tenants, known.owners)
+                answers = keyspaces.of(tenant)
+                if answers is None:
+                    raise TenantUnknown(tenant)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(keyspaces.run)
+                    found = await change(answers)
+                    nursery.cancel_scope.cancel()
+                return found
 
 
 async def _serve(
@@ -299,7 +329,7 @@ async def _serve(
             hearing,
             hub_log,
             presence,
-            _receiver_settings(settings, keyspaces.default.cells.lineage.start),
+            _receiver_settings(settings, keyspaces.default.cells.start),
             answers=keyspaces,
             rates=rates,
             projection=projectors,
@@ -370,11 +400,9 @@ def _control_answers(
     async def retire(asked: Mapping[str, Any]) -> Any:
         edge = str(asked.get("edge", ""))
         answers = keyspaces.of(keyspaces.owner_of(edge)) or keyspaces.default
-        cells = answers.cells
-        is_known = edge in cells.replicas()
+        is_known = edge in answers.cells.replicas()
         if is_known:
-            cells.give_up(edge)
-            await cells.wait_durable()
+            await answers.give_up(edge)
         return {"retired": is_known}
 
     return {"edges": edges, "status": status, "backup": copy, "retire": retire}

@@ -712,6 +712,8 @@ cdef class Keyspace:
             self.kids += 1
             key.kid = self.kids
             key.strategy = strategy
+        elif key.strategy != strategy:
+            self.recount(key)  # nobody has looked at it since that changed
         row = b"c" + be64(key.kid) + name
         if after:
             self.place(row, encode(after))

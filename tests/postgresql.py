@@ -141,7 +141,8 @@ class Server:
             self.execute("CHECKPOINT")
             self.execute(f"DROP TABLESPACE {name}")
         finally:
-            subprocess.run(["umount", folder], check=True)
+            # A process of the server may have a file open a moment longer.
+            subprocess.run(["umount", "--lazy", folder], check=True)
 
     def close(self) -> None:
         if self._process is not None:

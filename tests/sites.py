@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from random import Random
+from random import SystemRandom
 from typing import Any
 
 import trio
@@ -63,7 +63,7 @@ class Sites:
                 self.folder / "hub" / "cells",
                 hub_log.generation,
                 hub_log.head,
-                random=Random(1),
+                random=SystemRandom(),
                 wall_ns=self.wall_ns,
             )
             with contextlib.closing(self.cells):

@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 from edgesync.cells.conflicts import PREVIEW_BYTES, RESOLVED, Conflict, Side
-from edgesync.errors import CommandError
+from edgesync.errors import CommandError, StoreError
 from hubd.api.answers import Conflicts, ConflictSide, ConflictView
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
-from hubd.api.keys import durable
+from hubd.api.keys import durable, nothing_stored
 from hubd.api.params import (
     Choice,
     ConflictsPage,
@@ -43,18 +43,19 @@ async def one_conflict(context: Context, params: OneConflict) -> ConflictView:
 
 
 async def resolve(context: Context, params: OneConflict, asked: Choice) -> ConflictView:
-    """Resolve a conflict; on disk when this returns."""
+    """Resolve a conflict; the log has it when this returns."""
     found = _known(context, params.id)
     choice = _choice(asked, context.cells.call.value_max)
     try:
-        context.cells.resolve(params.id, choice)
+        await context.answers.resolve(params.id, choice)
+    except StoreError as error:
+        raise nothing_stored(error) from error
     except CommandError as error:
         is_over = found.status == RESOLVED
         remedy = "GET /api/v1/conflicts?status=open" if is_over else "GET it for its sides"
         raise ApiError(
             409 if is_over else 400, str(error).removeprefix("ERR "), field="choice", remedy=remedy
         ) from error
-    await durable(context.cells)
     return shown(_known(context, params.id))
 
 

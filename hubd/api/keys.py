@@ -10,7 +10,8 @@ from msgspec import Raw
 from edgesync._native.commands import keys_of
 from edgesync._native.keyspace import HASH, LIST, NEVER, STRING, ZSET, sortable
 from edgesync._native.resp import ReplyError
-from edgesync.cells.commands import TABLE, Command
+from edgesync.cells import Reply
+from edgesync.cells.commands import TABLE
 from edgesync.cells.commands.table import TYPE_NAMES
 from edgesync.cells.conflicts import strategy_name
 from edgesync.errors import StoreError
@@ -37,13 +38,13 @@ from hubd.api.params import (
 )
 from hubd.api.redis_json import argument, blob, plain
 from hubd.cells import Answers, HubCells
+from hubd.cells.store import TOO_LARGE
 
 if TYPE_CHECKING:
     from edgesync._native.cells import Entry
 
 COMMANDS_MAX: Final = 1000
 ARGUMENTS_MAX: Final = 10_000
-REPLY_BYTES_MAX: Final = 16 << 20
 # Looking at more in one go would hold up the link of every edge (I8).
 KEYS_LOOKED_AT_MAX: Final = 10_000
 PAGE_BYTES: Final = 4 << 20
@@ -70,21 +71,39 @@ ELSEWHERE: Final = {
 async def command(context: Context, _params: Nothing, asked: Commands) -> CommandAnswer:
     """Carry out one command, or several with nothing between them and one commit."""
     requests = requests_of(asked)
-    room = REPLY_BYTES_MAX
-    outcomes: list[Outcome] = []
-    for at, request in enumerate(requests):
-        field = "command" if asked.command else f"commands[{at}]"
-        outcome = _carry_out(context.cells, request, room, field)
-        if isinstance(outcome.reply, Raw):
-            room -= len(bytes(outcome.reply))
-        outcomes.append(outcome)
-    await durable(context.cells)
+    problems = [_refused(context.cells, request) for request in requests]
+    taken = [one for one, problem in zip(requests, problems, strict=True) if problem is None]
+    replies = iter(await _replies(context, taken, writes=is_writing(asked)))
+    outcomes = [
+        _outcome(problem, None if problem else next(replies), field)
+        for problem, field in zip(problems, _fields(asked), strict=True)
+    ]
     if asked.commands is not None:
         return CommandAnswer(replies=outcomes)
     (only,) = outcomes
     if isinstance(only.error, Problem):
         raise ApiError(400, **msgspec.structs.asdict(only.error))
     return CommandAnswer(reply=only.reply)
+
+
+async def _replies(
+    context: Context, requests: Sequence[list[bytes]], *, writes: bool
+) -> Sequence[Reply]:
+    if not writes:
+        replies = context.cells.run_all(requests)
+        await durable(context.cells)
+        return replies
+    try:
+        return await context.answers.run_commands(requests) if requests else []
+    except StoreError as error:
+        raise nothing_stored(error) from error
+
+
+def _fields(asked: Commands) -> list[str]:
+    """Return how the commands are named in what is answered."""
+    if asked.commands is None:
+        return ["command"]
+    return [f"commands[{at}]" for at in range(len(asked.commands))]
 
 
 def is_writing(asked: Commands) -> bool:
@@ -119,26 +138,21 @@ def requests_of(asked: Commands) -> list[list[bytes]]:
         ) from error  # fmt: skip
 
 
-def _carry_out(cells: HubCells, request: list[bytes], room: int, field: str) -> Outcome:
-    name = request[0].lower()
-    one = TABLE.get(name)
-    problem = _refused(cells, one, request) if one else _not_here(name)
-    if problem is None and room <= 0:
+def _outcome(problem: Problem | None, reply: Reply, field: str) -> Outcome:
+    if problem is None and reply is TOO_LARGE:
         problem = _too_large(field)
     if problem is not None:
         return Outcome(error=msgspec.structs.replace(problem, field=field))
-    cells.call.reply_max = room
-    reply = cells.run(request)
     if isinstance(reply, ReplyError):
         return Outcome(error=_problem(reply, field))
-    raw = msgspec.json.encode(plain(reply))
-    if len(raw) > room and one is not None and not one.writes:
-        return Outcome(error=_too_large(field))
-    return Outcome(reply=Raw(raw))
+    return Outcome(reply=Raw(msgspec.json.encode(plain(reply))))
 
 
-def _refused(cells: HubCells, one: Command, request: list[bytes]) -> Problem | None:
+def _refused(cells: HubCells, request: list[bytes]) -> Problem | None:
     """What a command may not be asked here, though it is one."""
+    one = TABLE.get(request[0].lower())
+    if one is None:
+        return _not_here(request[0].lower())
     if b"" in keys_of(one, request):
         # Edges refuse pages with such a key, and would go on refusing.
         return Problem(error="ERR a key of 0 bytes", code="ERR", remedy="1 to 500 bytes")
@@ -169,7 +183,7 @@ def _problem(error: ReplyError, field: str) -> Problem:
 
 def _too_large(field: str) -> Problem:
     return Problem(
-        error=f"TOOLARGE replies of over {REPLY_BYTES_MAX} bytes", field=field, code="TOOLARGE",
+        error=str(TOO_LARGE), field=field, code="TOOLARGE",
         remedy="ask for parts: SCAN, HSCAN, LRANGE, fewer commands at once",
     )  # fmt: skip
 
@@ -179,9 +193,11 @@ async def durable(cells: HubCells) -> None:
     try:
         await cells.wait_durable()
     except StoreError as error:
-        raise ApiError(
-            503, f"nothing was stored: {error}", remedy="mend that, then try again"
-        ) from error
+        raise nothing_stored(error) from error
+
+
+def nothing_stored(error: StoreError) -> ApiError:
+    return ApiError(503, f"nothing was stored: {error}", remedy="mend that, then try again")
 
 
 # -- reading -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hubd.api import keys
 from hubd.api.answers import KeysStats, ProjectorStatus
 from hubd.api.context import Context, EdgeView
 from hubd.api.fleet import projector_status
-from hubd.cells.store import Replica
+from hubd.cells.replicas import Replica
 from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
@@ -20,9 +20,10 @@ import trio
 from edgesync._native import batch
 from edgesync._native.batch import Record
 from edgesync._native.cells import encode_entries
+from edgesync.cells import Reply
 from edgesync.cells.conflicts import Conflict
 from edgesync.cells.scope import granted, narrowed
-from edgesync.errors import StoreError
+from edgesync.errors import CommandError, StoreError
 from edgesync.sync.puller import payload_of, told_digest
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
@@ -35,10 +36,14 @@ from edgesync_transport.messages import (
     Pull,
 )
 from edgesync_transport.receiver import Receiver
+from edgesync_transport.seldom import Seldom
+from hubd.cells import proposals
 from hubd.cells.feed import Feed, WholeLog
+from hubd.cells.proposals import Proposal, Proposer
 from hubd.cells.store import Answer, HubCells, operations_of, scope_of
 from hubd.cells.subscriptions import Subscription, Subscriptions
 from hubd.log.base import Entry, Log
+from hubd.registry import DEFAULT_TENANT
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +82,7 @@ class Answers:
 
     changed          is set when keys have changed, and replaced by another then
     feed             what of the log these keys are made of; without, all of it
+    tenant           whose keys they are
     grant_of         prefixes of the keys an edge may be told of; none: all
     subscriptions    edges that wait for news
     retire_after_s   an edge that has not asked so long is waited for no more
@@ -89,14 +95,20 @@ class Answers:
         hub_log: Log,
         *,
         feed: Feed | None = None,
+        tenant: str = DEFAULT_TENANT,
         grant_of: Callable[[str], tuple[bytes, ...]] = lambda _edge: (),
         retire_after_s: float = 30 * 86400.0,
         conflicts_s: float = 7 * 86400.0,
     ) -> None:
         self.cells = cells
         self._quiet_until = 0.0
-        self._log = hub_log
+        self.log = hub_log
         self._feed = feed or WholeLog(hub_log)
+        self._proposer = Proposer(hub_log, tenant)
+        cells.on_carried_out = self._proposer.carried_out
+        self._started = trio.Event()
+        self._forgotten: set[str] = set()  # edges that are to be given up
+        self._seldom = Seldom()
         self._grant_of = grant_of
         self.too_old: set[str] = set()  # edges that are granted some keys and do not know of grants
         self._retire_after_s = retire_after_s
@@ -119,14 +131,53 @@ class Answers:
         """Last until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            task_status.started()
             nursery.start_soon(self.cells.keep_committing)
-            nursery.start_soon(self._take_care)
+            await nursery.start(self._proposer.run)
+            task_status.started()
+            nursery.start_soon(self._begin)
             self.cells.on_commit(self._committed)
             try:
                 await self._follow()
             finally:
                 self._nursery = None
+
+    # -- proposals ---------------------------------------------------------------------------
+
+    async def _begin(self) -> None:
+        """Have the log know of this start: before, edges are told nothing."""
+        while not self.cells.is_started:
+            try:
+                await self.propose(self.cells.start_proposal())
+            except Exception as error:  # Whatever it is, the link goes on without keys: I8.
+                await self._wait_for_disk(error)
+        self._started.set()
+        await self._take_care()
+
+    async def propose(self, proposal: Proposal) -> Any:
+        """Return what came of a proposal, once the log has it and it was carried out.
+
+        Raises StoreError when the log does not take it, or it cannot be carried out.
+        """
+        return await self._proposer.propose(proposal)
+
+    async def run_commands(self, requests: Sequence[Sequence[bytes]]) -> list[Reply]:
+        """Carry out commands that write, with nothing between them; raises StoreError.
+
+        When this returns, the log has them.
+        """
+        asked = proposals.Run(tuple(tuple(request) for request in requests))
+        replies: list[Reply] = await self.propose(asked)
+        return replies
+
+    async def resolve(self, number: int, choice: Sequence[bytes]) -> None:
+        """Resolve a conflict, see HubCells.resolve; raises CommandError, StoreError."""
+        problem = await self.propose(proposals.Resolve(number, tuple(choice)))
+        if isinstance(problem, CommandError):
+            raise problem
+
+    async def give_up(self, edge: str) -> None:
+        """Wait for this edge no longer: see HubCells.give_up; raises StoreError."""
+        await self.propose(proposals.GiveUp((edge,)))
 
     @property
     def skipped(self) -> int:
@@ -168,6 +219,7 @@ class Answers:
                     entry.position, entry.edge, entry.first, entry.last, error,
                 )  # fmt: skip
                 self.cells.pass_over(entry.position)
+                self._proposer.not_carried_out(entry, error)
             return
 
     async def _decode(self, entry: Entry) -> Sequence[Record]:
@@ -185,7 +237,7 @@ class Answers:
         except StoreError as error:
             await self._wait_for_disk(error)
 
-    async def _wait_for_disk(self, error: StoreError) -> None:
+    async def _wait_for_disk(self, error: Exception) -> None:
         now = trio.current_time()
         if now >= self._quiet_until:
             log.error("keys wait for the disk: %s", error)
@@ -248,7 +300,19 @@ class Answers:
         """The edge may not come any more (its key was revoked): nothing waits for it."""
         if edge in self._asking:
             self._asking.pop(edge).scope.cancel()
-        self.cells.give_up(edge)
+        if edge in self.cells.replicas():
+            self._forgotten.add(edge)
+            if self._nursery is not None:
+                self._nursery.start_soon(self._give_up_forgotten)
+
+    async def _give_up_forgotten(self) -> None:
+        """Give them up; where the log takes nothing, later."""
+        gone, self._forgotten = self._forgotten, set()
+        try:
+            if gone:
+                await self.propose(proposals.GiveUp(tuple(sorted(gone))))
+        except StoreError:
+            self._forgotten |= gone
 
     async def _answer(
         self, asking: _Asking, scope: trio.CancelScope, peer: Peer, pull: Pull,
@@ -297,6 +361,7 @@ class Answers:
         self, asking: _Asking, subscription: Subscription, pull: Pull, receiver: Receiver
     ) -> FullSync | DeltaSync:
         edge = subscription.edge
+        await self._started.wait()
         until = trio.current_time() + min(pull.wait_s, WAIT_MAX_S)
         while True:
             subscription.clear()  # before the look: nothing comes between
@@ -307,10 +372,15 @@ class Answers:
             session = receiver.session
             incarnation = b"" if session is None else session.incarnation
             floor = receiver.floors[Lane.NORMAL].floor
-            await self._reach(self._log.head, edge)
+            await self._reach(self.log.head, edge)
             told = self.cells.heard_of(edge, incarnation)
             applied = max(floor, told)
             answer = self.cells.answer(edge, incarnation, pull, applied)
+            if answer is None:
+                lacking = self.cells.lacking(edge, incarnation, pull)
+                if lacking is not None:
+                    await self.propose(lacking)
+                continue
             digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
@@ -425,17 +495,16 @@ class Answers:
             try:
                 await self._care()
             except Exception as error:  # What cannot be tidied up may stop no answer: I8.
-                log.error("keys: tidying up failed, tried again: %r", error)
+                if (again := self._seldom.ask("care")) is not None:
+                    log.error("keys: tidying up failed, tried again: %r; %d more", error, again)
 
     async def _care(self) -> None:
-        while self.cells.expire():
-            await trio.lowlevel.checkpoint()
+        await self._give_up_forgotten()
         now_ms = self.cells.now_ms()
-        for edge in self.cells.give_up_unseen(now_ms - int(self._retire_after_s * 1000)):
-            log.warning("keys: %s has not asked for long and is waited for no more", edge)
-        self.cells.conflicts.expire(now_ms - int(self._conflicts_s * 1000))
-        while self.cells.collect():
-            await trio.lowlevel.checkpoint()
+        unseen_ms = now_ms - int(self._retire_after_s * 1000)
+        unresolved_ms = now_ms - int(self._conflicts_s * 1000)
+        while (proposal := self.cells.due(unseen_ms, unresolved_ms)) is not None:
+            await self.propose(proposal)
 
 
 def _within(pull: Pull, grant: tuple[bytes, ...]) -> Pull:

@@ -90,6 +90,11 @@ class Conflicts:
             self._look(key, name, now_ms)
         return bool(met)
 
+    def has_open(self, before_ms: int) -> bool:
+        """Whether there is one to be resolved that was found before."""
+        one = self.get(next(iter(self._open.values()), 0))
+        return one is not None and one.found_ms < before_ms
+
     def expire(self, before_ms: int) -> None:
         """Stop listing as open what nobody has resolved for long; the cells stay as they are."""
         for number in list(self._open.values()):

@@ -20,6 +20,7 @@ from edgesync_transport.receiver import Receiver
 from edgesync_transport.seldom import Seldom
 from hubd.cells.answers import Answers, Send
 from hubd.cells.feed import Feed, SharedFeed
+from hubd.cells.proposals import tenant_of
 from hubd.log.base import Log
 from hubd.registry import DEFAULT_TENANT
 
@@ -59,6 +60,8 @@ class Keyspaces:
 
     def owner_of(self, edge: str) -> str:
         """Return whose an edge is; of one that no registry knows, it is the default tenant."""
+        if (tenant := tenant_of(edge)) is not None:
+            return tenant
         return self._owners.get(edge, DEFAULT_TENANT)
 
     def grant_of(self, edge: str) -> tuple[bytes, ...]:

@@ -15,7 +15,6 @@ an edge has seen: what that edge knows is of a life that is lost. Numbers of edg
 what each has heard last: an answer tells what has changed since.
 """
 
-import secrets
 from typing import Final
 
 import msgspec
@@ -34,21 +33,20 @@ class Lineage:
     """See the module.
 
     start   random, of this start
-    r       the replica as which the hub's own clients write, from this start on: a copy that is
-            put back would use numbers again otherwise
+    r       the replica as which the hub's own clients write, from this start on
     """
 
-    def __init__(self, rows: View, space: HubKeys, start: int) -> None:
+    def __init__(self, rows: View, space: HubKeys) -> None:
         self._rows = rows
         self._space = space
-        self.start = start
-        self.r = HUB | secrets.randbits(30)
+        self.start, self.r = 0, HUB
         self._ends: dict[int, int] = {}
         self._seen: dict[int, tuple[int, int]] = {}
         self._openings: dict[int, list[tuple[int, int]]] = {}
 
-    def load(self) -> None:
+    def load(self, start: int, r: int) -> None:
         """Take what is stored, as after a commit that was refused."""
+        self.begin(start, r or HUB)
         decode = msgspec.msgpack.decode
         ends = [
             (*decode(raw, type=tuple[int, int]), int.from_bytes(row[1:], "big"))
@@ -61,7 +59,11 @@ class Lineage:
         ]
         self._seen = {r: one for one, r in sorted(found, key=lambda it: it[0][1])}
         self._openings = {}
-        self._space.call_yourself(self.r)
+
+    def begin(self, start: int, r: int) -> None:
+        """From here on it is this start, and the hub's clients write as that replica."""
+        self.start, self.r = start, r
+        self._space.call_yourself(r)
 
     def end(self, start: int) -> None:
         """Note that an earlier start is over."""

@@ -1,72 +1,76 @@
-"""The keys of the hub in a store of their own, projected from the log.
+"""The keys of the hub in a store of their own: a function of the log.
 
-Each edge's operations are carried out in the order of its lane, with the cursor in the log in the
-same transaction (I9); what the hub's own clients write goes into the same keys and is on disk
-before it is answered. Numbers of the feed that were told to an edge never mean something else
-later: they are told after the commit, and a log that was restored makes a new *keyspace*.
+Operations of edges, and what the hub proposes itself (proposals.py), are carried out in the order
+of the log, with the cursor in it in the same transaction (I9). Clocks, chance and settings come
+from the log as well: whoever reads it reaches the same bytes. Numbers of the feed that were told to
+an edge never mean something else later: a log that was restored makes a new *keyspace*, and so do
+keys that are made again by other rules than they were made by (RULES).
 
 Besides the keys (native/hubkeys.pyx):
 
     p              the keyspace's id, the log's generation, the cursor in it, what was collected
-    r | edge       the edge's replica: see Replica
-    e | origin     the highest number of a record from that opening of a store: a copied disk tells
-                   again what its original has told, under another name perhaps
-    n | r u32 BE   the edge that replica is, or was
-    o | edge       operations of a record that is not the last of its group
-    l | edge       records of it are missing before its next operations
-    t | edge       how far what the edge holds has been told: see edgesync/cells/held.py
+    g              the settings that count: see Rules
 
-Conflicts have rows of their own (conflicts.py), and what the hub knows of its past (lineage.py).
+What edges are called (replicas.py), what was heard of them (hearing.py), conflicts (conflicts.py)
+and what the hub knows of its past (lineage.py) have rows of their own.
 """
 
+import hashlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 from edgesync._native import batch
 from edgesync._native.batch import Record
-from edgesync._native.cells import Entry, Op, decode_ops, is_hub
-from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO
+from edgesync._native.cells import Entry
 from edgesync._native.hubkeys import HubKeys
-from edgesync._native.keyspace import is_in
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Reply
+from edgesync.cells.commands import TABLE
 from edgesync.cells.conflicts import resolve
-from edgesync.cells.held import Opening, Piece, decode_piece
-from edgesync.cells.parts import HELD, Tag, join, ops_of
+from edgesync.cells.guard import Savepoint
 from edgesync.cells.scope import GRANT_MAX
 from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
 from edgesync.store.commit import GroupCommit, Tails
 from edgesync_transport.messages import Codec, Lane, Pull
+from hubd.cells import proposals
 from hubd.cells.conflicts import Conflicts
-from hubd.cells.lineage import Lineage
+from hubd.cells.hearing import Hearing
+from hubd.cells.lineage import HUB, Lineage
+from hubd.cells.proposals import Proposal, seed_of
+from hubd.cells.replicas import Replica, Replicas
 from hubd.log.base import ENTRY_BYTES_MAX
 from hubd.log.base import Entry as LogEntry
 
 log = logging.getLogger(__name__)
 
-# Carried out before other tasks get their turn.
-OPS_A_TURN: Final = 256
-RESTORED_A_TURN: Final = 64
-HOLES_MAX: Final = 1000
 COLLECTED_A_TURN: Final = 256
 PAGE_KEYS: Final = 500
 PAGE_BYTES: Final = 256 * 1024
 # Keys live this much longer here than at the edges: one that was given more time may say so late.
 GRACE_MS: Final = 60_000
 RULES_MAX: Final = 1000
+# What edges confirm is in the log so often.
+CONFIRMED_EVERY_MS: Final = 3_600_000
 MARK_ROW: Final = b"p"
+RULES_ROW: Final = b"g"
+# Of the rules by which keys are made of the log. Raise it when an entry comes to lead to other rows
+# than it did: keys that are made again by other rules are another keyspace.
+RULES: Final = 1
+# Bytes of the replies to commands that are carried out together.
+REPLIES_BYTES_MAX: Final = 16 << 20
+# Besides what stands in it, an element of a reply counts as so much.
+ELEMENT_BYTES: Final = 16
 # Entries of others that are passed by before the mark is stored: what a start reads once more.
 PASSED_BY_MAX: Final = 10_000
 
@@ -88,50 +92,11 @@ class Mark(msgspec.Struct, frozen=True):
     lacks: int = 0
 
 
-class Replica(msgspec.Struct, frozen=True):
-    """What an edge is called, and what it has confirmed.
+class Rules(msgspec.Struct, frozen=True):
+    """Settings that decide what commands and operations lead to, as the last start had them."""
 
-    acked     its operations up to this number are carried out
-    base      it has all changes up to here
-    seen_ms   when it last asked; wall clock, for giving up those that never come again
-    holes     operations (first, last) up to `acked` that never came: their records were trimmed
-    told      the state it told last that is carried out to its end
-    """
-
-    r: int
-    incarnation: bytes
-    acked: int = 0
-    base: int = 0
-    seen_ms: int = 0
-    holes: tuple[tuple[int, int], ...] = ()
-    told: int = 0
-
-    def has(self, n: int) -> bool | None:
-        """Whether operation `n` has come; None for one that was passed over."""
-        if n > self.acked:
-            return False
-        return None if any(first <= n <= last for first, last in self.holes) else True
-
-    def after(self, ops: Sequence[Op], *, is_gapped: bool) -> "Replica":
-        """Return it with operations that have come, some of which may be missing before them."""
-        holes = list(self.holes)
-        if is_gapped and ops[0].n > self.acked + 1:
-            holes.append((self.acked + 1, ops[0].n - 1))
-        for op in ops if self.holes else ():
-            holes = [
-                part
-                for first, last in holes
-                for part in ((first, min(last, op.n - 1)), (max(first, op.n + 1), last))
-                if part[0] <= part[1]
-            ]
-            holes = list(dict.fromkeys(holes))
-        acked = max(self.acked, ops[-1].n)
-        return msgspec.structs.replace(self, acked=acked, holes=tuple(holes[:HOLES_MAX]))
-
-    @property
-    def whole(self) -> int:
-        """Up to which operation all have come."""
-        return min([self.acked, *(first - 1 for first, _ in self.holes)])
+    strategies: tuple[tuple[bytes, int], ...]
+    value_max: int
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -144,14 +109,6 @@ class Answer(msgspec.Struct, frozen=True):
     is_all: bool
     told: int = 0
     seen: tuple[int, ...] = ()
-
-
-class Told(msgspec.Struct, frozen=True, array_like=True):
-    """How far what an edge holds has been told."""
-
-    token: int
-    opening: Opening
-    until: bytes
 
 
 class Disk:
@@ -185,6 +142,8 @@ class HubCells(CellStore):
 
     generation, head, oldest   of the log whose operations are carried out here
     is_again                   there were keys before, that are not in `path` any more
+    strategies, value_max      count from the next `Start` on
+    on_carried_out             is told of each proposal what came of it
     """
 
     space: HubKeys
@@ -206,23 +165,31 @@ class HubCells(CellStore):
     ) -> None:
         self._own = Disk(path, map_bytes_max)
         rows = Overlay(self._own.store, DATABASE)
+        self._wanted_rules = Rules(tuple(sorted(strategies)), value_max)
         space = HubKeys(rows, strategies=strategies)
         super().__init__(
             self._own, rows, space, value_max=value_max, random=random, wall_ns=wall_ns
         )
-        self._replicas: dict[str, Replica] = {}
-        self._names: dict[int, str] = {}
+        self._at_ms = 0  # of the entry that is carried out
+        self._generation = generation
+        self._is_lost, self._lacks = False, 0  # for the next start to tell
+        self._random = random
+        self.start = start or random.getrandbits(63) | 1
+        self.on_carried_out: Callable[[LogEntry, Any], None] = _nobody
         self._heard: dict[str, tuple[bytes, int]] = {}
         self.position = 0  # in the log: what is up to here is carried out, or no business of these
         self.stored_position = self._frozen_position = 0  # … and on disk
         self._heard_of_late: set[str] = set()
         self.namings = 0  # how often an edge's name, or the keyspace's, became void
         self.skipped = 0
+        self.lineage = Lineage(rows, space)
+        self.names = Replicas(rows, space, self.lineage)
         self.conflicts = Conflicts(rows, space, self.edge_of)
-        self.lineage = Lineage(rows, space, start or secrets.randbits(63) | 1)
+        self.hearing = Hearing(
+            rows, space, self.names, self.lineage, self.conflicts, lambda: self.mark
+        )
         try:
             self._load()
-            self._begin()
             self._belong(generation, head, oldest, is_again=is_again)
             self.commit()
             self.stored_position = self.mark.position
@@ -232,58 +199,52 @@ class HubCells(CellStore):
 
     def _load(self) -> None:
         raw = self.rows.get(MARK_ROW)
-        none = Mark(keyspace=secrets.token_bytes(16), generation=b"")
+        none = Mark(keyspace=self._keyspace_of(b"", 0), generation=b"")
         self.mark = msgspec.msgpack.decode(raw, type=Mark) if raw else none
-        self._replicas = {
-            row[1:].decode(): msgspec.msgpack.decode(value, type=Replica)
-            for row, value in self.space.walk(b"r", b"s")
-        }
-        self._names = {
-            int.from_bytes(row[1:], "big"): name.decode()
-            for row, name in self.space.walk(b"n", b"o")
-        }
+        rules = self.rows.get(RULES_ROW)
+        self._follow(msgspec.msgpack.decode(rules, type=Rules) if rules else self._wanted_rules)
+        self.names.load()
         self.conflicts.load()
-        self.lineage.load()
+        self.lineage.load(self.mark.start, self.mark.r)
 
-    def _begin(self) -> None:
-        """Begin another start: with a name of its own, and whatever is lost of the one before."""
-        if self.space.n > self.mark.born:
-            self.lineage.note(self.mark.r, self.space.n)
-        for one in self._replicas.values():
-            self.lineage.note(one.r, one.whole)
-        if self.mark.start:
-            self.lineage.end(self.mark.start)
-        self._set_mark(start=self.lineage.start, r=self.lineage.r, born=self.space.n)
+    def _follow(self, rules: Rules) -> None:
+        self.space.choose(rules.strategies)
+        self.call.value_max = rules.value_max
 
     def _belong(self, generation: bytes, head: int, oldest: int, *, is_again: bool) -> None:
-        """Follow this log. After a restore what edges know of us means nothing any more.
-
-        Nor does it where the log goes on beyond what was read of it.
-        """
+        """See whether these are the keys of this log. If they are not, the next start says so."""
         mark = self.mark
-        is_ours = mark.generation == generation and mark.position <= head
-        is_behind = mark.position + 1 < oldest
-        if mark.generation and (not is_ours or is_behind):
-            self._renew()
-        if is_behind and (mark.generation or is_again):
+        self._is_lost = mark.position > head or mark.generation not in (b"", generation)
+        if mark.position > head:
+            self._set_mark(position=head)
+        is_behind = self.mark.position + 1 < oldest
+        if is_behind and (mark.start or mark.position or is_again):
             log.error(
                 "keys: the log begins at %d and they had come to %d: edges tell again what they "
                 "hold", oldest, mark.position,
             )  # fmt: skip
-            self._set_mark(lacks=oldest - 1)
-            for edge, one in self._replicas.items():
-                self.rows.put(b"l" + edge.encode(), one.incarnation)
-        if not is_ours:
-            self._set_mark(generation=generation, position=min(mark.position, head))
+            self._is_lost, self._lacks = True, oldest - 1
+            self._miss(self._lacks)
         self.position = self.mark.position
 
-    def _renew(self) -> None:
+    def _miss(self, lacks: int) -> None:
+        """What is in entries up to there is missing, of every edge."""
+        self._set_mark(lacks=lacks)
+        for edge, one in self.names.all().items():
+            self.hearing.miss(edge, one.incarnation)
+
+    def _keyspace_of(self, chosen: bytes, lacks: int) -> bytes:
+        """Return what keys are called that were made by these rules, of what the log has."""
+        return hashlib.blake2b(b"%d %d " % (RULES, lacks) + chosen, digest_size=16).digest()
+
+    def _renew(self, chosen: bytes) -> None:
         """Begin another keyspace: edges tell all they have, and are waited for until they did."""
-        self._set_mark(keyspace=secrets.token_bytes(16), collected=0)
+        self._set_mark(keyspace=self._keyspace_of(chosen, self.mark.lacks), collected=0)
         self.namings += 1
         now_ms = self.now_ms()
-        for edge, one in list(self._replicas.items()):
-            self._put_replica(edge, msgspec.structs.replace(one, base=0, told=0, seen_ms=now_ms))
+        self.names.forget_confirmed()
+        for edge, one in self.names.all().items():
+            self.names.put(edge, msgspec.structs.replace(one, base=0, told=0, seen_ms=now_ms))
             self.rows.delete(b"o" + edge.encode())
             self.rows.delete(b"t" + edge.encode())
 
@@ -312,10 +273,26 @@ class HubCells(CellStore):
         self._load()
         self.position = self.mark.position
 
+    def now_ms(self) -> int:
+        """Return the time: where an entry is carried out, when that was stored (I9)."""
+        return self._at_ms or super().now_ms()
+
     def run(self, request: list[bytes]) -> Reply:
+        """Carry out a command; one that writes belongs into the log (proposals.Run)."""
         reply = super().run(request)
         self.conflicts.note(self.space.now_ms)
         return reply
+
+    def run_all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
+        """Carry out commands; those for whose replies there is no room are not: TOO_LARGE."""
+        room, replies = REPLIES_BYTES_MAX, list[Reply]()
+        for request in requests:
+            self.call.reply_max = max(room, 0)
+            reply = self.run(list(request)) if room > 0 else TOO_LARGE
+            room -= weight_of(reply)
+            # What was taken away has to be given, however large.
+            replies.append(reply if room >= 0 or _writes(request) else TOO_LARGE)
+        return replies
 
     def resolve(self, number: int, choice: Sequence[bytes]) -> None:
         """Resolve a conflict: WINNER, DOT r n or VALUE v; raises CommandError."""
@@ -334,54 +311,114 @@ class HubCells(CellStore):
 
     def replicas(self) -> dict[str, Replica]:
         """Return the edges that have a name, by their own."""
-        return dict(self._replicas)
-
-    def replica_of(self, edge: str, incarnation: bytes, wanted: int = 0) -> Replica:
-        """Return what the edge is called in this life of its store: a new name for a new one.
-
-        wanted   as which it has written, before it came here
-        """
-        found = self._replicas.get(edge)
-        if found is not None and found.incarnation == incarnation:
-            return found
-        r = wanted
-        while not 0 < r < NAMED_TO or r in self._names:
-            r = NAMED_FROM + secrets.randbelow(NAMED_TO - NAMED_FROM)
-        acked = self.lineage.seen(r)
-        found = Replica(r, incarnation, acked=acked, seen_ms=self.now_ms())
-        self._name(found.r, edge)
-        self._put_replica(edge, found)
-        return found
-
-    def _name(self, r: int, edge: str) -> None:
-        self._names[r] = edge
-        self.rows.put(b"n" + r.to_bytes(4, "big"), edge.encode())
+        return self.names.all()
 
     def edge_of(self, r: int) -> str:
         """Return which edge a replica is or was; `hub` for the hub's own clients."""
-        return "hub" if is_hub(r) else self._names.get(r, "")
+        return self.names.edge_of(r)
 
     def give_up(self, edge: str) -> None:
         """Wait for this edge no longer; should it come back, it begins anew under another name."""
-        if self._replicas.pop(edge, None) is not None:
+        if self.names.remove(edge):
             self.namings += 1
-            self.rows.delete(b"r" + edge.encode())
-            for row in (b"o", b"l", b"t"):
-                self.rows.delete(row + edge.encode())
             self.note_changes()
 
-    def give_up_unseen(self, since_ms: int) -> list[str]:
-        """Give up edges that have not asked since; returns their names."""
-        gone = [edge for edge, one in self._replicas.items() if one.seen_ms < since_ms]
-        for edge in gone:
-            self.give_up(edge)
-        return gone
+    def _name(self, entry: LogEntry, edge: str, incarnation: bytes, wanted: int) -> Replica:
+        return self.names.name(edge, incarnation, wanted, self.space.now_ms, seed_of(entry))
 
-    def _put_replica(self, edge: str, one: Replica) -> None:
-        self._replicas[edge] = one
-        self.lineage.note(one.r, one.whole)
-        self.rows.put(b"r" + edge.encode(), msgspec.msgpack.encode(one))
-        self.note_changes()
+    # -- proposals ---------------------------------------------------------------------------
+
+    def start_proposal(self) -> proposals.Start:
+        """Return what says that these keys are served from here on.
+
+        As another replica than any before it: a copy that is put back would use numbers again.
+        """
+        return proposals.Start(
+            start=self.start, r=HUB | self._random.getrandbits(30), generation=self._generation,
+            keyspace=self._random.randbytes(16), is_lost=self._is_lost, lacks=self._lacks,
+            strategies=self._wanted_rules.strategies, value_max=self._wanted_rules.value_max,
+        )  # fmt: skip
+
+    @property
+    def is_started(self) -> bool:
+        """Whether this start of the hub is known to the log, and carried out."""
+        return self.mark.start == self.start
+
+    def _carry_out_entry(self, entry: LogEntry) -> None:
+        """Carry out a proposal, all of it or nothing; raises RecordError."""
+        if proposals.tenant_of(entry.edge) is None:  # I12
+            raise RecordError(f"a proposal of {entry.edge}, which is no hub")
+        proposal = proposals.decode(entry)
+        savepoint, random = Savepoint(self.rows, self.space), self.call.random
+        self._at_ms = self.space.now_ms = max(1, entry.stored_at_ns // 1_000_000)
+        self.call.random = proposals.chance_of(entry)
+        try:
+            result = self.carry_out(proposal, entry)
+            self.conflicts.note(self.space.now_ms)
+        except BaseException:
+            savepoint.undo()
+            self._load()
+            raise
+        finally:
+            self._at_ms, self.call.random = 0, random
+        savepoint.keep()
+        self.pass_over(entry.position)
+        self.on_carried_out(entry, result)
+
+    def carry_out(self, proposal: Proposal, entry: LogEntry) -> Any:
+        """Do what is proposed in an entry; returns what came of it, an error of the caller too."""
+        match proposal:
+            case proposals.Start():
+                self._begin(proposal)
+            case proposals.Run(requests):
+                return self.run_all(requests)
+            case proposals.Resolve(number, choice):
+                try:
+                    self.resolve(number, choice)
+                except CommandError as error:
+                    return error
+            case proposals.Name(edge, incarnation, wanted, instead_of):
+                one = self.names.logged(edge)
+                if one is not None and one.r == instead_of:
+                    self.give_up(edge)
+                self._name(entry, edge, incarnation, wanted)
+            case proposals.GiveUp(edges):
+                for edge in edges:
+                    self.give_up(edge)
+            case proposals.Renew(keyspace, following):
+                if self.mark.keyspace == keyspace:
+                    self._renew(following)
+            case proposals.Expire():
+                self._expire_some()
+            case proposals.ExpireConflicts(before_ms):
+                self.conflicts.expire(before_ms)
+            case proposals.Confirm(confirmed):
+                self.names.take_confirmed(confirmed)
+            case proposals.Collect(stable):
+                self._collect(stable)
+        return None
+
+    def _begin(self, start: proposals.Start) -> None:
+        """Begin another start: with a name of its own, and whatever is lost of the one before."""
+        is_first = not self.mark.start
+        if self.space.n > self.mark.born:
+            self.lineage.note(self.mark.r, self.space.n)
+        for edge, one in self.names.all().items():
+            if edge:
+                self.lineage.note(one.r, one.whole)
+        if self.mark.start:
+            self.lineage.end(self.mark.start)
+        self.lineage.begin(start.start, start.r)
+        if start.lacks > self.mark.lacks:
+            self._miss(start.lacks)
+        if is_first or start.is_lost or self.mark.generation != start.generation:
+            self._renew(start.keyspace)
+        rules = Rules(start.strategies, start.value_max)
+        self._follow(rules)
+        self.rows.put(RULES_ROW, msgspec.msgpack.encode(rules))
+        self._set_mark(start=start.start, r=start.r, born=self.space.n, generation=start.generation)
+        if start.start == self.start:
+            self._is_lost, self._lacks = False, 0
 
     # -- from the log ------------------------------------------------------------------------
 
@@ -395,12 +432,15 @@ class HubCells(CellStore):
         """
         if entry.position <= self.mark.position:
             return
+        if entry.codec is Codec.PROPOSAL:
+            self._carry_out_entry(entry)
+            return
         has_ops = False
         if entry.lane is Lane.NORMAL and entry.codec is Codec.GAP:
-            self.rows.put(b"l" + entry.edge.encode(), entry.incarnation)
+            self.hearing.miss(entry.edge, entry.incarnation)
         if entry.lane is Lane.NORMAL and entry.codec in (Codec.ROWS, Codec.COLUMNS):
             for record in operations_of(entry) if records is None else records:
-                if self._is_new(record):
+                if self.hearing.is_new(record):
                     yield from self._hear_alone(entry, record)
                     has_ops = True
         if has_ops:
@@ -449,7 +489,9 @@ class HubCells(CellStore):
 
     def _hear_alone(self, entry: LogEntry, record: Record) -> Iterator[None]:
         try:
-            yield from self._hear(entry, record)
+            for _ in self.hearing.hear(entry, record):
+                self.note_changes()
+                yield
         except StoreError:
             raise
         except Exception as error:  # What one record holds may stop no other: I8.
@@ -458,177 +500,43 @@ class HubCells(CellStore):
                 "keys: skipped a record of entry %d (%s): %s", entry.position, entry.edge, error
             )
 
-    def _is_new(self, record: Record) -> bool:
-        """Whether it comes for the first time; numbers of one origin come in order."""
-        raw = self.rows.get(b"e" + record.origin.to_bytes(8, "big"))
-        return raw is None or record.number > int.from_bytes(raw, "big")
-
-    def _note_heard(self, record: Record) -> None:
-        number = record.number.to_bytes(8, "big")
-        self.rows.put(b"e" + record.origin.to_bytes(8, "big"), number)
-
-    def _hear(self, entry: LogEntry, record: Record) -> Iterator[None]:
-        row, body = b"o" + entry.edge.encode(), record.body
-        before = self.rows.get(row) or b""
-        try:
-            data, is_last = join(before, body)
-        except RecordError:
-            self.rows.delete(row)
-            raise
-        if not is_last:
-            self.rows.put(row, data)
-            self._note_heard(record)
-            return
-        if before:
-            self.rows.delete(row)
-        # When it came, not when it is read: reading the log again must lead to the same (I9).
-        self.space.now_ms = entry.stored_at_ns // 1_000_000
-        if data.startswith(HELD):
-            yield from self._restore(entry, decode_piece(data[len(HELD) :]))
-        else:
-            yield from self._hear_ops(entry, *ops_of(data))
-        self._note_heard(record)
-
-    def _hear_ops(self, entry: LogEntry, tag: Tag, data: bytes) -> Iterator[None]:
-        written_as, ops = decode_ops(data)
-        gap = b"l" + entry.edge.encode()
-        for at in range(0, len(ops), OPS_A_TURN):
-            one = self.replica_of(entry.edge, entry.incarnation, tag.replica or written_as)
-            part = ops[at : at + OPS_A_TURN]
-            if written_as == one.r:
-                is_known = self.mark.keyspace.startswith(tag.keyspace)
-                for op in part:
-                    if one.has(op.n) is not True:
-                        self.space.hear(one.r, op, is_known=is_known)
-                self.lineage.note_opening(one.r, part[0].n, tag.opening)
-                # Keys that were begun where the log begins have missed what came before.
-                is_gapped = self.rows.get(gap) is not None or (self.mark.lacks > 0 == one.acked)
-                self._put_replica(entry.edge, one.after(part, is_gapped=is_gapped))
-                self.rows.delete(gap)
-            else:
-                for op in part:
-                    self._hear_earlier(entry.edge, one, written_as, op, tag.opening)
-            self.conflicts.note(self.space.now_ms)
-            yield
-
-    def _hear_earlier(self, edge: str, one: Replica, r: int, op: Op, opening: int) -> None:
-        """Carry out an operation made under another name than the edge has now.
-
-        It may have come under that name, and so may another one, from a store that this one is an
-        earlier state or a copy of. What another edge is called says nothing here (I12).
-        """
-        is_named = self.knows(r, op.n) is True
-        is_same = is_named and self.lineage.opening_of(r, op.n) == opening
-        if is_same or one.has(op.n) is True:
-            return
-        if is_named or self._names.get(r, edge) != edge or not 0 < r < NAMED_TO:
-            self.space.hear(one.r, op, is_known=False)
-            self.lineage.note_opening(one.r, op.n, opening)
-            self._put_replica(edge, self._replicas[edge].after([op], is_gapped=False))
-            return
-        self.space.hear(r, op, is_known=False)
-        if r not in self._names:
-            self._name(r, edge)
-        self.lineage.note_opening(r, op.n, opening)
-        self.lineage.note(r, op.n)
-
-    # -- what edges hold -----------------------------------------------------------------------
-
-    def _restore(self, entry: LogEntry, piece: Piece) -> Iterator[None]:
-        """Take a piece of what an edge holds, told because this hub had lost it, or may have."""
-        row = b"t" + entry.edge.encode()
-        raw = self.rows.get(row)
-        told = msgspec.msgpack.decode(raw, type=Told) if raw else None
-        if piece.opening is not None:
-            told = Told(piece.token, piece.opening, b"")
-        elif told is None or (piece.token, piece.after) != (told.token, told.until):
-            raise RecordError("a piece of what an edge holds, without those before it")
-        opening = told.opening
-        self.replica_of(entry.edge, entry.incarnation, opening.r)
-        entries = piece.entries
-        for nth, one in enumerate(entries):
-            seen = opening.seen if one.is_whole and opening.covers else {}
-            self.space.restore(one, seen, self.knows)
-            if nth % RESTORED_A_TURN == 0:
-                yield
-        if opening.covers:
-            yield from self._remove_unlisted(piece, opening, {one.key for one in entries})
-        self.conflicts.note(self.space.now_ms)
-        if piece.until is not None:
-            self.rows.put(row, msgspec.msgpack.encode(Told(piece.token, opening, piece.until)))
-        else:
-            self.rows.delete(row)
-            self._told_all(entry.edge, piece.token, opening)
-        self.note_changes()
-
-    def _remove_unlisted(
-        self, piece: Piece, opening: Opening, listed: set[bytes]
-    ) -> Iterator[None]:
-        """Remove what the edge has seen and does not have any more."""
-        if all(self.knows(r, n) for r, n in opening.seen.items()):
-            return  # this hub has seen it, too
-        after = piece.after
-        while names := self.space.names(after, limit=RESTORED_A_TURN):
-            for name in names:
-                if piece.until is not None and name > piece.until:
-                    return
-                if name not in listed and is_in(name, opening.scope):
-                    self.space.restore(Entry(name, 0, True, [], []), opening.seen, self.knows)
-            after = names[-1]
-            yield
-
-    def _told_all(self, edge: str, token: int, opening: Opening) -> None:
-        """What an edge has seen has been seen here, too, now that all it has is here."""
-        one = self._replicas[edge]
-        acked = max(one.acked, opening.sent)
-        self._put_replica(
-            edge, msgspec.structs.replace(one, acked=acked, holes=(), base=0, told=token)
-        )
-        if opening.scope or not opening.covers:
-            return
-        for r, n in opening.seen.items():
-            self.lineage.note(r, n)
-            other = self._names.get(r, "")
-            found = self._replicas.get(other)
-            if found is not None and found.r == r and found.r != one.r:
-                holes = tuple((max(a, n + 1), b) for a, b in found.holes if b > n)
-                changed = msgspec.structs.replace(found, acked=max(found.acked, n), holes=holes)
-                self._put_replica(other, changed)
-
-    def knows(self, r: int, n: int) -> bool | None:
-        """Whether operation `n` of a replica has come; None for one that was passed over."""
-        if r == self.lineage.r:
-            return n <= self.space.n
-        one = self._replicas.get(self._names.get(r, ""))
-        if one is not None and one.r == r and n <= one.acked:
-            return one.has(n)
-        return n <= self.lineage.seen(r)
-
     # -- to the edges ------------------------------------------------------------------------
 
-    def answer(self, edge: str, incarnation: bytes, pull: Pull, applied: int) -> Answer:
-        """Note what the edge confirms, and return what it asks for; on disk later (I1).
-
-        applied   seq of its `normal` lane up to which its operations are carried out here
-        """
+    def lacking(self, edge: str, incarnation: bytes, pull: Pull) -> Proposal | None:
+        """Return what has to be in the log before a question can be answered; None: nothing."""
         is_ours = pull.keyspace == self.mark.keyspace
         if is_ours and pull.base and not self.lineage.has_told(pull.start, pull.base):
             log.error(
                 "keys: %s knows of changes that this hub does not: it was put back to an older "
                 "state, or another hub has its identity; edges tell all they have", edge,
             )  # fmt: skip
-            self._renew()
-        one = self.replica_of(edge, incarnation, pull.replica)
-        if pull.replica == one.r and pull.keyspace == self.mark.keyspace and pull.base < one.base:
+            return proposals.Renew(pull.keyspace, self._random.randbytes(16))
+        one = self.names.get(edge)
+        if one is None or one.incarnation != incarnation:
+            return proposals.Name(edge, incarnation, pull.replica)
+        if is_ours and pull.replica == one.r and pull.base < self._told_up_to(one):
             # It knew more before: its disk was put back to an older state.
-            self.give_up(edge)
-            one = self.replica_of(edge, incarnation)
+            return proposals.Name(edge, incarnation, 0, instead_of=one.r)
+        return None
+
+    def _told_up_to(self, one: Replica) -> int:
+        """Return what an edge knew at least, unless it never confirmed anything."""
+        return max(one.base, self.mark.collected) if one.base else 0
+
+    def answer(self, edge: str, incarnation: bytes, pull: Pull, applied: int) -> Answer | None:
+        """Note what the edge confirms, and return what it asks for; on disk later (I1).
+
+        applied   seq of its `normal` lane up to which its operations are carried out here
+
+        None while something is `lacking`.
+        """
+        one = self.names.get(edge)
+        if one is None or self.lacking(edge, incarnation, pull) is not None:
+            return None
         if pull.replica != one.r or pull.keyspace != self.mark.keyspace:
             return Answer(one.r, [], 0, 0, is_all=False)
         base = pull.base if applied >= pull.made else one.base
-        now_ms = self.now_ms()
-        if base != one.base or now_ms - one.seen_ms > GRACE_MS:
-            self._put_replica(edge, msgspec.structs.replace(one, base=base, seen_ms=now_ms))
+        self.names.confirm(edge, base, self.now_ms())
         entries, position, is_all = self.space.page(
             pull.base, pull.after, PAGE_KEYS, PAGE_BYTES, scope_of(pull)
         )
@@ -647,17 +555,35 @@ class HubCells(CellStore):
 
     def stable(self) -> int:
         """Return the number up to which every edge has confirmed to know all changes."""
-        return min((one.base for one in self._replicas.values()), default=self.space.seq)
+        return self.names.stable()
 
-    def collect(self) -> bool:
-        """Forget some of what no edge needs any more; whether there is more to forget."""
-        stable = self.stable()
-        if stable <= self.mark.collected:
-            return False
-        reached = self.space.collect(self.mark.collected, stable, COLLECTED_A_TURN)
-        self._set_mark(collected=reached)
-        self.note_changes()
-        return reached < stable
+    def due(self, unseen_ms: int, unresolved_ms: int) -> Proposal | None:
+        """Return something that the log is to be told, if only because time has passed.
+
+        unseen_ms       edges that have not asked since are waited for no more
+        unresolved_ms   nor are conflicts to be resolved that were found before
+        """
+        self.space.now_ms = self.now_ms() - GRACE_MS
+        if self.space.expired(1):
+            return proposals.Expire()
+        if gone := self.names.unseen(unseen_ms):
+            log.warning("keys: waiting no more for edges that have not asked for long: %s", gone)
+            return proposals.GiveUp(tuple(gone))
+        if self.conflicts.has_open(unresolved_ms):
+            return proposals.ExpireConflicts(unresolved_ms)
+        period_ms = min(CONFIRMED_EVERY_MS, (self.now_ms() - unseen_ms) // 4)
+        if confirmed := self.names.unlogged(self.now_ms() - period_ms):
+            return proposals.Confirm(tuple(confirmed))
+        if (stable := self.stable()) > self.mark.collected:
+            return proposals.Collect(stable)
+        return None
+
+    def _collect(self, stable: int) -> None:
+        """Forget some of what no edge needs any more."""
+        if stable > self.mark.collected:
+            reached = self.space.collect(self.mark.collected, stable, COLLECTED_A_TURN)
+            self._set_mark(collected=reached)
+            self.note_changes()
 
     def _expire_some(self) -> int:
         """Only the hub removes what is past its time: it alone knows who gave it more."""
@@ -668,6 +594,33 @@ class HubCells(CellStore):
             self.space.delete(key)
         self.conflicts.note(self.now_ms())
         return len(gone)
+
+
+class _TooLarge(ReplyError):
+    """Instead of a reply for which there is no room; the command was not carried out."""
+
+
+TOO_LARGE: Final = _TooLarge(f"TOOLARGE replies of over {REPLIES_BYTES_MAX} bytes")
+
+
+def _writes(request: Sequence[bytes]) -> bool:
+    command = TABLE.get(request[0].lower())
+    return command is not None and command.writes
+
+
+def weight_of(reply: Reply) -> int:
+    """Return about how many bytes a reply takes."""
+    if isinstance(reply, bytes | str):
+        return ELEMENT_BYTES + len(reply)
+    if isinstance(reply, dict):
+        return ELEMENT_BYTES + sum(weight_of(k) + weight_of(v) for k, v in reply.items())
+    if isinstance(reply, list | tuple | set | frozenset):
+        return ELEMENT_BYTES + sum(map(weight_of, reply))
+    return ELEMENT_BYTES
+
+
+def _nobody(_entry: LogEntry, _result: Any) -> None:
+    pass
 
 
 def scope_of(pull: Pull) -> list[tuple[bytes, bool]]:

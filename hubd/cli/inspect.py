@@ -52,7 +52,7 @@ def _entries(hub_log: LmdbLog, after: int = 0) -> Iterator[Entry]:
 
 def record_rows(entry: Entry) -> Iterator[dict[str, Any]]:
     """Yield the records of an entry: lane, seq, event id, and a digest of kind and body."""
-    if entry.codec in (Codec.DEAD, Codec.GAP):
+    if entry.codec in (Codec.DEAD, Codec.GAP, Codec.PROPOSAL):
         yield {
             "lane": int(entry.lane),
             "seq": entry.first,

@@ -1,12 +1,13 @@
 """`hubd keys`, `conflicts`, `retire`: the keys of a hub, running or not.
 
-A running hub is asked over HTTP; one that stands still has its files opened.
+A running hub is asked over HTTP; one that stands still has its files opened, and what is changed
+goes into its log, as if it ran.
 """
 
 import contextlib
 import functools
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,14 +15,17 @@ import click
 import msgspec
 import trio
 
+from edgesync.cells import Reply
+from edgesync.cells.commands import TABLE
 from edgesync.cells.conflicts import STATES
 from edgesync.cli.program import as_json_option
+from edgesync.store.cells import checked, request_of
 from hubd import serve
 from hubd.api import conflicts as conflict_answers
 from hubd.api.answers import ConflictView
 from hubd.api.redis_json import plain
 from hubd.api.settings import ApiSettings
-from hubd.cells import HubCells
+from hubd.cells import Answers, HubCells
 from hubd.cells.keyspaces import stored_tenants
 from hubd.client import HubClient
 from hubd.errors import HubUnreachable, TenantUnknown
@@ -47,7 +51,7 @@ def _ask(
     token: str,
     tenant: str,
     ask: Callable[[HubClient], Awaitable[T]],
-    look: Callable[[HubCells], T],
+    look: Callable[[Path], T],
 ) -> T:
     """Ask the hub, or look into its files when no hub answers; those a hub has open are locked."""
     settings = read_settings(config)
@@ -60,10 +64,10 @@ def _ask(
     try:
         return trio.run(over_http)
     except HubUnreachable:
-        with _open(config, tenant) as cells:
-            found = look(cells)
-            cells.commit()
-            return found
+        folder = data_dir(config, settings)
+        if tenant != DEFAULT_TENANT and tenant not in stored_tenants(folder):
+            raise TenantUnknown(tenant) from None
+        return look(folder)
 
 
 def _url(api: ApiSettings) -> str:
@@ -71,17 +75,19 @@ def _url(api: ApiSettings) -> str:
     return f"http://[{host}]:{api.port}" if ":" in host else f"http://{host}:{api.port}"
 
 
-@contextlib.contextmanager
-def _open(config: Path, tenant: str) -> Iterator[HubCells]:
+def _read(config: Path, tenant: str, look: Callable[[HubCells], T], folder: Path) -> T:
+    """Look into the keys of a hub that stands still."""
     settings = read_settings(config)
-    folder = data_dir(config, settings)
-    if tenant != DEFAULT_TENANT and tenant not in stored_tenants(folder):
-        raise TenantUnknown(tenant)
     with (
         contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log,
         contextlib.closing(serve.open_cells(settings, folder, hub_log, tenant)) as cells,
     ):
-        yield cells
+        return look(cells)
+
+
+def _write(config: Path, tenant: str, change: Callable[[Answers], Awaitable[T]], folder: Path) -> T:
+    """Change the keys of a hub that stands still."""
+    return trio.run(serve.change_keys, read_settings(config), folder, tenant, change)
 
 
 @click.command(
@@ -98,9 +104,23 @@ def keys(config: Path, token: str, tenant: str, command: str, arguments: tuple[s
     reply = _ask(
         config, token, tenant,
         lambda hub: hub.command(command, *arguments),
-        lambda cells: cells.ask(command, arguments),
+        functools.partial(_carry_out, config, tenant, command, arguments),
     )  # fmt: skip
     click.echo(msgspec.json.encode(plain(reply)))
+
+
+def _carry_out(
+    config: Path, tenant: str, command: str, arguments: tuple[str, ...], folder: Path
+) -> Reply:
+    found = TABLE.get(command.lower().encode())
+    if found is None or not found.writes:
+        return _read(config, tenant, lambda cells: cells.ask(command, arguments), folder)
+
+    async def run(answers: Answers) -> Reply:
+        (reply,) = await answers.run_commands([request_of(command, arguments)])
+        return checked(reply)
+
+    return _write(config, tenant, run, folder)
 
 
 @click.command(epilog="Example: hubd conflicts --status open --prefix till: --json")
@@ -118,7 +138,9 @@ def conflicts(
     found = _ask(
         config, token, tenant,
         lambda hub: hub.conflicts(wanted, prefix),
-        functools.partial(_conflicts, status=wanted, prefix=prefix),
+        functools.partial(
+            _read, config, tenant, functools.partial(_conflicts, status=wanted, prefix=prefix)
+        ),
     )  # fmt: skip
     if as_json:
         click.echo(json.dumps([msgspec.to_builtins(one) for one in found], indent=2))
@@ -156,15 +178,15 @@ def _row(one: ConflictView) -> list[Any]:
 @click.pass_obj
 def retire(config: Path, edge: str, token: str, tenant: str) -> None:
     """Wait no longer for EDGE to confirm changes of keys; if it comes back, it takes all anew."""
-    look = functools.partial(_retire, edge=edge)
+    look = functools.partial(_write, config, tenant, functools.partial(_retire, edge=edge))
     _ask(config, token, tenant, lambda hub: hub.retire(edge), look)
     click.echo(f"{edge} is waited for no more; `hubd revoke {edge}` would also keep it out")
 
 
-def _retire(cells: HubCells, *, edge: str) -> None:
-    if edge not in cells.replicas():
+async def _retire(answers: Answers, *, edge: str) -> None:
+    if edge not in answers.cells.replicas():
         raise click.ClickException(f"{edge} keeps no copy of the keys")
-    cells.give_up(edge)
+    await answers.give_up(edge)
 
 
 def register(group: click.Group) -> None:

@@ -37,7 +37,10 @@ class LogFull(StoreFull):
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
-    """One batch to be stored for the session `epoch` of `edge`."""
+    """One batch to be stored for the session `epoch` of `edge`.
+
+    is_essential   small and needed to go on: it may take the room kept for that in a full log
+    """
 
     edge: str
     epoch: int
@@ -50,6 +53,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     codec: Codec
     payload: bytes
     reason: str = ""
+    is_essential: bool = False
 
 
 class Appended(msgspec.Struct, frozen=True, kw_only=True):

@@ -147,9 +147,9 @@ class Book:
         is_whole = asked.first == stands.floor + 1
         if is_whole and asked.prev_chain != stands.chain:
             raise ChainDiffers
-        if asked.codec in (Codec.DEAD, Codec.GAP):
+        if asked.codec in (Codec.DEAD, Codec.GAP, Codec.PROPOSAL):
             if not is_whole:
-                raise RecordError("a dead letter or a gap begins right after the floor")
+                raise RecordError("a dead letter, a gap or a proposal begins after the floor")
             return [Piece(asked, asked.first, asked.last, asked.codec, asked.payload)], []
         numbers = [
             (origin, first, first + count - 1)

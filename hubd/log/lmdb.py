@@ -368,17 +368,19 @@ class LmdbLog:
 
     def _written_out(self, changes: Changes) -> Write:
         write = Write()
+        # A full log refuses what is new; that somebody is there again has to go in.
+        is_essential = all(piece.append.is_essential for piece in changes.pieces)
         for offset, piece in enumerate(changes.pieces, start=1):
             key = position_key(self._written + offset)
-            write.put(ENTRIES, key, seal(key, self._entry_bytes(piece)))
+            write.put(ENTRIES, key, seal(key, self._entry_bytes(piece)), essential=is_essential)
         for edge in changes.epochs:
             key = edge.encode()
-            write.put(SESSIONS, key, seal(key, U64.pack(self._book.epochs[edge])))
+            epoch = U64.pack(self._book.epochs[edge])
+            write.put(SESSIONS, key, seal(key, epoch), essential=is_essential)
         for lane in changes.lanes:
             key, stands = lane_key(lane), self._book.lanes[lane]
-            write.put(
-                LANES, key, seal(key, LANE_VALUE.pack(stands.floor, stands.chain, stands.safe))
-            )
+            floors = LANE_VALUE.pack(stands.floor, stands.chain, stands.safe)
+            write.put(LANES, key, seal(key, floors), essential=is_essential)
         for ids in changes.ids:
             key = ids_key(ids)
             packed = b"".join(INTERVAL.pack(*interval) for interval in self._book.ids[ids])

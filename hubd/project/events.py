@@ -67,8 +67,11 @@ class EventsProjector(CommitsEach):
         if entry.codec in (Codec.DEAD, Codec.GAP):
             yield Part(entry, _instead(entry), 1, 0, True)
             return
-        records = batch.events(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
         rows, cost = Rows([], []), 1
+        if entry.codec is Codec.PROPOSAL:  # the business of hubd/cells
+            yield Part(entry, rows, cost, 0, True)
+            return
+        records = batch.events(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
         for nth in range(done, len(records)):
             index, record = records[nth]
             if record.kind in (RecordKind.CELLS, RecordKind.WINDOWS):
@@ -88,6 +91,8 @@ class EventsProjector(CommitsEach):
             new, lost = part.content.events, part.content.losses
             rows += new
             losses += lost
+            if part.entry.codec is Codec.PROPOSAL:
+                continue
             totals.add(
                 part.entry,
                 events=sum(row["status"] in (STORED, UNREADABLE) for row in new),

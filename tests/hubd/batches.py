@@ -1,14 +1,15 @@
 """Batches as an edge would send them, and a log that holds them."""
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 
 import trio
 
 from edgesync._native import batch, event
 from edgesync.model import EventType, RecordKind, Value, ValueType, series_id
-from edgesync_transport.messages import Codec, Lane
-from hubd.log.base import Entry
+from edgesync_transport.messages import Codec, Lane, LaneFloor
+from hubd.log.base import Append, Appended, Entry, Session
 from tests.native.rowsmith import Draft, make_rows
 
 Name = tuple[str, str]
@@ -84,7 +85,7 @@ class Edge:
 
 
 class Shelf:
-    """The reading half of a log, over a list."""
+    """A log over a list: what edges send is put there, what the hub does by itself is appended."""
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self._entries: list[Entry] = []
@@ -124,6 +125,26 @@ class Shelf:
                     break
                 found.append(entry)
         return found
+
+    async def open_session(
+        self, edge: str, _incarnation: bytes, _starts: Sequence[LaneFloor]
+    ) -> Session:
+        await trio.lowlevel.checkpoint()
+        last = max((entry.last for entry in self._entries if entry.edge == edge), default=0)
+        none = LaneFloor(floor=0, chain=0, safe=0)
+        return Session(epoch=1, floors=(none, LaneFloor(floor=last, chain=0, safe=last), none))
+
+    async def append(self, batches: Sequence[Append]) -> Sequence[Appended]:
+        await trio.lowlevel.checkpoint()
+        self.put(*[
+            Entry(
+                position=self.head + nth, edge=one.edge, incarnation=one.incarnation,
+                lane=one.lane, first=one.first, last=one.last, codec=one.codec,
+                payload=one.payload, stored_at_ns=time.time_ns(),
+            )
+            for nth, one in enumerate(batches, start=1)
+        ])  # fmt: skip
+        return [Appended(position=0, floor=one.last, safe=one.last) for one in batches]
 
     async def wait_beyond(self, position: int) -> None:
         while self.head <= position:

@@ -605,7 +605,9 @@ class HubSim:
             _, events = batch.columns(asked.codec, asked.payload)
             if any(event.body.startswith(POISON) for _, event in events):
                 return hub_core.Stored(one.token, 0, 0, code=NackCode.POISON, reason="poison")
-        fields = {name: getattr(asked, name) for name in Append.__struct_fields__ if name != "edge"}
+        fields = {
+            name: getattr(asked, name) for name in Append.__struct_fields__ if hasattr(asked, name)
+        }
         result = self.log.decide(Append(edge=NAME, **fields), changes)
         if isinstance(result, Appended):
             pause_s, reason = (self._pause_s(), SLOW) if self._slows_down() else (0.0, "")

@@ -239,6 +239,17 @@ def test_a_gap_carries_no_payload() -> None:
         decode([frame, b"no"])
 
 
+def test_what_only_a_hub_has_in_its_log_is_on_no_wire() -> None:
+    with pytest.raises(WireError, match="only the log of a hub has"):
+        encode(msgspec.structs.replace(BATCH, codec=Codec.PROPOSAL))
+    frame = build(
+        "batch", incarnation=b"x" * 16, first=1, last=1, codec=int(Codec.PROPOSAL),
+        payloadBytes=2, payloadCrc32=zlib.crc32(b"no"),
+    )  # fmt: skip
+    with pytest.raises(WireError, match="only the log of a hub has"):
+        decode([frame, b"no"])
+
+
 def test_a_refusal_with_a_code_of_a_later_version_still_refuses() -> None:
     decoded = decode([build("refused", nonce=7, code=999, reason="because")])
     assert decoded == msgspec.structs.replace(

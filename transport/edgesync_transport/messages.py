@@ -125,6 +125,7 @@ class Codec(enum.IntEnum):
     COLUMNS = 1
     DEAD = 2  # one record the receiver refused: kept as a dead letter, effects nothing (R12)
     GAP = 3  # records the sender no longer has: no payload, the reason says why (R8)
+    PROPOSAL = 4  # never on the wire: what a hub does by itself, in its log
 
 
 class Batch(Message, frozen=True, kw_only=True):

@@ -160,6 +160,8 @@ def _check(message: Message, limits: WireLimits) -> None:
     size, kind = len(getattr(message, "payload", b"")), _KIND_OF[type(message)]
     if size > limits.payload_bytes:
         raise WireError(f"{kind}: payload of {size} bytes, limit {limits.payload_bytes}")
+    if isinstance(message, Batch) and message.codec is Codec.PROPOSAL:
+        raise WireError("batch: a codec that only the log of a hub has")
     if isinstance(message, Batch) and message.codec is Codec.GAP and message.payload:
         raise WireError("batch: a GAP has no payload")
     if isinstance(message, messages.Page) and not message.part < message.parts:

@@ -285,15 +285,15 @@ async def test_a_question_the_hub_cannot_answer_costs_only_who_asks(sites: Sites
 async def test_care_that_fails_is_tried_again_and_stops_no_hub(sites: Sites) -> None:
     failures: list[Exception] = []
     async with sites.hub() as hub, sites.node("a") as a:
-        collect = hub.collect
+        due = hub.due
 
-        def fail() -> bool:
+        def fail(*_: object) -> None:
             failures.append(ZeroDivisionError("a mistake of ours"))
             raise failures[-1]
 
-        hub.collect = fail  # type: ignore[method-assign]
+        hub.due = fail  # type: ignore[assignment, method-assign]
         await until(lambda: bool(failures))
-        hub.collect = collect  # type: ignore[method-assign]
+        hub.due = due  # type: ignore[method-assign]
         a.set("k", "v")
         await settle(a)
         a.delete("k")

@@ -111,14 +111,14 @@ async def test_an_edge_keeps_what_its_hub_cannot_take(sites: Sites) -> None:
             await settle(a)
         await lose(sites, "empty")
         async with sites.hub() as hub:
-            restore = hub._restore
-            hub._restore = fail  # type: ignore[assignment, method-assign]
+            restore = hub.hearing._restore
+            hub.hearing._restore = fail  # type: ignore[assignment, method-assign]
             sync = a.cell_sync
             assert sync is not None
             await until(lambda: "did not take" in sync.last_problem)
             assert sync.state() == "degraded"
             assert recipes(a) == [b"%d" % number for number in range(RECIPES)]
-            hub._restore = restore  # type: ignore[method-assign]
+            hub.hearing._restore = restore  # type: ignore[method-assign]
             await settle(a)
             assert recipes(a) == [b"%d" % number for number in range(RECIPES)]
             assert hub.ask("DBSIZE", []) == RECIPES

@@ -115,7 +115,10 @@ def context(state: State, tmp_path: Path) -> Iterator[Context]:
 @pytest.fixture
 def client(context: Context) -> Iterator[httpx2.Client]:
     with TestClient(make_app(context), backend="trio") as client:
+        assert client.portal is not None
+        keys = client.portal.start_task_soon(context.answers.run)
         yield client
+        keys.cancel()
 
 
 @pytest.fixture

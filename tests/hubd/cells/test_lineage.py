@@ -7,7 +7,7 @@ import pytest
 from edgesync._native.hubkeys import HubKeys
 from edgesync.cells.commands import Call, carry_out
 from hubd.cells import lineage
-from hubd.cells.lineage import Lineage
+from hubd.cells.lineage import HUB, Lineage
 from tests.cells.memory import MemoryView
 
 pytestmark = pytest.mark.feature("L4", "S32")
@@ -23,8 +23,8 @@ class Hub:
         self._call = Call(self.space, Random(1))
 
     def begin(self, start: int) -> Lineage:
-        made = Lineage(self.rows, self.space, start)
-        made.load()
+        made = Lineage(self.rows, self.space)
+        made.load(start, HUB + start)
         return made
 
     def write(self) -> int:

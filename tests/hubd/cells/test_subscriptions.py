@@ -13,6 +13,7 @@ from edgesync_transport.link import Peer
 from edgesync_transport.messages import Lane, Message, Page, Pull
 from edgesync_transport.receiver import Receiver
 from hubd.cells import Answers, HubCells
+from hubd.cells.proposals import Name
 from hubd.cells.subscriptions import INDEXED_MAX, Scope, Subscription, Subscriptions
 from hubd.log.memory import MemoryLog
 from tests.hubd.batches import START_NS, Edge
@@ -92,7 +93,8 @@ class Fleet:
         """Ask as an edge that has all there is."""
         cells = self.answers.cells
         if edge not in self._replicas:
-            self._replicas[edge] = cells.replica_of(edge, b"").r
+            await self.answers.propose(Name(edge, b"", 0))
+            self._replicas[edge] = cells.replicas()[edge].r
         pull = Pull(
             epoch=1, token=1, keyspace=cells.mark.keyspace, replica=self._replicas[edge],
             base=cells.space.seq, after=cells.space.seq, made=0, wait_s=wait_s,
@@ -112,6 +114,7 @@ async def test_one_key_reaches_the_three_that_want_it_and_wakes_nobody_else(tmp_
     fleet = Fleet(answers, log)
     async with trio.open_nursery() as nursery:
         await nursery.start(answers.run)
+        await fleet.settle()
         for number in range(FLEET):
             shared = [(b"three/", True)] if number < 3 else []
             await fleet.ask(f"edge{number}", [(b"site/%d/" % number, True), *shared, *NOTHING])
@@ -136,14 +139,15 @@ async def test_readings_wake_nobody_and_cost_the_keys_no_commit(tmp_path: Path) 
     meter = Edge("meter", Lane.BULK)
     async with trio.open_nursery() as nursery:
         await nursery.start(answers.run)
+        await fleet.settle()
         await fleet.ask("edge", [])
         await fleet.settle()
-        commits = cells.generation
-        for position in range(1, 6):
+        commits, head = cells.generation, log.head
+        for position in range(head + 1, head + 6):
             meter.readings(START_NS, {("meter", "P"): float(position)})
             for _ in cells.project(meter.entry(position)):
                 pass
-        assert cells.position == 5
+        assert cells.position == head + 5
         assert not cells.rows.is_changed
         assert cells.generation == commits
         assert answers.subscriptions.woken == 0

@@ -8,7 +8,7 @@ import pytest
 
 from edgesync._native.edgekeys import NAMED_FROM
 from hubd.cells import HubCells
-from tests.hubd.keys import Till
+from tests.hubd.keys import Till, begun
 
 pytestmark = pytest.mark.feature("S32")
 
@@ -16,7 +16,8 @@ LOG = b"g" * 16
 
 
 def opened(path: Path, head: int, oldest: int = 1, *, is_again: bool = False) -> HubCells:
-    return HubCells(path, LOG, head, random=Random(1), oldest=oldest, is_again=is_again)
+    cells = HubCells(path, LOG, head, random=Random(1), oldest=oldest, is_again=is_again)
+    return begun(cells)
 
 
 def carry_out(cells: HubCells, till: Till, position: int) -> None:
