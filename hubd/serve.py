@@ -263,8 +263,7 @@ async def change_keys(
         async with open_log(settings, folder) as hub_log:
             keyspaces = open_keyspaces(settings, folder, hub_log)
             with contextlib.closing(keyspaces):
-                if known is not None:
-                    keyspaces.set_tenants(known.tenants, known.owners)
+                keyspaces.set_tenants([tenant], {} if known is None else known.owners)
                 answers = keyspaces.of(tenant)
                 if answers is None:
                     raise TenantUnknown(tenant)

@@ -184,7 +184,8 @@ def test_a_hub_whose_edges_took_every_descriptor_says_so(narrow: Narrow) -> None
 
         narrow.until(is_answered)
         assert any("file descriptors" in problem for problem in found["problems"])
-        assert len(list(Path(f"/proc/{hub.pid}/fd").iterdir())) < 160
+        # ZeroMQ's own thread may accept some more for a moment.
+        narrow.until(lambda: len(list(Path(f"/proc/{hub.pid}/fd").iterdir())) < 160)
     narrow.start_edge()
     narrow.out("edgesync", "sync", "--timeout", "100")
     assert hub.poll() is None

@@ -28,9 +28,9 @@ def test_two_readers_of_a_log_reach_the_same_bytes(seed: int, steps: int) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [range(at, at + 50) for at in range(1000, 1200, 50)])
-def test_two_readers_of_many_logs(seeds: range) -> None:
-    for seed in seeds:
+def test_two_readers_of_many_logs() -> None:
+    """`make converge` has 10,000 of them."""
+    for seed in range(1000, 1040):
         different, _ = readers.differences(seed, 100)
         assert (seed, different) == (seed, [])
 
