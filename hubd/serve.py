@@ -399,7 +399,7 @@ def _control_answers(
     async def retire(asked: Mapping[str, Any]) -> Any:
         edge = str(asked.get("edge", ""))
         answers = keyspaces.of(keyspaces.owner_of(edge)) or keyspaces.default
-        is_known = edge in answers.cells.replicas()
+        is_known = answers.cells.names.get(edge) is not None
         if is_known:
             await answers.give_up(edge)
         return {"retired": is_known}

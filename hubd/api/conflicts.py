@@ -3,11 +3,11 @@
 from typing import Any, Final
 
 from edgesync.cells.conflicts import PREVIEW_BYTES, RESOLVED, Conflict, Side
-from edgesync.errors import CommandError, StoreError
+from edgesync.errors import CommandError
 from hubd.api.answers import Conflicts, ConflictSide, ConflictView
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
-from hubd.api.keys import durable, nothing_stored
+from hubd.api.keys import durable, storing
 from hubd.api.params import (
     Choice,
     ConflictsPage,
@@ -47,9 +47,8 @@ async def resolve(context: Context, params: OneConflict, asked: Choice) -> Confl
     found = _known(context, params.id)
     choice = _choice(asked, context.cells.call.value_max)
     try:
-        await context.answers.resolve(params.id, choice)
-    except StoreError as error:
-        raise nothing_stored(error) from error
+        with storing():
+            await context.answers.resolve(params.id, choice)
     except CommandError as error:
         is_over = found.status == RESOLVED
         remedy = "GET /api/v1/conflicts?status=open" if is_over else "GET it for its sides"

@@ -1,6 +1,7 @@
 """Answers about keys, and commands on them. What is answered is on disk (I1)."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -93,10 +94,8 @@ async def _replies(
         replies = context.cells.run_all(requests)
         await durable(context.cells)
         return replies
-    try:
+    with storing():
         return await context.answers.run_commands(requests) if requests else []
-    except StoreError as error:
-        raise nothing_stored(error) from error
 
 
 def _fields(asked: Commands) -> list[str]:
@@ -190,14 +189,19 @@ def _too_large(field: str) -> Problem:
 
 async def durable(cells: HubCells) -> None:
     """Return when all that was seen or changed is on disk; raises ApiError."""
-    try:
+    with storing():
         await cells.wait_durable()
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Answer what the log or the keys' store refuses with ApiError."""
+    try:
+        yield
     except StoreError as error:
-        raise nothing_stored(error) from error
-
-
-def nothing_stored(error: StoreError) -> ApiError:
-    return ApiError(503, f"nothing was stored: {error}", remedy="mend that, then try again")
+        raise ApiError(
+            503, f"nothing was stored: {error}", remedy="mend that, then try again"
+        ) from error
 
 
 # -- reading -------------------------------------------------------------------------------------

@@ -1,10 +1,9 @@
 """Answers about who keeps a copy of the keys, and giving one up."""
 
-from edgesync.errors import StoreError
 from hubd.api.answers import Replicas, ReplicaView, Retired
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
-from hubd.api.keys import durable, nothing_stored
+from hubd.api.keys import durable, storing
 from hubd.api.params import EdgesPage, NoBody, OneEdge, make_cursor, read_cursor
 
 
@@ -39,8 +38,6 @@ async def retire(context: Context, params: OneEdge, _asked: NoBody) -> Retired:
             404, f"{params.edge!r} keeps no copy of the keys", field="edge",
             remedy="GET /api/v1/replicas lists those that do",
         )  # fmt: skip
-    try:
+    with storing():
         await context.answers.give_up(params.edge)
-    except StoreError as error:
-        raise nothing_stored(error) from error
     return Retired(edge=params.edge, replica=found.r)

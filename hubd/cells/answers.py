@@ -300,7 +300,7 @@ class Answers:
         """The edge may not come any more (its key was revoked): nothing waits for it."""
         if edge in self._asking:
             self._asking.pop(edge).scope.cancel()
-        if edge in self.cells.replicas():
+        if self.cells.names.get(edge) is not None:
             self._forgotten.add(edge)
             if self._nursery is not None:
                 self._nursery.start_soon(self._give_up_forgotten)
@@ -375,12 +375,11 @@ class Answers:
             await self._reach(self.log.head, edge)
             told = self.cells.heard_of(edge, incarnation)
             applied = max(floor, told)
-            answer = self.cells.answer(edge, incarnation, pull, applied)
-            if answer is None:
-                lacking = self.cells.lacking(edge, incarnation, pull)
-                if lacking is not None:
-                    await self.propose(lacking)
+            lacking = self.cells.lacking(edge, incarnation, pull)
+            if lacking is not None:
+                await self.propose(lacking)
                 continue
+            answer = self.cells.answer(edge, pull, applied)
             digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)

@@ -26,7 +26,6 @@ from edgesync.cells.view import View
 from edgesync.errors import RecordError, StoreError
 from hubd.cells.conflicts import Conflicts
 from hubd.cells.lineage import Lineage
-from hubd.cells.proposals import seed_of
 from hubd.cells.replicas import Replica, Replicas
 from hubd.log.base import Entry as LogEntry
 
@@ -70,11 +69,6 @@ class Hearing:
     def miss(self, edge: str, incarnation: bytes) -> None:
         """Records of the edge are missing before its next operations."""
         self._rows.put(b"l" + edge.encode(), incarnation)
-
-    def _name(self, entry: LogEntry, wanted: int) -> Replica:
-        return self._names.name(
-            entry.edge, entry.incarnation, wanted, self._space.now_ms, seed_of(entry)
-        )
 
     def is_new(self, record: Record) -> bool:
         """Whether it comes for the first time; numbers of one origin come in order."""
@@ -123,7 +117,7 @@ class Hearing:
         gap = b"l" + entry.edge.encode()
         for at in range(0, len(ops), OPS_A_TURN):
             wanted = tag.replica or written_as
-            one = self._name(entry, wanted)
+            one = self._names.name(entry.edge, entry.incarnation, wanted, entry)
             part = ops[at : at + OPS_A_TURN]
             if written_as == one.r:
                 is_known = self._mark().keyspace.startswith(tag.keyspace)
@@ -176,7 +170,7 @@ class Hearing:
         elif told is None or (piece.token, piece.after) != (told.token, told.until):
             raise RecordError("a piece of what an edge holds, without those before it")
         opening = told.opening
-        self._name(entry, opening.r)
+        self._names.name(entry.edge, entry.incarnation, opening.r, entry)
         entries = piece.entries
         for nth, one in enumerate(entries):
             seen = opening.seen if one.is_whole and opening.covers else {}

@@ -8,10 +8,8 @@ when it was stored, its chance is drawn from its place.
 To the log the hub is an edge of its own, one a tenant, whose name no edge can have.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from random import Random
 from typing import Any, Final
 
 import msgspec
@@ -140,16 +138,6 @@ def decode(entry: Entry) -> Proposal:
     except msgspec.MsgspecError as error:
         raise RecordError(f"a proposal that cannot be read: {error}") from error
     return proposal
-
-
-def seed_of(entry: Entry) -> bytes:
-    """Return where what is left to chance in an entry is drawn from."""
-    place = b"%d %d %d" % (entry.position, entry.first, entry.stored_at_ns)
-    return hashlib.blake2b(place + entry.edge.encode() + entry.incarnation).digest()
-
-
-def chance_of(entry: Entry) -> Random:
-    return Random(seed_of(entry))
 
 
 class _Waiting:

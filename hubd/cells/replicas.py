@@ -18,6 +18,7 @@ from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO
 from edgesync._native.hubkeys import HubKeys
 from edgesync.cells.view import View
 from hubd.cells.lineage import Lineage
+from hubd.log.base import Entry
 
 HOLES_MAX: Final = 1000
 
@@ -136,20 +137,21 @@ class Replicas:
         self._names[r] = edge
         self._rows.put(b"n" + r.to_bytes(4, "big"), edge.encode())
 
-    def name(self, edge: str, incarnation: bytes, wanted: int, now_ms: int, seed: bytes) -> Replica:
+    def name(self, edge: str, incarnation: bytes, wanted: int, entry: Entry) -> Replica:
         """Return what the edge is called in this life of its store: a new name for a new one.
 
         wanted   as which it has written, before it came here
+        entry    the one that is carried out
         """
         found = self._replicas.get(edge)
         if found is not None and found.incarnation == incarnation:
             return found
         r, nth = wanted, 0
         while not 0 < r < NAMED_TO or r in self._names:
-            digest = hashlib.blake2b(b"%d" % nth + seed, digest_size=8).digest()
+            digest = hashlib.blake2b(b"%d" % nth + entry.seed, digest_size=8).digest()
             r = NAMED_FROM + int.from_bytes(digest, "big") % (NAMED_TO - NAMED_FROM)
             nth += 1
-        found = Replica(r, incarnation, acked=self._lineage.seen(r), seen_ms=now_ms)
+        found = Replica(r, incarnation, acked=self._lineage.seen(r), seen_ms=self._space.now_ms)
         self.note_name(r, edge)
         self.put(edge, found)
         return found

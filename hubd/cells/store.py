@@ -47,7 +47,7 @@ from hubd.cells import proposals
 from hubd.cells.conflicts import Conflicts
 from hubd.cells.hearing import Hearing
 from hubd.cells.lineage import HUB, Lineage
-from hubd.cells.proposals import Proposal, seed_of
+from hubd.cells.proposals import Proposal
 from hubd.cells.replicas import Replica, Replicas
 from hubd.log.base import ENTRY_BYTES_MAX
 from hubd.log.base import Entry as LogEntry
@@ -323,9 +323,6 @@ class HubCells(CellStore):
             self.namings += 1
             self.note_changes()
 
-    def _name(self, entry: LogEntry, edge: str, incarnation: bytes, wanted: int) -> Replica:
-        return self.names.name(edge, incarnation, wanted, self.space.now_ms, seed_of(entry))
-
     # -- proposals ---------------------------------------------------------------------------
 
     def start_proposal(self) -> proposals.Start:
@@ -351,7 +348,7 @@ class HubCells(CellStore):
         proposal = proposals.decode(entry)
         savepoint, random = Savepoint(self.rows, self.space), self.call.random
         self._at_ms = self.space.now_ms = max(1, entry.stored_at_ns // 1_000_000)
-        self.call.random = proposals.chance_of(entry)
+        self.call.random = Random(entry.seed)
         try:
             result = self.carry_out(proposal, entry)
             self.conflicts.note(self.space.now_ms)
@@ -381,7 +378,7 @@ class HubCells(CellStore):
                 one = self.names.logged(edge)
                 if one is not None and one.r == instead_of:
                     self.give_up(edge)
-                self._name(entry, edge, incarnation, wanted)
+                self.names.name(edge, incarnation, wanted, entry)
             case proposals.GiveUp(edges):
                 for edge in edges:
                     self.give_up(edge)
@@ -403,9 +400,8 @@ class HubCells(CellStore):
         is_first = not self.mark.start
         if self.space.n > self.mark.born:
             self.lineage.note(self.mark.r, self.space.n)
-        for edge, one in self.names.all().items():
-            if edge:
-                self.lineage.note(one.r, one.whole)
+        for one in self.names.all().values():
+            self.lineage.note(one.r, one.whole)
         if self.mark.start:
             self.lineage.end(self.mark.start)
         self.lineage.begin(start.start, start.r)
@@ -523,16 +519,13 @@ class HubCells(CellStore):
         """Return what an edge knew at least, unless it never confirmed anything."""
         return max(one.base, self.mark.collected) if one.base else 0
 
-    def answer(self, edge: str, incarnation: bytes, pull: Pull, applied: int) -> Answer | None:
-        """Note what the edge confirms, and return what it asks for; on disk later (I1).
+    def answer(self, edge: str, pull: Pull, applied: int) -> Answer:
+        """Note what the edge confirms, and return what it asks for, nothing of which is `lacking`.
 
         applied   seq of its `normal` lane up to which its operations are carried out here
-
-        None while something is `lacking`.
         """
         one = self.names.get(edge)
-        if one is None or self.lacking(edge, incarnation, pull) is not None:
-            return None
+        assert one is not None, "it is named"
         if pull.replica != one.r or pull.keyspace != self.mark.keyspace:
             return Answer(one.r, [], 0, 0, is_all=False)
         base = pull.base if applied >= pull.made else one.base

@@ -184,7 +184,7 @@ def retire(config: Path, edge: str, token: str, tenant: str) -> None:
 
 
 async def _retire(answers: Answers, *, edge: str) -> None:
-    if edge not in answers.cells.replicas():
+    if answers.cells.names.get(edge) is None:
         raise click.ClickException(f"{edge} keeps no copy of the keys")
     await answers.give_up(edge)
 

@@ -8,6 +8,7 @@ floors, sessions, and which records it has stored.
 A conforming log passes tests/hubd/log/test_contract.py, unchanged.
 """
 
+import hashlib
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -92,6 +93,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     payload: bytes
     stored_at_ns: int
     reason: str = ""
+
+    @property
+    def seed(self) -> bytes:
+        """What is left to chance in it is drawn from here: the same for whoever reads it."""
+        place = b"%d %d %d" % (self.position, self.first, self.stored_at_ns)
+        return hashlib.blake2b(place + self.edge.encode() + self.incarnation).digest()
 
 
 class Backup(msgspec.Struct, frozen=True, kw_only=True):

@@ -149,10 +149,8 @@ async def test_a_hub_that_is_not_asked_this_way_answers_without(sites: Sites) ->
     async with sites.hub(), till(sites) as (node, port):
         answer = sites.cells.answer
 
-        def answer_as_before(
-            edge: str, incarnation: bytes, pull: Pull, applied: int
-        ) -> Answer | None:
-            return answer(edge, incarnation, msgspec.structs.replace(pull, wants=()), applied)
+        def answer_as_before(edge: str, pull: Pull, applied: int) -> Answer:
+            return answer(edge, msgspec.structs.replace(pull, wants=()), applied)
 
         sites.cells.answer = answer_as_before  # type: ignore[method-assign]
         evict(node)

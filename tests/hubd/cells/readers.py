@@ -163,8 +163,7 @@ class World:
         while lacking := self.live.lacking(gateway.name, gateway.incarnation, gateway.pull):
             self.propose(lacking)
             self._catch_up()
-        answer = self.live.answer(gateway.name, gateway.incarnation, gateway.pull, 0)
-        assert answer is not None
+        answer = self.live.answer(gateway.name, gateway.pull, 0)
         pull, keyspace = gateway.pull, self.live.mark.keyspace
         if (pull.replica, pull.keyspace) != (answer.replica, keyspace):
             gateway.space.rejoin(answer.replica)
