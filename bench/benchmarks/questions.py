@@ -391,10 +391,15 @@ async def remove_month(state: State, days: int, now_ns: int) -> dict[str, Any]:
     keep = RetentionSection(
         readings=Seconds(days * 86400 * 4 / 7), hours=Seconds(days * 86400 * 5 / 7)
     )
+    held = readings(state)
     removed = await kept_up(state, keep, now_ns)
+    found = {"before": waits.figures(), "readings_before": held, "readings": readings(state)}
+    return found | removed
+
+
+def readings(state: State) -> int:
     counted = sa.select(sa.func.sum(tables.page.c.points))
-    readings = state.read_now(lambda c: int(c.scalar(counted) or 0), limit_s=60)
-    return {"before": waits.figures(), "readings": readings} | removed
+    return state.read_now(lambda c: int(c.scalar(counted) or 0), limit_s=60)
 
 
 @contextlib.contextmanager

@@ -19,4 +19,5 @@ def test_questions_are_answered_while_readings_come(database: str) -> None:
     assert found["points"] >= 3 * (2 * 1440 + 3 * 2 * 48)
     wanted = {f"{sort} {kind.name}" for sort in ("latest", "day", "hours") for kind in KINDS}
     assert wanted == found["still_ms"].keys() == found["warm_ms"].keys() == found["cold_ms"].keys()
-    assert found["removal"]["readings"] < found["points"]
+    # Readings came while it was asked: more may stay than were there at first.
+    assert found["removal"]["readings"] < found["removal"]["readings_before"]
