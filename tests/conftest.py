@@ -27,7 +27,8 @@ ROW = re.compile(r"^\|\s*([A-Z]\d+)\s*\|\s*([^|]+?)\s*\|")
 FEATURE_ID = re.compile(r"^[A-Z]\d+$")
 
 # Folders and files that are slow as a whole: each of their tests starts programs, waits for their
-# disks, or runs many worlds. Elsewhere a test is marked by itself.
+# disks, or runs many worlds. So is each test that asks PostgreSQL. Elsewhere a test is marked by
+# itself.
 SLOW = (
     "browser",
     "cells/test_convergence.py",
@@ -47,6 +48,7 @@ SLOW = (
     "edgesync/sync/test_full_lanes.py",
     "edgesync/sync/test_lost_hub.py",
     "edgesync/sync/test_restored_stores.py",
+    "edgesync/sync/test_return.py",
     "edgesync/test_daemon.py",
     "edgesync/test_guide.py",
     "edgesync/test_readme.py",
@@ -55,11 +57,22 @@ SLOW = (
     "hubd/api/test_keys.py",
     "hubd/api/test_stream.py",
     "hubd/cli",
+    "hubd/db/test_engine.py",
     "hubd/log/test_lmdb.py",
+    "hubd/owned/test_postgresql.py",
     "hubd/project/test_bounds.py",
+    "hubd/project/test_fresh.py",
+    "hubd/project/test_hostile.py",
     "hubd/project/test_kill.py",
     "hubd/project/test_telemetry.py",
+    "hubd/state/test_damage.py",
+    "hubd/state/test_schema.py",
+    "hubd/test_admission.py",
+    "hubd/test_backup.py",
     "hubd/test_descriptors.py",
+    "hubd/test_hold.py",
+    "hubd/test_postgresql.py",
+    "hubd/test_trimming.py",
     "hubd/web/test_shown.py",
     "sim",
     "transport/test_zmq_faults.py",
@@ -91,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in (
         "feature(*ids): the feature rows this test shows, e.g. 'S4'",
         "setting(*names): keys of a settings file this test shows to act, e.g. 'sync.heartbeat'",
-        "slow: takes more than about a second; left out of `make quick`",
+        "slow: takes more than about half a second; left out of `make quick`",
         "long: takes minutes; only in `make long`",
         "model: the exhaustive search of the protocol's model",
         "root: needs root (a loop device); left out, and named, for an ordinary user",
@@ -225,6 +238,13 @@ def pytest_terminal_summary(
     terminalreporter.write_line(f"{len(shown)} features are shown by tests")
 
 
+def asks_postgresql(item: pytest.Item) -> bool:
+    """Return whether a test needs the server, whose start and syncs take their time."""
+    names = getattr(item, "fixturenames", ())
+    case = getattr(item, "callspec", None)
+    return "postgresql" in names or (case is not None and "postgresql" in case.id.split("-"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(
     config: pytest.Config, items: list[pytest.Item]
@@ -232,7 +252,7 @@ def pytest_collection_modifyitems(
     slow = tuple(TESTS / one for one in SLOW)
     for item in items:
         features_of(item)
-        if any(item.path.is_relative_to(one) for one in slow):
+        if any(item.path.is_relative_to(one) for one in slow) or asks_postgresql(item):
             item.add_marker("slow")
     yield  # `-m` chooses
     LEFT_OUT.update((item.nodeid, reason) for item in items if (reason := obstacle(item)))

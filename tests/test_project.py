@@ -54,6 +54,7 @@ def foreign(folder: str) -> dict[str, Path]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "declared"),
     [
@@ -98,6 +99,7 @@ def without_extras(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_an_edge_needs_no_library_of_an_extra() -> None:
     done = without_extras("""
 import edgesync
@@ -108,6 +110,7 @@ for module in pkgutil.walk_packages(edgesync.__path__, "edgesync."):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_hub_without_its_libraries_says_what_to_install() -> None:
     done = without_extras("""
 sys.argv = ["hubd", "run"]
@@ -132,6 +135,7 @@ def claims() -> set[str]:
     return found
 
 
+@pytest.mark.slow
 def test_every_module_that_claims_to_be_a_core_is_held_to_it() -> None:
     (contract,) = (
         one for one in PROJECT["tool"]["importlinter"]["contracts"] if "(I13)" in one["name"]

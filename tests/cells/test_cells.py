@@ -95,6 +95,7 @@ def test_a_replacement_leaves_what_it_had_not_seen(cell: list[Dot], q: int) -> N
     assert left == [dot for dot in cell if dot.seq > q] + [op]
 
 
+@pytest.mark.slow
 @given(dots(), st.integers(0, 8))
 def test_an_amount_takes_away_nothing_but_removals(cell: list[Dot], q: int) -> None:
     op = Dot(7, 1, 9, AMOUNT, b"3", seq=99)

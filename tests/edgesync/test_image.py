@@ -21,6 +21,7 @@ READINGS = st.lists(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.feature("L13")
 @given(groups=st.lists(READINGS, max_size=6), limit=st.integers(1, 7))
 def test_the_image_is_the_last_value_of_the_first_series(

@@ -178,6 +178,7 @@ async def ingest_for_ever(edge: EdgeNode) -> None:
         await edge.ingest([reading(n, str(key)) for key in range(100)])
 
 
+@pytest.mark.slow
 async def test_a_full_store_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
     async with node(tmp_path, store={"limit": "2mb", "retain": "0b"}) as one:
         with pytest.raises(StoreFull, match=r"store\.limit"):

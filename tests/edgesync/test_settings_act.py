@@ -59,6 +59,7 @@ def named() -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_every_key_a_file_may_hold_is_shown_to_act() -> None:
     optional = [name for name, (_, _, is_optional) in keys().items() if is_optional]
     assert sorted(named() - set(keys())) == []

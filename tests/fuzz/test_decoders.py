@@ -7,6 +7,7 @@ from tests.fuzz.fuzz import Target, all_targets, attack
 INPUTS = 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", all_targets(), ids=lambda target: target.name)
 def test_hostile_input_ends_in_a_result_or_in_the_decoders_error(target: Target) -> None:
     tally = attack(target, INPUTS, seed=2)

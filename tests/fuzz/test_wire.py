@@ -77,6 +77,7 @@ def one_input(rng: random.Random) -> list[bytes]:
     return [framed(rng.randbytes(8 * rng.randrange(1, 64)))]
 
 
+@pytest.mark.slow
 @pytest.mark.feature("K3")
 @pytest.mark.timeout(7200)
 def test_decode_is_total() -> None:

@@ -143,12 +143,14 @@ async def dropped(folder: Path, log: dict[str, object]) -> int:
             await trio.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.feature("S32")
 @pytest.mark.setting("hub.toml log.keep")
 async def test_entries_go_by_age_as_the_file_says(tmp_path: Path) -> None:
     assert await dropped(tmp_path, {"keep": "50m"}) == 21  # the hub's own start
 
 
+@pytest.mark.slow
 @pytest.mark.feature("S32")
 @pytest.mark.setting("hub.toml log.keep_bytes")
 async def test_entries_go_by_size_as_the_file_says(tmp_path: Path) -> None:
@@ -205,6 +207,7 @@ async def status_of(url: str, **headers: str) -> tuple[int, str]:
     return await trio.to_thread.run_sync(get)
 
 
+@pytest.mark.slow
 @pytest.mark.feature("K6")
 @pytest.mark.setting("hub.toml hub.listen", "hub.toml limits.series", "hub.toml api.host")
 @pytest.mark.setting("hub.toml state.memory")
@@ -274,6 +277,7 @@ def test_the_log_is_as_the_file_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not root.handlers[0].format(record).startswith("{")
 
 
+@pytest.mark.slow
 @pytest.mark.feature("S6")
 @pytest.mark.setting("hub.toml hub.database", "hub.toml hub.password_file")
 def test_the_registry_is_in_the_database_that_is_named(tmp_path: Path, database: str) -> None:

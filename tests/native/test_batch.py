@@ -114,6 +114,7 @@ def seen(columns: list[batch.Column]) -> dict[tuple[int, int], tuple[list[int], 
     return out
 
 
+@pytest.mark.slow
 @given(st.lists(bodies(), max_size=40), st.booleans())
 def test_columns_say_what_the_records_said(made: list[bytes], packed: bool) -> None:
     rows = [Draft(READINGS, body, number=i) for i, body in enumerate(made)]
@@ -159,6 +160,7 @@ def test_hundreds_of_shapes() -> None:
     assert seen(batch.columns(codec, payload)[0]) == table(made)
 
 
+@pytest.mark.slow
 def test_columns_beat_rows_on_telemetry() -> None:
     """50 decimal sensors at 1 Hz: 0.85 bytes a reading when measured, also one reading a record."""
     made = polls(1000, width=50)
@@ -287,6 +289,7 @@ def test_truncated_payloads_are_refused() -> None:
                 function(7, payload)
 
 
+@pytest.mark.slow
 @given(TIMES, st.sampled_from(list(VALUES)), st.data())
 def test_readings_round_trip(time_ns: int, vtype: int, data: st.DataObject) -> None:
     series = data.draw(st.lists(SERIES, min_size=1, max_size=20))

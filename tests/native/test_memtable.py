@@ -57,6 +57,7 @@ def flat(runs: Sequence[tuple[int, int, "array.array[int]", object]]) -> list[tu
     return found
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(columns(), max_size=8), max_size=8), st.sets(st.integers(0, 40)))
 def test_points_come_back_in_order(batches: list[list[Column]], known: set[int]) -> None:
     table = Memtable()
@@ -151,6 +152,7 @@ def test_arrays_that_do_not_belong_together_are_refused() -> None:
             table.append(good._replace(**{field: bad}))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @given(st.lists(columns(), min_size=1, max_size=8), st.booleans())
 def test_a_batch_gives_the_same_as_its_columns(some: list[Column], in_columns: bool) -> None:
     drafts = [

@@ -331,6 +331,7 @@ def test_a_forked_child_may_not_use_it(store: Store) -> None:
     put(store, b"a", b"1")
 
 
+@pytest.mark.slow
 def test_reading_only_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store"
     path.mkdir()
@@ -532,6 +533,7 @@ def test_a_map_that_cannot_be_had_is_refused_with_its_size(tmp_path: Path) -> No
     assert "ulimit -v" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_store_of_a_32_bit_machine_is_named_as_such(tmp_path: Path) -> None:
     path = tmp_path / "s"
     opened(path).close()
@@ -620,6 +622,7 @@ def rot_page_count(raw: bytearray, node: int, page_bytes: int) -> None:
     struct.pack_into("<I", raw, first * page_bytes + PAGES_AT, 1 << 30)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "rot"),
     [

@@ -223,6 +223,7 @@ def test_a_file_cut_short_has_the_entries_before_the_cut(tmp_path: Path) -> None
     assert replay(raw[: SIZE // 2 + 2 * entry + 1], ONE + TWO) == {b"a": b"1", b"b": b"1"}
 
 
+@pytest.mark.slow
 def test_a_full_log_with_a_damaged_head_is_read_in_bounded_steps() -> None:
     """A hundred thousand entries behind the damage are each looked at once."""
 

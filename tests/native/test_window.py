@@ -198,6 +198,7 @@ INSIDE = st.lists(
               st.one_of(DECIMALS, FINITE, NUMBERS)), max_size=30)  # fmt: skip
 
 
+@pytest.mark.slow
 @example([[(0, 0.0), (0, 1.5786271112507106e-156)]], 0, False)
 @given(st.lists(INSIDE, min_size=1, max_size=5), st.integers(-5, 10**7), st.booleans())
 def test_packed_windows_come_back(
@@ -228,6 +229,7 @@ def test_packed_windows_come_back(
                 assert Window.decode(after.encode()).quantile(0.5) is None
 
 
+@pytest.mark.slow
 @given(st.lists(INSIDE, min_size=2, max_size=8))
 def test_packed_parts_merge_to_the_whole(contents: list[list[tuple[int, float]]]) -> None:
     merged = Window()

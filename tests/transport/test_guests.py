@@ -82,6 +82,7 @@ async def test_who_holds_none_is_refused_at_the_handshake() -> None:
         assert hub.hearing.stats.guests == 0
 
 
+@pytest.mark.slow
 async def test_a_token_made_meanwhile_is_good_at_once() -> None:
     async with open_hub() as hub, trio.open_nursery() as nursery:
         secret, found = new_secret(), list[bytes]()

@@ -51,6 +51,7 @@ async def running(*pumps: Pump) -> AsyncIterator[None]:
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_no_message_waits_for_another_one() -> None:
     """Ping-pong: each message is alone, so an edge that is missed is never made good."""
     with sockets() as (one, two):
@@ -88,6 +89,7 @@ async def test_bursts_in_both_directions_end_completely() -> None:
         assert got[left] == got[right] > 0
 
 
+@pytest.mark.slow
 async def test_other_tasks_run_during_a_flood() -> None:
     with sockets() as (one, two):
         left, right = Pump(one), Pump(two)

@@ -49,6 +49,7 @@ async def test_every_message_passes_both_ways() -> None:
             assert await link.receive() == sample
 
 
+@pytest.mark.slow
 async def test_ten_thousand_messages_both_ways_at_once() -> None:
     """Two floods that meet on the same two sockets: where an edge-triggered descriptor stalls."""
     count = 10_000
@@ -169,6 +170,7 @@ async def test_what_the_hub_sent_last_is_read_before_the_end() -> None:
             assert (await end_of(link)).cause is Cause.LOST
 
 
+@pytest.mark.slow
 async def test_a_receive_that_is_cancelled_loses_nothing() -> None:
     count = 2_000
     async with open_hub() as hub, hub.edge("plant-7") as link:

@@ -268,6 +268,7 @@ def is_sane(sample: Sample | None) -> bool:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.fixed_dictionaries({name: TEXTS for name in FILES}), st.integers(0, 1 << 40))
 def test_whatever_the_files_hold_it_is_a_value_or_not_known(

@@ -46,6 +46,7 @@ def open_cells(folder: Path) -> tuple[EdgeStore, EdgeCells]:
     return store, EdgeCells(store, random=Random(1))
 
 
+@pytest.mark.slow
 def test_an_overlay_is_a_map_whatever_is_committed_when(tmp_path: Path) -> None:
     random = Random(3)
     make_wal(tmp_path, 8000)

@@ -608,6 +608,7 @@ async def test_the_next_lap_is_written_while_one_goes_to_lmdb(
                 assert shown(open_cells(other)) == meant
 
 
+@pytest.mark.slow
 async def test_both_laps_full_make_writers_wait_and_a_commit_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -675,6 +676,7 @@ async def test_a_full_store_is_closed_and_keeps_its_log(
         assert open_cells(store).run([b"GET", b"k"]) == b"logged"
 
 
+@pytest.mark.slow
 async def test_a_lap_has_more_rows_where_they_share_pages_and_there_is_room_for_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

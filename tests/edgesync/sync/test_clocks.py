@@ -50,6 +50,7 @@ def shows(key: str, *at: EdgeNode | HubCells) -> bool:
     return all(ask("GET", [key]) == b"v" and is_right(ask("TTL", [key])) for ask in asks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off_ns", [YEARS_NS, 2 * DAY_NS])
 @pytest.mark.parametrize("is_restarted", [False, True])
 async def test_a_clock_set_right_before_the_hub_is_seen(
@@ -77,6 +78,7 @@ async def test_a_clock_set_right_before_the_hub_is_seen(
             assert is_right(b.command("TTL", "h"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("off_ns", [YEARS_NS, 2 * DAY_NS, 10 * 60 * 10**9])
 async def test_the_offset_that_was_measured_is_applied(sites: Sites, off_ns: int) -> None:
     clock = WallClock(off_ns)

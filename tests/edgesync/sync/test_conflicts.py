@@ -39,6 +39,7 @@ async def test_a_conflict_is_listed_where_it_concerns_somebody(sites: Sites) -> 
             assert a.get("price") == b.get("price") == c.get("price") == one.winner.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["edge", "hub", "any write"])
 async def test_resolving_clears_it_everywhere(sites: Sites, where: str) -> None:
     async with sites.node("a") as a, sites.node("b") as b:
@@ -164,6 +165,7 @@ async def test_a_key_without_a_name_is_a_key(sites: Sites) -> None:
             assert b.get("") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["edge", "hub", "any write"])
 async def test_a_key_made_as_two_things_is_listed_and_loses_nothing(
     sites: Sites, where: str

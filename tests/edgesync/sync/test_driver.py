@@ -115,6 +115,7 @@ async def until(is_so: Callable[[], bool]) -> None:
     raise TimeoutError("it never became so")
 
 
+@pytest.mark.slow
 @pytest.mark.feature("S4", "S5", "S12")
 async def test_an_edge_that_sends_more_than_it_may_keeps_the_rest_and_says_why(hub: Hub) -> None:
     rates = Rates(RateSettings(edge=Rate(readings=2000), burst_s=0.5))

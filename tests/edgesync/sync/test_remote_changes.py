@@ -37,6 +37,7 @@ def take(node_watch: Any) -> list[Change]:
     return found
 
 
+@pytest.mark.slow
 async def test_a_program_hears_what_another_site_wrote_once_and_its_own_writes_once(
     sites: Sites,
 ) -> None:

@@ -77,6 +77,7 @@ async def test_a_loser_or_another_value_can_be_taken(hub: HubClient, context: Co
         await hub.resolve(other.id, side=loser, value="x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("one", "other", "cell", "name"),
     [
@@ -99,6 +100,7 @@ async def test_each_kind_of_cell_can_be_shown_and_settled(
     assert (await hub.resolve(found.id)).status == "resolved"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -129,6 +131,7 @@ async def test_a_value_that_is_too_large_is_refused(url: str) -> None:
     assert (answer.status_code, answer.json()["field"]) == (413, "value")
 
 
+@pytest.mark.slow
 async def test_conflicts_come_in_pages(hub: HubClient, context: Context, url: str) -> None:
     for n in range(6):
         two(context.cells, ("SET", f"many:{n}", "1"), ("SET", f"many:{n}", "2"))

@@ -18,6 +18,7 @@ def document(client: httpx2.Client) -> Any:
     return client.get("/openapi.json").json()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endpoint", routes.ENDPOINTS, ids=lambda one: one.path)
 def test_each_route_answers_in_the_shape_it_promises(
     client: httpx2.Client, document: Any, endpoint: routes.Endpoint

@@ -118,6 +118,7 @@ def test_minutes_have_min_max_mean_first_and_last(client: httpx2.Client) -> None
     assert following["buckets"]["time_ns"][0] == START_NS + 120 * SECOND
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "resolution"), [(5000, "raw"), (MINUTES, "1m"), (MINUTES - 1, "1h")]
 )

@@ -107,6 +107,7 @@ def subsets(names: list[str]) -> Iterator[tuple[str, ...]]:
     yield tuple(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("endpoint", routes.ENDPOINTS, ids=lambda one: one.path)
 def test_an_id_of_another_tenant_is_no_id(bolt: httpx2.Client, endpoint: routes.Endpoint) -> None:
     in_path = re.findall(r"{(\w+)}", endpoint.path)
@@ -289,6 +290,7 @@ async def test_what_lasts_ends_with_its_token(
     assert changed == keys_of["acme"].cells.space.seq
 
 
+@pytest.mark.slow
 def test_a_page_of_a_tenant_leads_to_pages_of_that_tenant(
     shared: Context, keys_of: dict[str, Answers]
 ) -> None:

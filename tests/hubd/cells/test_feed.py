@@ -168,6 +168,7 @@ async def test_what_was_not_stored_is_read_again(autojump_clock: trio.testing.Mo
     assert [position for position, _ in reader.edges] == [1, 2, 3, 4, 5, 6, 3, 4, 5, 6, 7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 async def test_every_tenant_gets_its_entries_once_and_in_order(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, seed: int

@@ -76,6 +76,7 @@ async def test_an_edge_has_what_it_is_granted_and_keeps_what_it_wrote(sites: Sit
         assert sync.refetches == 0
 
 
+@pytest.mark.slow
 async def test_a_grant_acts_while_the_edge_waits_and_after_it_was_away(sites: Sites) -> None:
     sites.grants["b"] = MINE
     async with sites.hub(), sites.node("a") as a:
@@ -202,6 +203,7 @@ async def test_an_edge_too_old_to_know_of_grants_is_told_nothing(tmp_path: Path)
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_a_grant_of_the_registry_reaches_a_hub_that_runs(tmp_path: Path) -> None:
     (tmp_path / "barn").mkdir()
     yard = Yard(tmp_path, "")

@@ -81,6 +81,7 @@ async def fill(answers: Answers) -> None:
             await answers.run_commands([[b"SET", b"k", bytes(100_000)]])
 
 
+@pytest.mark.slow
 async def test_a_hub_with_a_full_log_serves_its_keys_when_it_starts_again(tmp_path: Path) -> None:
     """That it is there has to go in; what its clients want to add has not."""
     log = LmdbLog(tmp_path / "log", map_bytes_max=2 << 20)

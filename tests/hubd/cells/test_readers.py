@@ -20,6 +20,7 @@ from tests.hubd.keys import Till
 pytestmark = pytest.mark.feature("L4", "S32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seed", "steps"), [(1080, 100), *((seed, 60) for seed in range(10))])
 def test_two_readers_of_a_log_reach_the_same_bytes(seed: int, steps: int) -> None:
     """The first one met keys that were written to after a change of strategy, and not read."""

@@ -98,6 +98,7 @@ async def test_bodies_that_unpack_to_more_than_an_entry_may_are_refused(tmp_path
         assert isinstance(await edge.answer(), Ack)
 
 
+@pytest.mark.slow
 async def test_room_in_the_queue_comes_back(tmp_path: Path) -> None:
     """Three times what may wait goes through one session, bit by bit."""
     limits = Limits(window_bytes=256 * 1024)
@@ -111,6 +112,7 @@ async def test_room_in_the_queue_comes_back(tmp_path: Path) -> None:
         assert (await site.log.read(0, limit_bytes=1 << 30))[-1].last == 30
 
 
+@pytest.mark.slow
 async def test_more_than_may_wait_is_refused_for_now(tmp_path: Path) -> None:
     """The queue outlives sessions: who greets again and again does not fill it without end."""
     limits = Limits(window_bytes=256 * 1024, window_batches=64)
@@ -188,6 +190,7 @@ async def test_who_has_a_batch_waiting_has_no_more_when_much_waits(
         assert answer.floor == 2
 
 
+@pytest.mark.slow
 async def test_a_full_log_says_its_setting_to_the_edge_and_in_one_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -315,6 +315,7 @@ async def test_the_oldest_entries_are_told_with_sizes_and_times(log: Log) -> Non
     assert log.stored_at_ns(6) is None
 
 
+@pytest.mark.slow
 async def test_a_full_log_takes_batches_again_once_something_was_dropped(tmp_path: Path) -> None:
     for name, log in (
         ("memory", MemoryLog(limit_bytes=1 << 20)),

@@ -215,6 +215,7 @@ async def test_a_stuck_reader_keeps_what_it_has_not_stored_and_is_named() -> Non
     assert retention.standing.cursors == {"keys": 90, "events": 3}
 
 
+@pytest.mark.slow
 async def test_a_reader_that_has_read_further_is_asked_to_store_it(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -278,6 +279,7 @@ async def test_readers_that_cannot_be_asked_hold_everything(
     assert "no such table" in retention.standing.held_by
 
 
+@pytest.mark.slow
 async def test_an_append_that_found_no_room_makes_some_more_go() -> None:
     """There may be room in pieces only: a share of the limit goes for each such time, not all."""
     log = await a_log(60)

@@ -67,6 +67,7 @@ def test_every_shape_is_here() -> None:
     assert len(SHAPES) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_old_registry_says_the_same_after_it(tmp_path: Path, shape: str) -> None:
     lay(tmp_path, shape)
@@ -128,6 +129,7 @@ def test_a_token_that_was_given_out_before_is_good_after_it(tmp_path: Path, shap
         assert registry.edges.live_keys()[mine] == "shed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_copy_is_kept_once_and_the_shape_is_that_of_a_new_one(tmp_path: Path, shape: str) -> None:
     before = dump(lay(tmp_path, shape))

@@ -87,6 +87,7 @@ def test_a_token_is_enough_where_the_api_wants_one_of_its_own(
     assert list(registry.edges.live_keys().values()) == ["barn"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("raw", "status"),
     [

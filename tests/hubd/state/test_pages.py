@@ -28,6 +28,7 @@ def page_of(runs: list[Run]) -> Page:
     return builder.page()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.integers(0, 50), PLACES, some_pieces()), min_size=1), REFS)
 def test_each_series_finds_its_runs(given_runs: list[tuple[int, int, object]], base: int) -> None:
     given_runs.sort(key=lambda one: one[0])

@@ -42,6 +42,7 @@ def store(connection: sa.Connection, batches: list[list[int]], stored: int) -> l
     return made
 
 
+@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.lists(TIMES, min_size=1, max_size=30), min_size=1, max_size=12),

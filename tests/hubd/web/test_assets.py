@@ -45,6 +45,7 @@ def test_a_missing_file_is_named() -> None:
         assets.unpack(package_for(wheel), wheel)
 
 
+@pytest.mark.slow
 def test_without_an_index_the_error_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -55,6 +56,7 @@ def test_without_an_index_the_error_says_what_to_do(
         assets.fetch(tmp_path / "vendor")
 
 
+@pytest.mark.slow
 def test_a_source_distribution_carries_the_files() -> None:
     """What a user installs from it has a dashboard that works, without fetching anything."""
     root = Path(assets.__file__).parents[2]

@@ -63,6 +63,7 @@ def test_bytes_of_the_standard() -> None:
     assert encode(SAMPLES["pingreq"][1], V5) == b"\xc0\x00"
 
 
+@pytest.mark.slow
 @given(LEVELS.flatmap(lambda level: st.tuples(st.just(level), packets(level))))
 def test_what_is_encoded_is_decoded_to_the_same(sample: tuple[int, Packet]) -> None:
     level, one = sample

@@ -87,6 +87,7 @@ def test_null_is_left_out() -> None:
     assert values(b"{}") == {}
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(
     st.recursive(

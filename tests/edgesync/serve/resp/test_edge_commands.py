@@ -163,6 +163,7 @@ async def test_what_follows_a_wait_comes_after_it(sites: Sites) -> None:
         assert await ask(port, lambda c: c.ping())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", [2, 3])
 async def test_conflicts_are_listed_and_resolved(sites: Sites, protocol: int) -> None:
     async with sites.node("till") as node, sites.node("other") as other, served(node) as port:

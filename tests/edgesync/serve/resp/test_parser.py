@@ -26,6 +26,7 @@ def packed(request: list[bytes]) -> bytes:
     return b"*%d\r\n" % len(request) + b"".join(parts)
 
 
+@pytest.mark.slow
 @given(REQUESTS, st.lists(st.integers(1, 30), max_size=30))
 def test_requests_arrive_whole_however_they_are_cut(
     requests: list[list[bytes]], cuts: list[int]

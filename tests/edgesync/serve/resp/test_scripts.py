@@ -206,6 +206,7 @@ HOSTILE = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", HOSTILE)
 def test_a_hostile_script_ends_and_has_written_nothing(ours: Ours, source: str) -> None:
     ours.ask([b"FLUSHDB", b"YES"])

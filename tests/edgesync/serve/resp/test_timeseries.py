@@ -337,6 +337,7 @@ def gathering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gather]:
         yield Gather(node.points, node.record)
 
 
+@pytest.mark.slow
 @given(REQUESTS)
 def test_the_quick_path_does_what_the_plain_one_does(
     gathering: Gather, words: tuple[bytes, ...]

@@ -43,6 +43,7 @@ def seconds_between(gateway: Gateway, key: str, after_s: float) -> list[float]:
     return [b - a for a, b in itertools.pairwise(t for t in times if t > after_s)]
 
 
+@pytest.mark.slow
 @pytest.mark.feature("C17")
 @pytest.mark.parametrize("bad", [("X",), ("X", "Y"), ("X", "Y", "Z")])
 async def test_silent_blocks_are_left_alone_and_told_while_the_others_keep_their_rate(
@@ -121,6 +122,7 @@ async def test_what_is_refused_for_good_is_asked_every_five_minutes(
     assert len(gateway.values("A")) == 3600
 
 
+@pytest.mark.slow
 async def test_a_thousand_refused_points_are_a_few_requests_a_poll(
     autojump_clock: MockClock,
 ) -> None:

@@ -48,6 +48,7 @@ async def test_a_good_device_is_polled_once_a_period_under_one_time(
     assert now.last_success_ns == lab.notes.values[-1].time_ns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("faults", "counter", "says"),
     [

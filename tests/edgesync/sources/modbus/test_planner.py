@@ -45,6 +45,7 @@ def test_neighbours_and_small_gaps_are_one_request() -> None:
     assert plan({"address": 0}, {"address": 1}, max_gap=0) == [("holding", 0, 2)]
 
 
+@pytest.mark.slow
 def test_a_request_stays_within_125_words_and_2000_bits() -> None:
     words = plan(*[{"address": 2 * i, "type": "int32"} for i in range(100)])
     assert words == [("holding", 0, 124), ("holding", 124, 76)]
@@ -293,6 +294,7 @@ def build(points: list[dict[str, Any]], max_words: int, max_gap: int) -> Layout 
         return None
 
 
+@pytest.mark.slow
 @given(POINTS, st.integers(4, 125), st.integers(0, 20))
 @pytest.mark.feature("C17")
 def test_no_plan_splits_exceeds_or_forgets(
@@ -320,6 +322,7 @@ def test_no_plan_splits_exceeds_or_forgets(
     assert sorted(seen) == sorted(point.name for point in found.points)
 
 
+@pytest.mark.slow
 @given(POINTS, st.sets(st.integers(0, 404), max_size=12))
 @pytest.mark.feature("C17")
 def test_illegal_addresses_cost_only_the_points_on_them(

@@ -42,6 +42,7 @@ async def until(claim: Callable[[], bool]) -> None:
         await trio.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separate_ports", [False, True])
 @pytest.mark.parametrize("has_holes", [False, True])
 @pytest.mark.feature("C17")

@@ -35,6 +35,7 @@ def day(seed: int, step_s: float = 5.0, start_h: float = 0.0) -> Site:
     return site
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_day_balances_at_every_instant_and_in_its_counters(seed: int) -> None:
     site = day(seed)
@@ -69,6 +70,7 @@ def test_clouds_move_the_power_within_minutes() -> None:
     assert max(seen) - min(seen) > 500
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=10)
 def test_the_same_seed_gives_the_same_site(seed: int) -> None:
@@ -80,6 +82,7 @@ def test_the_same_seed_gives_the_same_site(seed: int) -> None:
         assert show(one.site) == show(two.site)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hour", [0.0, 6.1, 12.0, 19.0, 21.0])
 def test_every_device_can_show_every_hour(hour: float) -> None:
     simulated = make_site(7, start_h=hour)
