@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from edgesync.store.directory import LOCK, OWNER, sync_directory
+from edgesync.store.directory import LOCK, OWNER, replace_file, sync_directory
 from hubd.errors import HubError
 
 MANIFEST: Final = "backup.json"
@@ -76,12 +76,8 @@ def begin(folder: Path) -> None:
 
 def finish(folder: Path, manifest: Manifest) -> None:
     """Say that the backup is whole, durably."""
-    draft = folder / f"{MANIFEST}.draft"
-    with draft.open("xb") as out:
-        out.write(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(folder / MANIFEST)
+    text = msgspec.json.format(msgspec.json.encode(manifest)) + b"\n"
+    replace_file(folder / MANIFEST, text)
     (folder / UNFINISHED).unlink()
     sync_directory(folder)
 

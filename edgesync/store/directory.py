@@ -69,6 +69,17 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
+def replace_file(path: Path, data: bytes) -> None:
+    """Let `path` hold `data`, for its owner alone: the old or the new, whole (OSError)."""
+    draft = path.with_name(f"{path.name}.draft")
+    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(path)
+    sync_directory(path.parent)
+
+
 def filesystem_of(path: Path) -> str:
     """Name of the file system that holds `path`; "" when it is not told."""
     device = path.stat().st_dev

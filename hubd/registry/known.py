@@ -4,13 +4,12 @@ The file says which registry that was, too: of another one in its place, or of a
 would learn that every edge is revoked (I15).
 """
 
-import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from edgesync.store.directory import sync_directory
+from edgesync.store.directory import replace_file
 from hubd.registry.api_tokens import ApiToken
 from hubd.registry.edges import RegisteredEdge
 
@@ -38,13 +37,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
 def save(folder: Path, known: Known) -> None:
     """Replace the file, durably; raises OSError."""
-    draft = folder / f"{FILE}.draft"
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
-        out.write(msgspec.msgpack.encode(known))
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(folder / FILE)
-    sync_directory(folder)
+    replace_file(folder / FILE, msgspec.msgpack.encode(known))
 
 
 def load(folder: Path) -> Known | None:
