@@ -38,9 +38,9 @@ from edgesync_transport import sender as core
 from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.dealer import LinkLost, ZmqConnect, ZmqLink
 from edgesync_transport.keys import KeyPair
+from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.messages import Codec, Page, Pull
 from edgesync_transport.sockets import DEFAULT_SETTINGS, new_context
-from edgesync_transport.window import LanePositions, SenderSettings
 
 GREETINGS_AT_A_TIME: Final = 50
 WANTED_BY: Final = 3

@@ -41,9 +41,9 @@ from edgesync.store.journal import EdgeStore
 from edgesync_transport import sender as core
 from edgesync_transport.dealer import ZmqConnect
 from edgesync_transport.keys import KeyPair, load_or_create_keys, new_key_pair
+from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.messages import Batch, Codec, Lane, Nack
 from edgesync_transport.sockets import DEFAULT_SETTINGS, new_context
-from edgesync_transport.window import LanePositions, SenderSettings
 from hubd.registry import open_registry
 from hubd.serve import KEYS
 

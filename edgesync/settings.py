@@ -20,7 +20,7 @@ from edgesync.store.settings import LanesSection, Policy
 from edgesync.units import Bytes, Period, Seconds
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
-from edgesync_transport.window import SenderSettings
+from edgesync_transport.lanes.window import SenderSettings
 
 if TYPE_CHECKING:
     from edgesync_transport.keys import KeyPair

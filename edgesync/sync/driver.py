@@ -21,10 +21,10 @@ from edgesync.store.journal import EdgeStore
 from edgesync_transport import sender as core
 from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.breaker import Breaker, BreakerSettings
+from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.link import Connect, Link, LinkClosed
 from edgesync_transport.messages import Codec, ConflictReport, Lane, Message, Page, Pull
 from edgesync_transport.sender import Sender
-from edgesync_transport.window import LanePositions, SenderSettings
 
 log = logging.getLogger(__name__)
 

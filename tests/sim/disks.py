@@ -5,8 +5,8 @@ from collections.abc import Iterable
 
 from edgesync._native import batch
 from edgesync.model import RecordKind
+from edgesync_transport.lanes.window import LanePositions
 from edgesync_transport.messages import Lane, LaneFloor
-from edgesync_transport.window import LanePositions
 from hubd.log.base import Append, Appended, NotAppended, Session
 from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
 from tests.native.rowsmith import Draft, make_rows

@@ -5,21 +5,25 @@ from collections.abc import Mapping
 import msgspec
 
 from edgesync_transport import receiver as hub_core
+from edgesync_transport.lanes.sender import LaneSender
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Message, Welcome
 from edgesync_transport.receiver import Receiver
 from edgesync_transport.sender import Effect, Sender
-from edgesync_transport.window import LaneWindow
 from hubd.log.base import Append, Appended, NotAppended
 from hubd.log.book import Book, Changes
 from tests.sim.world import Rules
 
 
+class ChainlessLane(LaneSender):
+    def divergence(self, floor: int, chain: int) -> str:
+        return "" if self.start <= floor <= self.tail else "positions"
+
+
 class NoChain(Sender):
     """R4: believes that equal positions mean equal histories."""
 
-    def _divergence(self, lane: LaneWindow, floor: int, chain: int) -> str:
-        return "" if lane.start <= floor <= lane.tail else "positions"
+    lane_sender = ChainlessLane
 
 
 class NoNonce(Sender):
@@ -37,12 +41,16 @@ class ForeignAcks(Sender):
         return bool(self.epoch)
 
 
+class SilentLane(LaneSender):
+    def declare_gap(self, now: float) -> list[Effect]:
+        self.sent = self.reached = self.trimmed
+        return []
+
+
 class SilentGap(Sender):
     """R8: goes on after what is not retained any more without a word."""
 
-    def _gap(self, lane: LaneWindow, now: float) -> list[Effect]:
-        lane.sent = lane.reached = lane.trimmed
-        return []
+    lane_sender = SilentLane
 
 
 class ChainlessBook(Book):

@@ -15,12 +15,12 @@ import msgspec
 from edgesync._native import batch
 from edgesync_transport import receiver as hub_core
 from edgesync_transport import sender as edge_core
+from edgesync_transport.lanes.window import SenderSettings
 from edgesync_transport.link import Peer
 from edgesync_transport.memory import Weather as LinkWeather
 from edgesync_transport.messages import Codec, Lane, Limits, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from edgesync_transport.sender import Sender
-from edgesync_transport.window import SenderSettings
 from hubd.log.base import Append, Appended
 from hubd.log.book import EPOCHS_SKIPPED, Book, Changes
 from tests.sim.disks import POISON, Record, SimJournal, SimLog, Stored, contents_in, rows_of

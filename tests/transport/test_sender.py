@@ -5,6 +5,8 @@ from random import Random
 import pytest
 
 from edgesync_transport import sender as core
+from edgesync_transport.lanes.sender import GIVEN_WAY
+from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.messages import (
     Ack,
     Batch,
@@ -42,7 +44,6 @@ from edgesync_transport.sender import (
     Tick,
     Transmit,
 )
-from edgesync_transport.window import LanePositions, SenderSettings
 
 NONE = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
 INCARNATION = b"i" * 16
@@ -227,7 +228,7 @@ def test_what_a_policy_took_is_a_gap_and_told_as_lost_by_nobody_else() -> None:
     assert not [one for one in effects if isinstance(one, Lost)]
     assert Mark(Lane.BULK, 7, 7) in effects
     (gap,) = gaps(effects)
-    assert (gap.first, gap.last, gap.reason) == (8, 15, core.GIVEN_WAY)
+    assert (gap.first, gap.last, gap.reason) == (8, 15, GIVEN_WAY)
     assert (gap.prev_chain, gap.last_chain) == (chain(7), chain(15))
 
 

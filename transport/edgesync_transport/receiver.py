@@ -7,16 +7,16 @@ is acknowledged that is not on disk (I1, I4).
 
 import enum
 import math
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
+from edgesync_transport.lanes.events import Effect, Event, Report, Store, Stored
+from edgesync_transport.lanes.receiver import FLOOR_NONE, LaneReceiver
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_OLDEST,
-    Ack,
     Batch,
     Bye,
     Hello,
@@ -24,8 +24,6 @@ from edgesync_transport.messages import (
     LaneFloor,
     Limits,
     Message,
-    Nack,
-    NackCode,
     Ping,
     Pong,
     Pull,
@@ -36,9 +34,13 @@ from edgesync_transport.messages import (
 
 # Beats between two pings that only measure round trip and clock.
 MEASURE_BEATS: Final = 4
-# After a refusal the edge waits so long at least.
-RETRY_S: Final = 0.5
-FLOORS_NONE: Final = (LaneFloor(floor=0, chain=0, safe=0),) * 3
+FLOORS_NONE: Final = (FLOOR_NONE,) * 3
+
+__all__ = [
+    "FLOORS_NONE", "Asked", "Effect", "Event", "Open", "OpenFailed", "Opened", "Received",
+    "Receiver", "ReceiverSettings", "Report", "Revoked", "Session", "State", "Stopping", "Store",
+    "Stored", "Tick", "Transmit",
+]  # fmt: skip
 
 
 class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,10 +68,6 @@ class State(enum.Enum):
     LIVE = "live"
 
 
-class Event(msgspec.Struct, frozen=True):
-    """Base of what can happen to a receiver."""
-
-
 class Received(Event, frozen=True):
     peer: Peer
     message: Message
@@ -95,22 +93,6 @@ class OpenFailed(Event, frozen=True):
     retry_after_s: float = 3.0
 
 
-class Stored(Event, frozen=True):
-    """The answer to Store: durable up to `floor`, or refused with `code` and nothing changed.
-
-    A refusal may not know the floor; it is 0 then. For `pause_s` nothing more is wanted on the
-    lane; `reason` says why it is refused, or slowed down.
-    """
-
-    token: int
-    floor: int
-    safe: int
-    code: NackCode | None = None
-    is_stale: bool = False
-    reason: str = ""
-    pause_s: float = 0.0
-
-
 class Tick(Event, frozen=True):
     """Time has passed; due about once a second."""
 
@@ -125,10 +107,6 @@ class Revoked(Event, frozen=True):
     """The edge's key is no longer good: the session ends now."""
 
 
-class Effect(msgspec.Struct, frozen=True):
-    """Base of what a receiver wants done."""
-
-
 class Open(Effect, frozen=True):
     """Draw a new epoch durably, look the floors up, answer Opened or OpenFailed.
 
@@ -138,13 +116,6 @@ class Open(Effect, frozen=True):
     token: int
     incarnation: bytes
     starts: tuple[LaneFloor, LaneFloor, LaneFloor]
-
-
-class Store(Effect, frozen=True):
-    """Validate and store this batch, answer Stored. Stores of one receiver keep their order."""
-
-    token: int
-    batch: Batch
 
 
 class Transmit(Effect, frozen=True):
@@ -159,13 +130,6 @@ class Asked(Effect, frozen=True):
     pull: Pull
 
 
-class Report(Effect, frozen=True):
-    """Something an operator should see once: `kind` is a word, `facts` its values."""
-
-    kind: str
-    facts: Mapping[str, str | int | float]
-
-
 class Session:
     """What a granted Hello has led to."""
 
@@ -175,9 +139,6 @@ class Session:
         self.epoch = epoch
         self.opened_at = now
         self.heartbeat_s = hello.heartbeat_s
-        # Highest seq taken for storing on each lane: pipelined batches follow on it.
-        self.taken = [0, 0, 0]
-        self.in_store: dict[int, Batch] = {}
 
 
 class Receiver:
@@ -188,14 +149,13 @@ class Receiver:
         self.settings = settings or ReceiverSettings()
         self.state = State.IDLE
         self.session: Session | None = None
-        self.floors: list[LaneFloor] = list(FLOORS_NONE)
-        self.tails = [0, 0, 0]
+        batch_bytes = self.settings.limits.batch_bytes
+        self.lanes = tuple(LaneReceiver(lane, batch_bytes) for lane in Lane)
         self.incarnation = b""
         self.software = ""
         self.rtt_s: float | None = None
         self.clock_offset_s: float | None = None
         self.heard_at: float | None = None
-        self.duplicates = 0
         self.fenced = 0
         self._token = 0
         self._opening: tuple[int, Peer, Hello] | None = None
@@ -206,6 +166,19 @@ class Receiver:
         self._is_skewed = False
         self._granted = False
         self.two_hubs = False  # the edge was with another hub of the same identity meanwhile
+
+    @property
+    def floors(self) -> list[LaneFloor]:
+        return [lane.floor for lane in self.lanes]
+
+    @property
+    def tails(self) -> list[int]:
+        return [lane.tail for lane in self.lanes]
+
+    @property
+    def duplicates(self) -> int:
+        """Batches that came again after they had been stored."""
+        return sum(lane.duplicates for lane in self.lanes)
 
     def step(self, event: Event, now: float, wall_ns: int) -> list[Effect]:
         """Take one event at monotonic `now` (seconds) and wall time `wall_ns` (data only, I5)."""
@@ -331,10 +304,8 @@ class Receiver:
         _, peer, hello = self._opening
         self._opening = None
         session = Session(peer, hello, event.epoch, now)
-        floors = event.floors
-        self.floors = list(floors)
-        self.tails = [offer.tail for offer in hello.lanes]
-        session.taken = [lane.floor for lane in floors]
+        for lane, floor, offer in zip(self.lanes, event.floors, hello.lanes, strict=True):
+            lane.begin(event.epoch, hello.incarnation, floor, offer.tail)
         self.session = session
         self.state = State.LIVE
         self.incarnation, self.software = hello.incarnation, hello.software
@@ -345,7 +316,7 @@ class Receiver:
             protocol=min(hello.protocol_newest, PROTOCOL_VERSION),
             epoch=event.epoch,
             generation=event.generation,
-            lanes=floors,
+            lanes=event.floors,
             limits=self._limits(event.window_bytes),
             clock_ns=wall_ns,
             heartbeat_s=self.settings.heartbeat_s,
@@ -384,6 +355,8 @@ class Receiver:
         return [Transmit(peer, refused)]
 
     def _forget(self) -> None:
+        for lane in self.lanes:
+            lane.end()
         self.session = None
         self.state = State.OPENING if self._opening else State.IDLE
 
@@ -461,78 +434,19 @@ class Receiver:
     # -- batches ---------------------------------------------------------------------------------
 
     def _batch(self, session: Session, batch: Batch) -> list[Effect]:
-        lane = batch.lane
-        self.tails[lane] = max(self.tails[lane], batch.last)
-        if batch.incarnation != session.incarnation:
-            return [
-                self._nack(session, batch, NackCode.CHAIN, "another incarnation than greeted with")
-            ]
-        limits = self.settings.limits
-        if len(batch.payload) > limits.batch_bytes:
-            return [
-                self._nack(session, batch, NackCode.TOO_LARGE, f"over {limits.batch_bytes} bytes")
-            ]
-        if batch.last <= self.floors[lane].floor:
-            self.duplicates += 1
-            return [self._ack(session, lane)]
-        if batch.first > session.taken[lane] + 1:
-            reason = f"expected {session.taken[lane] + 1}"
-            return [self._nack(session, batch, NackCode.GAP, reason)]
-        if len(session.in_store) >= 3 * limits.window_batches:
-            return [
-                self._nack(
-                    session, batch, NackCode.BUSY, "more batches than the window allows", RETRY_S
-                )
-            ]
-        session.taken[lane] = max(session.taken[lane], batch.last)
         self._token += 1
-        session.in_store[self._token] = batch
-        return [Store(self._token, batch)]
+        in_store = sum(len(lane.in_store) for lane in self.lanes)
+        has_room = in_store < 3 * self.settings.limits.window_batches
+        taken = self.lanes[batch.lane].batch(batch, self._token, has_room=has_room)
+        return [taken if isinstance(taken, Store) else Transmit(session.peer, taken)]
 
     def _stored(self, event: Stored) -> list[Effect]:
         session = self.session
-        if session is None or event.token not in session.in_store:
+        lane = next((lane for lane in self.lanes if event.token in lane.in_store), None)
+        if session is None or lane is None:
             return []  # stored for a session that is over: the next one will find the floor
-        batch = session.in_store.pop(event.token)
-        lane = batch.lane
         if event.is_stale:
             return self._end(
                 "fenced", RefuseCode.SUPERSEDED, "a newer session of this edge has begun"
             )
-        if event.code is not None:
-            # What follows in the pipe stands on this batch, so it is refused by the gap it leaves.
-            if event.floor > self.floors[lane].floor:
-                self._note_floor(lane, event.floor, self.floors[lane].safe, 0)
-            session.taken[lane] = self.floors[lane].floor
-            retry_s = max(RETRY_S, event.pause_s)
-            return [self._nack(session, batch, event.code, event.reason, retry_s)]
-        self._note_floor(lane, event.floor, event.safe, batch.last_chain)
-        # A refusal before this answer had put `taken` back.
-        session.taken[lane] = max(session.taken[lane], event.floor)
-        if any(other.lane == lane for other in session.in_store.values()):
-            return []  # cumulative: the last one under way answers for all (R2)
-        return [self._ack(session, lane, event)]
-
-    def _note_floor(self, lane: Lane, floor: int, safe: int, chain: int) -> None:
-        if floor >= self.floors[lane].floor:
-            self.floors[lane] = LaneFloor(floor=floor, chain=chain, safe=safe)
-
-    def _ack(self, session: Session, lane: Lane, stored: Stored | None = None) -> Effect:
-        stands = self.floors[lane]
-        ack = Ack(
-            epoch=session.epoch, incarnation=session.incarnation, lane=lane,
-            floor=stands.floor, safe=stands.safe,
-            pause_s=stored.pause_s if stored else 0.0,
-            reason=stored.reason if stored and stored.pause_s else "",
-        )  # fmt: skip
-        return Transmit(session.peer, ack)
-
-    def _nack(
-        self, session: Session, batch: Batch, code: NackCode, reason: str, retry_s: float = 0.0
-    ) -> Effect:
-        nack = Nack(
-            epoch=session.epoch, incarnation=session.incarnation, lane=batch.lane,
-            first=batch.first, last=batch.last, floor=self.floors[batch.lane].floor,
-            code=code, reason=reason, retry_after_s=retry_s,
-        )  # fmt: skip
-        return Transmit(session.peer, nack)
+        return [Transmit(session.peer, answer) for answer in lane.stored(event)]

@@ -8,28 +8,40 @@ Events go in, effects come out; the shell carries them out. On every lane
     sent    highest seq handed to the link since the session began
     tail    highest seq in the journal
 
-What is in flight is not kept in memory: a lost batch is read again from the journal, so a window is
-a few positions and the journal stays the only copy. After a doubt of any kind the lane goes back to
-the floor, which is always right because a receiver answers a batch at or below its floor with an
-acknowledgement and nothing else (I4).
+The session is here: who greets, who is believed, when a link is dead. What happens on a lane
+(`lanes/sender.py`) knows nothing of it, and serves either direction.
 
 Rules R1 to R12 are explained in docs/protocol.md.
 """
 
 import enum
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
+from edgesync_transport.lanes.events import (
+    Dead,
+    Effect,
+    Event,
+    Grown,
+    Hangup,
+    Load,
+    Loaded,
+    LoadedNothing,
+    Lost,
+    Mark,
+    Report,
+    Rewind,
+    Transmit,
+    Trimmed,
+)
+from edgesync_transport.lanes.sender import PAUSE_MAX_S, LaneSender, Slowdown
+from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_OLDEST,
     Ack,
-    Batch,
     Bye,
-    Codec,
     ConflictReport,
     Hello,
     Lane,
@@ -37,7 +49,6 @@ from edgesync_transport.messages import (
     Limits,
     Message,
     Nack,
-    NackCode,
     Page,
     Ping,
     Pong,
@@ -45,10 +56,39 @@ from edgesync_transport.messages import (
     Refused,
     Welcome,
 )
-from edgesync_transport.window import InFlight, LanePositions, LaneWindow, SenderSettings
 
 if TYPE_CHECKING:
     from random import Random
+
+__all__ = [
+    "PAUSE_MAX_S",
+    "Dead",
+    "Effect",
+    "Event",
+    "Forgotten",
+    "Fork",
+    "Forked",
+    "Grown",
+    "Hangup",
+    "Hear",
+    "LinkDown",
+    "LinkStatus",
+    "LinkUp",
+    "Load",
+    "Loaded",
+    "LoadedNothing",
+    "Lost",
+    "Mark",
+    "Received",
+    "Report",
+    "Rewind",
+    "Sender",
+    "State",
+    "Stop",
+    "Tick",
+    "Transmit",
+    "Trimmed",
+]  # fmt: skip
 
 
 class State(enum.Enum):
@@ -70,10 +110,6 @@ class LinkStatus(enum.Enum):
     DRAINING = "Draining"
 
 
-class Event(msgspec.Struct, frozen=True):
-    """Base of what can happen to a sender."""
-
-
 class LinkUp(Event, frozen=True):
     """There is a link to talk over; whether anybody answers is not known yet."""
 
@@ -84,37 +120,6 @@ class LinkDown(Event, frozen=True):
 
 class Received(Event, frozen=True):
     message: Message
-
-
-class Grown(Event, frozen=True):
-    """The journal has records up to `tail` now."""
-
-    lane: Lane
-    tail: int
-
-
-class Loaded(Event, frozen=True):
-    """The answer to Load: records `first .. last`, packed."""
-
-    lane: Lane
-    first: int
-    last: int
-    prev_chain: int
-    last_chain: int
-    codec: Codec
-    payload: bytes
-
-
-class LoadedNothing(Event, frozen=True):
-    """The answer to Load when the journal has nothing at `first`."""
-
-    lane: Lane
-    first: int
-
-
-class Trimmed(Event, frozen=True):
-    lane: Lane
-    up_to: int
 
 
 class Forked(Event, frozen=True):
@@ -132,59 +137,9 @@ class Stop(Event, frozen=True):
     """Say goodbye; nothing more is sent."""
 
 
-class Effect(msgspec.Struct, frozen=True):
-    """Base of what a sender wants done."""
-
-
-class Transmit(Effect, frozen=True):
-    message: Message
-
-
-class Load(Effect, frozen=True):
-    """Read records from `first` on, none beyond `last_max` or the limits, pack, answer Loaded."""
-
-    lane: Lane
-    first: int
-    last_max: int
-    limit_records: int
-    limit_bytes: int
-
-
-class Mark(Effect, frozen=True):
-    """The receiver has everything up to `floor`; store that, trim what is safe. May be delayed."""
-
-    lane: Lane
-    floor: int
-    safe: int
-
-
-class Rewind(Effect, frozen=True):
-    """The receiver has lost what was above `floor`; it is going to be sent again (S32)."""
-
-    lane: Lane
-    floor: int
-
-
 class Fork(Effect, frozen=True):
     """The receiver knows another history: take a new incarnation, durably, answer Forked (R4)."""
 
-    reason: str
-
-
-class Dead(Effect, frozen=True):
-    """One record was refused for good; it is on its way as a dead letter (S14)."""
-
-    lane: Lane
-    seq: int
-    reason: str
-
-
-class Lost(Effect, frozen=True):
-    """Records `first .. last` are neither here nor there; the receiver is told (R8)."""
-
-    lane: Lane
-    first: int
-    last: int
     reason: str
 
 
@@ -198,21 +153,6 @@ class Forgotten(Effect, frozen=True):
     """The receiver has lost something it once had, or is met first: what is told once is due."""
 
     generation: bytes
-
-
-class Report(Effect, frozen=True):
-    """Something an operator should see once: `kind` is a word, `facts` its values."""
-
-    kind: str
-    facts: Mapping[str, str | int | float]
-
-
-class Hangup(Effect, frozen=True):
-    """Close this link; `retry_after_s` is a lower bound for the next attempt, 0 for "as usual"."""
-
-    reason: str
-    retry_after_s: float = 0.0
-    is_success: bool = False  # the session had been granted: the attempt counts as a good one
 
 
 # What may happen when; everything else is late news of a link already given up, and dropped.
@@ -241,16 +181,8 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 
 # What a receiver may ask for at most: a fleet of 15,000.
 SPREAD_MAX_S: Final = 60.0
-# What a receiver that slows this side down may ask for in one answer.
-PAUSE_MAX_S: Final = 60.0
-# A pause shows for so long after it is over: the next one is near, mostly.
-PAUSE_SHOWN_S: Final = 5.0
 # Starts of the receiver that are remembered, to notice one that comes back.
 STARTS_MAX: Final = 8
-
-NOT_RETAINED: Final = "the hub was restored from a backup older than what this edge retains"
-# A policy has left a loss record of its own; the gap says which records of it are missing here.
-GIVEN_WAY: Final = "given way at the edge, where a lane was full; its loss records say to what"
 
 
 class Sender:
@@ -262,6 +194,8 @@ class Sender:
 
     One link at a time: after LinkDown everything in flight is forgotten.
     """
+
+    lane_sender = LaneSender
 
     def __init__(
         self,
@@ -299,15 +233,14 @@ class Sender:
         self._heartbeat_s = self.settings.heartbeat_s
         self._was_connected = False
         self._is_skewed = False
-        # Why the receiver wanted nothing for a while the last time, and until when that was.
-        self._pause = ("", -math.inf)
+        self._slowdown = Slowdown()
         self.lanes = self._windows(lanes)
 
     def _windows(
         self, lanes: tuple[LanePositions, LanePositions, LanePositions]
-    ) -> tuple[LaneWindow, LaneWindow, LaneWindow]:
+    ) -> tuple[LaneSender, LaneSender, LaneSender]:
         critical, normal, bulk = (
-            LaneWindow(lane, positions, self.settings)
+            self.lane_sender(lane, positions, self.settings, self._chain_at, self._slowdown)
             for lane, positions in zip(Lane, lanes, strict=True)
         )
         return (critical, normal, bulk)
@@ -324,8 +257,7 @@ class Sender:
 
     def slowed(self, now: float) -> str:
         """Return why the receiver takes less than there is; empty when it takes all."""
-        reason, until = self._pause
-        return reason if self.epoch and now < until + PAUSE_SHOWN_S else ""
+        return self._slowdown.reason(now) if self.epoch else ""
 
     def status(self) -> LinkStatus:
         """Return the state of S12; Draining is a backlog larger than what may be in flight."""
@@ -357,14 +289,13 @@ class Sender:
                 self._heard_at = now
                 effects = self._received(message, now)
             case Grown(lane, tail):
-                effects = self._grown(self.lanes[lane], tail, now)
+                effects = self.lanes[lane].grown(tail, now)
             case Trimmed(lane, up_to):
-                self.lanes[lane].trimmed = max(self.lanes[lane].trimmed, up_to)
-                effects = self._fill(self.lanes[lane], now)
+                effects = self.lanes[lane].trim(up_to, now)
             case Loaded():
-                effects = self._loaded(event, now)
+                effects = self.lanes[event.lane].loaded(event, now)
             case LoadedNothing(lane, first):
-                effects = self._loaded_nothing(self.lanes[lane], first, now)
+                effects = self.lanes[lane].loaded_nothing(first, now)
             case Tick():
                 effects = self._tick(now)
             case _:
@@ -405,10 +336,7 @@ class Sender:
         self.epoch = 0
         self._pings.clear()
         for lane in self.lanes:
-            lane.go_back()
-            # Asked anew, as the hub may be another; the range stays narrow, or a record refused in
-            # sessions shorter than a bisection would hold the lane up for ever.
-            lane.refused = None
+            lane.end()
 
     def _forked(self, event: Forked) -> None:
         self.incarnation = event.incarnation
@@ -422,9 +350,9 @@ class Sender:
             case Refused():
                 return self._refused(message)
             case Ack() if self._is_ours(message.epoch, message.incarnation):
-                return self._acked(message, now)
+                return self.lanes[message.lane].ack(message, now)
             case Nack() if self._is_ours(message.epoch, message.incarnation):
-                return self._nacked(message, now)
+                return self.lanes[message.lane].nack(message, now)
             case Pong() if message.epoch == self.epoch:
                 return self._ponged(message, now)
             case Ping() if message.epoch == self.epoch:
@@ -462,7 +390,7 @@ class Sender:
                 REFUSED_RETRY_S[RefuseCode.UNSUPPORTED_VERSION],
             )]  # fmt: skip
         for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
-            reason = self._divergence(lane, theirs.floor, theirs.chain)
+            reason = lane.divergence(theirs.floor, theirs.chain)
             if reason:
                 return self._fork(reason)
         self.state = State.STREAMING
@@ -484,7 +412,8 @@ class Sender:
         self.generation = welcome.generation
         effects.append(Report("connected", {"epoch": welcome.epoch}))
         for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
-            effects += self._resume(lane, theirs.floor, theirs.chain, theirs.safe)
+            lane.begin(self.epoch, self.incarnation, self.limits)
+            effects += lane.resume(theirs.floor, theirs.chain, theirs.safe)
         return [*effects, self._ping(now), *self._fill_all(now)]
 
     def _note_start(self, start: int) -> list[Effect]:
@@ -499,17 +428,6 @@ class Sender:
         facts = {"start": f"{start:016x}", "before": f"{self._starts[-2]:016x}"}
         return [Report("two_hubs", facts)]
 
-    def _divergence(self, lane: LaneWindow, floor: int, chain: int) -> str:
-        """R4: why the receiver's history cannot be a beginning of ours; empty if it can."""
-        if floor > lane.tail:
-            return f"lane {lane.lane}: the hub has {floor}, this edge only {lane.tail}"
-        if floor < lane.start:
-            return f"lane {lane.lane}: the hub is at {floor}, before this incarnation's start"
-        ours = lane.start_chain if floor == lane.start else self._chain_at(lane.lane, floor)
-        if ours is not None and ours != chain:
-            return f"lane {lane.lane}: the hub has another history at {floor}"
-        return ""
-
     def _fork(self, reason: str) -> list[Effect]:
         self.state = State.FORKING
         return [
@@ -517,44 +435,6 @@ class Sender:
             Fork(reason),
             Hangup(f"another history at the hub: {reason}", is_success=True),
         ]
-
-    def _resume(self, lane: LaneWindow, floor: int, chain: int, safe: int) -> list[Effect]:
-        effects: list[Effect] = []
-        # What the hub once had and was trimmed; above it only a policy takes records away.
-        lane.lost = min(lane.floor, lane.trimmed)
-        if floor < lane.floor:
-            effects.append(Rewind(lane.lane, floor))
-            effects.append(
-                Report("rewind", {"lane": int(lane.lane), "from": lane.floor, "to": floor})
-            )
-            lane.forget_refusal()
-        lane.floor = floor
-        lane.safe = min(safe, floor)
-        lane.reached = floor
-        lane.hold_until = 0.0
-        lane.go_back()
-        lane.narrow()
-        lane.floor_chain = chain
-        if floor < lane.lost:
-            facts = {"lane": int(lane.lane), "first": floor + 1, "last": lane.lost}
-            effects.append(Lost(lane.lane, floor + 1, lane.lost, NOT_RETAINED))
-            effects.append(Report("loss", facts))
-        else:
-            effects.append(Mark(lane.lane, floor, lane.safe))
-        return effects
-
-    def _gap(self, lane: LaneWindow, now: float) -> list[Effect]:
-        """R8: what neither side has any more is declared, never passed over in silence."""
-        first, last = lane.sent + 1, lane.trimmed
-        prev_chain, last_chain = lane.sent_chain, self._chain_at(lane.lane, last) or 0
-        lane.sent = last
-        lane.reached = max(lane.reached, last)
-        lane.in_flight.append(InFlight(first, last, 0, now, last_chain))
-        return [Transmit(Batch(
-            epoch=self.epoch, incarnation=self.incarnation, lane=lane.lane, first=first, last=last,
-            prev_chain=prev_chain, last_chain=last_chain,
-            codec=Codec.GAP, payload=b"", reason=NOT_RETAINED if first <= lane.lost else GIVEN_WAY,
-        ))]  # fmt: skip
 
     def _refused(self, refused: Refused) -> list[Effect]:
         greeting = self.state is State.GREETING and refused.nonce == self._nonce != 0
@@ -619,10 +499,7 @@ class Sender:
         if now - self._pinged_at >= self._heartbeat_s:
             effects.append(self._ping(now))
         for lane in self.lanes:
-            if lane.in_flight and now - lane.in_flight[0].at >= self.settings.ack_timeout_s:
-                effects.append(Report("resend", {"lane": int(lane.lane), "after": lane.floor}))
-                lane.shrink()
-                lane.go_back()
+            effects += lane.expire(now)
         return [*effects, *self._fill_all(now)]
 
     def due_at(self, now: float) -> float:
@@ -632,136 +509,9 @@ class Sender:
         if self.state is not State.STREAMING:
             return math.inf
         due = min(now + 1.0, self._pinged_at + self._heartbeat_s)
-        for lane in self.lanes:
-            is_waiting = lane.loading is None and lane.sent < lane.tail
-            if lane.hold_until > now:  # nothing before that helps
-                due = min(due, lane.hold_until)
-            elif lane.grown_at is not None and is_waiting and lane.has_room(self.limits):
-                due = min(due, lane.grown_at + self.settings.linger_s[lane.lane])
+        due = min(due, *(lane.due_at(now) for lane in self.lanes))
         return max(due, now)
-
-    # -- batches ---------------------------------------------------------------------------------
-
-    def _grown(self, lane: LaneWindow, tail: int, now: float) -> list[Effect]:
-        if tail <= lane.tail:
-            return []
-        lane.tail = tail
-        if lane.grown_at is None:
-            lane.grown_at = now
-        return self._fill(lane, now)
 
     def _fill_all(self, now: float) -> list[Effect]:
         # Critical first; each lane has a window of its own, so none can starve another.
-        return [effect for lane in self.lanes for effect in self._fill(lane, now)]
-
-    def _fill(self, lane: LaneWindow, now: float) -> list[Effect]:
-        """Ask for the next batch of a lane if its window is open; one load at a time."""
-        waiting = lane.tail - lane.sent
-        if self.state is not State.STREAMING or lane.loading is not None or not waiting:
-            return []
-        if now < lane.hold_until or not lane.has_room(self.limits):
-            return []
-        if lane.sent < lane.trimmed:
-            return self._gap(lane, now)
-        lingering = lane.grown_at is not None and (
-            now - lane.grown_at < self.settings.linger_s[lane.lane]
-        )
-        if lingering and waiting < lane.batch_records and lane.ceiling is None:
-            return []
-        lane.loading = lane.sent + 1
-        return [Load(
-            lane.lane,
-            first=lane.sent + 1,
-            last_max=lane.tail if lane.ceiling is None else max(lane.ceiling, lane.sent + 1),
-            limit_records=min(lane.batch_records, self.limits.batch_records),
-            limit_bytes=self.settings.batch_raw_bytes,
-        )]  # fmt: skip
-
-    def _loaded_nothing(self, lane: LaneWindow, first: int, now: float) -> list[Effect]:
-        if lane.loading == first:
-            lane.loading = None
-        # Gone while it was asked for: the gap can be declared now.
-        return self._fill(lane, now) if lane.sent < lane.trimmed else []
-
-    def _loaded(self, event: Loaded, now: float) -> list[Effect]:
-        lane = self.lanes[event.lane]
-        if lane.loading != event.first:
-            return []  # of a session or an attempt already given up
-        lane.loading = None
-        if self.state is not State.STREAMING or event.first != lane.sent + 1:
-            return []
-        if len(event.payload) > self.limits.batch_bytes and event.first < event.last:
-            lane.shrink()
-            return self._fill(lane, now)
-        if event.last < lane.tail and event.last - event.first + 1 < lane.batch_records:
-            lane.is_growing = False  # bytes bound it, not records
-        lane.sent = event.last
-        lane.reached = max(lane.reached, lane.sent)
-        if lane.sent == lane.tail:
-            lane.grown_at = None
-        codec, payload, reason, effects = event.codec, event.payload, "", list[Effect]()
-        if lane.refused and event.first == event.last == lane.refused[0]:
-            # R12: refused while standing alone; the receiver keeps it as a dead letter.
-            codec, reason = Codec.DEAD, lane.refused[1]
-            lane.refused = None  # it stays alone until the answer, however often that is lost
-            effects.append(Dead(event.lane, event.first, reason))
-            effects.append(Report("dead", {"lane": int(event.lane), "seq": event.first}))
-        sent = InFlight(event.first, event.last, len(payload), now, event.last_chain)
-        lane.in_flight.append(sent)
-        effects.append(Transmit(Batch(
-            epoch=self.epoch, incarnation=self.incarnation, lane=event.lane,
-            first=event.first, last=event.last,
-            prev_chain=event.prev_chain, last_chain=event.last_chain,
-            codec=codec, payload=payload, reason=reason,
-        )))  # fmt: skip
-        return [*effects, *self._fill(lane, now)]
-
-    def _acked(self, ack: Ack, now: float) -> list[Effect]:
-        lane = self.lanes[ack.lane]
-        if not lane.floor <= ack.floor <= lane.reached:
-            return []  # late, or a claim about records this session never sent
-        advanced = ack.floor > lane.floor or ack.safe > lane.safe
-        lane.acked(ack.floor, now)
-        lane.floor = ack.floor
-        # After a resend was begun, the answer to the first sending may still come.
-        lane.skip_to_floor()
-        lane.safe = max(lane.safe, min(ack.safe, ack.floor))
-        lane.narrow()
-        effects: list[Effect] = [Mark(lane.lane, lane.floor, lane.safe)] if advanced else []
-        if ack.pause_s:
-            effects += self._pause_lane(lane, ack.pause_s, ack.reason, now)
-        return [*effects, *self._fill(lane, now)]
-
-    def _pause_lane(
-        self, lane: LaneWindow, pause_s: float, reason: str, now: float
-    ) -> list[Effect]:
-        """Send nothing more on the lane for a while; that it begins is reported."""
-        is_news = not self.slowed(now)
-        lane.hold_until = now + min(max(pause_s, 0.1), PAUSE_MAX_S)
-        self._pause = (reason or "the hub is busy", max(lane.hold_until, self._pause[1]))
-        facts: dict[str, str | int | float]
-        facts = {"lane": int(lane.lane), "pause_s": round(pause_s, 1), "reason": reason}
-        return [Report("slowed", facts)] if is_news else []
-
-    def _nacked(self, nack: Nack, now: float) -> list[Effect]:
-        lane = self.lanes[nack.lane]
-        if not any(batch.first == nack.first for batch in lane.in_flight):
-            return []  # already gone back for another reason
-        if nack.code is NackCode.CHAIN or not lane.floor <= nack.floor <= lane.reached:
-            return [Hangup(f"the hub's floor does not fit: {nack.reason}", is_success=True)]
-        effects: list[Effect] = []
-        if nack.floor > lane.floor:
-            effects.append(Mark(lane.lane, nack.floor, lane.safe))
-            lane.floor_chain = 0
-        lane.floor = nack.floor
-        lane.go_back()
-        match nack.code:
-            case NackCode.POISON:
-                lane.bisect(nack)
-            case NackCode.TOO_LARGE if nack.first == nack.last:
-                lane.bisect(nack)
-            case NackCode.TOO_LARGE:
-                lane.shrink()
-            case NackCode.BUSY:
-                effects += self._pause_lane(lane, nack.retry_after_s, nack.reason, now)
-        return [*effects, *self._fill(lane, now)]
+        return [effect for lane in self.lanes for effect in lane.fill(now)]

@@ -17,9 +17,9 @@ from edgesync.store.journal import EdgeStore
 from edgesync.sync.driver import SyncDriver
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
+from edgesync_transport.lanes.window import SenderSettings
 from edgesync_transport.memory import MemoryHub, Weather, open_memory_hub
 from edgesync_transport.receiver import ReceiverSettings
-from edgesync_transport.window import SenderSettings
 from hubd.link.sessions import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.presence import Presence

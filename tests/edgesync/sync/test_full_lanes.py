@@ -17,9 +17,9 @@ from edgesync.model import EventType, RecordKind, ValueType
 from edgesync.store.journal import EdgeStore
 from edgesync.store.settings import Overflow, Policy
 from edgesync.sync.driver import SyncDriver
+from edgesync_transport.lanes.sender import GIVEN_WAY
 from edgesync_transport.memory import open_memory_hub
 from edgesync_transport.messages import Codec
-from edgesync_transport.sender import GIVEN_WAY
 from hubd.link.sessions import HubLink
 from hubd.log.base import Append, Appended, Entry, Log, NotAppended
 from hubd.log.lmdb import LmdbLog

@@ -13,11 +13,11 @@ from edgesync.store.journal import EdgeStore
 from edgesync.sync.driver import SyncDriver
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
+from edgesync_transport.lanes.window import SenderSettings
 from edgesync_transport.link import Connect
 from edgesync_transport.memory import MemoryHub, MemoryLink, open_memory_hub
 from edgesync_transport.messages import Bye, Hello, Message, RefuseCode, Refused, Welcome
 from edgesync_transport.receiver import FLOORS_NONE
-from edgesync_transport.window import SenderSettings
 from tests.edgesync.sync.test_bad_link import Silent
 from tests.edgesync.sync.test_driver import Hub, readings, values
 from tests.sites import until
