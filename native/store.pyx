@@ -5,7 +5,7 @@ What may not go wrong here, and where it is held: one transaction and one sync p
 transact.pxd); positions and checksums of lanes (I3, I14, lanes.pxd); the directory's owner, its
 first creation and its size (edgesync/store/directory.py). The map has its full size from the
 start, which costs only addresses, so it never moves under a reader; the *file* grows in steps that
-are reserved on the disk before they are used.
+are reserved on the disk before they are used, and a little of that is written once, ahead of use.
 
 Never MDB_WRITEMAP: a full disk would end the process with SIGBUS, and a stray write the store.
 """

@@ -17,8 +17,19 @@ from lmdb cimport *
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, long offset, long size)
 
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pwrite(int fd, const void *data, size_t size, long offset)
+
+cdef extern from *:
+    """
+    static char edgesync_zeros[65536];
+    """
+    const char edgesync_zeros[65536]
+
 cdef enum:
     RESERVE_PAGES = 64
+    # Some ten commits of 500 readings each; a slow card takes 20 ms for it.
+    WRITE_AHEAD_BYTES = 256 << 10
 
 cdef enum Code:
     OP_PUT
@@ -51,6 +62,7 @@ cdef struct Env:
     size_t limit_bytes  # of the map
     size_t step_bytes  # by which the file grows
     size_t allocated_bytes  # of the file, reserved on the disk
+    size_t written_bytes  # of those, known to have been written once
     size_t widest_bytes  # that a commit may have copied, since somebody asked
     MDB_dbi journals[3]
     MDB_dbi lanes
@@ -129,7 +141,35 @@ cdef inline size_t copied_bytes(Env *e, const Op *ops, size_t count) noexcept no
         pages += ops[i].code == OP_PUT or ops[i].code == OP_DELETE
     return pages * e.page_bytes
 
+cdef inline void write_ahead(Env *e, size_t used, size_t need) noexcept nogil:
+    """Write zeros where the next pages will be, behind the `used` bytes.
+
+    What is only reserved has no blocks that count before the file system's own journal says so,
+    and to wait for that takes as long as to wait for the data (bench/benchmarks/append.py). Nothing
+    depends on it: what cannot be written here, the commit itself will tell.
+    """
+    cdef size_t at = e.written_bytes if e.written_bytes > used else used
+    cdef size_t end = used + WRITE_AHEAD_BYTES, size
+    if used + need <= at or need > WRITE_AHEAD_BYTES // 2:
+        return  # one so large waits for its data
+    if end > e.allocated_bytes:
+        end = e.allocated_bytes
+    while at < end:
+        size = end - at if end - at < sizeof(edgesync_zeros) else sizeof(edgesync_zeros)
+        if pwrite(e.fd, edgesync_zeros, size, at) != <ssize_t>size:
+            break
+        at += size
+    e.written_bytes = end
+
 cdef inline int make_room(Env *e, size_t need, size_t ahead) noexcept nogil:
+    """Refuse intake where the reserve begins, allocate disk space, and write it once."""
+    cdef size_t used = high_water(e)
+    cdef int rc = reserve_room(e, used, need, ahead)
+    if rc == 0:
+        write_ahead(e, used, need)
+    return rc
+
+cdef inline int reserve_room(Env *e, size_t used, size_t need, size_t ahead) noexcept nogil:
     """Refuse intake where the reserve begins; allocate disk space before it is needed.
 
     ahead   bytes to be reserved for later, where there is room for them
@@ -137,7 +177,7 @@ cdef inline int make_room(Env *e, size_t need, size_t ahead) noexcept nogil:
     The reserve is for trimming, marks and deletes: LMDB needs new pages to free old ones. With
     the space reserved, a disk that others fill up never fails a commit half-way.
     """
-    cdef size_t used = high_water(e), free_ = 0, want, size
+    cdef size_t free_ = 0, want, size
     cdef size_t limit = intake_limit(e)
     cdef int rc
     if need and used + need > limit:
