@@ -17,6 +17,7 @@
         BatchTooLarge         more than the reader takes at once: in smaller batches it may be taken
       CommandError            a Redis command that was refused; nothing of it happened
       Evicted                 a value the hub keeps for this edge: ask again once it is reached
+      EntityError             an entity, attribute, relation or alarm that cannot be: says what can
 
 There is no LinkError: a hub out of reach is a state (`EdgeNode.status`), since everything
 acknowledged is safe in the journal meanwhile.
@@ -166,3 +167,13 @@ class CommandError(EdgesyncError):
 
 class Evicted(EdgesyncError):
     """A value that was moved to the hub to make room."""
+
+
+class EntityError(EdgesyncError, ValueError):
+    """`field` names what is wrong in what was given, `remedy` what would be accepted."""
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{field}: {problem}; {remedy}")
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 import trio
 
 from edgesync import __version__
+from edgesync.entities.keys import policies
 from edgesync.errors import EdgesyncError, StoreCorrupt
 from edgesync.serve.control import HUB, Answer, serve_control
 from edgesync.signals import notify, stopping_on_signals
@@ -243,7 +244,7 @@ def _open_cells(
         hub_log.generation,
         hub_log.head,
         map_bytes_max=int(section.limit),
-        strategies=section.strategies(),
+        strategies=policies(section.strategies()),
         value_max=int(section.value_limit),
         random=SystemRandom(),
         oldest=hub_log.oldest,

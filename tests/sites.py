@@ -12,6 +12,7 @@ import trio
 
 from edgesync import EdgeNode
 from edgesync.demo.site import free_ports
+from edgesync.entities.keys import policies
 from edgesync_transport.keys import new_key_pair, write_keys
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Message
@@ -65,6 +66,7 @@ class Sites:
                 hub_log.head,
                 random=SystemRandom(),
                 wall_ns=self.wall_ns,
+                strategies=policies([]),
             )
             with contextlib.closing(self.cells):
                 if is_reachable:

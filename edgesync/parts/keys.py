@@ -10,6 +10,7 @@ import trio
 
 from edgesync.cells import Argument, Reply
 from edgesync.cells.guard import Guard
+from edgesync.entities.keys import scoped
 from edgesync.parts.part import Context, Life, Part
 from edgesync.store.edgecells import EdgeCells, told_since
 from edgesync.watch import KeyWatch
@@ -41,7 +42,7 @@ class KeysPart(Part):
         self.cells = EdgeCells(
             store,
             told=told_since(store),
-            scope=wanted.scope(),
+            scope=scoped(context.settings.edge.name, wanted.scope()),
             writable=wanted.writable(),
             strategies=wanted.strategies(),
             may_pack=wanted.may_pack,

@@ -1,0 +1,41 @@
+"""How an entity goes with all it has, and what is left of one written to beside that.  [sans-IO]"""
+
+from edgesync.entities.alarms import alarms_of
+from edgesync.entities.keys import RELATION, alarm_key, keys_of, room_of
+from edgesync.entities.model import EntityId, Scope
+from edgesync.entities.records import find
+from edgesync.entities.relations import relation_of
+from edgesync.entities.view import Command, View, delete_fields
+
+
+def plan_delete(view: View, one: EntityId) -> list[Command]:
+    """Return the commands that remove an entity, its alarms, and relations from and to it."""
+    gone = [key for key in keys_of(one) if view.fields(key)]
+    gone += [alarm_key(one.edge, alarm.id) for alarm in alarms_of(view, one)]
+    return [*([[b"DEL", *gone]] if gone else []), *_unrelate_all(view, one)]
+
+
+def _unrelate_all(view: View, one: EntityId) -> list[Command]:
+    found: list[Command] = []
+    for key in view.keys(room_of(RELATION, one.edge)):
+        names = [
+            name for name in view.fields(key)
+            if (relation := relation_of(one, name)) is not None and relation.to == one
+        ]  # fmt: skip
+        found += delete_fields(key, names)
+    return found
+
+
+def remains(view: View, one: EntityId) -> dict[str, int]:
+    """Return how much there is of an entity: fields by room, and alarms."""
+    rooms = [*(scope.value for scope in Scope), "relation", "entity"]
+    counts = [len(view.fields(key)) for key in keys_of(one)]
+    found = {room: count for room, count in zip(rooms, counts, strict=True) if count}
+    if alarms := alarms_of(view, one):
+        found["alarm"] = len(alarms)
+    return found
+
+
+def plan_sweep(view: View, one: EntityId) -> list[Command]:
+    """Return the commands that remove what is left of an entity that is not there."""
+    return plan_delete(view, one) if find(view, one) is None else []

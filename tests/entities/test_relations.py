@@ -1,0 +1,179 @@
+"""Relations, what waits for something missing, cycles, and what a removal leaves: nothing."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgesync.entities import alarms, attributes, records, relations
+from edgesync.entities.model import EntityId, Scope, entity
+from edgesync.entities.relations import CONTAINS, Waiting, cycles
+from edgesync.entities.removal import plan_delete, plan_sweep, remains
+from edgesync.entities.view import SpaceView
+from edgesync.errors import EntityError
+from tests.entities.replicas import Pair, Side, both
+
+pytestmark = pytest.mark.feature("S19")
+
+BARN = entity("barn-7", "asset", "Barn")
+ROOM = entity("barn-7", "asset", "Room")
+SCALE = entity("barn-7", "device", "Scale 7")
+
+
+def save(side: Side[Any], one: EntityId, **fields: object) -> None:
+    side.do(records.plan_save(side.view, one, fields, side.now_ms()))
+
+
+def relate(side: Side[Any], source: EntityId, type_: str, to: EntityId) -> None:
+    side.do(relations.plan_relate(side.view, source, type_, to))
+
+
+def of(view: SpaceView) -> list[records.Record]:
+    return records.list_records(view, "barn-7", limit=1000)
+
+
+def waits(view: SpaceView) -> object:
+    return relations.waiting(view, "barn-7", of(view))
+
+
+def test_add_delete_add_of_a_relation_ends_in_being_there() -> None:
+    pair = Pair()
+    relate(pair.edge, BARN, CONTAINS, SCALE)
+    pair.meet()
+    pair.edge.do(relations.plan_unrelate(pair.edge.view, BARN, CONTAINS, SCALE))
+    relate(pair.edge, BARN, CONTAINS, SCALE)
+    pair.meet()
+    assert both(pair, lambda view: len(relations.relations_to(view, SCALE))) == 1
+    assert relations.plan_relate(pair.edge.view, BARN, CONTAINS, SCALE) == []
+
+
+def test_what_lacks_its_parent_is_parked_until_that_comes() -> None:
+    pair = Pair()
+    save(pair.edge, SCALE, profile="scales")
+    relate(pair.edge, BARN, CONTAINS, SCALE)
+    pair.meet()
+    assert both(pair, waits) == [
+        Waiting("device/Scale 7", "device_profile/scales"),
+        Waiting("asset/Barn Contains device/Scale 7", "asset/Barn"),
+    ]
+    save(pair.hub, BARN)
+    save(pair.hub, entity("barn-7", "device_profile", "scales"))
+    pair.meet()
+    assert both(pair, waits) == []
+    assert both(
+        pair, lambda view: [str(one.to) for one in relations.relations_from(view, BARN)]
+    ) == ["device/Scale 7"]
+
+
+def test_a_cycle_is_refused_by_name() -> None:
+    pair = Pair()
+    relate(pair.edge, BARN, CONTAINS, ROOM)
+    relate(pair.edge, ROOM, CONTAINS, SCALE)
+    with pytest.raises(EntityError) as refused:
+        relate(pair.edge, SCALE, CONTAINS, BARN)
+    assert "device/Scale 7 contains asset/Barn contains asset/Room contains device/Scale 7" in str(
+        refused.value
+    )
+    relate(pair.edge, SCALE, "Manages", BARN)  # that is no containment
+    with pytest.raises(EntityError, match=r"to: .* an entity of barn-7"):
+        relate(pair.edge, BARN, CONTAINS, entity("barn-8", "device", "Scale 7"))
+
+
+def test_a_cycle_that_two_sides_made_is_named() -> None:
+    pair = Pair()
+    relate(pair.edge, BARN, CONTAINS, ROOM)
+    relate(pair.hub, ROOM, CONTAINS, BARN)
+    pair.meet()
+    named = both(pair, lambda view: relations.find_cycles(view, "barn-7", of(view)))
+    assert named == [["asset/Barn", "asset/Room"]]
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.lists(st.sampled_from("abcdef"), max_size=3)))
+def test_a_cycle_is_named_if_there_is_one(edges: dict[str, list[str]]) -> None:
+    found = cycles(edges)
+    for cycle in found:
+        for at, name in enumerate(cycle):
+            assert cycle[(at + 1) % len(cycle)] in edges[name]
+    assert bool(found) == has_cycle(edges)
+
+
+def has_cycle(edges: dict[str, list[str]]) -> bool:
+    """By taking away, again and again, what leads nowhere."""
+    left = {name: set(to) for name, to in edges.items()}
+    while ends := [name for name, to in left.items() if not to & left.keys()]:
+        for name in ends:
+            del left[name]
+    return bool(left)
+
+
+def test_thousands_in_a_row_are_walked() -> None:
+    chain = {f"n{at:05}": [f"n{at + 1:05}"] for at in range(20_000)}
+    assert cycles(chain) == []
+    chain["n20000"] = ["n00000"]
+    assert len(cycles(chain)[0]) == 20_001
+
+
+@pytest.mark.parametrize("met_beside", [False, True])
+def test_removing_an_entity_leaves_no_orphan(met_beside: bool) -> None:
+    """Unassigned at the hub while the edge is away and goes on writing to it."""
+    pair = Pair()
+    save(pair.edge, SCALE)
+    save(pair.edge, BARN)
+    relate(pair.edge, BARN, CONTAINS, SCALE)
+    relate(pair.edge, SCALE, "Manages", BARN)
+    for scope in Scope:
+        pair.edge.do(attributes.plan_set(pair.edge.view, SCALE, scope, {"a": 1}))
+    pair.edge.do(alarms.plan_raise(pair.edge.view, SCALE, "x", alarms.Severity.MINOR, 1))
+    pair.meet()
+    pair.hub.do(plan_delete(pair.hub.view, SCALE))
+    if met_beside:
+        view = pair.edge.view
+        pair.edge.do(attributes.plan_set(view, SCALE, Scope.CLIENT, {"a": 2, "b": 3}))
+        relate(pair.edge, SCALE, "Manages", BARN)
+        save(pair.edge, SCALE, label="still here")
+        pair.edge.do(alarms.plan_raise(view, SCALE, "y", alarms.Severity.MINOR, 1))
+    pair.meet()
+    assert records.find(pair.edge.view, SCALE) is None
+    left = remains(pair.edge.view, SCALE)
+    assert left == ({"client": 2, "entity": 1, "alarm": 1} if met_beside else {})
+    pair.edge.do(plan_sweep(pair.edge.view, SCALE))
+    pair.meet()
+    assert both(pair, lambda view: remains(view, SCALE)) == {}
+    assert both(pair, lambda view: list(relations.all_relations(view, "barn-7"))) == []
+    assert both(pair, lambda view: [str(one.id) for one in of(view)]) == ["asset/Barn"]
+    save(pair.edge, SCALE)
+    assert plan_sweep(pair.edge.view, SCALE) == []
+
+
+def test_entities_are_listed_page_by_page() -> None:
+    pair = Pair()
+    all_ = [entity("barn-7", kind, f"n{at}") for kind in ("asset", "dashboard", "device")
+            for at in range(4)]  # fmt: skip
+    for one in [*all_, entity("barn-70", "device", "other")]:
+        save(pair.edge, one)
+    found: list[EntityId] = []
+    after: EntityId | None = None
+    while page := records.list_records(pair.edge.view, "barn-7", after=after, limit=5):
+        found += [one.id for one in page]
+        after = page[-1].id
+    assert sorted(found) == all_
+    assert len(found) == len(all_)
+    boards = records.list_records(pair.edge.view, "barn-7", kind="dashboard", limit=3)
+    assert [one.id.name for one in boards] == ["n0", "n1", "n2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [({"created": 1}, "fields.created"), ({"a\n": 1}, "fields.a\n"), ({"a": 2**70}, "fields.a"),
+     ({f"f{n}": n for n in range(80)}, "fields")],
+)  # fmt: skip
+def test_a_record_that_cannot_be(fields: dict[str, object], field: str) -> None:
+    with pytest.raises(EntityError) as refused:
+        save(Pair().edge, SCALE, **fields)
+    assert refused.value.field == field
+
+
+def test_an_edge_with_too_many_entities() -> None:
+    with pytest.raises(EntityError, match="at most 50000"):
+        records.plan_save(Pair().edge.view, SCALE, {}, 1, count=50_000)
