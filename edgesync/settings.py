@@ -14,6 +14,7 @@ from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.model import Lane
 from edgesync.resources.settings import ResourcesSection
+from edgesync.serve.device_http.settings import DeviceHttpSection
 from edgesync.serve.mqtt.settings import MqttSection
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.store.settings import LanesSection, Policy
@@ -175,6 +176,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     series: SeriesSection = SeriesSection()
     http: HttpSection = HttpSection()
     mqtt: MqttSection = MqttSection()
+    device_http: DeviceHttpSection = DeviceHttpSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()
 
@@ -241,13 +243,14 @@ def _misfit(settings: Settings, file: str) -> ConfigError | None:
             problem=f"is empty, and {cells.host} lets clients of other machines in",
             remedy='set one, or host = "127.0.0.1"',
         )
-    if settings.mqtt.tls_port and not (settings.mqtt.certificate and settings.mqtt.key):
-        return ConfigError(
-            file=file,
-            field="mqtt.tls_port",
-            problem="needs mqtt.certificate and mqtt.key",
-            remedy="name both files, or tls_port = 0",
-        )
+    for name, door in (("mqtt", settings.mqtt), ("device_http", settings.device_http)):
+        if door.tls_port and not (door.certificate and door.key):
+            return ConfigError(
+                file=file,
+                field=f"{name}.tls_port",
+                problem=f"needs {name}.certificate and {name}.key",
+                remedy="name both files, or tls_port = 0",
+            )
     return None
 
 

@@ -87,6 +87,24 @@ class MqttStatus(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[RefusalView, ...] = ()
 
 
+class DeviceHttpStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The door for HTTP devices; counts are since the start.
+
+    requests    what came; `refused` of them were not stored
+    rejected    requests without a token that is known, or that are no HTTP
+    problem     why nothing could be stored the last time, if so
+    refusals    the newest few, the newest last
+    """
+
+    connections: int
+    requests: int
+    readings: int
+    refused: int
+    rejected: int
+    problem: str = ""
+    refusals: tuple[RefusalView, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """readings and events count what was stored since the start; series are all known ones.
 
@@ -116,6 +134,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     store: StoreStatus
     sources: tuple[SourceStatus, ...] = ()
     mqtt: MqttStatus | None = None
+    device_http: DeviceHttpStatus | None = None
     rss_bytes: int = 0
     resource_level: str = "unwatched"
 

@@ -140,8 +140,14 @@ def status(config: Path, as_json: bool) -> None:
             f"mqtt      {mqtt['clients']} clients, {mqtt['messages']} messages, "
             f"{mqtt['refused']} of them refused{problem}"
         )
-        for one in mqtt["refusals"][-1:]:
-            click.echo(f"          last refused: {one['device']} {one['topic']}: {one['problem']}")
+        _last_refused(mqtt["refusals"])
+    if http := found["device_http"]:
+        problem = f" ({http['problem']})" if http["problem"] else ""
+        click.echo(
+            f"devices   {http['connections']} connections, {http['requests']} requests, "
+            f"{http['refused']} of them refused, {http['rejected']} not let in{problem}"
+        )
+        _last_refused(http["refusals"])
     if found["resource_level"] != "unwatched":
         click.echo(f"resources {found['resource_level']}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))
@@ -153,6 +159,11 @@ def status(config: Path, as_json: bool) -> None:
         for source in found["sources"]:
             for line in troubles(source):
                 click.echo(line)
+
+
+def _last_refused(refusals: Sequence[Mapping[str, Any]]) -> None:
+    for one in refusals[-1:]:
+        click.echo(f"          last refused: {one['device']} {one['topic']}: {one['problem']}")
 
 
 def troubles(source: Mapping[str, Any]) -> list[str]:

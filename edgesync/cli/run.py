@@ -60,13 +60,20 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         from edgesync.serve.mqtt.door import mqtt_doubts
 
         found += mqtt_doubts(settings, config.parent)
+    if settings.device_http.is_open:
+        from edgesync.serve.device_http.door import device_http_doubts
+
+        found += device_http_doubts(settings, config.parent)
     facts: dict[str, Any] = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,
         "to_join": settings.hub.unjoined or None,
         "devices": [device.name for device in settings.modbus],
         "connections": [source.name for source in sources],
-        "mqtt": [port for port in (settings.mqtt.port, settings.mqtt.tls_port) if port],
+        **{
+            name: [port for port in (door.port, door.tls_port) if port]
+            for name, door in (("mqtt", settings.mqtt), ("device_http", settings.device_http))
+        },
         "doubts": found,
     }
     answers = {} if not is_asked else _answers(lines)
@@ -81,9 +88,10 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         alone = f"{facts['to_join']}, not joined yet: edgesync init --token …"
     click.echo(f"  hub          {facts['hub'] or alone}")
     click.echo(f"  devices      {', '.join(facts['devices'] or ['none'])}")
-    if facts["mqtt"]:
-        ports = " and ".join(str(port) for port in facts["mqtt"])
-        click.echo(f"  mqtt         {settings.mqtt.host}, port {ports}")
+    for name, host in (("mqtt", settings.mqtt.host), ("device_http", settings.device_http.host)):
+        if facts[name]:
+            ports = " and ".join(str(port) for port in facts[name])
+            click.echo(f"  {name:12} {host}, port {ports}")
     for doubt in facts["doubts"] or ():
         click.echo(f"  doubtful     {doubt}")
     for name, problem in answers.items():

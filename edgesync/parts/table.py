@@ -79,6 +79,10 @@ PARTS: Final[tuple[PartRow, ...]] = (
         "mqtt", "edgesync.serve.mqtt.door:MqttPart", Life.SERVING,
         lambda settings: settings.mqtt.is_open,
     ),
+    PartRow(
+        "device-http", "edgesync.serve.device_http.door:DeviceHttpPart", Life.SERVING,
+        lambda settings: settings.device_http.is_open,
+    ),
 )  # fmt: skip
 
 SOURCES: Final[tuple[SourceRow, ...]] = (

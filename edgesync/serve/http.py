@@ -37,6 +37,13 @@ MQTT: Final = (
     ("refused_total", "counter", "Messages not stored, or not whole, since the start."),
     ("rejected_total", "counter", "Connections not let in since the start."),
 )
+DEVICE_HTTP: Final = (
+    ("connections", "gauge", "Connections of HTTP devices."),
+    ("requests_total", "counter", "Requests of HTTP devices since the start."),
+    ("readings_total", "counter", "Readings of them stored since the start."),
+    ("refused_total", "counter", "Requests not stored since the start."),
+    ("rejected_total", "counter", "Requests without a known token, or no HTTP, since the start."),
+)
 LEVELS: Final = ("normal", "warning", "high", "critical")
 
 Page = tuple[int, bytes, bytes]  # status, content type, body
@@ -208,10 +215,12 @@ def _lines(status: Status) -> Iterator[str]:
         yield from _family(f"lane_{field}_total", "counter", text)
         for lane in status.lanes:
             yield f'edgesync_lane_{field}_total{{{edge},lane="{lane.lane}"}} {getattr(lane, field)}'
-    if (mqtt := status.mqtt) is not None:
-        for name, kind, text in MQTT:
-            yield from _family(f"mqtt_{name}", kind, text)
-            yield f"edgesync_mqtt_{name}{{{edge}}} {getattr(mqtt, name.removesuffix('_total'))}"
+    for door, counts, names in (
+        ("mqtt", status.mqtt, MQTT), ("device_http", status.device_http, DEVICE_HTTP),
+    ):  # fmt: skip
+        for name, kind, text in names if counts is not None else ():
+            yield from _family(f"{door}_{name}", kind, text)
+            yield f"edgesync_{door}_{name}{{{edge}}} {getattr(counts, name.removesuffix('_total'))}"
     yield from _family("source_up", "gauge", "1 while the device answers.")
     for source in status.sources:
         up = float(source.state in ("online", "busy"))

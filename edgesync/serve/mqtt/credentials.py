@@ -85,11 +85,14 @@ class Credentials:
             return {"problem": "has no credentials", "remedy": "add token, username or client_id"}
         return None
 
+    def of_token(self, token: str) -> Device | None:
+        return self._tokens.get(_digest(token))
+
     def identify(self, connect: Connect) -> Device:
         """Return whose credentials a client shows; raises Refused."""
         user = connect.username or ""
         if user:
-            if (device := self._tokens.get(_digest(user))) is not None:
+            if (device := self.of_token(user)) is not None:
                 return device
             known = self._users.get(user, [])
         else:
@@ -125,9 +128,9 @@ class CredentialsFile:
         try:
             self.current = self._read()
         except ConfigError as error:
-            log.error("mqtt: devices stay as they were: %s", error)
+            log.error("devices stay as they were: %s", error)
             return False
-        log.info("mqtt: devices read again: file=%s devices=%d", self.path, len(self.current.names))
+        log.info("devices read again: file=%s devices=%d", self.path, len(self.current.names))
         return True
 
     def _read(self) -> Credentials:

@@ -1,7 +1,6 @@
 """The door as the file says: what is checked before it opens, and what is doubtful about it."""
 
 import logging
-import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from edgesync.errors import ConfigError
 from edgesync.parts.part import Context, DoorPart
 from edgesync.serve.mqtt.credentials import CredentialsFile, is_readable_by_others
 from edgesync.serve.mqtt.server import MqttServer
+from edgesync.serve.tls import server_tls
 from edgesync.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def mqtt_server(
         section,
         recorder,
         CredentialsFile(folder / section.devices, anonymous=section.anonymous),
-        tls=_tls(settings, folder) if section.tls_port else None,
+        tls=server_tls(section, "mqtt", folder) if section.tls_port else None,
         reserved={device.name for device in settings.modbus},
         wall_ns=wall_ns,
     )
@@ -99,24 +99,3 @@ class _Nowhere:
 
     async def emit(self, _event: object) -> None:
         raise AssertionError
-
-
-def _tls(settings: Settings, folder: Path) -> ssl.SSLContext:
-    section = settings.mqtt
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2  # what many devices speak
-    certificate, key = folder / section.certificate, folder / section.key
-    for field, path in (("mqtt.certificate", certificate), ("mqtt.key", key)):
-        if not path.is_file():
-            raise ConfigError(
-                file="settings", field=field, problem=f"{path} is not there",
-                remedy="name a file in PEM format, relative to edge.toml",
-            )  # fmt: skip
-    try:
-        context.load_cert_chain(certificate, key)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(
-            file="settings", field="mqtt.certificate", problem=f"cannot be used: {error}",
-            remedy="both files are in PEM format, and the key is that of the certificate",
-        ) from error  # fmt: skip
-    return context

@@ -1,0 +1,93 @@
+"""What a request of a device asks for, and what an answer says.   [sans-IO]
+
+`/api/v1/TOKEN/…` is ThingsBoard's HTTP API for devices. A request means what a message on the topic
+of the same name means, so that there is one place that knows what devices may say (thingsboard.py).
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+import msgspec
+
+from edgesync.serve.mqtt.packets import Reason
+from edgesync.serve.mqtt.thingsboard import DEVICE
+
+ROOT: Final = "/api/v1/"
+# The id under which a request without one asks: each is answered before the next.
+ONLY: Final = "1"
+# What a device is told of a message that MQTT refuses for this reason.
+STATUSES: Final[Mapping[Reason, HTTPStatus]] = {
+    Reason.NOT_AUTHORIZED: HTTPStatus.FORBIDDEN,
+    Reason.TOPIC_NAME_INVALID: HTTPStatus.NOT_FOUND,
+    Reason.QUOTA_EXCEEDED: HTTPStatus.INSUFFICIENT_STORAGE,
+}
+LATER: Final = ("attributes/updates", "rpc", "claim", "firmware", "software")
+FIELDS_MAX: Final = 8
+
+
+class Problem(Exception):
+    """A request that is not taken: the status, and a sentence for whoever reads it."""
+
+    def __init__(
+        self,
+        status: HTTPStatus,
+        message: str,
+        *,
+        field: str = "",
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.field, self.headers = status, message, field, headers
+
+    def body(self) -> bytes:
+        found: dict[str, object] = {"status": int(self.status), "message": self.message}
+        if self.field:
+            found["field"] = self.field
+        return msgspec.json.encode(found)
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request as a message: whose token, the topic, and the payload if it is not the body."""
+
+    token: str
+    topic: str
+    payload: bytes | None = None
+
+
+def read_target(method: str, target: str) -> Asked:
+    """Return what is asked; raises Problem."""
+    path, _, query = target.partition("?")
+    token, _, what = path.removeprefix(ROOT).partition("/")
+    if not path.startswith(ROOT) or not token:
+        raise Problem(HTTPStatus.NOT_FOUND, f"devices are answered at {ROOT}TOKEN/telemetry")
+    token = unquote(token)
+    match method, what:
+        case "POST", "telemetry" | "attributes":
+            return Asked(token, DEVICE + what)
+        case "POST", "rpc":
+            return Asked(token, f"{DEVICE}rpc/request/{ONLY}")
+        case "GET", "attributes":
+            return Asked(token, f"{DEVICE}attributes/request/{ONLY}", _keys(query))
+        case _, "telemetry" | "attributes":
+            allowed = "POST" if what == "telemetry" else "GET, POST"
+            raise Problem(
+                HTTPStatus.METHOD_NOT_ALLOWED, f"{what} takes {allowed}",
+                headers=(("Allow", allowed),),
+            )  # fmt: skip
+    if what.startswith(LATER):
+        raise Problem(HTTPStatus.NOT_IMPLEMENTED, f"{what[:100]}: not there yet at this edge")
+    raise Problem(HTTPStatus.NOT_FOUND, "there are telemetry, attributes and rpc", field=what[:100])
+
+
+def _keys(query: str) -> bytes:
+    """Return which attributes a query names, as a payload names them."""
+    try:
+        given = parse_qsl(
+            query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=8
+        )
+    except ValueError as error:
+        raise Problem(HTTPStatus.BAD_REQUEST, "is no query", field="query") from error
+    known = {name: value for name, value in given if name in ("clientKeys", "sharedKeys")}
+    return msgspec.json.encode(known)
