@@ -37,6 +37,8 @@ from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import cells_path
 from hubd.db.engine import parse_url
+from hubd.downlink.delivery import Delivery
+from hubd.downlink.journal import Journal
 from hubd.errors import HubError, RestoreUnfinished, StateUnreadable, TenantUnknown
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.link.rates import Rates
@@ -313,6 +315,7 @@ async def _serve(
         retention=lambda: retention.standing,
         all_answers=lambda: dict(keyspaces.all()),
     )
+    downlink = Delivery(Journal(registry.owned))
     enrolment = Enrolment(registry, settings, server_key=keys.public)
     app = make_app(
         context,
@@ -333,6 +336,7 @@ async def _serve(
             answers=keyspaces,
             rates=rates,
             projection=projectors,
+            downlink=downlink,
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:

@@ -19,6 +19,7 @@ from edgesync.store.declare import declare_all, hub_notes, note_hub
 if TYPE_CHECKING:
     from edgesync.parts.keys import KeysPart
     from edgesync.sync.driver import SyncDriver
+    from edgesync.sync.inbound import Handler, Inbound
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +38,14 @@ NOT_JOINED: Final = (
 class LinkPart(Part):
     """See the module. It observes its driver (`edgesync.sync.driver.Watcher`).
 
-    driver   None without a hub, and in a plain program
+    driver    None without a hub, and in a plain program
+    handlers  whose business a kind of event from the hub is; a part adds itself when it is opened
     """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.driver: SyncDriver | None = None
+        self.handlers: dict[int, Handler] = {}
 
     async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
         hub = self.context.settings.hub
@@ -78,10 +81,23 @@ class LinkPart(Part):
                 random=context.random,
                 wall_ns=context.wall_ns,
                 generation=notes.generation,
+                inbound=self._inbound(),
             )
             self._attach(driver)
             task_status.started()
             await driver.run()
+
+    def _inbound(self) -> "Inbound":
+        from edgesync.sync.inbound import Inbound
+
+        context = self.context
+        return Inbound(
+            context.recorder.store,
+            edge=context.settings.edge.name,
+            wall_ns=context.wall_ns,
+            grown=context.recorder.note_grown,
+            handlers=self.handlers,
+        )
 
     def _attach(self, driver: "SyncDriver") -> None:
         """Let recorder and keys use the driver."""

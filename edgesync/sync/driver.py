@@ -18,6 +18,7 @@ import trio
 from edgesync._native import batch
 from edgesync.errors import StoreError
 from edgesync.store.journal import EdgeStore
+from edgesync.sync.inbound import Inbound, InboundQueue
 from edgesync_transport import sender as core
 from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.breaker import Breaker, BreakerSettings
@@ -80,6 +81,7 @@ class SyncDriver:
         random: Random,
         wall_ns: Callable[[], int] = time.time_ns,
         generation: bytes = b"",
+        inbound: Inbound | None = None,
     ) -> None:
         self._store = store
         self._connect = connect
@@ -97,7 +99,10 @@ class SyncDriver:
             random=random,
             settings=settings,
             generation=generation,
+            down=None if inbound is None else inbound.floors,
         )
+        self.inbound = inbound
+        self._inbound_queue = None if inbound is None else InboundQueue(inbound, self._step)
         self.last_problem = ""
         self.reconnects = 0
         # Who keeps the keys; without any, nobody asks the hub for them.
@@ -179,6 +184,8 @@ class SyncDriver:
                 nursery.start_soon(self._keep_reading, lane)
             nursery.start_soon(self._keep_chores)
             nursery.start_soon(self._keep_time)
+            if self._inbound_queue is not None:
+                nursery.start_soon(self._inbound_queue.run)
             await self._keep_connected()
 
     async def _keep_connected(self) -> None:
@@ -429,6 +436,12 @@ class SyncDriver:
             case core.Load():
                 self._loads[effect.lane] = effect
                 self._wanted[effect.lane].set()
+            case core.Store(token, batch):
+                assert self._inbound_queue is not None
+                self._inbound_queue.put(token, batch)
+            case core.DownBegun(incarnation, floors):
+                assert self.inbound is not None
+                self.inbound.begin(incarnation, floors)
             case core.Mark():
                 self._moved.set()
                 self._moved = trio.Event()

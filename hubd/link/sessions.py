@@ -23,6 +23,7 @@ from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import Codec, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from hubd.cells import Answers, Keyspaces
+from hubd.downlink.delivery import Delivery
 from hubd.link.lead import Lead
 from hubd.link.rates import Rates
 from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
@@ -111,6 +112,7 @@ class HubLink:
     """See the module. `run` lasts until cancelled or the hearing is closed.
 
     projection   how far the newest readings are shown: the log does not run away from it
+    downlink     what edges are to be told; None: nothing is
     """
 
     def __init__(
@@ -123,6 +125,7 @@ class HubLink:
         answers: Answers | Keyspaces | None = None,
         rates: Rates | None = None,
         projection: Projection | None = None,
+        downlink: Delivery | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._hearing = hearing
@@ -133,6 +136,7 @@ class HubLink:
         self._wall_ns = wall_ns
         self.rates = rates or Rates()
         self._projection = projection
+        self.downlink = downlink
         self._lead = Lead()
         self._ports: dict[str, EdgePort] = {}
         # When ports are to be told the time, the next first.
@@ -148,12 +152,20 @@ class HubLink:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._tick)
+            if self.downlink is not None:
+                nursery.start_soon(self.downlink.run, self._step_edge)
             try:
                 while True:
                     peer, message = await self._hearing.receive()
                     await self._heard(peer, message)
             except LinkClosed:
                 nursery.cancel_scope.cancel()
+
+    async def _step_edge(self, edge: str, event: core.Event) -> None:
+        """Tell the receiver of an edge what came of its lanes, if it was ever here."""
+        if edge in self._ports:
+            await self._step(self._ports[edge], event)
+            self._time(self._ports[edge])
 
     async def _heard(self, peer: Peer, message: Message) -> None:
         self._presence.seen(peer.edge)
@@ -228,6 +240,9 @@ class HubLink:
                 case core.Asked(peer, pull):
                     if self._answers is not None:
                         self._answers.ask(peer, pull, port.receiver, self._hearing.send)
+                case core.Load() | core.Mark() | core.Lost() | core.Rewind() | core.Dead():
+                    assert self.downlink is not None
+                    self.downlink.take(port.receiver.edge, effect)
                 case core.Report(kind, facts):
                     edge = port.receiver.edge
                     level = logging.ERROR if kind == "two_hubs" else logging.INFO
@@ -281,9 +296,12 @@ class HubLink:
             log.error("no session: edge=%s %s", edge, error)
             await self._step(port, core.OpenFailed(asked.token, "the hub cannot store now"))
             return
+        down = None
+        if asked.down is not None and self.downlink is not None:
+            down = await self.downlink.begin(edge, asked.down)
         opened = core.Opened(
             asked.token, session.epoch, self._log.generation, session.floors, self.spread_s,
-            self.window_bytes,
+            self.window_bytes, down,
         )  # fmt: skip
         await self._step(port, opened)
         self._time(port)

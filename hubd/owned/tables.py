@@ -89,3 +89,78 @@ enrolment: Final = sa.Table(
     sa.Column("redeemed_key", Text),
     sa.Column("guest", Text),
 )
+
+# The hub's journal for an edge, see `hubd/downlink/`. Chains are 16 hex digits, as SQL has no u64.
+downlink: Final = sa.Table(
+    "downlink",
+    metadata,
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), primary_key=True),
+    sa.Column("incarnation", Text, nullable=False),
+    sa.Column("forks", sa.BigInteger, nullable=False),
+    sa.Column("refused", sa.BigInteger, nullable=False),
+)
+
+# trimmed <= floor <= tail; nbytes of the records above `trimmed`.
+downlink_lane: Final = sa.Table(
+    "downlink_lane",
+    metadata,
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), primary_key=True),
+    sa.Column("lane", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("tail", sa.BigInteger, nullable=False),
+    sa.Column("tail_chain", Text, nullable=False),
+    sa.Column("floor", sa.BigInteger, nullable=False),
+    sa.Column("trimmed", sa.BigInteger, nullable=False),
+    sa.Column("trimmed_chain", Text, nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    sa.Column("start_chain", Text, nullable=False),
+    sa.Column("nbytes", sa.BigInteger, nullable=False),
+)
+
+# `body` is the record as it travels, in base64.
+downlink_record: Final = sa.Table(
+    "downlink_record",
+    metadata,
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), primary_key=True),
+    sa.Column("lane", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("chain", Text, nullable=False),
+    sa.Column("origin", Text, nullable=False),
+    sa.Column("body", Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+
+# Calls of devices, see `edgesync/rpc/`. `params` and `answer` are JSON. `seq` is of the critical
+# lane to the edge; 0 of a call that this hub knows from its answer alone.
+rpc: Final = sa.Table(
+    "rpc",
+    metadata,
+    sa.Column("id", Text, primary_key=True),
+    sa.Column("tenant", Text, sa.ForeignKey("tenant.name"), nullable=False),
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), nullable=False),
+    sa.Column("device", Text, nullable=False),
+    sa.Column("method", Text, nullable=False),
+    sa.Column("params", Text, nullable=False),
+    sa.Column("is_one_way", sa.BigInteger, nullable=False),
+    sa.Column("state", Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("expires_ns", sa.BigInteger, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("edge_ns", sa.BigInteger),
+    sa.Column("sent_ns", sa.BigInteger),
+    sa.Column("delivered_ns", sa.BigInteger),
+    sa.Column("answered_ns", sa.BigInteger),
+    sa.Column("expired_ns", sa.BigInteger),
+    sa.Column("answer", Text),
+    sa.Column("error", Text, nullable=False),
+    sa.Column("reason", Text, nullable=False),
+    sa.Index("rpc_by_edge", "tenant", "edge", "created_ns"),
+    sa.Index("rpc_by_state", "state", "expires_ns"),
+)
+
+# Up to where the log is in `rpc`, for the log of each generation.
+rpc_cursor: Final = sa.Table(
+    "rpc_cursor",
+    metadata,
+    sa.Column("generation", Text, primary_key=True),
+    sa.Column("position", sa.BigInteger, nullable=False),
+)

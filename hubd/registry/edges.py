@@ -93,12 +93,17 @@ class Edges:
             expire_tokens(connection, edge, now)
 
     def forget(self, edge: str) -> None:
-        """Take `edge` out of the registry; its keys stay revoked. Raises EdgeUnknown."""
+        """Take `edge` out of the registry, and what it was to be told; its keys stay revoked.
+
+        Raises EdgeUnknown.
+        """
         with self._owned.change() as connection:
             check_edge(connection, edge)
             revoke_keys(connection, edge, self._clock_ns())
             connection.execute(tables.enrolment.delete().where(tables.enrolment.c.edge == edge))
             connection.execute(tables.edge.delete().where(tables.edge.c.name == edge))
+            for table in (tables.downlink_record, tables.downlink_lane, tables.downlink):
+                connection.execute(table.delete().where(table.c.edge == edge))
 
 
 def is_edge(connection: sa.Connection, edge: str) -> bool:

@@ -63,6 +63,13 @@ WELCOME: Final = Welcome(
     heartbeat_s=5.0,
     restore_safe=True,
 )
+HELLO_DOWN: Final = msgspec.structs.replace(
+    HELLO, features=1, down_incarnation=GENERATION, down_floors=WELCOME.lanes
+)
+HELLO_DOWN_NEW: Final = msgspec.structs.replace(HELLO, features=1, down_floors=WELCOME.lanes)
+WELCOME_DOWN: Final = msgspec.structs.replace(
+    WELCOME, features=1, down_incarnation=GENERATION, down_offers=HELLO.lanes
+)
 REFUSED: Final = Refused(
     nonce=7, epoch=0, code=RefuseCode.RATE_LIMITED, reason="too many greetings", retry_after_s=1.5
 )
@@ -160,6 +167,9 @@ DELTA_SYNC: Final = DeltaSync(
 CONFLICT_REPORT: Final = ConflictReport(epoch=41, last=3, count=1, payload=b"who met whom")
 
 SAMPLES: Final[dict[str, Message]] = {
+    "hello_down": HELLO_DOWN,
+    "hello_down_new": HELLO_DOWN_NEW,
+    "welcome_down": WELCOME_DOWN,
     "hello": HELLO,
     "welcome": WELCOME,
     "refused": REFUSED,

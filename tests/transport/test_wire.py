@@ -88,7 +88,7 @@ def test_the_largest_payload_passes_and_one_byte_more_does_not() -> None:
 
 def test_limits_are_the_callers() -> None:
     small = WireLimits(control_bytes=64, payload_bytes=4)
-    with pytest.raises(WireError, match="control frame of 248 bytes, limit 64"):
+    with pytest.raises(WireError, match="control frame of 272 bytes, limit 64"):
         decode(encode(HELLO), small)
     with pytest.raises(WireError, match="payload of 14 bytes, limit 4"):
         encode(BATCH, small)

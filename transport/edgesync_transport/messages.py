@@ -17,6 +17,16 @@ PROTOCOL_VERSION: Final = 1
 PROTOCOL_VERSION_OLDEST: Final = 1
 
 
+class Feature(enum.IntFlag):
+    """What a side can do beyond the first release of its protocol; used when both sides say so.
+
+    A codec of payloads beyond those of protocol 1 is a feature, too: whoever cannot read it, is not
+    sent it.
+    """
+
+    DOWNLINK = 1  # lanes from the hub to the edge
+
+
 class Lane(enum.IntEnum):
     """An ordered stream with its own sequence; lower numbers are served first."""
 
@@ -66,7 +76,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, kw_only=True):
-    """The sender asks for a session. The nonce is fresh and used once (R3)."""
+    """The edge asks for a session. The nonce is fresh and used once (R3).
+
+    features          bits of Feature
+    down_incarnation  of the hub's journal for this edge, as it is known here; none before that
+    down_floors       where each lane of it stands here; none without the feature
+    """
 
     nonce: int
     protocol_oldest: int = PROTOCOL_VERSION_OLDEST
@@ -78,12 +93,19 @@ class Hello(Message, frozen=True, kw_only=True):
     heartbeat_s: float = 5.0
     config_revision: int = 0
     last_start: int = 0  # the hub's start it spoke with last; 0: none, or not known
+    features: int = 0
+    down_incarnation: bytes = b""
+    down_floors: tuple[LaneFloor, ...] = ()
 
 
 class Welcome(Message, frozen=True, kw_only=True):
     """The receiver grants a session; every older session of this edge is over (I6).
 
     spread_s   edges that lose this receiver together come back one by one over so long
+    features   of those of the Hello, the ones that this session has
+
+    down_incarnation, down_offers   the hub's journal for the edge, as `incarnation` and `lanes` of
+                                    a Hello are the edge's for the hub
     """
 
     nonce: int
@@ -97,6 +119,9 @@ class Welcome(Message, frozen=True, kw_only=True):
     restore_safe: bool = False  # False: safe is merely the floor, there is no backup
     start: int = 0  # random, of this start of the receiver: two with one identity differ in it
     spread_s: float = 0.0
+    features: int = 0
+    down_incarnation: bytes = b""
+    down_offers: tuple[LaneOffer, ...] = ()
 
 
 class RefuseCode(enum.IntEnum):

@@ -11,19 +11,41 @@ from typing import Final
 
 import msgspec
 
-from edgesync_transport.lanes.events import Effect, Event, Report, Store, Stored
+from edgesync_transport.lanes import events as lane_events
+from edgesync_transport.lanes.events import (
+    Dead,
+    DownFloors,
+    Effect,
+    Event,
+    Grown,
+    Load,
+    Loaded,
+    LoadedNothing,
+    Lost,
+    Mark,
+    Report,
+    Rewind,
+    Store,
+    Stored,
+)
 from edgesync_transport.lanes.receiver import FLOOR_NONE, LaneReceiver
+from edgesync_transport.lanes.sender import LaneSender, Slowdown
+from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_OLDEST,
+    Ack,
     Batch,
     Bye,
+    Feature,
     Hello,
     Lane,
     LaneFloor,
+    LaneOffer,
     Limits,
     Message,
+    Nack,
     Ping,
     Pong,
     Pull,
@@ -37,10 +59,47 @@ MEASURE_BEATS: Final = 4
 FLOORS_NONE: Final = (FLOOR_NONE,) * 3
 
 __all__ = [
-    "FLOORS_NONE", "Asked", "Effect", "Event", "Open", "OpenFailed", "Opened", "Received",
-    "Receiver", "ReceiverSettings", "Report", "Revoked", "Session", "State", "Stopping", "Store",
-    "Stored", "Tick", "Transmit",
+    "FLOORS_NONE",
+    "Asked",
+    "Dead",
+    "DownFloors",
+    "DownOffer",
+    "Effect",
+    "Event",
+    "Grown",
+    "Load",
+    "Loaded",
+    "LoadedNothing",
+    "Lost",
+    "Mark",
+    "Open",
+    "OpenFailed",
+    "Opened",
+    "Received",
+    "Receiver",
+    "ReceiverSettings",
+    "Regreet",
+    "Report",
+    "Revoked",
+    "Rewind",
+    "Session",
+    "State",
+    "Stopping",
+    "Store",
+    "Stored",
+    "Tick",
+    "Transmit",
 ]  # fmt: skip
+
+
+# What a hub sends an edge is little, and what small gateways take.
+DOWNLINK: Final = SenderSettings(
+    batch_records_min=1,
+    batch_records_max=256,
+    batch_raw_bytes=256 * 1024,
+    window_batches=(2, 2, 2),
+    linger_s=(0.0, 0.0, 0.0),
+)
 
 
 class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +119,7 @@ class ReceiverSettings(msgspec.Struct, frozen=True, kw_only=True):
     restore_safe: bool = False
     clock_offset_warn_s: float = 5.0
     start: int = 0
+    downlink: SenderSettings = DOWNLINK
 
 
 class State(enum.Enum):
@@ -73,10 +133,30 @@ class Received(Event, frozen=True):
     message: Message
 
 
+class DownOffer(msgspec.Struct, frozen=True):
+    """The hub's journal for an edge, for one session.
+
+    floors   where the edge stands in it; of an incarnation that it does not know, the start
+    trimmed_chains   the running hash at what is trimmed, of each lane
+    """
+
+    incarnation: bytes
+    lanes: tuple[LanePositions, ...]
+    floors: tuple[LaneFloor, ...]
+    trimmed_chains: tuple[int, ...]
+
+
+class Regreet(Event, frozen=True):
+    """The edge shall greet anew: what its session lacks can be had now."""
+
+    reason: str
+
+
 class Opened(Event, frozen=True):
     """The answer to Open: the epoch is durable, and this is where each lane stands.
 
     window_bytes   what this session is granted to have under way; 0: as the settings say
+    down           None: no lanes to the edge in this session
     """
 
     token: int
@@ -85,6 +165,7 @@ class Opened(Event, frozen=True):
     floors: tuple[LaneFloor, LaneFloor, LaneFloor]
     spread_s: float = 0.0
     window_bytes: int = 0
+    down: DownOffer | None = None
 
 
 class OpenFailed(Event, frozen=True):
@@ -111,11 +192,13 @@ class Open(Effect, frozen=True):
     """Draw a new epoch durably, look the floors up, answer Opened or OpenFailed.
 
     An incarnation never seen begins at `starts`: a fork keeps its seqs (R4).
+    down   of an edge that takes lanes from the hub: where it stands in them
     """
 
     token: int
     incarnation: bytes
     starts: tuple[LaneFloor, LaneFloor, LaneFloor]
+    down: DownFloors | None = None
 
 
 class Transmit(Effect, frozen=True):
@@ -130,6 +213,13 @@ class Asked(Effect, frozen=True):
     pull: Pull
 
 
+class DownLane(LaneSender):
+    """A lane to the edge: the hub forgets what the edge has, so nothing is sent it twice."""
+
+    not_retained = "had by this edge before its store was restored or replaced: not sent again"
+    given_way = "given up at the hub, which kept it for too long"
+
+
 class Session:
     """What a granted Hello has led to."""
 
@@ -139,10 +229,15 @@ class Session:
         self.epoch = epoch
         self.opened_at = now
         self.heartbeat_s = hello.heartbeat_s
+        self.wants_downlink = bool(hello.features & Feature.DOWNLINK)
+        self.down: tuple[LaneSender, ...] = ()
+        self.down_incarnation = b""
 
 
 class Receiver:
     """Sessions of one edge; see the module."""
+
+    down_lane: type[LaneSender] = DownLane
 
     def __init__(self, edge: str, settings: ReceiverSettings | None = None) -> None:
         self.edge = edge
@@ -195,6 +290,10 @@ class Receiver:
                 return self._tick(now, wall_ns)
             case Stopping(spread_s):
                 return self._say_goodbye(spread_s)
+            case Grown() | Loaded() | LoadedNothing():
+                return self._step_downlink(event, now)
+            case Regreet(reason):
+                return self._say_goodbye(0.0, reason)
             case Revoked():
                 return self._end("revoked", RefuseCode.BAD_CREDENTIALS, "the key was revoked")
         return []
@@ -212,6 +311,8 @@ class Receiver:
         match message:
             case Batch():
                 return self._batch(session, message)
+            case Ack() | Nack() if session.down:
+                return self._answered(session, message, now)
             case Ping():
                 pong = Pong(
                     epoch=session.epoch, token=message.token,
@@ -269,7 +370,10 @@ class Receiver:
             LaneFloor(floor=offer.start, chain=offer.start_chain, safe=offer.start)
             for offer in hello.lanes
         )
-        return [*effects, Open(self._token, hello.incarnation, (critical, normal, bulk))]
+        down = None
+        if hello.features & Feature.DOWNLINK:
+            down = DownFloors(hello.down_incarnation, hello.down_floors)
+        return [*effects, Open(self._token, hello.incarnation, (critical, normal, bulk), down)]
 
     def _supersede(self, peer: Peer, hello: Hello, now: float) -> list[Effect]:
         """End the live session for a newer one, and notice two gateways fighting (F21)."""
@@ -323,6 +427,9 @@ class Receiver:
             restore_safe=self.settings.restore_safe,
             start=self.settings.start,
             spread_s=event.spread_s,
+            features=int(Feature.DOWNLINK) if event.down else 0,
+            down_incarnation=event.down.incarnation if event.down else b"",
+            down_offers=_offers(event.down) if event.down else (),
         )
         facts: dict[str, str | int | float] = {
             "epoch": event.epoch,
@@ -334,7 +441,7 @@ class Receiver:
         if was_elsewhere and not self.two_hubs:
             self.two_hubs = True
             effects.append(Report("two_hubs", {"other": f"{hello.last_start:016x}"}))
-        return effects
+        return [*effects, *self._begin_downlink(session, event.down, now)]
 
     def _limits(self, window_bytes: int) -> Limits:
         limits = self.settings.limits
@@ -369,13 +476,13 @@ class Receiver:
         refused = Refused(nonce=0, epoch=session.epoch, code=code, reason=reason)
         return [Transmit(session.peer, refused), Report(kind, {"reason": reason})]
 
-    def _say_goodbye(self, spread_s: float) -> list[Effect]:
+    def _say_goodbye(self, spread_s: float, reason: str = "the hub stops") -> list[Effect]:
         """The edge need not wait for a timeout, nor come back at once."""
         session = self.session
         if session is None:
             return []
         self._forget()
-        bye = Bye(epoch=session.epoch, reason="the hub stops", spread_s=spread_s)
+        bye = Bye(epoch=session.epoch, reason=reason, spread_s=spread_s)
         return [Transmit(session.peer, bye)]
 
     def due_at(self) -> float:
@@ -385,7 +492,8 @@ class Receiver:
             return math.inf
         heartbeat_s = self._heartbeat_s(session)
         lost_at = self.heard_at + heartbeat_s * self.settings.heartbeats_missed_max
-        return min(self._ping_at(self.heard_at, heartbeat_s), lost_at)
+        down_at = min((_due_at(lane) for lane in session.down), default=math.inf)
+        return min(self._ping_at(self.heard_at, heartbeat_s), lost_at, down_at)
 
     def _ping_at(self, heard_at: float, heartbeat_s: float) -> float:
         """Return when to ping: after a beat of silence, and now and then to measure the link.
@@ -409,14 +517,18 @@ class Receiver:
         if silent_s >= heartbeat_s * self.settings.heartbeats_missed_max:
             self._forget()
             return [Report("lost", {"silent_s": round(silent_s, 1)})]
+        effects: list[Effect] = []
+        for lane in session.down:
+            effects += self._addressed(session, [*lane.expire(now), *lane.fill(now)])
         if now < self._ping_at(self.heard_at, heartbeat_s):
-            return []
+            return effects
         self._pinged_at = now
         self._token += 1
         self._pings[self._token] = now
         while len(self._pings) > 2 * self.settings.heartbeats_missed_max:
             del self._pings[next(iter(self._pings))]
-        return [Transmit(session.peer, Ping(epoch=session.epoch, token=self._token, at_ns=wall_ns))]
+        ping = Ping(epoch=session.epoch, token=self._token, at_ns=wall_ns)
+        return [*effects, Transmit(session.peer, ping)]
 
     def _ponged(self, pong: Pong, now: float, wall_ns: int) -> list[Effect]:
         sent_at = self._pings.pop(pong.token, None)
@@ -430,6 +542,66 @@ class Receiver:
         self._is_skewed = skewed
         kind = "clock_skew" if skewed else "clock_good"
         return [Report(kind, {"offset_s": round(self.clock_offset_s, 3)})]
+
+    # -- to the edge -----------------------------------------------------------------------------
+
+    def _begin_downlink(
+        self, session: Session, offer: DownOffer | None, now: float
+    ) -> list[Effect]:
+        if offer is None:
+            return []
+        chains = {
+            (lane, positions.trimmed): chain
+            for lane, positions, chain in zip(Lane, offer.lanes, offer.trimmed_chains, strict=True)
+        }
+        slowdown = Slowdown()
+        session.down = tuple(
+            self.down_lane(
+                lane, positions, self.settings.downlink,
+                lambda lane, seq: chains.get((lane, seq)), slowdown,
+            )
+            for lane, positions in zip(Lane, offer.lanes, strict=True)
+        )  # fmt: skip
+        effects: list[Effect] = []
+        for lane, floor in zip(session.down, offer.floors, strict=True):
+            lane.begin(session.epoch, offer.incarnation, Limits())
+            effects += [*lane.resume(floor.floor, floor.chain, floor.safe), *lane.fill(now)]
+        session.down_incarnation = offer.incarnation
+        return self._addressed(session, effects)
+
+    def _step_downlink(self, event: Grown | Loaded | LoadedNothing, now: float) -> list[Effect]:
+        session = self.session
+        if session is None or not session.down:
+            return []
+        lane = session.down[event.lane]
+        match event:
+            case Grown():
+                effects = lane.grown(event.tail, now)
+            case Loaded():
+                effects = lane.loaded(event, now)
+            case _:
+                effects = lane.loaded_nothing(event.first, now)
+        return self._addressed(session, effects)
+
+    def _answered(self, session: Session, answer: Ack | Nack, now: float) -> list[Effect]:
+        """Take the edge's answer to a batch (R2)."""
+        if answer.incarnation != session.down_incarnation:
+            return []
+        lane = session.down[answer.lane]
+        effects = lane.ack(answer, now) if isinstance(answer, Ack) else lane.nack(answer, now)
+        return self._addressed(session, effects)
+
+    def _addressed(self, session: Session, effects: list[Effect]) -> list[Effect]:
+        found: list[Effect] = []
+        for effect in effects:
+            match effect:
+                case lane_events.Transmit(message):
+                    found.append(Transmit(session.peer, message))
+                case lane_events.Hangup(reason):
+                    found += self._say_goodbye(0.0, reason)
+                case _:
+                    found.append(effect)
+        return found
 
     # -- batches ---------------------------------------------------------------------------------
 
@@ -450,3 +622,19 @@ class Receiver:
                 "fenced", RefuseCode.SUPERSEDED, "a newer session of this edge has begun"
             )
         return [Transmit(session.peer, answer) for answer in lane.stored(event)]
+
+
+def _offers(down: DownOffer) -> tuple[LaneOffer, ...]:
+    return tuple(
+        LaneOffer(
+            tail=lane.tail, trimmed=lane.trimmed, start=lane.start, start_chain=lane.start_chain
+        )
+        for lane in down.lanes
+    )
+
+
+def _due_at(lane: LaneSender) -> float:
+    """Return when a lane to the edge has something to do that only time brings."""
+    if lane.in_flight:
+        return lane.in_flight[0].at + lane.settings.ack_timeout_s
+    return lane.hold_until if lane.sent < lane.tail else math.inf

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgesync_transport.lanes.events import (
     Dead,
+    DownFloors,
     Effect,
     Event,
     Grown,
@@ -32,19 +33,25 @@ from edgesync_transport.lanes.events import (
     Mark,
     Report,
     Rewind,
+    Store,
+    Stored,
     Transmit,
     Trimmed,
 )
+from edgesync_transport.lanes.receiver import LaneReceiver
 from edgesync_transport.lanes.sender import PAUSE_MAX_S, LaneSender, Slowdown
 from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.messages import (
     PROTOCOL_VERSION,
     PROTOCOL_VERSION_OLDEST,
     Ack,
+    Batch,
     Bye,
     ConflictReport,
+    Feature,
     Hello,
     Lane,
+    LaneFloor,
     LaneOffer,
     Limits,
     Message,
@@ -63,6 +70,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PAUSE_MAX_S",
     "Dead",
+    "DownBegun",
+    "DownFloors",
     "Effect",
     "Event",
     "Forgotten",
@@ -85,6 +94,8 @@ __all__ = [
     "Sender",
     "State",
     "Stop",
+    "Store",
+    "Stored",
     "Tick",
     "Transmit",
     "Trimmed",
@@ -143,6 +154,13 @@ class Fork(Effect, frozen=True):
     reason: str
 
 
+class DownBegun(Effect, frozen=True):
+    """Batches of the hub's journal `incarnation` follow on `floors`: those told, or its start."""
+
+    incarnation: bytes
+    floors: tuple[LaneFloor, ...]
+
+
 class Hear(Effect, frozen=True):
     """The hub tells of its keys: the business of whoever keeps them (edgesync/sync/cells.py)."""
 
@@ -181,6 +199,8 @@ REFUSED_RETRY_S: Final[dict[RefuseCode, float]] = {
 
 # What a receiver may ask for at most: a fleet of 15,000.
 SPREAD_MAX_S: Final = 60.0
+# Of batches from the hub that are being stored.
+DOWN_IN_STORE_MAX: Final = 24
 # Starts of the receiver that are remembered, to notice one that comes back.
 STARTS_MAX: Final = 8
 
@@ -191,6 +211,7 @@ class Sender:
     chain_at    looks the running hash at (lane, seq) up in the journal; None if it is not known
     wall_ns     wall clock, which only travels to be compared (I5)
     generation  of the receiver's store, as it was known last
+    down        returns where the lanes from the hub stand on disk; None: none are wanted
 
     One link at a time: after LinkDown everything in flight is forgotten.
     """
@@ -207,6 +228,7 @@ class Sender:
         random: "Random",
         settings: SenderSettings | None = None,
         generation: bytes = b"",
+        down: Callable[[], DownFloors] | None = None,
     ) -> None:
         self.state = State.DOWN
         self.incarnation = incarnation
@@ -235,6 +257,9 @@ class Sender:
         self._is_skewed = False
         self._slowdown = Slowdown()
         self.lanes = self._windows(lanes)
+        self._down = down
+        self.has_downlink = False
+        self.down_lanes = tuple(LaneReceiver(lane, Limits().batch_bytes) for lane in Lane)
 
     def _windows(
         self, lanes: tuple[LanePositions, LanePositions, LanePositions]
@@ -296,6 +321,8 @@ class Sender:
                 effects = self.lanes[event.lane].loaded(event, now)
             case LoadedNothing(lane, first):
                 effects = self.lanes[lane].loaded_nothing(first, now)
+            case Stored():
+                effects = self._stored(event)
             case Tick():
                 effects = self._tick(now)
             case _:
@@ -312,6 +339,7 @@ class Sender:
     def _greet(self, now: float) -> list[Effect]:
         self._nonce = self._random.getrandbits(63) + 1
         self._heard_at = self._pinged_at = now
+        known = self._down() if self._down is not None else None
         return [Transmit(Hello(
             nonce=self._nonce,
             incarnation=self.incarnation,
@@ -320,6 +348,9 @@ class Sender:
             software=self.settings.software,
             heartbeat_s=self.settings.heartbeat_s,
             last_start=self.last_start,
+            features=int(Feature.DOWNLINK) if known is not None else 0,
+            down_incarnation=known.incarnation if known is not None else b"",
+            down_floors=known.lanes if known is not None else (),
         ))]  # fmt: skip
 
     def _offer(self, lane: int) -> LaneOffer:
@@ -335,8 +366,11 @@ class Sender:
         self._nonce = 0  # R3: a welcome for a link given up is nobody's
         self.epoch = 0
         self._pings.clear()
+        self.has_downlink = False
         for lane in self.lanes:
             lane.end()
+        for down in self.down_lanes:
+            down.end()
 
     def _forked(self, event: Forked) -> None:
         self.incarnation = event.incarnation
@@ -360,6 +394,8 @@ class Sender:
                     epoch=self.epoch, token=message.token,
                     asked_at_ns=message.at_ns, at_ns=self._wall_ns(),
                 ))]  # fmt: skip
+            case Batch() if message.epoch == self.epoch and self.has_downlink:
+                return self._take(message)
             case Page() | ConflictReport() if message.epoch == self.epoch:
                 return [Hear(message)]
             case Bye() if message.epoch == self.epoch:
@@ -414,7 +450,38 @@ class Sender:
         for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
             lane.begin(self.epoch, self.incarnation, self.limits)
             effects += lane.resume(theirs.floor, theirs.chain, theirs.safe)
+        effects += self._begin_downlink(welcome)
         return [*effects, self._ping(now), *self._fill_all(now)]
+
+    # -- from the hub ----------------------------------------------------------------------------
+
+    def _begin_downlink(self, welcome: Welcome) -> list[Effect]:
+        """Take batches of the hub's journal; of one that is not known here, from its start on."""
+        if self._down is None or not welcome.features & Feature.DOWNLINK:
+            return []
+        self.has_downlink = True
+        known, incarnation = self._down(), welcome.down_incarnation
+        floors = known.lanes
+        if known.incarnation != incarnation:
+            floors = tuple(
+                LaneFloor(floor=offer.start, chain=offer.start_chain, safe=offer.start)
+                for offer in welcome.down_offers
+            )
+        for lane, floor, offer in zip(self.down_lanes, floors, welcome.down_offers, strict=True):
+            lane.begin(self.epoch, incarnation, floor, offer.tail)
+        return [DownBegun(incarnation, floors)]
+
+    def _take(self, batch: Batch) -> list[Effect]:
+        self._token += 1
+        has_room = sum(len(lane.in_store) for lane in self.down_lanes) < DOWN_IN_STORE_MAX
+        taken = self.down_lanes[batch.lane].batch(batch, self._token, has_room=has_room)
+        return [taken if isinstance(taken, Store) else Transmit(taken)]
+
+    def _stored(self, event: Stored) -> list[Effect]:
+        for lane in self.down_lanes:
+            if event.token in lane.in_store:
+                return [Transmit(answer) for answer in lane.stored(event)]
+        return []  # stored for a session that is over: the next one will tell the floor
 
     def _note_start(self, start: int) -> list[Effect]:
         """Notice a start that comes back after another: two hubs have one identity."""

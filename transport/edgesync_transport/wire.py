@@ -71,8 +71,8 @@ def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]
     for key in (*getattr(message, "wants", ()), *getattr(message, "grant", ())):
         texts += len(key) + 2 * WORD_BYTES
     texts += WORD_BYTES * len(getattr(message, "seen", ()))
-    # One segment holds it all: the largest fixed part, a Welcome, is 40 words.
-    builder = control.new_message(num_first_segment_words=64 + texts // WORD_BYTES)
+    # One segment holds it all: the largest fixed part, a Welcome, is 60 words.
+    builder = control.new_message(num_first_segment_words=80 + texts // WORD_BYTES)
     body = builder.init(_KIND_OF[type(message)])
     for field in _plan(type(message)):
         try:
@@ -174,6 +174,19 @@ def _check(message: Message, limits: WireLimits) -> None:
     ):
         versions = f"{message.protocol_oldest} .. {message.protocol_newest}"
         raise WireError(f"hello: protocols {versions}: no such range")
+    if isinstance(message, messages.Hello | messages.Welcome):
+        _check_downlink(kind, message)
+
+
+def _check_downlink(kind: str, message: messages.Hello | messages.Welcome) -> None:
+    """Hold together what lanes from the hub need: a Hello may know no incarnation yet."""
+    has_feature = bool(message.features & messages.Feature.DOWNLINK)
+    if isinstance(message, messages.Hello):
+        is_whole = has_feature == bool(message.down_floors)
+    else:
+        is_whole = has_feature == bool(message.down_offers) == bool(message.down_incarnation)
+    if not is_whole:
+        raise WireError(f"{kind}: lanes from the hub without their feature, or it without them")
 
 
 # How a value of each type crosses the border. Readers get what pycapnp returns, writers get the
@@ -196,6 +209,15 @@ def _read_id(value: bytes, _: WireLimits) -> bytes:
 
 def _write_id(body: Any, name: str, value: bytes, limits: WireLimits) -> None:
     setattr(body, name, _read_id(value, limits))
+
+
+def _read_some_id(value: bytes, _: WireLimits) -> bytes:
+    return _read_id(value, _) if value else b""
+
+
+def _write_some_id(body: Any, name: str, value: bytes, limits: WireLimits) -> None:
+    if value:
+        setattr(body, name, _read_id(value, limits))
 
 
 def _read_text(value: str, limits: WireLimits) -> str:
@@ -273,6 +295,22 @@ def _write_lanes(body: Any, name: str, value: Sequence[msgspec.Struct], _: WireL
             setattr(target[index], _camel(field), getattr(lane, field))
 
 
+def _some_lanes_reader(cls: type[msgspec.Struct]) -> Callable[[Any, WireLimits], tuple[Any, ...]]:
+    read_all = _lanes_reader(cls)
+
+    def read(value: Any, limits: WireLimits) -> tuple[Any, ...]:
+        return read_all(value, limits) if len(value) else ()
+
+    return read
+
+
+def _write_some_lanes(
+    body: Any, name: str, value: Sequence[msgspec.Struct], limits: WireLimits
+) -> None:
+    if value:
+        _write_lanes(body, name, value, limits)
+
+
 def _read_keys(value: Any, limits: WireLimits) -> tuple[bytes, ...]:
     if len(value) > limits.keys:
         raise WireError(f"{len(value)} keys, limit {limits.keys}")
@@ -310,19 +348,23 @@ class _Field(NamedTuple):
 def _plan(cls: type[Message]) -> tuple[_Field, ...]:
     hints = get_type_hints(cls)
     return tuple(
-        _Field(name, _camel(name), *_ways(hints[name]))
-        for name in cls.__struct_fields__
-        if name != "payload"
+        _Field(field.name, _camel(field.name), *_ways(hints[field.name], field.default))
+        for field in msgspec.structs.fields(cls)
+        if field.name != "payload"
     )
 
 
-def _ways(hint: Any) -> tuple[Callable[..., Any], Callable[..., None]]:
+def _ways(hint: Any, default: Any) -> tuple[Callable[..., Any], Callable[..., None]]:
     if hint == tuple[bytes, ...]:
         return _read_keys, _write_keys
     if hint == tuple[int, ...]:
         return _read_numbers, _write_numbers
+    if get_origin(hint) is tuple and get_args(hint)[1:] == (Ellipsis,):
+        return _some_lanes_reader(get_args(hint)[0]), _write_some_lanes
     if get_origin(hint) is tuple:
         return _lanes_reader(get_args(hint)[0]), _write_lanes
+    if hint is bytes and default == b"":
+        return _read_some_id, _write_some_id
     if hint is bytes:
         return _read_id, _write_id
     if hint is str:

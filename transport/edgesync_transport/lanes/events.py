@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edgesync_transport.messages import Batch, Codec, Lane, Message, NackCode
+from edgesync_transport.messages import Batch, Codec, Lane, LaneFloor, Message, NackCode
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -13,6 +13,13 @@ class Event(msgspec.Struct, frozen=True):
 
 class Effect(msgspec.Struct, frozen=True):
     """Base of what is wanted."""
+
+
+class DownFloors(msgspec.Struct, frozen=True):
+    """What an edge has of the hub's journal for it; `incarnation` is b"" for one that has none."""
+
+    incarnation: bytes
+    lanes: tuple[LaneFloor, ...]
 
 
 # -- of a lane that sends ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 # One ZeroMQ message is one `Control` in the standard Cap'n Proto stream framing, always a single
 # segment, at most 64 KiB. What has a payload carries it in a second frame, at most 512 KiB.
 # Both sides speak the same words: the *sender* has records to deliver, the *receiver* stores them.
+# With the feature `downlink` each side is both: who sent a Batch, Ack or Nack says its direction.
 #
 # Growing it: add fields and members of `Control` at the end, never renumber, never reuse. A peer
 # that does not know a member drops the message and counts it.
@@ -64,6 +65,9 @@ struct Hello {
   heartbeatS @7 :Float64;      # the sender intends a message at least this often
   configRevision @8 :UInt64;
   lastStart @9 :UInt64;        # the start of the receiver it spoke with last; 0: none, or not known
+  features @10 :UInt64;        # bits: 0 lanes from the hub to the edge
+  downIncarnation @11 :Data;   # 16 bytes, of the hub's journal for this edge; none: not known
+  downFloors @12 :List(LaneFloor);  # 3 with bit 0, where each lane from the hub stands; else none
 }
 
 struct Welcome {
@@ -78,6 +82,9 @@ struct Welcome {
   restoreSafe @8 :Bool;        # false: `safe` is merely the floor, there is no backup
   start @9 :UInt64;            # random, of this start of the receiver; 0: not told
   spreadS @10 :Float64;        # edges that come back at once shall take so long for it
+  features @11 :UInt64;        # of those of the Hello, what this session has
+  downIncarnation @12 :Data;   # 16 bytes with bit 0
+  downOffers @13 :List(LaneOffer);  # 3 with bit 0: the hub's journal for the edge
 }
 
 enum RefuseCode {

@@ -1,0 +1,162 @@
+"""Carries out what the lanes to edges want: reads the journal, notes what has arrived.
+
+One task for all edges. Reading is a transaction each; floors are noted together, a moment later:
+losing one costs a resend that the edge knows.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import trio
+
+from edgesync_transport import receiver as core
+from edgesync_transport.messages import Lane
+from hubd.downlink.journal import Journal
+from hubd.errors import HubError
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[str, core.Event], Awaitable[None]]
+
+MARK_INTERVAL_S: Final = 0.05
+RETRY_S: Final = 1.0
+# How often what has waited for too long is looked for.
+UPKEEP_S: Final = 600.0
+# Loads and floors of this many edges wait; a lane has one load at a time, so there are no more.
+LOADS_MAX: Final = 100_000
+
+
+class Observer(Protocol):
+    """Who is told what became of records."""
+
+    def arrived(self, edge: str, lane: Lane, floor: int) -> None:
+        """All up to `floor` is on the edge's disk. Called from a thread, after it was noted."""
+        ...
+
+    def lost(self, edge: str, lane: Lane, first: int, last: int, reason: str) -> None:
+        """These were had by the edge before it was restored, and are not sent again."""
+        ...
+
+
+class Delivery:
+    """See the module. `take` never waits; `run` lasts until cancelled."""
+
+    def __init__(self, journal: Journal, observer: Observer | None = None) -> None:
+        self.journal = journal
+        self._observer = observer
+        self._loads, self._wanted = trio.open_memory_channel[tuple[str, core.Load]](LOADS_MAX)
+        self._floors: dict[str, dict[Lane, int]] = {}
+        self._losses: list[tuple[str, core.Lost]] = []
+        self._has_notes = trio.Event()
+        self._without: set[str] = (
+            set()
+        )  # edges whose session lacks the lanes: nothing could be read
+        self._step: Step | None = None
+
+    def take(
+        self, edge: str, effect: core.Load | core.Mark | core.Lost | core.Rewind | core.Dead
+    ) -> None:
+        """Begin to carry out what a lane to `edge` wants."""
+        match effect:
+            case core.Load():
+                self._loads.send_nowait((edge, effect))
+            case core.Mark(lane, floor):
+                self._floors.setdefault(edge, {})[lane] = floor
+                self._has_notes.set()
+            case core.Lost():
+                self._losses.append((edge, effect))
+                self._has_notes.set()
+                log.error(
+                    "downlink: edge=%s lane=%s first=%d last=%d %s",
+                    edge, effect.lane.name.lower(), effect.first, effect.last, effect.reason,
+                )  # fmt: skip
+            case core.Dead(lane, seq, reason):
+                log.error("downlink refused: edge=%s lane=%d seq=%d %s", edge, lane, seq, reason)
+            case core.Rewind():
+                pass  # what the edge lacks is sent, or declared as lost
+
+    async def begin(self, edge: str, theirs: core.DownFloors) -> core.DownOffer | None:
+        """Return the journal for a session; None when it cannot be had now."""
+        try:
+            offer, reason = await trio.to_thread.run_sync(self.journal.begin, edge, theirs)
+        except Exception as error:  # The edge has its session all the same: I8.
+            log.error("no lanes to the edge for now: edge=%s %s", edge, error)
+            self._without.add(edge)
+            return None
+        self._without.discard(edge)
+        if reason:
+            log.error("downlink forked: edge=%s %s", edge, reason)
+        return offer
+
+    async def grown(self, edge: str, lane: Lane, tail: int) -> None:
+        """The journal of `edge` has records up to `tail` now."""
+        if self._step is None:
+            return
+        if edge in self._without:
+            self._without.discard(edge)
+            await self._step(edge, core.Regreet("what it is to be told can be had now"))
+        else:
+            await self._step(edge, core.Grown(lane, tail))
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    async def run(self, step: Step) -> None:
+        self._step = step
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_notes)
+            nursery.start_soon(self._keep_up)
+            async for edge, asked in self._wanted:
+                await self._load(edge, asked, step)
+
+    async def _load(self, edge: str, asked: core.Load, step: Step) -> None:
+        while True:
+            try:
+                answer = await trio.to_thread.run_sync(self.journal.load, edge, asked)
+            except HubError as error:
+                log.error("downlink waits for the registry: %s", error)
+                await trio.sleep(RETRY_S)
+            else:
+                await step(edge, answer)
+                return
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await self._has_notes.wait()
+            await trio.sleep(MARK_INTERVAL_S)
+            self._has_notes = trio.Event()
+            floors, self._floors = self._floors, {}
+            losses, self._losses = self._losses, []
+            try:
+                await trio.to_thread.run_sync(self._note, floors, losses)
+            except HubError as error:
+                log.error("downlink waits for the registry: %s", error)
+                self._floors = {
+                    edge: {**known, **self._floors.get(edge, {})} for edge, known in floors.items()
+                } | {edge: known for edge, known in self._floors.items() if edge not in floors}
+                self._losses = losses + self._losses
+                self._has_notes.set()
+                await trio.sleep(RETRY_S)
+
+    def _note(
+        self, floors: dict[str, dict[Lane, int]], losses: list[tuple[str, core.Lost]]
+    ) -> None:
+        for edge, lost in losses:
+            if self._observer is not None:
+                self._observer.lost(edge, lost.lane, lost.first, lost.last, lost.reason)
+        for edge, known in floors.items():
+            self.journal.mark(edge, known)
+            if self._observer is not None:
+                for lane, floor in known.items():
+                    self._observer.arrived(edge, lane, floor)
+
+    async def _keep_up(self) -> None:
+        while True:
+            try:
+                gone = await trio.to_thread.run_sync(self.journal.give_up_old)
+            except HubError as error:
+                log.error("downlink waits for the registry: %s", error)
+            else:
+                if gone:
+                    log.error("downlink: %d records given up, they had waited for too long", gone)
+            await trio.sleep(UPKEEP_S)
