@@ -31,6 +31,10 @@ class HubKeys(Keyspace):
     def seq(self) -> int: ...
     @property
     def clamped(self) -> int: ...
+    @property
+    def written(self) -> int:
+        """Bytes of what clients of the hub itself have written since it was opened, about."""
+
     def save_counters(self) -> None:
         """Put the counters into the view: once for all that is stored together."""
 

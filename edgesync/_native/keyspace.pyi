@@ -159,6 +159,9 @@ class Keyspace:
     def expired(self, limit: int = 1000) -> list[bytes]:
         """Return keys past their deadline that are still kept."""
 
+    def give_up_deadline(self, key: bytes) -> None:
+        """Take a key that cannot be read off the list of deadlines: it would be first for ever."""
+
     def walk(
         self, start: bytes, stop: bytes, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:

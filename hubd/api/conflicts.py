@@ -7,7 +7,7 @@ from edgesync.errors import CommandError
 from hubd.api.answers import Conflicts, ConflictSide, ConflictView
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
-from hubd.api.keys import durable, storing
+from hubd.api.keys import storing
 from hubd.api.params import (
     Choice,
     ConflictsPage,
@@ -24,6 +24,7 @@ CELLS: Final = {
 
 
 async def conflicts(context: Context, params: ConflictsPage) -> Conflicts:
+    await context.answers.reach_told()
     (after,) = read_cursor(params.after, tuple[Int64], (0,))
     found = context.cells.conflicts.find(
         status=params.status or "",
@@ -31,15 +32,13 @@ async def conflicts(context: Context, params: ConflictsPage) -> Conflicts:
         after=max(0, after),
         limit=params.limit,
     )
-    await durable(context.cells)
     following = make_cursor(found[-1].id) if len(found) == params.limit else None
     return Conflicts(conflicts=[shown(one) for one in found], next=following)
 
 
 async def one_conflict(context: Context, params: OneConflict) -> ConflictView:
-    found = _known(context, params.id)
-    await durable(context.cells)
-    return shown(found)
+    await context.answers.reach_told()
+    return shown(_known(context, params.id))
 
 
 async def resolve(context: Context, params: OneConflict, asked: Choice) -> ConflictView:

@@ -1,4 +1,4 @@
-"""Answers about keys, and commands on them. What is answered is on disk (I1)."""
+"""Answers about keys, and commands on them. What is answered is in the log, on disk (I1)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +39,8 @@ from hubd.api.params import (
 )
 from hubd.api.redis_json import argument, blob, plain
 from hubd.cells import Answers, HubCells
-from hubd.cells.store import TOO_LARGE
+from hubd.cells.proposals import OutcomeUnknown
+from hubd.cells.store import TOO_LARGE, TooLarge
 
 if TYPE_CHECKING:
     from edgesync._native.cells import Entry
@@ -91,9 +92,8 @@ async def _replies(
     context: Context, requests: Sequence[list[bytes]], *, writes: bool
 ) -> Sequence[Reply]:
     if not writes:
-        replies = context.cells.run_all(requests)
-        await durable(context.cells)
-        return replies
+        await context.answers.reach_told()
+        return context.cells.run_all(requests)
     with storing():
         return await context.answers.run_commands(requests) if requests else []
 
@@ -138,8 +138,8 @@ def requests_of(asked: Commands) -> list[list[bytes]]:
 
 
 def _outcome(problem: Problem | None, reply: Reply, field: str) -> Outcome:
-    if problem is None and reply is TOO_LARGE:
-        problem = _too_large(field)
+    if problem is None and isinstance(reply, TooLarge):
+        problem = _too_large(reply, field)
     if problem is not None:
         return Outcome(error=msgspec.structs.replace(problem, field=field))
     if isinstance(reply, ReplyError):
@@ -180,24 +180,22 @@ def _problem(error: ReplyError, field: str) -> Problem:
     return Problem(error=text, field=field, code=word if word.isupper() else "ERR", remedy=remedy)
 
 
-def _too_large(field: str) -> Problem:
-    return Problem(
-        error=str(TOO_LARGE), field=field, code="TOOLARGE",
-        remedy="ask for parts: SCAN, HSCAN, LRANGE, fewer commands at once",
-    )  # fmt: skip
-
-
-async def durable(cells: HubCells) -> None:
-    """Return when all that was seen or changed is on disk; raises ApiError."""
-    with storing():
-        await cells.wait_durable()
+def _too_large(error: TooLarge, field: str) -> Problem:
+    remedy = "fewer commands at once"
+    if error is TOO_LARGE:
+        remedy = f"ask for parts: SCAN, HSCAN, LRANGE, {remedy}"
+    return Problem(error=str(error), field=field, code="TOOLARGE", remedy=remedy)
 
 
 @contextmanager
 def storing() -> Iterator[None]:
-    """Answer what the log or the keys' store refuses with ApiError."""
+    """Answer what the log refuses with ApiError."""
     try:
         yield
+    except OutcomeUnknown as error:
+        raise ApiError(
+            503, str(error), remedy="look whether it was, before you try again"
+        ) from error
     except StoreError as error:
         raise ApiError(
             503, f"nothing was stored: {error}", remedy="mend that, then try again"
@@ -208,6 +206,7 @@ def storing() -> Iterator[None]:
 
 
 async def keys(context: Context, params: KeysPage) -> Keys:
+    await context.answers.reach_told()
     cells = context.cells
     space = _now(cells)
     (after,) = read_cursor(params.after, tuple[bytes | None], (None,))
@@ -222,7 +221,6 @@ async def keys(context: Context, params: KeysPage) -> Keys:
         if len(names) < limit:
             after = None
             break
-    await durable(cells)
     return Keys(keys=found, next=None if after is None else make_cursor(after))
 
 
@@ -235,6 +233,7 @@ def _row(cells: HubCells, name: bytes) -> KeyRow | None:
 
 async def changes(context: Context, params: ChangesPage) -> KeyChanges:
     """Return keys that changed after a place in the feed; without a place, where it is now."""
+    await context.answers.reach_told()
     cells = context.cells
     keyspace, prefix = cells.mark.keyspace, params.prefix.encode(errors="replace")
     known, position = read_cursor(params.after, tuple[bytes, int], (keyspace, cells.space.seq))
@@ -264,18 +263,17 @@ async def changes(context: Context, params: ChangesPage) -> KeyChanges:
         )
         for one in found
     ]  # fmt: skip
-    await durable(cells)
     return KeyChanges(changes=rows, next=make_cursor(keyspace, position))
 
 
 async def one_key(context: Context, params: OneKey) -> Key:
+    await context.answers.reach_told()
     cells, name = context.cells, _key_name(params)
     space = _now(cells)
     kind = space.type_of(name)
     if not kind:
         raise ApiError(404, "no such key", field="key", remedy="GET /api/v1/keys lists them")
     value, following = _value(cells, name, kind, params)
-    await durable(cells)
     return Key(
         key=blob(name), type=_type(kind), expires_ns=_expires_ns(cells, name),
         strategy=strategy_name(space.strategy_of(name)),

@@ -3,17 +3,17 @@
 from hubd.api.answers import Replicas, ReplicaView, Retired
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
-from hubd.api.keys import durable, storing
+from hubd.api.keys import storing
 from hubd.api.params import EdgesPage, NoBody, OneEdge, make_cursor, read_cursor
 
 
 async def replicas(context: Context, params: EdgesPage) -> Replicas:
+    await context.answers.reach_told()
     cells = context.cells
     (after,) = read_cursor(params.after, tuple[str], ("",))
     found = sorted((name, one) for name, one in cells.replicas().items() if name > after)
     page = found[: params.limit]
     change = cells.space.seq
-    await durable(cells)
     return Replicas(
         keyspace=cells.mark.keyspace.hex(),
         change=change,

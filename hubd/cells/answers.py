@@ -57,6 +57,8 @@ CONFLICTS_MAX: Final = 100
 # Changes close together are told together.
 NEWS_PAUSE_S: Final = 0.01
 CARE_S: Final = 1.0
+# … after it has failed: each time may have been an entry of the log.
+CARE_FAILED_S: Final = 60.0
 RETRY_S: Final = 1.0
 COMPLAIN_EVERY_S: Final = 60.0
 # Keys counted in one go, between other work.
@@ -179,6 +181,15 @@ class Answers:
         """Wait for this edge no longer: see HubCells.give_up; raises StoreError."""
         await self.propose(proposals.GiveUp((edge,)))
 
+    async def reach_told(self) -> None:
+        """Return when the keys have all that was answered: in the log, it is on disk (I1).
+
+        What could not be stored of them is taken back, and carried out once more.
+        """
+        await trio.lowlevel.checkpoint()
+        while self.cells.position < self._proposer.told:
+            await self._moved.wait()
+
     @property
     def skipped(self) -> int:
         """Entries and records of the log that could not be carried out, since the start."""
@@ -199,6 +210,7 @@ class Answers:
 
     def _pass_over(self, position: int) -> None:
         """Go on behind entries up to a position: those not carried out are no business of these."""
+        self._proposer.passed(position)
         if position > self.cells.position:
             self.cells.pass_over(position)
             self._has_moved()
@@ -489,11 +501,14 @@ class Answers:
     # -- care --------------------------------------------------------------------------------
 
     async def _take_care(self) -> None:
+        pause_s = CARE_S
         while True:
-            await trio.sleep(CARE_S)
+            await trio.sleep(pause_s)
+            pause_s = CARE_S
             try:
                 await self._care()
             except Exception as error:  # What cannot be tidied up may stop no answer: I8.
+                pause_s = CARE_FAILED_S
                 if (again := self._seldom.ask("care")) is not None:
                     log.error("keys: tidying up failed, tried again: %r; %d more", error, again)
 

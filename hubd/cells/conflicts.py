@@ -154,7 +154,8 @@ class Conflicts:
             one = _read(raw)
             self._rows.delete(_row(b"v", one.id))
             self._rows.delete(_row(b"y", one.change))
-            self._open.pop((one.key, one.name), None)
+            if self._open.get((one.key, one.name)) == one.id:  # not a later one of that cell
+                del self._open[one.key, one.name]
             self.count -= 1
 
 

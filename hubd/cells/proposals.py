@@ -25,6 +25,7 @@ HUB: Final = "hub:"
 LIFE: Final = b"hub".ljust(16, b"\0")
 # Proposals of one commit, and of one tenant that wait for the one under way (I7).
 GROUP_MAX: Final = 1000
+GROUP_BYTES_MAX: Final = 4 << 20
 WAITING_MAX: Final = 10_000
 RETRY_S: Final = 1.0
 
@@ -140,13 +141,17 @@ def decode(entry: Entry) -> Proposal:
     return proposal
 
 
+class OutcomeUnknown(StoreError):
+    """The log has the proposal, or may have it; nobody will tell what came of it."""
+
+
 class _Waiting:
     """A proposal on its way, and what came of it."""
 
     def __init__(self, proposal: Proposal) -> None:
         self.payload = encode(proposal)
         self.is_essential = isinstance(proposal, Start)
-        self.number = 0
+        self.number = self.position = 0
         self.done = trio.Event()
         self.result: Any = None
         self.error: Exception | None = None
@@ -156,6 +161,8 @@ class Proposer:
     """Appends proposals of one tenant to the log, and tells what came of them.
 
     Those that come while a commit is under way go into the next one together.
+
+    told   position of the newest entry that somebody was told of
     """
 
     def __init__(self, hub_log: Log, tenant: str) -> None:
@@ -164,13 +171,15 @@ class Proposer:
         self._queue: list[_Waiting] = []
         self._under_way: dict[int, _Waiting] = {}
         self._asked = trio.Event()
-        self._is_open = False
-        self._epoch = self._floor = 0
+        self._is_open = self._has_begun = False
+        self.told = 0
+        self._epoch = self._floor = self._passed = 0
 
     async def propose(self, proposal: Proposal) -> Any:
         """Return what came of it, once it is in the log and was carried out.
 
-        Raises StoreError when the log does not take it: then nothing has happened.
+        Raises StoreError when the log does not take it: then nothing has happened. OutcomeUnknown
+        says otherwise.
         """
         if not self._is_open:
             raise StoreError("the hub takes no writes now: it starts or stops")
@@ -186,17 +195,30 @@ class Proposer:
 
     def carried_out(self, entry: Entry, result: Any) -> None:
         """Tell who proposed an entry what came of it."""
-        waiting = self._under_way.pop(entry.first, None)
+        waiting = self._take(entry)
         if waiting is not None:
-            waiting.result = result
+            waiting.result, self.told = result, entry.position
             waiting.done.set()
 
     def not_carried_out(self, entry: Entry, error: Exception) -> None:
         """Tell who proposed an entry that it was skipped."""
-        waiting = self._under_way.pop(entry.first, None)
+        waiting = self._take(entry)
         if waiting is not None:
             waiting.error = StoreError(f"the hub could not carry it out: {error}")
             waiting.done.set()
+
+    def passed(self, position: int) -> None:
+        """Whatever the log has up to a position has been read: an entry that rotted never will."""
+        self._passed = max(self._passed, position)
+        for one in [*self._under_way.values()]:
+            if 0 < one.position <= self._passed:
+                del self._under_way[one.number]
+                one.error = StoreError("the entry of the log cannot be read, and is skipped")
+                one.done.set()
+
+    def _take(self, entry: Entry) -> _Waiting | None:
+        """Return the proposal that an entry is, if it waits here; edges count like that as well."""
+        return self._under_way.pop(entry.first, None) if entry.edge == self._edge else None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Last until cancelled."""
@@ -206,12 +228,43 @@ class Proposer:
             while True:
                 await self._asked.wait()
                 self._asked = trio.Event()
-                while self._queue:
-                    group, self._queue = self._queue[:GROUP_MAX], self._queue[GROUP_MAX:]
+                while self._queue and (self._has_begun or self._put_start_first()):
+                    group = self._take_group()
                     await self._append(group)
+                    self._note_start(group[0])
         finally:
             self._is_open = False
-            self._end(StoreError("the hub stops"))
+            self._end()
+
+    def _put_start_first(self) -> bool:
+        """Let the start go before what has come already; returns whether it is there.
+
+        What is carried out before it is written as the replica of the start before. That has
+        written under these numbers already, where a copy of the hub was put back.
+        """
+        self._queue.sort(key=lambda one: not one.is_essential)
+        return self._queue[0].is_essential
+
+    def _note_start(self, first: _Waiting) -> None:
+        """Whatever waits for a start that was refused is refused, too."""
+        if self._has_begun or first.error is None:
+            self._has_begun = True
+            return
+        for one in self._queue:
+            one.error = first.error
+            one.done.set()
+        self._queue = []
+
+    def _take_group(self) -> list[_Waiting]:
+        """Take what goes into the log together; what a full log takes goes alone."""
+        first, count, nbytes = self._queue[0], 0, 0
+        for one in self._queue[:GROUP_MAX]:
+            nbytes += len(one.payload)
+            if count and (nbytes > GROUP_BYTES_MAX or one.is_essential != first.is_essential):
+                break
+            count += 1
+        group, self._queue = self._queue[:count], self._queue[count:]
+        return group
 
     async def _append(self, group: Sequence[_Waiting]) -> None:
         with self._told(group):
@@ -221,11 +274,14 @@ class Proposer:
                 one.number = number
                 self._under_way[number] = one
             answers = await self._log.append([self._batch(one) for one in group])
-            refused = [one for one in answers if not isinstance(one, Appended)]
-            if refused:
-                self._epoch = 0  # another hub serves this log, or it was put back
-                raise StoreError(f"the log refuses writes of this hub: {refused[0].reason}")
+            for one, answer in zip(group, answers, strict=True):
+                if not isinstance(answer, Appended) or not answer.position:
+                    self._epoch = 0  # another hub serves this log, or it was put back
+                    reason = getattr(answer, "reason", "") or "another entry has that number"
+                    raise StoreError(f"the log refuses writes of this hub: {reason}")
+                one.position = answer.position
             self._floor += len(group)
+            self.passed(self._passed)  # they may have been read in the meantime
 
     @contextmanager
     def _told(self, group: Sequence[_Waiting]) -> Iterator[None]:
@@ -234,9 +290,10 @@ class Proposer:
             yield
         except Exception as error:
             for one in group:
-                self._under_way.pop(one.number, None)
-                one.error = error
-                one.done.set()
+                if not one.done.is_set():
+                    self._under_way.pop(one.number, None)
+                    one.error = error
+                    one.done.set()
 
     async def _open(self) -> None:
         starts = [LaneFloor(floor=0, chain=0, safe=0)] * len(Lane)
@@ -251,8 +308,11 @@ class Proposer:
             codec=Codec.PROPOSAL, payload=one.payload, is_essential=one.is_essential,
         )  # fmt: skip
 
-    def _end(self, error: StoreError) -> None:
-        for one in (*self._queue, *self._under_way.values()):
-            one.error = error
+    def _end(self) -> None:
+        for one in self._queue:
+            one.error = StoreError("the hub stops")
+            one.done.set()
+        for one in self._under_way.values():
+            one.error = OutcomeUnknown("the hub stops; it may be carried out when it starts again")
             one.done.set()
         self._queue, self._under_way = [], {}

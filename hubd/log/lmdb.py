@@ -15,7 +15,7 @@ import secrets
 import struct
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -136,6 +136,7 @@ class _Asked:
 
     def __init__(self, batches: Sequence[Append]) -> None:
         self.batches = batches
+        self.is_essential = all(one.is_essential for one in batches)
         self.answer: outcome.Outcome[Sequence[Appended | NotAppended]] | None = None
 
 
@@ -147,6 +148,11 @@ class _Opening:
         self.incarnation = incarnation
         self.starts = starts
         self.answer: outcome.Outcome[Session] | None = None
+
+
+def _fail(waiting: Iterable[_Asked | _Opening], error: Exception) -> None:
+    for one in waiting:
+        one.answer = outcome.Error(error)
 
 
 class LmdbLog:
@@ -292,44 +298,49 @@ class LmdbLog:
 
     async def _join_commit(self, asked: "_Asked | _Opening") -> None:
         async with self._turn:
-            if asked.answer is None:
+            # Those before it may be more than one commit takes: whoever waited for them is gone.
+            while asked.answer is None:
                 await self._commit_group()
 
     async def _commit_group(self) -> None:
         group, opening = self._take_group(), self._opening
         self._opening = []
+        # Cancelled or not, those who wait must hear what became of their batches.
+        with trio.CancelScope(shield=True):
+            try:
+                await self._commit_all(group, opening)
+            except LogFull as error:
+                # What has to go in does not fail with what found no room.
+                needed = [one for one in group if one.is_essential]
+                _fail([one for one in group if not one.is_essential], error)
+                try:
+                    await self._commit_all(needed, opening)
+                except Exception as again:
+                    _fail([*needed, *opening], again)
+            except Exception as error:
+                _fail([*group, *opening], error)
+
+    async def _commit_all(self, group: Sequence[_Asked], opening: Sequence[_Opening]) -> None:
         changes = Changes()
         sessions = [
             outcome.capture(self._book.open_session, one.edge, one.incarnation, one.starts, changes)
             for one in opening
         ]
-        answers: list[list[Appended | NotAppended]] = []
-        for asked in group:
-            mine: list[Appended | NotAppended] = []
-            for one in asked.batches:
-                before = len(changes.pieces)
-                answer = self._book.decide(one, changes)
-                if isinstance(answer, Appended):
-                    stored = len(changes.pieces) > before
-                    position = self._written + len(changes.pieces) if stored else 0
-                    answer = msgspec.structs.replace(answer, position=position)
-                mine.append(answer)
-            answers.append(mine)
-        # Cancelled or not, those who wait must hear what became of their batches.
-        with trio.CancelScope(shield=True):
-            try:
-                await self._store_changes(changes)
-            except Exception as error:
-                failed = outcome.Error(error)
-                for asked in group:
-                    asked.answer = failed
-                for greeted in opening:
-                    greeted.answer = failed
-                return
+        answers = [[self._decide(one, changes) for one in asked.batches] for asked in group]
+        await self._store_changes(changes)
         for greeted, session in zip(opening, sessions, strict=True):
             greeted.answer = session
         for asked, mine in zip(group, answers, strict=True):
             asked.answer = outcome.Value(mine)
+
+    def _decide(self, one: Append, changes: Changes) -> Appended | NotAppended:
+        before = len(changes.pieces)
+        answer = self._book.decide(one, changes)
+        if isinstance(answer, Appended):
+            stored = len(changes.pieces) > before
+            position = self._written + len(changes.pieces) if stored else 0
+            answer = msgspec.structs.replace(answer, position=position)
+        return answer
 
     def _take_group(self) -> list[_Asked]:
         group: list[_Asked] = []

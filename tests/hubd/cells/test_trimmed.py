@@ -95,3 +95,28 @@ def test_a_place_in_the_log_counts_as_stored_when_it_is_on_disk(tmp_path: Path) 
         cells.save_position()
         cells.commit()
         assert cells.stored_position == 8
+
+
+@pytest.mark.parametrize(("head", "oldest"), [(2, 1), (20, 10)], ids=["cut short", "trimmed"])
+def test_keys_of_another_log_are_so_until_a_start_has_said_it(
+    tmp_path: Path, head: int, oldest: int
+) -> None:
+    """Whoever opens them first may be killed before, or only look: `hubd keys GET`."""
+
+    def open_them(seed: int) -> HubCells:
+        return HubCells(tmp_path, LOG, head, random=Random(seed), oldest=oldest)
+
+    with closing(HubCells(tmp_path, LOG, 9, random=Random(1))) as cells:
+        begun(cells)
+        keyspace = cells.mark.keyspace
+        cells.pass_over(5)
+    for seed in (2, 3):
+        with closing(open_them(seed)) as cells:
+            start = cells.start_proposal()
+            assert (start.is_lost, start.lacks) == (True, oldest - 1)
+            cells.pass_over(oldest)  # of what there is, some is carried out
+    with closing(open_them(4)) as cells:
+        begun(cells)
+        assert cells.mark.keyspace != keyspace
+    with closing(open_them(5)) as cells:
+        assert not cells.start_proposal().is_lost

@@ -11,6 +11,7 @@ from random import Random
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from edgesync._native.store import Store
@@ -18,6 +19,7 @@ from edgesync._native.write import Write
 from edgesync.model import RecordKind
 from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec, Lane, LaneFloor
+from hubd.log import lmdb
 from hubd.log.base import Append, Appended, Backup, LogFull
 from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
 from hubd.log.retention import Policy, Retention
@@ -348,4 +350,61 @@ async def test_who_follows_a_log_waits_behind_a_damaged_newest_entry(tmp_path: P
             epoch = await begin(log)
             await only(log, lane.cut(5, 6, epoch=epoch))
             await projectors.reach(3)
+    await log.aclose()
+
+
+def letter(edge: str, epoch: int, first: int, size: int = 1) -> Append:
+    return Append(
+        edge=edge, epoch=epoch, incarnation=INCARNATION, lane=Lane.BULK, first=first, last=first,
+        prev_chain=0, last_chain=0, codec=Codec.DEAD, payload=bytes(size),
+    )  # fmt: skip
+
+
+async def test_in_a_full_log_sessions_are_opened_beside_what_finds_no_room(tmp_path: Path) -> None:
+    """And each of those who share a commit is told of it for himself."""
+    log = LmdbLog(tmp_path / "log", map_bytes_max=2 << 20)
+    epoch, first = await begin(log), 1
+    with pytest.raises(LogFull):  # noqa: PT012  # which of them is refused, nobody knows
+        while True:
+            await log.append([letter("barn", epoch, first, 50_000)])
+            first += 1
+    epochs: list[int] = []
+    refusals: list[LogFull] = []
+
+    async def write() -> None:
+        try:
+            await log.append([letter("barn", epoch, first, 500_000)])
+        except LogFull as error:
+            refusals.append(error)
+
+    async def come(edge: str) -> None:
+        epochs.append((await log.open_session(edge, INCARNATION, NOWHERE)).epoch)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(write)
+            nursery.start_soon(come, f"edge{number}")
+    assert epochs == [1] * 5
+    assert len(refusals) == 5
+    await log.aclose()
+
+
+async def test_who_was_cancelled_leaves_nobody_behind_without_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their batches may be more than one commit takes."""
+    monkeypatch.setattr(lmdb, "GROUP_BATCHES_MAX", 2)
+    log = LmdbLog(tmp_path / "log")
+    epochs = {
+        edge: (await log.open_session(edge, INCARNATION, NOWHERE)).epoch for edge in "abcdefgh"
+    }
+    async with trio.open_nursery() as nursery:
+        for edge in "abcdefg":
+            nursery.start_soon(log.append, [letter(edge, epochs[edge], 1)])
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    (answer,) = await log.append([letter("h", epochs["h"], 1)])
+    assert isinstance(answer, Appended)
+    assert [entry.edge for entry in await log.read(answer.position - 1)] == ["h"]
     await log.aclose()
