@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "sync": ("edgesync.cli.ask", "Wait until the hub has everything stored so far."),
     "top": ("edgesync.cli.top", "Watch the running edge, live."),
     "check": ("edgesync.cli.run", "Check edge.toml and say what it would do."),
+    "doctor": ("edgesync.cli.doctor", "Name the layer that fails, and what to do about it."),
     "service": ("edgesync.cli.service", "Run as a systemd service: print its unit, or install it."),
     "modbus": ("edgesync.cli.modbus", "Read, scan or probe Modbus devices."),
     "simulate": ("edgesync.cli.simulate", "Run simulated devices."),
