@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgesync._native.points import note_newest
+from edgesync._native.intake import Ready, ReadyTable, put_newest
 from edgesync.model import Reading, Value
 from edgesync.status import LatestView
 
@@ -33,25 +33,25 @@ class ProcessImage:
         self.limit = limit
         self.refused = 0
         self.suppliers: list[Supplier] = []
-        self._values: dict[tuple[str, str], LatestValue | Reading] = {}
+        self._values: dict[tuple[str, str], LatestValue | Reading | Ready] = {}
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def update(self, readings: Sequence[Reading]) -> None:
-        """Take readings that are stored."""
+    def update(self, readings: Sequence[Reading], ready: ReadyTable) -> None:
+        """Take readings that are stored; `ready` finds the names of most."""
         values = self._values
         if len(values) + len(readings) > self.limit:
             for reading in readings:
                 self.put(reading.entity, reading.key, reading)
             return
-        note_newest(values, readings)
+        ready.note_newest(values, readings)
 
     def put(self, entity: str, key: str, value: LatestValue | Reading) -> None:
         """Set the newest value of a series."""
         name = (entity, key)
         if name in self._values or len(self._values) < self.limit:
-            self._values[name] = value
+            put_newest(self._values, name, value)
         else:
             self.refused += 1
 
@@ -62,13 +62,17 @@ class ProcessImage:
 
     def views(self) -> list[LatestView]:
         """Return all values, sorted by entity and key."""
-        values = dict(self._values)
+        values: dict[tuple[str, str], LatestValue | Reading] = {}
+        for name, one in self._values.items():
+            value = one.newest if isinstance(one, Ready) else one
+            if value is not None:
+                values[name] = value
         for supplier in self.suppliers:
             for series, point in supplier():
                 held = values.get((series.entity, series.key))
                 if held is None or held.time_ns < point.time_ns:
-                    value = LatestValue(point.value, series.unit, point.time_ns)
-                    values[(series.entity, series.key)] = value
+                    newer = LatestValue(point.value, series.unit, point.time_ns)
+                    values[(series.entity, series.key)] = newer
         return [
             LatestView(entity=entity, key=key, value=one.value, unit=one.unit, time_ns=one.time_ns)
             for (entity, key), one in sorted(values.items())

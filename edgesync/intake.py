@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from edgesync._native import batch
-from edgesync._native.points import Ready, bodies, ready_bodies
+from edgesync._native.intake import Ready, ReadyTable, bodies
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
 from edgesync.model import (
@@ -51,7 +51,7 @@ class Intake:
             (series.entity, series.key): number for number, series in table.all().items()
         }
         # What the hub was told since this beginning of the store's life, of numbers and booleans.
-        self._ready: dict[tuple[str, str], Ready] = {}
+        self.ready = ReadyTable()
         self._ready_of = table.incarnation
 
     def stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
@@ -88,17 +88,17 @@ class Intake:
 
     def _stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
         if self._ready_of != self._table.incarnation:  # a fork: the hub is told everything again
-            self._ready.clear()
+            self.ready.clear()
             self._ready_of = self._table.incarnation
         readings = readings if isinstance(readings, list | tuple) else list(readings)
-        found = ready_bodies(readings, self._ready, READINGS_PER_RECORD)
+        found = self.ready.bodies(readings, READINGS_PER_RECORD)
         if found is None:
             return self._stage_each(write, readings)
         write.append_many(Lane.BULK, RecordKind.READINGS, found)
         return []
 
     def _stage_each(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
-        """Stage with a look at each; `ready_bodies` makes the same records where none is needed."""
+        """Stage with a look at each; `ReadyTable` makes the same records where none is needed."""
         groups: dict[tuple[int, ValueType], Group] = {}
         declared: list[Series] = []
         told: set[tuple[str, str]] = set()
@@ -155,8 +155,7 @@ class Intake:
     def _note_ready(self, series: Series) -> None:
         kind = ValueType(series.type)
         if kind is not ValueType.TEXT:
-            name = (series.entity, series.key)
-            self._ready[name] = Ready(name, series.id, series.unit, kind)
+            self.ready.add(Ready((series.entity, series.key), series.id, series.unit, kind))
 
     def _series(self, reading: Reading, kind: ValueType) -> Series:
         name = (reading.entity, reading.key)
@@ -171,7 +170,7 @@ class Intake:
         unit = reading.unit or (known.unit if known else "")
         series = Series(reading.entity, reading.key, unit, kind)
         self._ids[name] = series
-        self._ready.pop(name, None)
+        self.ready.discard(name)
         self._numbers[name] = series.id
         return series
 

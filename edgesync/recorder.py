@@ -128,7 +128,7 @@ class Recorder(Part):
         with self._keeping(write, readings):
             tails = await self.store.submit(write)
         self.intake.confirm(declared)
-        self._note_readings(readings)
+        self.note_readings(readings)
         self.note_grown(tails)
         if self.context.settings.series.ingested:
             self.context.parts.get("points").flush_soon()
@@ -142,7 +142,7 @@ class Recorder(Part):
         with self._keeping(write, readings):
             self.store.submit_sync(write)
         self.intake.confirm(declared)
-        self._note_readings(readings)
+        self.note_readings(readings)
         if self.context.settings.series.ingested:
             self.context.parts.get("points").flush_sync()
 
@@ -157,9 +157,10 @@ class Recorder(Part):
         ).store.keeping(write, readings)
         return keeping
 
-    def _note_readings(self, readings: Sequence[Reading]) -> None:
+    def note_readings(self, readings: Sequence[Reading]) -> None:
+        """Count readings that are stored, and show them."""
         self.readings += len(readings)
-        self.context.image.update(readings)
+        self.context.image.update(readings, self.intake.ready)
 
     # -- events ----------------------------------------------------------------------------------
 

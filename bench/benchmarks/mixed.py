@@ -8,6 +8,7 @@ the last one is answered. `python -m bench.benchmarks.mixed` prints medians of f
 of the machine.
 """
 
+import contextlib
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from bench.benchmarks.outbox import Outbox
 from bench.benchmarks.resp import open_edge
 from bench.benchmarks.rig import START_NS, open_rig
 from edgesync import EdgeNode, Reading
+from edgesync._native.write import Write
 from edgesync.demo.cable import open_cable
 
 DEVICES, KEYS = 200, 8
@@ -195,6 +197,30 @@ class Mixed:
         return float(ours(work)["ingest_s"] / yardstick(work)["ingest_s"])
 
     track_ingest_of_outbox.unit = "of the outbox"  # type: ignore[attr-defined]
+
+
+class Intake:
+    """asv: making records of readings whose series are known, and noting the newest of each."""
+
+    timeout = 300
+
+    def setup(self) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="edgesync-bench-")
+        self.open = contextlib.ExitStack()
+        self.node = self.open.enter_context(EdgeNode.local(Path(self.folder.name)))
+        *known, self.batch = batches(50_000)
+        for batch in known:
+            self.node.ingest_sync(batch)
+
+    def teardown(self) -> None:
+        self.open.close()
+        self.folder.cleanup()
+
+    def time_stage(self) -> None:
+        self.node.recorder.intake.stage(Write(), self.batch)
+
+    def time_note(self) -> None:
+        self.node.recorder.note_readings(self.batch)
 
 
 def main() -> None:

@@ -1,14 +1,10 @@
-"""Readings of many series, taken apart: by series, and by time for the journal."""
+"""Readings of many series in columns: taken apart by series, recent ones, those of clients."""
 
 import array
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar, final
+from collections.abc import Callable
+from typing import final
 
 from typing_extensions import disjoint_base
-
-from edgesync.model import Reading
-
-_T = TypeVar("_T")
 
 @final
 class Part:
@@ -41,58 +37,6 @@ def parts(
     places   array("I"), each below `series`; times array("q"); values array("d")
 
     Raises RecordError for columns that do not belong together.
-    """
-
-def bodies(
-    places: array.array[int],
-    ids: array.array[int],
-    times: array.array[int],
-    values: array.array[float],
-    limit: int,
-) -> list[bytes]:
-    """Return the bodies of READINGS records: one for each time, at most `limit` readings in one.
-
-    ids   array("Q"): the series id of each place
-
-    Times come in the order of their first reading, readings of a time in the order they came: what
-    `Intake.stage` makes of the same readings. Raises RecordError as `parts` does.
-    """
-
-def note_newest(newest: dict[tuple[str, str], _T], readings: Iterable[_T]) -> None:
-    """Set the reading of each series, by entity and key, to the last one there is of it."""
-
-@final
-class Ready:
-    """A series whose readings need no further look, if their values are of its type.
-
-    name     its entity and key
-    number   its id in records
-    unit     its unit
-    kind     the type of its values: F64, I64 or BOOL
-
-    Raises ValueError for another type.
-    """
-
-    def __init__(self, name: tuple[str, str], number: int, unit: str, kind: int) -> None: ...
-    @property
-    def name(self) -> tuple[str, str]: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def unit(self) -> str: ...
-    @property
-    def kind(self) -> int: ...
-
-def ready_bodies(
-    readings: Sequence[Reading], ready: dict[tuple[str, str], Ready], limit: int
-) -> list[bytes] | None:
-    """Return the bodies of READINGS records, as `bodies` does; None if any reading needs a look.
-
-    readings   a list or tuple of `Reading`
-    ready      Ready of each series that may occur, by entity and key
-
-    A reading needs a look when its series is not in `ready`, has another unit, or its value or time
-    would not be stored as it is.
     """
 
 def check(

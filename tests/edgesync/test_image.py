@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgesync._native.intake import Ready, ReadyTable
 from edgesync.image import ProcessImage
-from edgesync.model import Reading
+from edgesync.model import Reading, ValueType
 from edgesync.store.points import Point
 from edgesync.store.series import Series
 
@@ -23,15 +24,26 @@ READINGS = st.lists(
 
 @pytest.mark.slow
 @pytest.mark.feature("L13")
-@given(groups=st.lists(READINGS, max_size=6), limit=st.integers(1, 7))
+@given(
+    groups=st.lists(READINGS, max_size=6),
+    limit=st.integers(1, 7),
+    ready=st.lists(st.tuples(st.integers(0, 5), st.sampled_from("abc"), st.sampled_from("xy"))),
+)
 def test_the_image_is_the_last_value_of_the_first_series(
-    groups: list[list[Reading]], limit: int
+    groups: list[list[Reading]], limit: int, ready: list[tuple[int, str, str]]
 ) -> None:
+    """Also when series become known, and unknown, to the intake between two groups."""
     image = ProcessImage(limit)
+    table = ReadyTable()
     model: dict[tuple[str, str], Reading] = {}
     refused = 0
-    for group in groups:
-        image.update(group)
+    for number, group in enumerate(groups):
+        for at, entity, key in ready:
+            if at == number and (entity, key) in table:
+                table.discard((entity, key))
+            elif at == number:
+                table.add(Ready((entity, key), 1, "", ValueType.F64))
+        image.update(group, table)
         for reading in group:
             name = (reading.entity, reading.key)
             if name in model or len(model) < limit:
@@ -46,7 +58,7 @@ def test_the_image_is_the_last_value_of_the_first_series(
 
 def test_of_a_value_held_elsewhere_too_the_later_is_shown() -> None:
     image = ProcessImage(2)
-    image.update([Reading("a", "x", 1.0, 5), Reading("b", "x", 1.0, 5)])
+    image.update([Reading("a", "x", 1.0, 5), Reading("b", "x", 1.0, 5)], ReadyTable())
     points = [("a", 4), ("b", 6), ("c", 1)]
     image.suppliers.append(
         lambda: [(Series(entity, "x", "kg", 1), Point(at, 2.0)) for entity, at in points]

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesync._native import batch, event
-from edgesync._native.points import ready_bodies
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
 from edgesync.intake import READINGS_PER_RECORD, Intake
@@ -216,7 +215,7 @@ def test_readings_that_need_no_look_make_the_records_of_those_that_do(
     store: EdgeStore, readings: list[Reading]
 ) -> None:
     intake = knowing(store.series)
-    found = ready_bodies(readings, intake._ready, READINGS_PER_RECORD)
+    found = intake.ready.bodies(readings, READINGS_PER_RECORD)
     assert found is not None
     fast, plain = Write(), Write()
     assert intake.stage(fast, readings) == []
@@ -247,9 +246,9 @@ def test_readings_that_need_no_look_make_the_records_of_those_that_do(
     ],
 )
 def test_what_is_not_stored_as_it_is_needs_a_look(store: EdgeStore, reading: Reading) -> None:
-    ready = knowing(store.series)._ready
-    assert ready_bodies([Reading("m", "f", 1.0, 1)], ready, 120) is not None
-    assert ready_bodies([Reading("m", "f", 1.0, 1), reading], ready, 120) is None
+    ready = knowing(store.series).ready
+    assert ready.bodies([Reading("m", "f", 1.0, 1)], 120) is not None
+    assert ready.bodies([Reading("m", "f", 1.0, 1), reading], 120) is None
 
 
 def test_after_a_fork_every_series_is_declared_again(store: EdgeStore) -> None:

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native import batch
-from edgesync._native.points import bodies, parts
+from edgesync._native.intake import bodies
+from edgesync._native.points import parts
 from edgesync.errors import RecordError
 from edgesync.model import ValueType
 
