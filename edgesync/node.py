@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 from edgesync import settings as settings_module
 from edgesync.cells import Argument, Reply, as_bytes
 from edgesync.cells.methods import KeyMethods
+from edgesync.entities.methods import EntityMethods
 from edgesync.events import EventQuery
 from edgesync.image import ProcessImage
 from edgesync.loop import awaited, check_runs_on_trio
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 Running = contextlib.AbstractAsyncContextManager[None]
 
 
-class EdgeNode(KeyMethods):
+class EdgeNode(KeyMethods, EntityMethods):
     """An edge: its store, its devices, its keys and its link, for `async with` or plain `with`.
 
     settings   a path to edge.toml, `Settings`, or a mapping of the same shape

@@ -55,6 +55,7 @@ PARTS: Final[tuple[PartRow, ...]] = (
     PartRow("recorder", "edgesync.recorder:Recorder", Life.LOCAL),
     PartRow("link", "edgesync.parts.link:LinkPart", Life.LOCAL, databases=("dead",)),
     PartRow("keys", "edgesync.parts.keys:KeysPart", Life.LOCAL, on_demand, ("cells",)),
+    PartRow("entities", "edgesync.parts.entities:EntitiesPart", Life.LOCAL, on_demand),
     PartRow("points", "edgesync.parts.points:PointsPart", Life.LOCAL, on_demand, ("points",)),
     PartRow("sources", "edgesync.parts.sources:SourcesPart", Life.RUNNING),
     PartRow("upkeep", "edgesync.parts.upkeep:UpkeepPart", Life.RUNNING),

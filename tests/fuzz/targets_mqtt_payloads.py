@@ -5,6 +5,7 @@ from edgesync.serve.mqtt.mapping import TopicMap
 from edgesync.serve.mqtt.settings import TopicSettings
 from edgesync.serve.mqtt.thingsboard import Device, Refused, ThingsBoard, ToldLimits
 from edgesync.serve.mqtt.values import BadPayload
+from tests.edgesync.serve.mqtt.attributes import HeldAttributes
 from tests.fuzz.fuzz import Target
 
 GATEWAY = Device("gw", is_gateway=True)
@@ -36,7 +37,12 @@ MAP = TopicMap(
     cast=True,
     may_name=lambda _device, _name: True,
 )  # fmt: skip
-API = ThingsBoard(ToldLimits(65_536, 100), cast=True, may_name=lambda _device, _name: True)
+API = ThingsBoard(
+    ToldLimits(65_536, 100),
+    cast=True,
+    may_name=lambda _device, _name: True,
+    attributes=HeldAttributes(),
+)
 
 
 def read_payload(data: bytes) -> None:

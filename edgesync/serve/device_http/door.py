@@ -11,6 +11,7 @@ from edgesync.errors import ConfigError
 from edgesync.parts.part import Context, DoorPart
 from edgesync.serve.device_http.server import DeviceHttpServer, Recorder
 from edgesync.serve.mqtt.credentials import CredentialsFile, is_readable_by_others
+from edgesync.serve.mqtt.shared import Entities
 from edgesync.serve.tls import server_tls
 from edgesync.settings import LOOPBACK, Settings
 
@@ -38,8 +39,9 @@ class DeviceHttpPart(DoorPart):
         context = self.context
         try:
             self._server = device_http_server(
-                context.settings, context.folder, context.recorder, wall_ns=context.wall_ns
-            )
+                context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
+                entities=lambda: context.parts.get("entities"),
+            )  # fmt: skip
         except ConfigError as error:
             log.error("no %s: %s", self.offer, error)
             task_status.started()
@@ -51,7 +53,12 @@ class DeviceHttpPart(DoorPart):
 
 
 def device_http_server(
-    settings: Settings, folder: Path, recorder: Recorder, *, wall_ns: Callable[[], int]
+    settings: Settings,
+    folder: Path,
+    recorder: Recorder,
+    *,
+    wall_ns: Callable[[], int],
+    entities: Callable[[], Entities],
 ) -> DeviceHttpServer:
     """Return the server that `[device_http]` describes; raises ConfigError."""
     section = settings.device_http
@@ -61,6 +68,7 @@ def device_http_server(
         CredentialsFile(folder / section.devices),
         tls=server_tls(section, "device_http", folder) if section.tls_port else None,
         wall_ns=wall_ns,
+        entities=entities,
     )
 
 

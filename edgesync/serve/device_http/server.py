@@ -21,6 +21,7 @@ from edgesync.model import Event, Reading
 from edgesync.serve.device_http.requests import STATUSES, Asked, Problem, read_target
 from edgesync.serve.device_http.settings import DeviceHttpSection
 from edgesync.serve.mqtt.credentials import CredentialsFile
+from edgesync.serve.mqtt.shared import DeviceAttributes, Entities
 from edgesync.serve.mqtt.thingsboard import Device, Message, Refused, ThingsBoard, ToldLimits
 from edgesync.serve.mqtt.values import BadPayload
 from edgesync.status import DeviceHttpStatus, RefusalView
@@ -66,16 +67,19 @@ class DeviceHttpServer:
         *,
         tls: ssl.SSLContext | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
+        entities: Callable[[], Entities],
     ) -> None:
         self._section = section
         self._recorder = recorder
         self._credentials = credentials
         self._tls = tls
         self._wall_ns = wall_ns
+        self._attributes = DeviceAttributes(entities)
         self._api = ThingsBoard(
             ToldLimits(int(section.body_limit), 1),
             cast=section.type_cast,
             may_name=lambda device, name: name == device.name,
+            attributes=self._attributes,
         )
         self._looked_at = float("-inf")
         self._connections = self._requests = self._readings = 0
@@ -251,6 +255,8 @@ class DeviceHttpServer:
                 await self._recorder.ingest(message.readings)
             for event in message.events:
                 await self._recorder.emit(event)
+            if message.has_reports:
+                await self._attributes.wait_durable()
         except RecordError as error:
             self._note_refusal(device, asked, str(error))
             is_full = isinstance(error, TooManySeries)

@@ -26,11 +26,12 @@ class Client:
     events      what epoll waits for
     close_by    when its socket is closed at the latest; inf while it is served
     successor   a client that took it over, and waits until its last message is answered
+    children    of a gateway, the devices it spoke for on this connection, the newest last
     """
 
     __slots__ = (
-        "_refusals", "_refused_at", "address", "close_by", "connection", "device", "events",
-        "is_due", "is_greeting", "key", "number", "out", "parser", "socket", "successor",
+        "_refusals", "_refused_at", "address", "children", "close_by", "connection", "device",
+        "events", "is_due", "is_greeting", "key", "number", "out", "parser", "socket", "successor",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +46,7 @@ class Client:
         self.events = READ
         self.key: tuple[str, str] | None = None
         self.device: Device | None = None
+        self.children: dict[str, None] = {}
         self.successor: Client | None = None
         self.close_by = float("inf")
         self.is_due = False

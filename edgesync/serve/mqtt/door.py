@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgesync.serve.mqtt.server import Recorder
+    from edgesync.serve.mqtt.shared import Entities
 
 
 log = logging.getLogger(__name__)
@@ -47,8 +48,9 @@ class MqttPart(DoorPart):
         context = self.context
         try:
             self._server = mqtt_server(
-                context.settings, context.folder, context.recorder, wall_ns=context.wall_ns
-            )
+                context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
+                entities=lambda: context.parts.get("entities"),
+            )  # fmt: skip
         except ConfigError as error:
             log.error("no %s: %s", self.offer, error)
             task_status.started()
@@ -62,7 +64,12 @@ class MqttPart(DoorPart):
 
 
 def mqtt_server(
-    settings: Settings, folder: Path, recorder: "Recorder", *, wall_ns: "Callable[[], int]"
+    settings: Settings,
+    folder: Path,
+    recorder: "Recorder",
+    *,
+    wall_ns: "Callable[[], int]",
+    entities: "Callable[[], Entities]",
 ) -> MqttServer:
     """Return the server that `[mqtt]` describes; raises ConfigError."""
     section = settings.mqtt
@@ -73,13 +80,14 @@ def mqtt_server(
         tls=server_tls(section, "mqtt", folder) if section.tls_port else None,
         reserved={device.name for device in settings.modbus},
         wall_ns=wall_ns,
+        entities=entities,
     )
 
 
 def mqtt_doubts(settings: Settings, folder: Path) -> list[str]:
     """Return what is allowed and hardly meant; raises ConfigError as a start would."""
     section = settings.mqtt
-    mqtt_server(settings, folder, _Nowhere(), wall_ns=lambda: 0)
+    mqtt_server(settings, folder, _Nowhere(), wall_ns=lambda: 0, entities=_no_entities)
     path = folder / section.devices
     found = []
     if is_readable_by_others(path):
@@ -99,3 +107,7 @@ class _Nowhere:
 
     async def emit(self, _event: object) -> None:
         raise AssertionError
+
+
+def _no_entities() -> "Entities":
+    raise AssertionError

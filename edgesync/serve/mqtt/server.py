@@ -46,9 +46,10 @@ from edgesync.serve.mqtt.credentials import CredentialsFile
 from edgesync.serve.mqtt.decode import Parser
 from edgesync.serve.mqtt.encode import encode
 from edgesync.serve.mqtt.mapping import TopicMap
-from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Connect, Reason, Will
+from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Connect, Reason, Subscribe, Will
 from edgesync.serve.mqtt.sessions import Session, Sessions
 from edgesync.serve.mqtt.settings import MqttSection
+from edgesync.serve.mqtt.shared import Entities, PushedAttributes
 from edgesync.serve.mqtt.thingsboard import (
     Device,
     Message,
@@ -109,6 +110,7 @@ class MqttServer:
     """Takes what devices publish until cancelled.
 
     reserved   names of entities that no client may use: those of other sources
+    entities   opens those of this edge, when something needs them
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class MqttServer:
         tls: ssl.SSLContext | None = None,
         reserved: Collection[str] = (),
         wall_ns: Callable[[], int] = time.time_ns,
+        entities: Callable[[], Entities],
     ) -> None:
         self._section = section
         self._recorder = recorder
@@ -132,9 +135,10 @@ class MqttServer:
             inflight_max=section.inflight_max,
             session_expiry_max_s=float(section.session_expiry),
         )
+        self._attributes = PushedAttributes(entities, self._push)
         self._api = ThingsBoard(
             ToldLimits(int(section.packet_limit), section.inflight_max),
-            cast=section.type_cast, may_name=self._may_name,
+            cast=section.type_cast, may_name=self._may_name, attributes=self._attributes,
         )  # fmt: skip
         self._map = TopicMap(section.topics, cast=section.type_cast, may_name=self._may_name)
         self._clients: dict[int, Client] = {}
@@ -146,7 +150,7 @@ class MqttServer:
         self._sessions = Sessions(section.clients_max)
         self._clients_max = section.clients_max
         self._batch: collections.deque[_Item] = collections.deque()
-        self._arrived = trio.Event()
+        self._arrived, self._pushed = trio.Event(), trio.Event()
         self._pending_bytes = self._held_bytes = 0
         self._unavailable_until = float("-inf")
         self._problem = ""
@@ -188,9 +192,11 @@ class MqttServer:
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._commit)
                     self._nursery.start_soon(self._tick)
+                    self._nursery.start_soon(self._flush_pushes)
                     task_status.started(ports)
                     await self._serve()
             finally:
+                self._attributes.close()
                 self._close_all()
 
     def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
@@ -343,6 +349,8 @@ class MqttServer:
             if packet is None:
                 break
             self._carry_out(client, connection.step(packet, now))
+            if isinstance(packet, Subscribe) and not client.is_closing:
+                self._attributes.subscribed(client)
         self._held_bytes += parser.held_bytes - before
         self._listen_for(client)
 
@@ -390,6 +398,7 @@ class MqttServer:
         del self._clients[client.number]
         self._strangers.pop(client.number, None)
         self._starved.discard(client)
+        self._attributes.released(client)
         self._held_bytes -= client.parser.held_bytes
         self._epoll.unregister(client.number)
         client.socket.close()
@@ -457,6 +466,7 @@ class MqttServer:
             self._step(other, Expelled(Reason.SESSION_TAKEN_OVER, "another connection has this "
                                        "client id", is_will_due=True))  # fmt: skip
         self._by_key[key] = client
+        self._attributes.admitted(client)
         if (unsettled := self._unsettled.get(key)) is not None:
             unsettled.successor = client  # it is admitted when that one's messages are answered
         else:
@@ -477,6 +487,7 @@ class MqttServer:
         assert key is not None
         if self._by_key.get(key) is client:
             del self._by_key[key]
+        self._attributes.released(client)
         if not client.connection.is_settled:
             self._unsettled[key] = client
         now = trio.current_time()
@@ -511,7 +522,22 @@ class MqttServer:
         publish = accept.publish
         item = _Item(client, accept.token, Message(), len(publish.payload) + MESSAGE_BYTES)
         self._understand(item, client.device, publish.topic, publish.payload)
+        self._attributes.named(client, item.message.children)
+        if item.message.gone:
+            self._attributes.unnamed(client, item.message.gone)
         self._enqueue(item)
+
+    def _push(self, client: Client, topic: str, payload: bytes) -> None:
+        """Send something that nobody has asked for now."""
+        if self._is_there(client):
+            self._step(client, Deliver(topic, payload))
+            self._pushed.set()
+
+    async def _flush_pushes(self) -> None:
+        while True:
+            await self._pushed.wait()
+            self._pushed = trio.Event()
+            self._flush()
 
     def _take_will(self, session: Session, will: Will) -> None:
         name = session.key[0]  # type: ignore[index]
@@ -616,6 +642,8 @@ class MqttServer:
                     nursery.start_soon(self._emit, event, failures)
             if failures:
                 raise failures[0]
+        if any(item.message.has_reports for item in items):
+            await self._attributes.wait_durable()
         self._readings += len(readings)
 
     async def _emit(self, event: Event, failures: list[StoreError]) -> None:

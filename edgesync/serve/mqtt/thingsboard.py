@@ -1,11 +1,11 @@
 """Topics of ThingsBoard's device and gateway API: what a message on each of them means.   [sans-IO]
 
-What needs entities that are not kept here yet is answered so that clients go on: a request for
-attributes finds none, a call gets an error, firmware is not there. docs/mqtt.md lists all of it.
+What is not there yet is answered so that clients go on: a call gets an error, firmware is not
+there. docs/mqtt.md lists all of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -14,6 +14,7 @@ from edgesync.serve.mqtt.packets import Reason
 from edgesync.serve.mqtt.topics import overlap
 from edgesync.serve.mqtt.values import (
     BadPayload,
+    attribute,
     checked_name,
     nanoseconds,
     parse_json,
@@ -25,6 +26,7 @@ GATEWAY: Final = "v1/gateway/"
 REQUEST_ID_CHARS_MAX: Final = 40
 # An event holds no more.
 ATTRIBUTES_BYTES_MAX: Final = 60 * 1024
+NAMES_MAX: Final = 1000
 NOT_YET: Final = "not there yet at this edge"
 
 # What clients may be sent, and so may subscribe to.
@@ -56,12 +58,32 @@ class ToldLimits(msgspec.Struct, frozen=True):
 
 
 class Message(msgspec.Struct):
-    """What a message comes to: what to store, what to answer, and what of it was refused."""
+    """What a message comes to: what to store, what to answer, and what of it was refused.
+
+    has_reports  attributes were taken in memory, which are to be on disk before the answer
+    children  devices that a gateway speaks for from now on
+    gone      … and one that it speaks for no more
+    """
 
     readings: list[Reading] = []
     events: list[Event] = []
     replies: list[tuple[str, bytes]] = []
     refused: list[str] = []
+    has_reports: bool = False
+    children: list[str] = []
+    gone: str = ""
+
+
+class Attributes(Protocol):
+    """Attributes of devices; both raise BadPayload, Refused."""
+
+    def report(self, name: str, values: Mapping[str, Any]) -> None:
+        """Take client attributes of a device, in memory."""
+        ...
+
+    def read(self, name: str, scope: str, names: Collection[str] | None = None) -> dict[str, Any]:
+        """Return those of a scope, or the named ones that are there."""
+        ...
 
 
 class Refused(Exception):
@@ -75,13 +97,16 @@ class Refused(Exception):
 class ThingsBoard:
     """Turns messages on ThingsBoard's topics into what they mean.
 
-    cast      text that is a number is one
-    may_name  whether a gateway may speak for an entity of this name
+    cast        text that is a number is one
+    may_name    whether a gateway may speak for an entity of this name
+    attributes  of devices
     """
 
     def __init__(
-        self, limits: ToldLimits, *, cast: bool, may_name: Callable[[Device, str], bool]
-    ) -> None:
+        self, limits: ToldLimits, *, cast: bool, may_name: Callable[[Device, str], bool],
+        attributes: Attributes,
+    ) -> None:  # fmt: skip
+        self._attributes_of = attributes
         self._limits = limits
         self._cast = cast
         self._may_name = may_name
@@ -168,12 +193,18 @@ class ThingsBoard:
         found = parse_json(payload)
         if not isinstance(found, dict):
             raise BadPayload("payload", "is no object")
-        return Message(events=self._attribute_events(device.name, "", found, now_ns))
+        events = self._attribute_events(device.name, "", found, now_ns)
+        return Message(events=events, has_reports=bool(events))
 
     def _attribute_events(
         self, entity: str, field: str, item: Mapping[str, Any], now_ns: int
     ) -> list[Event]:
-        values = self._values(field, item)
+        """Take what a device reports: the newest of it is kept, and each report is an event."""
+        values = {
+            checked_name(f"{field}.{key}"[:100].lstrip("."), key):
+                attribute(f"{field}.{key}".lstrip("."), value, cast=self._cast)
+            for key, value in item.items() if value is not None
+        }  # fmt: skip
         if not values:
             return []
         body = msgspec.json.encode({"scope": "client", "values": values})
@@ -182,6 +213,7 @@ class ThingsBoard:
                 field or "payload",
                 f"attributes of {len(body)} bytes; {ATTRIBUTES_BYTES_MAX} are the most",
             )
+        self._attributes_of.report(entity, values)
         return [
             Event(
                 type=EventType.ATTRIBUTES, action=Action.ATTRIBUTES_UPDATED,
@@ -189,10 +221,22 @@ class ThingsBoard:
             )
         ]  # fmt: skip
 
-    def _request(self, _device: Device, payload: bytes) -> bytes:
-        if not isinstance(parse_json(payload), dict):
+    def _request(self, device: Device, payload: bytes) -> bytes:
+        """Answer with the attributes asked for, those of both scopes if none are named."""
+        found = parse_json(payload) if payload else {}
+        if not isinstance(found, dict):
             raise BadPayload("payload", "is no object")
-        return b"{}"  # as for keys that are not there
+        asked: dict[str, list[str] | None] = {
+            scope: _listed(member, found[member])
+            for member, scope in (("clientKeys", "client"), ("sharedKeys", "shared"))
+            if member in found
+        }  # fmt: skip
+        asked = asked or {"client": None, "shared": None}
+        read = {
+            scope: self._attributes_of.read(device.name, scope, names)
+            for scope, names in asked.items()
+        }
+        return msgspec.json.encode({scope: values for scope, values in read.items() if values})
 
     def _call(self, device: Device, payload: bytes) -> bytes:
         found = parse_json(payload)
@@ -246,6 +290,7 @@ class ThingsBoard:
                 message.refused.append(str(error))
             else:
                 message.readings += readings
+                message.children.append(child)
         return message
 
     def _gateway_attributes(self, device: Device, found: Mapping[str, Any], now_ns: int) -> Message:
@@ -256,8 +301,10 @@ class ThingsBoard:
                 if not isinstance(values, dict):
                     raise BadPayload(name[:100], "is no object")
                 message.events += self._attribute_events(child, child, values, now_ns)
+                message.children.append(child)
             except BadPayload as error:
                 message.refused.append(str(error))
+        message.has_reports = bool(message.events)
         return message
 
     def _gateway_connect(self, state: str) -> Callable[[Device, Any, int], Message]:
@@ -270,7 +317,9 @@ class ThingsBoard:
                 type=EventType.SOURCE, entity_type=EntityType.DEVICE, entity_id=child,
                 body=msgspec.json.encode(body), time_ns=now_ns,
             )  # fmt: skip
-            return Message(events=[event])
+            if state == "offline":
+                return Message(events=[event], gone=child)
+            return Message(events=[event], children=[child])
 
         return connect
 
@@ -279,8 +328,31 @@ class ThingsBoard:
         if type(number) is not int:
             raise BadPayload("id", "is no number")
         child = self._child(device, "device", found.get("device"))
-        reply = msgspec.json.encode({"id": number, "device": child})
-        return Message(replies=[(GATEWAY + "attributes/response", reply)])
+        scope = "client" if found.get("client") is True else "shared"
+        reply: dict[str, Any] = {"id": number, "device": child}
+        if "keys" in found:
+            names = _listed("keys", found["keys"])
+            reply["values"] = self._attributes_of.read(child, scope, names)
+        else:
+            name = checked_name("key", found.get("key"))
+            reply |= _single(self._attributes_of.read(child, scope, [name]))
+        topic = GATEWAY + "attributes/response"
+        return Message(replies=[(topic, msgspec.json.encode(reply))], children=[child])
+
+
+def _listed(field: str, names: Any) -> list[str]:
+    """Return names given as a list, or as text with commas; raises BadPayload."""
+    listed = names.split(",") if isinstance(names, str) else names
+    if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+        raise BadPayload(field, "is neither a list of names nor text with commas")
+    if len(listed) > NAMES_MAX:
+        raise BadPayload(field, f"{len(listed)} names; {NAMES_MAX} are the most")
+    return [one.strip() for one in listed if one.strip()]
+
+
+def _single(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how the value of the one attribute is told; of one that is not there, nothing."""
+    return {"value": next(iter(found.values()))} if found else {}
 
 
 def may_subscribe(device: Device, topic_filter: str) -> bool:

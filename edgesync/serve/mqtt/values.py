@@ -72,6 +72,23 @@ def typed(field: str, value: Any, *, cast: bool) -> Value | None:
     return checked_text(field, text)
 
 
+def attribute(field: str, value: Any, *, cast: bool) -> Any:
+    """Return an attribute's value, which may be an object or a list; raises BadPayload."""
+    if isinstance(value, dict | list):
+        return _plain(field, value)
+    return typed(field, value, cast=cast)
+
+
+def _plain(field: str, value: Any) -> Any:
+    """Return JSON in which odd numbers are the text that they were written as."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError as error:
+        raise BadPayload(field, "is nested too deeply") from error
+    checked_text(field, text)
+    return json.loads(text)
+
+
 def checked_text(field: str, text: str) -> str:
     try:
         size = len(text.encode())

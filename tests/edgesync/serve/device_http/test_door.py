@@ -130,8 +130,9 @@ async def open_door(
         trio.open_nursery() as nursery,
     ):
         server = device_http_server(
-            node.settings, folder, recorder(node) if recorder else node, wall_ns=node.wall_ns
-        )
+            node.settings, folder, recorder(node) if recorder else node, wall_ns=node.wall_ns,
+            entities=lambda: node.entities,
+        )  # fmt: skip
         yield Door(node, server, await nursery.start(server.serve))
         nursery.cancel_scope.cancel()
 
@@ -147,7 +148,7 @@ async def test_a_device_posts_telemetry_and_attributes(tmp_path: Path) -> None:
         (event, *_) = door.node.events(EventQuery(entity="Scale"))
         assert json.loads(event.body)["values"] == {"model": "S7"}
         status, _, body = await client.ask("GET", SCALE + "attributes?clientKeys=model")
-        assert (status, type(json.loads(body))) == (200, dict)
+        assert (status, json.loads(body)) == (200, {"client": {"model": "S7"}})
         status, _, body = await client.ask(
             "POST", SCALE + "rpc", {"method": "getSessionLimits", "params": {}}
         )

@@ -141,6 +141,7 @@ async def open_door(
             folder,
             recorder(node) if recorder else node,
             wall_ns=node.wall_ns,
+            entities=lambda: node.entities,
         )
         ports = await nursery.start(server.serve)
         yield Door(node, server, ports[0])

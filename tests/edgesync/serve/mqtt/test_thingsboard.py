@@ -21,21 +21,28 @@ from edgesync.serve.mqtt.thingsboard import (
     may_subscribe,
 )
 from edgesync.serve.mqtt.values import BadPayload
+from tests.edgesync.serve.mqtt.attributes import HeldAttributes
 
 NOW = 1_790_000_000_000_000_000
 SCALE, GATEWAY = Device("Scale"), Device("Gate", is_gateway=True)
 ME = "v1/devices/me/"
 
 
-def api(*, cast: bool = True) -> ThingsBoard:
+def api(*, cast: bool = True, held: HeldAttributes | None = None) -> ThingsBoard:
     return ThingsBoard(
-        ToldLimits(65_536, 100), cast=cast, may_name=lambda _device, name: name != "Scale"
+        ToldLimits(65_536, 100),
+        cast=cast,
+        may_name=lambda _device, name: name != "Scale",
+        attributes=held or HeldAttributes(),
     )
 
 
-def told(topic: str, payload: Any, device: Device = SCALE, *, cast: bool = True) -> Message:
+def told(
+    topic: str, payload: Any, device: Device = SCALE, *, cast: bool = True,
+    held: HeldAttributes | None = None,
+) -> Message:  # fmt: skip
     raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    message = api(cast=cast).message(device, topic, raw, NOW)
+    message = api(cast=cast, held=held).message(device, topic, raw, NOW)
     assert message is not None
     return message
 
@@ -225,8 +232,50 @@ def test_devices_come_and_go() -> None:
 # -- questions ---------------------------------------------------------------------------------
 
 
-def replies(topic: str, payload: Any, device: Device = SCALE) -> list[tuple[str, Any]]:
-    return [(one, json.loads(body)) for one, body in told(topic, payload, device).replies]
+def replies(
+    topic: str, payload: Any, device: Device = SCALE, held: HeldAttributes | None = None
+) -> list[tuple[str, Any]]:
+    found = told(topic, payload, device, held=held).replies
+    return [(one, json.loads(body)) for one, body in found]
+
+
+@pytest.mark.feature("S29", "S15")
+def test_attributes_are_asked_for() -> None:
+    held = HeldAttributes()
+    told(ME + "attributes", {"model": "S7", "net": {"ip": "10.0.0.7"}, "no": "12"}, held=held)
+    held.put("Scale", "shared", {"limit": 900, "unit": "kg"})
+    asked = {"clientKeys": "model, no,nowhere", "sharedKeys": "limit"}
+    both = {"client": {"model": "S7", "no": 12}, "shared": {"limit": 900}}
+    ask = ME + "attributes/request/17"
+    assert replies(ask, asked, held=held) == [(ME + "attributes/response/17", both)]
+    assert replies(ask, {"sharedKeys": "limit"}, held=held)[0][1] == {"shared": {"limit": 900}}
+    assert replies(ask, {"clientKeys": "nowhere"}, held=held)[0][1] == {}
+    every = {
+        "client": {"model": "S7", "net": {"ip": "10.0.0.7"}, "no": 12},
+        "shared": {"limit": 900, "unit": "kg"},
+    }
+    for payload in (b"{}", b""):
+        assert replies("v2/a/req/j/3", payload, held=held) == [("v2/a/res/j/3", every)]
+    for wrong in ({"clientKeys": 7}, {"sharedKeys": [1]}, {"sharedKeys": ",".join("a" * 2000)}):
+        with pytest.raises(BadPayload, match="Keys: "):
+            replies(ask, wrong, held=held)
+
+
+@pytest.mark.feature("S29", "S15")
+def test_a_gateway_asks_for_attributes_of_its_devices() -> None:
+    held = HeldAttributes()
+    told("v1/gateway/attributes", {"A": {"model": "S7"}}, GATEWAY, held=held)
+    held.put("A", "shared", {"limit": 900, "unit": "kg"})
+    ask, answer = "v1/gateway/attributes/request", "v1/gateway/attributes/response"
+    asked: dict[str, Any] = {"id": 5, "device": "A", "client": True, "key": "model"}
+    assert replies(ask, asked, GATEWAY, held) == [(answer, {"id": 5, "device": "A", "value": "S7"})]
+    asked = {"id": 6, "device": "A", "client": False, "keys": ["limit", "nowhere"]}
+    several = {"id": 6, "device": "A", "values": {"limit": 900}}
+    assert replies(ask, asked, GATEWAY, held) == [(answer, several)]
+    asked = {"id": 7, "device": "A", "key": "nowhere"}
+    assert replies(ask, asked, GATEWAY, held) == [(answer, {"id": 7, "device": "A"})]
+    with pytest.raises(BadPayload, match="key: "):
+        replies(ask, {"id": 5, "device": "A"}, GATEWAY, held)
 
 
 @pytest.mark.feature("S29")
@@ -241,12 +290,6 @@ def test_session_limits_are_told_as_clients_ask_for_them() -> None:
 
 
 def test_what_is_not_there_yet_is_answered_so_that_clients_go_on() -> None:
-    asked = {"clientKeys": "model", "sharedKeys": "setpoint,mode"}
-    assert replies(ME + "attributes/request/17", asked) == [(ME + "attributes/response/17", {})]
-    assert replies("v2/a/req/j/3", asked) == [("v2/a/res/j/3", {})]
-    assert replies("v1/gateway/attributes/request", {"id": 5, "device": "A"}, GATEWAY) == [
-        ("v1/gateway/attributes/response", {"id": 5, "device": "A"})
-    ]
     ((topic, answer),) = replies(ME + "rpc/request/2", {"method": "getTime", "params": {}})
     assert (topic, list(answer)) == (ME + "rpc/response/2", ["error"])
     assert told("v2/fw/request/1/chunk/0", b"").replies[0][0] == "v2/fw/error"

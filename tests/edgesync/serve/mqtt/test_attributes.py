@@ -1,0 +1,251 @@
+"""Attributes over MQTT, from a device to the hub and back, over real sockets and stores."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from edgesync.entities import attributes
+from edgesync.entities.model import Scope, entity
+from edgesync.entities.view import SpaceView
+from edgesync.serve.mqtt.packets import V5, V311, Filter, Puback, Publish, Suback, Subscribe
+from tests.edgesync.serve.mqtt.door import Door, RawClient, open_door
+from tests.sites import Sites, settle, until
+
+pytestmark = pytest.mark.feature("S29", "S11", "S15")
+
+ME = "v1/devices/me/"
+GATE = "v1/gateway/"
+
+
+def publish(topic: str, payload: Any, packet_id: int) -> Publish:
+    return Publish(topic=topic, payload=json.dumps(payload).encode(), qos=1, packet_id=packet_id)
+
+
+async def subscribe(client: RawClient, *topics: str) -> None:
+    filters = tuple(Filter(topic, 1) for topic in topics)
+    assert isinstance(await client.ask(Subscribe(packet_id=1, filters=filters)), Suback)
+
+
+async def told(client: RawClient) -> tuple[str, Any]:
+    """Return topic and payload of the next message, and acknowledge it."""
+    message = await client.hear()
+    assert isinstance(message, Publish), message
+    assert message.packet_id is not None
+    await client.say(Puback(packet_id=message.packet_id))
+    return message.topic, json.loads(message.payload)
+
+
+def says_nothing_else(client: RawClient) -> None:
+    assert client.parser.held_bytes == 0
+
+
+@pytest.mark.parametrize("level", [V311, V5])
+async def test_a_device_reports_and_asks(tmp_path: Path, level: int) -> None:
+    async with open_door(tmp_path) as door, door.client(level) as client:
+        await subscribe(client, ME + "attributes/response/+")
+        report = {"model": "S7", "net": {"ip": "10.0.0.7", "big": 12345678901234567890}}
+        answer = await client.ask(publish(ME + "attributes", report, 2))
+        assert isinstance(answer, Puback)
+        assert door.node.entities.attributes("device", "Scale") == {
+            "model": "S7", "net": {"ip": "10.0.0.7", "big": "12345678901234567890"},
+        }  # fmt: skip
+        assert door.node.entities.find("device", "Scale") is not None
+        door.node.entities.set_attributes("device", "Scale", {"limit": 900}, "shared")
+        asked = {"clientKeys": "model", "sharedKeys": "limit"}
+        await client.ask(publish(ME + "attributes/request/9", asked, 3))
+        assert await told(client) == (
+            ME + "attributes/response/9", {"client": {"model": "S7"}, "shared": {"limit": 900}}
+        )  # fmt: skip
+
+
+async def test_what_was_acknowledged_is_there_after_the_edge(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client() as client:
+        await client.ask(publish(ME + "attributes", {"model": "S7"}, 2))
+    async with open_door(tmp_path) as door:
+        assert door.node.entities.attributes("device", "Scale") == {"model": "S7"}
+
+
+async def test_shared_attributes_are_pushed_as_they_change(tmp_path: Path) -> None:
+    async with (
+        open_door(tmp_path) as door,
+        door.client() as client,
+        door.client(client_id="other") as deaf,
+    ):
+        entities = door.node.entities
+        entities.set_attributes("device", "Scale", {"limit": 900, "unit": "kg"}, "shared")
+        await subscribe(client, ME + "attributes")
+        await subscribe(deaf, ME + "attributes/response/+")
+        entities.set_attributes("device", "Scale", {"limit": 950, "unit": "kg"}, "shared")
+        assert await told(client) == (ME + "attributes", {"limit": 950})
+        entities.set_attributes("device", "Scale", {"secret": 1}, "server")
+        entities.set_attributes("device", "Pump", {"limit": 1}, "shared")
+        entities.delete_attributes("device", "Scale", ["unit", "nowhere"], "shared")
+        assert await told(client) == (ME + "attributes", {"deleted": ["unit"]})
+        await deaf.ask(publish(ME + "attributes", {"a": 1}, 5))
+        says_nothing_else(deaf)
+
+
+async def test_what_changed_between_asking_and_subscribing_is_pushed(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client() as client:
+        entities = door.node.entities
+        entities.set_attributes("device", "Scale", {"limit": 900, "unit": "kg"}, "shared")
+        await subscribe(client, ME + "attributes/response/+")
+        await client.ask(publish(ME + "attributes/request/1", {}, 2))
+        assert (await told(client))[1] == {"shared": {"limit": 900, "unit": "kg"}}
+        entities.set_attributes("device", "Scale", {"limit": 950}, "shared")
+        await client.say(Subscribe(packet_id=3, filters=(Filter(ME + "attributes", 1),)))
+        came = [await client.hear(), await client.hear()]
+        (message,) = [one for one in came if isinstance(one, Publish)]
+        assert json.loads(message.payload) == {"limit": 950}
+
+
+async def test_a_gateway_is_told_of_the_devices_it_speaks_for(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client(token="GATE_TOKEN") as client:
+        await subscribe(client, GATE + "attributes", GATE + "attributes/response")
+        await client.ask(publish(GATE + "connect", {"device": "A", "type": "scale"}, 2))
+        await client.ask(publish(GATE + "attributes", {"B": {"model": "S7"}}, 3))
+        entities = door.node.entities
+        for name in ("A", "B", "C"):
+            entities.set_attributes("device", name, {"limit": 900}, "shared")
+        assert await told(client) == (GATE + "attributes", {"device": "A", "data": {"limit": 900}})
+        assert await told(client) == (GATE + "attributes", {"device": "B", "data": {"limit": 900}})
+        entities.delete_attributes("device", "A", ["limit"], "shared")
+        gone = {"device": "A", "data": {"deleted": ["limit"]}}
+        assert await told(client) == (GATE + "attributes", gone)
+        await client.ask(publish(GATE + "disconnect", {"device": "A"}, 4))
+        entities.set_attributes("device", "A", {"limit": 1}, "shared")
+        entities.set_attributes("device", "B", {"limit": 1}, "shared")
+        assert (await told(client))[1]["device"] == "B"
+        asked = {"id": 3, "device": "B", "client": True, "key": "model"}
+        await client.ask(publish(GATE + "attributes/request", asked, 5))
+        assert await told(client) == (
+            GATE + "attributes/response", {"id": 3, "device": "B", "value": "S7"}
+        )  # fmt: skip
+
+
+async def test_nothing_is_kept_of_who_has_gone(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door:
+        for _ in range(3):
+            async with door.client(token="GATE_TOKEN") as client:
+                await subscribe(client, GATE + "attributes", ME + "attributes")
+                for number in range(20):
+                    name = f"child {number}"
+                    await client.ask(publish(GATE + "connect", {"device": name}, 2))
+        held = door.server._attributes
+        await until(lambda: not held._clients and not held._told)
+
+
+async def test_too_large_attributes_are_refused_and_the_next_are_taken(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client(V5) as client:
+        for batch in range(10):
+            many = {f"a{batch}-{number}": number for number in range(100)}
+            answer = await client.ask(publish(ME + "attributes", many, 2))
+            assert isinstance(answer, Puback)
+            assert answer.reason == 0
+        answer = await client.ask(publish(ME + "attributes", {"one more": 1}, 3))
+        assert isinstance(answer, Puback)
+        assert answer.reason == 0x99
+        assert "at most 1000" in str(answer.properties)
+        answer = await client.ask(publish(ME + "attributes", {"a0-0": "new"}, 4))
+        assert isinstance(answer, Puback)
+        assert answer.reason == 0
+
+
+# -- with a hub ----------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def site(sites: Sites) -> AsyncIterator[Door]:
+    sections = sites.settings("barn")
+    async with sites.node("barn"):
+        pass  # makes its keys
+    async with open_door(sites.folder / "barn", **sections) as door:
+        yield door
+
+
+async def edit(sites: Sites, scope: Scope, **values: Any) -> None:
+    """Change attributes of the scale at the hub; None deletes one."""
+    cells = sites.answers.cells
+    view, scale = SpaceView(cells.space, cells.now_ms), entity("barn", "device", "Scale")
+    given = {name: value for name, value in values.items() if value is not None}
+    gone = [name for name in values if values[name] is None]
+    await sites.answers.run_commands([
+        *attributes.plan_set(view, scale, scope, given),
+        *attributes.plan_delete(view, scale, scope, gone),
+    ])  # fmt: skip
+
+
+def at_hub(sites: Sites, scope: Scope) -> dict[str, Any]:
+    cells = sites.cells
+    return attributes.read(
+        SpaceView(cells.space, cells.now_ms), entity("barn", "device", "Scale"), scope
+    )
+
+
+async def test_edited_at_the_hub_while_the_edge_is_away(tmp_path: Path) -> None:
+    """A2, A10: the device is connected all the time, and is told when the edge hears of it."""
+    sites = Sites(tmp_path)
+    async with site(sites) as door, door.client() as client:
+        await subscribe(client, ME + "attributes", ME + "attributes/response/+")
+        await client.ask(publish(ME + "attributes", {"firmware": "v1"}, 2))
+        async with sites.hub():
+            await settle(door.node)
+            assert at_hub(sites, Scope.CLIENT) == {"firmware": "v1"}
+            await edit(sites, Scope.SHARED, limit=900, unit="kg")
+            assert await told(client) == (ME + "attributes", {"limit": 900, "unit": "kg"})
+        async with sites.hub(is_reachable=False):
+            pass
+        async with sites.hub():
+            await edit(sites, Scope.SHARED, limit=950, unit=None)
+            await edit(sites, Scope.SERVER, note="not for devices")
+            found = [await told(client), await told(client)]
+            assert found == [
+                (ME + "attributes", {"limit": 950}), (ME + "attributes", {"deleted": ["unit"]})
+            ]  # fmt: skip
+            await settle(door.node)
+            says_nothing_else(client)
+            entities = door.node.entities
+            assert entities.attributes("device", "Scale", "server") == {"note": "not for devices"}
+
+
+async def test_changed_on_both_sides_the_hubs_word_counts_for_shared(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with site(sites) as door:
+        entities = door.node.entities
+        entities.set_attributes("device", "Scale", {"limit": 1, "other": 1}, "shared")
+        async with sites.hub():
+            await edit(sites, Scope.SHARED, limit=2)
+            await settle(door.node)
+            assert entities.attributes("device", "Scale", "shared") == {"limit": 2, "other": 1}
+            assert at_hub(sites, Scope.SHARED) == {"limit": 2, "other": 1}
+
+
+async def test_a_program_watches_attributes(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with (
+        sites.node("barn") as node, sites.hub(),
+        node.entities.watch("device", "Scale") as changes,
+    ):  # fmt: skip
+        await edit(sites, Scope.SHARED, limit=2)
+        with trio.fail_after(30):
+            room, one = await anext(changes)
+        assert (room, one.name) == ("shared", "Scale")
+        node.entities.set_attributes("device", "Other", {"a": 1})
+        node.entities.set_attributes("device", "Scale", {"a": 1})
+        with trio.fail_after(30):
+            rooms = [(await anext(changes))[0] for _ in range(2)]
+        assert rooms == ["entity", "client"]
+
+
+async def test_a_watch_that_is_not_read_says_what_it_lost(tmp_path: Path) -> None:
+    async with Sites(tmp_path).node("barn") as node, node.entities.watch(limit=3) as changes:
+        for number in range(10):
+            node.entities.set_attributes("device", "Scale", {"a": number})
+        rooms = [(await anext(changes))[0] for _ in range(4)]
+        assert rooms == ["entity", "client", "client", "overflow"]
+        assert changes.lost == 8
