@@ -55,6 +55,11 @@ class ProcessImage:
         else:
             self.refused += 1
 
+    def newest(self, entity: str, key: str) -> LatestValue | Reading | None:
+        """Return the newest value of a series that came here, None if there is none."""
+        one = self._values.get((entity, key))
+        return one.newest if isinstance(one, Ready) else one
+
     def load(self, views: Iterable[LatestView]) -> None:
         """Take values that were read from a journal."""
         for view in views:

@@ -54,7 +54,9 @@ class Intake:
         self.ready = ReadyTable()
         self._ready_of = table.incarnation
 
-    def stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+    def stage(
+        self, write: Write, readings: Iterable[Reading], lane: Lane = Lane.BULK
+    ) -> list[Series]:
         """Add `readings` to `write`; returns the series to `confirm` once it is committed.
 
         Raises RecordError, naming the reading, for one that cannot be stored, TooManySeries beyond
@@ -62,7 +64,7 @@ class Intake:
         """
         known = len(self._ids)
         try:
-            return self._stage(write, readings)
+            return self._stage(write, readings, lane)
         except RecordError:
             for name in list(self._ids)[known:]:  # a refused call takes up no room
                 del self._ids[name], self._numbers[name]
@@ -86,18 +88,34 @@ class Intake:
             kept.append(one)
         return kept
 
-    def _stage(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+    def stage_names(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+        """Add to `write` what the hub must be told of the series of `readings`, not the readings.
+
+        Returns the series to `confirm`; raises as `stage` does.
+        """
+        declared: list[Series] = []
+        for reading in readings:
+            series = self._series(reading, self._kind(reading))
+            if series not in declared and self._table.stage(
+                write, Lane.BULK, series, reading.time_ns
+            ):
+                declared.append(series)
+        return declared
+
+    def _stage(self, write: Write, readings: Iterable[Reading], lane: Lane) -> list[Series]:
         if self._ready_of != self._table.incarnation:  # a fork: the hub is told everything again
             self.ready.clear()
             self._ready_of = self._table.incarnation
         readings = readings if isinstance(readings, list | tuple) else list(readings)
         found = self.ready.bodies(readings, READINGS_PER_RECORD)
         if found is None:
-            return self._stage_each(write, readings)
-        write.append_many(Lane.BULK, RecordKind.READINGS, found)
+            return self._stage_each(write, readings, lane)
+        write.append_many(lane, RecordKind.READINGS, found)
         return []
 
-    def _stage_each(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
+    def _stage_each(
+        self, write: Write, readings: Iterable[Reading], lane: Lane = Lane.BULK
+    ) -> list[Series]:
         """Stage with a look at each; `ReadyTable` makes the same records where none is needed."""
         groups: dict[tuple[int, ValueType], Group] = {}
         declared: list[Series] = []
@@ -108,14 +126,14 @@ class Intake:
             if name not in told:
                 told.add(name)
                 series = self._series(reading, kind)
-                if self._table.stage(write, Lane.BULK, series, reading.time_ns):
+                if self._table.stage(write, lane, series, reading.time_ns):
                     declared.append(series)
                 else:
                     self._note_ready(series)
             numbers, values = groups.setdefault((reading.time_ns, kind), ([], []))
             numbers.append(self._numbers[name])
             values.append(float(reading.value) if kind is ValueType.F64 else reading.value)
-        write.append_many(Lane.BULK, RecordKind.READINGS, list(_bodies(groups)))
+        write.append_many(lane, RecordKind.READINGS, list(_bodies(groups)))
         return declared
 
     def stage_columns(

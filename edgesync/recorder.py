@@ -35,6 +35,7 @@ from edgesync.store.journal import EdgeStore, Retain
 from edgesync.sync.pace import Pace
 
 if TYPE_CHECKING:
+    from edgesync.store.series import Series
     from edgesync.sync.driver import SyncDriver
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,15 @@ class Recorder(Part):
     # -- readings --------------------------------------------------------------------------------
 
     async def ingest(self, readings: Sequence[Reading]) -> None:
-        """Store readings, all or none; raises StoreFull, RecordError."""
+        """Store readings, all or none; raises StoreFull, RecordError.
+
+        With rules, they decide what of them is stored, and what is sent.
+        """
         if not readings:
+            return
+        rules = self.context.parts.find("rules")
+        if rules is not None and rules.takes_readings:
+            await rules.ingest(readings)
             return
         write = Write()
         declared = self.intake.stage(write, readings)
@@ -152,6 +160,11 @@ class Recorder(Part):
         """Keep them for questions here, if the settings say so; the block carries `write` out."""
         if not self.context.settings.series.ingested:
             return contextlib.nullcontext()
+        return self._points_keeping(write, readings)
+
+    def _points_keeping(
+        self, write: Write, readings: Sequence[Reading]
+    ) -> contextlib.AbstractContextManager[None]:
         keeping: contextlib.AbstractContextManager[None] = self.context.parts.get(
             "points"
         ).store.keeping(write, readings)
@@ -162,10 +175,45 @@ class Recorder(Part):
         self.readings += len(readings)
         self.context.image.update(readings, self.intake.ready)
 
+    async def store_together(
+        self,
+        kept: Sequence[Reading],
+        pushed: Mapping[Lane, Sequence[Reading]],
+        told: Sequence[tuple[Event, Lane]],
+        database: str,
+        rows: dict[bytes, bytes | None],
+    ) -> None:
+        """Store in one transaction what rules want done (I2); raises StoreFull, RecordError.
+
+        kept      readings for questions here; pushed: those for the hub
+        database  where `rows` are put
+        """
+        write = Write()
+        declared: list[Series] = []
+        for lane, readings in pushed.items():
+            declared += self.intake.stage(write, readings, lane)
+        declared += self.intake.stage_names(write, kept)
+        for event, lane in told:
+            write.append(lane, RecordKind.EVENT, self._encoded(event))
+        write.put_all(database, rows)
+        with self._points_keeping(write, kept) if kept else contextlib.nullcontext():
+            tails = await self.store.submit(write)
+        self.intake.confirm(declared)
+        self.events += len(told)
+        for readings in (kept, *pushed.values()):
+            self.context.image.update(readings, self.intake.ready)
+        self.readings += max(len(kept), sum(len(one) for one in pushed.values()))
+        self.note_grown(tails)
+        if kept:
+            self.context.parts.get("points").flush_soon()
+
     # -- events ----------------------------------------------------------------------------------
 
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
-        """Store an event; raises StoreFull, RecordError."""
+        """Store an event; raises StoreFull, RecordError. Rules take attributes of devices."""
+        rules = self.context.parts.find("rules")
+        if rules is not None and await rules.took(event):
+            return
         tails = await self.store.submit(self._event_write(event, lane))
         self.events += 1
         self.note_grown(tails)
@@ -176,9 +224,14 @@ class Recorder(Part):
         self.events += 1
 
     def _event_write(self, event: Event, lane: Lane) -> Write:
+        write = Write()
+        write.append(lane, RecordKind.EVENT, self._encoded(event))
+        return write
+
+    def _encoded(self, event: Event) -> bytes:
         if len(event.body) > EVENT_BODY_MAX:
             raise RecordError(f"an event's body is at most {EVENT_BODY_MAX} bytes")
-        raw = event_codec.encode(
+        return event_codec.encode(
             event.type,
             event.action,
             event.entity_type,
@@ -188,9 +241,6 @@ class Recorder(Part):
             event.created_ns or self.context.wall_ns(),
             event.hlc,
         )
-        write = Write()
-        write.append(lane, RecordKind.EVENT, raw)
-        return write
 
     async def report(
         self, what: str, facts: Mapping[str, str | int | float], lane: Lane = Lane.NORMAL

@@ -14,6 +14,7 @@ from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.model import Lane
 from edgesync.resources.settings import ResourcesSection
+from edgesync.rules.settings import RulesSection
 from edgesync.serve.device_http.settings import DeviceHttpSection
 from edgesync.serve.mqtt.settings import MqttSection
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
@@ -177,6 +178,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     http: HttpSection = HttpSection()
     mqtt: MqttSection = MqttSection()
     device_http: DeviceHttpSection = DeviceHttpSection()
+    rules: RulesSection = RulesSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()
 

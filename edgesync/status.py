@@ -105,6 +105,35 @@ class DeviceHttpStatus(msgspec.Struct, frozen=True, kw_only=True):
     refusals: tuple[RefusalView, ...] = ()
 
 
+class RuleNodeStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node of a rule chain has done since the start."""
+
+    chain: str
+    node: str
+    type: str
+    messages: int
+    failures: int
+    last_error: str = ""
+    last_error_ns: int = 0
+
+
+class RulesStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Rule chains; counts are since the start.
+
+    messages   that came to the root chain, and those that nodes made
+    unhandled  failures that no connection took
+    problem    why the chains in the files do not run, if so; those before go on, or none
+    """
+
+    root: str
+    chains: tuple[str, ...]
+    messages: int
+    unhandled: int
+    problem: str = ""
+    is_worker_running: bool = False
+    nodes: tuple[RuleNodeStatus, ...] = ()
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """readings and events count what was stored since the start; series are all known ones.
 
@@ -135,6 +164,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[SourceStatus, ...] = ()
     mqtt: MqttStatus | None = None
     device_http: DeviceHttpStatus | None = None
+    rules: RulesStatus | None = None
     rss_bytes: int = 0
     resource_level: str = "unwatched"
 

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "check": ("edgesync.cli.run", "Check edge.toml and say what it would do."),
     "doctor": ("edgesync.cli.doctor", "Name the layer that fails, and what to do about it."),
     "service": ("edgesync.cli.service", "Run as a systemd service: print its unit, or install it."),
+    "rules": ("edgesync.cli.rules", "Check rule chains, or try them out with a message."),
     "modbus": ("edgesync.cli.modbus", "Read, scan or probe Modbus devices."),
     "simulate": ("edgesync.cli.simulate", "Run simulated devices."),
     "bench": ("edgesync.cli.bench", "Measure what this machine's disk and CPU can do."),

@@ -17,6 +17,8 @@ from edgesync.settings import read_settings
 
 # Points without a value that the status lists of each device.
 POINTS_SHOWN = 10
+# Failing nodes of rule chains that it lists.
+NODES_SHOWN = 5
 
 
 def data_dir(config: Path) -> Path:
@@ -103,6 +105,23 @@ latest = _listing(
 )
 
 
+def _show_rules(rules: Mapping[str, Any]) -> None:
+    """Show how the rule chains are: nodes that fail, each with its last reason."""
+    failing = [one for one in rules["nodes"] if one["failures"]]
+    click.echo(
+        f"rules     {rules['root'] or 'none run: all is stored and sent'}: {rules['messages']} "
+        f"messages, {sum(one['failures'] for one in failing)} failures, "
+        f"{rules['unhandled']} of them unhandled"
+    )
+    if rules["problem"]:
+        click.echo(f"          not taken: {rules['problem']}")
+    for one in failing[:NODES_SHOWN]:
+        click.echo(
+            f"          {one['chain']} / {one['node']}: {one['failures']} of {one['messages']} "
+            f"failed, the last: {one['last_error']}"
+        )
+
+
 @click.command(epilog="Example: edgesync status --json | jq .link.state")
 @as_json_option
 @click.pass_obj
@@ -148,6 +167,8 @@ def status(config: Path, as_json: bool) -> None:
             f"{http['refused']} of them refused, {http['rejected']} not let in{problem}"
         )
         _last_refused(http["refusals"])
+    if rules := found["rules"]:
+        _show_rules(rules)
     if found["resource_level"] != "unwatched":
         click.echo(f"resources {found['resource_level']}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))

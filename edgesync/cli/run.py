@@ -64,6 +64,11 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         from edgesync.serve.device_http.door import device_http_doubts
 
         found += device_http_doubts(settings, config.parent)
+    if settings.rules.chains:
+        from edgesync.rules.files import read_rules
+
+        place = config.parent / settings.rules.chains
+        found += read_rules(place, root=settings.rules.root).loaded.doubts
     facts: dict[str, Any] = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,

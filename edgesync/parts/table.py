@@ -57,6 +57,10 @@ PARTS: Final[tuple[PartRow, ...]] = (
     PartRow("keys", "edgesync.parts.keys:KeysPart", Life.LOCAL, on_demand, ("cells",)),
     PartRow("entities", "edgesync.parts.entities:EntitiesPart", Life.LOCAL, on_demand),
     PartRow("points", "edgesync.parts.points:PointsPart", Life.LOCAL, on_demand, ("points",)),
+    PartRow(
+        "rules", "edgesync.rules.part:RulesPart", Life.RUNNING,
+        lambda settings: bool(settings.rules.chains), ("rules",),
+    ),
     PartRow("sources", "edgesync.parts.sources:SourcesPart", Life.RUNNING),
     PartRow("upkeep", "edgesync.parts.upkeep:UpkeepPart", Life.RUNNING),
     PartRow(

@@ -11,6 +11,7 @@ from edgesync.rules.engine import ChainSet, NodeCount, Wired
 from edgesync.rules.model import CHAINS_MAX, FAILURE, RuleChain, RuleNode
 from edgesync.rules.node import NodeConfig, Place
 from edgesync.rules.nodes.flow import ChainInput
+from edgesync.rules.scripts.check import unknown_calls
 from edgesync.rules.scripts.script import ScriptSource
 
 MISTAKES_MAX: Final = 100
@@ -242,6 +243,10 @@ class _Builder:
             raise ValueError(
                 f"has a script that is no single expression ({problem}); the script worker runs "
                 "those: pip install 'edgesync[scripts]'"
+            )
+        if unknown := unknown_calls(source):
+            raise ValueError(
+                f"has a script that calls {', '.join(unknown)}(), which nobody has here"
             )
         self.scripts.append(source)
 

@@ -21,7 +21,13 @@ import msgspec
 
 from edgesync.model import Action, EntityType, Event, EventType
 from edgesync.rules.alarm import Alarm, as_alarm
-from edgesync.rules.effects import Effect, PushEvent, ReplyTo
+from edgesync.rules.effects import (
+    DeleteAttributes,
+    Effect,
+    PushEvent,
+    ReplyTo,
+    SetAttributes,
+)
 from edgesync.rules.message import Message, Originator
 from edgesync.rules.model import FAILURE
 from edgesync.rules.node import (
@@ -46,7 +52,10 @@ STEPS_MAX: Final = 1000
 EFFECTS_MAX: Final = 2000
 ERROR_CHARS_MAX: Final = 300
 INPUT_CHARS_MAX: Final = 2000
+# What belongs to entities and not to one node.
 ALARMS: Final = "alarms"
+ATTRIBUTES: Final = "attributes"
+PROFILES: Final = "profiles"
 # Failures of a node that are told as events: the first ones of each minute; all are counted.
 TOLD_A_MINUTE: Final = 5
 MINUTE_NS: Final = 60 * 1_000_000_000
@@ -140,7 +149,7 @@ class Engine:
                 for field in ("messages", "failures", "last_error", "last_error_ns"):
                     setattr(wired.count, field, getattr(before.count, field))
         self.chains = chains
-        self.state.drop_others([*chains.nodes, ALARMS])
+        self.state.drop_others([*chains.nodes, ALARMS, ATTRIBUTES, PROFILES])
 
     def start(self, now: Now) -> "Run":
         """Let all nodes begin: generators ask to be woken."""
@@ -385,7 +394,18 @@ class Run:
         if isinstance(reply_to, ReplyTo):
             reply_to = msgspec.structs.replace(reply_to, stack=self._stack)
             effect = msgspec.structs.replace(effect, reply_to=reply_to)
+        if isinstance(effect, SetAttributes | DeleteAttributes):
+            self._change_attributes(effect)
         self.effects.append(effect)
+
+    def _change_attributes(self, effect: SetAttributes | DeleteAttributes) -> None:
+        name = f"{effect.entity}\0{effect.scope}"
+        known = dict(self._engine.state.get(ATTRIBUTES, name) or {})
+        if isinstance(effect, SetAttributes):
+            known |= effect.values
+        else:
+            known = {key: value for key, value in known.items() if key not in effect.keys}
+        self._engine.state.put(ATTRIBUTES, name, known or None)
 
     def inject(self, message: Message) -> None:
         self._injected.append(message)

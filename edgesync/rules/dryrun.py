@@ -1,0 +1,98 @@
+"""A message through chains without an edge: what each node would make of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from edgesync.model import Value
+from edgesync.rules.engine import ATTRIBUTES, Engine, Run, Trace
+from edgesync.rules.files import Rules
+from edgesync.rules.message import Message, Originator
+from edgesync.rules.node import Now, ScriptAnswer
+from edgesync.rules.worker.supervisor import ScriptWorker
+
+if TYPE_CHECKING:
+    from edgesync.rules.effects import Effect
+
+SECOND_NS: Final = 1_000_000_000
+WAKES_MAX: Final = 1000
+
+
+class DryFacts:
+    """Knows what was given, and what chains have done in this run."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+
+    def profile(self, entity: Originator) -> str:
+        return "default"
+
+    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Value]:
+        assert self.engine is not None
+        found: Mapping[str, Value]
+        found = self.engine.state.get(ATTRIBUTES, f"{entity}\0{scope}") or {}
+        return found
+
+    def latest(self, entity: Originator, key: str) -> tuple[int, Value] | None:
+        return None
+
+    def readings(
+        self, entity: Originator, key: str, from_ns: int, to_ns: int
+    ) -> list[tuple[int, Value]]:
+        return []
+
+    def alarm_rules(self, entity: Originator) -> Sequence[Any]:
+        return ()
+
+    def related(self, entity: Originator, direction: str, kind: str) -> list[Originator]:
+        return []
+
+
+class DryRun:
+    """Chains at work without a store; `visits` and `effects` are what would have happened."""
+
+    def __init__(
+        self, rules: Rules, attributes: Mapping[tuple[Originator, str], dict[str, Value]],
+        now_ns: int,
+    ) -> None:  # fmt: skip
+        self.visits: list[Trace] = []
+        self.effects: list[Effect] = []
+        facts = DryFacts()
+        edge = Originator("EDGE", "edge")
+        self._engine = Engine(rules.loaded.chains, facts, edge, trace=self.visits.append)
+        facts.engine = self._engine
+        for (entity, scope), values in attributes.items():
+            self._engine.state.put(ATTRIBUTES, f"{entity}\0{scope}", values)
+        self._now = Now(now_ns, 0)
+        self._worker = ScriptWorker(rules.loaded.scripts)
+        self._carry_out(self._engine.start(self._now))
+
+    def send(self, message: Message) -> None:
+        self._carry_out(self._engine.begin(message, self._now))
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass: nodes whose time comes are woken, each at its own."""
+        end_ns = self._now.monotonic_ns + round(seconds * SECOND_NS)
+        state = self._engine.state
+        for _ in range(WAKES_MAX):
+            due_ns = state.next_due_ns
+            if due_ns is None or due_ns > end_ns:
+                break
+            self._move_to(max(due_ns, self._now.monotonic_ns))
+            for node, name in state.take_due(self._now.monotonic_ns, WAKES_MAX):
+                self._carry_out(self._engine.wake(node, name, self._now))
+        self._move_to(end_ns)
+
+    def _move_to(self, monotonic_ns: int) -> None:
+        passed_ns = monotonic_ns - self._now.monotonic_ns
+        self._now = Now(self._now.wall_ns + passed_ns, monotonic_ns)
+
+    def _carry_out(self, run: Run) -> None:
+        call = run.advance()
+        while call is not None:
+            answer: ScriptAnswer = self._worker.call(call, self._now.wall_ns // 1_000_000)
+            call = run.advance(answer)
+        self._engine.state.confirm()
+        self.effects += run.effects
+
+    def close(self) -> None:
+        self._worker.close()

@@ -1,0 +1,416 @@
+"""Rules at work: brings messages to the engine, commits what follows, keeps time.
+
+Messages are worked on in batches: while one is committed the next fills. Of a batch all effects and
+all that nodes remember are one transaction (I2), and only after it does whoever brought a message
+hear that it is stored (I1); a commit that fails takes back what nodes remember, and says so to them
+all. Messages of one entity are worked on in the order in which they came, whatever scripts they
+wait for; a script of one does not hold up those of others.
+
+Chains are read again within seconds of a change of their files. Mistakes change nothing: the chains
+before go on, and the log and the status say what is wrong. An edge that has had no good chains yet
+stores and sends everything, as one without rules does.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+import trio
+import trio.lowlevel
+
+from edgesync.errors import ConfigError, RecordError, StoreError
+from edgesync.model import Event, EventType, Lane, Reading
+from edgesync.parts.part import Context, Part
+from edgesync.rules import effects as wanted
+from edgesync.rules.engine import PROFILES, Engine, Run
+from edgesync.rules.facts import EdgeFacts
+from edgesync.rules.files import Rules, read_rules, stamp
+from edgesync.rules.message import (
+    CONNECT,
+    DISCONNECT,
+    POST_ATTRIBUTES,
+    Message,
+    Originator,
+    device_message,
+    telemetry_messages,
+)
+from edgesync.rules.model import FAILURE
+from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
+from edgesync.rules.state import State
+from edgesync.rules.worker.supervisor import ScriptWorker
+from edgesync.status import RuleNodeStatus, RulesStatus
+
+log = logging.getLogger(__name__)
+
+DATABASE: Final = "rules"
+BATCH_MAX: Final = 500
+# Messages that wait; whoever brings more waits until there is room (I7).
+WAITING_MAX: Final = 10_000
+WATCH_S: Final = 2.0
+WAKES_MAX: Final = 500
+# The loop goes on after so many messages: doors answer meanwhile.
+SLICE: Final = 20
+TICK_S: Final = 0.1
+RETRY_S: Final = 0.01
+# Restored in pieces.
+ROWS: Final = 1000
+
+Begin = Callable[[Now], Run]
+
+
+class _Item:
+    """Runs that come from one source, and who waits for their commit."""
+
+    __slots__ = ("begins", "done", "problem")
+
+    def __init__(self, begins: Sequence[tuple[str, Begin]]) -> None:
+        self.begins = begins
+        self.done = trio.Event()
+        self.problem: Exception | None = None
+
+
+class RulesPart(Part):
+    """See the module. `takes_readings`: chains decide what becomes of them."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._place = context.folder / context.settings.rules.chains
+        self._engine: Engine | None = None
+        self._state = State()
+        self._facts = EdgeFacts(context, self._state)
+        self._edge = Originator("EDGE", context.settings.edge.name)
+        self._worker: ScriptWorker | None = None
+        self._problem = ""
+        self._messages = 0
+        self._waiting: deque[_Item] = deque()
+        self._arrived = trio.Event()
+        self._room = trio.Condition()
+        self._seen: tuple[Any, ...] = ()
+        self._swap_to: Rules | None = None
+        self._script_turn = trio.Lock()  # the worker is for one thread at a time
+
+    @property
+    def takes_readings(self) -> bool:
+        return self._engine is not None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._state.restore(self._rows(), self._now())
+        self._seen = stamp(self._place)
+        try:
+            self._take(self._read())
+        except ConfigError as error:
+            self._problem = str(error)
+            log.error("rules: everything is stored and sent until this is mended: %s", error)
+
+    def close(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+
+    async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch)
+            nursery.start_soon(self._keep_time)
+            task_status.started()
+            await self._work()
+
+    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
+        store, start = self.context.recorder.store.store, b""
+        while rows := store.scan(DATABASE, start, limit=ROWS):
+            yield from rows
+            start = rows[-1][0] + b"\0"
+
+    def _now(self) -> Now:
+        return Now(self.context.wall_ns(), self.context.monotonic_ns())
+
+    # -- chains ----------------------------------------------------------------------------------
+
+    def _read(self) -> Rules:
+        return read_rules(self._place, root=self.context.settings.rules.root)
+
+    def _take(self, rules: Rules) -> None:
+        """Go on with other chains, from the next message on."""
+        for doubt in rules.loaded.doubts:
+            log.warning("rules: %s", doubt)
+        self._facts.profiles = rules.profiles
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = ScriptWorker(rules.loaded.scripts) if rules.loaded.scripts else None
+        if self._engine is None:
+            self._engine = Engine(rules.loaded.chains, self._facts, self._edge, state=self._state)
+        else:
+            self._engine.swap(rules.loaded.chains)
+        self._problem = ""
+        self._put([("", self._engine.start)])
+
+    async def _watch(self) -> None:
+        while True:
+            await trio.sleep(WATCH_S)
+            async with self._script_turn:
+                if self._worker is not None:
+                    await trio.to_thread.run_sync(self._worker.stop_if_idle)
+            seen = await trio.to_thread.run_sync(stamp, self._place)
+            if seen == self._seen:
+                continue
+            self._seen = seen
+            try:
+                rules = await trio.to_thread.run_sync(self._read)
+            except ConfigError as error:
+                self._problem = str(error)
+                log.error("rules: the chains before go on: %s", error)
+            else:
+                self._swap_to = rules
+                self._put([])  # between two batches
+
+    # -- messages --------------------------------------------------------------------------------
+
+    async def ingest(self, readings: Sequence[Reading]) -> None:
+        """Let chains decide what becomes of readings; on disk when this returns.
+
+        Raises StoreFull; then nothing has happened, and the caller may come again.
+        """
+        await self.send(telemetry_messages(list(readings)))
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Let messages begin at the root chain; returns and raises as `ingest` does."""
+        engine = self._running
+        begins: list[tuple[str, Begin]] = [
+            (str(one.originator), partial(engine.begin, self._with_profile(one)))
+            for one in messages
+        ]
+        self._messages += len(begins)
+        async with self._room:
+            while sum(len(item.begins) for item in self._waiting) > WAITING_MAX:
+                await self._room.wait()
+        item = self._put(begins)
+        await item.done.wait()
+        if item.problem is not None:
+            raise item.problem
+
+    def _with_profile(self, message: Message) -> Message:
+        profile = self._state.get(PROFILES, message.originator.name)
+        return message if profile is None else message.with_metadata(deviceType=str(profile))
+
+    async def took(self, event: Event) -> bool:
+        """Let chains decide what becomes of a device's attributes; False for any other event.
+
+        A device that comes or goes is told to them, too, but its event is stored as ever.
+        """
+        if self._engine is None:
+            return False
+        if event.type == EventType.ATTRIBUTES:
+            body = msgspec.json.decode(event.body)
+            if not isinstance(body, dict) or body.get("scope") != "client":
+                return False
+            message = device_message(
+                POST_ATTRIBUTES, event.entity_id, body.get("values", {}), event.time_ns
+            )
+            await self.send([message])
+            return True
+        if event.type == EventType.SOURCE and event.entity_id:
+            self._note_connection(event)
+        return False
+
+    def _note_connection(self, event: Event) -> None:
+        body = msgspec.json.decode(event.body)
+        state = body.get("state") if isinstance(body, dict) else None
+        if state not in ("online", "offline") or "refused" in body:
+            return
+        kind = CONNECT if state == "online" else DISCONNECT
+        message = device_message(kind, event.entity_id, body, event.time_ns)
+        self._messages += 1
+        self._put([(str(message.originator), partial(self._begin_connected, message))])
+
+    def _begin_connected(self, message: Message, now: Now) -> Run:
+        kind = message.data.get("type")
+        if isinstance(kind, str) and kind:
+            self._state.put(PROFILES, message.originator.name, kind)
+        return self._running.begin(self._with_profile(message), now)
+
+    def answer(self, reply: wanted.ReplyTo, relation: str, message: Message) -> None:
+        """Go on behind a node that had asked somebody."""
+        begin = partial(self._running.answer, reply, relation, message)
+        self._put([(str(message.originator), begin)])
+
+    @property
+    def _running(self) -> Engine:
+        assert self._engine is not None, "asked only where takes_readings is true"
+        return self._engine
+
+    def _put(self, begins: Sequence[tuple[str, Begin]]) -> _Item:
+        item = _Item(begins)
+        self._waiting.append(item)
+        self._arrived.set()
+        return item
+
+    # -- the work --------------------------------------------------------------------------------
+
+    async def _keep_time(self) -> None:
+        """Have a batch begun when the time of a node has come; that takes the due ones."""
+        while True:
+            due_ns = self._state.next_due_ns
+            left_s = TICK_S
+            if due_ns is not None:
+                left_s = min((due_ns - self.context.monotonic_ns()) / 1e9, TICK_S)
+            if left_s <= 0:
+                await self._put([]).done.wait()
+                left_s = RETRY_S  # of a store that is full, for one
+            await trio.sleep(left_s)
+
+    def _due(self) -> list[tuple[str, Begin]]:
+        if self._engine is None:
+            return []
+        due = self._state.take_due(self.context.monotonic_ns(), WAKES_MAX)
+        return [(f"{node}\0{name}", partial(self._engine.wake, node, name)) for node, name in due]
+
+    async def _work(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived = trio.Event()
+            while self._waiting:
+                if self._swap_to is not None:
+                    rules, self._swap_to = self._swap_to, None
+                    async with self._script_turn:
+                        self._take(rules)
+                    log.info("rules: chains changed: %s", self._place)
+                items, count = list[_Item](), 0
+                while self._waiting and count < BATCH_MAX:
+                    items.append(self._waiting.popleft())
+                    count += len(items[-1].begins)
+                await self._carry_out(items)
+                async with self._room:
+                    self._room.notify_all()
+
+    async def _carry_out(self, items: Sequence[_Item]) -> None:
+        """Work on all messages of some items and commit what follows; tell those who wait."""
+        try:
+            await self._commit(items)
+        except RecordError as error:
+            # Nodes check what they want stored; what gets here all the same costs its own item.
+            self._state.withdraw(self._now())
+            if len(items) > 1:
+                for item in items:
+                    await self._carry_out([item])
+                return
+            items[0].problem = error
+        except StoreError as error:
+            self._state.withdraw(self._now())
+            for item in items:
+                item.problem = error
+        for item in items:
+            item.done.set()
+
+    async def _commit(self, items: Sequence[_Item]) -> None:
+        begins = [one for item in items for one in item.begins] + self._due()
+        found = await self._effects(begins)
+        recorder = self.context.recorder
+        kept: list[Reading] = []
+        pushed: dict[Lane, list[Reading]] = {}
+        told: list[tuple[Event, Lane]] = []
+        outward: list[wanted.Effect] = []
+        for effect in found:
+            match effect:
+                case wanted.SaveReadings(readings):
+                    kept += readings
+                case wanted.PushReadings(readings, lane):
+                    pushed.setdefault(lane, []).extend(readings)
+                case wanted.PushEvent(event, lane):
+                    told.append((event, lane))
+                case _:
+                    outward.append(effect)
+        admitted = recorder.intake.within_limit
+        rows = self._state.changes()
+        if kept or pushed or told or rows:
+            await recorder.store_together(
+                admitted(kept), {lane: admitted(some) for lane, some in pushed.items()}, told,
+                DATABASE, rows,
+            )  # fmt: skip
+        self._state.confirm()
+        for effect in outward:
+            self._send_out(effect)
+
+    async def _effects(self, begins: Sequence[tuple[str, Begin]]) -> list[wanted.Effect]:
+        """Return the effects of all runs, in the order in which their messages came."""
+        now = self._now()
+        found: list[list[wanted.Effect]] = [[] for _ in begins]
+        by_entity: dict[str, deque[int]] = {}
+        for at, (entity, _) in enumerate(begins):
+            by_entity.setdefault(entity, deque()).append(at)
+        waiting: list[tuple[deque[int], Run, ScriptCall]] = []
+        worked = 0
+        for queue in by_entity.values():
+            waiting += self._worked(queue, None, None, begins, now, found)
+            worked += len(queue) + 1
+            if worked >= SLICE:
+                worked = 0
+                await trio.lowlevel.checkpoint()
+        while waiting:
+            answers = await self._asked([call for _, _, call in waiting], now)
+            again: list[tuple[deque[int], Run, ScriptCall]] = []
+            for (queue, run, _), answer in zip(waiting, answers, strict=True):
+                again += self._worked(queue, run, answer, begins, now, found)
+            waiting = again
+        return [effect for some in found for effect in some]
+
+    def _worked(
+        self, queue: deque[int], run: Run | None, answer: ScriptAnswer | None,
+        begins: Sequence[tuple[str, Begin]], now: Now, found: list[list[wanted.Effect]],
+    ) -> list[tuple[deque[int], Run, ScriptCall]]:  # fmt: skip
+        """Work on the messages of one entity until one of them waits for a script."""
+        while queue:
+            run = begins[queue[0]][1](now) if run is None else run
+            call = run.advance(answer)
+            if call is not None:
+                return [(queue, run, call)]
+            found[queue.popleft()] = run.effects
+            run = answer = None
+        return []
+
+    async def _asked(self, calls: Sequence[ScriptCall], now: Now) -> list[ScriptAnswer]:
+        async with self._script_turn:
+            worker = self._worker
+            if worker is None:
+                return [ScriptAnswer(problem="there is no script worker")] * len(calls)
+            now_ms = now.wall_ns // 1_000_000
+            return await trio.to_thread.run_sync(worker.call_all, calls, now_ms)
+
+    # -- what leaves the edge --------------------------------------------------------------------
+
+    def _send_out(self, effect: wanted.Effect) -> None:
+        """Carry out what is no fact of the store; that is committed already."""
+        match effect:
+            case wanted.LogLine(node, text):
+                log.info("rules: %s: %s", node, text)
+            case wanted.CallDevice(reply_to=reply_to) if reply_to is not None:
+                problem = "this edge has no way to call devices"
+                message = reply_to.message.with_metadata(error=problem)
+                self.answer(reply_to, FAILURE, message)
+            case wanted.HttpRequest(reply_to=reply_to):
+                message = reply_to.message.with_metadata(error="this edge calls no servers")
+                self.answer(reply_to, FAILURE, message)
+            case wanted.ReplyToDevice(device, request_id, _):
+                log.warning("rules: nobody carries answers to %s (call %s)", device, request_id)
+
+    # -- status ----------------------------------------------------------------------------------
+
+    def status(self) -> Mapping[str, Any]:
+        engine = self._engine
+        if engine is None:
+            empty = RulesStatus(root="", chains=(), messages=0, unhandled=0, problem=self._problem)
+            return {"rules": empty}
+        nodes = tuple(RuleNodeStatus(**msgspec.structs.asdict(one)) for one in engine.counts())
+        return {
+            "rules": RulesStatus(
+                root=engine.chains.root,
+                chains=tuple(engine.chains.firsts),
+                messages=self._messages,
+                unhandled=engine.unhandled,
+                problem=self._problem,
+                is_worker_running=self._worker is not None and self._worker.is_running,
+                nodes=nodes,
+            )
+        }

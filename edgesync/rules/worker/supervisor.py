@@ -1,0 +1,206 @@
+"""Keeps the process that runs scripts alive, and answers in its place when it does not.
+
+Every call is answered within WALL_S: the process is ended otherwise. It is started with the first
+call, again after it died (with a growing pause), and stopped when nobody has called for a while. A
+script that has taken too long several times in a row is left out for a time that doubles, so that
+one poisoned device does not cost the others theirs.
+"""
+
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from edgesync.rules.node import ScriptAnswer, ScriptCall
+from edgesync.rules.scripts.script import ScriptSource
+
+log = logging.getLogger(__name__)
+
+WALL_S: Final = 0.25
+START_S: Final = 20.0  # a machine that is starting is slow
+IDLE_S: Final = 60.0
+PAUSE_S: Final = (0.1, 30.0)
+SLOW_MAX: Final = 3
+LEFT_OUT_S: Final = (1.0, 60.0)
+HEAD: Final = 4
+ANSWER_BYTES_MAX: Final = 16 << 20
+
+
+def is_installed() -> bool:
+    """Whether QuickJS is here: the extra [scripts] brings it."""
+    return importlib.util.find_spec("quickjs") is not None
+
+
+class WorkerGone(Exception):
+    """The process has died, or was ended because it did not answer."""
+
+
+class Breaker:
+    """Counts how often in a row a script took too long, and leaves it out for a while."""
+
+    def __init__(self) -> None:
+        self._slow = 0
+        self._until_s = 0.0
+        self._pause_s = LEFT_OUT_S[0]
+
+    def left_s(self, now_s: float) -> float:
+        return self._until_s - now_s
+
+    def note(self, is_slow: bool, now_s: float) -> None:
+        if not is_slow:
+            self._slow, self._pause_s = 0, LEFT_OUT_S[0]
+            return
+        self._slow += 1
+        if self._slow >= SLOW_MAX:
+            self._until_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, LEFT_OUT_S[1])
+
+
+class ScriptWorker:
+    """See the module. Used by one thread at a time; its calls block."""
+
+    def __init__(self, sources: Iterable[ScriptSource]) -> None:
+        self.sources = {one.id: one for one in sources}
+        self.starts = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._breakers: dict[str, Breaker] = {}
+        self._used_s = 0.0
+        self._not_before_s = 0.0
+        self._pause_s = PAUSE_S[0]
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None
+
+    def check(self) -> dict[str, str]:
+        """Compile every script; returns what is wrong with those that cannot be. WorkerGone."""
+        return self._start()
+
+    def call_all(self, calls: Sequence[ScriptCall], now_ms: int) -> list[ScriptAnswer]:
+        """Run scripts, one after the other; returns an answer for each."""
+        return [self.call(one, now_ms) for one in calls]
+
+    def call(self, call: ScriptCall, now_ms: int) -> ScriptAnswer:
+        now_s = self._used_s = time.monotonic()
+        breaker = self._breakers.setdefault(call.script, Breaker())
+        left_s = breaker.left_s(now_s)
+        if left_s > 0:
+            return ScriptAnswer(
+                problem=f"the script took too long {SLOW_MAX} times in a row: "
+                f"left out for {left_s:.0f} s"
+            )
+        try:
+            if self._process is None:
+                if now_s < self._not_before_s:
+                    return ScriptAnswer(problem="the script worker has died; it is started again")
+                self._start()
+            arguments = json.dumps(call.arguments, ensure_ascii=False)
+            reply = self._ask({"call": call.script, "json": arguments, "now": now_ms}, WALL_S)
+        except WorkerGone as gone:
+            breaker.note(True, time.monotonic())
+            return ScriptAnswer(problem=str(gone))
+        except (ValueError, RecursionError) as error:
+            return ScriptAnswer(problem=f"the message cannot be handed to a script: {error}")
+        self._pause_s = PAUSE_S[0]
+        breaker.note(bool(reply.get("slow")), time.monotonic())
+        if "problem" in reply:
+            return ScriptAnswer(problem=str(reply["problem"]))
+        try:
+            return ScriptAnswer(value=json.loads(reply["json"]))
+        except (ValueError, RecursionError) as error:
+            return ScriptAnswer(problem=f"the script returned what is no JSON: {error}")
+
+    def stop_if_idle(self) -> None:
+        if self._process is not None and time.monotonic() - self._used_s > IDLE_S:
+            self.close()
+
+    def close(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    # -- the process -----------------------------------------------------------------------------
+
+    def _start(self) -> dict[str, str]:
+        self.close()
+        self.starts += 1
+        words = [sys.executable, "-m", "edgesync.rules.worker.process"]
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name in ("PATH", "TZ", "LANG", "PYTHONPATH", "HOME", "LD_LIBRARY_PATH")
+        }
+        self._process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            env=environment, bufsize=0,
+        )  # fmt: skip
+        found: dict[str, str] = {}
+        for one in self.sources.values():
+            request = {
+                "load": one.id, "body": one.body, "names": one.names,
+                "tbel": one.language == "TBEL",
+            }  # fmt: skip
+            problem = self._ask(request, START_S).get("problem")
+            if problem:
+                found[one.id] = str(problem)
+        return found
+
+    def _ask(self, request: dict[str, Any], wall_s: float) -> dict[str, Any]:
+        """Return what the process answers; ends it and raises WorkerGone if it does not in time."""
+        assert self._process is not None
+        data = json.dumps(request).encode()
+        until_s = time.monotonic() + wall_s
+        try:
+            self._write(len(data).to_bytes(HEAD, "little") + data, until_s)
+            size = int.from_bytes(self._read(HEAD, until_s), "little")
+            if size > ANSWER_BYTES_MAX:
+                raise WorkerGone("the script worker answered with nonsense")
+            reply: dict[str, Any] = json.loads(self._read(size, until_s))
+        except (WorkerGone, OSError, ValueError) as problem:
+            code = self._process.poll()
+            self.close()
+            self._not_before_s = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, PAUSE_S[1])
+            told = str(problem) if isinstance(problem, WorkerGone) else "the script worker has died"
+            log.warning("rules: %s (exit code %s)", told, code)
+            raise WorkerGone(told) from problem
+        return reply
+
+    def _write(self, data: bytes, until_s: float) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        pipe = self._process.stdin.fileno()
+        os.set_blocking(pipe, False)
+        view = memoryview(data)
+        while view:
+            if not select.select([], [pipe], [], max(until_s - time.monotonic(), 0))[1]:
+                raise WorkerGone(f"the script took more than {WALL_S * 1000:.0f} ms")
+            view = view[os.write(pipe, view) :]
+
+    def _read(self, size: int, until_s: float) -> bytes:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        pipe = self._process.stdout.fileno()
+        found = bytearray()
+        while len(found) < size:
+            if not select.select([pipe], [], [], max(until_s - time.monotonic(), 0))[0]:
+                raise WorkerGone(f"the script took more than {WALL_S * 1000:.0f} ms")
+            part = os.read(pipe, size - len(found))
+            if not part:
+                raise WorkerGone("the script worker has died")
+            found += part
+        return bytes(found)

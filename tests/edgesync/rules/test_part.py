@@ -1,0 +1,325 @@
+"""Rules in a node: what chains say is what is stored, durable before it is acknowledged."""
+
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+
+from edgesync import EdgeNode, Event, EventType, Reading
+from edgesync._native import batch
+from edgesync.errors import StoreFull
+from edgesync.model import Action, EntityType, Lane, RecordKind
+from edgesync.rules.defaults import default_chain
+from edgesync.status import RulesStatus
+from tests.edgesync.rules.chains import Node, exported
+from tests.sites import until
+
+PATIENCE_S = 30
+LOG: Node = ("action.TbLogNode", "Log", {"jsScript": "return 'x';"})
+SAVE: Node = ("telemetry.TbMsgTimeseriesNode", "Save", {"defaultTTL": 0})
+PUSH: Node = ("edge.TbMsgPushToCloudNode", "Push", {"scope": "SERVER_SCOPE"})
+
+
+def site(folder: Path, *files: bytes, **rules: Any) -> dict[str, Any]:
+    """Write chains, and return settings that use them."""
+    place = folder / "rules"
+    place.mkdir(exist_ok=True)
+    for index, raw in enumerate(files):
+        (place / f"{index}.json").write_bytes(raw)
+    return {
+        "edge": {"name": "barn", "data_dir": "data"},
+        "rules": {"chains": "rules", **rules},
+        "http": {"port": 0},
+    }
+
+
+@contextlib.asynccontextmanager
+async def opened(folder: Path, settings: dict[str, Any], **options: Any) -> AsyncIterator[EdgeNode]:
+    with trio.fail_after(PATIENCE_S):
+        async with EdgeNode(settings, folder=folder, **options) as node:
+            yield node
+
+
+def rules_of(node: EdgeNode) -> RulesStatus:
+    found = node.status().rules
+    assert found is not None
+    return found
+
+
+def sent(node: EdgeNode, lane: Lane = Lane.BULK) -> list[tuple[str, Any]]:
+    """Return key and value of the readings that a lane holds for the hub."""
+    found: list[tuple[str, Any]] = []
+    state = node.store.state(lane)
+    for record in batch.records(node.store.read(lane, state.trimmed + 1).data):
+        if record.kind == RecordKind.READINGS:
+            _, _, ids, values = batch.parse_readings(record.body)
+            for number, value in zip(ids, values, strict=True):
+                series = node.store.series.get(number)
+                assert series is not None
+                found.append((series.key, value))
+    return found
+
+
+def told(node: EdgeNode, kind: EventType) -> list[Any]:
+    found = [one for one in node.events() if one.type == kind.name]
+    return [json.loads(one.body) for one in reversed(found)]
+
+
+def reading(key: str, value: Any, entity: str = "meter", unit: str = "") -> Reading:
+    return Reading(entity, key, value, time.time_ns(), unit)
+
+
+@pytest.mark.feature("S18")
+async def test_the_default_chain_saves_and_sends_what_comes(tmp_path: Path) -> None:
+    settings = site(tmp_path, default_chain())
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("P", 1.5, unit="W"), reading("E", 7), reading("on", True)])
+        assert sorted(sent(node)) == [("E", 7), ("P", 1.5), ("on", True)]
+        assert [(one.key, one.value, one.unit) for one in node.latest()] == [
+            ("E", 7, ""), ("P", 1.5, "W"), ("on", True, ""),
+        ]  # fmt: skip
+        kept = node.points.find("meter", "P")
+        assert kept is not None
+        assert [point.value for point in node.points.readings(kept)] == [1.5]
+        status = rules_of(node)
+        assert (status.messages, status.unhandled, status.problem) == (3, 0, "")
+        saved = next(one for one in status.nodes if one.node == "Save Timeseries")
+        assert saved.messages == 3
+
+
+async def test_what_no_node_saves_or_pushes_is_neither_saved_nor_sent(tmp_path: Path) -> None:
+    warm: Node = ("filter.TbJsFilterNode", "Warm", {"jsScript": "return msg.t > 5;"})
+    settings = site(tmp_path, exported([warm, SAVE, PUSH], [(0, 1, "True"), (0, 2, "False")]))
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 7)])
+        await node.ingest([reading("t", 3)])
+        kept = node.points.find("meter", "t")
+        assert kept is not None
+        assert [point.value for point in node.points.readings(kept)] == [7]
+        assert sent(node) == [("t", 3)]
+
+
+async def test_readings_go_by_the_lane_that_the_node_names(tmp_path: Path) -> None:
+    push: Node = ("edge.TbMsgPushToCloudNode", "Push", {"lane": "critical"})
+    async with opened(tmp_path, site(tmp_path, exported([push]))) as node:
+        await node.ingest([reading("t", 7.5)])
+        assert sent(node, Lane.CRITICAL) == [("t", 7.5)]
+        assert sent(node) == []
+
+
+async def test_attributes_of_a_device_are_what_the_chain_makes_of_them(tmp_path: Path) -> None:
+    async with opened(tmp_path, site(tmp_path, default_chain())) as node:
+        for values in ({"model": "X", "fw": 2}, {"model": "X", "fw": 3}):
+            body = json.dumps({"scope": "client", "values": values}).encode()
+            event = Event(
+                type=EventType.ATTRIBUTES, action=Action.ATTRIBUTES_UPDATED, body=body,
+                entity_type=EntityType.DEVICE, entity_id="scale", time_ns=time.time_ns(),
+            )  # fmt: skip
+            await node.emit(event)
+        assert told(node, EventType.ATTRIBUTES) == [
+            {"scope": "client", "values": {"model": "X", "fw": fw}} for fw in (2, 3)
+        ]
+    get: Node = ("metadata.TbGetAttributesNode", "Get", {"clientAttributeNames": ["fw"],
+                                                         "fetchTo": "DATA"})  # fmt: skip
+    settings = site(tmp_path, exported([get, PUSH], [(0, 1, "Success")]))
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("w", 1, entity="scale")])
+        assert sent(node)[-2:] == [("w", 1), ("cs_fw", 3)]
+
+
+async def test_an_alarm_is_told_and_remembered_over_a_restart(tmp_path: Path) -> None:
+    warm: Node = ("filter.TbJsFilterNode", "Warm", {"jsScript": "return msg.t > 5;"})
+    kind = {"alarmType": "Hot", "severity": "CRITICAL"}
+    nodes = [warm, ("action.TbCreateAlarmNode", "Raise", kind),
+             ("action.TbClearAlarmNode", "Clear", {"alarmType": "Hot"})]  # fmt: skip
+    settings = site(tmp_path, exported(nodes, [(0, 1, "True"), (0, 2, "False")]))
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 7)])
+        await node.ingest([reading("t", 8)])
+        assert [one["status"] for one in told(node, EventType.ALARM)] == ["ACTIVE_UNACK"]
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 9)])
+        await node.ingest([reading("t", 1)])
+        assert [one["status"] for one in told(node, EventType.ALARM)] == [
+            "ACTIVE_UNACK", "CLEARED_UNACK",
+        ]  # fmt: skip
+
+
+async def test_a_window_outlives_a_restart_without_a_reading_lost_or_doubled(
+    tmp_path: Path,
+) -> None:
+    window: Node = (
+        "edgesync.WindowNode", "Window", {"intervalSeconds": 3600, "functions": ["COUNT", "SUM"]},
+    )  # fmt: skip
+    settings = site(tmp_path, exported([window, PUSH], [(0, 1, "Success")]))
+    base = 1_790_000_000 // 3600 * 3600 * 10**9
+    times = [base + at * 10**9 for at in range(40)]
+    for part in (times[:15], times[15:30], times[30:]):
+        async with opened(tmp_path, settings) as node:
+            for time_ns in part:
+                await node.ingest([Reading("meter", "t", 2.0, time_ns)])
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([Reading("meter", "t", 2.0, base + 3601 * 10**9)])
+        assert sent(node) == [("t_count", 40), ("t_sum", 80.0)]
+
+
+async def test_a_store_that_is_full_takes_nothing_and_nodes_remember_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delta: Node = (
+        "metadata.CalculateDeltaNode", "Delta", {"inputValueKey": "a", "outputValueKey": "d"},
+    )  # fmt: skip
+    settings = site(tmp_path, exported([delta, PUSH], [(0, 1, "Success")]))
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("a", 10)])
+        submit = node.store.submit
+
+        async def full(write: Any) -> Any:
+            raise StoreFull(used_bytes=9, limit_bytes=10)
+
+        monkeypatch.setattr(node.store, "submit", full)
+        with pytest.raises(StoreFull):
+            await node.ingest([reading("a", 50)])
+        monkeypatch.setattr(node.store, "submit", submit)
+        await node.ingest([reading("a", 12)])
+        assert sent(node) == [("a", 10), ("d", 0), ("a", 12), ("d", 2)]
+
+
+async def test_chains_that_changed_go_on_and_mistakes_change_nothing(tmp_path: Path) -> None:
+    settings = site(tmp_path, exported([LOG]))
+    path = tmp_path / "rules" / "0.json"
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 1)])
+        path.write_bytes(b"{}")
+        await until(lambda: "is no export" in rules_of(node).problem)
+        await node.ingest([reading("t", 2)])
+        assert [(one.node, one.messages) for one in rules_of(node).nodes] == [("Log", 2)]
+        path.write_bytes(exported([LOG, PUSH], [(0, 1, "Success")]))
+        await until(lambda: len(rules_of(node).nodes) == 2)
+        await node.ingest([reading("t", 3)])
+        assert sent(node) == [("t", 3)]
+        assert [(one.node, one.messages) for one in rules_of(node).nodes] == [
+            ("Log", 3),
+            ("Push", 1),
+        ]
+
+
+async def test_an_edge_without_good_chains_stores_and_sends_everything(tmp_path: Path) -> None:
+    settings = site(tmp_path, b"not json")
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 1)])
+        assert sent(node) == [("t", 1)]
+        assert "is not JSON" in rules_of(node).problem
+        (tmp_path / "rules" / "0.json").write_bytes(exported([LOG]))
+        await until(lambda: rules_of(node).root == "Root")
+        await node.ingest([reading("t", 2)])
+        assert sent(node) == [("t", 1)]
+
+
+@pytest.mark.setting("rules.chains", "rules.root")
+async def test_the_chains_and_the_root_of_the_settings_are_used(tmp_path: Path) -> None:
+    files = [exported([LOG], name="A"), exported([PUSH], name="B")]
+    async with opened(tmp_path, site(tmp_path, *files, root="B")) as node:
+        await node.ingest([reading("t", 1)])
+        assert (rules_of(node).root, rules_of(node).chains) == ("B", ("A", "B"))
+        assert [one.messages for one in rules_of(node).nodes] == [0, 1]
+
+
+async def test_a_generator_and_profiles_of_devices_work_in_a_node(tmp_path: Path) -> None:
+    tick: Node = (
+        "debug.TbMsgGeneratorNode", "Tick",
+        {"msgCount": 2, "periodInSeconds": 0.05,
+         "jsScript": "return {msg: {n: 1}, metadata: {}, msgType: 'POST_TELEMETRY_REQUEST'};"},
+    )  # fmt: skip
+    async with opened(
+        tmp_path, site(tmp_path, exported([tick, PUSH], [(0, 1, "Success")]))
+    ) as node:
+        await until(lambda: len(sent(node)) == 2)
+    hot = {"condition": {"condition": [
+        {"key": {"key": "t"}, "predicate": {"operation": "GREATER", "value": {"defaultValue": 5}}}
+    ]}}  # fmt: skip
+    profile = {"name": "tank", "profileData": {"alarms": [
+        {"alarmType": "Hot", "createRules": {"MAJOR": hot}}]}}  # fmt: skip
+    settings = site(tmp_path, default_chain(), json.dumps(profile).encode())
+    async with opened(tmp_path, settings) as node:
+        body = json.dumps({"state": "online", "gateway": "g", "type": "tank"}).encode()
+        event = Event(type=EventType.SOURCE, entity_id="d1", body=body, time_ns=time.time_ns())
+        await node.emit(event)
+        await node.ingest([reading("t", 9, entity="d1"), reading("t", 9, entity="d2")])
+        (alarm,) = told(node, EventType.ALARM)
+        assert (alarm["originatorName"], alarm["type"]) == ("d1", "Hot")
+
+
+# -- scripts ---------------------------------------------------------------------------------------
+
+FOREVER: Node = ("filter.TbJsFilterNode", "For ever", {"jsScript": "while (true) {} return true;"})
+BY_DEVICE: Node = (
+    "filter.TbJsSwitchNode", "Which", {"jsScript": "return metadata.deviceName;"},
+)  # fmt: skip
+DOUBLE: Node = (
+    "transform.TbTransformMsgNode", "Double",
+    {"jsScript": "var d = {}; for (var k in msg) { d[k] = 2 * msg[k]; } return {msg: d};"},
+)  # fmt: skip
+
+
+async def test_a_script_for_ever_leaves_by_failure_and_others_do_not_notice(tmp_path: Path) -> None:
+    wires = [(0, 1, "bad"), (0, 2, "good"), (2, 3, "Success"), (1, 4, "Failure")]
+    chain = exported([BY_DEVICE, FOREVER, DOUBLE, PUSH, PUSH], wires)
+    async with opened(tmp_path, site(tmp_path, chain)) as node:
+        await node.ingest([reading("t", 1.5, entity="good")])
+        assert rules_of(node).is_worker_running
+        begun_s = time.perf_counter()
+        await node.ingest([reading("t", 5.5, entity="bad")])
+        assert time.perf_counter() - begun_s < 0.25 + 0.25  # the machine's own load besides
+        failing = next(one for one in rules_of(node).nodes if one.node == "For ever")
+        assert (failing.messages, failing.failures) == (1, 1)
+        assert "took" in failing.last_error
+        assert sent(node) == [("t", 3), ("t", 5.5)]
+        for number in range(20):
+            await node.ingest([reading("t", 5.5, entity="bad")])
+            await node.ingest([reading("t", number, entity="good")])
+        failing = next(one for one in rules_of(node).nodes if one.node == "For ever")
+        assert "left out for" in failing.last_error
+        assert [value for _, value in sent(node) if value not in (3, 5.5)][:3] == [0, 2, 4]
+
+
+async def test_messages_of_a_device_stay_in_order_whatever_their_scripts_take(
+    tmp_path: Path,
+) -> None:
+    slow: Node = (
+        "transform.TbTransformMsgNode", "Slow",
+        {"jsScript": "var n = 0; while (msg.t % 3 == 0 && n < 200000) { n++; } return {msg: msg};"},
+    )  # fmt: skip
+    async with opened(
+        tmp_path, site(tmp_path, exported([slow, PUSH], [(0, 1, "Success")]))
+    ) as node:
+        async with trio.open_nursery() as nursery:
+            for number in range(30):
+                nursery.start_soon(node.ingest, [reading("t", number, entity=f"d{number % 3}")])
+                await trio.lowlevel.checkpoint()
+        values = [value for _, value in sent(node)]
+        assert sorted(values) == list(range(30))
+        for device in range(3):
+            own = [value for value in values if value % 3 == device]
+            assert own == sorted(own)
+
+
+async def test_a_worker_that_dies_costs_its_message_and_comes_again(tmp_path: Path) -> None:
+    chain = exported([DOUBLE, PUSH], [(0, 1, "Success")])
+    async with opened(tmp_path, site(tmp_path, chain)) as node:
+        await node.ingest([reading("t", 1)])
+        worker = node.part("rules")._worker
+        worker._process.kill()
+        await node.ingest([reading("t", 2)])
+        (double, _) = rules_of(node).nodes
+        assert (double.failures, double.last_error) == (1, "the script worker has died")
+        await trio.sleep(0.15)
+        await node.ingest([reading("t", 3)])
+        assert sent(node) == [("t", 2), ("t", 6)]
+        assert worker.starts == 2
