@@ -399,6 +399,8 @@ class MqttServer:
         self._strangers.pop(client.number, None)
         self._starved.discard(client)
         self._attributes.released(client)
+        if client.key is not None and self._by_key.get(client.key) is client:
+            del self._by_key[client.key]  # it was gone before it was admitted
         self._held_bytes -= client.parser.held_bytes
         self._epoll.unregister(client.number)
         client.socket.close()

@@ -8,7 +8,7 @@ becomes text then, and is refused otherwise. Objects and lists are kept as JSON;
 import json
 import math
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final, NoReturn
 
 from edgesync.model import I64, NAME_CHARS_MAX, TEXT_BYTES_MAX, Value
@@ -25,11 +25,19 @@ _FIRST: Final = frozenset("-.0123456789")
 
 
 class BadPayload(ValueError):
-    """What a device sent cannot be stored; `field` says where in it."""
+    """What a device sent cannot be stored; `field` says where in it.
+
+    Both are told, stored and shown, so halves of surrogate pairs, which JSON may have, are `?`.
+    """
 
     def __init__(self, field: str, problem: str) -> None:
-        self.field, self.problem = field[:FIELD_CHARS_MAX], problem[:PROBLEM_CHARS_MAX]
+        self.field = _encodable(field[:FIELD_CHARS_MAX])
+        self.problem = _encodable(problem[:PROBLEM_CHARS_MAX])
         super().__init__(f"{self.field}: {self.problem}")
+
+
+def _encodable(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 class _Odd(str):
@@ -108,7 +116,10 @@ def checked_name(field: str, name: Any) -> str:
 
 def number(text: str) -> int | float | str:
     """Return the number that `text` writes; what no number holds stays text."""
-    decimal = Decimal(text)
+    try:
+        decimal = Decimal(text)
+    except InvalidOperation:  # an exponent that no Decimal has
+        return _Odd(text)
     _, digits, exponent = decimal.as_tuple()
     assert isinstance(exponent, int)
     zeros = len(digits) - len("".join(map(str, digits)).rstrip("0"))
@@ -125,11 +136,15 @@ def number(text: str) -> int | float | str:
 
 def _written_out(field: str, text: str) -> str:
     """Return a number's digits without an exponent."""
-    decimal = Decimal(text)
+    problem = f"a number of more than {DIGITS_MAX} digits"
+    try:
+        decimal = Decimal(text)
+    except InvalidOperation as error:
+        raise BadPayload(field, problem) from error
     _, digits, exponent = decimal.as_tuple()
     assert isinstance(exponent, int)
     if len(digits) + abs(exponent) > DIGITS_MAX:
-        raise BadPayload(field, f"a number of more than {DIGITS_MAX} digits")
+        raise BadPayload(field, problem)
     return format(decimal, "f")
 
 

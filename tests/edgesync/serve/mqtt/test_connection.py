@@ -397,6 +397,24 @@ def test_subscriptions_are_bounded() -> None:
     assert sent(client.step(again)) == [Suback(packet_id=2, reasons=(0,))]
 
 
+@pytest.mark.parametrize(("level", "refused"), [(V311, 0x80), (V5, Reason.QUOTA_EXCEEDED)])
+def test_so_many_filters_of_a_packet_are_looked_at(level: int, refused: int) -> None:
+    """Each costs time, and a packet holds thousands; each is answered all the same."""
+    looked_at: list[str] = []
+
+    def grants(topic: str) -> bool:
+        looked_at.append(topic)
+        return False
+
+    client = Client(level)
+    client.connection._grants = grants
+    many = Subscribe(packet_id=1, filters=(Filter("t"),) * 12_000)
+    (answer,) = sent(client.step(many))
+    assert isinstance(answer, Suback)
+    assert len(looked_at) == 200
+    assert answer.reasons[200:] == (refused,) * 11_800
+
+
 @pytest.mark.parametrize(("level", "reasons"), [(V311, ()), (V5, (0, 0x11))])
 def test_unsubscribing(level: int, reasons: tuple[int, ...]) -> None:
     client = Client(level)

@@ -1,7 +1,9 @@
 """The door itself, over real sockets, into a real store."""
 
 import json
+import socket
 import ssl
+import struct
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -186,6 +188,28 @@ async def test_a_bad_payload_costs_that_message_and_says_which_field(tmp_path: P
         assert (status.messages, status.readings, status.refused) == (3, 2, 1)
         (refusal,) = status.refusals
         assert (refusal.device, refusal.problem) == ("Scale", problem)
+
+
+@LEVELS
+@pytest.mark.parametrize(
+    ("topic", "payload"),
+    [
+        (ME + "telemetry", b'{"\\ud800":1}'),
+        (ME + "attributes", b'{"\\udfff":{"a":"\\ud800"}}'),
+        ("v1/gateway/telemetry", b'{"\\ud800":[{"values":{"a":1}}]}'),
+    ],
+)
+async def test_half_a_character_costs_its_message_not_the_edge(
+    tmp_path: Path, level: int, topic: str, payload: bytes
+) -> None:
+    """JSON may name what no UTF-8 can: the problem that quotes it is told and stored."""
+    async with open_door(tmp_path) as door, door.client(level, token="GATE_TOKEN") as client:
+        answer = await client.ask(telemetry(payload, topic=topic))
+        assert isinstance(answer, Puback)
+        (refusal,) = stored(door, "Gate")
+        assert "half of a surrogate pair" in refusal["refused"][0]
+        assert isinstance(await client.ask(telemetry({"a": 1})), Puback)
+        assert "?" in door.server.status().refusals[0].problem
 
 
 @pytest.mark.feature("S29")
@@ -379,6 +403,29 @@ async def test_who_takes_over_waits_until_the_last_message_is_on_disk(tmp_path: 
             assert await second.hear() == Pubrec(packet_id=5)
             assert await second.ask(Pubrel(packet_id=5)) == Pubcomp(packet_id=5)
         assert door.server.status().readings == 1
+
+
+async def test_who_is_gone_before_it_is_admitted_leaves_nothing_behind(tmp_path: Path) -> None:
+    gates: list[Gated] = []
+
+    def gated(node: EdgeNode) -> Gated:
+        gates.append(Gated(node))
+        return gates[0]
+
+    async with open_door(tmp_path, recorder=gated) as door:
+        async with door.client() as first, door.stranger(V311) as second:
+            await first.say(telemetry({"a": 1}), Pingreq())
+            await first.hear()
+            await second.say(Connect(level=V311, client_id="c", username="SCALE_TOKEN"))
+            assert await until_closed(first) == []
+            assert isinstance(second.stream, trio.SocketStream)
+            second.stream.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )  # its network ends with a reset
+        await until(lambda: not door.server._clients)
+        gates[0].gate.set()
+        await until(lambda: door.server.status().readings == 1)
+        assert door.server.status().clients == 0
 
 
 @pytest.mark.setting("mqtt.session_expiry")

@@ -146,6 +146,8 @@ def test_the_three_forms_of_telemetry() -> None:
         (b'{"k":"\\ud800"}', "k: half of a surrogate pair"),
         (b'{"\\ud800":1}', "half of a surrogate pair"),
         (b'{"k":1e999999}', "k: a number of more than"),
+        (b'{"k":1e999999999999999999999}', "k: a number of more than"),
+        (b'{"k":-1e-999999999999999999999}', "k: a number of more than"),
         (b'{"' + b"n" * 256 + b'":1}', "a name has 1 to 255"),
         (b'{"' + b"n" * 60_000 + b'":"%s"}' % (b"x" * 16_385), "text of 16385 bytes"),
     ],
