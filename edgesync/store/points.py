@@ -26,7 +26,8 @@ import logging
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -68,6 +69,7 @@ from edgesync.store.series import Series
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 DATABASE: Final = "points"
 KEEP: Final = 1000
 SERIES_MAX: Final = 10_000
@@ -80,6 +82,7 @@ BLOCK_POINTS: Final = 1024
 # Later than the wall clock by more than this, a time is a mistake: it would be "the newest" for
 # ever, and close every window.
 AHEAD_NS: Final = 300 * 1_000_000_000
+DAMAGED_MAX: Final = 1000  # rows that are told of
 ASIDE_MAX: Final = 64  # rows of readings from the future, of a series
 METADATA_BYTES_MAX: Final = 4096
 NO_AGE: Final = 0
@@ -245,6 +248,7 @@ class PointStore:
         self._batches = [_Batches(0)]
         self._flushing: _Batches | None = None
         self._next_batch = 0
+        self._damaged: set[bytes] = set()  # keys of rows that have been told of
         for key, value in self._rows(b"k", b"l"):
             series = store.series.get(int.from_bytes(key[1:], "big"))
             if series is not None:
@@ -324,21 +328,24 @@ class PointStore:
         kept.newest = Point(*summed.newest) if summed.newest else None
         for key, value in self._rows(b"p" + kept.row):
             n = int.from_bytes(key[9:], "big")
-            is_block, points, _, latest = PIECE.unpack_from(value)
-            kept.next = n + points
+            is_block, points, _, latest = self._head(key, value)
+            kept.next = n + max(points, 1)
             if is_block:
                 kept.blocks.append(_Block(n, points, latest))
                 continue
             kept.raws += points
-            _note_newest(kept, part_of(*unpacked(value)))
-        raw = self._store.store.get(DATABASE, b"m" + kept.row)
+            times, values = self._unpacked(key, value)
+            if times:
+                _note_newest(kept, part_of(times, values))
+        key = b"m" + kept.row
+        raw = self._store.store.get(DATABASE, key)
         if raw is not None:
-            kept.metadata = msgspec.msgpack.decode(raw, type=dict[str, str])
+            kept.metadata = self._readable(key, {}, partial(_METADATA.decode, raw))
         start = b"q" + kept.row
         for key, value in self._store.store.scan(
             DATABASE, start, _after(start), limit=1, reverse=True
         ):
-            kept.set_aside = kept.asides = ASIDE.unpack_from(value)[0]
+            kept.set_aside = kept.asides = self._aside(key, value)[0]
             kept.next = max(kept.next, int.from_bytes(key[9:], "big") + 1)
 
     def _load_batches(self) -> None:
@@ -357,8 +364,33 @@ class PointStore:
             batches.recent.append(*found, len(self._places))
 
     def _sum(self, kept: Kept) -> _Sum:
-        raw = self._store.store.get(DATABASE, b"s" + kept.row)
-        return _NOTHING if raw is None else msgspec.msgpack.decode(raw, type=_Sum)
+        key = b"s" + kept.row
+        raw = self._store.store.get(DATABASE, key)
+        return _NOTHING if raw is None else self._readable(key, _NOTHING, partial(_sum_of, raw))
+
+    # -- rows that may be damaged --------------------------------------------------------------
+
+    def _readable(self, key: bytes, otherwise: T, read: Callable[[], T]) -> T:
+        """Return what is in the row of that key; of one that is damaged, something else.
+
+        It costs what was in it, and stops no question and no flush of other series (I8).
+        """
+        try:
+            return read()
+        except (ValueError, struct.error, msgspec.MsgspecError) as error:
+            if key not in self._damaged and len(self._damaged) < DAMAGED_MAX:
+                self._damaged.add(key)
+                log.error("a damaged row is left out: key=%s %s", key.hex(), error)
+            return otherwise
+
+    def _head(self, key: bytes, row: bytes) -> tuple[int, int, int, int]:
+        return self._readable(key, _NO_HEAD, partial(PIECE.unpack_from, row))
+
+    def _unpacked(self, key: bytes, row: bytes) -> tuple["Times[int]", "Values[float]"]:
+        return self._readable(key, (array.array("q"), array.array("d")), partial(unpacked, row))
+
+    def _aside(self, key: bytes, row: bytes) -> tuple[int, int]:
+        return self._readable(key, (0, 0), partial(ASIDE.unpack_from, row))
 
     # -- in ------------------------------------------------------------------------------------
 
@@ -485,10 +517,14 @@ class PointStore:
         self._flushing = oldest
         staged = Staged()
         staged.flushed = oldest
-        for part in parts(*oldest.recent.all(), len(self._places)):
-            kept = self.kept_at(part.place)
-            self._move(staged.write, kept, part)
-            staged.moved.append(kept)
+        try:
+            for part in parts(*oldest.recent.all(), len(self._places)):
+                kept = self.kept_at(part.place)
+                self._move(staged.write, kept, part)
+                staged.moved.append(kept)
+        except BaseException:
+            self.withdraw(staged)
+            raise
         for number in range(oldest.first, self._batches[1].first):
             staged.write.delete(DATABASE, _batch_key(number))
         return staged
@@ -509,7 +545,7 @@ class PointStore:
         first = n
         for key, value in self._rows(_piece_key(kept, kept.raw_from), _piece_key(kept, n)):
             first = min(first, int.from_bytes(key[9:], "big"))
-            more_times, more_values = unpacked(value)
+            more_times, more_values = self._unpacked(key, value)
             raw_times += more_times
             raw_values += more_values
             write.delete(DATABASE, key)
@@ -749,12 +785,12 @@ class PointStore:
             yield times[skip:], values[skip:]
             left -= len(times) - skip
         # Blocks that are being made come behind those: they take the places of raw readings.
-        for row in self._rows_back(_piece_key(kept, 0), _piece_key(kept, kept.raw_from)):
+        for key, row in self._rows_back(_piece_key(kept, 0), _piece_key(kept, kept.raw_from)):
             if left <= 0:
                 return
-            _, points, earliest, latest = PIECE.unpack_from(row)
+            _, points, earliest, latest = self._head(key, row)
             if earliest <= to_ns and latest >= from_ns:
-                times, values = unpacked(row)
+                times, values = self._unpacked(key, row)
                 skip = max(points - left, 0)
                 yield times[skip:], values[skip:]
             left -= points
@@ -771,8 +807,8 @@ class PointStore:
             if moving.sealing is not None:
                 yield moving.sealing.times, moving.sealing.values
                 return
-        for row in self._rows_back(_piece_key(kept, kept.raw_from), _piece_key(kept, stop)):
-            yield unpacked(row)
+        for key, row in self._rows_back(_piece_key(kept, kept.raw_from), _piece_key(kept, stop)):
+            yield self._unpacked(key, row)
 
     def _recent_columns(self, kept: Kept) -> tuple["Times[int]", "Values[float]"]:
         """Readings that are in rows of their batches, in order."""
@@ -798,10 +834,12 @@ class PointStore:
         """Return the readings whose time could not be, as far as they are kept."""
         start = b"q" + kept.row
         found: list[Point] = []
-        for _, value in self._rows(start):
+        for key, value in self._rows(start):
             times: Times[int] = array.array("q")
             values: Values[float] = array.array("d")
-            count = ASIDE.unpack_from(value)[1]
+            count = self._aside(key, value)[1]
+            if len(value) != ASIDE.size + 16 * count:
+                continue
             times.frombytes(value[ASIDE.size : ASIDE.size + 8 * count])
             values.frombytes(value[ASIDE.size + 8 * count :])
             found += map(Point, times, values)
@@ -817,18 +855,25 @@ class PointStore:
             yield from rows
             start = rows[-1][0] + b"\0"
 
-    def _rows_back(self, start: bytes, stop: bytes) -> Iterator[bytes]:
-        """Values of [start, stop) from its end."""
+    def _rows_back(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Rows of [start, stop) from its end."""
         while start < stop:
             rows = self._store.store.scan(DATABASE, start, stop, limit=64, reverse=True)
             if not rows:
                 return
-            for _, value in rows:
-                yield value
+            yield from rows
             stop = rows[-1][0]
 
 
 _NOTHING: Final = _Sum(Window().encode())
+_NO_HEAD: Final = 0, 0, 0, -1
+_METADATA: Final = msgspec.msgpack.Decoder(dict[str, str])
+
+
+def _sum_of(raw: bytes) -> _Sum:
+    found = msgspec.msgpack.decode(raw, type=_Sum)
+    Window.decode(found.window)
+    return found
 
 
 def _time_of(point: Point) -> int:
