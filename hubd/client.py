@@ -32,6 +32,7 @@ from hubd.api.answers import (
 from hubd.api.answers import Keys as KeysAnswer
 from hubd.api.errors import Problem
 from hubd.api.redis_json import argument, blob, reply_of
+from hubd.entity_client import EntityMethods
 from hubd.errors import HubRefused, HubUnreachable
 
 T = TypeVar("T")
@@ -41,7 +42,7 @@ PAGE: Final = 500
 CHANGES_WAIT_S: Final = 20.0
 
 
-class HubClient:
+class HubClient(EntityMethods):
     """See the module.
 
     token       one of those whose SHA-256 is in the hub's `api.write_token_sha256`, or, to read
@@ -251,8 +252,8 @@ class HubClient:
             raise HubUnreachable(self._url, f"that is no hub: {error}") from error
 
     async def _get(self, path: str, shape: type[T], **query: str) -> T:
-        given = {name: value for name, value in query.items() if value}
-        return await self._ask("GET", path, shape, params={"limit": str(PAGE), **given})
+        given = {name: value for name, value in ({"limit": str(PAGE)} | query).items() if value}
+        return await self._ask("GET", path, shape, params=given)
 
     async def _post(self, path: str, body: dict[str, Any], shape: type[T]) -> T:
         headers = {"Content-Type": "application/json"}

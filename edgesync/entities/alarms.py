@@ -161,12 +161,11 @@ def plan_raise(
     *,
     details: Any = None,
     by: str = "",
-    count: int = 0,
 ) -> list[Command]:
     """Return the commands that raise an alarm, or renew it where it is active.
 
-    details  None leaves those of an active one; count: alarms of the edge, as far as known
-    """  # fmt: skip
+    details  None leaves those of an active one
+    """
     id_ = alarm_id(originator, type_)
     key = alarm_key(originator.edge, id_)
     size = len(encode_value("details", details))
@@ -182,8 +181,10 @@ def plan_raise(
         if not _is_news(before.raised, raised):
             return []
         return set_fields(key, {b"raise:%d" % before.n: encode_value("details", raised)})
-    if before is None and count >= ALARMS_MAX:
-        raise EntityError("type", f"{count} alarms at {originator.edge}", f"at most {ALARMS_MAX}")
+    if before is None and view.count(room_of(ALARM, originator.edge), ALARMS_MAX) >= ALARMS_MAX:
+        raise EntityError(
+            "type", f"{originator.edge} has {ALARMS_MAX} alarms", "delete some, or name fewer types"
+        )
     n = 1 if before is None else before.n + 1
     raised = Raised(now_ms, now_ms, severity.value, details, by)
     about = encode_value("type", [originator.kind, originator.name, type_])

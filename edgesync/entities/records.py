@@ -76,13 +76,8 @@ def _ids(view: View, edge: str, kind: str, after: EntityId | None) -> Iterator[E
                 yield named[1]
 
 
-def plan_save(
-    view: View, one: EntityId, fields: Mapping[str, Any], now_ms: int, *, count: int = 0
-) -> list[Command]:
-    """Return the commands that create an entity, or change fields of it; None removes a field.
-
-    count  entities that the edge has, as far as that is known
-    """
+def plan_save(view: View, one: EntityId, fields: Mapping[str, Any], now_ms: int) -> list[Command]:
+    """Return the commands that create an entity, or change fields of it; None removes a field."""
     key = entity_key(one)
     given, gone = dict[bytes, bytes](), list[bytes]()
     for name, value in fields.items():
@@ -96,6 +91,9 @@ def plan_save(
             given[raw] = encode_value(where, value)
     before = view.fields(key)
     if CREATED.encode() not in before:
+        count = sum(
+            view.count(room_of(room, one.edge), ENTITIES_MAX) for room in (ENTITY, MANAGED_ENTITY)
+        )
         if count >= ENTITIES_MAX:
             raise EntityError(
                 "name", f"{one.edge} has {count} entities", f"at most {ENTITIES_MAX}: delete some"

@@ -4,7 +4,7 @@ From each entity a hash: field `TYPE\0KIND\0NAME` of where it leads, value its d
 relation that is added, removed and added is there, whoever did what in which order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -19,7 +19,7 @@ from edgesync.entities.model import (
     decode_value,
     encode_value,
 )
-from edgesync.entities.records import Record, find
+from edgesync.entities.records import Record
 from edgesync.entities.view import Command, View, delete_fields, set_fields
 from edgesync.errors import EntityError
 
@@ -134,21 +134,25 @@ def _way(view: View, start: EntityId, end: EntityId) -> list[EntityId]:
     return []
 
 
-def waiting(view: View, edge: str, records: Iterable[Record]) -> list[Waiting]:
-    """Return what is parked: records without their parent, relations without an end.
+def waiting(records: Collection[Record], relations: Iterable[Relation]) -> list[Waiting]:
+    """Return what is parked of an edge: records without their parent, relations without an end.
 
-    It follows from the keys as they are, so it is over when what was missing comes.
+    It follows from all its records and relations as they are, so it is over when what was missing
+    comes.
     """
     known = {record.id for record in records}
-    found = []
-    for record in records:
-        parent = parent_of(record)
-        if parent is not None and parent not in known and find(view, parent) is None:
-            found.append(Waiting(str(record.id), str(parent)))
-    for one in all_relations(view, edge):
-        for end in (one.source, one.to):
-            if end not in known and find(view, end) is None:
-                found.append(Waiting(f"{one.source} {one.type} {one.to}", str(end)))
+    parents = [(record, parent_of(record)) for record in records]
+    found = [
+        Waiting(str(record.id), str(parent))
+        for record, parent in parents
+        if parent is not None and parent not in known
+    ]
+    for one in relations:
+        found += [
+            Waiting(f"{one.source} {one.type} {one.to}", str(end))
+            for end in (one.source, one.to)
+            if end not in known
+        ]
     return found
 
 
@@ -191,10 +195,10 @@ def cycles(edges: Mapping[str, Iterable[str]]) -> list[list[str]]:
     return found
 
 
-def find_cycles(view: View, edge: str, records: Iterable[Record]) -> list[list[str]]:
+def find_cycles(records: Iterable[Record], relations: Iterable[Relation]) -> list[list[str]]:
     """Return the cycles of containment and of parents: two sites can make one that none sees."""
     edges: dict[str, list[str]] = {}
-    for one in all_relations(view, edge):
+    for one in relations:
         if one.type == CONTAINS:
             edges.setdefault(str(one.source), []).append(str(one.to))
     for record in records:

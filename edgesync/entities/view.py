@@ -31,6 +31,10 @@ class View(Protocol):
         """Yield present hashes with a prefix, behind `after`, in order."""
         ...
 
+    def count(self, prefix: bytes, most: int) -> int:
+        """Return about how many keys have a prefix, `most` if there are more."""
+        ...
+
 
 class SpaceView:
     """The keys of a keyspace, at the time that `now_ms` tells."""
@@ -63,6 +67,9 @@ class SpaceView:
             space.now_ms = self._now_ms()
             yield from (name for name in names if space.type_of(name) == HASH)
             after = names[-1]
+
+    def count(self, prefix: bytes, most: int) -> int:
+        return len(self._space.names(None, prefix, most))
 
 
 def set_fields(key: bytes, fields: Mapping[bytes, bytes]) -> list[Command]:

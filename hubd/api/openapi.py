@@ -32,7 +32,10 @@ def document(version: str) -> dict[str, Any]:
         body = {"application/json": {"schema": schema_of[action.body]}}
         operation["requestBody"] = {"required": action.body is not params.NoBody, "content": body}
         operation["responses"] |= {status: problem for status in ("403", "409", "413", "415")}
-        paths[action.path] = {"post": operation}
+        item = paths.setdefault(action.path, {})
+        if item:
+            operation["operationId"] += "_post"
+        item["post"] = operation
     events = _content("text/event-stream", {"type": "string"}, "Events `reading` and `edge`")
     summary = "Newest readings as they arrive, as server-sent events"
     paths[STREAM] = {"get": _operation(STREAM, summary, params.LiveParams, events, problem)}

@@ -8,7 +8,18 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from hubd.api import answers, conflicts, errors, fleet, keys, params, replicas, series
+from hubd.api import (
+    answers,
+    conflicts,
+    entities,
+    entity_shapes,
+    errors,
+    fleet,
+    keys,
+    params,
+    replicas,
+    series,
+)
 from hubd.api.body import read_json
 from hubd.api.context import Context
 from hubd.api.security import check_may_write
@@ -74,6 +85,26 @@ ENDPOINTS: Final = (
         params.OneEdge, answers.Devices, fleet.devices,
     ),
     Endpoint(
+        f"{EDGE}/entities", "Its entities: devices, assets and whatever else there is",
+        entity_shapes.EntitiesPage, entity_shapes.Entities, entities.entities,
+    ),
+    Endpoint(
+        f"{EDGE}/entities/findings", "What waits for something missing, and cycles",
+        entity_shapes.OfEdge, entity_shapes.Findings, entities.findings,
+    ),
+    Endpoint(
+        f"{EDGE}/attributes", "Attributes of an entity, in three scopes",
+        entity_shapes.OneEntity, entity_shapes.Attributes, entities.attributes_of,
+    ),
+    Endpoint(
+        f"{EDGE}/relations", "Relations from an entity and to it",
+        entity_shapes.OneEntity, entity_shapes.Relations, entities.relations_of,
+    ),
+    Endpoint(
+        f"{EDGE}/alarms", "Its alarms, the newest occurrence of each",
+        entity_shapes.AlarmsPage, entity_shapes.Alarms, entities.alarms_of,
+    ),
+    Endpoint(
         "/api/v1/events", "Events of all edges, the newest first",
         params.FleetEventsPage, answers.FleetEvents, series.fleet_events,
     ),
@@ -116,6 +147,40 @@ ENDPOINTS: Final = (
 )  # fmt: skip
 
 ACTIONS: Final = (
+    Action(
+        f"{EDGE}/entities", "Create an entity, or change fields of it",
+        entity_shapes.OfEdge, entity_shapes.SaveEntity, entity_shapes.EntityView, entities.save,
+    ),
+    Action(
+        f"{EDGE}/entities/delete", "Remove an entity from its edge, with all it has",
+        entity_shapes.OfEdge, entity_shapes.EntityBody, entity_shapes.Removed, entities.delete,
+    ),
+    Action(
+        f"{EDGE}/attributes", "Set and delete attributes; shared ones reach the device",
+        entity_shapes.OfEdge, entity_shapes.SetAttributes, entity_shapes.Attributes,
+        entities.set_attributes,
+    ),
+    Action(
+        f"{EDGE}/relations", "Add a relation, or change its data",
+        entity_shapes.OfEdge, entity_shapes.Relate, entity_shapes.Relations, entities.relate,
+    ),
+    Action(
+        f"{EDGE}/relations/delete", "Remove a relation",
+        entity_shapes.OfEdge, entity_shapes.Relate, entity_shapes.Relations, entities.unrelate,
+    ),
+    Action(
+        f"{EDGE}/alarms", "Raise an alarm, or renew one that is active",
+        entity_shapes.OfEdge, entity_shapes.RaiseAlarm, entity_shapes.AlarmView,
+        entities.raise_alarm,
+    ),
+    Action(
+        f"{EDGE}/alarms/{{id}}/ack", "Acknowledge an alarm",
+        entity_shapes.OneAlarm, entity_shapes.Who, entity_shapes.AlarmView, entities.ack,
+    ),
+    Action(
+        f"{EDGE}/alarms/{{id}}/clear", "End an alarm",
+        entity_shapes.OneAlarm, entity_shapes.Who, entity_shapes.AlarmView, entities.clear,
+    ),
     Action(
         "/api/v1/keys/command", "Carry out Redis commands on the keys; on disk when answered",
         params.Nothing, params.Commands, answers.CommandAnswer, keys.command, keys.is_writing,

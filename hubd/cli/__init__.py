@@ -38,7 +38,8 @@ def main(context: click.Context, config: Path) -> None:
 
 def _load() -> None:
     try:
-        from hubd.cli import edges, inspect, keys, run, tenants  # each adds its commands to `main`
+        # Each adds its commands to `main`.
+        from hubd.cli import edges, entities, inspect, keys, run, tenants
     except ModuleNotFoundError as error:
         if (error.name or "hubd").partition(".")[0] in ("hubd", "edgesync"):
             raise
@@ -49,7 +50,7 @@ def _load() -> None:
         )
         sys.exit(EX_UNAVAILABLE)
 
-    for module in (run, edges, tenants, keys, inspect):
+    for module in (run, edges, tenants, keys, entities, inspect):
         module.register(main)
 
 

@@ -58,7 +58,7 @@ def _ask(
 
     async def over_http() -> T:
         named = "" if tenant == DEFAULT_TENANT else tenant
-        async with HubClient(_url(settings.api), token=token, tenant=named) as hub:
+        async with HubClient(hub_url(settings.api), token=token, tenant=named) as hub:
             return await ask(hub)
 
     try:
@@ -70,7 +70,8 @@ def _ask(
         return look(folder)
 
 
-def _url(api: ApiSettings) -> str:
+def hub_url(api: ApiSettings) -> str:
+    """Return where a hub of these settings answers on its own machine."""
     host = "127.0.0.1" if api.host in HERE else api.host
     return f"http://[{host}]:{api.port}" if ":" in host else f"http://{host}:{api.port}"
 

@@ -14,7 +14,7 @@ from edgesync.entities.view import SpaceView
 from edgesync.errors import EntityError
 from tests.entities.replicas import Pair, Side, both
 
-pytestmark = pytest.mark.feature("S19")
+pytestmark = pytest.mark.feature("S19", "S20")
 
 BARN = entity("barn-7", "asset", "Barn")
 ROOM = entity("barn-7", "asset", "Room")
@@ -34,7 +34,11 @@ def of(view: SpaceView) -> list[records.Record]:
 
 
 def waits(view: SpaceView) -> object:
-    return relations.waiting(view, "barn-7", of(view))
+    return relations.waiting(of(view), relations.all_relations(view, "barn-7"))
+
+
+def named_cycles(view: SpaceView) -> object:
+    return relations.find_cycles(of(view), relations.all_relations(view, "barn-7"))
 
 
 def test_add_delete_add_of_a_relation_ends_in_being_there() -> None:
@@ -85,7 +89,7 @@ def test_a_cycle_that_two_sides_made_is_named() -> None:
     relate(pair.edge, BARN, CONTAINS, ROOM)
     relate(pair.hub, ROOM, CONTAINS, BARN)
     pair.meet()
-    named = both(pair, lambda view: relations.find_cycles(view, "barn-7", of(view)))
+    named = both(pair, named_cycles)
     assert named == [["asset/Barn", "asset/Room"]]
 
 
@@ -174,6 +178,12 @@ def test_a_record_that_cannot_be(fields: dict[str, object], field: str) -> None:
     assert refused.value.field == field
 
 
-def test_an_edge_with_too_many_entities() -> None:
-    with pytest.raises(EntityError, match="at most 50000"):
-        records.plan_save(Pair().edge.view, SCALE, {}, 1, count=50_000)
+def test_an_edge_with_too_many_entities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "ENTITIES_MAX", 3)
+    pair = Pair()
+    for name in "abc":
+        save(pair.edge, entity("barn-7", "device", name))
+    with pytest.raises(EntityError, match="has 3 entities; at most 3"):
+        save(pair.edge, SCALE)
+    save(pair.edge, entity("barn-7", "device", "a"), label="known")
+    save(pair.edge, entity("barn-8", "device", "a"))

@@ -309,3 +309,29 @@ def test_a_page_of_a_tenant_leads_to_pages_of_that_tenant(
                 is_form = link in ("/", "/events") and 'name="tenant" value="acme"' in page
                 assert is_named or is_form, (path, link)
         assert "tenant=" not in operator.get("/").text
+
+
+ENTITY_BODIES: dict[str, dict[str, Any]] = {
+    "entities": {"fields": {"a": 1}}, "entities/delete": {},
+    "attributes": {"scope": "shared", "set": {"a": 1}},
+    "relations": {"type": "Contains", "to": "b"}, "relations/delete": {"type": "x", "to": "b"},
+    "alarms": {"type": "x", "severity": "MAJOR"},
+}  # fmt: skip
+
+
+def test_nobody_changes_entities_of_another_tenants_edge(
+    acme: httpx2.Client, bolt: httpx2.Client, keys_of: dict[str, Answers]
+) -> None:
+    """Every action on an edge there is: a new one has to be listed here."""
+    paths = {one.path for one in routes.ACTIONS if one.path.startswith(routes.EDGE)}
+    alarms = {f"{routes.EDGE}/alarms/{{id}}/{what}" for what in ("ack", "clear")}
+    assert paths == {f"{routes.EDGE}/{path}" for path in ENTITY_BODIES} | alarms
+    before = keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq
+    bodies = ENTITY_BODIES | {f"alarms/{'0' * 24}/{what}": {} for what in ("ack", "clear")}
+    for path, body in bodies.items():
+        given = body if path.startswith("alarms/") else {"entity": "Scale", **body}
+        there = bolt.post(f"/api/v1/edges/barn/{path}", json=given)
+        nowhere = bolt.post(f"/api/v1/edges/absent/{path}", json=given)
+        assert (there.status_code, nowhere.status_code) == (404, 404), path
+        assert there.text.replace("barn", "absent") == nowhere.text
+    assert (keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq) == before

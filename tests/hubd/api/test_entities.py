@@ -1,0 +1,163 @@
+"""Entities of an edge over the API: edited, related, alarmed and removed, in its tenant's keys."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+EDGE = "/api/v1/edges/barn"
+pytestmark = pytest.mark.feature("S8", "S19")
+
+
+def post(client: httpx2.Client, path: str, **body: Any) -> Any:
+    answer = client.post(f"{EDGE}/{path}", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def get(client: httpx2.Client, path: str, **params: str) -> Any:
+    answer = client.get(f"{EDGE}/{path}", params=params)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def refused(client: httpx2.Client, path: str, body: Any, status: int = 400) -> Any:
+    answer = client.post(f"{EDGE}/{path}", json=body)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+def test_an_entity_is_created_changed_and_removed(client: httpx2.Client) -> None:
+    found = post(client, "entities", entity="Scale 7", fields={"label": "by the gate", "n": 1})
+    assert found["fields"] == {"label": "by the gate", "n": 1}
+    assert found["created_ns"] > 0
+    post(client, "entities", entity="Scale 7", fields={"label": "new", "n": None})
+    post(client, "entities", entity="Root/1", kind="rule_chain")
+    post(client, "entities", entity="odd", kind="quantum_gate")
+    listed = get(client, "entities")["entities"]
+    assert [(one["kind"], one["entity"]) for one in listed] == [
+        ("device", "Scale 7"), ("quantum_gate", "odd"), ("rule_chain", "Root/1"),
+    ]  # fmt: skip
+    assert listed[0]["fields"] == {"label": "new"}
+    first = get(client, "entities", limit="1")
+    rest = get(client, "entities", limit="5", after=first["next"])
+    assert len(rest["entities"]) == 2
+    assert [one["entity"] for one in get(client, "entities", kind="device")["entities"]] == [
+        "Scale 7"
+    ]
+    post(client, "attributes", entity="Scale 7", scope="shared", set={"limit": 900})
+    assert post(client, "entities/delete", entity="Scale 7")["removed"] == {
+        "shared": 1, "entity": 2
+    }  # fmt: skip
+    assert post(client, "entities/delete", entity="Scale 7") == {"removed": {}}
+    assert len(get(client, "entities")["entities"]) == 2
+
+
+def test_attributes_are_edited(client: httpx2.Client) -> None:
+    found = post(
+        client, "attributes", entity="Scale 7", scope="shared",
+        set={"limit": 900, "unit": "kg", "deep": {"a": [1, None]}},
+    )  # fmt: skip
+    assert {name: one["value"] for name, one in found["shared"].items()} == {
+        "limit": 900, "unit": "kg", "deep": {"a": [1, None]},
+    }  # fmt: skip
+    assert all(one["updated_ns"] > 0 for one in found["shared"].values())
+    post(client, "attributes", entity="Scale 7", scope="server", set={"note": "x"})
+    post(client, "attributes", entity="Scale 7", scope="shared", set={"limit": 950},
+         delete=["unit", "nowhere"])  # fmt: skip
+    found = get(client, "attributes", entity="Scale 7")
+    assert {name: one["value"] for name, one in found["shared"].items()} == {
+        "limit": 950, "deep": {"a": [1, None]}
+    }  # fmt: skip
+    assert found["client"] == {}
+    assert found["server"]["note"]["value"] == "x"
+    # A device that got an attribute is there.
+    assert [one["entity"] for one in get(client, "entities")["entities"]] == ["Scale 7"]
+    assert get(client, "attributes", entity="nobody")["shared"] == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "remedy"),
+    [
+        ({"entity": "a\nb"}, "name", "leave it out"),
+        ({"entity": "a", "kind": "DE VICE"}, "kind", "such as device"),
+        ({"entity": "a", "scope": "client"}, "scope", "shared attribute"),
+        ({"entity": "a", "set": {"": 1}}, "values.", "1 to 255 characters"),
+        ({"entity": "a", "set": {"x": "y" * 70_000}}, "values.x", "at most 65536"),
+        ({"entity": "a", "set": {f"n{n}": n for n in range(1001)}}, "values", "at most 1000"),
+        ({"entity": ""}, "entity", ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_says_field_and_remedy(
+    client: httpx2.Client, body: dict[str, Any], field: str, remedy: str
+) -> None:
+    problem = refused(client, "attributes", {"scope": "shared", "set": {"k": 1}, **body})
+    assert problem["field"] == field
+    assert remedy in problem["remedy"]
+    assert get(client, "entities")["entities"] == []
+
+
+def test_relations_cycles_and_what_is_missing(client: httpx2.Client) -> None:
+    relation = {"entity": "Barn", "kind": "asset", "type": "Contains", "to": "Scale 7"}
+    found = post(client, "relations", **relation, data={"row": 3})
+    assert found["relations"] == [
+        {"source": "asset/Barn", "type": "Contains", "to": "device/Scale 7", "data": {"row": 3}}
+    ]
+    assert get(client, "relations", entity="Scale 7")["relations"] == found["relations"]
+    back = {"entity": "Scale 7", "type": "Contains", "to": "Barn", "to_kind": "asset"}
+    problem = refused(client, "relations", back)
+    assert "asset/Barn contains device/Scale 7" in problem["error"]
+    post(client, "entities", entity="Scale 7", fields={"profile": "scales"})
+    found = get(client, "entities/findings")
+    assert found["waiting"] == [
+        {"what": "device/Scale 7", "lacks": "device_profile/scales"},
+        {"what": "asset/Barn Contains device/Scale 7", "lacks": "asset/Barn"},
+    ]
+    assert (found["count"], found["cycles"]) == (1, [])
+    post(client, "entities", entity="Barn", kind="asset")
+    post(client, "entities", entity="scales", kind="device_profile")
+    assert get(client, "entities/findings")["waiting"] == []
+    assert post(client, "relations/delete", **relation)["relations"] == []
+
+
+def test_an_alarm_is_raised_acknowledged_and_cleared(client: httpx2.Client) -> None:
+    body = {"entity": "Scale 7", "type": "Too heavy", "severity": "MAJOR", "details": {"kg": 900}}
+    raised = post(client, "alarms", **body)
+    assert (raised["status"], raised["occurrence"]) == ("ACTIVE_UNACK", 1)
+    assert raised["at_edge"] is False
+    assert post(client, "alarms", **body) == raised
+    acked = post(client, f"alarms/{raised['id']}/ack", by="ann")
+    assert (acked["status"], acked["acked_by"]) == ("ACTIVE_ACK", "ann")
+    assert post(client, f"alarms/{raised['id']}/ack", by="bob") == acked
+    assert get(client, "alarms", acked="false")["alarms"] == []
+    cleared = post(client, f"alarms/{raised['id']}/clear")
+    assert (cleared["status"], cleared["details"]) == ("CLEARED_ACK", {"kg": 900})
+    assert get(client, "alarms", status="active")["alarms"] == []
+    assert get(client, "alarms", status="cleared", acked="true")["alarms"] == [cleared]
+    again = post(client, "alarms", **body, by="rule")
+    assert (again["occurrence"], again["status"], again["raised_by"]) == (2, "ACTIVE_UNACK", "rule")
+    assert refused(client, f"alarms/{'0' * 24}/ack", {}, 404)["field"] == "id"
+    assert refused(client, "alarms/nonsense/ack", {})["field"] == "id"
+    assert refused(client, "alarms", {**body, "severity": "LOUD"})["field"] == "severity"
+    assert refused(client, "alarms", {**body, "details": "x" * 20_000})["field"] == "details"
+
+
+def test_many_alarms_come_in_pages(client: httpx2.Client) -> None:
+    for number in range(7):
+        post(client, "alarms", entity=f"Scale {number}", type="x", severity="MINOR")
+    found: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = get(client, "alarms", limit="3", **after)
+        found += [one["entity"] for one in page["alarms"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert sorted(found) == [f"Scale {number}" for number in range(7)]
+
+
+def test_an_edge_that_nobody_knows_has_nothing(client: httpx2.Client) -> None:
+    for path in ("entities", "entities/findings", "alarms", "attributes?entity=a"):
+        assert client.get(f"/api/v1/edges/nowhere/{path}").status_code == 404
+    answer = client.post("/api/v1/edges/nowhere/entities", json={"entity": "a"})
+    assert answer.status_code == 404
