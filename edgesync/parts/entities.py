@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from edgesync.cells.guard import Savepoint
-from edgesync.entities import attributes, records
-from edgesync.entities.keys import ROOT, entity_of, policies
-from edgesync.entities.model import ENTITIES_MAX, EntityId, Scope, entity
+from edgesync.entities import alarms, attributes, records, relations
+from edgesync.entities.alarms import Alarm
+from edgesync.entities.keys import ALARM, entity_of, policies, room_of
+from edgesync.entities.model import ENTITIES_MAX, SHOWN, EntityId, Scope, entity
+from edgesync.entities.removal import plan_delete, remains
 from edgesync.entities.view import Command, SpaceView
+from edgesync.errors import EntityError
+from edgesync.parts.entity_journal import EntityJournal
 from edgesync.parts.part import Context, Part
 from edgesync.watch import OVERFLOW
 
 if TYPE_CHECKING:
     from edgesync.cells.changes import Change
+    from edgesync.entities.relations import Relation, Waiting
     from edgesync.parts.keys import KeysPart
 
 log = logging.getLogger(__name__)
@@ -38,8 +43,11 @@ class EntitiesPart(Part):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self.edge = context.settings.edge.name
+        self._alarm_room = room_of(ALARM, self.edge)
         self._listeners: list[Listener] = []
         self._watches: list[EntityWatch] = []
+        self._journal = EntityJournal(self)
+        self._has_tasks = False
 
     def open(self) -> None:
         self._keys = self.context.parts.get("keys")
@@ -47,6 +55,11 @@ class EntitiesPart(Part):
         cells.space.choose(policies(self.context.settings.cells.strategies()))
         self.view = SpaceView(cells.space, cells.now_ms)
         cells.changes.listen(self._changed)
+
+    async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+        self._has_tasks = True
+        task_status.started()
+        await self._journal.run()
 
     def close(self) -> None:
         while self._watches:
@@ -63,7 +76,7 @@ class EntitiesPart(Part):
         """Return an entity's record; None when it is not there."""
         return records.find(self.view, self.id(kind, name))
 
-    def list(
+    def records(
         self, kind: str = "", *, after: EntityId | None = None, limit: int = 100
     ) -> list[records.Record]:
         """Return entities of this edge, page by page."""
@@ -72,19 +85,18 @@ class EntitiesPart(Part):
     def save(self, kind: str, name: str, **fields: Any) -> EntityId:
         """Create an entity, or change fields of it; None removes one. Raises EntityError."""
         one = self.id(kind, name)
-        self._carry_out(self.plan_save(one, fields))
+        self.carry_out(self.plan_save(one, fields))
         return one
 
-    def plan_save(self, one: EntityId, fields: Mapping[str, Any]) -> Sequence[Command]:
-        count = 0 if records.find(self.view, one) is not None else self._count()
-        return records.plan_save(
-            self.view, one, fields, self.context.wall_ns() // 10**6, count=count
-        )
+    def delete(self, kind: str, name: str) -> dict[str, int]:
+        """Remove an entity with all it has, everywhere; returns what that was, by room."""
+        one = self.id(kind, name)
+        removed = remains(self.view, one)
+        self.carry_out(plan_delete(self.view, one))
+        return removed
 
-    def _count(self) -> int:
-        """Return about how many keys there are, at least as many as entities."""
-        keys = self._keys.cells.space.keys
-        return keys if keys < ENTITIES_MAX else len(self.list(limit=ENTITIES_MAX))
+    def plan_save(self, one: EntityId, fields: Mapping[str, Any]) -> Sequence[Command]:
+        return records.plan_save(self.view, one, fields, self.context.wall_ns() // 10**6)
 
     # -- attributes ----------------------------------------------------------------------------
 
@@ -102,14 +114,14 @@ class EntitiesPart(Part):
         Values are what JSON has: numbers, text, true and false, lists, objects.
         """
         one = self.id(kind, name)
-        self._carry_out(self._plan_set(one, Scope.named(scope), values))
+        self.carry_out(self._plan_set(one, Scope.named(scope), values))
 
     def delete_attributes(
         self, kind: str, name: str, names: Collection[str], scope: str = "client"
     ) -> None:
         """Remove attributes; those that are not there are gone already."""
         one = self.id(kind, name)
-        self._carry_out(attributes.plan_delete(self.view, one, Scope.named(scope), names))
+        self.carry_out(attributes.plan_delete(self.view, one, Scope.named(scope), names))
 
     def _plan_set(
         self, one: EntityId, scope: Scope, values: Mapping[str, Any]
@@ -131,6 +143,79 @@ class EntitiesPart(Part):
         watch = EntityWatch(self, kind, name, limit)
         self._watches.append(watch)
         return watch
+
+    # -- alarms --------------------------------------------------------------------------------
+
+    def raise_alarm(
+        self,
+        kind: str,
+        name: str,
+        type: str,
+        severity: str = "MAJOR",
+        *,
+        details: Any = None,
+        by: str = "",
+    ) -> Alarm:
+        """Raise an alarm of an entity, or renew it where it is active; a change is an event too."""
+        one = self.id(kind, name)
+        now_ms = self.context.wall_ns() // 10**6
+        plan = alarms.plan_raise(
+            self.view, one, type, alarms.Severity.named(severity), now_ms, details=details, by=by
+        )
+        return self._alarm_after(plan, alarms.alarm_id(one, type))
+
+    def ack_alarm(self, id_: str, by: str = "") -> Alarm:
+        """Acknowledge an alarm; raises EntityError when there is none."""
+        now_ms = self.context.wall_ns() // 10**6
+        return self._alarm_after(alarms.plan_ack(self.alarm(id_), now_ms, by), id_)
+
+    def clear_alarm(self, id_: str, by: str = "") -> Alarm:
+        """End an alarm; raises EntityError when there is none."""
+        now_ms = self.context.wall_ns() // 10**6
+        return self._alarm_after(alarms.plan_clear(self.alarm(id_), now_ms, by), id_)
+
+    def alarm(self, id_: str) -> Alarm:
+        """Return the newest occurrence of an alarm; raises EntityError when there is none."""
+        found = alarms.find_alarm(self.view, self.edge, id_)
+        if found is None:
+            raise EntityError("id", f"no alarm {id_[:SHOWN]!r}", "alarms() lists those there are")
+        return found
+
+    def alarms(self, *, is_active: bool | None = None) -> list[Alarm]:
+        """Return the alarms of this edge, or only those that last, or that are over."""
+        found = alarms.all_alarms(self.view, self.edge)
+        return [one for one in found if is_active in (None, one.is_active)]
+
+    def _alarm_after(self, plan: Sequence[Command], id_: str) -> Alarm:
+        self.carry_out(plan)
+        if not self._has_tasks:
+            self._journal.tell_now()
+        return self.alarm(id_)
+
+    # -- relations -----------------------------------------------------------------------------
+
+    def relate(
+        self, source: tuple[str, str], type: str, to: tuple[str, str], data: Any = None
+    ) -> None:
+        """Add a relation between two entities, each (kind, name), or change its data."""
+        ends = self.id(*source), self.id(*to)
+        self.carry_out(relations.plan_relate(self.view, ends[0], type, ends[1], data))
+
+    def unrelate(self, source: tuple[str, str], type: str, to: tuple[str, str]) -> None:
+        """Remove a relation; one that is not there is gone already."""
+        ends = self.id(*source), self.id(*to)
+        self.carry_out(relations.plan_unrelate(self.view, ends[0], type, ends[1]))
+
+    def relations(self, kind: str, name: str) -> "list[Relation]":
+        """Return the relations from an entity and those to it."""
+        one = self.id(kind, name)
+        found = relations.all_relations(self.view, self.edge)
+        return [it for it in found if one in (it.source, it.to)]
+
+    def waiting(self) -> "list[Waiting]":
+        """Return what is kept and has no effect before something that it lacks is there."""
+        found = list(records.list_records(self.view, self.edge, limit=ENTITIES_MAX))
+        return relations.waiting(found, relations.all_relations(self.view, self.edge))
 
     # -- for doors -----------------------------------------------------------------------------
 
@@ -162,17 +247,35 @@ class EntitiesPart(Part):
         """Return when what was applied is on disk; raises StoreError."""
         await self._keys.cells.wait_durable()
 
-    def _carry_out(self, commands: Sequence[Command]) -> None:
+    async def wait_settled(self) -> None:
+        """Return when the hub has what was done here, and its newest is here; or there is none."""
+        if self._keys.sync is not None:
+            await self._keys.sync.sync()
+
+    def carry_out(self, commands: Sequence[Command]) -> None:
+        """Carry out commands and return when they are on disk; raises CommandError, StoreError."""
         self.apply(commands)
         self._keys.cells.commit()
 
     def _changed(self, changes: "Sequence[Change]") -> None:
         for change in changes:
-            if not change.key.startswith(ROOT):
-                continue
-            if (named := entity_of(change.key)) is not None and named[1].edge == self.edge:
-                for listener in tuple(self._listeners):
-                    listener(*named)
+            if change.key.startswith(self._alarm_room):
+                self._alarm_changed(change.key[len(self._alarm_room) :].decode(errors="replace"))
+            elif (named := entity_of(change.key)) is not None and named[1].edge == self.edge:
+                self._tell(*named)
+                if change.is_remote and records.find(self.view, named[1]) is None:
+                    self._journal.note_gone(named[1])
+
+    def _alarm_changed(self, id_: str) -> None:
+        alarm = alarms.find_alarm(self.view, self.edge, id_)
+        if alarm is not None:
+            if alarms.untold(alarm):
+                self._journal.note_alarm(id_)
+            self._tell(ALARM, alarm.originator)
+
+    def _tell(self, room: bytes, one: EntityId) -> None:
+        for listener in tuple(self._listeners):
+            listener(room, one)
 
 
 class EntityWatch:

@@ -1,0 +1,177 @@
+"""Entities of a node: alarms and their events, what is removed elsewhere, plain programs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from edgesync import EdgeNode
+from edgesync.entities import alarms, attributes, records
+from edgesync.entities.alarms import Alarm
+from edgesync.entities.model import Scope, entity
+from edgesync.entities.removal import plan_delete, remains
+from edgesync.entities.view import SpaceView
+from edgesync.errors import EntityError
+from edgesync.events import EventQuery
+from edgesync.model import Action
+from tests.sites import Sites, settle, until
+
+pytestmark = pytest.mark.feature("S8", "S11", "S19")
+
+SCALE = entity("barn", "device", "Scale 7")
+
+
+def told(node: EdgeNode, type_: str = "ALARM") -> list[dict[str, Any]]:
+    """Return the bodies of the events of the scale, the oldest first."""
+    found = node.events(EventQuery(entity="Scale 7"))
+    return [
+        {"action": one.action, **json.loads(one.body)}
+        for one in reversed(found) if one.type == type_
+    ]  # fmt: skip
+
+
+def transitions(node: EdgeNode) -> list[tuple[int, str, str]]:
+    return [(one["occurrence"], one["transition"], one["by"]) for one in told(node)]
+
+
+def hub_view(sites: Sites) -> SpaceView:
+    return SpaceView(sites.cells.space, sites.cells.now_ms)
+
+
+def at_hub(sites: Sites) -> Alarm:
+    (found,) = alarms.all_alarms(hub_view(sites), "barn")
+    return found
+
+
+async def test_an_alarm_is_acknowledged_and_cleared_at_the_hub(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with sites.node("barn") as node:
+        raised = node.entities.raise_alarm(
+            "device", "Scale 7", "Too heavy", "CRITICAL", details={"kg": 900}, by="rule"
+        )
+        assert raised.status == "ACTIVE_UNACK"
+        await until(lambda: transitions(node) == [(1, "raised", "rule")])
+        async with sites.hub():
+            await settle(node)
+            found = at_hub(sites)
+            assert (found.status, found.raised.details) == ("ACTIVE_UNACK", {"kg": 900})
+            await sites.answers.run_commands(alarms.plan_ack(found, sites.cells.now_ms(), "ann"))
+            await until(lambda: len(told(node)) == 2)
+            await settle(node)
+            assert not alarms.untold(at_hub(sites))  # the hub sees that the edge has it
+        async with sites.hub(is_reachable=False):
+            pass
+        node.entities.raise_alarm("device", "Scale 7", "Too heavy", "MAJOR")
+        async with sites.hub():
+            await sites.answers.run_commands(
+                alarms.plan_clear(at_hub(sites), sites.cells.now_ms(), "ann")
+            )
+            await until(lambda: len(told(node)) == 4)
+            again = node.entities.raise_alarm("device", "Scale 7", "Too heavy", "MAJOR")
+            assert (again.n, again.status) == (2, "ACTIVE_UNACK")
+            node.entities.clear_alarm(again.id, "rule")
+            await until(lambda: len(told(node)) == 6)
+            await settle(node)
+            assert at_hub(sites).status == "CLEARED_UNACK"
+        assert transitions(node) == [
+            (1, "raised", "rule"), (1, "acked", "ann"), (1, "severity", "rule"),
+            (1, "cleared", "ann"), (2, "raised", ""), (2, "cleared", "rule"),
+        ]  # fmt: skip
+        assert [one["action"] for one in told(node)] == [
+            Action.ADDED.name, Action.ALARM_ACK.name, Action.UPDATED.name, Action.ALARM_CLEAR.name,
+            Action.ADDED.name, Action.ALARM_CLEAR.name,
+        ]  # fmt: skip
+
+
+async def test_what_was_not_told_before_a_crash_is_told_at_the_next_start(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    with sites.node("barn") as node:
+        plan = alarms.plan_raise(
+            node.entities.view, SCALE, "Too heavy", alarms.Severity.MAJOR, 1_790_000_000_000
+        )
+        node.entities.carry_out(plan)  # … and there it ends
+        assert told(node) == []
+    async with sites.node("barn") as node:
+        assert len(node.entities.alarms()) == 1
+        await until(lambda: transitions(node) == [(1, "raised", "")])
+    async with sites.node("barn") as node:
+        assert len(node.entities.alarms(is_active=True)) == 1
+        await trio.sleep(0.3)  # time to tell it twice
+        assert len(told(node)) == 1
+
+
+def test_a_plain_program_raises_and_clears(tmp_path: Path) -> None:
+    with Sites(tmp_path).node("barn") as node:
+        raised = node.entities.raise_alarm("device", "Scale 7", "Too heavy", "MINOR")
+        node.entities.ack_alarm(raised.id, "ann")
+        assert node.entities.clear_alarm(raised.id).status == "CLEARED_ACK"
+        assert [one[1] for one in transitions(node)] == ["raised", "acked", "cleared"]
+        with pytest.raises(EntityError, match="no alarm 'nowhere'"):
+            node.entities.ack_alarm("nowhere")
+        with pytest.raises(EntityError, match="severity: "):
+            node.entities.raise_alarm("device", "Scale 7", "x", "LOUD")
+
+
+@pytest.mark.feature("S23")
+async def test_unassigned_while_the_edge_is_away_leaves_no_orphan(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with sites.node("barn") as node:
+        entities = node.entities
+        entities.save("device", "Scale 7", label="by the gate")
+        entities.save("asset", "Barn")
+        entities.relate(("asset", "Barn"), "Contains", ("device", "Scale 7"))
+        entities.set_attributes("device", "Scale 7", {"firmware": "v1"})
+        async with sites.hub():
+            await settle(node)
+            assert remains(hub_view(sites), SCALE) == {"client": 1, "entity": 2}
+        async with sites.hub(is_reachable=False):
+            pass
+        entities.set_attributes("device", "Scale 7", {"firmware": "v2", "new": 1})
+        entities.raise_alarm("device", "Scale 7", "Too heavy")
+        async with sites.hub():
+            await sites.answers.run_commands(plan_delete(hub_view(sites), SCALE))
+            await until(lambda: bool(told(node, "ENTITY")))
+            (audit,) = told(node, "ENTITY")
+            assert audit["action"] == Action.UNASSIGNED_FROM_EDGE.name
+            assert audit["removed"] == {"client": 2, "alarm": 1}
+            await until(lambda: not remains(entities.view, SCALE))
+            await settle(node)
+            assert remains(hub_view(sites), SCALE) == {}
+            assert entities.relations("asset", "Barn") == []
+            assert [one.id.name for one in entities.records()] == ["Barn"]
+
+
+async def test_created_at_the_hub_it_waits_for_its_parent(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with sites.node("barn") as node, sites.hub():
+        entities = node.entities
+        hub = hub_view(sites)
+        plan = records.plan_save(hub, SCALE, {"profile": "scales"}, sites.cells.now_ms())
+        plan += attributes.plan_set(hub, SCALE, Scope.SERVER, {"note": 1})
+        await sites.answers.run_commands(plan)
+        await settle(node)
+        assert [(one.what, one.lacks) for one in entities.waiting()] == [
+            ("device/Scale 7", "device_profile/scales")
+        ]
+        entities.save("device_profile", "scales")
+        assert entities.waiting() == []
+        assert entities.delete("device", "Scale 7") == {"server": 1, "entity": 2}
+        await settle(node)
+        assert records.find(hub, SCALE) is None
+
+
+async def test_an_edge_has_no_entities_of_another(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with sites.node("barn") as barn, sites.node("shed") as shed, sites.hub():
+        barn.entities.save("device", "Scale 7", label="barn's")
+        shed.entities.save("device", "Scale 7", label="shed's")
+        barn.set("price", 1)
+        await settle(barn, shed)
+        assert shed.get("price") == b"1"
+        for node, label in ((barn, "barn's"), (shed, "shed's")):
+            found = node.entities.find("device", "Scale 7")
+            assert found is not None
+            assert found.fields == {"label": label}
+            assert len(node.command("KEYS", "@/*")) == 1  # type: ignore[arg-type]
