@@ -66,7 +66,8 @@ class Script:
         if self._context is None:
             self._make()
         try:
-            found = self._call(self._run, arguments, now_ms)
+            # A float: QuickJS would be handed the lower 32 bits of an int.
+            found = self._call(self._run, arguments, float(now_ms))
         except quickjs.JSException as error:
             if is_exhausted(str(error)):
                 self._context = self._call = self._run = None

@@ -1,0 +1,236 @@
+"""Scripts in the worker: what they give, what stops them, and that both evaluators agree."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgesync.rules.node import ScriptAnswer, ScriptCall
+from edgesync.rules.scripts.check import unknown_calls
+from edgesync.rules.scripts.evaluate import Expression
+from edgesync.rules.scripts.script import MESSAGE, Language, ScriptSource
+from edgesync.rules.scripts.values import ScriptError
+from edgesync.rules.worker.supervisor import LEFT_OUT_S, SLOW_MAX, WALL_S, ScriptWorker
+
+pytestmark = pytest.mark.slow
+# A busy machine is no slow script.
+PATIENCE_S = 1.0
+MSG: dict[str, Any] = {"t": 7.5, "items": [{"w": 1.5}, {"w": 2}], "text": "abc", "raw": "0f1a"}
+
+
+def source(body: str, language: Language = "JS", id_: str = "s") -> ScriptSource:
+    return ScriptSource(id_, body, MESSAGE, language)
+
+
+@pytest.fixture
+def workers() -> Iterator[list[ScriptWorker]]:
+    made: list[ScriptWorker] = []
+    yield made
+    for one in made:
+        one.close()
+
+
+def run(
+    workers: list[ScriptWorker], body: str, language: Language = "JS", msg: Any = MSG
+) -> ScriptAnswer:
+    worker = ScriptWorker([source(body, language)])
+    workers.append(worker)
+    return worker.call(ScriptCall("s", (msg, {"ts": "1790000000123"}, "T")), 1_790_000_000_000)
+
+
+# The shapes that scripts of public chains have, and what they give.
+@pytest.mark.parametrize(
+    ("language", "body", "msg", "expected"),
+    [
+        ("JS", "if (msg.kind === 'weight') { return ['weight']; } return ['other'];",
+         {"kind": "weight"}, ["weight"]),
+        ("JS", "var m = {method: msg.t > 50 ? 'fanOn' : 'fanOff', params: {t: msg.t}}; "
+         "msgType = 'RPC message'; return {msg: m, metadata: {}, msgType: msgType};", {"t": 60},
+         {"msg": {"method": "fanOn", "params": {"t": 60}}, "metadata": {},
+          "msgType": "RPC message"}),
+        ("JS", "var out = []; for (var i = 0; i < msg.list.length; i++) { out.push({msg: "
+         "msg.list[i]}); } return out;", {"list": [1, 2]}, [{"msg": 1}, {"msg": 2}]),
+        ("JS", "var d = {}; if (metadata.prev) { d = JSON.parse(metadata.prev); } "
+         "d.count = (d.count || 0) + 1; return d;", {}, {"count": 1}),
+        ("TBEL", "var n = 0; foreach (p : msg.items) { n = n + p.w; } msg.total = n; "
+         "return msg.total;", MSG, 3.5),
+        ("TBEL", "msg.ts = parseLong(metadata.ts); msg.remove('raw'); return msg;",
+         {"raw": "x"}, {"ts": 1790000000123}),
+        ("TBEL", "var a = []; a.add(msg.text.length()); a.add(msg.items.size()); a", MSG, [3, 2]),
+        ("TBEL", "var b = hexToBytes(msg.raw); return [b, bytesToHex(b), parseHexToInt(msg.raw), "
+         "bytesToString(base64ToBytes(bytesToBase64(stringToBytes('h\\u00e9'))))];", MSG,
+         [[15, 26], "0f1a", 3866, "hé"]),
+        ("TBEL", "toFixed(msg.t / 3, 2) + toInt(2.5)", MSG, 5.5),
+        ("JS", "let x = [3, 1, 2].sort().map((v) => v * 2); return x;", {}, [2, 4, 6]),
+        ("JS", "return new Date().getTime() + Date.now();", {}, 2 * 1_790_000_000_000),
+        ("JS", "return /^a.c$/.test(msg.text);", MSG, True),
+    ],
+)  # fmt: skip
+def test_scripts_of_every_public_shape_give_what_they_should(
+    workers: list[ScriptWorker], language: Language, body: str, msg: Any, expected: Any
+) -> None:
+    assert run(workers, body, language, msg) == ScriptAnswer(value=expected)
+
+
+def test_the_same_message_gives_the_same_chance(workers: list[ScriptWorker]) -> None:
+    first = run(workers, "var r = Math.random(); return r;")
+    assert run(workers, "var r = Math.random(); return r;") == first
+    assert 0 < first.value < 1
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("while (true) {}", "more than 50 ms"),
+        ("[3, 2, 1].sort(() => { while (true) {} });", "more than 50 ms"),
+        ("/(a+)+$/.test('a'.repeat(40) + 'b');", "more than 50 ms"),
+        ("var a = []; for (;;) { a.push('x'.repeat(9999) + a.length); }", "more than 8 MB"),
+        ("function f() { return f() + 1; } f();", "call stack"),
+        ("throw new Error('not today');", "Error: not today"),
+        ("return nobody;", "nobody is not defined"),
+        ("require('fs');", "require is not defined"),
+        ("return 'x'.repeat(1 << 21);", "returned 2097154 characters"),
+        ("var a = {}; a.a = a; return a;", "circular"),
+    ],
+)
+def test_what_a_script_does_wrong_is_its_answer_in_time(
+    workers: list[ScriptWorker], body: str, problem: str
+) -> None:
+    worker = ScriptWorker([source(body), source("var x = 1; return x;", id_="good")])
+    workers.append(worker)
+    good = ScriptCall("good", ({}, {}, "T"))
+    assert worker.call(good, 0).value == 1
+    begun_s = time.monotonic()
+    answer = worker.call(ScriptCall("s", (MSG, {}, "T")), 0)
+    assert time.monotonic() - begun_s < WALL_S + PATIENCE_S
+    assert problem in answer.problem
+    assert worker.call(good, 0).value == 1
+    assert worker.starts == 1
+
+
+def test_a_process_that_does_not_answer_is_ended_within_the_wall(
+    workers: list[ScriptWorker],
+) -> None:
+    import os
+    import signal
+
+    worker = ScriptWorker([source("var x = 1; return x;")])
+    workers.append(worker)
+    call = ScriptCall("s", ({}, {}, "T"))
+    assert worker.call(call, 0).value == 1
+    assert worker._process is not None
+    os.kill(worker._process.pid, signal.SIGSTOP)
+    begun_s = time.monotonic()
+    assert "more than 250 ms" in worker.call(call, 0).problem
+    assert WALL_S <= time.monotonic() - begun_s < WALL_S + PATIENCE_S
+    assert not worker.is_running
+    time.sleep(0.11)  # the pause before it is started again
+    assert worker.call(call, 0).value == 1
+
+
+def test_a_script_that_takes_too_long_again_and_again_is_left_out(
+    workers: list[ScriptWorker],
+) -> None:
+    worker = ScriptWorker([source("while (true) {}")])
+    workers.append(worker)
+    call = ScriptCall("s", ({}, {}, "T"))
+    for _ in range(SLOW_MAX):
+        assert "50 ms" in worker.call(call, 0).problem
+    begun_s = time.monotonic()
+    assert "left out for 1 s" in worker.call(call, 0).problem
+    assert time.monotonic() - begun_s < 0.05
+    time.sleep(LEFT_OUT_S[0])
+    assert "50 ms" in worker.call(call, 0).problem
+    assert "left out for 2 s" in worker.call(call, 0).problem
+
+
+def test_the_worker_has_no_files_and_little_memory(workers: list[ScriptWorker]) -> None:
+    import psutil
+
+    worker = ScriptWorker([source("var x = 1; return x;", id_=str(at)) for at in range(20)])
+    workers.append(worker)
+    assert worker.check() == {}
+    assert worker._process is not None
+    process = psutil.Process(worker._process.pid)
+    assert process.memory_info().rss < 60e6
+    limits = [process.rlimit(one) for one in (psutil.RLIMIT_FSIZE, psutil.RLIMIT_NOFILE)]
+    assert limits == [(0, 0), (16, 16)]
+
+
+@pytest.mark.parametrize(
+    ("body", "language", "unknown"),
+    [
+        ("var x = helper(1); return x;", "JS", ["helper"]),
+        ("function helper(a) { return twice(a); } return helper(1);", "JS", ["twice"]),
+        ("var f = function (a) { return a; }; let g = (b) => f(b); return g(1);", "JS", []),
+        ("return parseLong(1) + toFixed(2.5, 1);", "TBEL", []),
+        ("return parseLong(1);", "JS", ["parseLong"]),
+        ("msg.items.forEach(function (one) { one.f(); }); return new Date(1);", "JS", []),
+    ],
+)
+def test_calls_of_what_nobody_has_are_found(
+    body: str, language: Language, unknown: list[str]
+) -> None:
+    assert unknown_calls(source(body, language)) == unknown
+
+
+# -- both evaluators -------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(
+    ["msg.a", "msg.b", "msg.s", "msg.u", "msg.n", "msg.l", "msg.o.x", "msg.l[0]"]
+)
+LITERALS = st.sampled_from(
+    ["0", "1", "2.5", "-3", "1e21", "0.1", "'x'", "'12'", "''", "true", "false", "null",
+     "undefined", "[1, 2]", "{q: 1}", "NaN"]
+)  # fmt: skip
+SIGNS = st.sampled_from(
+    ["+", "-", "*", "/", "%", "<", ">", "<=", ">=", "==", "!=", "===", "!==", "&&", "||", "&", "|",
+     "^", "<<", ">>", ">>>"]
+)  # fmt: skip
+CALLS = st.sampled_from(
+    ["Math.round({})", "Math.abs({})", "String({})", "Number({})", "parseInt({})",
+     "parseFloat({})", "isNaN({})", "Boolean({})", "typeof {}", "!{}", "-{}", "+{}", "~{}",
+     "JSON.stringify({})", "({}).toFixed(1)", "('' + {}).length", "String({}).slice(-2)",
+     "Math.max({}, 2)", "Math.floor({})", "('' + {}).indexOf('1')", "({} ?? 1)",
+     "('' + {}).split('1').join('-')", "[{}].join('/')", "('' + {}).toUpperCase()"]
+)  # fmt: skip
+
+
+def combined(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.tuples(inner, SIGNS, inner).map(lambda one: f"({one[0]} {one[1]} {one[2]})"),
+        st.tuples(CALLS, inner).map(lambda one: one[0].format(f"({one[1]})")),
+        st.tuples(inner, inner, inner).map(lambda one: f"({one[0]} ? {one[1]} : {one[2]})"),
+    )
+
+
+EXPRESSIONS = st.recursive(st.one_of(NAMES, LITERALS), combined, max_leaves=8)
+INPUT: dict[str, Any] = {
+    "a": 7, "b": -2.75, "s": "12 abc", "n": None, "l": [3, "x", None], "o": {"x": 1e-7},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[ScriptWorker]:
+    worker = ScriptWorker([source("var f = new Function('msg', msg.code); return f(msg.input);")])
+    yield worker
+    worker.close()
+
+
+@given(EXPRESSIONS)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_both_evaluators_agree(both: ScriptWorker, body: str) -> None:
+    """QuickJS is the measure of the evaluator of single expressions."""
+    code = f"return {body};"
+    theirs = both.call(ScriptCall("s", ({"code": code, "input": INPUT}, {}, "T")), 0)
+    try:
+        ours = Expression(code, ("msg",))((INPUT,), 0)
+    except ScriptError:
+        assert theirs.problem, (body, theirs.value)
+        return
+    assert not theirs.problem, (body, ours, theirs.problem)
+    assert json.dumps(ours) == json.dumps(theirs.value), body
