@@ -28,6 +28,7 @@ from hubd.project.live import Watcher
 from hubd.state import UNREADABLE, views
 from hubd.web import assets, format
 from hubd.web.edge import EdgePage
+from hubd.web.entity import SCOPES, EntityForm, EntityQuery, EntityViews, carry_out
 from hubd.web.fleet import (
     SORTS,
     STATES,
@@ -98,6 +99,7 @@ class Pages:
         self._context = context
         self._templates = _environment(context)
         self._board = Board()
+        self._entities = EntityViews(context)
 
     async def fleet_shown(self, query: FleetQuery) -> Shown:
         everyone = await fleet.all_edges(self._context)
@@ -118,7 +120,16 @@ class Pages:
             count=len(everyone), away=away, log_head=log_head, problems=problems,
         )  # fmt: skip
 
-    async def edge_shown(self, name: str) -> Shown:
+    async def entity_shown(
+        self, query: EntityQuery, may_write: bool, problem: Problem | None = None
+    ) -> Shown:
+        found = await self._entities.entity(query)
+        return self._shown(
+            "_entity.html", (found, may_write, problem), {},
+            found=found, query=query, scopes=SCOPES, may_write=may_write, problem=problem,
+        )  # fmt: skip
+
+    async def edge_shown(self, name: str, may_write: bool = False) -> Shown:
         latest = await fleet.latest(self._context, params.SeriesPage(edge=name, limit=ROWS))
         devices = await fleet.devices(self._context, params.OneEdge(edge=name))
         page = EdgePage(
@@ -127,9 +138,11 @@ class Pages:
             devices=sorted(devices.devices, key=lambda device: device.state == "online"),
             resources=await self._context.state.read(lambda c: views.resources_of(c, name)),
         )
+        held = await self._entities.of_edge(name)
         return self._shown(
-            "_edge.html", page.frame(), page.cells(), edge=page.edge, latest=latest,
-            devices=page.devices, resources=page.resources,
+            "_edge.html", (page.frame(), held, may_write), page.cells(), edge=page.edge,
+            latest=latest, devices=page.devices, resources=page.resources, held=held,
+            may_write=may_write,
         )  # fmt: skip
 
     async def events_shown(self, query: EventsQuery) -> Shown:
@@ -167,7 +180,27 @@ class Pages:
 
     async def edge(self, request: Request) -> Response:
         name = routes.read_params(request, params.OneEdge).edge
-        return self._page("edge.html", name=name, **self._hand_out(await self.edge_shown(name)))
+        shown = await self.edge_shown(name, may_write(request.scope))
+        return self._page("edge.html", name=name, **self._hand_out(shown))
+
+    async def entity(self, request: Request) -> Response:
+        query = routes.read_params(request, EntityQuery)
+        shown = await self.entity_shown(query, may_write(request.scope))
+        return self._page("entity.html", query=query, **self._hand_out(shown))
+
+    async def edit_entity(self, request: Request) -> Response:
+        """A button was pressed; the page comes again, with what was wrong if something was."""
+        check_may_write(request.scope)
+        query = routes.read_params(request, EntityQuery)
+        try:
+            form = await read_form(request, EntityForm, routes.body_max(self._context))
+            await carry_out(self._context, query, form)
+        except ApiError as error:
+            shown = await self.entity_shown(query, may_write=True, problem=error.problem)
+            return self._page(
+                "entity.html", status=error.status, query=query, **self._hand_out(shown)
+            )
+        return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
 
     async def chart(self, request: Request) -> Response:
         asked = routes.read_params(request, ChartPage)
@@ -219,7 +252,16 @@ class Pages:
         query = routes.read_params(request, EdgeStream)
         name = query.edge
         fleet.known_edge(self._context, name)
-        return self._stream(("edge", name), name, lambda: self.edge_shown(name), query.shown)
+        writes = may_write(request.scope)
+        return self._stream(
+            ("edge", name, writes), name, lambda: self.edge_shown(name, writes), query.shown
+        )
+
+    async def entity_stream(self, request: Request) -> Response:
+        query, writes = routes.read_params(request, EntityQuery), may_write(request.scope)
+        fleet.known_edge(self._context, query.edge)
+        key = ("entity", msgspec.structs.replace(query, shown=""), writes)
+        return self._stream(key, query.edge, lambda: self.entity_shown(query, writes), query.shown)
 
     async def events_stream(self, request: Request) -> Response:
         query = routes.read_params(request, EventsQuery)
@@ -295,10 +337,12 @@ def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
         ("/api", Pages.api),
         ("/edges/{edge}", Pages.edge),
         ("/edges/{edge}/chart", Pages.chart),
+        ("/edges/{edge}/entity", Pages.entity),
         ("/ui/fleet", Pages.fleet_stream),
         ("/ui/events", Pages.events_stream),
         ("/ui/conflicts", Pages.conflicts_stream),
         ("/ui/edges/{edge}", Pages.edge_stream),
+        ("/ui/edges/{edge}/entity", Pages.entity_stream),
     ]
 
     def of_whom(page: Callable[[Pages, Request], Awaitable[Response]]) -> Any:
@@ -309,6 +353,7 @@ def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
 
     found: list[BaseRoute] = [Route(path, of_whom(page), methods=["GET"]) for path, page in table]
     found.append(Route("/conflicts/{id}", of_whom(Pages.resolve), methods=["POST"]))
+    found.append(Route("/edges/{edge}/entity", of_whom(Pages.edit_entity), methods=["POST"]))
     return [*found, Mount("/static", StaticFiles(directory=HERE / "static"))]
 
 

@@ -6,18 +6,19 @@ missed, and what a device changed back and forth is told once.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
 
-from edgesync.entities.attributes import changes
-from edgesync.entities.model import EntityId
 from edgesync.errors import CommandError, EntityError, Evicted
 from edgesync.serve.mqtt.client import Client
 from edgesync.serve.mqtt.packets import Reason
 from edgesync.serve.mqtt.thingsboard import DEVICE, GATEWAY, Refused
 from edgesync.serve.mqtt.topics import matches
 from edgesync.serve.mqtt.values import BadPayload
+
+if TYPE_CHECKING:
+    from edgesync.entities.model import EntityId
 
 # Devices that a gateway is told of; beyond, those it spoke for longest ago are forgotten.
 CHILDREN_MAX: Final = 10_000
@@ -35,8 +36,8 @@ class Entities(Protocol):
         self, kind: str, name: str, scope: str = ..., names: Collection[str] | None = ...
     ) -> dict[str, Any]: ...
     def report(self, name: str, values: Mapping[str, Any]) -> None: ...
-    def listen(self, listener: Callable[[bytes, EntityId], None]) -> None: ...
-    def leave(self, listener: Callable[[bytes, EntityId], None]) -> None: ...
+    def listen(self, listener: "Callable[[bytes, EntityId], None]") -> None: ...
+    def leave(self, listener: "Callable[[bytes, EntityId], None]") -> None: ...
     def wait_durable(self) -> Awaitable[None]: ...
 
 
@@ -163,7 +164,7 @@ class PushedAttributes(DeviceAttributes):
         if name not in self._told and name in self._clients:
             self._told[name] = self._entities.attributes("device", name, SHARED)
 
-    def _changed(self, room: bytes, one: EntityId) -> None:
+    def _changed(self, room: bytes, one: "EntityId") -> None:
         if room == SHARED.encode() and one.kind == "device" and one.name in self._told:
             self._push(one.name)
 
@@ -175,6 +176,8 @@ class PushedAttributes(DeviceAttributes):
         ]  # fmt: skip
         if not listening:
             return
+        from edgesync.entities.attributes import changes  # with the keys, which are open by now
+
         now = self._entities.attributes("device", name, SHARED)
         changed, gone = changes(self._told[name], now)
         self._told[name] = now

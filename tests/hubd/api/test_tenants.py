@@ -335,3 +335,16 @@ def test_nobody_changes_entities_of_another_tenants_edge(
         assert (there.status_code, nowhere.status_code) == (404, 404), path
         assert there.text.replace("barn", "absent") == nowhere.text
     assert (keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq) == before
+
+
+def test_no_page_of_an_entity_is_of_another_tenants_edge(
+    acme: httpx2.Client, bolt: httpx2.Client, keys_of: dict[str, Answers]
+) -> None:
+    before = keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq
+    for path in ("/edges/barn/entity", "/ui/edges/barn/entity"):
+        assert bolt.get(path, params={"entity": "meter0"}).status_code == 404
+    form = {"do": "set", "scope": "shared", "name": "limit", "value": "1"}
+    answer = bolt.post("/edges/barn/entity", params={"entity": "meter0"}, data=form)
+    assert answer.status_code == 404
+    assert (keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq) == before
+    assert acme.get("/edges/barn/entity", params={"entity": "meter0"}).status_code == 200
