@@ -217,13 +217,18 @@ def _shown(effect: Any) -> dict[str, Any]:
     import msgspec
 
     from edgesync.model import Lane
-    from edgesync.rules.effects import PushEvent
+    from edgesync.rules.effects import PushEvent, TellAlarm
 
     if isinstance(effect, PushEvent):
         event = effect.event
         return {
             "effect": "PushEvent", "lane": effect.lane.name.lower(), "entity": event.entity_id,
             "body": json.loads(event.body),
+        }  # fmt: skip
+    if isinstance(effect, TellAlarm):
+        return {
+            "effect": "TellAlarm", "what": effect.action.name,
+            "lane": effect.alarm.lane.name.lower(), "alarm": effect.alarm.told(),
         }  # fmt: skip
     found = msgspec.to_builtins(effect)
     found.pop("reply_to", None)

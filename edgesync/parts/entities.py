@@ -113,20 +113,25 @@ class EntitiesPart(Part):
 
         Values are what JSON has: numbers, text, true and false, lists, objects.
         """
-        one = self.id(kind, name)
-        self.carry_out(self._plan_set(one, Scope.named(scope), values))
+        self.carry_out(self.plan_attributes(self.id(kind, name), scope, values))
 
     def delete_attributes(
         self, kind: str, name: str, names: Collection[str], scope: str = "client"
     ) -> None:
         """Remove attributes; those that are not there are gone already."""
-        one = self.id(kind, name)
-        self.carry_out(attributes.plan_delete(self.view, one, Scope.named(scope), names))
+        self.carry_out(self.plan_delete_attributes(kind, name, names, scope))
 
-    def _plan_set(
-        self, one: EntityId, scope: Scope, values: Mapping[str, Any]
+    def plan_delete_attributes(
+        self, kind: str, name: str, names: Collection[str], scope: str
     ) -> Sequence[Command]:
-        plan = attributes.plan_set(self.view, one, scope, values)
+        one = self.id(kind, name)
+        return attributes.plan_delete(self.view, one, Scope.named(scope), names)
+
+    def plan_attributes(
+        self, one: EntityId, scope: str, values: Mapping[str, Any]
+    ) -> Sequence[Command]:
+        """Return the commands that set attributes, for `apply`; raises EntityError."""
+        plan = attributes.plan_set(self.view, one, Scope.named(scope), values)
         # An entity without a record would be an orphan.
         return [*self.plan_save(one, {}), *plan] if plan else []
 
@@ -229,7 +234,7 @@ class EntitiesPart(Part):
 
     def report(self, name: str, values: Mapping[str, Any]) -> None:
         """Let a device report client attributes, in memory; see `wait_durable`."""
-        self.apply(self._plan_set(self.id("device", name), Scope.CLIENT, values))
+        self.apply(self.plan_attributes(self.id("device", name), "client", values))
 
     def apply(self, commands: Sequence[Command]) -> None:
         """Carry out commands in memory, all or none; raises CommandError."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from edgesync.model import Action, Event, EventType, Lane
+from edgesync.model import Lane
 from edgesync.rules.message import NANOS, Originator
 
 # The most severe one first.
@@ -17,7 +17,10 @@ DETAILS_BYTES_MAX: Final = 32 * 1024
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
-    """One alarm of an entity, which has one active of a type at most; times of 0 are not yet."""
+    """One alarm of an entity, which has one active of a type at most; times of 0 are not yet.
+
+    is_shared  the entities of the edge have it as it is
+    """
 
     id: str
     entity: Originator
@@ -29,6 +32,7 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     clear_ns: int = 0
     propagate: bool = False
     details: Any = None
+    is_shared: bool = False
 
     @property
     def is_active(self) -> bool:
@@ -62,12 +66,6 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
             "propagate": self.propagate,
             "details": self.details,
         }
-
-    def event(self, action: Action, time_ns: int) -> Event:
-        return Event(
-            type=EventType.ALARM, action=action, entity_type=self.entity.entity_type,
-            entity_id=self.entity.name, body=msgspec.json.encode(self.told()), time_ns=time_ns,
-        )  # fmt: skip
 
 
 def new_alarm(

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from edgesync.model import Value
-from edgesync.rules.engine import ATTRIBUTES, Engine, Run, Trace
+from edgesync.rules.effects import DeleteAttributes, SetAttributes
+from edgesync.rules.engine import Engine, Run, Trace
 from edgesync.rules.files import Rules
 from edgesync.rules.message import Message, Originator
 from edgesync.rules.node import Now, ScriptAnswer
@@ -20,17 +21,22 @@ WAKES_MAX: Final = 1000
 class DryFacts:
     """Knows what was given, and what chains have done in this run."""
 
-    def __init__(self) -> None:
-        self.engine: Engine | None = None
+    def __init__(self, attributes: Mapping[tuple[Originator, str], dict[str, Value]]) -> None:
+        self._attributes: dict[tuple[Originator, str], dict[str, Any]] = dict(attributes)
 
     def profile(self, entity: Originator) -> str:
         return "default"
 
-    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Value]:
-        assert self.engine is not None
-        found: Mapping[str, Value]
-        found = self.engine.state.get(ATTRIBUTES, f"{entity}\0{scope}") or {}
-        return found
+    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Any]:
+        return self._attributes.get((entity, scope), {})
+
+    def change(self, effect: SetAttributes | DeleteAttributes) -> None:
+        known = self._attributes.setdefault((effect.entity, effect.scope), {})
+        if isinstance(effect, SetAttributes):
+            known.update(effect.values)
+        else:
+            for key in effect.keys:
+                known.pop(key, None)
 
     def latest(self, entity: Originator, key: str) -> tuple[int, Value] | None:
         return None
@@ -56,12 +62,9 @@ class DryRun:
     ) -> None:  # fmt: skip
         self.visits: list[Trace] = []
         self.effects: list[Effect] = []
-        facts = DryFacts()
+        facts = DryFacts(attributes)
         edge = Originator("EDGE", "edge")
         self._engine = Engine(rules.loaded.chains, facts, edge, trace=self.visits.append)
-        facts.engine = self._engine
-        for (entity, scope), values in attributes.items():
-            self._engine.state.put(ATTRIBUTES, f"{entity}\0{scope}", values)
         self._now = Now(now_ns, 0)
         self._worker = ScriptWorker(rules.loaded.scripts)
         self._carry_out(self._engine.start(self._now))

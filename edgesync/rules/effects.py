@@ -5,10 +5,12 @@ the message acknowledged (I1). Calls that leave the edge follow after that commi
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
-from edgesync.model import Event, Lane, Reading
+from edgesync.model import Action, Event, Lane, Reading
+from edgesync.rules.alarm import Alarm
 from edgesync.rules.message import Message, Originator
 
 
@@ -32,12 +34,19 @@ class PushEvent(msgspec.Struct, frozen=True):
     lane: Lane = Lane.NORMAL
 
 
+class TellAlarm(msgspec.Struct, frozen=True):
+    """An alarm has begun, ended or changed: all who look at alarms see it, at the hub too."""
+
+    alarm: Alarm
+    action: Action
+
+
 class SetAttributes(msgspec.Struct, frozen=True):
     """Attributes of an entity have changed; `notify`: its device is to hear of it."""
 
     entity: Originator
     scope: str  # client, server or shared
-    values: Mapping[str, float | int | bool | str]
+    values: Mapping[str, Any]
     notify: bool = False
 
 
@@ -100,6 +109,6 @@ class PutState(msgspec.Struct, frozen=True):
 
 
 Effect = (
-    SaveReadings | PushReadings | PushEvent | SetAttributes | DeleteAttributes | CallDevice
-    | ReplyToDevice | HttpRequest | LogLine | PutState
+    SaveReadings | PushReadings | PushEvent | TellAlarm | SetAttributes | DeleteAttributes
+    | CallDevice | ReplyToDevice | HttpRequest | LogLine | PutState
 )  # fmt: skip

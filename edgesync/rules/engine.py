@@ -54,7 +54,6 @@ ERROR_CHARS_MAX: Final = 300
 INPUT_CHARS_MAX: Final = 2000
 # What belongs to entities and not to one node.
 ALARMS: Final = "alarms"
-ATTRIBUTES: Final = "attributes"
 PROFILES: Final = "profiles"
 # Failures of a node that are told as events: the first ones of each minute; all are counted.
 TOLD_A_MINUTE: Final = 5
@@ -149,7 +148,7 @@ class Engine:
                 for field in ("messages", "failures", "last_error", "last_error_ns"):
                     setattr(wired.count, field, getattr(before.count, field))
         self.chains = chains
-        self.state.drop_others([*chains.nodes, ALARMS, ATTRIBUTES, PROFILES])
+        self.state.drop_others([*chains.nodes, ALARMS, PROFILES])
 
     def start(self, now: Now) -> "Run":
         """Let all nodes begin: generators ask to be woken."""
@@ -395,17 +394,8 @@ class Run:
             reply_to = msgspec.structs.replace(reply_to, stack=self._stack)
             effect = msgspec.structs.replace(effect, reply_to=reply_to)
         if isinstance(effect, SetAttributes | DeleteAttributes):
-            self._change_attributes(effect)
+            self.facts.change(effect)
         self.effects.append(effect)
-
-    def _change_attributes(self, effect: SetAttributes | DeleteAttributes) -> None:
-        name = f"{effect.entity}\0{effect.scope}"
-        known = dict(self._engine.state.get(ATTRIBUTES, name) or {})
-        if isinstance(effect, SetAttributes):
-            known |= effect.values
-        else:
-            known = {key: value for key, value in known.items() if key not in effect.keys}
-        self._engine.state.put(ATTRIBUTES, name, known or None)
 
     def inject(self, message: Message) -> None:
         self._injected.append(message)

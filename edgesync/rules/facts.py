@@ -1,34 +1,86 @@
-"""What an edge knows about its entities, for nodes that ask."""
+"""What an edge knows about its entities, for nodes that ask; and what nodes do to them.
 
-from collections.abc import Mapping, Sequence
+Attributes, relations and alarms are those of the entities of the edge, which the hub shares. What
+nodes change is noted here first: nodes behind see it. It reaches the entities once the effects of
+the message are stored; then, and not before, is the message acknowledged.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
+from edgesync.entities import alarms as shared
+from edgesync.entities.keys import ALARM as ALARM_ROOM
+from edgesync.entities.model import EntityId
+from edgesync.errors import CommandError, EntityError
 from edgesync.model import Value
-from edgesync.rules.engine import ATTRIBUTES, PROFILES
-from edgesync.rules.message import Originator
+from edgesync.rules.alarm import Alarm, as_alarm
+from edgesync.rules.effects import DeleteAttributes, SetAttributes
+from edgesync.rules.engine import ALARMS, PROFILES
+from edgesync.rules.message import ALARM_ACK, ALARM_CLEAR, NANOS, Message, Originator
+from edgesync.rules.node import NodeFailure
 from edgesync.rules.state import State
 
 if TYPE_CHECKING:
+    from edgesync.parts.entities import EntitiesPart
     from edgesync.parts.part import Context
     from edgesync.rules.nodes.profile import ProfileAlarm
 
+log = logging.getLogger(__name__)
+
 READINGS_MAX: Final = 10_000
+BY: Final = "rules"
 
 
 class EdgeFacts:
-    """Answers from the process image, the readings kept here, and what rules remember."""
+    """See the module."""
 
     def __init__(self, context: "Context", state: State) -> None:
         self._context = context
         self._state = state
         self.profiles: Mapping[str, tuple[ProfileAlarm, ...]] = {}
+        self._pending: list[SetAttributes | DeleteAttributes] = []
+        self._entities: EntitiesPart | None = None
+        self._changed: dict[Originator, None] = {}
+
+    @property
+    def entities(self) -> "EntitiesPart":
+        """Those of this edge, opened when something needs them."""
+        if self._entities is None:
+            self._entities = found = self._context.parts.get("entities")
+            found.listen(self._note)
+        return self._entities
+
+    def close(self) -> None:
+        if self._entities is not None:
+            self._entities.leave(self._note)
+
+    # -- what nodes ask --------------------------------------------------------------------------
 
     def profile(self, entity: Originator) -> str:
         return str(self._state.get(PROFILES, entity.name) or "default")
 
-    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Value]:
-        found: Mapping[str, Value] = self._state.get(ATTRIBUTES, f"{entity}\0{scope}") or {}
+    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Any]:
+        try:
+            found = self.entities.attributes(entity.kind, entity.name, scope)
+        except EntityError as error:
+            raise NodeFailure(str(error)) from error
+        for change in self._pending:
+            if (change.entity, change.scope) == (entity, scope):
+                _apply(found, change)
         return found
+
+    def change(self, effect: SetAttributes | DeleteAttributes) -> None:
+        entities = self.entities
+        try:
+            one = entities.id(effect.entity.kind, effect.entity.name)
+            if isinstance(effect, SetAttributes):
+                entities.plan_attributes(one, effect.scope, effect.values)
+        except EntityError as error:
+            raise NodeFailure(str(error)) from error
+        self._pending.append(effect)
 
     def latest(self, entity: Originator, key: str) -> tuple[int, Value] | None:
         found = self._context.image.newest(entity.name, key)
@@ -48,4 +100,141 @@ class EdgeFacts:
         return self.profiles.get(self.profile(entity), ())
 
     def related(self, entity: Originator, direction: str, kind: str) -> list[Originator]:
-        return []
+        try:
+            one = self.entities.id(entity.kind, entity.name)
+            found = self.entities.relations(entity.kind, entity.name)
+        except EntityError as error:
+            raise NodeFailure(str(error)) from error
+        ends = [
+            (it.to if direction == "FROM" else it.source)
+            for it in found
+            if it.type == kind and one == (it.source if direction == "FROM" else it.to)
+        ]
+        return [Originator(end.kind.upper(), end.name) for end in ends]
+
+    # -- what nodes have done --------------------------------------------------------------------
+
+    def forget_changes(self) -> None:
+        """What was noted has reached the entities, or never will."""
+        self._pending.clear()
+
+    async def share(self, alarms: Iterable[Alarm]) -> None:
+        """Let the entities have what nodes have done; on disk when this returns.
+
+        Every step may be repeated: what is there already changes nothing.
+        """
+        changes, self._pending = self._pending, []
+        told = list(alarms)
+        if not changes and not told:
+            return
+        entities = self.entities
+        for change in changes:
+            entity = change.entity
+            try:
+                if isinstance(change, SetAttributes):
+                    one = entities.id(entity.kind, entity.name)
+                    plan = entities.plan_attributes(one, change.scope, change.values)
+                else:
+                    plan = entities.plan_delete_attributes(
+                        entity.kind, entity.name, change.keys, change.scope
+                    )
+                entities.apply(plan)
+            except (EntityError, CommandError) as error:
+                log.error("rules: attributes of %s are not changed: %s", entity, error)
+        for alarm in told:
+            self._share_alarm(entities, alarm)
+        await entities.wait_durable()
+
+    def _share_alarm(self, entities: "EntitiesPart", alarm: Alarm) -> None:
+        try:
+            one = entities.id(alarm.entity.kind, alarm.entity.name)
+            view, end_ms = entities.view, alarm.end_ns // NANOS
+            if alarm.is_active:
+                plan = shared.plan_raise(
+                    view, one, alarm.type, shared.Severity.named(alarm.severity), end_ms,
+                    details=alarm.details, by=BY,
+                )  # fmt: skip
+                entities.apply([*entities.plan_save(one, {}), *plan])
+            elif (found := self._find(one, alarm.type)) is not None and found.is_active:
+                entities.apply(shared.plan_clear(found, alarm.clear_ns // NANOS, BY))
+        except (EntityError, CommandError) as error:
+            log.error("rules: alarm %s of %s is not shown: %s", alarm.type, alarm.entity, error)
+            return
+        name = f"{alarm.entity}\0{alarm.type}"
+        stored = self._state.get(ALARMS, name)
+        if stored is not None and as_alarm(stored).id == alarm.id:
+            self._state.put(ALARMS, name, {**stored, "is_shared": True})
+
+    def _find(self, one: EntityId, kind: str) -> "shared.Alarm | None":
+        view = self.entities.view
+        return shared.find_alarm(view, one.edge, shared.alarm_id(one, kind))
+
+    def unshared(self) -> list[Alarm]:
+        """Return alarms that an earlier life has stored and the entities may not have."""
+        found = (as_alarm(one) for one in self._state.all_of(ALARMS).values())
+        return [one for one in found if not one.is_shared]
+
+    # -- what others have done -------------------------------------------------------------------
+
+    def _note(self, room: bytes, one: EntityId) -> None:
+        if room == ALARM_ROOM:
+            self._changed[Originator(one.kind.upper(), one.name)] = None
+
+    @property
+    def has_news(self) -> bool:
+        """Whether an alarm has changed since `messages_of_others` was asked."""
+        return bool(self._changed)
+
+    def watch_alarms(self) -> None:
+        """Hear of alarms that somebody else acknowledges or clears."""
+        for stored in self._state.all_of(ALARMS).values():
+            self._changed[as_alarm(stored).entity] = None
+
+    def messages_of_others(self) -> list[Message]:
+        """Return a message for each alarm that somebody has acknowledged or cleared elsewhere.
+
+        Rules that raised it know it from then on: it may be raised anew.
+        """
+        found: list[Message] = []
+        changed, self._changed = self._changed, {}
+        for entity in changed:
+            for stored in list(self._state.all_of(ALARMS).values()):
+                alarm = as_alarm(stored)
+                if alarm.entity == entity and alarm.is_active and alarm.is_shared:
+                    found += self._message_of_other(alarm)
+        return found
+
+    def _message_of_other(self, alarm: Alarm) -> list[Message]:
+        one = self.entities.id(alarm.entity.kind, alarm.entity.name)
+        other = self._find(one, alarm.type)
+        if other is None:
+            return []
+        kind = ""
+        if other.ack is not None and not alarm.ack_ns:
+            alarm, kind = alarm.changed(ack_ns=max(other.ack.at, 1) * NANOS), ALARM_ACK
+        if other.clear is not None:
+            alarm, kind = alarm.changed(clear_ns=max(other.clear.at, 1) * NANOS), ALARM_CLEAR
+        if not kind:
+            return []
+        self._put(alarm)
+        time_ns = alarm.clear_ns or alarm.ack_ns
+        metadata = {"deviceName": one.name, "deviceType": self.profile(alarm.entity),
+                    "ts": str(time_ns // NANOS)}  # fmt: skip
+        return [
+            Message(
+                type=kind, originator=alarm.entity, data=alarm.told(), metadata=metadata,
+                time_ns=time_ns,
+            )
+        ]  # fmt: skip
+
+    def _put(self, alarm: Alarm) -> None:
+        name = f"{alarm.entity}\0{alarm.type}"
+        self._state.put(ALARMS, name, msgspec.to_builtins(alarm))
+
+
+def _apply(known: dict[str, Any], change: SetAttributes | DeleteAttributes) -> None:
+    if isinstance(change, SetAttributes):
+        known.update(change.values)
+    else:
+        for key in change.keys:
+            known.pop(key, None)

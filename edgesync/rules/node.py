@@ -12,7 +12,7 @@ import msgspec
 
 from edgesync.model import Value
 from edgesync.rules.alarm import Alarm
-from edgesync.rules.effects import Effect
+from edgesync.rules.effects import DeleteAttributes, Effect, SetAttributes
 from edgesync.rules.message import Message, Originator
 from edgesync.rules.model import FAILURE, SUCCESS
 
@@ -68,7 +68,10 @@ class Facts(Protocol):
     def profile(self, entity: Originator) -> str:
         """Return the type of a device, "default" if nobody said."""
 
-    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Value]: ...
+    def attributes(self, entity: Originator, scope: str) -> Mapping[str, Any]: ...
+
+    def change(self, effect: SetAttributes | DeleteAttributes) -> None:
+        """Take changes that are not stored yet: nodes behind see them. Raises NodeFailure."""
 
     def latest(self, entity: Originator, key: str) -> tuple[int, Value] | None:
         """Return time and value of the newest reading of a series."""

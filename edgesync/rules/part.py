@@ -15,7 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
@@ -42,6 +42,9 @@ from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
 from edgesync.rules.state import State
 from edgesync.rules.worker.supervisor import ScriptWorker
 from edgesync.status import RuleNodeStatus, RulesStatus
+
+if TYPE_CHECKING:
+    from edgesync.rules.alarm import Alarm
 
 log = logging.getLogger(__name__)
 
@@ -108,10 +111,14 @@ class RulesPart(Part):
             log.error("rules: everything is stored and sent until this is mended: %s", error)
 
     def close(self) -> None:
+        self._facts.close()
         if self._worker is not None:
             self._worker.close()
 
     async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+        if left := self._facts.unshared():
+            await self._facts.share(left)
+        self._facts.watch_alarms()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._keep_time)
@@ -256,10 +263,19 @@ class RulesPart(Part):
             left_s = TICK_S
             if due_ns is not None:
                 left_s = min((due_ns - self.context.monotonic_ns()) / 1e9, TICK_S)
-            if left_s <= 0:
+            if left_s <= 0 or self._facts.has_news:
                 await self._put([]).done.wait()
                 left_s = RETRY_S  # of a store that is full, for one
             await trio.sleep(left_s)
+
+    def _of_others(self) -> list[tuple[str, Begin]]:
+        """Return what begins because somebody else has acknowledged or cleared an alarm."""
+        if self._engine is None:
+            return []
+        return [
+            (str(one.originator), partial(self._engine.begin, one))
+            for one in self._facts.messages_of_others()
+        ]
 
     def _due(self) -> list[tuple[str, Begin]]:
         if self._engine is None:
@@ -291,23 +307,29 @@ class RulesPart(Part):
             await self._commit(items)
         except RecordError as error:
             # Nodes check what they want stored; what gets here all the same costs its own item.
-            self._state.withdraw(self._now())
+            self._withdraw()
             if len(items) > 1:
                 for item in items:
                     await self._carry_out([item])
                 return
             items[0].problem = error
         except StoreError as error:
-            self._state.withdraw(self._now())
+            self._withdraw()
             for item in items:
                 item.problem = error
         for item in items:
             item.done.set()
 
+    def _withdraw(self) -> None:
+        self._state.withdraw(self._now())
+        self._facts.forget_changes()
+
     async def _commit(self, items: Sequence[_Item]) -> None:
-        begins = [one for item in items for one in item.begins] + self._due()
+        begins = [one for item in items for one in item.begins]
+        begins += self._of_others() + self._due()
         found = await self._effects(begins)
         recorder = self.context.recorder
+        alarms: list[Alarm] = []
         kept: list[Reading] = []
         pushed: dict[Lane, list[Reading]] = {}
         told: list[tuple[Event, Lane]] = []
@@ -320,6 +342,8 @@ class RulesPart(Part):
                     pushed.setdefault(lane, []).extend(readings)
                 case wanted.PushEvent(event, lane):
                     told.append((event, lane))
+                case wanted.TellAlarm(alarm):
+                    alarms.append(alarm)
                 case _:
                     outward.append(effect)
         admitted = recorder.intake.within_limit
@@ -330,6 +354,7 @@ class RulesPart(Part):
                 DATABASE, rows,
             )  # fmt: skip
         self._state.confirm()
+        await self._facts.share(alarms)
         for effect in outward:
             self._send_out(effect)
 

@@ -53,15 +53,16 @@ def telemetry(message: Message, time_ns: int) -> list[Reading]:
     return found
 
 
-def attributes(data: Any) -> dict[str, Value]:
-    """Return the attributes in a message's data; raises NodeFailure, which names the key."""
+def attributes(data: Any) -> dict[str, Any]:
+    """Return the attributes in a message's data: what JSON can say; NodeFailure names the key."""
     if not isinstance(data, dict):
         raise NodeFailure(f"data is no object of keys and values, but {kind_of(data)}")
-    return {
-        checked_name("key", key): stored(key, value)
-        for key, value in data.items()
-        if value is not None
-    }
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        if value is not None:
+            stored(key, value)  # as large, and no larger
+            found[checked_name("key", key)] = value
+    return found
 
 
 def stored(key: str, value: Any) -> Value:

@@ -11,7 +11,7 @@ import msgspec
 
 from edgesync.model import Action
 from edgesync.rules.alarm import DETAILS_BYTES_MAX, SEVERITIES, Alarm, new_alarm
-from edgesync.rules.effects import PushEvent
+from edgesync.rules.effects import TellAlarm
 from edgesync.rules.message import ALARM, Message
 from edgesync.rules.model import SCRIPT_CHARS_MAX
 from edgesync.rules.node import (
@@ -36,10 +36,10 @@ MARKS: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
-def tell(step: Step, alarm: Alarm, action: Action, time_ns: int) -> None:
-    """Take a new state of an alarm, and let the hub have it."""
-    step.put_alarm(alarm)
-    step.effect(PushEvent(alarm.event(action, time_ns), alarm.lane))
+def tell(step: Step, alarm: Alarm, action: Action) -> None:
+    """Take a new state of an alarm, and let everybody see it."""
+    step.put_alarm(alarm.changed(is_shared=False))
+    step.effect(TellAlarm(alarm, action))
 
 
 def alarm_message(message: Message, alarm: Alarm, what: str) -> Message:
@@ -58,14 +58,14 @@ def raised(
         alarm = new_alarm(
             message.originator, kind, severity, time_ns, details=details, propagate=propagate
         )
-        tell(step, alarm, Action.ADDED, time_ns)
+        tell(step, alarm, Action.ADDED)
         return "Created", alarm
     alarm = before.changed(
         severity=severity, details=details, propagate=propagate,
         end_ns=max(time_ns, before.end_ns),
     )  # fmt: skip
     if (before.severity, before.details) != (severity, details):
-        tell(step, alarm, Action.UPDATED, time_ns)
+        tell(step, alarm, Action.UPDATED)
     else:
         step.put_alarm(alarm)
     return "Updated" if before.severity == severity else "Severity Updated", alarm
@@ -75,7 +75,7 @@ def cleared(step: Step, alarm: Alarm, details: Any, time_ns: int) -> Alarm:
     alarm = alarm.changed(clear_ns=max(time_ns, 1), end_ns=max(time_ns, alarm.end_ns))
     if details is not None:
         alarm = alarm.changed(details=details)
-    tell(step, alarm, Action.ALARM_CLEAR, time_ns)
+    tell(step, alarm, Action.ALARM_CLEAR)
     return alarm
 
 

@@ -61,7 +61,7 @@ def test_a_message_shows_what_each_node_makes_of_it(chain: str) -> None:
     assert [(one["node"], [out["relation"] for out in one["outs"]]) for one in told["visits"]] == [
         ("Warm", ["True"]), ("Raise", ["Created"]),
     ]  # fmt: skip
-    assert told["effects"][0]["body"]["originatorName"] == "tank"
+    assert told["effects"][0]["alarm"]["originatorName"] == "tank"
     assert told["effects"][0]["lane"] == "critical"
     output = edgesync("run", chain, "--message", '{"t": 7}').output
     assert output.startswith("Root / Warm: True\nRoot / Raise: Created\n    {")

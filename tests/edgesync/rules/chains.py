@@ -7,7 +7,7 @@ from typing import Any
 from edgesync.model import Reading, Value
 from edgesync.rules.build import Loaded, Source, build
 from edgesync.rules.catalog import PREFIX
-from edgesync.rules.effects import Effect, PutState
+from edgesync.rules.effects import DeleteAttributes, Effect, PutState, SetAttributes
 from edgesync.rules.engine import Engine, Trace, finished
 from edgesync.rules.message import POST_TELEMETRY, Message, Originator, device_message
 from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
@@ -74,6 +74,14 @@ class KnownFacts:
 
     def attributes(self, entity: Originator, scope: str) -> Mapping[str, Value]:
         return self.of.get((entity.name, scope), {})
+
+    def change(self, effect: SetAttributes | DeleteAttributes) -> None:
+        known = self.of.setdefault((effect.entity.name, effect.scope), {})
+        if isinstance(effect, SetAttributes):
+            known.update(effect.values)
+        else:
+            for key in effect.keys:
+                known.pop(key, None)
 
     def latest(self, entity: Originator, key: str) -> tuple[int, Value] | None:
         points = self.points.get((entity.name, key))

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from edgesync.errors import ConfigError
@@ -17,6 +18,7 @@ from edgesync.rules.effects import (
     ReplyToDevice,
     SaveReadings,
     SetAttributes,
+    TellAlarm,
 )
 from edgesync.rules.message import (
     CALL_FROM_DEVICE,
@@ -347,7 +349,7 @@ def test_attributes_are_saved_in_their_scope_and_only_when_changed() -> None:
     entity = Originator("DEVICE", "d1")
     site.facts.of[("d1", "shared")] = {"a": 1}
     assert site.send(message(POST_ATTRIBUTES, {"a": 1, "b": {"c": [2]}})) == [
-        SetAttributes(entity, "shared", {"b": '{"c":[2]}'}, True)
+        SetAttributes(entity, "shared", {"b": {"c": [2]}}, True)
     ]
     assert site.send(message(POST_ATTRIBUTES, {"a": 1})) == []
     assert site.send(message(POST_ATTRIBUTES, {"a": True}, scope="CLIENT_SCOPE")) == [
@@ -428,9 +430,9 @@ def alarm_site() -> Site:
 
 def bodies(effects: Any) -> list[tuple[int, int, Any]]:
     return [
-        (one.event.action, one.lane, json.loads(one.event.body))
+        (one.action, one.alarm.lane, json.loads(msgspec.json.encode(one.alarm.told())))
         for one in effects
-        if isinstance(one, PushEvent)
+        if isinstance(one, TellAlarm)
     ]
 
 

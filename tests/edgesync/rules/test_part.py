@@ -142,13 +142,69 @@ async def test_an_alarm_is_told_and_remembered_over_a_restart(tmp_path: Path) ->
     async with opened(tmp_path, settings) as node:
         await node.ingest([reading("t", 7)])
         await node.ingest([reading("t", 8)])
-        assert [one["status"] for one in told(node, EventType.ALARM)] == ["ACTIVE_UNACK"]
+        (alarm,) = node.entities.alarms()
+        assert (alarm.type, alarm.status) == ("Hot", "ACTIVE_UNACK")
+        await until(lambda: statuses(node) == ["ACTIVE_UNACK"])
     async with opened(tmp_path, settings) as node:
         await node.ingest([reading("t", 9)])
         await node.ingest([reading("t", 1)])
-        assert [one["status"] for one in told(node, EventType.ALARM)] == [
-            "ACTIVE_UNACK", "CLEARED_UNACK",
-        ]  # fmt: skip
+        assert [one.status for one in node.entities.alarms()] == ["CLEARED_UNACK"]
+        await until(lambda: statuses(node) == ["ACTIVE_UNACK", "CLEARED_UNACK"])
+
+
+async def test_an_alarm_that_somebody_else_clears_may_begin_anew(tmp_path: Path) -> None:
+    """And chains hear of it."""
+    kind = {"alarmType": "Hot", "severity": "MAJOR"}
+    nodes: list[Node] = [
+        ("filter.TbMsgTypeSwitchNode", "Switch", {}),
+        ("action.TbCreateAlarmNode", "Raise", kind),
+        ("action.TbLogNode", "Acknowledged", {"jsScript": "return 'x';"}),
+        ("action.TbLogNode", "Cleared", {"jsScript": "return 'x';"}),
+    ]
+    wires = [(0, 1, "Post telemetry"), (0, 2, "Alarm Acknowledged"), (0, 3, "Alarm Cleared")]
+    async with opened(tmp_path, site(tmp_path, exported(nodes, wires))) as node:
+        await node.ingest([reading("t", 7)])
+        (alarm,) = node.entities.alarms()
+        node.entities.ack_alarm(alarm.id, "Ann")
+        await until(lambda: counted(node, "Acknowledged") == 1)
+        node.entities.clear_alarm(alarm.id, "Ann")
+        await until(lambda: counted(node, "Cleared") == 1)
+        await node.ingest([reading("t", 8)])
+        (again,) = node.entities.alarms()
+        assert (again.status, again.n) == ("ACTIVE_UNACK", 2)
+        assert [counted(node, name) for name in ("Acknowledged", "Cleared")] == [1, 1]
+
+
+async def test_attributes_and_relations_are_those_of_the_entities(tmp_path: Path) -> None:
+    save: Node = ("telemetry.TbMsgAttributesNode", "Save", {"scope": "SHARED_SCOPE"})
+    get: Node = (
+        "metadata.TbGetRelatedAttributeNode", "Get",
+        {"dataMapping": {"limit": "limit"}, "fetchTo": "DATA",
+         "relationsQuery": {"direction": "TO", "filters": [{"relationType": "Contains"}]}},
+    )  # fmt: skip
+    nodes = [("filter.TbMsgTypeSwitchNode", "Switch", {}), save, get, PUSH]
+    wires = [(0, 1, "Post attributes"), (0, 2, "Post telemetry"), (2, 3, "Success")]
+    async with opened(tmp_path, site(tmp_path, exported(nodes, wires))) as node:
+        node.entities.save("asset", "pen")
+        node.entities.set_attributes("asset", "pen", {"limit": 400}, "server")
+        node.entities.relate(("asset", "pen"), "Contains", ("device", "scale"))
+        body = json.dumps({"scope": "client", "values": {"setpoint": {"low": 5}}}).encode()
+        event = Event(
+            type=EventType.ATTRIBUTES, action=Action.ATTRIBUTES_UPDATED, body=body,
+            entity_type=EntityType.DEVICE, entity_id="scale", time_ns=time.time_ns(),
+        )  # fmt: skip
+        await node.emit(event)
+        assert node.entities.attributes("device", "scale", "shared") == {"setpoint": {"low": 5}}
+        await node.ingest([reading("w", 1.5, entity="scale")])
+        assert dict(sent(node)) == {"w": 1.5, "limit": 400}
+
+
+def statuses(node: EdgeNode) -> list[str]:
+    return [one["status"] for one in told(node, EventType.ALARM)]
+
+
+def counted(node: EdgeNode, name: str) -> int:
+    return next(one.messages for one in rules_of(node).nodes if one.node == name)
 
 
 async def test_a_window_outlives_a_restart_without_a_reading_lost_or_doubled(
@@ -252,8 +308,8 @@ async def test_a_generator_and_profiles_of_devices_work_in_a_node(tmp_path: Path
         event = Event(type=EventType.SOURCE, entity_id="d1", body=body, time_ns=time.time_ns())
         await node.emit(event)
         await node.ingest([reading("t", 9, entity="d1"), reading("t", 9, entity="d2")])
-        (alarm,) = told(node, EventType.ALARM)
-        assert (alarm["originatorName"], alarm["type"]) == ("d1", "Hot")
+        (alarm,) = node.entities.alarms()
+        assert (alarm.originator.name, alarm.type) == ("d1", "Hot")
 
 
 # -- scripts ---------------------------------------------------------------------------------------

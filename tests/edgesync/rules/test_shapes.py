@@ -25,9 +25,9 @@ def shown(effect: Effect) -> tuple[str, Any]:
             return ("push", {one.key: one.value for one in readings})
         case wanted.PushEvent(event):
             body = json.loads(event.body)
-            if "status" in body:
-                return ("alarm", f"{body['type']} {body['status']}")
             return ("event", body.get("values", body))
+        case wanted.TellAlarm(alarm):
+            return ("alarm", f"{alarm.type} {alarm.status}")
         case wanted.SetAttributes(_, _, values):
             return ("attributes", dict(values))
         case wanted.CallDevice(method=method):
