@@ -33,8 +33,10 @@ class Subscription:
         self.news = trio.Event()
 
     def prefixes(self) -> list[bytes]:
-        wanted = [prefix for prefix, is_wanted in self.scope if is_wanted]
-        return wanted if self.scope and len(wanted) <= INDEXED_MAX else [b""]
+        """Return what each key it wants begins with; a key that no rule names is wanted, too."""
+        wanted = list({prefix for prefix, is_wanted in self.scope if is_wanted})
+        has_rest = any(not prefix for prefix, _ in self.scope)
+        return wanted if has_rest and len(wanted) <= INDEXED_MAX else [b""]
 
 
 class Subscriptions:

@@ -198,6 +198,7 @@ async def test_a_sync_is_over_when_a_later_question_is_answered_and_all_has_arri
     waiting = [True]
     monkeypatch.setattr(node.cells, "has_pending", lambda _made: waiting[0])
     page, done = page_for(node, PULL), list[str]()
+    node.cells.commit()  # what the start wrote: a sync would wait for it first
 
     async def run(name: str, what: Any) -> None:
         await what()

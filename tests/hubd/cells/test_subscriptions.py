@@ -8,7 +8,10 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from edgesync._native.keyspace import is_in
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Lane, Message, Page, Pull
 from edgesync_transport.receiver import Receiver
@@ -64,6 +67,21 @@ def test_a_key_wakes_those_who_want_it(key: bytes, expected: list[str]) -> None:
     place.wake_for([key])
     place.wake_all()
     assert (len(place), place.woken) == (0, len(expected))
+
+
+@given(
+    key=st.binary(max_size=4),
+    rules=st.lists(st.tuples(st.binary(max_size=3), st.booleans()), max_size=5),
+)
+@example(key=b"key0", rules=[(b"@/mine/", True), (b"@/", False)])  # as every edge asks
+def test_whoever_wants_a_key_is_woken_whatever_its_rules(
+    key: bytes, rules: list[tuple[bytes, bool]]
+) -> None:
+    scope = sorted(rules, key=lambda rule: -len(rule[0]))
+    place = Subscriptions()
+    with place.open("edge", 1, scope) as one:
+        place.wake_for([key])
+        assert one.news.is_set() == is_in(key, scope)
 
 
 def test_a_scope_of_many_prefixes_is_found_all_the_same() -> None:
