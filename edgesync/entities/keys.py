@@ -77,12 +77,17 @@ def entity_of(key: bytes) -> tuple[bytes, EntityId] | None:
     return parts[0], EntityId(edge, kind, name)
 
 
+def own_rooms(edge: str) -> list[bytes]:
+    """Return what the keys of an edge's own entities begin with."""
+    return [room_of(room, edge) for room in ROOMS]
+
+
 def scoped(edge: str, wish: Sequence[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
     """Return which keys an edge asks for: its wish, and of entities its own.
 
     What the wish itself says of these rooms counts.
     """
-    own = [(ROOT, False), *((room_of(room, edge), True) for room in ROOMS)]
+    own = [(ROOT, False), *((room, True) for room in own_rooms(edge))]
     said = {prefix for prefix, _ in wish}
     found = [*wish, *(rule for rule in own if rule[0] not in said)]
     return sorted(found, key=lambda rule: -len(rule[0]))

@@ -10,7 +10,7 @@ import trio
 
 from edgesync.cells import Argument, Reply
 from edgesync.cells.guard import Guard
-from edgesync.entities.keys import scoped
+from edgesync.entities.keys import ROOT, scoped
 from edgesync.parts.part import Context, Life, Part
 from edgesync.store.edgecells import EdgeCells, told_since
 from edgesync.watch import KeyWatch
@@ -92,7 +92,9 @@ class KeysPart(Part):
 
     def status(self) -> Mapping[str, Any]:
         grant = self.cells.cursor.grant
-        return {"granted": tuple(prefix.decode(errors="replace") for prefix in grant)}
+        # Of its own entities an edge is always told.
+        said = [prefix for prefix in grant if not prefix.startswith(ROOT)]
+        return {"granted": tuple(prefix.decode(errors="replace") for prefix in said)}
 
     def close(self) -> None:
         self._end_watches()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import trio
 
+from edgesync.entities.keys import own_rooms
 from edgesync.errors import StoreError
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Pull
@@ -65,7 +66,10 @@ class Keyspaces:
         return self._owners.get(edge, DEFAULT_TENANT)
 
     def grant_of(self, edge: str) -> tuple[bytes, ...]:
-        """Return prefixes of the keys an edge may be told of; none: all of its tenant's."""
+        """Return prefixes of the keys an edge may be told of; none: all of its tenant's.
+
+        Of its own entities it always may.
+        """
         return self._grants.get(edge, ())
 
     def set_tenants(
@@ -76,7 +80,7 @@ class Keyspaces:
     ) -> None:
         """Serve these, and no others; call it before edges are heard that are new to it."""
         self._owners = owners
-        before, self._grants = self._grants, dict(grants or {})
+        before, self._grants = self._grants, _with_entities(grants or {})
         for edge in before.keys() | self._grants.keys():
             answers = self.of(self.owner_of(edge))
             if answers is not None and before.get(edge) != self._grants.get(edge):
@@ -163,3 +167,8 @@ class Keyspaces:
         with contextlib.ExitStack() as stack:
             for answers in self._open.values():
                 stack.callback(answers.cells.close)
+
+
+def _with_entities(grants: Mapping[str, tuple[bytes, ...]]) -> dict[str, tuple[bytes, ...]]:
+    """Add to each grant that is not for everything what an edge's entities are in."""
+    return {edge: (*grant, *own_rooms(edge)) if grant else () for edge, grant in grants.items()}

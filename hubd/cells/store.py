@@ -38,6 +38,7 @@ from edgesync.cells.commands import TABLE
 from edgesync.cells.conflicts import resolve
 from edgesync.cells.guard import Savepoint
 from edgesync.cells.scope import GRANT_MAX
+from edgesync.entities.keys import ROOMS
 from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
@@ -644,6 +645,7 @@ def scope_of(pull: Pull) -> list[tuple[bytes, bool]]:
         found = msgspec.msgpack.decode(pull.payload, type=list[tuple[bytes, bool]])
     except msgspec.DecodeError as error:
         raise RecordError(f"which keys are wanted cannot be read: {error}") from error
-    if len(found) > RULES_MAX + GRANT_MAX + 1:  # narrowed, a wish has some more
+    # Narrowed, a wish has some more; and of its own entities an edge asks, and is told, anyway.
+    if len(found) > RULES_MAX + GRANT_MAX + 2 * len(ROOMS) + 2:
         raise RecordError(f"{len(found)} prefixes of wanted keys; at most {RULES_MAX}")
     return found

@@ -10,6 +10,7 @@ import trio
 from edgesync import EdgeNode
 from edgesync.entities import alarms, attributes, records
 from edgesync.entities.alarms import Alarm
+from edgesync.entities.keys import own_rooms
 from edgesync.entities.model import Scope, entity
 from edgesync.entities.removal import plan_delete, remains
 from edgesync.entities.view import SpaceView
@@ -175,3 +176,46 @@ async def test_an_edge_has_no_entities_of_another(tmp_path: Path) -> None:
             assert found is not None
             assert found.fields == {"label": label}
             assert len(node.command("KEYS", "@/*")) == 1  # type: ignore[arg-type]
+
+
+async def test_an_edge_that_is_granted_few_keys_has_its_own_entities(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    sites.grants["barn"] = (b"site/", *own_rooms("barn"))
+    async with sites.node("barn") as node, sites.hub():
+        hub = hub_view(sites)
+        plan = records.plan_save(hub, SCALE, {"label": "by the gate"}, sites.cells.now_ms())
+        await sites.answers.run_commands([*plan, [b"SET", b"other", b"1"]])
+        assert node.entities.records() == []  # opened, and with it the keys
+        await settle(node)
+        assert node.entities.find("device", "Scale 7") is not None
+        assert node.get("other") is None
+        assert node.status().granted == ("site/",)
+
+
+@pytest.mark.slow
+async def test_a_sync_that_is_cut_again_and_again_ends_with_the_same(tmp_path: Path) -> None:
+    """Whatever moment the edge stops at, its disk goes on from there."""
+    count = 2000
+    sites = Sites(tmp_path)
+    async with sites.hub():
+        hub = hub_view(sites)
+        plan = []
+        for number in range(count):
+            one = entity("barn", "device", f"Scale {number}")
+            plan += records.plan_save(hub, one, {"label": f"{number}"}, sites.cells.now_ms())
+            plan += attributes.plan_set(hub, one, Scope.SHARED, {"limit": number})
+        await sites.answers.run_commands(plan)
+        cuts = 0
+        for stop_s in (0.01, 0.02, 0.04, 0.06, 0.1, 0.15):
+            async with sites.node("barn") as node:
+                node.entities.set_attributes("device", f"Scale {cuts}", {"seen": cuts})
+                await trio.sleep(stop_s)
+                cuts += len(node.entities.records(limit=count)) < count
+        assert cuts  # some of them were in the middle
+        async with sites.node("barn") as node:
+            await settle(node)
+            for view in (node.entities.view, hub):
+                found = records.list_records(view, "barn", limit=2 * count)
+                assert len(found) == count
+                limits = [attributes.read(view, one.id, Scope.SHARED) for one in found]
+                assert limits == [{"limit": int(one.fields["label"])} for one in found]
