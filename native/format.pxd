@@ -6,7 +6,7 @@ from libc.string cimport memcpy
 from lmdb cimport *
 
 cdef enum:
-    FORMAT = 1
+    FORMAT = 2  # since rows of journals hold runs of records; what 1 wrote is read as it is
 
 cdef inline MDB_val format_key() noexcept nogil:
     cdef MDB_val key

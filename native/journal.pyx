@@ -12,8 +12,11 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from buffer cimport store32
-from lanes cimport HEAD_BYTES, LANE_DAMAGED, LanePos, record_chain, record_fits
-from lmdb cimport MDB_NEXT, MDB_NOTFOUND, MDB_SET_KEY, MDB_cursor, MDB_txn, MDB_val
+from lanes cimport LANE_DAMAGED, LanePos
+from lmdb cimport MDB_NEXT, MDB_NOTFOUND, MDB_SET_RANGE, MDB_cursor, MDB_txn, MDB_val
+from records cimport (
+    HEAD_BYTES, Walk, first_of, is_run, record_chain, record_fits, step_run, walk, write_record,
+)
 
 from edgesync._native.store cimport (
     Store, cursor_end, cursor_get, lane_chain_before, lane_cursor, lane_positions, read_begin,
@@ -28,6 +31,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     TOO_LARGE = -100  # the first record alone passes the buffer; `needed` says its size
+    BUFFER_FULL = -101
 
 
 class DamagedRecord(Exception):
@@ -102,33 +106,71 @@ cdef int read_range(Store store, uint8_t lane, Reading *r) noexcept nogil:
 cdef int copy_range(MDB_cursor *cursor, const LanePos *pos, Reading *r) noexcept nogil:
     cdef MDB_val key, value
     cdef uint64_t seq = r.first, found
-    cdef size_t size
     cdef int rc
     key.mv_size = 8
     key.mv_data = &seq
-    rc = cursor_get(cursor, &key, &value, MDB_SET_KEY)
+    rc = cursor_get(cursor, &key, &value, MDB_SET_RANGE)
     while rc == 0 and seq <= pos.tail and r.count < r.records_max:
         memcpy(&found, key.mv_data, 8)
-        if found != seq or not record_fits(<uint8_t>pos.lane, seq, &value):
+        if not record_fits(<uint8_t>pos.lane, found, &value) or first_of(found, &value) > seq:
             break
-        size = 4 + value.mv_size
-        if size > r.room - r.used:
-            if r.count == 0:
-                r.needed = size
-                return TOO_LARGE
-            return 0
-        store32(r.at + r.used, <uint32_t>value.mv_size)
-        memcpy(r.at + r.used + 4, value.mv_data, value.mv_size)
-        r.used += size
-        r.last_chain = record_chain(&value)
-        r.count += 1
-        seq += 1
+        rc = copy_row(pos, r, first_of(found, &value), &value)
+        if rc:
+            return 0 if rc == BUFFER_FULL else rc
+        seq = r.first + r.count
+        if seq <= found:
+            break  # the last records of the run are damaged, or not asked for
         rc = cursor_get(cursor, &key, &value, MDB_NEXT)
     if rc and rc != MDB_NOTFOUND:
         return rc
     if seq <= pos.tail and r.count < r.records_max:
         r.damaged = seq  # damaged, or its key is: no record carries this seq
     return 0
+
+
+cdef int copy_row(
+    const LanePos *pos, Reading *r, uint64_t first, const MDB_val *value,
+) noexcept nogil:
+    """Copy what is wanted of a row; 0, TOO_LARGE or BUFFER_FULL."""
+    cdef Walk w
+    cdef uint64_t chain
+    cdef int rc
+    if not is_run(value):
+        rc = room_for(r, 4 + value.mv_size)
+        if rc == 0:
+            memcpy(r.at + r.used + 4, value.mv_data, value.mv_size)
+            took_row(r, value.mv_size, record_chain(value))
+        return rc
+    walk(&w, value, 0)
+    chain = w.chain
+    while r.count < r.records_max and first <= pos.tail and step_run(&w):
+        if first == r.first + r.count:
+            rc = room_for(r, 4 + HEAD_BYTES + w.size)
+            if rc:
+                return rc
+            write_record(
+                r.at + r.used + 4, <uint8_t>pos.lane, first, w.kind, chain, w.origin, w.number,
+                w.body, w.size)
+            took_row(r, HEAD_BYTES + w.size, w.chain)
+        chain = w.chain
+        first += 1
+    return 0
+
+
+cdef int room_for(Reading *r, size_t size) noexcept nogil:
+    if size <= r.room - r.used:
+        return 0
+    if r.count:
+        return BUFFER_FULL
+    r.needed = size
+    return TOO_LARGE
+
+
+cdef void took_row(Reading *r, size_t size, uint64_t chain) noexcept nogil:
+    store32(r.at + r.used, <uint32_t>size)
+    r.used += 4 + size
+    r.last_chain = chain
+    r.count += 1
 
 
 cdef class Journal:
@@ -195,7 +237,7 @@ cdef class Journal:
         if first == 0:
             raise ValueError("seqs begin at 1")
         # Not more than the lane holds: an idle lane is asked often and must cost little.
-        room = min(room, <Py_ssize_t>(state.stored_bytes + 4 * (state.tail - state.trimmed) + 64))
+        room = min(room, <Py_ssize_t>(state.stored_bytes + 36 * (state.tail - state.trimmed) + 64))
         self.store.enter()
         try:
             while rc == TOO_LARGE:

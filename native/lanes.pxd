@@ -1,24 +1,25 @@
-"""Lanes in LMDB: how a record and a lane's positions are stored and changed, without the GIL.
+"""Lanes in LMDB: how a lane's records and positions are changed, without the GIL.
 
-Stored record (the value; the key is its seq): `crc32c u32 | kind u8 | flags u8 | reserved u16 |
-chain u64 | origin u64 | number u64 | body`. The checksum covers seq, lane and all after it (I14).
-
-Positions of a lane: one value in the database `lanes`, under the key of one byte. It carries a
-checksum too: a wrong position would lose or double records as surely as a wrong record.
+What a row holds is told in records.pxd. Positions of a lane: one value in the database `lanes`,
+under the key of one byte. It carries a checksum too: a wrong position would lose or double records
+as surely as a wrong record.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from buffer cimport load32, load64, store32, store64
+from buffer cimport load64, store32, store64
 from crc cimport crc32c
-from hash cimport hash_record, mix_chain
 from lmdb cimport *
+from records cimport (
+    HEAD_BYTES, RUN_BODY_MAX, RUN_HEAD_BYTES, Run, Walk, add_to_run, bytes_of, chain_again,
+    chain_inside, first_of, is_run, record_chain, record_crc, record_fits, run_takes, step_run,
+    walk, write_record,
+)
 
 cdef enum:
     LANES = 3
-    HEAD_BYTES = 32
 
 # Failures that are not LMDB's own; its codes lie below -30000 or are positive errno values.
 cdef enum Refusal:
@@ -74,65 +75,73 @@ cdef inline int save_lane(MDB_txn *txn, MDB_dbi dbi, LanePos *pos) noexcept nogi
     data.mv_data = pos
     return mdb_put(txn, dbi, &key, &data, 0)
 
-cdef inline uint32_t record_crc(
-    uint8_t lane, uint64_t seq, const uint8_t *record, size_t size,
+cdef inline int new_row(
+    MDB_cursor *cursor, uint64_t seq, size_t size, uint8_t **row,
 ) noexcept nogil:
-    cdef uint8_t key[9]
-    store64(key, seq)
-    key[8] = lane
-    return crc32c(crc32c(0, key, 9), record + 4, size - 4)
-
-cdef inline bint record_fits(uint8_t lane, uint64_t seq, const MDB_val *value) noexcept nogil:
-    """True if the value is the record that was stored under this lane and seq (I14)."""
-    cdef const uint8_t *record = <const uint8_t *>value.mv_data
-    return (
-        value.mv_size >= HEAD_BYTES
-        and load32(record) == record_crc(lane, seq, record, value.mv_size)
-    )
-
-cdef inline uint64_t record_chain(const MDB_val *value) noexcept nogil:
-    return load64(<const uint8_t *>value.mv_data + 8)
-
-cdef inline uint64_t write_record(
-    uint8_t *at, uint8_t lane, uint64_t seq, uint8_t kind, uint64_t prev_chain,
-    uint64_t origin, uint64_t number, const void *body, size_t size,
-) noexcept nogil:
-    """Write header and body at `at`; returns the running hash at `seq`."""
-    cdef uint64_t chain = mix_chain(prev_chain, hash_record(kind, origin, number, body, size))
-    memset(at, 0, 8)
-    at[4] = kind
-    store64(at + 8, chain)
-    store64(at + 16, origin)
-    store64(at + 24, number)
-    if size:
-        memcpy(at + HEAD_BYTES, body, size)
-    store32(at, record_crc(lane, seq, at, HEAD_BYTES + size))
-    return chain
-
-cdef inline int append_record(
-    MDB_cursor *cursor, LanePos *pos, uint8_t kind, uint64_t origin, uint64_t number,
-    const void *body, size_t size,
-) noexcept nogil:
+    """Make room for a row at the end of a lane."""
     cdef MDB_val key, data
-    cdef uint64_t seq = pos.tail + 1
     cdef int rc
     key.mv_size = 8
     key.mv_data = &seq
-    data.mv_size = HEAD_BYTES + size
+    data.mv_size = size
     data.mv_data = NULL
     rc = mdb_cursor_put(cursor, &key, &data, MDB_APPEND | MDB_RESERVE)
     if rc == MDB_KEYEXIST:
         # A key beyond the tail: a bit of an older key flipped on the disk. It must not stop the
         # lane; reading finds it where its own number is missing.
-        data.mv_size = HEAD_BYTES + size
+        data.mv_size = size
         rc = mdb_cursor_put(cursor, &key, &data, MDB_RESERVE)
+    row[0] = <uint8_t *>data.mv_data
+    return rc
+
+cdef inline int append_record(
+    MDB_cursor *cursor, LanePos *pos, Run *run, uint8_t kind, uint64_t origin, uint64_t number,
+    const void *body, size_t size,
+) noexcept nogil:
+    """Append a record: to the run if it is small, which is a row after `end_run`."""
+    cdef uint8_t *row
+    cdef int rc
+    if run.count and (
+        size > RUN_BODY_MAX or not run_takes(run, kind, origin, number, size)
+    ):
+        rc = end_run(cursor, pos, run)
+        if rc:
+            return rc
+    if size <= RUN_BODY_MAX:
+        pos.tail_chain = add_to_run(run, kind, pos.tail_chain, origin, number, body, size)
+        pos.tail += 1
+        pos.stored_bytes += HEAD_BYTES + size
+        return 0
+    rc = new_row(cursor, pos.tail + 1, HEAD_BYTES + size, &row)
     if rc:
         return rc
-    pos.tail_chain = write_record(
-        <uint8_t *>data.mv_data, <uint8_t>pos.lane, seq, kind, pos.tail_chain,
-        origin, number, body, size)
-    pos.tail = seq
+    pos.tail += 1
     pos.stored_bytes += HEAD_BYTES + size
+    pos.tail_chain = write_record(
+        row, <uint8_t>pos.lane, pos.tail, kind, pos.tail_chain, origin, number, body, size)
+    return 0
+
+cdef inline int end_run(MDB_cursor *cursor, LanePos *pos, Run *run) noexcept nogil:
+    """Let what is in the run be a row; one record alone is one as it always was."""
+    cdef uint32_t count = run.count
+    cdef uint8_t *row
+    cdef size_t size
+    cdef int rc
+    run.count = 0
+    if count == 0:
+        return 0
+    size = run.size if count > 1 else HEAD_BYTES + run.size - RUN_HEAD_BYTES - 2
+    rc = new_row(cursor, pos.tail, size, &row)
+    if rc:
+        return rc
+    if count == 1:
+        write_record(
+            row, <uint8_t>pos.lane, pos.tail, run.data[4], load64(run.data + 32),
+            load64(run.data + 16), load64(run.data + 24), run.data + RUN_HEAD_BYTES + 2,
+            size - HEAD_BYTES)
+        return 0
+    memcpy(row, run.data, size)
+    store32(row, record_crc(<uint8_t>pos.lane, pos.tail, row, size))
     return 0
 
 cdef inline int move_mark(LanePos *pos, uint64_t floor, uint64_t safe) noexcept nogil:
@@ -177,7 +186,7 @@ cdef inline int delete_up_to(
 ) noexcept nogil:
     cdef MDB_cursor *cursor = NULL
     cdef MDB_val key, data
-    cdef uint64_t seq
+    cdef uint64_t seq, gone
     cdef int rc
     if up_to <= pos.trimmed:
         return 0
@@ -186,19 +195,25 @@ cdef inline int delete_up_to(
         return rc
     key.mv_size = 8
     key.mv_data = &up_to
-    rc = mdb_cursor_get(cursor, &key, &data, MDB_SET)
-    if rc == 0 and data.mv_size >= HEAD_BYTES:
-        pos.trimmed_chain = record_chain(&data)
+    rc = mdb_cursor_get(cursor, &key, &data, MDB_SET_RANGE)
+    if rc == 0 and data.mv_size >= HEAD_BYTES and key.mv_size == 8:
+        memcpy(&seq, key.mv_data, 8)
+        if seq == up_to:
+            pos.trimmed_chain = record_chain(&data)
+        elif record_fits(<uint8_t>pos.lane, seq, &data) and first_of(seq, &data) <= up_to:
+            # A run stays until all of it may go.
+            chain_inside(&data, first_of(seq, &data), up_to, &pos.trimmed_chain)
     rc = mdb_cursor_get(cursor, &key, &data, MDB_FIRST)
     while rc == 0:
         if key.mv_size != 8:
             rc = MDB_CORRUPTED
             break
         memcpy(&seq, key.mv_data, 8)
+        gone = bytes_of(&data, seq, pos.trimmed, up_to)
+        if pos.stored_bytes >= gone:
+            pos.stored_bytes -= gone
         if seq > up_to:
             break
-        if pos.stored_bytes >= data.mv_size:
-            pos.stored_bytes -= data.mv_size
         rc = mdb_cursor_del(cursor, 0)
         if rc == 0:
             # After a delete the cursor stands before the next one; FIRST is as cheap and sure.
@@ -214,7 +229,7 @@ cdef inline int chain_before(
 ) noexcept nogil:
     """The running hash at `seq - 1`; LANE_DAMAGED when that record is."""
     cdef MDB_val key, data
-    cdef uint64_t at = seq - 1
+    cdef uint64_t at = seq - 1, found
     cdef int rc
     if at == pos.trimmed:
         chain[0] = pos.trimmed_chain
@@ -222,14 +237,37 @@ cdef inline int chain_before(
     if at == pos.tail:
         chain[0] = pos.tail_chain
         return 0
-    key.mv_size = 8
-    key.mv_data = &at
-    rc = mdb_get(txn, dbi, &key, &data)
-    if rc == MDB_NOTFOUND or (rc == 0 and not record_fits(<uint8_t>pos.lane, at, &data)):
-        return LANE_DAMAGED
-    if rc == 0:
+    rc = row_of(txn, dbi, pos, at, &key, &data)
+    if rc:
+        return rc
+    memcpy(&found, key.mv_data, 8)
+    if found == at:
         chain[0] = record_chain(&data)
-    return rc
+    elif not chain_inside(&data, first_of(found, &data), at, chain):
+        return LANE_DAMAGED
+    return 0
+
+cdef inline int row_of(
+    MDB_txn *txn, MDB_dbi dbi, const LanePos *pos, uint64_t seq, MDB_val *key, MDB_val *data,
+) noexcept nogil:
+    """Find the row that has record `seq`; LANE_DAMAGED when none does, or it does not fit."""
+    cdef MDB_cursor *cursor = NULL
+    cdef uint64_t found
+    cdef int rc = mdb_cursor_open(txn, dbi, &cursor)
+    if rc:
+        return rc
+    key.mv_size = 8
+    key.mv_data = &seq
+    rc = mdb_cursor_get(cursor, key, data, MDB_SET_RANGE)
+    mdb_cursor_close(cursor)
+    if rc:
+        return LANE_DAMAGED if rc == MDB_NOTFOUND else rc
+    if key.mv_size != 8:
+        return MDB_CORRUPTED
+    memcpy(&found, key.mv_data, 8)
+    if not record_fits(<uint8_t>pos.lane, found, data) or first_of(found, data) > seq:
+        return LANE_DAMAGED
+    return 0
 
 cdef inline int rechain(
     MDB_cursor *cursor, LanePos *pos, uint64_t seq, uint64_t chain,
@@ -240,6 +278,7 @@ cdef inline int rechain(
     hash there and ask for them again (R4), and doubles are known by their event ids.
     """
     cdef MDB_val key, data
+    cdef uint64_t found
     cdef uint8_t *copy
     cdef size_t size
     cdef int rc
@@ -247,20 +286,23 @@ cdef inline int rechain(
         seq += 1
         key.mv_size = 8
         key.mv_data = &seq
-        rc = mdb_cursor_get(cursor, &key, &data, MDB_SET)
-        if rc == MDB_NOTFOUND or (rc == 0 and not record_fits(<uint8_t>pos.lane, seq, &data)):
-            return 0  # its own replacement goes on from here
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_SET_RANGE)
+        if rc == MDB_NOTFOUND:
+            return 0
         if rc:
             return rc
+        memcpy(&found, key.mv_data, 8)
+        if not record_fits(<uint8_t>pos.lane, found, &data) or first_of(found, &data) != seq:
+            return 0  # its own replacement goes on from here
+        seq = found
         size = data.mv_size
         copy = <uint8_t *>malloc(size)
         if copy == NULL:
             return OUT_OF_MEMORY
         memcpy(copy, data.mv_data, size)
-        chain = mix_chain(chain, hash_record(
-            copy[4], load64(copy + 16), load64(copy + 24), copy + HEAD_BYTES, size - HEAD_BYTES))
-        store64(copy + 8, chain)
+        chain = chain_again(copy, size, chain)
         store32(copy, record_crc(<uint8_t>pos.lane, seq, copy, size))
+        key.mv_data = &seq
         data.mv_data = copy
         rc = mdb_cursor_put(cursor, &key, &data, MDB_CURRENT)
         free(copy)
@@ -269,26 +311,70 @@ cdef inline int rechain(
     pos.tail_chain = chain
     return 0
 
+cdef inline int split_run(
+    MDB_txn *txn, MDB_dbi dbi, MDB_cursor *cursor, LanePos *pos, uint64_t seq,
+) noexcept nogil:
+    """Make a row of each record of the run that has `seq`, if there is one that fits."""
+    cdef MDB_val key, data, one
+    cdef uint8_t *copy
+    cdef uint64_t last, at, chain
+    cdef Walk w
+    cdef int rc = row_of(txn, dbi, pos, seq, &key, &data)
+    if rc == LANE_DAMAGED or (rc == 0 and not is_run(&data)):
+        return 0
+    if rc:
+        return rc
+    memcpy(&last, key.mv_data, 8)
+    at = first_of(last, &data)
+    copy = <uint8_t *>malloc(data.mv_size)
+    if copy == NULL:
+        return OUT_OF_MEMORY
+    memcpy(copy, data.mv_data, data.mv_size)
+    data.mv_data = copy
+    walk(&w, &data, 0)
+    chain = w.chain
+    key.mv_size = 8
+    while rc == 0 and step_run(&w):
+        one.mv_size, one.mv_data = HEAD_BYTES + w.size, NULL
+        key.mv_data = &at
+        # The last one takes the place of the run.
+        rc = mdb_cursor_put(cursor, &key, &one, MDB_RESERVE)
+        if rc == 0:
+            write_record(<uint8_t *>one.mv_data, <uint8_t>pos.lane, at, w.kind, chain,
+                         w.origin, w.number, w.body, w.size)
+        chain = w.chain
+        at += 1
+    free(copy)
+    return rc
+
 cdef inline int replace_record(
     MDB_txn *txn, MDB_dbi dbi, LanePos *pos, uint64_t seq, uint8_t kind,
     uint64_t origin, uint64_t number, const void *body, size_t size,
 ) noexcept nogil:
     cdef MDB_cursor *cursor = NULL
     cdef MDB_val key, data
-    cdef uint64_t chain = 0
+    cdef uint64_t chain = 0, gone
     cdef int rc
     if seq <= pos.trimmed or seq > pos.tail:
         return NOT_IN_LANE
     rc = chain_before(txn, dbi, pos, seq, &chain)
+    if rc == LANE_DAMAGED:
+        rc = 0  # so is the one before: when that is replaced, the hashes follow from there
     if rc:
         return rc
     rc = mdb_cursor_open(txn, dbi, &cursor)
     if rc:
         return rc
+    rc = split_run(txn, dbi, cursor, pos, seq)
+    if rc:
+        mdb_cursor_close(cursor)
+        return rc
     key.mv_size = 8
     key.mv_data = &seq
-    if mdb_cursor_get(cursor, &key, &data, MDB_SET) == 0 and pos.stored_bytes >= data.mv_size:
-        pos.stored_bytes -= data.mv_size
+    if mdb_cursor_get(cursor, &key, &data, MDB_SET) == 0:
+        gone = bytes_of(&data, seq, pos.trimmed, seq)
+        if pos.stored_bytes >= gone:
+            pos.stored_bytes -= gone
     data.mv_size = HEAD_BYTES + size
     data.mv_data = NULL
     rc = mdb_cursor_put(cursor, &key, &data, MDB_RESERVE)
@@ -315,10 +401,10 @@ cdef inline int rebuild_lane(
         rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT)
         if rc == 0 and key.mv_size == 8:
             memcpy(&seq, key.mv_data, 8)
-            pos.stored_bytes += data.mv_size
+            pos.stored_bytes += bytes_of(&data, seq, 0, seq)
             if record_fits(lane, seq, &data):
                 if pos.tail == 0:
-                    pos.trimmed = pos.floor = pos.safe = seq - 1
+                    pos.trimmed = pos.floor = pos.safe = first_of(seq, &data) - 1
                 pos.tail = seq
                 pos.tail_chain = record_chain(&data)
     if cursor != NULL:

@@ -219,7 +219,7 @@ cdef class Store:
             raise self.failure(rc)
         try:
             self.dbis = self.open_each(txn, names, readonly)
-            if not found and not readonly:
+            if found < FORMAT and not readonly:
                 rc = write_format(txn, self.dbis[_META_DATABASE])
                 if rc:
                     raise self.failure(rc)

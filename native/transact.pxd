@@ -9,10 +9,11 @@ from libc.stdint cimport int32_t, uint8_t, uint64_t
 from libc.string cimport memset
 
 from lanes cimport (
-    DISK_FULL, HEAD_BYTES, INTAKE_FULL, LANES, NO_JOURNAL, LanePos, append_record, drop_lane,
+    DISK_FULL, INTAKE_FULL, LANES, NO_JOURNAL, LanePos, append_record, drop_lane, end_run,
     load_lane, move_back, move_mark, replace_record, save_lane, trim_lane,
 )
 from lmdb cimport *
+from records cimport HEAD_BYTES, Run
 
 cdef extern from "<fcntl.h>" nogil:
     int fallocate(int fd, int mode, long offset, long size)
@@ -76,6 +77,7 @@ cdef struct Work:
     MDB_dbi rows_dbi
     MDB_cursor *cursors[3]
     LanePos pos[3]
+    Run runs[3]
     bint changed[3]
     uint64_t origin
     uint64_t number
@@ -227,7 +229,8 @@ cdef inline int append_op(Env *e, Work *w, const Op *op) noexcept nogil:
         origin = w.origin
         number = w.number
     return append_record(
-        w.cursors[op.lane], &w.pos[op.lane], op.kind, origin, number, op.value, op.value_size)
+        w.cursors[op.lane], &w.pos[op.lane], &w.runs[op.lane], op.kind, origin, number, op.value,
+        op.value_size)
 
 cdef inline int drop_op(Env *e, Work *w, const Op *op) noexcept nogil:
     """Drop, and append the record that says so: neither is ever there without the other (I3)."""
@@ -240,8 +243,13 @@ cdef inline int drop_op(Env *e, Work *w, const Op *op) noexcept nogil:
 
 cdef inline int lane_op(Env *e, Work *w, const Op *op) noexcept nogil:
     cdef LanePos *pos = &w.pos[op.lane]
+    cdef int rc
     if op.code == OP_APPEND:
         return append_op(e, w, op)
+    # What follows looks at rows.
+    rc = end_run(w.cursors[op.lane], pos, &w.runs[op.lane])
+    if rc:
+        return rc
     if op.code == OP_MARK:
         return move_mark(pos, op.a, op.b)
     if op.code == OP_REWIND:
@@ -307,6 +315,9 @@ cdef inline int carry_out(
             return rc
     for lane in range(LANES):
         if w.changed[lane]:
+            rc = end_run(w.cursors[lane], &w.pos[lane], &w.runs[lane])
+            if rc:
+                return rc
             rc = save_lane(w.txn, e.lanes, &w.pos[lane])
             if rc:
                 return rc

@@ -33,6 +33,12 @@ def append(store: Store, *bodies: bytes, lane: int = BULK) -> None:
     store.apply(write)
 
 
+def append_each(store: Store, *bodies: bytes) -> None:
+    """Append each in a transaction, and so in a row, of its own."""
+    for body in bodies:
+        append(store, body)
+
+
 def contents(journal: Journal, lane: int, first: int = 1) -> list[bytes]:
     return [one.body for one in records(journal.read(lane, first).data)]
 
@@ -166,6 +172,121 @@ def test_a_store_without_lanes_has_no_journal(tmp_path: Path) -> None:
             store.apply(write)
 
 
+# Runs: small records of a transaction in one row
+
+
+def keys(store: Store) -> list[int]:
+    return [int.from_bytes(key, "little") for key, _ in store.scan("journal.2")]
+
+
+def test_small_records_of_a_transaction_are_rows_of_many(store: Store) -> None:
+    bodies = [b"%d" % n * (n % 40) for n in range(300)]
+    append(store, *bodies)
+    append(store, b"alone")
+    append(store, b"x", bytes(481), b"y", b"z")
+    write = Write()
+    write.append(BULK, 1, b"event")
+    write.append(BULK, 2, b"of another kind")
+    write.append(BULK, 2, b"and the next")
+    write.append(BULK, 2, b"with an id of its own", 77, 5)
+    write.append(BULK, 2, b"and one that follows", 77, 6)
+    store.apply(write)
+    found = records(Journal(store).read(BULK, 1).data)
+    assert [one.body for one in found[:300]] == bodies
+    assert [one.number for one in found] == [*range(1, 309), 5, 6]
+    assert [one.kind for one in found[305:]] == [1, 2, 2, 2, 2]
+    rows = keys(store)
+    assert 5 < rows.index(300) < 15
+    assert rows[rows.index(300) + 1 :] == [301, 302, 303, 305, 306, 308, 310]
+
+
+def test_a_run_is_read_from_any_record_and_to_any(store: Store) -> None:
+    bodies = [b"%d" % n for n in range(1, 10)]
+    append(store, *bodies)
+    journal = Journal(store)
+    chains = [0, *(one.chain for one in records(journal.read(BULK, 1).data))]
+    for first in range(1, 10):
+        for count in range(1, 11 - first):
+            rows = journal.read(BULK, first, limit_records=count)
+            found = records(rows.data)
+            assert [one.body for one in found] == bodies[first - 1 : first - 1 + count]
+            assert rows.prev_chain == chains[first - 1] == journal.chain_at(BULK, first - 1)
+            assert rows.last_chain == chains[first - 1 + count]
+    assert len(journal.read(BULK, 3, limit_bytes=2 * 37)) == 2
+
+
+def test_a_run_goes_when_all_of_it_may(tmp_path: Path) -> None:
+    with opened(tmp_path / "s") as store:
+        append(store, *(b"%d" % n for n in range(6)))
+        append(store, b"a", b"b")
+        chain = Journal(store).chain_at(BULK, 4)
+        mark(store, 7, 7, trim=4)
+        assert keys(store) == [6, 8]
+    with opened(tmp_path / "s") as store:
+        journal = Journal(store)
+        assert contents(journal, BULK, 5) == [b"4", b"5", b"a", b"b"]
+        assert journal.read(BULK, 5).prev_chain == journal.chain_at(BULK, 4) == chain
+        assert journal.chain_at(BULK, 3) is None
+        assert journal.state(BULK).stored_bytes == 4 * 33
+        mark(store, 7, 7, trim=7)
+        assert keys(store) == [8]
+        assert contents(journal, BULK, 8) == [b"b"]
+        mark(store, 8, 8, trim=8)
+        assert keys(store) == []
+        assert journal.state(BULK).stored_bytes == 0
+
+
+@pytest.mark.parametrize("first", [1, 3, 5, 6, 8])
+def test_of_a_damaged_run_each_record_is_replaced(store: Store, first: int) -> None:
+    append(store, b"a", b"b")
+    append(store, *(b"%d" % n for n in range(5)))  # 3 to 7
+    append(store, b"y", b"z")
+    damage(store, 7, 50)
+    journal = Journal(store)
+    replaced = set()
+    while True:
+        try:
+            found = records(journal.read(BULK, first).data)
+        except DamagedRecord as damaged:
+            replaced.add(damaged.seq)
+            write = Write()
+            write.replace(BULK, damaged.seq, 1, b"lost")
+            store.apply(write)
+            continue
+        first += len(found)
+        if not found:
+            break
+    assert 7 in replaced
+    assert replaced <= {3, 4, 5, 6, 7}
+    assert contents(journal, BULK, 8) == [b"y", b"z"]
+    whole = records(journal.read(BULK, 8).data)
+    assert whole[-1].chain == journal.state(BULK).tail_chain
+
+
+def test_a_record_inside_a_run_can_be_replaced(store: Store) -> None:
+    append(store, *(b"%d" % n for n in range(5)))
+    append(store, b"a", b"b")
+    write = Write()
+    write.replace(BULK, 2, 1, b"lost")
+    store.apply(write)
+    journal = Journal(store)
+    assert contents(journal, BULK) == [b"0", b"lost", b"2", b"3", b"4", b"a", b"b"]
+    assert journal.state(BULK).stored_bytes == 7 * 32 + 6 + 4
+    assert journal.read(BULK, 1).last_chain == journal.state(BULK).tail_chain
+
+
+def test_a_store_of_the_format_before_is_opened_and_takes_runs(tmp_path: Path) -> None:
+    with opened(tmp_path / "s") as store:
+        append_each(store, b"a", b"b", b"c")
+        write = Write()
+        write.put("meta", b"format", (1).to_bytes(4, "little"))
+        store.apply(write)
+    with opened(tmp_path / "s") as store:
+        assert store.get("meta", b"format") == (2).to_bytes(4, "little")
+        append(store, b"d", b"e")
+        assert contents(Journal(store), BULK) == [b"a", b"b", b"c", b"d", b"e"]
+
+
 # Damage
 
 
@@ -181,7 +302,7 @@ def damage(store: Store, seq: int, at: int) -> None:
 
 @pytest.mark.parametrize("at", [0, 4, 5, 8, 16, 24, HEADER, HEADER + 4])
 def test_a_flipped_bit_is_found_and_not_delivered(store: Store, at: int) -> None:
-    append(store, *[b"value"] * 5)
+    append_each(store, *[b"value"] * 5)
     damage(store, 3, at)
     journal = Journal(store)
     assert len(journal.read(BULK, 1)) == 2
@@ -194,7 +315,7 @@ def test_a_flipped_bit_is_found_and_not_delivered(store: Store, at: int) -> None
 
 
 def test_a_record_under_another_seq_or_lane_is_damaged(store: Store) -> None:
-    append(store, *[b"value"] * 5)
+    append_each(store, *[b"value"] * 5)
     append(store, b"value", lane=0)
     write = Write()
     raw = store.get("journal.2", (4).to_bytes(8, "little"))
@@ -209,7 +330,7 @@ def test_a_record_under_another_seq_or_lane_is_damaged(store: Store) -> None:
 
 
 def test_a_replaced_record_lets_the_lane_go_on(store: Store) -> None:
-    append(store, *[b"value%d" % n for n in range(5)])
+    append_each(store, *[b"value%d" % n for n in range(5)])
     before = records(Journal(store).read(BULK, 1).data)
     damage(store, 3, HEADER)
     write = Write()
@@ -225,7 +346,7 @@ def test_a_replaced_record_lets_the_lane_go_on(store: Store) -> None:
 
 
 def test_a_missing_record_is_found_and_replaced(store: Store) -> None:
-    append(store, *[b"value"] * 4)
+    append_each(store, *[b"value"] * 4)
     write = Write()
     write.delete("journal.2", (2).to_bytes(8, "little"))
     store.apply(write)
@@ -249,7 +370,7 @@ def test_a_stray_key_beyond_the_tail_does_not_stop_the_lane(store: Store) -> Non
 
 def test_damaged_positions_are_derived_from_the_records(tmp_path: Path) -> None:
     with opened(tmp_path / "s") as store:
-        append(store, *(b"%d" % n for n in range(10)))
+        append_each(store, *(b"%d" % n for n in range(10)))
         mark(store, 6, 4, trim=4)
         before = Journal(store).state(BULK)
         raw = bytearray(store.get("lanes", bytes([BULK])) or b"")

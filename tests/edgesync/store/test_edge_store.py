@@ -76,7 +76,8 @@ def test_a_fork_keeps_records_and_begins_where_they_begin(tmp_path: Path) -> Non
 
 @pytest.mark.feature("S2")
 def test_a_damaged_record_becomes_a_loss_record_and_is_kept_aside(edge: EdgeStore) -> None:
-    append(edge, b"a", b"b", b"c")
+    for one in (b"a", b"b", b"c"):
+        append(edge, one)
     raw = flip(edge, 2)
     found = bodies(edge)  # stops before it
     assert found == [b"a"]
@@ -90,7 +91,8 @@ def test_a_damaged_record_becomes_a_loss_record_and_is_kept_aside(edge: EdgeStor
 
 
 def test_many_damaged_records_are_all_told(edge: EdgeStore) -> None:
-    append(edge, *(b"%d" % n for n in range(20)))
+    for n in range(20):
+        append(edge, b"%d" % n)
     for seq in (1, 7, 8, 20):
         flip(edge, seq)
     seen: list[bytes] = []
@@ -99,6 +101,23 @@ def test_many_damaged_records_are_all_told(edge: EdgeStore) -> None:
     assert [n for n in range(20) if seen[n] != b"%d" % n] == [0, 6, 7, 19]
     append(edge, b"after")
     assert len(bodies(edge)) == 21
+
+
+@pytest.mark.parametrize("first", [1, 8, 11])
+def test_a_damaged_row_of_many_records_is_told_record_by_record(
+    edge: EdgeStore, first: int
+) -> None:
+    append(edge, *(b"%d" % n for n in range(5)))
+    append(edge, *(b"%d" % n for n in range(5, 12)))  # 6 to 12
+    append(edge, *(b"%d" % n for n in range(12, 20)))
+    raw = flip(edge, 12)
+    seen: list[bytes] = []
+    while len(seen) < 21 - first:
+        seen += bodies(edge, first + len(seen))
+    lost = [n for n in range(first - 1, 20) if seen[n + 1 - first] != b"%d" % n]
+    assert lost == list(range(max(first - 1, 5), 12))
+    assert edge.quarantined()[-1] == (BULK, 12, raw)
+    assert edge.read(BULK, 13).last_chain == edge.state(BULK).tail_chain
 
 
 def test_what_is_retained_stays_below_safe(tmp_path: Path) -> None:
