@@ -12,12 +12,13 @@ from edgesync.rules.nodes import (
     filters,
     flow,
     profile,
+    rest,
     shaping,
     timing,
     transforms,
 )
 
-ROOMS: Final = (filters, transforms, enrich, actions, alarms, profile, flow, timing, shaping)
+ROOMS: Final = (filters, transforms, enrich, actions, alarms, profile, rest, flow, timing, shaping)
 NODES: Final[Mapping[str, type[Node]]] = {
     node.node_type: node for room in ROOMS for node in room.NODES
 }

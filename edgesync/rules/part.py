@@ -39,6 +39,7 @@ from edgesync.rules.message import (
 )
 from edgesync.rules.model import FAILURE
 from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
+from edgesync.rules.outward import Servers
 from edgesync.rules.state import State
 from edgesync.rules.worker.supervisor import ScriptWorker
 from edgesync.status import RuleNodeStatus, RulesStatus
@@ -85,6 +86,7 @@ class RulesPart(Part):
         self._state = State()
         self._facts = EdgeFacts(context, self._state)
         self._edge = Originator("EDGE", context.settings.edge.name)
+        self._servers = Servers(self.answer)
         self._worker: ScriptWorker | None = None
         self._problem = ""
         self._messages = 0
@@ -414,9 +416,8 @@ class RulesPart(Part):
                 problem = "this edge has no way to call devices"
                 message = reply_to.message.with_metadata(error=problem)
                 self.answer(reply_to, FAILURE, message)
-            case wanted.HttpRequest(reply_to=reply_to):
-                message = reply_to.message.with_metadata(error="this edge calls no servers")
-                self.answer(reply_to, FAILURE, message)
+            case wanted.HttpRequest():
+                self.context.parts.start_soon(self._servers.ask, effect)
             case wanted.ReplyToDevice(device, request_id, _):
                 log.warning("rules: nobody carries answers to %s (call %s)", device, request_id)
 

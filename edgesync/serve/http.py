@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from edgesync.parts.part import DoorPart
-from edgesync.status import Status
+from edgesync.status import RulesStatus, Status
 from edgesync_transport import descriptors
 from edgesync_transport.descriptors import QUESTIONS, Door
 
@@ -158,6 +158,8 @@ def health(status: Status) -> Page:
             f"{status.series} of {status.series_max} series: at the limit new ones are left out "
             "and known ones go on, raise [series] max"
         )
+    if status.rules is not None and status.rules.problem:
+        problems.append(f"rules: {status.rules.problem}")
     problems += descriptors.problems()  # worth knowing, and readings are stored all the same
     body = msgspec.json.encode({"ok": is_ok, "problems": problems})
     return (200 if is_ok else 503, b"application/json", body)
@@ -221,6 +223,8 @@ def _lines(status: Status) -> Iterator[str]:
         for name, kind, text in names if counts is not None else ():
             yield from _family(f"{door}_{name}", kind, text)
             yield f"edgesync_{door}_{name}{{{edge}}} {getattr(counts, name.removesuffix('_total'))}"
+    if status.rules is not None:
+        yield from _rules_lines(edge, status.rules)
     yield from _family("source_up", "gauge", "1 while the device answers.")
     for source in status.sources:
         up = float(source.state in ("online", "busy"))
@@ -229,6 +233,23 @@ def _lines(status: Status) -> Iterator[str]:
     for source in status.sources:
         name = _escaped(source.name)
         yield f'edgesync_source_errors_total{{{edge},source="{name}"}} {source.errors}'
+
+
+def _rules_lines(edge: str, rules: RulesStatus) -> Iterator[str]:
+    """Counts of nodes are those of the nodes that had a failure: a chain has hundreds."""
+    for name, text in (
+        ("messages", "Messages that came to the root chain."),
+        ("unhandled", "Failures of nodes that no connection took."),
+    ):
+        yield from _family(f"rules_{name}_total", "counter", text)
+        yield f"edgesync_rules_{name}_total{{{edge}}} {getattr(rules, name)}"
+    yield from _family("rules_good", "gauge", "0 while the files hold chains that do not run.")
+    yield f"edgesync_rules_good{{{edge}}} {float(not rules.problem)}"
+    yield from _family("rules_failures_total", "counter", "Messages that left a node by Failure.")
+    for one in rules.nodes:
+        if one.failures:
+            names = f'chain="{_escaped(one.chain)}",node="{_escaped(one.node)}"'
+            yield f"edgesync_rules_failures_total{{{edge},{names}}} {one.failures}"
 
 
 def _family(name: str, kind: str, text: str) -> Iterator[str]:

@@ -722,7 +722,8 @@ def test_the_fifteen_types_that_make_four_fifths_of_public_nodes_and_the_next_ar
         filter.TbMsgTypeSwitchNode filter.TbJsSwitchNode metadata.TbGetAttributesNode
         debug.TbMsgGeneratorNode profile.TbDeviceProfileNode edge.TbMsgPushToCloudNode"""
     then = """transform.TbChangeOriginatorNode rpc.TbSendRPCReplyNode
-        metadata.CalculateDeltaNode filter.TbOriginatorTypeFilterNode filter.TbMsgTypeFilterNode
+        rest.TbRestApiCallNode metadata.CalculateDeltaNode
+        filter.TbOriginatorTypeFilterNode filter.TbMsgTypeFilterNode
         metadata.TbGetTelemetryNode metadata.TbGetRelatedAttributeNode filter.TbCheckMessageNode
         flow.TbRuleChainOutputNode"""
     assert set(first.split()) <= NODES.keys()

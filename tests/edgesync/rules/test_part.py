@@ -16,6 +16,7 @@ from edgesync._native import batch
 from edgesync.errors import StoreFull
 from edgesync.model import Action, EntityType, Lane, RecordKind
 from edgesync.rules.defaults import default_chain
+from edgesync.serve.http import health, metrics
 from edgesync.status import RulesStatus
 from tests.edgesync.rules.chains import Node, exported
 from tests.sites import until
@@ -379,3 +380,23 @@ async def test_a_worker_that_dies_costs_its_message_and_comes_again(tmp_path: Pa
         await node.ingest([reading("t", 3)])
         assert sent(node) == [("t", 2), ("t", 6)]
         assert worker.starts == 2
+
+
+async def test_metrics_and_health_tell_of_rules(tmp_path: Path) -> None:
+    failing: Node = ("filter.TbJsFilterNode", "Warm", {"jsScript": "return msg.a.b > 5;"})
+    settings = site(tmp_path, exported([failing]))
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 1)])
+        lines = metrics(node.status()).decode().splitlines()
+        assert 'edgesync_rules_messages_total{edge="barn"} 1' in lines
+        assert 'edgesync_rules_unhandled_total{edge="barn"} 1' in lines
+        assert 'edgesync_rules_good{edge="barn"} 1.0' in lines
+        assert 'edgesync_rules_failures_total{edge="barn",chain="Root",node="Warm"} 1' in lines
+        (event,) = [one for one in told(node, EventType.LIFECYCLE) if one["what"] == "rule_failed"]
+        assert (event["node"], event["message"]) == ("Warm", '{"t":1}')
+        (tmp_path / "rules" / "0.json").write_bytes(b"no")
+        await until(lambda: bool(rules_of(node).problem))
+        code, _, body = health(node.status())
+        assert (code, json.loads(body)["ok"]) == (200, True)
+        assert "rules: 0.json: (file): is not JSON" in json.loads(body)["problems"][0]
+        assert 'edgesync_rules_good{edge="barn"} 0.0' in metrics(node.status()).decode()
