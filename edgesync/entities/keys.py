@@ -57,7 +57,7 @@ def _key(room: bytes, one: EntityId) -> bytes:
 
 
 def keys_of(one: EntityId) -> list[bytes]:
-    """Return all keys of an entity, its own record last: what is left without it is an orphan."""
+    """Return all keys of an entity, its own record last."""
     return [
         *(attributes_key(one, scope) for scope in Scope), relations_key(one), entity_key(one),
     ]  # fmt: skip

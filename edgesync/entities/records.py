@@ -1,8 +1,8 @@
 """Records of entities: what kind of thing is where, and how it is removed whole.   [sans-IO]
 
 An entity is there when its record has the field `created`. Fields of a record merge one by one, so
-two sites that create the same make one. What is left of an entity without a record is an *orphan*:
-somebody wrote to it beside its removal; whose edge it is removes it (removal.py).
+two sites that create the same make one. What is left of an entity that was removed is an *orphan*:
+somebody wrote to it beside that; whose edge it is removes it (removal.py).
 """
 
 from collections.abc import Iterator, Mapping

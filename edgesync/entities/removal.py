@@ -1,7 +1,7 @@
 """How an entity goes with all it has, and what is left of one written to beside that.  [sans-IO]"""
 
 from edgesync.entities.alarms import alarms_of
-from edgesync.entities.keys import RELATION, alarm_key, keys_of, room_of
+from edgesync.entities.keys import RELATION, alarm_key, entity_key, keys_of, room_of
 from edgesync.entities.model import EntityId, Scope
 from edgesync.entities.records import find
 from edgesync.entities.relations import relation_of
@@ -34,6 +34,17 @@ def remains(view: View, one: EntityId) -> dict[str, int]:
     if alarms := alarms_of(view, one):
         found["alarm"] = len(alarms)
     return found
+
+
+def was_removed(view: View, one: EntityId) -> bool:
+    """Return whether an entity was there and is not, though something of it may be left.
+
+    What somebody wrote to an entity that never was is no orphan, and stays.
+    """
+    if find(view, one) is not None:
+        return False
+    key = entity_key(one)
+    return bool(view.fields(key)) or view.was_removed(key)
 
 
 def plan_sweep(view: View, one: EntityId) -> list[Command]:

@@ -31,6 +31,10 @@ class View(Protocol):
         """Yield present hashes with a prefix, behind `after`, in order."""
         ...
 
+    def was_removed(self, key: bytes) -> bool:
+        """Return whether a key was there and is not; of one removed long ago nobody knows."""
+        ...
+
     def count(self, prefix: bytes, most: int) -> int:
         """Return about how many keys have a prefix, `most` if there are more."""
         ...
@@ -67,6 +71,10 @@ class SpaceView:
             space.now_ms = self._now_ms()
             yield from (name for name in names if space.type_of(name) == HASH)
             after = names[-1]
+
+    def was_removed(self, key: bytes) -> bool:
+        self._space.now_ms = self._now_ms()
+        return self._space.names(None, key, 1) == [key] and not self._space.type_of(key)
 
     def count(self, prefix: bytes, most: int) -> int:
         return len(self._space.names(None, prefix, most))

@@ -15,7 +15,7 @@ from edgesync.entities import alarms, attributes, records, relations
 from edgesync.entities.alarms import Alarm
 from edgesync.entities.keys import ALARM, entity_of, policies, room_of
 from edgesync.entities.model import ENTITIES_MAX, SHOWN, EntityId, Scope, entity
-from edgesync.entities.removal import plan_delete, remains
+from edgesync.entities.removal import plan_delete, remains, was_removed
 from edgesync.entities.view import Command, SpaceView
 from edgesync.errors import EntityError
 from edgesync.parts.entity_journal import EntityJournal
@@ -268,7 +268,7 @@ class EntitiesPart(Part):
                 self._alarm_changed(change.key[len(self._alarm_room) :].decode(errors="replace"))
             elif (named := entity_of(change.key)) is not None and named[1].edge == self.edge:
                 self._tell(*named)
-                if change.is_remote and records.find(self.view, named[1]) is None:
+                if change.is_remote and was_removed(self.view, named[1]):
                     self._journal.note_gone(named[1])
 
     def _alarm_changed(self, id_: str) -> None:

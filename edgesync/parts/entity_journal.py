@@ -16,8 +16,7 @@ from edgesync.entities import alarms
 from edgesync.entities.alarms import Alarm, Transition
 from edgesync.entities.keys import ROOMS, entity_of, room_of
 from edgesync.entities.model import EntityId
-from edgesync.entities.records import find
-from edgesync.entities.removal import plan_sweep, remains
+from edgesync.entities.removal import plan_sweep, remains, was_removed
 from edgesync.errors import StoreError
 from edgesync.model import Action, EntityType, Event, EventType, Lane
 
@@ -102,7 +101,7 @@ class EntityJournal:
             if at % SCANNED_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
         for at, one in enumerate(self._entities()):
-            if find(part.view, one) is None:
+            if was_removed(part.view, one):
                 self.note_gone(one)
             if at % SCANNED_A_TURN == 0:
                 await trio.lowlevel.checkpoint()

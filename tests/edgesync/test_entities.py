@@ -144,6 +144,22 @@ async def test_unassigned_while_the_edge_is_away_leaves_no_orphan(tmp_path: Path
             assert [one.id.name for one in entities.records()] == ["Barn"]
 
 
+async def test_what_is_written_to_an_entity_that_never_was_stays(tmp_path: Path) -> None:
+    sites = Sites(tmp_path)
+    async with sites.node("barn") as node, sites.hub():
+        plan = attributes.plan_set(hub_view(sites), SCALE, Scope.SHARED, {"limit": 1})
+        assert node.entities.records() == []
+        await sites.answers.run_commands(plan)
+        await settle(node)
+        await trio.sleep(0.3)  # time to remove it
+        await settle(node)
+    async with sites.node("barn") as node, sites.hub():
+        assert node.entities.attributes("device", "Scale 7", "shared") == {"limit": 1}
+        await settle(node)
+        assert attributes.read(hub_view(sites), SCALE, Scope.SHARED) == {"limit": 1}
+        assert told(node, "ENTITY") == []
+
+
 async def test_created_at_the_hub_it_waits_for_its_parent(tmp_path: Path) -> None:
     sites = Sites(tmp_path)
     async with sites.node("barn") as node, sites.hub():
