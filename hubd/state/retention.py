@@ -19,6 +19,7 @@ from hubd.state import pages, tables
 from hubd.state.database import Change
 from hubd.state.points import NOWHERE, SPANS_NS
 from hubd.state.rollups import HOUR_NS, HOURS, Bucket, aggregate, merge
+from hubd.state.windows import decoded
 
 # A step holds up the projectors for so many rows: some milliseconds of work. On a machine that
 # twelve others wanted, too, four times as many held them up for 150 ms (bench `questions`).
@@ -239,7 +240,7 @@ class _MergeHours(msgspec.Struct, frozen=True):
         parts = connection.execute(question).all()
         window = Window()
         for part in parts:
-            window.merge(Window.decode(part.data))
+            window.merge(decoded(part.data))
         connection.execute(table.delete().where(is_part))
         # Of two widths of one series, the one that was met first makes the hour.
         made = sa.select(table.c.revision).where(

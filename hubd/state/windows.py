@@ -7,7 +7,9 @@ import msgspec
 import sqlalchemy as sa
 
 from edgesync._native.window import Window
+from edgesync.errors import RecordError
 from hubd.state import tables
+from hubd.state.damage import StateDamaged
 
 # One page merges so many; beyond, it ends earlier.
 MERGED_MAX: Final = 20_000
@@ -78,10 +80,18 @@ def page(
     return found[:limit], len(found) > limit or len(rows) == limit * ratio
 
 
+def decoded(data: bytes) -> Window:
+    """Return a window as it was stored; raises StateDamaged."""
+    try:
+        return Window.decode(data)
+    except RecordError as error:
+        raise StateDamaged(f"a window of {len(data)} bytes is damaged: {error}") from error
+
+
 def _row(start_ns: int, parts: list[Any]) -> WindowRow:
     window = Window()
     for part in parts:
-        window.merge(Window.decode(part.data))
+        window.merge(decoded(part.data))
     low, high, first, last = window.min, window.max, window.first, window.last
     return WindowRow(
         start_ns=start_ns, parts=len(parts), revision=max(part.revision for part in parts),

@@ -11,10 +11,11 @@ import trio
 from edgesync._native.window import Window
 from edgesync.units import Seconds
 from hubd.settings import RetentionSection
-from hubd.state import State, points, retention, tables, upkeep
+from hubd.state import State, StateDamaged, points, retention, tables, upkeep
 from hubd.state.points import NOWHERE
 from hubd.state.rollups import HOUR_NS, HOURS, MINUTE_NS, Bucket, Level, merge
 from hubd.state.upkeep import passes
+from hubd.state.windows import WindowQuery, page
 from tests.hubd.conftest import kept_up, refusing
 from tests.hubd.state.filled import HOURS_BEGIN, write_hours
 
@@ -205,3 +206,18 @@ async def test_while_the_database_refuses_nothing_is_thinned_and_nothing_ends(
         while rows_of(state, tables.rollup_1m):  # noqa: ASYNC110
             await trio.sleep(0.001)
         nursery.cancel_scope.cancel()
+
+
+def test_a_damaged_window_is_damage_of_the_state(state: State) -> None:
+    """It is made again then. As what a record holds it ended upkeep, and the hub, at each start."""
+    fill(state)
+    rotten = tables.windows.update().where(tables.windows.c.start_ns == START)
+    state.write_now(lambda c: c.execute(rotten.values(data=b"\xc1 rubbish")))
+    with pytest.raises(StateDamaged, match="a window of 9 bytes"):
+        kept_up(state, RetentionSection(windows=Seconds(7200.0)), START + SPAN * HOUR_NS + 5)
+    wanted = WindowQuery(
+        edge="barn", series=1, width_ns=MINUTE_NS, merge_ns=HOUR_NS, from_ns=START,
+        to_ns=START + HOUR_NS,
+    )  # fmt: skip
+    with pytest.raises(StateDamaged, match="a window of 9 bytes"):
+        state.read_now(lambda c: page(c, wanted, 10))
