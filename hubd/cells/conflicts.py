@@ -25,6 +25,7 @@ from edgesync.cells.view import View
 
 # Beyond it the oldest goes; its cell stays as it is.
 CONFLICTS_MAX: Final = 10_000
+EXPIRED_A_TURN: Final = 256
 
 
 class Conflicts:
@@ -96,8 +97,8 @@ class Conflicts:
         return one is not None and one.found_ms < before_ms
 
     def expire(self, before_ms: int) -> None:
-        """Stop listing as open what nobody has resolved for long; the cells stay as they are."""
-        for number in list(self._open.values()):
+        """List some that nobody has resolved for long as open no more; cells stay as they are."""
+        for number in list(self._open.values())[:EXPIRED_A_TURN]:
             one = self.get(number)
             if one is None or one.found_ms >= before_ms:
                 return  # ids are given in the order of time

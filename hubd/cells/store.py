@@ -28,7 +28,9 @@ import msgspec
 from edgesync._native import batch
 from edgesync._native.batch import Record
 from edgesync._native.cells import Entry
+from edgesync._native.commands import keys_of
 from edgesync._native.hubkeys import HubKeys
+from edgesync._native.keyspace import STRING
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
@@ -73,6 +75,21 @@ REPLIES_BYTES_MAX: Final = 16 << 20
 # Of what they write, 512 for each operation besides: about a second of work. An entry of the log
 # that takes more memory than there is would end each start of the hub.
 WRITTEN_BYTES_MAX: Final = 64 << 20
+# Of elements that they look at, of sets and sorted sets ten times, for one takes as long: about two
+# seconds of work. The first that goes beyond it is the last: so it depends on what there is.
+LOOKED_AT_MAX: Final = 2_000_000
+ELEMENTS: Final = {
+    **dict.fromkeys(
+        b"sdiff sdiffstore sinter sintercard sinterstore sunion sunionstore zdiff zdiffstore "
+        b"zinter zintercard zinterstore zunion zunionstore".split(), 10,
+    ),
+    **dict.fromkeys(
+        b"hgetall hkeys hrandfield hvals lindex linsert lpos lrange lrem lset ltrim smembers sort "
+        b"sort_ro srandmember zcount zlexcount zrange zrangebylex zrangebyscore zrangestore zrank "
+        b"zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex "
+        b"zrevrangebyscore zrevrank".split(), 1,
+    ),
+}  # fmt: skip
 # Besides what stands in it, an element of a reply counts as so much.
 ELEMENT_BYTES: Final = 16
 # Instead of a generation in the mark, from when keys are found not to be those of the log until a
@@ -296,20 +313,39 @@ class HubCells(CellStore):
     def run_all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
         """Carry out commands; those for whose replies there is no room are not: TOO_LARGE.
 
-        Nor are those that write behind others that have written much: TOO_MUCH.
+        Nor are those that write behind others that have written much, or look at elements behind
+        others that have looked at many: TOO_MUCH, TOO_MANY.
         """
         room, replies = REPLIES_BYTES_MAX, list[Reply]()
-        most = self.space.written + WRITTEN_BYTES_MAX
+        most, left = self.space.written + WRITTEN_BYTES_MAX, LOOKED_AT_MAX
+        self.space.now_ms = self.now_ms()
         for request in requests:
             if self.space.written > most and _writes(request):
                 replies.append(TOO_MUCH)
                 continue
+            if looked_at := self._elements(request):
+                if left <= 0:
+                    replies.append(TOO_MANY)
+                    continue
+                left -= looked_at
             self.call.reply_max = max(room, 0)
             reply = self.run(list(request)) if room > 0 else TOO_LARGE
             room -= weight_of(reply)
             # What was taken away has to be given, however large.
             replies.append(reply if room >= 0 or _writes(request) else TOO_LARGE)
         return replies
+
+    def _elements(self, request: Sequence[bytes]) -> int:
+        """Return how many elements a command may look at, weighed as ELEMENTS says."""
+        name = request[0].lower()
+        if name not in ELEMENTS:
+            return 0
+        found = 0
+        for key in keys_of(TABLE[name], list(request)):
+            kind = self.space.type_of(key)
+            if kind and kind != STRING:
+                found += self.space.count(key, kind)
+        return found * ELEMENTS[name]
 
     def resolve(self, number: int, choice: Sequence[bytes]) -> None:
         """Resolve a conflict: WINNER, DOT r n or VALUE v; raises CommandError."""
@@ -614,6 +650,7 @@ class TooLarge(ReplyError):
 
 
 TOO_LARGE: Final = TooLarge(f"TOOLARGE replies of over {REPLIES_BYTES_MAX} bytes")
+TOO_MANY: Final = TooLarge(f"TOOLARGE commands that look at over {LOOKED_AT_MAX} elements")
 TOO_MUCH: Final = TooLarge(f"TOOLARGE commands that write over {WRITTEN_BYTES_MAX} bytes")
 
 

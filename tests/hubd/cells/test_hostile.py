@@ -12,16 +12,17 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from edgesync._native.resp import ReplyError
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec
-from hubd.cells import Answers, HubCells, conflicts
+from hubd.cells import Answers, HubCells, conflicts, store
 from hubd.cells import answers as module
 from hubd.cells.keyspaces import CELLS
-from hubd.cells.proposals import GiveUp, OutcomeUnknown, Run, Start, decode
-from hubd.cells.store import TOO_MUCH
+from hubd.cells.proposals import ExpireConflicts, GiveUp, OutcomeUnknown, Run, Start, decode
+from hubd.cells.store import TOO_MANY, TOO_MUCH
 from hubd.log.base import Entry, LogFull
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
@@ -189,6 +190,42 @@ def test_an_entry_writes_so_much_and_no_more(tmp_path: Path) -> None:
         assert last == 1 << 20  # what only reads goes on
         # The next entry has as much again.
         assert cells.carry_out(Run(copies), proposed(Run(copies)))[0] == 1
+
+
+def test_one_entry_expires_so_many_conflicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conflicts, "EXPIRED_A_TURN", 2)
+    with open_answers(tmp_path) as answers:
+        cells = begun(answers.cells)
+        for number in range(5):
+            key = f"k{number}"
+            meet(cells, (f"a{key}", ("SET", key, "1")), (f"b{key}", ("SET", key, "2")))
+        now_ms, counts = cells.now_ms() + 1, list[int]()
+        while (due := cells.due(0, now_ms)) == ExpireConflicts(now_ms):
+            cells.carry_out(due, proposed(due))
+            counts.append(cells.conflicts.open_count)
+        assert counts == [3, 1, 0]
+
+
+def test_commands_look_at_so_many_elements_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand intersections of large sets held everybody up for minutes (I16)."""
+    monkeypatch.setattr(store, "LOOKED_AT_MAX", 500)
+    with open_answers(tmp_path) as answers:
+        cells = begun(answers.cells)
+        for name, command in ((b"a", b"SADD"), (b"l", b"RPUSH")):
+            cells.run([command, name, *(b"%d" % number for number in range(20))])
+        empty = [b"SINTERCARD", b"2", b"a", b"none"]
+        assert cells.run_all([empty] * 5) == [0] * 3 + [TOO_MANY] * 2
+        assert cells.run_all([[b"LPOS", b"l", b"x"]] * 30) == [None] * 25 + [TOO_MANY] * 5
+        assert cells.run_all([empty] * 4 + [[b"SCARD", b"a"]]) == [0] * 3 + [TOO_MANY, 20]
+        # Each is carried out alone, however much there is.
+        monkeypatch.setattr(store, "LOOKED_AT_MAX", 1)
+        assert cells.run_all([empty]) == [0]
+        odd = [[b"SINTERCARD"], [b"SINTERCARD", b"9" * 99, b"a"], [b"SORT"], [b"LPOS", b"a", b"x"]]
+        assert all(isinstance(reply, ReplyError) for reply in cells.run_all(odd))
 
 
 async def test_what_was_answered_is_seen_though_its_commit_was_refused(

@@ -627,3 +627,10 @@ def test_in_any_order_of_answers_nothing_is_acknowledged_early_twice_or_out_of_o
             found.append(one.packet_id)
         assert set(found) <= answered
     assert found == [number for number, (qos, _) in enumerate(messages, start=1) if qos]
+
+
+def test_a_packet_id_that_is_not_acknowledged_is_not_used_again() -> None:
+    session = Session("c")
+    session.last_id = 65_534
+    session.unacked = {65_535: Publish(topic="t"), 1: Publish(topic="t")}
+    assert session.next_packet_id() == 2
