@@ -15,13 +15,15 @@ the hub cleared can be raised at once by the edge, as the next occurrence.
 import enum
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
+from msgspec import Meta
 
 from edgesync.entities.keys import ALARM, alarm_key, room_of
 from edgesync.entities.model import (
     ALARMS_MAX,
+    MS_MAX,
     SHOWN,
     EntityId,
     checked_name,
@@ -58,18 +60,21 @@ class Severity(enum.Enum):
             ) from None
 
 
+Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
+
+
 class Mark(msgspec.Struct, frozen=True):
     """Who did something to an occurrence, and when by their clock."""
 
-    at: int
+    at: Ms
     by: str = ""
 
 
 class Raised(msgspec.Struct, frozen=True):
     """An occurrence: from `at` to `end`, the last time that its condition was seen."""
 
-    at: int
-    end: int
+    at: Ms
+    end: Ms
     severity: str = Severity.INDETERMINATE.value
     details: Any = None
     by: str = ""

@@ -31,6 +31,9 @@ ENTITIES_MAX: Final = 50_000
 ALARMS_MAX: Final = 20_000
 DEPTH_MAX: Final = 32
 SHOWN: Final = 60
+# The year 2255: times of entities and alarms are told in nanoseconds, of 64 bits.
+MS_MAX: Final = 9_000_000_000_000
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{19}")
 
 
 class Scope(enum.Enum):
@@ -131,8 +134,11 @@ def _check_depth(value: Any, left: int) -> None:
 
 
 def decode_value(raw: bytes) -> Any:
-    """Return a value; what some client wrote and is no JSON is the text it is."""
+    """Return a value; what some client wrote and nobody could write again is the text it is."""
     try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        found = msgspec.json.decode(raw)
+        if _LONG_NUMBER.search(raw) or raw.count(b"[") + raw.count(b"{") > DEPTH_MAX:
+            encode_value("", found)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError, EntityError):
         return raw.decode(errors="replace")
+    return found

@@ -20,6 +20,7 @@ from edgesync.entities.keys import (
 from edgesync.entities.model import (
     ENTITIES_MAX,
     FIELD_BYTES_MAX,
+    MS_MAX,
     EntityId,
     checked_name,
     decode_value,
@@ -49,7 +50,8 @@ def find(view: View, one: EntityId) -> Record | None:
     created = fields.pop(CREATED, None)
     if created is None:
         return None
-    return Record(one, created if type(created) is int else 0, fields)
+    is_time = type(created) is int and 0 <= created <= MS_MAX
+    return Record(one, created if is_time else 0, fields)
 
 
 def list_records(

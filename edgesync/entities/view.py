@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from edgesync._native.clock import wall_ms_of
 from edgesync._native.keyspace import HASH
-from edgesync.entities.model import SHOWN
+from edgesync.entities.model import MS_MAX, SHOWN
 from edgesync.errors import EntityError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class SpaceView:
         found = {}
         for name in self.fields(key):
             dots = self._space.siblings(key, b"h" + name)
-            found[name] = wall_ms_of(max((dot.hlc for dot in dots), default=0))
+            found[name] = min(MS_MAX, wall_ms_of(max((dot.hlc for dot in dots), default=0)))
         return found
 
     def keys(self, prefix: bytes, after: bytes | None = None) -> Iterator[bytes]:
