@@ -134,6 +134,20 @@ class RulesStatus(msgspec.Struct, frozen=True, kw_only=True):
     nodes: tuple[RuleNodeStatus, ...] = ()
 
 
+class RpcStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls of devices that are open here, by state.
+
+    received  calls that came since the start
+    devices   those that somebody speaks for now
+    """
+
+    queued: int
+    sent: int
+    delivered: int
+    received: int
+    devices: int
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """readings and events count what was stored since the start; series are all known ones.
 
@@ -165,6 +179,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     mqtt: MqttStatus | None = None
     device_http: DeviceHttpStatus | None = None
     rules: RulesStatus | None = None
+    rpc: RpcStatus | None = None
     rss_bytes: int = 0
     resource_level: str = "unwatched"
 

@@ -28,9 +28,11 @@ from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
 from hubd.admission import Admission
 from hubd.api import fleet
+from hubd.api import rpc as rpc_api
 from hubd.api.app import make_app
 from hubd.api.context import Context
-from hubd.api.params import EdgesPage
+from hubd.api.errors import ApiError
+from hubd.api.params import CallBody, CallsPage, EdgesPage, OneCall, OneEdge, Params
 from hubd.api.server import serve_http
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Answers, HubCells, Keyspaces
@@ -50,6 +52,8 @@ from hubd.project import VIEWS, Live, Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import Enrolment, enrol_route
+from hubd.rpc.calls import Calls
+from hubd.rpc.service import RpcService
 from hubd.settings import Settings
 from hubd.state import UNREADABLE, State, open_state
 from hubd.state.copies import copy_schema, copy_state
@@ -298,8 +302,11 @@ async def _serve(
         series=settings.limits.series_limits(keyspaces.owner_of),
         memory_bytes=int(settings.state.memory),
     )
+    downlink = Delivery(Journal(registry.owned))
+    rpc = RpcService(Calls(registry.owned, downlink.journal), downlink, hub_log, keyspaces.owner_of)
+    downlink.observer = rpc
     retention = Retention(
-        hub_log, settings.log.policy(), [ProjectorReaders(state, projectors), keyspaces]
+        hub_log, settings.log.policy(), [ProjectorReaders(state, projectors), keyspaces, rpc]
     )
     tokens = TenantTokens()
     admission = Admission(registry, hold, folder, table, presence, keyspaces, tokens)
@@ -314,8 +321,8 @@ async def _serve(
         registry_problem=lambda: admission.problem,
         retention=lambda: retention.standing,
         all_answers=lambda: dict(keyspaces.all()),
+        rpc=rpc,
     )
-    downlink = Delivery(Journal(registry.owned))
     enrolment = Enrolment(registry, settings, server_key=keys.public)
     app = make_app(
         context,
@@ -345,6 +352,7 @@ async def _serve(
             nursery.start_soon(admission.watch, look)
             await nursery.start(keyspaces.run)
             nursery.start_soon(link.run)
+            nursery.start_soon(rpc.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
             nursery.start_soon(keep_up, state, settings.retention)
             nursery.start_soon(retention.run)
@@ -409,7 +417,37 @@ def _control_answers(
             await answers.give_up(edge)
         return {"retired": is_known}
 
-    return {"edges": edges, "status": status, "backup": copy, "retire": retire}
+    calls = {name: _asked(context, *one) for name, one in RPC_ANSWERS.items()}
+    return {"edges": edges, "status": status, "backup": copy, "retire": retire, **calls}
+
+
+# What of the API is asked over the control socket: parameters, and what answers.
+RPC_ANSWERS: Final[Mapping[str, tuple[type[Params], Callable[..., Awaitable[Any]]]]] = {
+    "rpc_send": (OneEdge, rpc_api.send),
+    "rpc_list": (CallsPage, rpc_api.calls),
+    "rpc_show": (OneCall, rpc_api.one_call),
+    "downlink": (OneEdge, rpc_api.downlink),
+}
+
+
+def _asked(context: Context, shape: type[Params], handler: Callable[..., Awaitable[Any]]) -> Answer:
+    """Return what answers as the API does, to the operator."""
+
+    async def answer(asked: Mapping[str, Any]) -> Any:
+        query = asked.get("query", {"edge": asked.get("edge", "")})
+        params = msgspec.convert(query, shape)
+        try:
+            if "body" in asked:
+                body = msgspec.json.decode(msgspec.json.encode(asked["body"]), type=CallBody)
+                return await handler(context, params, body)
+            if asked.get("clear") and context.rpc is not None:
+                await context.rpc.clear(str(query["edge"]))
+            return await handler(context, params)
+        except ApiError as error:
+            problem = error.problem
+            raise HubError(f"{problem.error}{problem.remedy and '; ' + problem.remedy}") from error
+
+    return answer
 
 
 def _receiver_settings(settings: Settings, start: int) -> ReceiverSettings:

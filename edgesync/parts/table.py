@@ -54,6 +54,10 @@ class SourceRow(NamedTuple):
 PARTS: Final[tuple[PartRow, ...]] = (
     PartRow("recorder", "edgesync.recorder:Recorder", Life.LOCAL),
     PartRow("link", "edgesync.parts.link:LinkPart", Life.LOCAL, databases=("dead",)),
+    PartRow(
+        "rpc", "edgesync.parts.rpc:RpcPart", Life.RUNNING,
+        lambda settings: bool(settings.hub.endpoint), ("rpc",),
+    ),
     PartRow("keys", "edgesync.parts.keys:KeysPart", Life.LOCAL, on_demand, ("cells",)),
     PartRow("entities", "edgesync.parts.entities:EntitiesPart", Life.LOCAL, on_demand),
     PartRow("points", "edgesync.parts.points:PointsPart", Life.LOCAL, on_demand, ("points",)),

@@ -13,6 +13,7 @@ from hubd.api.redis_json import Blob
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
 from hubd.project import Gap
+from hubd.rpc.calls import CallView
 from hubd.state.views import EventRow, SkipRow, Totals
 from hubd.state.windows import WindowRow
 
@@ -374,3 +375,10 @@ class Replicas(msgspec.Struct, frozen=True, kw_only=True):
 class Retired(msgspec.Struct, frozen=True, kw_only=True):
     edge: str
     replica: int
+
+
+class CallPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls of devices, the newest first."""
+
+    calls: list[CallView]
+    next: str | None = None

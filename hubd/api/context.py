@@ -13,6 +13,7 @@ from hubd.log.base import LogStats
 from hubd.log.retention import Standing
 from hubd.project import Live, Projectors
 from hubd.registry import DEFAULT_TENANT
+from hubd.rpc.service import RpcService
 from hubd.state import State
 
 
@@ -111,6 +112,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     registry_problem   returns what is wrong with the registry, "" for nothing
     retention          returns what the log keeps that is to go, and why
     all_answers        returns the keys of every tenant, by its name
+    rpc                calls of devices; None where nothing is told to edges
     """
 
     hub: Hub
@@ -125,6 +127,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     registry_problem: Callable[[], str] = str
     retention: Callable[[], Standing] = Standing
     all_answers: Callable[[], Mapping[str, Answers]] = dict
+    rpc: RpcService | None = None
 
     def sees(self, edge: str) -> bool:
         """Whether anything of this edge may be told here."""

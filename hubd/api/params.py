@@ -3,7 +3,7 @@
 import base64
 import re
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -176,6 +176,36 @@ class OneConflict(Params, frozen=True, kw_only=True):
     id: Annotated[int, Meta(description="number of a conflict, from 1 on", ge=1, le=(1 << 63) - 1)]
 
 
+CallState = Annotated[
+    Literal["QUEUED", "SENT", "DELIVERED", "ANSWERED", "EXPIRED"],
+    Meta(description="QUEUED, SENT, DELIVERED, ANSWERED or EXPIRED"),
+]
+DeviceName = Annotated[str, Meta(description="name of a device", min_length=1, max_length=255)]
+CallId = Annotated[
+    str, Meta(description="id of a call: letters, digits, _ . -", pattern="^[A-Za-z0-9_.-]{1,64}$")
+]
+WaitS = Annotated[
+    float, Meta(description="how long to wait until it is final, 0 to 25 s", ge=0, le=25)
+]
+
+
+class CallsPage(Params, frozen=True, kw_only=True):
+    edge: EdgeName | None = None
+    device: DeviceName | None = None
+    state: CallState | None = None
+    limit: Limit = 100
+    after: Cursor | None = None
+
+
+class EdgeCallsPage(CallsPage, frozen=True, kw_only=True):
+    edge: EdgeName
+
+
+class OneCall(Params, frozen=True, kw_only=True):
+    call: CallId
+    wait_s: WaitS = 0.0
+
+
 class LiveParams(Params, frozen=True, kw_only=True):
     edge: EdgeName | None = None
     series: Annotated[
@@ -205,6 +235,20 @@ class Commands(Body, frozen=True, kw_only=True):
 
     command: Request | None = None
     commands: Annotated[tuple[Request, ...], Meta(description="up to 1000 commands")] | None = None
+
+
+class CallBody(Body, frozen=True, kw_only=True):
+    """A call of a device. With an `id` it may be sent again, and is made once."""
+
+    device: DeviceName
+    method: Annotated[str, Meta(description="1 to 255 characters", min_length=1, max_length=255)]
+    params: Annotated[Any, Meta(description="any JSON")] = None
+    ttl_s: Annotated[
+        float, Meta(description="seconds until it is given up, 1 to 604800", ge=1, le=604_800)
+    ] = 60.0
+    one_way: Annotated[bool, Meta(description="whether no answer is wanted")] = False
+    id: CallId | None = None
+    wait_s: WaitS = 0.0
 
 
 class Choice(Body, frozen=True, kw_only=True):

@@ -18,12 +18,15 @@ from hubd.api import (
     keys,
     params,
     replicas,
+    rpc,
     series,
 )
 from hubd.api.body import read_json
 from hubd.api.context import Context
 from hubd.api.security import check_may_write
 from hubd.api.tenancy import Contexts
+from hubd.downlink.journal import DownlinkView
+from hubd.rpc.calls import CallView
 from hubd.state import QueryTooSlow
 
 PARAMETERS_MAX: Final = 100
@@ -137,6 +140,22 @@ ENDPOINTS: Final = (
         params.OneConflict, answers.ConflictView, conflicts.one_conflict,
     ),
     Endpoint(
+        f"{EDGE}/downlink", "What waits for an edge",
+        params.OneEdge, DownlinkView, rpc.downlink,
+    ),
+    Endpoint(
+        f"{EDGE}/rpc", "Calls of devices at an edge, the newest first",
+        params.EdgeCallsPage, answers.CallPage, rpc.edge_calls,
+    ),
+    Endpoint(
+        "/api/v1/rpc", "Calls of devices of all edges, the newest first",
+        params.CallsPage, answers.CallPage, rpc.calls,
+    ),
+    Endpoint(
+        "/api/v1/rpc/{call}", "One call of a device; may be waited for",
+        params.OneCall, CallView, rpc.one_call,
+    ),
+    Endpoint(
         "/api/v1/replicas", "Edges that keep a copy of the keys, and how far each is",
         params.EdgesPage, answers.Replicas, replicas.replicas,
     ),
@@ -184,6 +203,10 @@ ACTIONS: Final = (
     Action(
         "/api/v1/keys/command", "Carry out Redis commands on the keys; on disk when answered",
         params.Nothing, params.Commands, answers.CommandAnswer, keys.command, keys.is_writing,
+    ),
+    Action(
+        f"{EDGE}/rpc", "Call a device; stored when answered, delivered when it can be",
+        params.OneEdge, params.CallBody, CallView, rpc.send,
     ),
     Action(
         "/api/v1/conflicts/{id}/resolve", "Write to the cell of a conflict what is chosen",

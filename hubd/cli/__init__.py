@@ -39,7 +39,7 @@ def main(context: click.Context, config: Path) -> None:
 def _load() -> None:
     try:
         # Each adds its commands to `main`.
-        from hubd.cli import edges, entities, inspect, keys, run, tenants
+        from hubd.cli import edges, entities, inspect, keys, rpc, run, tenants
     except ModuleNotFoundError as error:
         if (error.name or "hubd").partition(".")[0] in ("hubd", "edgesync"):
             raise
@@ -50,7 +50,7 @@ def _load() -> None:
         )
         sys.exit(EX_UNAVAILABLE)
 
-    for module in (run, edges, tenants, keys, entities, inspect):
+    for module in (run, edges, tenants, rpc, keys, entities, inspect):
         module.register(main)
 
 

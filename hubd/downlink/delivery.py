@@ -42,9 +42,9 @@ class Observer(Protocol):
 class Delivery:
     """See the module. `take` never waits; `run` lasts until cancelled."""
 
-    def __init__(self, journal: Journal, observer: Observer | None = None) -> None:
+    def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._observer = observer
+        self.observer: Observer | None = None
         self._loads, self._wanted = trio.open_memory_channel[tuple[str, core.Load]](LOADS_MAX)
         self._floors: dict[str, dict[Lane, int]] = {}
         self._losses: list[tuple[str, core.Lost]] = []
@@ -99,13 +99,20 @@ class Delivery:
         else:
             await self._step(edge, core.Grown(lane, tail))
 
+    async def clear(self, edge: str) -> int:
+        """Give up all that waits for an edge; it is told. Returns how many records."""
+        count = await trio.to_thread.run_sync(self.journal.clear, edge)
+        if self._step is not None:
+            await self._step(edge, core.Regreet("what waited was given up"))
+        return count
+
     # -- tasks -----------------------------------------------------------------------------------
 
     async def run(self, step: Step) -> None:
         self._step = step
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_notes)
-            nursery.start_soon(self._keep_up)
+            nursery.start_soon(self._keep_up, step)
             async for edge, asked in self._wanted:
                 await self._load(edge, asked, step)
 
@@ -142,21 +149,22 @@ class Delivery:
         self, floors: dict[str, dict[Lane, int]], losses: list[tuple[str, core.Lost]]
     ) -> None:
         for edge, lost in losses:
-            if self._observer is not None:
-                self._observer.lost(edge, lost.lane, lost.first, lost.last, lost.reason)
+            if self.observer is not None:
+                self.observer.lost(edge, lost.lane, lost.first, lost.last, lost.reason)
         for edge, known in floors.items():
             self.journal.mark(edge, known)
-            if self._observer is not None:
+            if self.observer is not None:
                 for lane, floor in known.items():
-                    self._observer.arrived(edge, lane, floor)
+                    self.observer.arrived(edge, lane, floor)
 
-    async def _keep_up(self) -> None:
+    async def _keep_up(self, step: Step) -> None:
         while True:
             try:
                 gone = await trio.to_thread.run_sync(self.journal.give_up_old)
             except HubError as error:
                 log.error("downlink waits for the registry: %s", error)
             else:
-                if gone:
-                    log.error("downlink: %d records given up, they had waited for too long", gone)
+                for edge, count in gone.items():
+                    log.error("downlink: edge=%s given up=%d: waited for too long", edge, count)
+                    await step(edge, core.Regreet("what waited for too long was given up"))
             await trio.sleep(UPKEEP_S)

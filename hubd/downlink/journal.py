@@ -295,9 +295,12 @@ class Journal:
             trimmed_chain=f"{chain:016x}", nbytes=max(0, row.nbytes - freed), **values,
         )  # fmt: skip
 
-    def give_up_old(self, max_age_ns: int = AGE_MAX_NS) -> int:
-        """Trim what has waited for too long, from the front of each lane; returns how much."""
-        table, gone = tables.downlink_record, 0
+    def give_up_old(self, max_age_ns: int = AGE_MAX_NS) -> dict[str, int]:
+        """Trim what has waited for too long, from the front of each lane; returns how much.
+
+        A session that lasts must begin anew then.
+        """
+        table, gone = tables.downlink_record, dict[str, int]()
         before_ns = self._clock_ns() - max_age_ns
         with self._owned.write() as connection:
             oldest = connection.execute(
@@ -306,11 +309,14 @@ class Journal:
                 .group_by(table.c.edge, table.c.lane)
             ).all()
             for edge, lane, upto in oldest:
-                gone += self._give_up(connection, edge, lane, upto)
+                gone[edge] = gone.get(edge, 0) + self._give_up(connection, edge, lane, upto)
         return gone
 
     def clear(self, edge: str) -> int:
-        """Give up all that waits for an edge, which is told; returns how many records."""
+        """Give up all that waits for an edge, which is told; returns how many records.
+
+        A session that lasts must begin anew then.
+        """
         with self._owned.write() as connection:
             return sum(
                 self._give_up(connection, edge, row.lane, row.tail)

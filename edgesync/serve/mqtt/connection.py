@@ -41,6 +41,7 @@ from edgesync.serve.mqtt.packets import (
     Reason,
     Suback,
     Subscribe,
+    TrackedPublish,
     Unsuback,
     Unsubscribe,
     Will,
@@ -103,8 +104,14 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
 
 
 class Deliver(msgspec.Struct, frozen=True):
+    """Send a message, if it is subscribed to; its acknowledgement is `Delivered(ticket)`, if > 0.
+
+    Messages with a ticket are forgotten when the connection ends: who gave it sends them again.
+    """
+
     topic: str
     payload: bytes
+    ticket: int = 0
 
 
 class Elapsed(msgspec.Struct, frozen=True):
@@ -155,6 +162,16 @@ class Accept(msgspec.Struct, frozen=True, gc=False):
     publish: Publish
 
 
+class Delivered(msgspec.Struct, frozen=True):
+    """The client has acknowledged the message of `ticket`."""
+
+    ticket: int
+
+
+class Subscribed(msgspec.Struct, frozen=True):
+    """What the client subscribes to has changed."""
+
+
 class Release(msgspec.Struct, frozen=True):
     """The session has no connection any more; keep it for `expiry_s`, and see to its will."""
 
@@ -167,7 +184,7 @@ class Close(msgspec.Struct, frozen=True):
     """End the network connection, when what is to be sent has been."""
 
 
-Effect = Send | Authenticate | Accept | Release | Close
+Effect = Send | Authenticate | Accept | Delivered | Subscribed | Release | Close
 
 
 class State(enum.Enum):
@@ -266,7 +283,11 @@ class Connection:
             case Denied():
                 return self._refuse(event.reason, event.problem)
             case Deliver():
-                return self._deliver(Publish(topic=event.topic, payload=event.payload))
+                return self._deliver(
+                    TrackedPublish(topic=event.topic, payload=event.payload, ticket=event.ticket)
+                    if event.ticket
+                    else Publish(topic=event.topic, payload=event.payload)
+                )
             case Elapsed():
                 return self._elapsed(event, now)
             case Garbage():
@@ -354,7 +375,8 @@ class Connection:
         again = [
             Send(msgspec.structs.replace(one, dup=True)) for one in event.session.unacked.values()
         ]
-        return [answer, *again, *self._send_queued()]
+        known: list[Effect] = [Subscribed()] if event.session.subscriptions else []
+        return [answer, *again, *self._send_queued(), *known]
 
     def _refuse(self, reason: Reason, problem: str) -> list[Effect]:
         """Answer a CONNECT that is not accepted."""
@@ -473,7 +495,7 @@ class Connection:
         reasons = [self._subscribed(one) for one in looked_at]
         beyond = Reason.QUOTA_EXCEEDED if self.level == V5 else SUBSCRIPTION_REFUSED_311
         reasons += [beyond] * (len(packet.filters) - len(looked_at))
-        return [Send(Suback(packet_id=packet.packet_id, reasons=tuple(reasons)))]
+        return [Send(Suback(packet_id=packet.packet_id, reasons=tuple(reasons))), Subscribed()]
 
     def _subscribed(self, one: Filter) -> int:
         assert self.session is not None
@@ -502,9 +524,20 @@ class Connection:
         )  # fmt: skip
         if self.level != V5:
             reasons = ()
-        return [Send(Unsuback(packet_id=packet.packet_id, reasons=reasons))]
+        return [Send(Unsuback(packet_id=packet.packet_id, reasons=reasons)), Subscribed()]
 
     # -- what it is sent -----------------------------------------------------------------------
+
+    def granted(self, topic: str, size: int = 0) -> int | None:
+        """Return the QoS with which a message of `size` bytes would be sent; None: it is not."""
+        session = self.session
+        if self.state is not State.OPEN or session is None:
+            return None
+        if len(topic.encode()) + size + PUBLISH_HEAD_MAX > self._packet_max:
+            return None
+        return max(
+            (qos for one, qos in session.subscriptions.items() if matches(one, topic)), default=None
+        )
 
     def _deliver(self, message: Publish) -> list[Effect]:
         """Send a message if it is subscribed to; beyond the limits it is dropped and counted."""
@@ -543,8 +576,11 @@ class Connection:
 
     def _puback(self, packet: Puback) -> list[Effect]:
         assert self.session is not None
-        self.session.unacked.pop(packet.packet_id, None)
-        return self._send_queued()
+        message = self.session.unacked.pop(packet.packet_id, None)
+        known: list[Effect] = []
+        if isinstance(message, TrackedPublish):
+            known = [Delivered(message.ticket)]
+        return [*known, *self._send_queued()]
 
     # -- its end -------------------------------------------------------------------------------
 
@@ -592,6 +628,7 @@ class Connection:
         found.append(Close())
         if was_open:
             assert self.session is not None
+            self.session.forget_tracked()
             will = self._connect.will if self._connect is not None and is_will_due else None
             found.append(Release(self.session, self._expiry_s, will))
         return found

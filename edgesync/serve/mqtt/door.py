@@ -18,6 +18,7 @@ from edgesync.settings import LOOPBACK, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgesync.serve.mqtt.calls import Rpc
     from edgesync.serve.mqtt.server import Recorder
     from edgesync.serve.mqtt.shared import Entities
 
@@ -49,7 +50,7 @@ class MqttPart(DoorPart):
         try:
             self._server = mqtt_server(
                 context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
-                entities=lambda: context.parts.get("entities"),
+                entities=lambda: context.parts.get("entities"), rpc=context.parts.get("rpc"),
             )  # fmt: skip
         except ConfigError as error:
             log.error("no %s: %s", self.offer, error)
@@ -70,6 +71,7 @@ def mqtt_server(
     *,
     wall_ns: "Callable[[], int]",
     entities: "Callable[[], Entities]",
+    rpc: "Rpc | None" = None,
 ) -> MqttServer:
     """Return the server that `[mqtt]` describes; raises ConfigError."""
     section = settings.mqtt
@@ -79,6 +81,7 @@ def mqtt_server(
         CredentialsFile(folder / section.devices, anonymous=section.anonymous),
         tls=server_tls(section, "mqtt", folder) if section.tls_port else None,
         reserved={device.name for device in settings.modbus},
+        rpc=rpc,
         wall_ns=wall_ns,
         entities=entities,
     )

@@ -164,6 +164,12 @@ class Publish(_Struct, frozen=True):
     properties: Properties = {}
 
 
+class TrackedPublish(Publish, frozen=True):
+    """... of a server, whose acknowledgement somebody waits for under `ticket`."""
+
+    ticket: int = 0
+
+
 class Acknowledgement(_Struct, frozen=True):
     """PUBACK, PUBREC, PUBREL and PUBCOMP."""
 

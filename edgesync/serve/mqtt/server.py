@@ -22,6 +22,7 @@ import trio
 
 from edgesync.errors import RecordError, StoreError, TooManySeries
 from edgesync.model import EntityType, Event, EventType, Reading
+from edgesync.serve.mqtt.calls import DoorCalls, Rpc
 from edgesync.serve.mqtt.client import READ, WRITE, Client
 from edgesync.serve.mqtt.connection import (
     Accept,
@@ -31,6 +32,7 @@ from edgesync.serve.mqtt.connection import (
     Close,
     Connection,
     Deliver,
+    Delivered,
     Denied,
     Effect,
     Elapsed,
@@ -40,6 +42,7 @@ from edgesync.serve.mqtt.connection import (
     Lost,
     Release,
     Send,
+    Subscribed,
 )
 from edgesync.serve.mqtt.connection import Event as ConnectionEvent
 from edgesync.serve.mqtt.credentials import CredentialsFile
@@ -111,6 +114,7 @@ class MqttServer:
 
     reserved   names of entities that no client may use: those of other sources
     entities   opens those of this edge, when something needs them
+    rpc        calls of devices; None: nobody calls them, nor answers them
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class MqttServer:
         *,
         tls: ssl.SSLContext | None = None,
         reserved: Collection[str] = (),
+        rpc: Rpc | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         entities: Callable[[], Entities],
     ) -> None:
@@ -139,7 +144,9 @@ class MqttServer:
         self._api = ThingsBoard(
             ToldLimits(int(section.packet_limit), section.inflight_max),
             cast=section.type_cast, may_name=self._may_name, attributes=self._attributes,
+            answers=rpc.answers if rpc is not None else lambda _method: False,
         )  # fmt: skip
+        self._calls = DoorCalls(rpc, self._deliver) if rpc is not None else None
         self._map = TopicMap(section.topics, cast=section.type_cast, may_name=self._may_name)
         self._clients: dict[int, Client] = {}
         self._strangers: dict[int, Client] = {}  # who has not said who it is, oldest first
@@ -440,6 +447,12 @@ class MqttServer:
                     self._take(client, effect)
                 case Authenticate():
                     self._authenticate(client, effect.connect)
+                case Delivered(ticket):
+                    if self._calls is not None:
+                        self._calls.acknowledged(ticket)
+                case Subscribed():
+                    if self._calls is not None:
+                        self._calls.subscribed(client)
                 case Release():
                     self._release(client, effect)
                 case Close():
@@ -487,6 +500,8 @@ class MqttServer:
     def _release(self, client: Client, effect: Release) -> None:
         key = client.key
         assert key is not None
+        if self._calls is not None:
+            self._calls.released(client)
         if self._by_key.get(key) is client:
             del self._by_key[key]
         self._attributes.released(client)
@@ -531,8 +546,11 @@ class MqttServer:
 
     def _push(self, client: Client, topic: str, payload: bytes) -> None:
         """Send something that nobody has asked for now."""
+        self._deliver(client, Deliver(topic, payload))
+
+    def _deliver(self, client: Client, message: Deliver) -> None:
         if self._is_there(client):
-            self._step(client, Deliver(topic, payload))
+            self._step(client, message)
             self._pushed.set()
 
     async def _flush_pushes(self) -> None:
@@ -646,6 +664,10 @@ class MqttServer:
                 raise failures[0]
         if any(item.message.has_reports for item in items):
             await self._attributes.wait_durable()
+        answers = [one for item in items for one in item.message.answers]
+        if answers and self._calls is not None:
+            for problem in await self._calls.store(answers):
+                log.warning("mqtt: %s", problem)
         self._readings += len(readings)
 
     async def _emit(self, event: Event, failures: list[StoreError]) -> None:
@@ -689,6 +711,12 @@ class MqttServer:
             self._step(client, Answered(item.token, item.reason, item.problem))
             for topic, payload in item.message.replies:
                 self._step(client, Deliver(topic, payload))
+            if self._calls is not None and self._is_there(client):
+                for call in item.message.calls:
+                    self._nursery.start_soon(self._calls.answer, client, call)
+                message = item.message
+                if (message.children or message.gone) and not client.is_closing:
+                    self._calls.note_children(client, message.children, message.gone)
             self._resume(client)
 
     def _is_kept(self, item: _Item) -> bool:

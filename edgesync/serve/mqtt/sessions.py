@@ -7,7 +7,7 @@ they had published and was acknowledged is in the store.
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Final
 
-from edgesync.serve.mqtt.packets import Property, Publish, Will
+from edgesync.serve.mqtt.packets import Property, Publish, TrackedPublish, Will
 
 if TYPE_CHECKING:
     import collections
@@ -38,6 +38,19 @@ class Session:
         self.expires_at = float("inf")
         self.will: Will | None = None
         self.will_at = float("inf")
+
+    def forget_tracked(self) -> None:
+        """Forget messages that somebody sends again once the client is back.
+
+        They may have been given up by then, which a session does not know.
+        """
+        for packet_id, message in list(self.unacked.items()):
+            if isinstance(message, TrackedPublish):
+                del self.unacked[packet_id]
+        if self.queue:
+            kept = [one for one in self.queue if not isinstance(one, TrackedPublish)]
+            self.queue.clear()
+            self.queue.extend(kept)
 
     def next_packet_id(self) -> int:
         while True:

@@ -1,13 +1,14 @@
 """Topics of ThingsBoard's device and gateway API: what a message on each of them means.   [sans-IO]
 
-What is not there yet is answered so that clients go on: a call gets an error, firmware is not
-there. docs/mqtt.md lists all of it.
+What is not there yet is answered so that clients go on: firmware is not there. docs/mqtt.md lists
+all of it.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
+from msgspec import Raw
 
 from edgesync.model import Action, EntityType, Event, EventType, Reading, Value
 from edgesync.serve.mqtt.packets import Reason
@@ -57,9 +58,28 @@ class ToldLimits(msgspec.Struct, frozen=True):
     inflight_max: int
 
 
+class CallAnswer(msgspec.Struct, frozen=True):
+    """What a device answers to the call it was sent under `number`."""
+
+    device: str
+    number: int
+    answer: Raw
+
+
+class DeviceCall(msgspec.Struct, frozen=True):
+    """What a device calls here; the answer goes to `topic`."""
+
+    device: str
+    method: str
+    params: Any
+    topic: str
+
+
 class Message(msgspec.Struct):
     """What a message comes to: what to store, what to answer, and what of it was refused.
 
+    answers      to calls that devices were sent; to be stored, too
+    calls        of devices, to be answered here
     has_reports  attributes were taken in memory, which are to be on disk before the answer
     children  devices that a gateway speaks for from now on
     gone      … and one that it speaks for no more
@@ -69,6 +89,8 @@ class Message(msgspec.Struct):
     events: list[Event] = []
     replies: list[tuple[str, bytes]] = []
     refused: list[str] = []
+    answers: list[CallAnswer] = []
+    calls: list[DeviceCall] = []
     has_reports: bool = False
     children: list[str] = []
     gone: str = ""
@@ -100,16 +122,23 @@ class ThingsBoard:
     cast        text that is a number is one
     may_name    whether a gateway may speak for an entity of this name
     attributes  of devices
+    answers     whether somebody here answers what devices call under a name
     """
 
     def __init__(
-        self, limits: ToldLimits, *, cast: bool, may_name: Callable[[Device, str], bool],
+        self,
+        limits: ToldLimits,
+        *,
+        cast: bool,
+        may_name: Callable[[Device, str], bool],
         attributes: Attributes,
-    ) -> None:  # fmt: skip
+        answers: Callable[[str], bool] = lambda _method: False,
+    ) -> None:
         self._attributes_of = attributes
         self._limits = limits
         self._cast = cast
         self._may_name = may_name
+        self._answers = answers
         self._exact: Mapping[str, Callable[[Device, bytes, int], Message]] = {
             DEVICE + "telemetry": self._telemetry,
             "v2/t": self._telemetry,
@@ -122,14 +151,20 @@ class ThingsBoard:
             GATEWAY + "connect": self._of_gateway(self._gateway_connect("online")),
             GATEWAY + "disconnect": self._of_gateway(self._gateway_connect("offline")),
             GATEWAY + "attributes/request": self._of_gateway(self._gateway_request),
+            GATEWAY + "rpc": self._of_gateway(self._gateway_answer),
         }
         self._requests: Sequence[tuple[str, str, Callable[[Device, bytes], bytes]]] = (
             (DEVICE + "attributes/request/", DEVICE + "attributes/response/", self._request),
-            (DEVICE + "rpc/request/", DEVICE + "rpc/response/", self._call),
             ("v2/a/req/j/", "v2/a/res/j/", self._request),
             ("v2/a/req/", "v2/a/res/", self._request),
-            ("v2/r/req/j/", "v2/r/res/j/", self._call),
-            ("v2/r/req/", "v2/r/res/", self._call),
+        )
+        self._rpc: Sequence[tuple[str, Callable[[Device, str, bytes], Message]]] = (
+            (DEVICE + "rpc/request/", self._calling(DEVICE + "rpc/response/")),
+            ("v2/r/req/j/", self._calling("v2/r/res/j/")),
+            ("v2/r/req/", self._calling("v2/r/res/")),
+            (DEVICE + "rpc/response/", self._answer),
+            ("v2/r/res/j/", self._answer),
+            ("v2/r/res/", self._answer),
         )
 
     def message(self, device: Device, topic: str, payload: bytes, now_ns: int) -> Message | None:
@@ -143,11 +178,11 @@ class ThingsBoard:
         if not topic.startswith(("v1/", "v2/", "/provision/")):
             return None
         for prefix, answer, handle in self._requests:
-            if topic.startswith(prefix):
-                number = topic[len(prefix) :]
-                if not number.isalnum() or len(number) > REQUEST_ID_CHARS_MAX:
-                    break
+            if number := _number_in(topic, prefix):
                 return Message(replies=[(answer + number, handle(device, payload))])
+        for prefix, act in self._rpc:
+            if number := _number_in(topic, prefix):
+                return act(device, number, payload)
         if topic.startswith(("v2/fw/request/", "v2/sw/request/")):
             return Message(replies=[(topic[:6] + "error", f"firmware: {NOT_YET}".encode())])
         if topic.startswith((DEVICE, GATEWAY, "v2/", "/provision/")):
@@ -238,12 +273,28 @@ class ThingsBoard:
         }
         return msgspec.json.encode({scope: values for scope, values in read.items() if values})
 
-    def _call(self, device: Device, payload: bytes) -> bytes:
-        found = parse_json(payload)
-        if not isinstance(found, dict) or not isinstance(found.get("method"), str):
-            raise BadPayload("method", "is missing")
-        if found["method"] != "getSessionLimits":
-            return msgspec.json.encode({"error": f"calls of devices: {NOT_YET}"})
+    def _calling(self, answer: str) -> Callable[[Device, str, bytes], Message]:
+        """Return what takes calls of devices, which are answered on `answer` and their number."""
+
+        def call(device: Device, number: str, payload: bytes) -> Message:
+            found, topic = parse_json(payload), answer + number
+            if not isinstance(found, dict) or not isinstance(found.get("method"), str):
+                raise BadPayload("method", "is missing")
+            method = found["method"]
+            if method == "getSessionLimits":
+                return Message(replies=[(topic, self._session_limits(device))])
+            if not self._answers(method):
+                error = f"nobody answers {method[:100]!r} at this edge"
+                return Message(replies=[(topic, msgspec.json.encode({"error": error}))])
+            return Message(calls=[DeviceCall(device.name, method, found.get("params"), topic)])
+
+        return call
+
+    def _answer(self, device: Device, number: str, payload: bytes) -> Message:
+        parse_json(payload)
+        return Message(answers=[CallAnswer(device.name, _call_number(number), Raw(payload))])
+
+    def _session_limits(self, device: Device) -> bytes:
         none = {"messages": "", "telemetryMessages": "", "telemetryDataPoints": ""}
         limits: dict[str, object] = {
             "maxPayloadSize": self._limits.payload_max,
@@ -323,6 +374,14 @@ class ThingsBoard:
 
         return connect
 
+    def _gateway_answer(self, device: Device, found: Mapping[str, Any], _now_ns: int) -> Message:
+        child = self._child(device, "device", found.get("device"))
+        number = found.get("id")
+        if type(number) is not int or "data" not in found:
+            raise BadPayload("id" if "data" in found else "data", "is missing")
+        answer = Raw(msgspec.json.encode(found["data"]))
+        return Message(answers=[CallAnswer(child, number, answer)])
+
     def _gateway_request(self, device: Device, found: Mapping[str, Any], _now_ns: int) -> Message:
         number = found.get("id")
         if type(number) is not int:
@@ -353,6 +412,18 @@ def _listed(field: str, names: Any) -> list[str]:
 def _single(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return how the value of the one attribute is told; of one that is not there, nothing."""
     return {"value": next(iter(found.values()))} if found else {}
+
+
+def _number_in(topic: str, prefix: str) -> str:
+    """Return the request's number at the end of a topic; "" for another topic, or none."""
+    number = topic[len(prefix) :] if topic.startswith(prefix) else ""
+    return number if number.isalnum() and len(number) <= REQUEST_ID_CHARS_MAX else ""
+
+
+def _call_number(text: str) -> int:
+    if not text.isdecimal() or len(text) > 10:
+        raise BadPayload("topic", f"{text[:40]!r} is no number of a call")
+    return int(text)
 
 
 def may_subscribe(device: Device, topic_filter: str) -> bool:

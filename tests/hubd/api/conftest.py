@@ -15,7 +15,13 @@ from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
 from hubd.cells import HubCells
 from hubd.client import HubClient
+from hubd.downlink.delivery import Delivery
+from hubd.downlink.journal import Journal
+from hubd.log.memory import MemoryLog
 from hubd.project import Live, Projectors, apply_entries
+from hubd.registry import open_registry
+from hubd.rpc.calls import Calls, NewCall
+from hubd.rpc.service import RpcService
 from hubd.state import State, open_state
 from tests.hubd.batches import START_NS, Edge
 from tests.hubd.keys import meet, open_answers
@@ -82,13 +88,27 @@ def fill_keys(cells: HubCells) -> None:
 
 
 @pytest.fixture
+def rpc(tmp_path: Path) -> Iterator[RpcService]:
+    """Calls of devices: one, of acme's barn, which waits for its edge."""
+    with contextlib.closing(open_registry(tmp_path)) as registry:
+        for tenant, edge in (("acme", "barn"), ("bolt", "shop")):
+            registry.tenants.add(tenant)
+            registry.enrolments.invite(edge, tenant=tenant, valid_s=900)
+        journal = Journal(registry.owned)
+        calls = Calls(registry.owned, journal, clock_ns=lambda: NOW_NS)
+        call = NewCall(device="scale", method="tare", params=b'{"a":1}', ttl_s=60, id="basket")
+        calls.send("acme", "barn", call)
+        yield RpcService(calls, Delivery(journal), MemoryLog(), lambda _edge: "acme")
+
+
+@pytest.fixture
 def state(tmp_path: Path) -> Iterator[State]:
     with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
         yield state
 
 
 @pytest.fixture
-def context(state: State, tmp_path: Path) -> Iterator[Context]:
+def context(state: State, rpc: RpcService, tmp_path: Path) -> Iterator[Context]:
     live = Live()
     projectors = Projectors(live)
     fill(state, projectors)
@@ -109,6 +129,7 @@ def context(state: State, tmp_path: Path) -> Iterator[Context]:
             settings=ApiSettings(allowed_hosts=("testserver",)),
             version="0.1.0",
             now_ns=lambda: NOW_NS,
+            rpc=rpc,
         )
 
 

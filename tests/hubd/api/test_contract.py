@@ -10,7 +10,7 @@ import pytest
 from hubd.api import errors, routes
 from tests.hubd.batches import START_NS
 
-SAMPLES = {"edge": "barn", "entity": "meter0", "key": "ActivePower", "id": "1"}
+SAMPLES = {"edge": "barn", "entity": "meter0", "key": "ActivePower", "id": "1", "call": "basket"}
 
 
 @pytest.fixture

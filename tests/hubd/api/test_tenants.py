@@ -33,13 +33,13 @@ pytestmark = pytest.mark.feature("C14")
 
 # Of acme: its edge, what that has measured, its keys. Nothing of these may reach bolt.
 SECRETS = ("barn", "IsOpen", "Frequency", "basket", "squeaks", "acme")
-IDS = {"edge": "barn", "key": "basket", "id": "1"}
+IDS = {"edge": "barn", "key": "basket", "id": "1", "call": "basket"}
 # What any other value would be refused for, whoever asks.
 SAMPLES = {
     "entity": "meter0", "key": "ActivePower", "from": "0", "to": "-1s", "resolution": "raw",
     "limit": "5", "width_s": "60", "merge_s": "120", "type": "alarm", "action": "added",
     "lane": "bulk", "status": "stored", "text": "a", "prefix": "p", "series": "ff", "wait_s": "0",
-    "encoding": "text", "edge": "barn", "tenant": "bolt",
+    "encoding": "text", "edge": "barn", "tenant": "bolt", "state": "QUEUED", "device": "scale",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from edgesync.serve.mqtt.connection import (
     Close,
     Connection,
     Deliver,
+    Delivered,
     Denied,
     Effect,
     Elapsed,
@@ -26,6 +27,7 @@ from edgesync.serve.mqtt.connection import (
     Release,
     Send,
     State,
+    Subscribed,
 )
 from edgesync.serve.mqtt.packets import (
     V5,
@@ -97,7 +99,7 @@ class Client:
 
 
 def sent(effects: list[Effect]) -> list[Packet]:
-    assert all(isinstance(one, Send) for one in effects)
+    assert all(isinstance(one, Send | Subscribed) for one in effects)
     return [one.packet for one in effects if isinstance(one, Send)]
 
 
@@ -634,3 +636,27 @@ def test_a_packet_id_that_is_not_acknowledged_is_not_used_again() -> None:
     session.last_id = 65_534
     session.unacked = {65_535: Publish(topic="t"), 1: Publish(topic="t")}
     assert session.next_packet_id() == 2
+
+
+def test_a_message_with_a_ticket_tells_of_its_acknowledgement_and_dies_with_the_connection() -> (
+    None
+):
+    client = Client()
+    client.step(Subscribe(packet_id=1, filters=(Filter("t", 1),)))
+    (first,) = sent(client.step(Deliver("t", b"1", ticket=7)))
+    assert isinstance(first, Publish)
+    assert client.step(Puback(packet_id=first.packet_id)) == [Delivered(7)]
+    client.step(Deliver("t", b"2", ticket=8))
+    client.step(Deliver("t", b"3"))
+    session = client.connection.session
+    assert session is not None
+    client.step(Lost())
+    assert [one.payload for one in session.unacked.values()] == [b"3"]
+
+
+def test_whether_a_message_would_be_sent_is_known_before() -> None:
+    client = Client()
+    assert client.connection.granted("t") is None
+    client.step(Subscribe(packet_id=1, filters=(Filter("t", 0), Filter("u/+", 1))))
+    assert (client.connection.granted("t"), client.connection.granted("u/1")) == (0, 1)
+    assert client.connection.granted("v") is None

@@ -300,7 +300,7 @@ def test_what_is_not_there_yet_is_answered_so_that_clients_go_on() -> None:
 @pytest.mark.parametrize(
     "topic",
     [
-        ME + "claim", ME + "rpc/response/1", ME + "nothing", "v2/t/p", "v1/gateway/rpc",
+        ME + "claim", ME + "rpc/response/", ME + "nothing", "v2/t/p",
         "v1/gateway/claim", "/provision/request", ME + "rpc/request/", ME + "rpc/request/1/2",
     ],
 )  # fmt: skip

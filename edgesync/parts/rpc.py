@@ -1,0 +1,312 @@
+"""Calls of devices: from the hub to whoever speaks for a device here, and answers back.
+
+    async with node.part("rpc").serve("pump") as calls:
+        async for call in calls:
+            await call.answer({"done": call.method})
+
+A call is on disk before it counts as taken, and each of its states is stored with the report that
+tells the hub, in one transaction (I2). Doors for devices use `attach`, `delivered` and `answered`.
+"""
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgspec
+import trio
+from msgspec import Raw
+
+from edgesync._native import event as event_codec
+from edgesync._native.write import Write
+from edgesync.errors import StoreError
+from edgesync.model import Event, EventType, Lane, RecordKind
+from edgesync.parts.part import Context, Part
+from edgesync.rpc.model import Report, State, parse_request, report_event
+from edgesync.rpc.queue import Call, CallQueue, Effect, Forget, Note, Send
+from edgesync.status import RpcStatus
+
+if TYPE_CHECKING:
+    from edgesync.parts.link import LinkPart
+
+log = logging.getLogger(__name__)
+
+DATABASE: Final = "rpc"
+NUMBER_KEY: Final = b"rpc number"
+META: Final = "meta"
+# Numbers are what devices see: ThingsBoard's clients read 32 bits.
+NUMBER_MAX: Final = 2**31 - 1
+RETRY_S: Final = 1.0
+# What is due is looked at so often; `due_ns` is on a clock that may be set.
+TICK_S: Final = 0.25
+SERVED_MAX: Final = 100
+
+Method = Callable[[str, Any], Awaitable[Any]]
+
+
+class Speaker(Protocol):
+    """Who speaks for a device: a connection, or a program."""
+
+    def send_call(self, call: Call) -> bool | None:
+        """Write a call; returns whether the device acknowledges it, None when it is gone."""
+        ...
+
+
+class RpcPart(Part):
+    """See the module."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.queue = CallQueue()
+        self._speakers: dict[str, Speaker] = {}
+        self._methods: dict[str, Method] = {}
+        self._notes: list[Effect] = []
+        self._flushing = trio.Lock()
+        self._has_notes = trio.Event()
+        self._next = 1
+        self.received = self.refused = 0
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take in the calls that wait, and be whom the link gives new ones."""
+        store = self.context.recorder.store.store
+        rows = store.scan(DATABASE, limit=1 << 20)
+        self.queue = CallQueue([msgspec.msgpack.decode(raw, type=Call) for _, raw in rows])
+        kept = store.get(META, NUMBER_KEY)
+        self._next = int.from_bytes(kept, "big") + 1 if kept else 1
+        link: LinkPart = self.context.parts.get("link")
+        link.handlers[EventType.RPC_REQUEST] = self
+
+    async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_notes)
+            nursery.start_soon(self._keep_time)
+            task_status.started()
+
+    def status(self) -> Mapping[str, Any]:
+        states = [call.state for call in self.queue.open_calls()]
+        return {
+            "rpc": RpcStatus(
+                queued=states.count(State.QUEUED),
+                sent=states.count(State.SENT),
+                delivered=states.count(State.DELIVERED),
+                received=self.received,
+                devices=len(self._speakers),
+            )
+        }
+
+    def now_ns(self) -> int:
+        """Return the hub's time, as well as it is known here: that set when calls expire."""
+        link: LinkPart = self.context.parts.get("link")
+        offset_s = link.driver.sender.clock_offset_s if link.driver is not None else None
+        return self.context.wall_ns() - int((offset_s or 0.0) * 1e9)
+
+    # -- from the hub (edgesync.sync.inbound.Handler) --------------------------------------------
+
+    def stage(self, write: Write, event: Event) -> Callable[[], None]:
+        from edgesync.sync.inbound import NoRoom
+
+        request, now_ns = parse_request(event.body), self.now_ns()
+        if self.queue.knows(request.id):
+            return _nothing  # told again by a hub that was restored
+        if request.expires_ns <= now_ns:
+            report = Report(
+                id=request.id, state=State.EXPIRED, at_ns=now_ns, method=request.method,
+                one_way=request.one_way, reason="its time had passed when it came to the edge",
+            )  # fmt: skip
+            _append(write, report_event(event.entity_id, report))
+            return _nothing
+        forgotten = self.queue.room(now_ns)
+        if forgotten is None:
+            raise NoRoom(f"{len(self.queue)} calls of devices wait at the edge, no more may")
+        for one in forgotten:
+            self._write(write, one)
+        call = Call(
+            number=self._next, id=request.id, device=event.entity_id, method=request.method,
+            params=bytes(request.params), one_way=request.one_way, expires_ns=request.expires_ns,
+        )  # fmt: skip
+        self._next = self._next % NUMBER_MAX + 1
+        write.put(DATABASE, _key(call.number), msgspec.msgpack.encode(call), essential=True)
+        write.put(META, NUMBER_KEY, call.number.to_bytes(8, "big"), essential=True)
+        return lambda: self._take(call)
+
+    def _take(self, call: Call) -> None:
+        self.received += 1
+        self._carry_out(self.queue.add(call, self.now_ns()))
+
+    # -- doors -----------------------------------------------------------------------------------
+
+    def attach(self, device: str, speaker: Speaker, holds: Collection[int] = ()) -> None:
+        """Send calls of a device to `speaker` from here on; calls it `holds` are under way there.
+
+        Of several who speak for one device, the newest does.
+        """
+        self._speakers[device] = speaker
+        self._carry_out(self.queue.reached(device, holds, self.now_ns()))
+
+    def detach(self, device: str, speaker: Speaker) -> None:
+        """The speaker speaks for the device no longer; what was not acknowledged waits."""
+        if self._speakers.get(device) is speaker:
+            del self._speakers[device]
+            self.queue.left(device)
+
+    def delivered(self, device: str, number: int) -> None:
+        """The device has acknowledged a call."""
+        self._carry_out(self.queue.delivered(device, number, self.now_ns()))
+
+    async def answered(self, device: str, number: int, answer: Raw | None, error: str = "") -> None:
+        """Store a device's answer; on disk when this returns.
+
+        Raises UnknownCall, and StoreError when it could not be stored yet.
+        """
+        self.take_answer(device, number, answer, error)
+        await self.flush()
+
+    def take_answer(self, device: str, number: int, answer: Raw | None, error: str = "") -> None:
+        """Note an answer, which `flush` stores; raises UnknownCall."""
+        self._carry_out(self.queue.answered(device, number, self.now_ns(), answer, error))
+
+    # -- programs --------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def serve(self, device: str) -> "AsyncIterator[ServedCalls]":
+        """Answer the calls of a device; see the module. One that is taken counts as delivered."""
+        served = ServedCalls(self, device)
+        self.attach(device, served)
+        try:
+            yield served
+        finally:
+            self.detach(device, served)
+
+    def register(self, method: str, function: Method) -> None:
+        """Let `function(device, params)` answer what devices call under this name, here."""
+        self._methods[method] = function
+
+    def answers(self, method: str) -> bool:
+        return method in self._methods
+
+    async def call(self, device: str, method: str, params: Any) -> Any:
+        """Carry out what a device calls; raises LookupError for a name that nobody registered."""
+        return await self._methods[method](device, params)
+
+    # -- effects ---------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        pending = list(effects)
+        while pending:
+            effect = pending.pop(0)
+            if not isinstance(effect, Send):
+                self._notes.append(effect)
+                self._has_notes.set()
+                continue
+            call = effect.call
+            speaker = self._speakers.get(call.device)
+            is_acknowledged = None if speaker is None else speaker.send_call(call)
+            if is_acknowledged is None:
+                self.queue.left(call.device)
+            else:
+                pending += self.queue.sent(
+                    call.number, self.now_ns(), is_acknowledged=is_acknowledged
+                )
+
+    async def flush(self) -> None:
+        """Store what is noted; raises StoreError, and keeps it for later."""
+        async with self._flushing:
+            if not self._notes:
+                return
+            notes, write = list(self._notes), Write()
+            for note in notes:
+                self._write(write, note)
+            tails = await self.context.recorder.store.submit(write)
+            del self._notes[: len(notes)]
+            self.context.recorder.note_grown(tails)
+
+    def _write(self, write: Write, effect: Effect) -> None:
+        match effect:
+            case Note(call, report):
+                raw = msgspec.msgpack.encode(call)
+                write.put(DATABASE, _key(call.number), raw, essential=True)
+                _append(write, report_event(call.device, report))
+            case Forget(number):
+                write.delete(DATABASE, _key(number))
+
+    async def _keep_notes(self) -> None:
+        while True:
+            await self._has_notes.wait()
+            self._has_notes = trio.Event()
+            try:
+                await self.flush()
+            except StoreError as error:
+                log.error("what became of calls is stored later: %s", error)
+                await trio.sleep(RETRY_S)
+                self._has_notes.set()
+
+    async def _keep_time(self) -> None:
+        while True:
+            await trio.sleep(TICK_S)
+            due_ns = self.queue.due_ns()
+            if due_ns is not None and due_ns <= (now_ns := self.now_ns()):
+                self._carry_out(self.queue.elapsed(now_ns))
+
+
+class ServedCall:
+    """A call that a program answers for a device."""
+
+    def __init__(self, part: RpcPart, call: Call) -> None:
+        self._part = part
+        self._call = call
+        self.id = call.id
+        self.device = call.device
+        self.method = call.method
+        self.params: Any = msgspec.json.decode(call.params)
+        self.one_way = call.one_way
+
+    async def answer(self, value: Any) -> None:
+        """Answer with anything that JSON can hold; on disk when this returns."""
+        answer = Raw(msgspec.json.encode(value))
+        await self._part.answered(self.device, self._call.number, answer)
+
+    async def fail(self, error: str) -> None:
+        """Answer that it cannot be done."""
+        await self._part.answered(self.device, self._call.number, None, error)
+
+
+class ServedCalls:
+    """The calls of a device, for `async for`; one is delivered when the program takes it."""
+
+    def __init__(self, part: RpcPart, device: str) -> None:
+        self._part = part
+        self._device = device
+        self._sent, self._taken = trio.open_memory_channel[Call](SERVED_MAX)
+
+    def send_call(self, call: Call) -> bool | None:
+        try:
+            self._sent.send_nowait(call)
+        except trio.WouldBlock:
+            return None
+        return True
+
+    def __aiter__(self) -> "ServedCalls":
+        return self
+
+    async def __anext__(self) -> ServedCall:
+        call = await self._taken.receive()
+        self._part.delivered(self._device, call.number)
+        return ServedCall(self._part, call)
+
+
+def _append(write: Write, event: Event) -> None:
+    raw = event_codec.encode(
+        event.type, event.action, event.entity_type, event.entity_id, event.body, event.time_ns,
+        event.time_ns, event.hlc,
+    )  # fmt: skip
+    write.append(Lane.CRITICAL, RecordKind.EVENT, raw)
+
+
+def _nothing() -> None:
+    """What is done after a commit that changed no call."""
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(8, "big")

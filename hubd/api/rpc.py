@@ -1,0 +1,126 @@
+"""Calls of devices, and what waits for an edge."""
+
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import msgspec
+import trio
+
+from edgesync.rpc.model import PARAMS_BYTES_MAX
+from hubd.api.answers import CallPage
+from hubd.api.context import Context
+from hubd.api.errors import ApiError, no_such_edge
+from hubd.api.params import (
+    CallBody,
+    CallsPage,
+    EdgeCallsPage,
+    OneCall,
+    OneEdge,
+    make_cursor,
+    read_cursor,
+)
+from hubd.downlink.journal import DownlinkFull, DownlinkView
+from hubd.errors import EdgeUnknown, HubError
+from hubd.rpc.calls import CallRefused, CallView, NewCall
+from hubd.rpc.service import RpcService
+
+T = TypeVar("T")
+
+
+async def send(context: Context, params: OneEdge, asked: CallBody) -> CallView:
+    """Send a call; it is on disk, with its record for the edge, when this answers."""
+    try:
+        params_json = msgspec.json.encode(asked.params)
+    except (OverflowError, ValueError) as error:
+        raise ApiError(400, f"`params`: {error}", field="params", remedy="any JSON") from error
+    if len(params_json) > PARAMS_BYTES_MAX:
+        raise ApiError(
+            413, f"`params` of {len(params_json)} bytes", field="params",
+            remedy=f"at most {PARAMS_BYTES_MAX} bytes",
+        )  # fmt: skip
+    view = context.hub.edge(params.edge)
+    if view is None:
+        raise no_such_edge(params.edge)
+    call = NewCall(
+        device=asked.device, method=asked.method, params=params_json, ttl_s=asked.ttl_s,
+        one_way=asked.one_way, id=asked.id or "",
+    )  # fmt: skip
+    service = _service(context)
+    try:
+        sent = await service.send(context.tenant or view.tenant, params.edge, call)
+    except EdgeUnknown as error:
+        raise no_such_edge(params.edge) from error
+    except (CallRefused, DownlinkFull) as error:
+        full = isinstance(error, DownlinkFull) or "open" in str(error)
+        raise ApiError(
+            429 if full else 409, str(error), field="edge" if full else "id",
+            remedy="GET /api/v1/edges/{edge}/downlink says what waits" if full else "another id",
+        ) from error  # fmt: skip
+    except HubError as error:
+        raise _unusable(error) from error
+    if asked.wait_s and not sent.is_final:
+        return await service.wait(context.tenant, sent.id, asked.wait_s) or sent
+    return sent
+
+
+async def calls(context: Context, params: CallsPage) -> CallPage:
+    return await _page(context, params, params.edge or "")
+
+
+async def edge_calls(context: Context, params: EdgeCallsPage) -> CallPage:
+    if context.hub.edge(params.edge) is None:
+        raise no_such_edge(params.edge)
+    return await _page(context, params, params.edge)
+
+
+async def _page(context: Context, params: CallsPage | EdgeCallsPage, edge: str) -> CallPage:
+    before = read_cursor(params.after, tuple[int, str], (0, "")) if params.after else None
+    found = await _read(
+        functools.partial(
+            _service(context).calls.some, context.tenant, edge=edge,
+            device=params.device or "", state=params.state or "", before=before,
+            limit=params.limit + 1,
+        ),
+    )  # fmt: skip
+    rows = list(found[: params.limit])
+    is_more = len(found) > params.limit
+    return CallPage(
+        calls=rows, next=make_cursor(rows[-1].created_ns, rows[-1].id) if is_more else None
+    )
+
+
+async def one_call(context: Context, params: OneCall) -> CallView:
+    service = _service(context)
+    try:
+        found = await service.wait(context.tenant, params.call, params.wait_s)
+    except HubError as error:
+        raise _unusable(error) from error
+    if found is None:
+        raise ApiError(
+            404, f"no call {params.call!r}", field="call", remedy="GET /api/v1/rpc lists them"
+        )
+    return found
+
+
+async def downlink(context: Context, params: OneEdge) -> DownlinkView:
+    if context.hub.edge(params.edge) is None:
+        raise no_such_edge(params.edge)
+    return await _read(functools.partial(_service(context).delivery.journal.view, params.edge))
+
+
+async def _read(question: Callable[[], T]) -> T:
+    try:
+        return await trio.to_thread.run_sync(question)
+    except HubError as error:
+        raise _unusable(error) from error
+
+
+def _service(context: Context) -> RpcService:
+    if context.rpc is None:
+        raise ApiError(503, "this hub sends no calls", field="", remedy="start it with `hubd run`")
+    return context.rpc
+
+
+def _unusable(error: HubError) -> ApiError:
+    return ApiError(503, str(error), field="", remedy="the registry is needed for this; try again")

@@ -1,0 +1,275 @@
+"""Calls of devices over MQTT, from a hub to real clients and back; and what devices call here."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import paho.mqtt.client as paho
+import pytest
+import trio
+from msgspec import Raw
+from paho.mqtt.enums import CallbackAPIVersion
+
+from edgesync import EdgeNode
+from edgesync.rpc.model import State
+from edgesync.serve.mqtt.packets import (
+    V5,
+    V311,
+    Connack,
+    Connect,
+    Filter,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+)
+from tests.edgesync.serve.mqtt.door import RawClient
+from tests.edgesync.sync.rpc_hub import RpcHub, call, final
+from tests.edgesync.sync.test_driver import until
+
+pytestmark = [pytest.mark.feature("S24", "S29"), pytest.mark.slow]
+
+ME = "v1/devices/me/"
+LEVELS = pytest.mark.parametrize("level", [V311, V5])
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RpcHub]:
+    made = RpcHub(tmp_path)
+    yield made
+    made.registry.close()
+
+
+class Site:
+    def __init__(self, node: EdgeNode, port: int) -> None:
+        self.node = node
+        self.port = port
+
+    @asynccontextmanager
+    async def client(
+        self, topic: str = ME + "rpc/request/+", *, level: int = V311, qos: int = 1,
+        token: str = "SCALE_TOKEN", subscribes: bool = True, **connect: Any,
+    ) -> AsyncIterator[RawClient]:  # fmt: skip
+        async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+            client = RawClient(stream, level)
+            connect = {"client_id": "c", "username": token, **connect}
+            assert isinstance(await client.ask(Connect(level=level, **connect)), Connack)
+            if subscribes:
+                asked = Subscribe(packet_id=1, filters=(Filter(topic, qos),))
+                assert isinstance(await client.ask(asked), Suback)
+            yield client
+
+
+@asynccontextmanager
+async def open_site(hub: RpcHub) -> AsyncIterator[Site]:
+    node, port = hub.mqtt_node()
+    async with node, node.serving():
+        yield Site(node, port)
+
+
+async def heard(client: RawClient) -> Publish:
+    packet = await client.hear()
+    assert isinstance(packet, Publish), packet
+    return packet
+
+
+def number(publish: Publish) -> int:
+    return int(publish.topic.rpartition("/")[2])
+
+
+def answer(publish: Publish, value: Any, packet_id: int = 9) -> Publish:
+    topic = publish.topic.replace("request", "response").replace("/req/", "/res/")
+    return Publish(topic=topic, payload=json.dumps(value).encode(), qos=1, packet_id=packet_id)
+
+
+@LEVELS
+@pytest.mark.parametrize("topic", [ME + "rpc/request/+", "v2/r/req/+", "v2/r/req/j/+"])
+async def test_a_device_is_called_acknowledges_and_answers(
+    hub: RpcHub, level: int, topic: str
+) -> None:
+    async with (
+        hub.serving() as service,
+        open_site(hub) as site,
+        site.client(topic, level=level) as client,
+    ):
+        sent = await service.send("default", "barn", call("set", {"v": 1}, device="Scale"))
+        asked = await heard(client)
+        assert asked.topic.startswith(topic.rstrip("+"))
+        assert json.loads(asked.payload) == {"method": "set", "params": {"v": 1}}
+        await client.say(Puback(packet_id=asked.packet_id))
+        await until(lambda: hub.calls.one(None, sent.id).state is State.DELIVERED)  # type: ignore[union-attr]
+        assert await client.ask(answer(asked, {"ok": True})) == Puback(packet_id=9)
+        done = await final(service, sent)
+        assert (done.state, done.answer) == (State.ANSWERED, Raw(b'{"ok": true}'))
+
+
+async def test_a_sleeping_device_gets_in_order_what_has_not_expired(hub: RpcHub) -> None:
+    """10 calls, 2 of them over; it drops after 3, and the other 5 come on the next connect."""
+    async with hub.serving() as service, open_site(hub) as site:
+        views = [
+            await service.send(
+                "default", "barn", call(f"m{n}", device="Scale", ttl_s=1 if n in (2, 5) else 60)
+            )
+            for n in range(10)
+        ]
+        for n in (2, 5):
+            assert (await final(service, views[n])).state is State.EXPIRED
+        got: list[str] = []
+        async with site.client() as client:
+            for _ in range(3):
+                asked = await heard(client)
+                got.append(json.loads(asked.payload)["method"])
+                await client.say(Puback(packet_id=asked.packet_id))
+            fourth = await heard(client)  # it is sent, and not acknowledged
+        async with site.client() as client:
+            again = await heard(client)
+            assert (number(again), again.payload) == (number(fourth), fourth.payload)
+            got.append(json.loads(again.payload)["method"])
+            await client.say(Puback(packet_id=again.packet_id))
+            for _ in range(4):
+                asked = await heard(client)
+                got.append(json.loads(asked.payload)["method"])
+                await client.say(Puback(packet_id=asked.packet_id))
+        assert got == [f"m{n}" for n in range(10) if n not in (2, 5)]
+
+
+async def test_a_session_that_is_kept_is_called_without_a_new_subscription(hub: RpcHub) -> None:
+    async with hub.serving() as service, open_site(hub) as site:
+        async with site.client(clean_start=False):
+            pass
+        sent = await service.send("default", "barn", call("wake", device="Scale"))
+        async with site.client(clean_start=False, subscribes=False) as client:
+            asked = await heard(client)
+            await client.say(Puback(packet_id=asked.packet_id), answer(asked, 1))
+            assert (await final(service, sent)).state is State.ANSWERED
+
+
+async def test_where_nothing_is_acknowledged_a_call_is_sent_once(hub: RpcHub) -> None:
+    async with hub.serving() as service, open_site(hub) as site:
+        first = await service.send("default", "barn", call("a", device="Scale"))
+        async with site.client(qos=0) as client:
+            asked = await heard(client)
+            assert asked.qos == 0
+            await until(lambda: hub.calls.one(None, first.id).state is State.SENT)  # type: ignore[union-attr]
+        second = await service.send("default", "barn", call("b", device="Scale"))
+        async with site.client(qos=0) as client:
+            asked = await heard(client)
+            assert json.loads(asked.payload)["method"] == "b"
+            await client.say(answer(asked, 2))
+            assert (await final(service, second)).answer == Raw(b"2")
+
+
+async def test_a_gateway_is_called_for_the_devices_it_connects(hub: RpcHub) -> None:
+    async with hub.serving() as service, open_site(hub) as site:
+        sent = await service.send("default", "barn", call("open", 5, device="Child"))
+        async with site.client("v1/gateway/rpc", token="GATE_TOKEN") as client:
+            connect = b'{"device":"Child"}'
+            topic = "v1/gateway/connect"
+            await client.say(Publish(topic=topic, payload=connect, qos=1, packet_id=3))
+            packets = [await client.hear(), await client.hear()]
+            (asked,) = [one for one in packets if isinstance(one, Publish)]
+            found = json.loads(asked.payload)
+            assert (asked.topic, found["device"]) == ("v1/gateway/rpc", "Child")
+            assert found["data"]["method"] == "open"
+            told = {"device": "Child", "id": found["data"]["id"], "data": {"is": "open"}}
+            await client.say(
+                Puback(packet_id=asked.packet_id),
+                Publish(topic="v1/gateway/rpc", payload=json.dumps(told).encode()),
+            )
+            assert (await final(service, sent)).answer == Raw(b'{"is":"open"}')
+
+
+async def test_a_device_answers_nobody_elses_calls(hub: RpcHub) -> None:
+    async with hub.serving() as service, open_site(hub) as site:
+        sent = await service.send("default", "barn", call("a", device="Pump"))
+        await until(lambda: hub.journal.view("barn").records == 0)
+        async with site.client() as client:
+            forged = Publish(topic=ME + "rpc/response/1", payload=b"1", qos=1, packet_id=4)
+            assert await client.ask(forged) == Puback(packet_id=4)
+        found = hub.calls.one(None, sent.id)
+        assert found is not None
+        assert found.state is State.QUEUED
+
+
+async def test_a_call_a_client_cannot_take_is_answered_with_why(hub: RpcHub) -> None:
+    from edgesync.serve.mqtt.packets import Property
+
+    async with hub.serving() as service, open_site(hub) as site:
+        small = {Property.MAXIMUM_PACKET_SIZE: 200}
+        async with site.client(level=V5, properties=small):
+            sent = await service.send("default", "barn", call("a", "x" * 500, device="Scale"))
+            done = await final(service, sent)
+            assert "larger than the packets" in done.error
+
+
+async def test_what_a_device_calls_is_answered_here_or_refused_by_name(hub: RpcHub) -> None:
+    async def add(device: str, params: Any) -> Any:
+        if params is None:
+            raise ValueError("nothing to add")
+        return {"for": device, "sum": sum(params)}
+
+    def asked(method: str, params: Any) -> Publish:
+        payload = json.dumps({"method": method, "params": params}).encode()
+        return Publish(topic=ME + "rpc/request/77", payload=payload)
+
+    async with open_site(hub) as site, site.client(ME + "rpc/response/+") as client:
+        site.node.part("rpc").register("add", add)
+        answers = []
+        for method, params in (("add", [1, 2]), ("add", None), ("fly", 1)):
+            await client.say(asked(method, params))
+            reply = await heard(client)
+            assert reply.topic == ME + "rpc/response/77"
+            await client.say(Puback(packet_id=reply.packet_id))
+            answers.append(json.loads(reply.payload))
+        assert answers == [
+            {"for": "Scale", "sum": 3},
+            {"error": "ValueError: nothing to add"},
+            {"error": "nobody answers 'fly' at this edge"},
+        ]
+
+
+async def test_paho_is_called_also_after_the_cable_was_out(hub: RpcHub) -> None:
+    """An unmodified client with a session of its own, asleep when the calls are made."""
+    got: list[str] = []
+
+    def on_connect(client: paho.Client, *_: Any) -> None:
+        client.subscribe(ME + "rpc/request/+", qos=1)
+
+    def on_message(client: paho.Client, _data: Any, message: paho.MQTTMessage) -> None:
+        got.append(json.loads(message.payload)["method"])
+        topic = message.topic.replace("request", "response")
+        client.publish(topic, json.dumps({"did": got[-1]}), qos=1)
+
+    def connected(port: int) -> paho.Client:
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="scale-1", clean_session=False)
+        client.username_pw_set("SCALE_TOKEN")
+        client.on_connect, client.on_message = on_connect, on_message
+        client.connect("127.0.0.1", port)
+        client.loop_start()
+        return client
+
+    async with open_site(hub) as site:
+        # No hub: calls are made in its database, and wait.
+        made = [hub.calls.send("default", "barn", call(f"m{n}", device="Scale")) for n in range(5)]
+        client = await trio.to_thread.run_sync(connected, site.port)
+        try:
+            async with hub.serving() as service:
+                for view, _ in made:
+                    done = await final(service, view)
+                    assert done.state is State.ANSWERED
+                client.disconnect()
+                await trio.to_thread.run_sync(client.loop_stop)
+                later = [
+                    await service.send("default", "barn", call(f"n{n}", device="Scale"))
+                    for n in range(5)
+                ]
+                await until(lambda: hub.journal.view("barn").records == 0)
+                client = await trio.to_thread.run_sync(connected, site.port)
+                for one in later:
+                    assert (await final(service, one)).state is State.ANSWERED
+        finally:
+            client.disconnect()
+            client.loop_stop()
+    assert got == [f"m{n}" for n in range(5)] + [f"n{n}" for n in range(5)]

@@ -1,0 +1,73 @@
+"""A hub that calls devices, beside an edge in the same process, over real sockets."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+
+from edgesync import EdgeNode
+from edgesync.demo.site import free_ports
+from edgesync_transport.receiver import ReceiverSettings
+from edgesync_transport.router import open_hearing
+from hubd.downlink.delivery import Delivery
+from hubd.downlink.journal import Journal
+from hubd.link.sessions import HubLink
+from hubd.presence import Presence
+from hubd.registry import Registry, open_registry
+from hubd.rpc.calls import Calls, CallView, NewCall
+from hubd.rpc.service import RpcService
+from tests.edgesync.serve.mqtt.door import DEVICES
+from tests.edgesync.sync.test_driver import Hub
+
+
+class RpcHub(Hub):
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.open(folder)
+        self.registry.enrolments.invite("barn", valid_s=900)
+
+    def open(self, folder: Path) -> None:
+        self.registry: Registry = open_registry(folder)
+        self.journal = Journal(self.registry.owned)
+        self.calls = Calls(self.registry.owned, self.journal)
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[RpcService]:
+        delivery = Delivery(self.journal)
+        service = RpcService(self.calls, delivery, self.log, lambda _edge: "default")
+        delivery.observer = service
+        settings = ReceiverSettings(heartbeat_s=1.0)
+        async with open_hearing([self.address], server_keys=self.keys, edges=self.table) as hearing:
+            link = HubLink(hearing, self.log, Presence(self.log), settings, downlink=delivery)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(link.run)
+                nursery.start_soon(service.run)
+                yield service
+                nursery.cancel_scope.cancel()
+
+    def mqtt_node(self) -> tuple[EdgeNode, int]:
+        """Return an edge with a door for MQTT devices, and its port."""
+        node = self.node()
+        folder = self.folder / "edge"
+        path = folder / "mqtt-devices.toml"
+        path.write_text(DEVICES)
+        path.chmod(0o600)
+        (port,) = free_ports(1)
+        section = msgspec.structs.replace(node.settings.mqtt, port=port)
+        settings = msgspec.structs.replace(node.settings, mqtt=section)
+        return EdgeNode(settings, folder=folder), port
+
+
+def call(method: str, params: Any = None, *, device: str = "pump", **more: Any) -> NewCall:
+    more.setdefault("ttl_s", 60.0)
+    return NewCall(device=device, method=method, params=msgspec.json.encode(params), **more)
+
+
+async def final(service: RpcService, view: CallView, wait_s: float = 60.0) -> CallView:
+    found = await service.wait(None, view.id, wait_s)
+    assert found is not None
+    assert found.is_final, found
+    return found

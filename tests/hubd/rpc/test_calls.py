@@ -1,0 +1,213 @@
+"""Calls of devices in owned state, over both databases: made once, moved on by what edges tell."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from msgspec import Raw
+
+from edgesync._native import batch
+from edgesync._native import event as event_codec
+from edgesync.errors import RecordError
+from edgesync.rpc.model import Report, State, parse_report, parse_request
+from edgesync_transport.lanes.events import Load, Loaded
+from edgesync_transport.messages import Lane
+from hubd.downlink import journal as journal_module
+from hubd.downlink.journal import DownlinkFull, Journal
+from hubd.errors import EdgeUnknown
+from hubd.registry import Registry, open_registry
+from hubd.rpc import calls as calls_module
+from hubd.rpc.calls import CallRefused, Calls, CallView, NewCall
+
+pytestmark = pytest.mark.feature("S24")
+
+SECOND = 10**9
+
+
+class Clock:
+    now = 10**18
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def registry(tmp_path: Path, owned_url: sa.URL | None) -> Iterator[Registry]:
+    with closing(open_registry(tmp_path, owned_url)) as found:
+        found.tenants.add("acme")
+        found.enrolments.invite("barn", valid_s=900)
+        found.enrolments.invite("mill", tenant="acme", valid_s=900)
+        yield found
+
+
+@pytest.fixture
+def calls(registry: Registry, clock: Clock) -> Calls:
+    return Calls(registry.owned, Journal(registry.owned, clock_ns=clock), clock_ns=clock)
+
+
+def new(method: str = "go", *, ttl_s: float = 60, one_way: bool = False, id: str = "") -> NewCall:
+    return NewCall(
+        device="pump", method=method, params=b'{"a":1}', ttl_s=ttl_s, one_way=one_way, id=id
+    )
+
+
+def tell(calls: Calls, call: CallView, state: State, at_ns: int, **more: object) -> CallView:
+    report = Report(id=call.id, state=state, at_ns=at_ns, **more)  # type: ignore[arg-type]
+    calls.take("g", 1, [("default", call.edge, call.device, report)])
+    found = calls.one("default", call.id)
+    assert found is not None
+    return found
+
+
+def test_a_call_and_its_record_for_the_edge_are_one_transaction(
+    calls: Calls, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, tail = calls.send("default", "barn", new())
+    assert (call.state, call.is_final, tail) == (State.QUEUED, False, 1)
+    loaded = calls._journal.load("barn", Load(Lane.CRITICAL, 1, 9, 9, 1 << 20))
+    assert isinstance(loaded, Loaded)
+    _, ((_, record),) = batch.columns(loaded.codec, loaded.payload)
+    *_, device, body, _, _, _ = event_codec.decode(record.body)
+    request = parse_request(body)
+    assert (device, request.id, request.method) == ("pump", call.id, "go")
+    assert (bytes(request.params), request.expires_ns) == (b'{"a":1}', clock.now + 60 * SECOND)
+    monkeypatch.setattr(journal_module, "RECORDS_MAX", 1)
+    with pytest.raises(DownlinkFull):
+        calls.send("default", "barn", new())
+    assert len(calls.some("default")) == 1
+    assert calls._journal.view("barn").refused == 1
+
+
+def test_an_id_makes_a_call_once(calls: Calls) -> None:
+    first, tail = calls.send("default", "barn", new(id="mine"))
+    again, none = calls.send("default", "barn", new(id="mine"))
+    assert (again, tail, none) == (first, 1, 0)
+    with pytest.raises(CallRefused, match="another call's"):
+        calls.send("acme", "mill", new(id="mine"))
+
+
+def test_a_tenant_calls_and_sees_its_own_devices_alone(calls: Calls, registry: Registry) -> None:
+    call, _ = calls.send("acme", "mill", new())
+    with pytest.raises(EdgeUnknown):
+        calls.send("default", "mill", new())
+    with pytest.raises(EdgeUnknown):
+        calls.send("acme", "nowhere", new())
+    assert calls.one("default", call.id) is None
+    assert calls.some("default") == []
+    assert calls.one("acme", call.id) == calls.one(None, call.id) == call
+    registry.edges.revoke("mill")
+    with pytest.raises(EdgeUnknown):
+        calls.send("acme", "mill", new())
+
+
+def test_states_go_forward_however_often_and_in_which_order_they_are_told(calls: Calls) -> None:
+    call, _ = calls.send("default", "barn", new())
+    assert tell(calls, call, State.DELIVERED, 30).state is State.DELIVERED
+    late = tell(calls, call, State.SENT, 20)
+    assert (late.state, late.sent_ns, late.delivered_ns) == (State.DELIVERED, 20, 30)
+    done = tell(calls, call, State.ANSWERED, 40, answer=Raw(b'"ok"'))
+    assert (done.state, done.answer, done.answered_ns) == (State.ANSWERED, Raw(b'"ok"'), 40)
+    assert done.is_final
+    assert tell(calls, call, State.EXPIRED, 50).state is State.ANSWERED
+    assert tell(calls, call, State.ANSWERED, 60, answer=Raw(b'"no"')).answer == Raw(b'"ok"')
+
+
+def test_a_call_expires_by_itself_once_and_a_late_answer_is_kept(
+    calls: Calls, clock: Clock
+) -> None:
+    call, _ = calls.send("default", "barn", new(ttl_s=10))
+    clock.now += 10 * SECOND
+    assert calls.expire() == []
+    clock.now += SECOND
+    assert calls.expire() == [call.id]
+    assert calls.expire() == []
+    found = tell(calls, call, State.ANSWERED, 40, answer=Raw(b"7"))
+    assert (found.state, found.answer, found.is_late) == (State.EXPIRED, Raw(b"7"), True)
+    assert found.reason == "its time passed"
+
+
+def test_one_way_is_final_when_delivered(calls: Calls, clock: Clock) -> None:
+    call, _ = calls.send("default", "barn", new(ttl_s=10, one_way=True))
+    assert tell(calls, call, State.DELIVERED, 30).is_final
+    clock.now += 20 * SECOND
+    assert calls.expire() == []
+
+
+def test_what_a_restored_edge_had_is_given_up_by_its_place(calls: Calls) -> None:
+    first, _ = calls.send("default", "barn", new())
+    second, _ = calls.send("default", "barn", new())
+    tell(calls, first, State.ANSWERED, 3, answer=Raw(b"1"))
+    calls.lost("barn", Lane.CRITICAL, 1, 2, "restored")
+    states = [(one.state, one.reason) for one in calls.some("default", limit=2)]
+    assert sorted(states) == [(State.ANSWERED, ""), (State.EXPIRED, "restored")]
+    assert calls.one("default", second.id) is not None
+
+
+def test_when_it_was_on_the_edges_disk_is_noted(calls: Calls, clock: Clock) -> None:
+    first, _ = calls.send("default", "barn", new())
+    second, _ = calls.send("default", "barn", new())
+    calls.arrived("barn", Lane.NORMAL, 9)
+    calls.arrived("barn", Lane.CRITICAL, 1)
+    assert [calls.one(None, one.id).edge_ns for one in (first, second)] == [clock.now, None]  # type: ignore[union-attr]
+
+
+def test_what_a_hub_lost_is_kept_from_what_the_edge_tells_of_it(calls: Calls) -> None:
+    report = Report(id="gone", state=State.ANSWERED, at_ns=5, method="go", answer=Raw(b"1"))
+    assert calls.take("g", 7, [("default", "barn", "pump", report)]) == ["gone"]
+    found = calls.one("default", "gone")
+    assert found is not None
+    assert (found.method, found.state, found.answer) == ("go", State.ANSWERED, Raw(b"1"))
+    # ... and the edge of another tells nothing of it.
+    other = Report(id="gone", state=State.EXPIRED, at_ns=5)
+    assert calls.take("g", 8, [("acme", "mill", "pump", other)]) == []
+
+
+def test_the_place_in_the_log_is_of_a_log(calls: Calls) -> None:
+    assert calls.position("g") == 0
+    calls.take("g", 7, [])
+    assert (calls.position("g"), calls.position("other")) == (7, 0)
+
+
+def test_open_calls_of_an_edge_are_bounded_and_old_ones_go(
+    calls: Calls, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "OPEN_MAX", 2)
+    monkeypatch.setattr(calls_module, "KEPT_MAX", 1)
+    made = []
+    for _ in range(2):
+        made.append(calls.send("default", "barn", new())[0])
+        clock.now += 1
+    with pytest.raises(CallRefused, match="2 calls of devices at barn are open"):
+        calls.send("default", "barn", new())
+    for one in made:
+        tell(calls, one, State.ANSWERED, 5, answer=Raw(b"1"))
+    left = [one.id for one in calls.some("default")]
+    assert left == [made[1].id]
+
+
+def test_calls_are_found_by_edge_device_and_state_page_by_page(calls: Calls, clock: Clock) -> None:
+    made = []
+    for _ in range(5):
+        made.append(calls.send("default", "barn", new())[0].id)
+        clock.now += 1
+    page = calls.some("default", limit=2)
+    rest = calls.some("default", before=(page[-1].created_ns, page[-1].id))
+    assert [one.id for one in (*page, *rest)] == made[::-1]
+    assert calls.some("default", device="fan") == calls.some("default", state="SENT") == []
+    assert len(calls.some("default", edge="barn", device="pump", state="QUEUED")) == 5
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"id":"a"}', b'{"id":"","method":"m","expires_ns":1}']
+)
+def test_what_is_no_call_is_refused(body: bytes) -> None:
+    with pytest.raises(RecordError, match="no call of a device"):
+        parse_request(body)
+    assert parse_report(body) is None
