@@ -64,11 +64,14 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         from edgesync.serve.device_http.door import device_http_doubts
 
         found += device_http_doubts(settings, config.parent)
+    chains: list[str] = []
     if settings.rules.chains:
         from edgesync.rules.files import read_rules
 
         place = config.parent / settings.rules.chains
-        found += read_rules(place, root=settings.rules.root).loaded.doubts
+        rules = read_rules(place, root=settings.rules.root).loaded
+        chains = list(rules.chains.firsts)
+        found += rules.doubts
     facts: dict[str, Any] = {
         "edge": settings.edge.name,
         "hub": settings.hub.endpoint or None,
@@ -79,6 +82,7 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
             name: [port for port in (door.port, door.tls_port) if port]
             for name, door in (("mqtt", settings.mqtt), ("device_http", settings.device_http))
         },
+        "rules": chains,
         "doubts": found,
     }
     answers = {} if not is_asked else _answers(lines)
@@ -97,6 +101,8 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         if facts[name]:
             ports = " and ".join(str(port) for port in facts[name])
             click.echo(f"  {name:12} {host}, port {ports}")
+    if chains:
+        click.echo(f"  rules        {', '.join(chains)}")
     for doubt in facts["doubts"] or ():
         click.echo(f"  doubtful     {doubt}")
     for name, problem in answers.items():

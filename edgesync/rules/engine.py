@@ -11,6 +11,7 @@ copies and chains included. Whatever a node raises is a failure of that message 
 leaves it by Failure; a failure that nothing is connected to is told as an event.
 """
 
+import json
 import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
@@ -272,6 +273,8 @@ class Run:
             outs = list(made)
         except NodeFailure as failure:
             problem = str(failure) or "failed"
+        except UnicodeEncodeError:  # scripts can make them, and nothing that stores takes them
+            problem = "half of a surrogate pair in a text"
         except Exception as error:
             log.exception("rules: %s", wired.node.place.label)
             problem = f"{type(error).__name__}: {error}"
@@ -328,8 +331,9 @@ class Run:
         """Count a failure, and let the message leave by Failure, or tell it if nobody takes it."""
         count = wired.count
         count.failures += 1
-        count.last_error, count.last_error_ns = problem[:ERROR_CHARS_MAX], self.now.wall_ns
-        out = failed(message, wired.node.place, problem[:ERROR_CHARS_MAX])
+        problem = problem[:ERROR_CHARS_MAX].encode(errors="replace").decode()
+        count.last_error, count.last_error_ns = problem, self.now.wall_ns
+        out = failed(message, wired.node.place, problem)
         if wired.targets.get(FAILURE.lower()):
             self.follow(wired, out, stack)
             return
@@ -340,7 +344,11 @@ class Run:
             self.effects.append(PushEvent(self._failure_event(place, message, count.last_error)))
 
     def _failure_event(self, place: Place, message: Message, problem: str) -> Event:
-        shown = msgspec.json.encode(message.data).decode(errors="replace")
+        # In ASCII: whatever is wrong with the message, it can be told.
+        try:
+            shown = json.dumps(message.data, separators=(",", ":"), default=str)
+        except RecursionError:
+            shown = "(nested too deeply)"
         body = {
             "what": "rule_failed", "chain": place.chain, "node": place.name, "error": problem,
             "type": message.type, "originator": str(message.originator),
@@ -348,7 +356,7 @@ class Run:
         }  # fmt: skip
         return Event(
             type=EventType.LIFECYCLE, action=Action.NONE, entity_type=EntityType.EDGE,
-            entity_id=self.edge.name, body=msgspec.json.encode(body), time_ns=self.now.wall_ns,
+            entity_id=self.edge.name, body=json.dumps(body).encode(), time_ns=self.now.wall_ns,
         )  # fmt: skip
 
     def _exhausted(self, wired: Wired, visit: Visit) -> None:

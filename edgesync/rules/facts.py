@@ -197,11 +197,12 @@ class EdgeFacts:
         """
         found: list[Message] = []
         changed, self._changed = self._changed, {}
-        for entity in changed:
-            for stored in list(self._state.all_of(ALARMS).values()):
-                alarm = as_alarm(stored)
-                if alarm.entity == entity and alarm.is_active and alarm.is_shared:
-                    found += self._message_of_other(alarm)
+        names = {str(entity) for entity in changed}
+        own = self._state.all_of(ALARMS)
+        for name in [one for one in own if one.partition("\0")[0] in names] if names else ():
+            alarm = as_alarm(own[name])
+            if alarm.is_active and alarm.is_shared:
+                found += self._message_of_other(alarm)
         return found
 
     def _message_of_other(self, alarm: Alarm) -> list[Message]:

@@ -104,7 +104,7 @@ def _compile(loaded: Loaded) -> None:
     worker = ScriptWorker(loaded.scripts)
     try:
         problems = worker.check()
-    except WorkerGone as gone:
+    except (WorkerGone, OSError) as gone:
         problems = dict.fromkeys(worker.sources, str(gone))
     finally:
         worker.close()

@@ -212,8 +212,8 @@ class RulesPart(Part):
         if self._engine is None:
             return False
         if event.type == EventType.ATTRIBUTES:
-            body = msgspec.json.decode(event.body)
-            if not isinstance(body, dict) or body.get("scope") != "client":
+            body = _facts_of(event)
+            if body.get("scope") != "client":
                 return False
             message = device_message(
                 POST_ATTRIBUTES, event.entity_id, body.get("values", {}), event.time_ns
@@ -225,8 +225,8 @@ class RulesPart(Part):
         return False
 
     def _note_connection(self, event: Event) -> None:
-        body = msgspec.json.decode(event.body)
-        state = body.get("state") if isinstance(body, dict) else None
+        body = _facts_of(event)
+        state = body.get("state")
         if state not in ("online", "offline") or "refused" in body:
             return
         kind = CONNECT if state == "online" else DISCONNECT
@@ -440,3 +440,12 @@ class RulesPart(Part):
                 nodes=nodes,
             )
         }
+
+
+def _facts_of(event: Event) -> dict[str, Any]:
+    """Return what an event says; nothing of one that a program made its own way."""
+    try:
+        found = msgspec.json.decode(event.body)
+    except (msgspec.DecodeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

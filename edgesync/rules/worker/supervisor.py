@@ -73,7 +73,7 @@ class ScriptWorker:
         self._breakers: dict[str, Breaker] = {}
         self._used_s = 0.0
         self._not_before_s = 0.0
-        self._pause_s = PAUSE_S[0]
+        self._pause_s = 0.0  # the first time it is started again at once: others wait for it
 
     @property
     def is_running(self) -> bool:
@@ -106,9 +106,12 @@ class ScriptWorker:
         except WorkerGone as gone:
             breaker.note(True, time.monotonic())
             return ScriptAnswer(problem=str(gone))
+        except OSError as error:  # no more processes, memory or descriptors: a passing lack
+            self._not_before_s = time.monotonic() + PAUSE_S[1]
+            return ScriptAnswer(problem=f"the script worker cannot be started: {error}")
         except (ValueError, RecursionError) as error:
             return ScriptAnswer(problem=f"the message cannot be handed to a script: {error}")
-        self._pause_s = PAUSE_S[0]
+        self._pause_s = 0.0
         breaker.note(bool(reply.get("slow")), time.monotonic())
         if "problem" in reply:
             return ScriptAnswer(problem=str(reply["problem"]))
@@ -174,7 +177,7 @@ class ScriptWorker:
             code = self._process.poll()
             self.close()
             self._not_before_s = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, PAUSE_S[1])
+            self._pause_s = min(max(2 * self._pause_s, PAUSE_S[0]), PAUSE_S[1])
             told = str(problem) if isinstance(problem, WorkerGone) else "the script worker has died"
             log.warning("rules: %s (exit code %s)", told, code)
             raise WorkerGone(told) from problem

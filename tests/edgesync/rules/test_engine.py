@@ -253,3 +253,15 @@ def test_how_many_entities_a_node_remembers_is_limited() -> None:
         site.engine.state.put(next(iter(site.engine.chains.nodes)), str(number), 1)
     site.post(a=1)
     assert "is the most" in site.came_to("Failure")[0].metadata["error"]
+
+
+def test_whatever_is_wrong_with_a_message_it_can_be_told() -> None:
+    deep: Any = []
+    for _ in range(5000):
+        deep = [deep]
+    site = Site(exported([("edge.TbMsgPushToCloudNode", "Push", {})]))
+    for data in ({"a": "\ud800"}, {"\ud800": 1}, deep):
+        (told,) = site.send(device_message("POST_TELEMETRY_REQUEST", "\ud800", data, START_NS))
+        assert isinstance(told, PushEvent)
+        assert json.loads(told.event.body)["what"] == "rule_failed"
+        assert site.engine.counts()[0].last_error.encode()
