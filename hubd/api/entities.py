@@ -30,6 +30,8 @@ from hubd.api.entity_shapes import (
     EntityBody,
     EntityView,
     Findings,
+    FleetAlarms,
+    FleetAlarmsPage,
     OfEdge,
     OneAlarm,
     OneEntity,
@@ -272,19 +274,48 @@ async def unrelate(context: Context, params: OfEdge, asked: Relate) -> Relations
 async def alarms_of(context: Context, params: AlarmsPage) -> Alarms:
     keys = await _keys_of(context, params.edge)
     (after,) = read_cursor(params.after, tuple[str], ("",))
-    found: list[Alarm] = []
-    following = None
+    looked = _Looked(params)
     with _told():
-        for looked, one in enumerate(alarms.all_alarms(keys.view, params.edge, after), start=1):
-            if _is_asked(one, params):
-                found.append(one)
-            if len(found) == params.limit or looked == LOOKED_AT_MAX:
-                following = make_cursor(one.id)
-                break
-    return Alarms(edge=params.edge, alarms=[_alarm(one) for one in found], next=following)
+        last = looked.at(keys, params.edge, after)
+    following = None if last is None else make_cursor(last)
+    return Alarms(edge=params.edge, alarms=[_alarm(one) for one in looked.found], next=following)
 
 
-def _is_asked(one: Alarm, params: AlarmsPage) -> bool:
+async def fleet_alarms(context: Context, params: FleetAlarmsPage) -> FleetAlarms:
+    """Return alarms of every edge that may be seen, edge by edge."""
+    start, after = read_cursor(params.after, tuple[str, str], ("", ""))
+    looked = _Looked(params)
+    following = None
+    for edge in sorted(view.edge for view in context.hub.edges() if view.edge >= start):
+        keys = await _keys_of(context, edge)
+        with _told():
+            last = looked.at(keys, edge, after if edge == start else "")
+        if last is not None:
+            following = make_cursor(edge, last)
+            break
+    return FleetAlarms(alarms=[_alarm(one) for one in looked.found], next=following)
+
+
+class _Looked:
+    """Alarms that were asked for, and how many more may be looked at for that."""
+
+    def __init__(self, params: FleetAlarmsPage) -> None:
+        self._params = params
+        self._left = LOOKED_AT_MAX
+        self.found: list[Alarm] = []
+
+    def at(self, keys: _Keys, edge: str, after: str) -> str | None:
+        """Look at the alarms of an edge; returns the id of the last, if there may be more."""
+        for one in alarms.all_alarms(keys.view, edge, after):
+            self._left -= 1
+            if _is_asked(one, self._params):
+                self.found.append(one)
+            if len(self.found) == self._params.limit or self._left <= 0:
+                return one.id
+        return None
+
+
+def _is_asked(one: Alarm, params: FleetAlarmsPage) -> bool:
     is_status = params.status is None or (params.status == "active") == one.is_active
     return is_status and (params.acked is None or params.acked == (one.ack is not None))
 

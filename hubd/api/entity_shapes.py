@@ -43,14 +43,17 @@ class OfEdge(Params, frozen=True, kw_only=True):
     edge: EdgeName
 
 
-class AlarmsPage(Params, frozen=True, kw_only=True):
-    edge: EdgeName
+class FleetAlarmsPage(Params, frozen=True, kw_only=True):
     status: (
         Annotated[Literal["active", "cleared"], Meta(description="active or cleared")] | None
     ) = None
     acked: Annotated[bool, Meta(description="true or false")] | None = None
     limit: Limit = 100
     after: KeyCursor | None = None
+
+
+class AlarmsPage(FleetAlarmsPage, frozen=True, kw_only=True):
+    edge: EdgeName
 
 
 class OneAlarm(Params, frozen=True, kw_only=True):
@@ -197,5 +200,12 @@ class Alarms(msgspec.Struct, frozen=True, kw_only=True):
     """A page may hold fewer than were asked for, or none, while `next` leads on."""
 
     edge: str
+    alarms: list[AlarmView]
+    next: str | None
+
+
+class FleetAlarms(msgspec.Struct, frozen=True, kw_only=True):
+    """Likewise, of all edges by their names."""
+
     alarms: list[AlarmView]
     next: str | None

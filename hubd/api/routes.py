@@ -108,6 +108,10 @@ ENDPOINTS: Final = (
         entity_shapes.AlarmsPage, entity_shapes.Alarms, entities.alarms_of,
     ),
     Endpoint(
+        "/api/v1/alarms", "Alarms of all edges",
+        entity_shapes.FleetAlarmsPage, entity_shapes.FleetAlarms, entities.fleet_alarms,
+    ),
+    Endpoint(
         "/api/v1/events", "Events of all edges, the newest first",
         params.FleetEventsPage, answers.FleetEvents, series.fleet_events,
     ),

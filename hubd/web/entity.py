@@ -16,6 +16,8 @@ from hubd.api.entity_shapes import (
     AttributeView,
     Entities,
     EntitiesPage,
+    FleetAlarms,
+    FleetAlarmsPage,
     Kind,
     Name,
     OfEdge,
@@ -45,6 +47,13 @@ class EntityQuery(params.Params, frozen=True, kw_only=True):
 
     def asked(self) -> OneEntity:
         return OneEntity(edge=self.edge, entity=self.entity, kind=self.kind)
+
+
+class FleetAlarmsQuery(params.Params, frozen=True, kw_only=True):
+    """`all` shows those that are over, too."""
+
+    all: bool = False
+    shown: params.Text = ""
 
 
 class EntityForm(params.Body, frozen=True, kw_only=True):
@@ -112,6 +121,17 @@ class EntityViews:
             return EdgeEntities(found, _in_order(alarms.alarms))
 
         shown: EdgeEntities = await self._once(edge, make)
+        return shown
+
+    async def of_fleet(self, status: str) -> FleetAlarms:
+        """Return alarms of all edges, the first of them: active ones, or all."""
+
+        async def make() -> FleetAlarms:
+            wanted = FleetAlarmsPage(status="active" if status else None, limit=LISTED)
+            found = await entities.fleet_alarms(self._context, wanted)
+            return FleetAlarms(alarms=_in_order(found.alarms), next=found.next)
+
+        shown: FleetAlarms = await self._once(("alarms", status), make)
         return shown
 
     async def _once(self, key: Hashable, make: Callable[[], Awaitable[Any]]) -> Any:

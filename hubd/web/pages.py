@@ -28,7 +28,14 @@ from hubd.project.live import Watcher
 from hubd.state import UNREADABLE, views
 from hubd.web import assets, format
 from hubd.web.edge import EdgePage
-from hubd.web.entity import SCOPES, EntityForm, EntityQuery, EntityViews, carry_out
+from hubd.web.entity import (
+    SCOPES,
+    EntityForm,
+    EntityQuery,
+    EntityViews,
+    FleetAlarmsQuery,
+    carry_out,
+)
 from hubd.web.fleet import (
     SORTS,
     STATES,
@@ -129,6 +136,12 @@ class Pages:
             found=found, query=query, scopes=SCOPES, may_write=may_write, problem=problem,
         )  # fmt: skip
 
+    async def alarms_shown(self, query: FleetAlarmsQuery, may_write: bool) -> Shown:
+        found = await self._entities.of_fleet("" if query.all else "active")
+        return self._shown(
+            "_fleet_alarms.html", (found, may_write), {}, found=found, may_write=may_write
+        )
+
     async def edge_shown(self, name: str, may_write: bool = False) -> Shown:
         latest = await fleet.latest(self._context, params.SeriesPage(edge=name, limit=ROWS))
         devices = await fleet.devices(self._context, params.OneEdge(edge=name))
@@ -182,6 +195,16 @@ class Pages:
         name = routes.read_params(request, params.OneEdge).edge
         shown = await self.edge_shown(name, may_write(request.scope))
         return self._page("edge.html", name=name, **self._hand_out(shown))
+
+    async def alarms(self, request: Request) -> Response:
+        query = routes.read_params(request, FleetAlarmsQuery)
+        shown = await self.alarms_shown(query, may_write(request.scope))
+        return self._page("alarms.html", query=query, **self._hand_out(shown))
+
+    async def alarms_stream(self, request: Request) -> Response:
+        query, writes = routes.read_params(request, FleetAlarmsQuery), may_write(request.scope)
+        key = ("alarms", query.all, writes)
+        return self._stream(key, None, lambda: self.alarms_shown(query, writes), query.shown)
 
     async def entity(self, request: Request) -> Response:
         query = routes.read_params(request, EntityQuery)
@@ -333,6 +356,7 @@ def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
     table: list[tuple[str, Callable[[Pages, Request], Awaitable[Response]]]] = [
         ("/", Pages.fleet),
         ("/events", Pages.events),
+        ("/alarms", Pages.alarms),
         ("/conflicts", Pages.conflicts),
         ("/api", Pages.api),
         ("/edges/{edge}", Pages.edge),
@@ -340,6 +364,7 @@ def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
         ("/edges/{edge}/entity", Pages.entity),
         ("/ui/fleet", Pages.fleet_stream),
         ("/ui/events", Pages.events_stream),
+        ("/ui/alarms", Pages.alarms_stream),
         ("/ui/conflicts", Pages.conflicts_stream),
         ("/ui/edges/{edge}", Pages.edge_stream),
         ("/ui/edges/{edge}/entity", Pages.entity_stream),

@@ -114,7 +114,14 @@ async def test_pages_fit_a_phone_in_both_colours(
     site: Site, browser: Browser, is_dark: bool
 ) -> None:
     await browser.look(390, 800, is_dark=is_dark)
-    for path in ("/", "/edges/barn", "/events?edge=barn", "/conflicts"):
+    for path in (
+        "/",
+        "/edges/barn",
+        "/events?edge=barn",
+        "/alarms",
+        "/conflicts",
+        "/edges/barn/entity?entity=meter0",
+    ):
         await browser.open(site.url + path)
         width = await browser.evaluate("document.documentElement.scrollWidth")
         assert width <= 390, path

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgesync.entities import alarms, attributes, records, relations
 from edgesync.entities.keys import ALARM, entity_of, policies, room_of
-from edgesync.entities.model import Scope, decode_value
+from edgesync.entities.model import EntityId, Scope, decode_value
 from edgesync.entities.removal import plan_delete, remains, was_removed
 from edgesync.errors import EntityError
 from tests.entities.replicas import NOW_MS, Pair
@@ -75,7 +75,7 @@ def test_a_value_can_be_told_again(raw: bytes) -> None:
 
 def test_a_key_of_another_type_is_named() -> None:
     side = Pair().edge
-    scale = records.EntityId("barn", "device", "Scale")
+    scale = EntityId("barn", "device", "Scale")
     side.do([[b"SET", b"@/shared/barn/device/Scale", b"text"]])
     with pytest.raises(EntityError, match="@/shared/barn/device/Scale is no hash"):
         attributes.read(side.view, scale, Scope.SHARED)

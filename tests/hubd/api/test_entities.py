@@ -156,6 +156,25 @@ def test_many_alarms_come_in_pages(client: httpx2.Client) -> None:
     assert sorted(found) == [f"Scale {number}" for number in range(7)]
 
 
+def test_alarms_of_all_edges_come_in_pages(client: httpx2.Client) -> None:
+    for edge in ("barn", "shop"):
+        for number in range(3):
+            body = {"entity": f"Scale {number}", "type": "x", "severity": "MINOR"}
+            assert client.post(f"/api/v1/edges/{edge}/alarms", json=body).status_code == 200
+    found: list[tuple[str, str]] = []
+    after: dict[str, str] = {}
+    while True:
+        page = client.get("/api/v1/alarms", params={"limit": "2", **after}).json()
+        found += [(one["edge"], one["entity"]) for one in page["alarms"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert sorted(found) == [(e, f"Scale {n}") for e in ("barn", "shop") for n in range(3)]
+    assert client.get("/api/v1/alarms", params={"status": "cleared"}).json()["alarms"] == []
+    assert "Scale 2" in client.get("/alarms").text
+    assert "Scale 2" in client.get("/alarms?all=true").text
+
+
 def test_an_edge_that_nobody_knows_has_nothing(client: httpx2.Client) -> None:
     for path in ("entities", "entities/findings", "alarms", "attributes?entity=a"):
         assert client.get(f"/api/v1/edges/nowhere/{path}").status_code == 404

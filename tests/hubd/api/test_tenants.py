@@ -16,6 +16,9 @@ from starlette.requests import Request
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 
+from edgesync.entities.alarms import Severity, plan_raise
+from edgesync.entities.model import entity
+from edgesync.entities.view import SpaceView
 from edgesync.model import series_id
 from hubd.api import ApiSettings, Context, make_app, routes
 from hubd.api.security import Guard
@@ -348,3 +351,16 @@ def test_no_page_of_an_entity_is_of_another_tenants_edge(
     assert answer.status_code == 404
     assert (keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq) == before
     assert acme.get("/edges/barn/entity", params={"entity": "meter0"}).status_code == 200
+
+
+def test_alarms_of_the_fleet_are_those_of_the_tenants_edges(
+    acme: httpx2.Client, bolt: httpx2.Client, keys_of: dict[str, Answers]
+) -> None:
+    raised = plan_raise(
+        SpaceView(keys_of["acme"].cells.space, keys_of["acme"].cells.now_ms),
+        entity("barn", "device", "Scale"), "Too heavy", Severity.MAJOR, 1_790_000_000_000,
+    )  # fmt: skip
+    keys_of["acme"].cells.run_all(raised)
+    for path in ("/api/v1/alarms", "/alarms"):
+        assert "Too heavy" in acme.get(path).text
+        assert "Too heavy" not in bolt.get(path).text
