@@ -36,6 +36,8 @@ SLOW = (
     "edgesync/cli",
     "edgesync/demo",
     "edgesync/resources/test_monitor.py",
+    "edgesync/rules/test_part.py",
+    "edgesync/rules/test_rest.py",
     "edgesync/serve/mqtt/test_clients.py",
     "edgesync/serve/resp/test_blocking.py",
     "edgesync/serve/resp/test_server.py",

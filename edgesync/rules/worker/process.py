@@ -7,7 +7,6 @@ and by nobody else.
 """
 
 import json
-import os
 import re
 import resource
 import struct
@@ -113,7 +112,6 @@ def limit() -> None:
         (resource.RLIMIT_NOFILE, 16),
     ):
         resource.setrlimit(what, (most, most))
-    os.nice(5)
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:

@@ -412,3 +412,32 @@ async def test_events_that_programs_make_their_own_way_are_stored_as_they_are(
                 await node.emit(event)
         stored = [one for one in node.events() if one.type in ("ATTRIBUTES", "SOURCE")]
         assert len(stored) == 6
+
+
+async def test_chains_that_change_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Each message goes through one set of chains, the one before or the one after."""
+
+    def version(number: int) -> bytes:
+        marked = f"return {{msg: {{t: msg.t, v: {number}}}, metadata, msgType}};"
+        mark: Node = ("transform.TbTransformMsgNode", "Mark", {"jsScript": marked})
+        delta: Node = (
+            "metadata.CalculateDeltaNode", "Delta", {"inputValueKey": "t", "outputValueKey": "d"},
+        )  # fmt: skip
+        return exported([mark, delta, PUSH], [(0, 1, "Success"), (1, 2, "Success")])
+
+    settings = site(tmp_path, version(0))
+    path, number = tmp_path / "rules" / "0.json", 0
+    async with opened(tmp_path, settings) as node:
+        for current in range(1, 4):
+            path.write_bytes(version(current))
+            while True:
+                number += 1
+                await node.ingest([reading("t", number)])
+                if sent(node)[-2] == ("v", current):
+                    break
+        found = sent(node)
+        assert [value for key, value in found if key == "t"] == list(range(1, number + 1))
+        versions = [value for key, value in found if key == "v"]
+        assert versions == sorted(versions)
+        # What the node remembered went with it from version to version.
+        assert [value for key, value in found if key == "d"] == [0, *[1] * (number - 1)]
