@@ -371,6 +371,23 @@ def test_what_an_older_version_left_is_gone_on_with(tmp_path: Path) -> None:
     box.store.close()
 
 
+def test_a_flush_that_was_refused_is_tried_again_after_some_more(tmp_path: Path) -> None:
+    """Not with each write: it is large, and on a full disk refused again."""
+    box = Box(tmp_path / "store", recent_max=16)
+    box.carry_out(box.stage(*[("t", NOW + at, 1.0) for at in range(16)]))
+    refused = box.points.flush()
+    assert refused is not None
+    box.points.withdraw(refused)
+    for at, is_due in ((16, False), (17, True)):
+        box.carry_out(box.stage(("t", NOW + at, 1.0)))
+        flushed = box.points.flush()
+        assert (flushed is not None) == is_due
+    assert flushed is not None
+    box.carry_out(flushed)
+    assert len(box.readings("t")) == 18
+    box.store.close()
+
+
 def test_a_fork_tells_the_hub_of_series_again(box: Box) -> None:
     box.put(("t", NOW, 1.0))
     before = box.store.state(Lane.BULK).tail
