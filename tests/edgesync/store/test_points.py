@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native import batch
-from edgesync._native.points import Recent, batch_columns, batch_row
+from edgesync._native.points import Part, Recent, batch_columns, batch_row
 from edgesync._native.write import Write
 from edgesync.errors import RecordError
 from edgesync.intake import Intake
 from edgesync.model import Lane, RecordKind, series_id
 from edgesync.store.journal import EdgeStore
-from edgesync.store.points import AHEAD_NS, DATABASE, SEAL_POINTS, Point, PointStore, Staged
+from edgesync.store.points import AHEAD_NS, DATABASE, SEAL_POINTS, Kept, Point, PointStore, Staged
 
 pytestmark = pytest.mark.feature("L10")
 
@@ -385,6 +385,30 @@ def test_a_flush_that_was_refused_is_tried_again_after_some_more(tmp_path: Path)
     assert flushed is not None
     box.carry_out(flushed)
     assert len(box.readings("t")) == 18
+    box.store.close()
+
+
+def test_a_flush_that_cannot_be_prepared_has_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(tmp_path / "store", recent_max=6)
+    box.carry_out(box.stage(*[(name, NOW + at, 1.0) for at in range(2) for name in "abc"]))
+    move = box.points._move
+
+    def fail(write: Write, kept: Kept, part: Part) -> None:
+        if kept.series.entity == "b":
+            raise MemoryError
+        move(write, kept, part)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(box.points, "_move", fail)
+        with pytest.raises(MemoryError):
+            box.points.flush()
+    assert [len(box.readings(name)) for name in "abc"] == [2, 2, 2]
+    box.put(("a", NOW + 2, 1.0))
+    assert [len(box.readings(name)) for name in "abc"] == [3, 2, 2]
+    box.reopen()
+    assert [len(box.readings(name)) for name in "abc"] == [3, 2, 2]
     box.store.close()
 
 

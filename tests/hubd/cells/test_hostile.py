@@ -21,7 +21,7 @@ from edgesync_transport.messages import Codec
 from hubd.cells import Answers, HubCells, conflicts, store
 from hubd.cells import answers as module
 from hubd.cells.keyspaces import CELLS
-from hubd.cells.proposals import ExpireConflicts, GiveUp, OutcomeUnknown, Run, Start, decode
+from hubd.cells.proposals import ExpireConflicts, GiveUp, Name, OutcomeUnknown, Run, Start, decode
 from hubd.cells.store import TOO_MANY, TOO_MUCH
 from hubd.log.base import Entry, LogFull
 from hubd.log.lmdb import LmdbLog
@@ -190,6 +190,25 @@ def test_an_entry_writes_so_much_and_no_more(tmp_path: Path) -> None:
         assert last == 1 << 20  # what only reads goes on
         # The next entry has as much again.
         assert cells.carry_out(Run(copies), proposed(Run(copies)))[0] == 1
+
+
+async def test_an_edge_that_is_forgotten_while_the_log_is_full_is_given_up_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else removals are kept for it until it counts as gone, a month later."""
+    monkeypatch.setattr(module, "CARE_S", 0.01)
+    log = MemoryLog()
+    with closing(HubCells(tmp_path, log.generation, 0, random=random.Random(1))) as cells:
+        async with running(Answers(cells, log)) as answers:
+            await answers.propose(Name("barn", b"i" * 16, 0))
+            limit, log._limit_bytes = log._limit_bytes, 0
+            answers.forget("barn")
+            await trio.sleep(0.05)
+            assert list(cells.replicas()) == ["barn"]
+            log._limit_bytes = limit
+            with trio.fail_after(5):
+                while cells.replicas():  # noqa: ASYNC110  # until it is carried out
+                    await trio.sleep(0.01)
 
 
 def test_one_entry_expires_so_many_conflicts(
