@@ -10,6 +10,7 @@ from edgesync_transport.messages import Lane, LaneFloor
 from hubd.log.base import Append, Appended, NotAppended, Session
 from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
 from tests.native.rowsmith import Draft, make_rows
+from tests.sim.downlink import SimEffects
 
 POISON = b"poison"
 
@@ -44,6 +45,7 @@ class SimJournal:
     def __init__(self, incarnation: bytes) -> None:
         self.incarnation = incarnation
         self.lanes = {lane: SimLane() for lane in Lane}
+        self.effects = SimEffects()
 
     def image(self) -> "SimJournal":
         """Return a copy, as a disk image or a cloned card is one."""

@@ -8,7 +8,7 @@ from edgesync_transport import receiver as hub_core
 from edgesync_transport.lanes.sender import LaneSender
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Message, Welcome
-from edgesync_transport.receiver import Receiver
+from edgesync_transport.receiver import DownLane, Receiver
 from edgesync_transport.sender import Effect, Sender
 from hubd.log.base import Append, Appended, NotAppended
 from hubd.log.book import Book, Changes
@@ -91,7 +91,28 @@ class AnyPeer(Receiver):
         return super()._received(peer, message, now, wall_ns)
 
 
+class SilentDownLane(DownLane):
+    def declare_gap(self, now: float) -> list[Effect]:
+        self.sent = self.reached = self.trimmed
+        return []
+
+
+class SilentDown(Receiver):
+    """R8, mirrored: what an edge had before it was restored is passed over without a word."""
+
+    down_lane = SilentDownLane
+
+
+# Of the second direction (R10).
+DOWNLINK_MUTANTS: Mapping[str, Rules] = {
+    "R8 silent gaps to the edge": Rules(receiver=SilentDown),
+    "R10 effect and floor in two steps": Rules(down_two_steps=True),
+    "R10 acknowledged is sent again": Rules(down_keeps_acked=True),
+    "R10 no ids where it takes effect": Rules(down_no_ids=True),
+}
+
 MUTANTS: Mapping[str, Rules] = {
+    **DOWNLINK_MUTANTS,
     "R1 acks before the commit": Rules(acks_early=True),
     "R2 acks of any session": Rules(sender=ForeignAcks),
     "R3 any welcome": Rules(sender=NoNonce),

@@ -1,12 +1,16 @@
 """A world from a seed: edges, a hub, a bad network and bad luck, in virtual time.
 
+Both directions are at work all the time: an edge tells its readings, the hub its calls.
+
 The cores are the real ones: Sender, Receiver, Book. Around them is the least that carries out what
 they decide. One heap of events, one Random: the same seed gives the same trace, to the letter.
 """
 
 import heapq
 import json
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import sha256
 from random import Random
 
@@ -15,15 +19,17 @@ import msgspec
 from edgesync._native import batch
 from edgesync_transport import receiver as hub_core
 from edgesync_transport import sender as edge_core
+from edgesync_transport.lanes.events import DownFloors
 from edgesync_transport.lanes.window import SenderSettings
 from edgesync_transport.link import Peer
 from edgesync_transport.memory import Weather as LinkWeather
-from edgesync_transport.messages import Codec, Lane, Limits, Message, NackCode
+from edgesync_transport.messages import Batch, Codec, Lane, Limits, Message, NackCode
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from edgesync_transport.sender import Sender
 from hubd.log.base import Append, Appended
 from hubd.log.book import EPOCHS_SKIPPED, Book, Changes
 from tests.sim.disks import POISON, Record, SimJournal, SimLog, Stored, contents_in, rows_of
+from tests.sim.downlink import SimDownlink
 
 NAME = "barn"
 SLOW = "slow down"
@@ -38,8 +44,12 @@ SENDER = SenderSettings(
     heartbeat_s=1.0,
 )
 RECEIVER = ReceiverSettings(
-    limits=Limits(batch_records=16, window_batches=8), heartbeat_s=1.0, holdoff_s=2.0
-)
+    limits=Limits(batch_records=16, window_batches=8), heartbeat_s=1.0, holdoff_s=2.0,
+    downlink=SenderSettings(
+        batch_records_min=1, batch_records_max=4, window_batches=(2, 2, 2),
+        linger_s=(0.0, 0.0, 0.0), ack_timeout_s=3.0,
+    ),
+)  # fmt: skip
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -52,6 +62,10 @@ class Rules(msgspec.Struct, frozen=True):
     acks_early: bool = False
     fork_keeps_name: bool = False
     fork_renames_records: bool = False
+    # Of the second direction.
+    down_two_steps: bool = False  # the floor first, then the effect
+    down_keeps_acked: bool = False  # what was acknowledged is sent again after a restore
+    down_no_ids: bool = False  # what takes effect does not know doubles
 
 
 class Weather(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,7 +110,10 @@ def weather_of(random: Random) -> Weather:
 
 
 class World:
-    """Runs until `calm_at`, heals, and must then come to rest with everything delivered."""
+    """Runs until `calm_at`, heals, and must then come to rest with everything delivered.
+
+    downlink   whether the hub tells its edges something, too, all the time
+    """
 
     def __init__(
         self,
@@ -106,6 +123,7 @@ class World:
         rules: Rules | None = None,
         trouble_s: float = 20.0,
         records: int = 120,
+        downlink: bool = True,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
@@ -113,6 +131,7 @@ class World:
         self.weather = weather or weather_of(self.random)
         self.link = self.weather.link
         self.rules = rules or Rules()
+        self.has_downlink = downlink
         self.now = 0.0
         self.is_calm = False
         self.trouble_s = trouble_s
@@ -126,6 +145,12 @@ class World:
         self.destroyed: set[int] = set()  # on a disk that was replaced by an older image
         self.dead: set[int] = set()
         self.partition = (False, False)
+        # Of the second direction: what the hub was told is stored, what a restore took from it, and
+        # how often each took effect in the world, whatever became of the disk that noted it.
+        self.told: dict[int, tuple[Lane, int]] = {}
+        self.untold: set[int] = set()
+        self.in_doubt: set[int] = set()
+        self.happened: Counter[tuple[int, int]] = Counter()
         self.hub = HubSim(self)
         self.edges: list[EdgeSim] = []
         self.edges.append(EdgeSim(self, SimJournal(self.bytes16())))
@@ -214,6 +239,8 @@ class World:
         self._records_left -= 1
         edge = self._any_edge()
         edge.append(self.random.choice((Lane.CRITICAL, Lane.BULK, Lane.BULK)))
+        if self.has_downlink and self.whims.random() < 0.5:
+            self.hub.tell(self.whims.choice((Lane.CRITICAL, Lane.NORMAL)))
         self.at(self.random.expovariate(8.0), self._produce)
 
     def _calm_down(self) -> None:
@@ -264,17 +291,39 @@ class World:
         assert not missing, f"seed {self.seed}: trimmed but not safe: {sorted(missing)}"
 
     def is_at_rest(self) -> bool:
-        return self.is_calm and all(edge.is_delivered() for edge in self.edges)
+        is_told = all(lane.floor == lane.tail for lane in self.hub.down.lanes)
+        return self.is_calm and is_told and all(edge.is_delivered() for edge in self.edges)
+
+    def take_effect(self, edge: int, content: int) -> None:
+        """Something the hub told happens at an edge: once, and never undone."""
+        self.happened[edge, content] += 1
+        both = self.weather.edge_restore_every_s and self.weather.hub_restore_every_s
+        if content not in self.in_doubt and not both:
+            count = self.happened[edge, content]
+            assert count == 1, f"seed {self.seed}: {content} took effect {count} times"
+
+    def check_effects(self) -> None:
+        """What the hub told took effect in its order, or a gap was stored that says so."""
+        if len(self.edges) > 1:
+            return
+        effects = self.edges[0].journal.effects
+        missing = set(self.told) - self.untold - {content for _, content in self.happened}
+        gaps = sum(last - first + 1 for first, last in effects.gaps)
+        assert not missing or gaps, f"seed {self.seed}: skipped in silence: {sorted(missing)[:9]}"
+        if not self.weather.edge_restore_every_s:
+            assert not missing, f"seed {self.seed}: never took effect: {sorted(missing)[:9]}"
 
     def _why_not_at_rest(self) -> str:
         lanes = [
             (edge.sender.state.value, [(w.floor, w.sent, w.tail) for w in edge.sender.lanes])
             for edge in self.edges
         ]
-        return f"not at rest after the trouble: {lanes}"
+        down = [(lane.floor, lane.tail) for lane in self.hub.down.lanes]
+        return f"not at rest after the trouble: {lanes} {down}"
 
     def check_end(self) -> None:
         self.check_log()
+        self.check_effects()
         held = self.held(self.hub.log.stored)
         missing = set(self.accepted) - held - self.destroyed
         assert not missing, f"seed {self.seed}: lost {sorted(missing)[:10]}"
@@ -318,6 +367,8 @@ class EdgeSim:
         self.life += 1
         self.origin = world.random.getrandbits(63) + 1
         self.number = 0
+        self.down_floors = self.journal.effects.floors
+        self._storing: deque[tuple[int, Batch]] = deque()
         self.sender = world.rules.sender(
             self.journal.positions(),
             incarnation=self.journal.incarnation,
@@ -325,6 +376,7 @@ class EdgeSim:
             wall_ns=lambda: world.wall_ns() + int(self.clock_s * 1e9),
             random=world.random,
             settings=SENDER,
+            down=(lambda: self.down_floors) if world.has_downlink else None,
         )
         self._later(world.random.uniform(0.01, 0.5), self._connect)
         self._later(0.0, self._tick)
@@ -354,6 +406,9 @@ class EdgeSim:
         for place in self.journal.lanes.values():
             world.destroyed |= {r.content for r in place.records} - kept - held
         world.note(f"edge {self.nth} is restored")
+        # What took effect and was not acknowledged yet, the hub sends again to whoever lost it.
+        lost = self.journal.effects.done - self.image.effects.done
+        world.in_doubt |= lost & world.hub.down.unacknowledged()
         self.journal = self.image.image()
         self.crash()
 
@@ -402,6 +457,13 @@ class EdgeSim:
                 self.world.carry(message, lambda m: hub.hear(peer, self, m), is_up=True)
             case edge_core.Load():
                 self._later(random.uniform(0.0, 0.02), lambda: self._load(effect))
+            case edge_core.Store(token, one):
+                self._storing.append((token, one))
+                if len(self._storing) == 1:
+                    self._later(self.world.whims.uniform(0.0, 0.1), self._carry_out_next)
+            case edge_core.DownBegun(incarnation, floors):
+                if incarnation != self.down_floors.incarnation:
+                    self.down_floors = DownFloors(incarnation, floors)
             case edge_core.Mark(lane, floor, safe):
                 self._check_acknowledged(lane, floor)
                 self._later(random.uniform(0.0, 0.1), lambda: self._mark(lane, floor, safe))
@@ -447,6 +509,30 @@ class EdgeSim:
                 payload=payload,
             )
         )
+
+    def _carry_out_next(self) -> None:
+        """Carry out the batch that is first in line: one transaction, and then the answer."""
+        token, one = self._storing.popleft()
+        rules, effects = self.world.rules, self.journal.effects
+        effects.knows_ids = not rules.down_no_ids
+        refused, reached, new = effects.carry_out(self.down_floors, one)
+        if rules.down_two_steps:
+            effects.done -= set(new)
+            self._later(0.3, lambda: self._take_effect(new))
+        else:
+            self._take_effect(new)
+        if reached.incarnation == self.down_floors.incarnation:
+            self.down_floors = reached
+        floor = reached.lanes[one.lane].floor
+        answer = refused or edge_core.Stored(token, floor, floor)
+        self._step(msgspec.structs.replace(answer, token=token))
+        if self._storing:
+            self._later(self.world.whims.uniform(0.0, 0.1), self._carry_out_next)
+
+    def _take_effect(self, contents: Sequence[int]) -> None:
+        self.journal.effects.done |= set(contents)
+        for content in contents:
+            self.world.take_effect(self.nth, content)
 
     def _check_acknowledged(self, lane: Lane, floor: int) -> None:
         """I1, I4: what the edge takes for durable is durable, while that hub lives."""
@@ -502,8 +588,18 @@ class HubSim:
         self.log = SimLog(world.bytes16(), world.rules.book)
         self.log.book.has_backups = world.weather.has_backups
         self.newest_backup = self.log.backup()
+        self.down = SimDownlink(world.whims.randbytes(16), keeps_acked=world.rules.down_keeps_acked)
+        self.down_backup = self.down.copied()
         self.life = 0
         self._boot()
+
+    def tell(self, lane: Lane) -> None:
+        """Store something for the edge; whoever asked for it knows that it is."""
+        world = self.world
+        content = len(world.told) + len(world.untold) + 1_000_000
+        tail = self.down.append(lane, content)
+        world.told[content] = (lane, tail)
+        self._step(hub_core.Grown(lane, tail))
 
     def _boot(self) -> None:
         self.life += 1
@@ -527,6 +623,8 @@ class HubSim:
         self.world.note("hub is restored")
         stored = self.newest_backup
         self.log.reopen(stored)
+        self.world.untold |= self.down.contents() - self.down_backup.contents()
+        self.down = self.down_backup.copied()
         self.newest_backup = self.log.backup()
         self.log.stored.generation = self.world.bytes16()
         for edge in self.log.stored.epochs:
@@ -538,6 +636,7 @@ class HubSim:
             self._later(0.05, self.take_backup)
             return
         self.newest_backup = self.log.backup()
+        self.down_backup = self.down.copied()
         self.log.raise_safe(self.newest_backup)
 
     def _tick(self) -> None:
@@ -558,8 +657,17 @@ class HubSim:
                 case hub_core.Store() | hub_core.Open():
                     self._queue.append(effect)
                     self._commit_soon()
+                case hub_core.Load():
+                    self._later(self.world.whims.uniform(0.0, 0.02), partial(self._load, effect))
+                case hub_core.Mark(lane, floor):
+                    self._later(
+                        self.world.whims.uniform(0.0, 0.1), partial(self.down.mark, lane, floor)
+                    )
                 case hub_core.Report(kind, facts):
                     self.world.note(f"hub {kind} {json.dumps(dict(facts))}")
+
+    def _load(self, asked: hub_core.Load) -> None:
+        self._step(self.down.load(asked))
 
     def _commit_soon(self) -> None:
         """Decide everything that waits; it is durable a moment later, if no crash comes first."""
@@ -595,7 +703,10 @@ class HubSim:
         if isinstance(one, hub_core.Open):
             session = self.log.open_session(NAME, one.incarnation, one.starts, changes)
             generation = self.log.stored.generation
-            return hub_core.Opened(one.token, session.epoch, generation, session.floors)
+            down = None
+            if one.down is not None:
+                down = self.down.begin(one.down, self.world.whims.randbytes(16))
+            return hub_core.Opened(one.token, session.epoch, generation, session.floors, down=down)
         asked = one.batch
         if self._slows_down():
             return hub_core.Stored(
