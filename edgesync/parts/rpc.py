@@ -41,7 +41,14 @@ RETRY_S: Final = 1.0
 TICK_S: Final = 0.25
 SERVED_MAX: Final = 100
 
+# Calls of this edge's own: the hub is told nothing of them.
+LOCAL: Final = "local."
+UNDER_WAY_MAX: Final = 1000
+
 Method = Callable[[str, Any], Awaitable[Any]]
+# Answers any method: device, method, params; raises LookupError when nobody does.
+AnyMethod = Callable[[str, str, Any], Awaitable[Any]]
+Ended = Callable[[Report], None]
 
 
 class Speaker(Protocol):
@@ -60,6 +67,8 @@ class RpcPart(Part):
         self.queue = CallQueue()
         self._speakers: dict[str, Speaker] = {}
         self._methods: dict[str, Method] = {}
+        self._local: dict[str, Ended] = {}
+        self.any_method: AnyMethod | None = None  # for methods that nobody registered
         self._notes: list[Effect] = []
         self._flushing = trio.Lock()
         self._has_notes = trio.Event()
@@ -184,11 +193,41 @@ class RpcPart(Part):
         self._methods[method] = function
 
     def answers(self, method: str) -> bool:
-        return method in self._methods
+        return method in self._methods or self.any_method is not None
 
     async def call(self, device: str, method: str, params: Any) -> Any:
         """Carry out what a device calls; raises LookupError for a name that nobody registered."""
+        if method not in self._methods and self.any_method is not None:
+            return await self.any_method(device, method, params)
         return await self._methods[method](device, params)
+
+    async def place(
+        self, device: str, method: str, params: Any, *, timeout_s: float, one_way: bool,
+        ended: Ended,
+    ) -> None:  # fmt: skip
+        """Call a device from this edge; on disk when this returns.
+
+        `ended` is told once: ANSWERED, EXPIRED, or DELIVERED for a call that is one-way. After a
+        restart nobody is. Raises StoreError, and LookupError when no more calls may wait.
+        """
+        now_ns = self.now_ns()
+        forgotten = self.queue.room(now_ns)
+        if forgotten is None or len(self._local) >= UNDER_WAY_MAX:
+            raise LookupError(f"{len(self.queue)} calls of devices wait already, no more may")
+        write, number = Write(), self._next
+        self._next = self._next % NUMBER_MAX + 1
+        for one in forgotten:
+            self._write(write, one)
+        call = Call(
+            number=number, id=f"{LOCAL}{number}", device=device, method=method,
+            params=msgspec.json.encode(params), one_way=one_way,
+            expires_ns=now_ns + round(timeout_s * 1e9),
+        )  # fmt: skip
+        write.put(DATABASE, _key(number), msgspec.msgpack.encode(call))
+        write.put(META, NUMBER_KEY, number.to_bytes(8, "big"))
+        await self.context.recorder.store.submit(write)
+        self._local[call.id] = ended
+        self._take(call)
 
     # -- effects ---------------------------------------------------------------------------------
 
@@ -220,14 +259,22 @@ class RpcPart(Part):
                 self._write(write, note)
             tails = await self.context.recorder.store.submit(write)
             del self._notes[: len(notes)]
+            for note in notes:
+                if isinstance(note, Note) and note.report.id in self._local:
+                    self._tell_local(note.report)
             self.context.recorder.note_grown(tails)
+
+    def _tell_local(self, report: Report) -> None:
+        if report.state.is_final(one_way=report.one_way):
+            self._local.pop(report.id)(report)
 
     def _write(self, write: Write, effect: Effect) -> None:
         match effect:
             case Note(call, report):
                 raw = msgspec.msgpack.encode(call)
                 write.put(DATABASE, _key(call.number), raw, essential=True)
-                _append(write, report_event(call.device, report))
+                if not call.id.startswith(LOCAL):
+                    _append(write, report_event(call.device, report))
             case Forget(number):
                 write.delete(DATABASE, _key(number))
 

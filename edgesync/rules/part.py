@@ -25,6 +25,7 @@ from edgesync.errors import ConfigError, RecordError, StoreError
 from edgesync.model import Event, EventType, Lane, Reading
 from edgesync.parts.part import Context, Part
 from edgesync.rules import effects as wanted
+from edgesync.rules.calls import DeviceCalls
 from edgesync.rules.engine import PROFILES, Engine, Run
 from edgesync.rules.facts import EdgeFacts
 from edgesync.rules.files import Rules, read_rules, stamp
@@ -37,8 +38,8 @@ from edgesync.rules.message import (
     device_message,
     telemetry_messages,
 )
-from edgesync.rules.model import FAILURE
 from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
+from edgesync.rules.nodes.actions import ReplyToDeviceNode
 from edgesync.rules.outward import Servers
 from edgesync.rules.state import State
 from edgesync.rules.worker.supervisor import ScriptWorker
@@ -87,6 +88,7 @@ class RulesPart(Part):
         self._facts = EdgeFacts(context, self._state)
         self._edge = Originator("EDGE", context.settings.edge.name)
         self._servers = Servers(self.answer)
+        self._calls = DeviceCalls(context, self.send, self.answer, self._can_reply)
         self._worker: ScriptWorker | None = None
         self._problem = ""
         self._messages = 0
@@ -114,6 +116,7 @@ class RulesPart(Part):
 
     def close(self) -> None:
         self._facts.close()
+        self._calls.detach()
         if self._worker is not None:
             self._worker.close()
 
@@ -121,6 +124,7 @@ class RulesPart(Part):
         if left := self._facts.unshared():
             await self._facts.share(left)
         self._facts.watch_alarms()
+        self._calls.attach()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)
             nursery.start_soon(self._keep_time)
@@ -405,6 +409,12 @@ class RulesPart(Part):
             now_ms = now.wall_ns // 1_000_000
             return await trio.to_thread.run_sync(worker.call_all, calls, now_ms)
 
+    def _can_reply(self) -> bool:
+        return self._engine is not None and any(
+            isinstance(wired.node, ReplyToDeviceNode)
+            for wired in self._engine.chains.nodes.values()
+        )
+
     # -- what leaves the edge --------------------------------------------------------------------
 
     def _send_out(self, effect: wanted.Effect) -> None:
@@ -412,14 +422,12 @@ class RulesPart(Part):
         match effect:
             case wanted.LogLine(node, text):
                 log.info("rules: %s: %s", node, text)
-            case wanted.CallDevice(reply_to=reply_to) if reply_to is not None:
-                problem = "this edge has no way to call devices"
-                message = reply_to.message.with_metadata(error=problem)
-                self.answer(reply_to, FAILURE, message)
+            case wanted.CallDevice():
+                self.context.parts.start_soon(self._calls.place, effect)
             case wanted.HttpRequest():
                 self.context.parts.start_soon(self._servers.ask, effect)
-            case wanted.ReplyToDevice(device, request_id, _):
-                log.warning("rules: nobody carries answers to %s (call %s)", device, request_id)
+            case wanted.ReplyToDevice(device, request_id, data):
+                self._calls.reply(device.name, request_id, data)
 
     # -- status ----------------------------------------------------------------------------------
 

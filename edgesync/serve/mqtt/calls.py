@@ -177,8 +177,11 @@ class DoorCalls:
                         )
                     )
                 except Exception as error:  # of a function that somebody registered: I8
-                    log.exception("mqtt: a call failed: device=%s", call.device)
-                    found = {"error": f"{type(error).__name__}: {error}"}
+                    if type(error) is LookupError:  # nobody answers it
+                        found = {"error": str(error)}
+                    else:
+                        log.exception("mqtt: a call failed: device=%s", call.device)
+                        found = {"error": f"{type(error).__name__}: {error}"}
             payload = msgspec.json.encode(found)
         self._deliver(client, Deliver(call.topic, payload))
 
