@@ -1,14 +1,20 @@
 """Questions of edges about the hub's keys, at the hub."""
 
+from contextlib import closing
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
+import trio.testing
 
 from edgesync_transport.link import Peer
-from edgesync_transport.messages import Message, Pull
+from edgesync_transport.messages import DeltaSync, FullSync, Message, Pull
 from edgesync_transport.receiver import Receiver
-from tests.hubd.keys import open_answers
+from hubd.cells import Answers, HubCells
+from hubd.cells import answers as module
+from hubd.log.memory import MemoryLog
+from tests.hubd.keys import open_answers, running
 
 pytestmark = pytest.mark.feature("L8")
 
@@ -35,3 +41,39 @@ async def test_a_question_that_comes_while_the_hub_stops_is_not_answered(tmp_pat
         ask()
         await trio.testing.wait_all_tasks_blocked()
     assert len(told) == count
+
+
+async def test_edges_are_told_nothing_before_the_start_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they would confirm is of a start that nobody will know of: has_told."""
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    log = MemoryLog()
+    told: list[FullSync | DeltaSync] = []
+
+    async def send(_peer: Peer, message: Message) -> None:
+        assert isinstance(message, FullSync | DeltaSync)
+        told.append(message)
+
+    def ask(answers: Answers, replica: int, keyspace: bytes) -> None:
+        pull = Pull(epoch=1, token=1, keyspace=keyspace, replica=replica, base=0, after=0, made=0)
+        answers.ask(Peer(route=b"r", edge="till"), pull, Receiver("till"), send)
+
+    async def until_told(count: int) -> None:
+        with trio.fail_after(5):
+            while len(told) < count:  # noqa: ASYNC110  # a message comes when it comes
+                await trio.sleep(0.01)
+
+    for start in (1, 2):
+        cells = HubCells(tmp_path, log.generation, log.head, random=Random(start))
+        with closing(cells):
+            limit, log._limit_bytes = log._limit_bytes, 0 if start == 2 else log._limit_bytes
+            async with running(Answers(cells, log)) as answers:
+                named = told[-1] if told else None
+                ask(answers, *(named.replica, named.keyspace) if named else (7, bytes(16)))
+                if start == 2:  # it has a name, and nothing is lacking
+                    await trio.sleep(0.1)
+                    assert len(told) == 1
+                    log._limit_bytes = limit
+                await until_told(start)
+                assert told[-1].start == cells.start
