@@ -143,17 +143,20 @@ cdef class Connection:
         cdef list request
         cdef Command one
         cdef str last = None
+        cdef int64_t now_ns = 0  # of points that come one after the other, asked for once
         while self.requests and self.unsent_bytes() < unsent_max:
             request = self.requests[self.next]
             one = table.get(request[0])
             if one is None:
-                if not self.take_points(runner, request, proto):
+                if now_ns == 0:
+                    now_ns = runner.wall_ns()
+                if not self.take_points(runner, request, proto, now_ns):
                     break
                 self.step()
                 count += 1
                 last = "ts.add" if len(request) == 4 else "ts.madd"
                 continue
-            before = self.out.size
+            before, now_ns = self.out.size, 0
             try:
                 reply = runner.go(one, request)
                 if type(reply) is EvictedReply:
@@ -171,12 +174,14 @@ cdef class Connection:
             self.hold(start, count, gates())
         return count
 
-    cdef bint take_points(self, Runner runner, list request, int proto) except -1:
+    cdef bint take_points(
+        self, Runner runner, list request, int proto, int64_t now_ns,
+    ) except -1:
         """Answer TS.ADD or TS.MADD where nothing about it needs a look."""
         # A log of commands that are as quick as this is kept by whoever looks at each.
         if runner.columns is None or 0 <= runner.slow_ns < QUICK_NS:
             return False
-        reply = (<Columns>runner.columns).answer(request, runner.wall_ns, AHEAD_NS)
+        reply = (<Columns>runner.columns).answer(request, now_ns, AHEAD_NS)
         if reply is None:
             return False
         write(&self.out, reply, proto)

@@ -11,7 +11,7 @@ it | n u32 | n series ids u64 | n times i64 | n values f64`.
 cimport cython
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
@@ -143,6 +143,17 @@ def check(places, times, values, Py_ssize_t series) -> None:
     cdef const int64_t[::1] at = times
     cdef const double[::1] what = values
     checked(where, at.shape[0], what.shape[0], series)
+
+
+def latest(times) -> int:
+    """Return the latest of some times, array("q"); the earliest there can be, of none."""
+    cdef const int64_t[::1] at = times
+    cdef int64_t found = INT64_MIN
+    cdef Py_ssize_t i
+    for i in range(at.shape[0]):
+        if at[i] > found:
+            found = at[i]
+    return found
 
 
 def unknown(places, marks) -> list[int]:
@@ -396,28 +407,26 @@ cdef class Columns:
         self.count = 0
         return found
 
-    cpdef object answer(self, list request, object wall_ns, int64_t ahead_ns):
+    cpdef object answer(self, list request, int64_t now_ns, int64_t ahead_ns):
         """Carry out TS.ADD or TS.MADD of series that are known, by `names`; returns its reply.
 
         None, and nothing has happened, when anything about it needs a look: a series that is not
-        known, options, a time or a value that is none, a time beyond `ahead_ns` from now.
+        known, options, a time or a value that is none, a time beyond `ahead_ns` from `now_ns`.
         """
         cdef Py_ssize_t size = len(request), before = self.count, i
         cdef bytes name = <bytes>request[0]
-        cdef int64_t now_ns
         cdef list times
         cdef object first
         if name == b"TS.ADD" or name == b"ts.add":
             if size != 4:
                 return None
-            now_ns = wall_ns()
             first = self.taken_in(request, 1, now_ns, ahead_ns)
             if first is not None:
                 self.told(1)
             return first
         if (name != b"TS.MADD" and name != b"ts.madd") or size < 4 or size % 3 != 1:
             return None
-        now_ns, times = wall_ns(), []
+        times = []
         for i in range(1, size, 3):
             first = self.taken_in(request, i, now_ns, ahead_ns)
             if first is None:

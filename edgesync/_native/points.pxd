@@ -14,6 +14,6 @@ cdef class Columns:
 
     cdef int put(self, uint32_t place, int64_t time_ns, double value) except -1
     cdef int told(self, Py_ssize_t added) except -1
-    cpdef object answer(self, list request, object wall_ns, int64_t ahead_ns)
+    cpdef object answer(self, list request, int64_t now_ns, int64_t ahead_ns)
     cdef object taken_in(self, list request, Py_ssize_t at, int64_t now_ns, int64_t ahead_ns)
     cdef void cut(self, Py_ssize_t count) noexcept

@@ -44,6 +44,9 @@ def check(
 ) -> None:
     """Raise RecordError for columns that do not belong together; as for `parts`."""
 
+def latest(times: array.array[int]) -> int:
+    """Return the latest of some times, array("q"); the earliest there can be, of none."""
+
 def unknown(places: array.array[int], marks: bytearray) -> list[int]:
     """Return the places whose mark is not 1, each once, and add 2 to the marks of all.
 
@@ -118,13 +121,11 @@ class Columns:
     def add(self, place: int, time_ns: int, value: float) -> None:
         """Take one reading."""
 
-    def answer(
-        self, request: list[bytes], wall_ns: Callable[[], int], ahead_ns: int
-    ) -> int | list[int] | None:
+    def answer(self, request: list[bytes], now_ns: int, ahead_ns: int) -> int | list[int] | None:
         """Carry out TS.ADD or TS.MADD of series that are known, by `names`; returns its reply.
 
         None, and nothing has happened, when anything about it needs a look: a series that is not
-        known, options, a time or a value that is none, a time beyond `ahead_ns` from now.
+        known, options, a time or a value that is none, a time beyond `ahead_ns` from `now_ns`.
         """
 
     def take(self) -> tuple[array.array[int], array.array[int], array.array[float]]:

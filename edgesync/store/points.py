@@ -38,6 +38,7 @@ from edgesync._native.points import (
     batch_columns,
     batch_row,
     check,
+    latest,
     parts,
     unknown,
 )  # fmt: skip
@@ -479,7 +480,7 @@ class PointStore:
                 self._promise(staged, kept)
         staged.used += used
         newest_ns = self._wall_ns() + AHEAD_NS
-        if max(times) > newest_ns:
+        if latest(times) > newest_ns:
             good = []
             for part in parts(places, times, values, len(self._places)):
                 if part.latest <= newest_ns:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edgesync._native import batch
 from edgesync._native.intake import bodies
-from edgesync._native.points import parts
+from edgesync._native.points import latest, parts
 from edgesync.errors import RecordError
 from edgesync.model import ValueType
 
@@ -28,6 +28,11 @@ def columns(rows: Rows) -> tuple["array.array[int]", "array.array[int]", "array.
         array.array("q", [row[1] for row in rows]),
         array.array("d", [row[2] for row in rows]),
     )
+
+
+@given(st.lists(INT64, max_size=9))
+def test_the_latest_of_times_is_their_maximum(times: list[int]) -> None:
+    assert latest(array.array("q", times)) == max(times, default=-(1 << 63))
 
 
 @given(ROWS)

@@ -350,7 +350,7 @@ def test_the_quick_path_does_what_the_plain_one_does(
     gathering.columns.take()
     quick = Columns()
     quick.names[b"t"] = gathering.columns.names[b"t"]
-    found = quick.answer(list(words), wall_ns, AHEAD_NS)
+    found = quick.answer(list(words), wall_ns(), AHEAD_NS)
     if found is None:
         assert len(quick) == 0
         return
