@@ -42,13 +42,15 @@ class Cost(msgspec.Struct):
 class Costs(msgspec.Struct):
     """first: all of it to an edge that has nothing; reported: what devices report, to the hub.
 
-    again: the edge is stopped and started; changed: likewise, after so many changes at the hub
+    again: the edge is stopped and started; changed: likewise, after so many changes at the hub;
+    missed: the line was cut while one attribute of each entity was changed there
     """
 
     first: Cost
     reported: Cost
     again: Cost
     changed: Cost
+    missed: Cost
 
 
 class Meter:
@@ -81,11 +83,15 @@ async def create(answers: Answers, count: int) -> None:
     await answers.run_commands(commands)
 
 
-async def change(answers: Answers, count: int) -> None:
+async def change(answers: Answers, count: int, value: int) -> None:
+    """Change an attribute of so many entities."""
     view = SpaceView(answers.cells.space, answers.cells.now_ms)
+    commands: list[Command] = []
     for number in range(count):
-        one = entity(EDGE, "device", f"Scale {number * 7:05}")
-        await answers.run_commands(attributes.plan_set(view, one, Scope.SHARED, {"limit": 1}))
+        one = entity(EDGE, "device", f"Scale {number:05}")
+        commands += attributes.plan_set(view, one, Scope.SHARED, {"limit": value})
+    for at in range(0, count, A_WRITE):
+        await answers.run_commands(commands[at : at + A_WRITE])
 
 
 def report(node: EdgeNode, count: int) -> None:
@@ -125,11 +131,18 @@ async def measure(count: int = COUNT) -> Costs:
             async with sites.node(EDGE) as node:
                 again = await synced(node)
                 assert node.cells.space.keys == 3 * count
-            await change(sites.answers, min(CHANGED, count))
+            await change(sites.answers, min(CHANGED, count), value=1)
             meter.start()
             async with sites.node(EDGE) as node:
                 changed = await synced(node)
-        return Costs(first, reported, again, changed)
+                cable.cut()
+                await change(sites.answers, count, value=2)
+                meter.start()
+                cable.plug()
+                missed = await synced(node)
+                one = f"Scale {count - 1:05}"
+                assert node.entities.attributes("device", one, "shared")["limit"] == 2
+        return Costs(first, reported, again, changed, missed)
 
 
 class Entities:
@@ -145,6 +158,9 @@ class Entities:
 
     def track_again_bytes(self, costs: Costs) -> int:
         return costs.again.nbytes
+
+    def track_missed_s(self, costs: Costs) -> float:
+        return costs.missed.seconds
 
     def track_first_s(self, costs: Costs) -> float:
         return costs.first.seconds
