@@ -209,11 +209,13 @@ class HubLink:
             if descriptors.are_short():  # libzmq lets peers in and does not say what failed
                 descriptors.note_shortage("link")
             now = trio.current_time()
+            due: list[EdgePort] = []
             while self._due and self._due[0][0] <= now:
                 due_at, _, port = heapq.heappop(self._due)
-                if due_at != port.due_at:
-                    continue  # it has been put forward since
-                port.due_at = math.inf
+                if due_at == port.due_at:  # else it has been put forward since
+                    port.due_at = math.inf
+                    due.append(port)
+            for port in due:  # each once: one that is due again at once waits for the next tick
                 if port.receiver.due_at() <= now:
                     await self._step(port, core.Tick())
                 self._time(port)

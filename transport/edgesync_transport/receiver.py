@@ -637,4 +637,6 @@ def _due_at(lane: LaneSender) -> float:
     """Return when a lane to the edge has something to do that only time brings."""
     if lane.in_flight:
         return lane.in_flight[0].at + lane.settings.ack_timeout_s
-    return lane.hold_until if lane.sent < lane.tail else math.inf
+    # What is being loaded comes by itself.
+    is_waiting = lane.sent < lane.tail and lane.loading is None
+    return lane.hold_until if is_waiting else math.inf
