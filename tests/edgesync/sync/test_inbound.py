@@ -1,0 +1,94 @@
+"""What a hub may send that is no sound batch: refused by its code, with nothing changed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgesync._native import batch as codec
+from edgesync._native import event as event_codec
+from edgesync.model import EventType, RecordKind
+from edgesync.store.journal import EdgeStore
+from edgesync.sync.inbound import NOWHERE, Inbound, load_floors
+from edgesync_transport.messages import Batch, Codec, Lane, NackCode
+from tests.native.rowsmith import Draft, make_rows
+
+pytestmark = pytest.mark.feature("S1", "S8")
+
+LIFE = b"j" * 16
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EdgeStore]:
+    with EdgeStore(tmp_path / "store") as found:
+        yield found
+
+
+def inbound_of(store: EdgeStore) -> Inbound:
+    made = Inbound(store, edge="barn", wall_ns=lambda: 1)
+    made.begin(LIFE, NOWHERE.lanes)
+    return made
+
+
+def batch_of(count: int = 2, kind: int = RecordKind.EVENT, first: int = 1) -> Batch:
+    body = event_codec.encode(EventType.CUSTOM, 0, 2, "pump", b"x", 1, 2, 0)
+    rows = make_rows([Draft(kind, body, 7, first + n) for n in range(count)], 1, first)
+    number, payload = codec.pack(rows, prev_chain=0)
+    return Batch(
+        epoch=1, incarnation=LIFE, lane=Lane.NORMAL, first=first, last=first + count - 1,
+        prev_chain=0, last_chain=codec.last_chain(number, payload, 0), codec=Codec(number),
+        payload=payload,
+    )  # fmt: skip
+
+
+async def test_a_sound_batch_is_carried_out_once_and_survives(store: EdgeStore) -> None:
+    inbound, one = inbound_of(store), batch_of()
+    for _ in range(2):
+        done = await inbound.store(5, one)
+        assert (done.code, done.floor, done.token) == (None, 2, 5)
+    assert inbound.records == 2
+    assert load_floors(store) == inbound.floors()
+    assert load_floors(store).lanes[Lane.NORMAL].floor == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"first": 3, "last": 4}, NackCode.GAP),
+        ({"incarnation": b"o" * 16}, NackCode.GAP),
+        ({"prev_chain": 9}, NackCode.CHAIN),
+        ({"last_chain": 9}, NackCode.POISON),
+        ({"last": 3}, NackCode.POISON),
+        ({"payload": b""}, NackCode.POISON),
+        ({"codec": Codec.COLUMNS}, NackCode.POISON),
+    ],
+)
+async def test_a_batch_that_is_not_as_it_says_changes_nothing(
+    store: EdgeStore, change: dict[str, object], code: NackCode
+) -> None:
+    inbound = inbound_of(store)
+    before = store.state(Lane.CRITICAL).tail
+    refused = await inbound.store(1, msgspec.structs.replace(batch_of(), **change))
+    assert refused.code is code
+    assert load_floors(store) == NOWHERE
+    assert store.state(Lane.CRITICAL).tail == before
+    assert (await inbound.store(2, batch_of())).code is None
+
+
+async def test_records_of_another_kind_are_refused(store: EdgeStore) -> None:
+    refused = await inbound_of(store).store(1, batch_of(kind=RecordKind.CELLS))
+    assert refused.code is NackCode.POISON
+
+
+@given(payload=st.binary(max_size=300), number=st.sampled_from([Codec.ROWS, Codec.COLUMNS]))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=80)
+async def test_whatever_bytes_come_are_refused_or_carried_out(
+    store: EdgeStore, payload: bytes, number: Codec
+) -> None:
+    inbound = inbound_of(store)
+    one = msgspec.structs.replace(batch_of(), payload=payload, codec=number)
+    assert (await inbound.store(1, one)).code is NackCode.POISON
+    assert load_floors(store) == NOWHERE
