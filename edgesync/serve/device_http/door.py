@@ -10,6 +10,7 @@ import trio
 from edgesync.errors import ConfigError
 from edgesync.parts.part import Context, DoorPart
 from edgesync.serve.device_http.server import DeviceHttpServer, Recorder
+from edgesync.serve.mqtt.calls import Rpc
 from edgesync.serve.mqtt.credentials import CredentialsFile, is_readable_by_others
 from edgesync.serve.mqtt.shared import Entities
 from edgesync.serve.tls import server_tls
@@ -40,7 +41,7 @@ class DeviceHttpPart(DoorPart):
         try:
             self._server = device_http_server(
                 context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
-                entities=lambda: context.parts.get("entities"),
+                entities=lambda: context.parts.get("entities"), rpc=context.parts.get("rpc"),
             )  # fmt: skip
         except ConfigError as error:
             log.error("no %s: %s", self.offer, error)
@@ -59,6 +60,7 @@ def device_http_server(
     *,
     wall_ns: Callable[[], int],
     entities: Callable[[], Entities],
+    rpc: Rpc | None = None,
 ) -> DeviceHttpServer:
     """Return the server that `[device_http]` describes; raises ConfigError."""
     section = settings.device_http
@@ -69,6 +71,7 @@ def device_http_server(
         tls=server_tls(section, "device_http", folder) if section.tls_port else None,
         wall_ns=wall_ns,
         entities=entities,
+        rpc=rpc,
     )
 
 

@@ -23,7 +23,14 @@ STATUSES: Final[Mapping[Reason, HTTPStatus]] = {
     Reason.TOPIC_NAME_INVALID: HTTPStatus.NOT_FOUND,
     Reason.QUOTA_EXCEEDED: HTTPStatus.INSUFFICIENT_STORAGE,
 }
-LATER: Final = ("attributes/updates", "rpc", "claim", "firmware", "software")
+LATER: Final = ("claim", "firmware", "software")
+KEYS: Final = ("clientKeys", "sharedKeys")
+# What devices are sent, if they wait for it.
+UPDATES: Final = DEVICE + "attributes"
+CALLS: Final = DEVICE + "rpc/request/+"
+WAIT_S: Final = 20.0
+WAIT_MAX_S: Final = 300.0
+TIMEOUT_DIGITS_MAX: Final = 9
 FIELDS_MAX: Final = 8
 
 
@@ -49,11 +56,15 @@ class Problem(Exception):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request as a message: whose token, the topic, and the payload if it is not the body."""
+    """A request as a message: whose token, the topic, and the payload if it is not the body.
+
+    waits_s   instead, how long to wait for what a subscriber to the topic would be sent next
+    """
 
     token: str
     topic: str
     payload: bytes | None = None
+    waits_s: float | None = None
 
 
 def read_target(method: str, target: str) -> Asked:
@@ -70,6 +81,12 @@ def read_target(method: str, target: str) -> Asked:
             return Asked(token, f"{DEVICE}rpc/request/{ONLY}")
         case "GET", "attributes":
             return Asked(token, f"{DEVICE}attributes/request/{ONLY}", _keys(query))
+        case "GET", "attributes/updates":
+            return Asked(token, UPDATES, b"", _timeout_s(query))
+        case "GET", "rpc":
+            return Asked(token, CALLS, b"", _timeout_s(query))
+        case "POST", _ if what.startswith("rpc/"):
+            return Asked(token, f"{DEVICE}rpc/response/{_number(what)}")
         case _, "telemetry" | "attributes":
             allowed = "POST" if what == "telemetry" else "GET, POST"
             raise Problem(
@@ -81,13 +98,31 @@ def read_target(method: str, target: str) -> Asked:
     raise Problem(HTTPStatus.NOT_FOUND, "there are telemetry, attributes and rpc", field=what[:100])
 
 
-def _keys(query: str) -> bytes:
-    """Return which attributes a query names, as a payload names them."""
+def _number(what: str) -> str:
+    number = what.removeprefix("rpc/")
+    if not (number.isascii() and number.isdigit()):
+        raise Problem(HTTPStatus.NOT_FOUND, "the number of a call is missing", field=what[:100])
+    return number
+
+
+def _query(query: str) -> dict[str, str]:
     try:
-        given = parse_qsl(
-            query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=8
-        )
+        return dict(parse_qsl(query, strict_parsing=bool(query), max_num_fields=FIELDS_MAX))
     except ValueError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, "is no query", field="query") from error
-    known = {name: value for name, value in given if name in ("clientKeys", "sharedKeys")}
-    return msgspec.json.encode(known)
+
+
+def _keys(query: str) -> bytes:
+    """Return which attributes a query names, as a payload names them."""
+    given = _query(query)
+    return msgspec.json.encode({name: given[name] for name in KEYS if name in given})
+
+
+def _timeout_s(query: str) -> float:
+    """Return how long a device would wait; it says so in milliseconds."""
+    said = _query(query).get("timeout", "")
+    if not said:
+        return WAIT_S
+    if not (said.isascii() and said.isdigit() and len(said) <= TIMEOUT_DIGITS_MAX):
+        raise Problem(HTTPStatus.BAD_REQUEST, "is no time in milliseconds", field="timeout")
+    return min(int(said) / 1000, WAIT_MAX_S)

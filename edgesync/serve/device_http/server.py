@@ -9,19 +9,24 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import h11
+import msgspec
 import trio
+from msgspec import Raw
 
 from edgesync.errors import RecordError, StoreError, TooManySeries
 from edgesync.model import Event, Reading
-from edgesync.serve.device_http.requests import STATUSES, Asked, Problem, read_target
+from edgesync.serve.device_http.requests import CALLS, STATUSES, Asked, Problem, read_target
 from edgesync.serve.device_http.settings import DeviceHttpSection
+from edgesync.serve.device_http.waiting import PolledAttributes, waiting_for_call
+from edgesync.serve.mqtt.calls import Rpc, answer_of, store_answers
 from edgesync.serve.mqtt.credentials import CredentialsFile
-from edgesync.serve.mqtt.shared import DeviceAttributes, Entities
+from edgesync.serve.mqtt.shared import Entities
 from edgesync.serve.mqtt.thingsboard import Device, Message, Refused, ThingsBoard, ToldLimits
 from edgesync.serve.mqtt.values import BadPayload
 from edgesync.status import DeviceHttpStatus, RefusalView
@@ -29,6 +34,7 @@ from edgesync_transport import descriptors
 from edgesync_transport.descriptors import Door
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 HEAD_BYTES_MAX: Final = 16 * 1024
 HEAD_LINES_MAX: Final = 100
@@ -57,7 +63,10 @@ class Recorder(Protocol):
 
 
 class DeviceHttpServer:
-    """Takes what devices post until cancelled."""
+    """Takes what devices post until cancelled.
+
+    rpc   calls of devices; None: nobody calls them, nor answers them
+    """
 
     def __init__(
         self,
@@ -68,18 +77,21 @@ class DeviceHttpServer:
         tls: ssl.SSLContext | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         entities: Callable[[], Entities],
+        rpc: Rpc | None = None,
     ) -> None:
+        self._rpc = rpc
         self._section = section
         self._recorder = recorder
         self._credentials = credentials
         self._tls = tls
         self._wall_ns = wall_ns
-        self._attributes = DeviceAttributes(entities)
+        self._attributes = PolledAttributes(entities)
         self._api = ThingsBoard(
             ToldLimits(int(section.body_limit), 1),
             cast=section.type_cast,
             may_name=lambda device, name: name == device.name,
             attributes=self._attributes,
+            answers=rpc.answers if rpc is not None else lambda _method: False,
         )
         self._looked_at = float("-inf")
         self._connections = self._requests = self._readings = 0
@@ -109,6 +121,7 @@ class DeviceHttpServer:
         most = max(1, min(section.connections_max, descriptors.limit() - 2 * descriptors.reserve()))
         door = Door("device http", most)
         with contextlib.ExitStack() as stack:
+            stack.callback(self._attributes.close)
             found = []
             for port, tls in ((section.port, None), (section.tls_port, self._tls)):
                 for one in await trio.open_tcp_listeners(port, host=section.host) if port else ():
@@ -161,46 +174,77 @@ class DeviceHttpServer:
         self, stream: trio.abc.Stream, connection: h11.Connection, limit: trio.CancelScope
     ) -> bool:
         """Take a request and answer it; returns whether it showed a token that is known."""
-        known, headers = _Known(limit), [JSON]
-        try:
-            request = await _next(stream, connection)
-            if not isinstance(request, h11.Request):
-                return False
-            self._requests += 1
-            status, body = HTTPStatus.OK, await self._answer(stream, connection, request, known)
-        except Problem as problem:
-            status, body = problem.status, problem.body()
-            headers += problem.headers
-        except h11.RemoteProtocolError as error:
-            self._rejected += 1
-            status = HTTPStatus(error.error_status_hint)
-            body = Problem(status, f"no HTTP/1.1: {error}").body()
-        if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            if connection.their_state is not h11.DONE:
-                headers.append(("Connection", "close"))  # what it still sends is not waited for
-            await stream.send_all(_answer_bytes(connection, status, headers, body))
-        return known.is_known
+        headers = [JSON]
+        with contextlib.closing(_Exchange(stream, connection, limit)) as exchange:
+            try:
+                request = await _next(stream, connection)
+                if not isinstance(request, h11.Request):
+                    return False
+                self._requests += 1
+                status, body = HTTPStatus.OK, await self._answer(exchange, request)
+            except Problem as problem:
+                status, body = problem.status, problem.body()
+                headers += problem.headers
+            except h11.RemoteProtocolError as error:
+                self._rejected += 1
+                status = HTTPStatus(error.error_status_hint)
+                body = Problem(status, f"no HTTP/1.1: {error}").body()
+            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                _skip_body(connection)
+                if connection.their_state is not h11.DONE:
+                    headers.append(("Connection", "close"))  # what it still sends is not awaited
+                await stream.send_all(_answer_bytes(connection, status, headers, body))
+                exchange.sent()
+            return exchange.is_known
 
     # -- requests ------------------------------------------------------------------------------
 
-    async def _answer(
-        self,
-        stream: trio.abc.Stream,
-        connection: h11.Connection,
-        request: h11.Request,
-        known: "_Known",
-    ) -> bytes:
+    async def _answer(self, exchange: "_Exchange", request: h11.Request) -> bytes:
         """Take a request; returns the body of the answer. Raises Problem."""
         if len(request.headers) > HEAD_LINES_MAX:
             raise Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers")
         asked = read_target(request.method.decode(), request.target.decode("ascii"))
         # Before the body: who is not known does not fill the memory.
         device = self._identify(asked.token)
-        known.note()
-        body = await self._body(stream, connection, request)
+        exchange.note_known()
+        body = await self._body(exchange.stream, exchange.connection, request)
+        if asked.waits_s is not None:
+            return await self._wait(exchange, device, asked, asked.waits_s)
         message = self._understand(device, asked, body if asked.payload is None else asked.payload)
         await self._store(device, asked, message)
+        for call in message.calls:
+            assert self._rpc is not None
+            return await answer_of(self._rpc, call)
         return message.replies[0][1] if message.replies else b""
+
+    async def _wait(
+        self, exchange: "_Exchange", device: Device, asked: Asked, waits_s: float
+    ) -> bytes:
+        """Wait for what a subscriber to the topic would be sent next."""
+        exchange.note_known(waits_s)
+        problem = Problem(
+            HTTPStatus.REQUEST_TIMEOUT, "there was nothing for this device; ask again"
+        )
+        async with exchange.while_there():
+            with trio.move_on_after(waits_s):
+                try:
+                    if asked.topic == CALLS:
+                        return await self._next_call(exchange, device)
+                    body, exchange.sent = await self._attributes.next_body(device.name)
+                    return body
+                except (BadPayload, Refused) as error:
+                    problem = Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        raise problem
+
+    async def _next_call(self, exchange: "_Exchange", device: Device) -> bytes:
+        rpc = self._rpc
+        if rpc is None:
+            await trio.sleep_forever()
+        poll = exchange.enter(waiting_for_call(rpc, device.name))
+        call = await poll.next_call()
+        exchange.sent = partial(rpc.delivered, device.name, call.number)
+        said = {"id": call.number, "method": call.method, "params": Raw(call.params)}
+        return msgspec.json.encode(said)
 
     def _identify(self, token: str) -> Device:
         now = trio.current_time()
@@ -257,6 +301,9 @@ class DeviceHttpServer:
                 await self._recorder.emit(event)
             if message.has_reports:
                 await self._attributes.wait_durable()
+            if message.answers and self._rpc is not None:
+                for problem in await store_answers(self._rpc, message.answers):
+                    raise Problem(HTTPStatus.NOT_FOUND, problem)
         except RecordError as error:
             self._note_refusal(device, asked, str(error))
             is_full = isinstance(error, TooManySeries)
@@ -278,16 +325,56 @@ class DeviceHttpServer:
         )
 
 
-class _Known:
-    """Whether the request of a connection has shown a token; then it may take its time."""
+class _Exchange:
+    """A request and its answer.
 
-    def __init__(self, limit: trio.CancelScope) -> None:
+    is_known   the request has shown a token: it may take its time
+    sent       called when the answer has been written
+    """
+
+    def __init__(
+        self, stream: trio.abc.Stream, connection: h11.Connection, limit: trio.CancelScope
+    ) -> None:
+        self.stream, self.connection = stream, connection
         self.is_known = False
+        self.sent: Callable[[], None] = _nothing
         self._limit = limit
+        self._stack = contextlib.ExitStack()
 
-    def note(self) -> None:
+    def note_known(self, more_s: float = 0.0) -> None:
         self.is_known = True
-        self._limit.deadline = trio.current_time() + REQUEST_S
+        self._limit.deadline = trio.current_time() + REQUEST_S + more_s
+
+    def enter(self, context: contextlib.AbstractContextManager[T]) -> T:
+        """Keep `context` until the answer has been written, or could not be."""
+        return self._stack.enter_context(context)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    @contextlib.asynccontextmanager
+    async def while_there(self) -> AsyncIterator[None]:
+        """End the block when the device closes the connection: it would hear of nothing."""
+        is_gone = False
+
+        async def watch() -> None:
+            nonlocal is_gone
+            if data := await self.stream.receive_some(READ_BYTES):
+                self.connection.receive_data(bytes(data))  # the next request, early
+                return
+            is_gone = True
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch)
+            yield
+            nursery.cancel_scope.cancel()
+        if is_gone:
+            raise trio.BrokenResourceError
+
+
+def _nothing() -> None:
+    pass
 
 
 def _answer_bytes(
@@ -300,6 +387,14 @@ def _answer_bytes(
     sent = connection.send(h11.Response(status_code=status, headers=head)) or b""
     sent += connection.send(h11.Data(data=body)) or b""
     return sent + (connection.send(h11.EndOfMessage()) or b"")
+
+
+def _skip_body(connection: h11.Connection) -> None:
+    """Pass over what has come of the body of a request that is refused without it."""
+    with contextlib.suppress(h11.RemoteProtocolError):
+        while connection.their_state is h11.SEND_BODY:
+            if connection.next_event() is h11.NEED_DATA:
+                return
 
 
 async def _drain(stream: trio.abc.Stream) -> None:

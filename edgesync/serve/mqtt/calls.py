@@ -148,42 +148,49 @@ class DoorCalls:
     # -- from devices ----------------------------------------------------------------------------
 
     async def store(self, answers: Sequence[CallAnswer]) -> list[str]:
-        """Store what devices answered, on disk when this returns; returns what was refused.
-
-        Raises StoreError.
-        """
-        refused: list[str] = []
-        for one in answers:
-            try:
-                if len(bytes(one.answer)) > ANSWER_BYTES_MAX:
-                    error = f"an answer of {len(bytes(one.answer))} bytes"
-                    self._rpc.take_answer(one.device, one.number, None, error)
-                else:
-                    self._rpc.take_answer(one.device, one.number, one.answer)
-            except LookupError as error_:
-                refused.append(str(error_))
-        await self._rpc.flush()
-        return refused
+        """Do as `store_answers` does."""
+        return await store_answers(self._rpc, answers)
 
     async def answer(self, client: "Client", call: DeviceCall) -> None:
-        """Answer what a device calls here, with what was registered for it."""
+        """Answer what a device calls here."""
         async with self._running:
-            found: Any = {"error": f"no answer within {CALL_TIMEOUT_S:.0f} s"}
-            with trio.move_on_after(CALL_TIMEOUT_S):
-                try:
-                    found = Raw(
-                        msgspec.json.encode(
-                            await self._rpc.call(call.device, call.method, call.params)
-                        )
-                    )
-                except Exception as error:  # of a function that somebody registered: I8
-                    if type(error) is LookupError:  # nobody answers it
-                        found = {"error": str(error)}
-                    else:
-                        log.exception("mqtt: a call failed: device=%s", call.device)
-                        found = {"error": f"{type(error).__name__}: {error}"}
-            payload = msgspec.json.encode(found)
+            payload = await answer_of(self._rpc, call)
         self._deliver(client, Deliver(call.topic, payload))
+
+
+async def store_answers(rpc: Rpc, answers: Sequence[CallAnswer]) -> list[str]:
+    """Store what devices answered, on disk when this returns; returns what was refused.
+
+    Raises StoreError.
+    """
+    refused: list[str] = []
+    for one in answers:
+        try:
+            if len(bytes(one.answer)) > ANSWER_BYTES_MAX:
+                error = f"an answer of {len(bytes(one.answer))} bytes"
+                rpc.take_answer(one.device, one.number, None, error)
+            else:
+                rpc.take_answer(one.device, one.number, one.answer)
+        except LookupError as unknown:
+            refused.append(str(unknown))
+    await rpc.flush()
+    return refused
+
+
+async def answer_of(rpc: Rpc, call: DeviceCall) -> bytes:
+    """Return the JSON that answers a device's call, by what was registered for it."""
+    found: Any = {"error": f"no answer within {CALL_TIMEOUT_S:.0f} s"}
+    with trio.move_on_after(CALL_TIMEOUT_S):
+        try:
+            answer = await rpc.call(call.device, call.method, call.params)
+            found = Raw(msgspec.json.encode(answer))
+        except Exception as error:  # of a function that somebody registered: I8
+            if type(error) is LookupError:  # nobody answers it
+                found = {"error": str(error)}
+            else:
+                log.exception("a call failed: device=%s", call.device)
+                found = {"error": f"{type(error).__name__}: {error}"}
+    return msgspec.json.encode(found)
 
 
 def _topic(client: "Client") -> str | None:

@@ -48,16 +48,16 @@ class RpcHub(Hub):
                 yield service
                 nursery.cancel_scope.cancel()
 
-    def mqtt_node(self) -> tuple[EdgeNode, int]:
-        """Return an edge with a door for MQTT devices, and its port."""
+    def device_node(self, door: str = "mqtt") -> tuple[EdgeNode, int]:
+        """Return an edge with a door for devices, `mqtt` or `device_http`, and its port."""
         node = self.node()
         folder = self.folder / "edge"
         path = folder / "mqtt-devices.toml"
         path.write_text(DEVICES)
         path.chmod(0o600)
         (port,) = free_ports(1)
-        section = msgspec.structs.replace(node.settings.mqtt, port=port)
-        settings = msgspec.structs.replace(node.settings, mqtt=section)
+        section = msgspec.structs.replace(getattr(node.settings, door), port=port)
+        settings = msgspec.structs.replace(node.settings, **{door: section})
         return EdgeNode(settings, folder=folder), port
 
 

@@ -205,7 +205,7 @@ async def test_a_request_is_answered_when_it_is_on_disk(tmp_path: Path) -> None:
         ("DELETE", SCALE + "attributes", b"", 405, "GET, POST"),
         ("GET", SCALE + "attributes?clientKeys", b"", 400, "query"),
         ("POST", SCALE + "rpc", {"no": "method"}, 400, '"field":"method"'),
-        ("GET", SCALE + "rpc?timeout=10", b"", 501, "not there yet"),
+        ("GET", SCALE + "rpc?timeout=ten", b"", 400, '"field":"timeout"'),
         ("POST", SCALE + "claim", {}, 501, "not there yet"),
         ("POST", SCALE + "other", {}, 404, "telemetry, attributes and rpc"),
         ("POST", "/api/v1/", {}, 404, "/api/v1/TOKEN/telemetry"),
@@ -330,7 +330,6 @@ async def test_a_token_that_is_taken_away_is_refused(
             assert (await client.ask("POST", SCALE + "telemetry", {"a": 1}))[0] == 200
             (tmp_path / "mqtt-devices.toml").write_text(DEVICES.replace("SCALE_TOKEN", "NEW_TOKEN"))
             assert (await client.ask("POST", SCALE + "telemetry", {"a": 2}))[0] == 401
-            assert await client.is_closed()
         async with door.client() as client:
             assert (await client.ask("POST", "/api/v1/NEW_TOKEN/telemetry", {"a": 3}))[0] == 200
         assert door.server.status().rejected == 1

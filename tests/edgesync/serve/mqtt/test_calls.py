@@ -64,7 +64,7 @@ class Site:
 
 @asynccontextmanager
 async def open_site(hub: RpcHub) -> AsyncIterator[Site]:
-    node, port = hub.mqtt_node()
+    node, port = hub.device_node()
     async with node, node.serving():
         yield Site(node, port)
 
