@@ -1,5 +1,7 @@
 """What can go wrong at the hub that its operator can mend; the rest is `edgesync.errors`."""
 
+from edgesync.errors import StoreVersion
+
 
 class HubError(Exception):
     """Base of the errors below."""
@@ -67,6 +69,14 @@ class OwnedBusy(OwnedUnusable):
 
     def __init__(self, database: str) -> None:
         super().__init__(database, "is held by another process; try again when that has ended")
+
+
+class OwnedNewer(OwnedUnusable, StoreVersion):
+    """A newer version has migrated it meanwhile: whoever can wait for it, waits."""
+
+    def __init__(self, database: str, *, found: int, known: int) -> None:
+        StoreVersion.__init__(self, path=database, found=found, known=known)
+        self.database = database
 
 
 class OwnedReplaced(OwnedUnusable):

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import trio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubd.api.errors import ApiError, answer
@@ -47,6 +48,21 @@ BODY_BYTES_A_SECOND: Final = 8 * 1024
 MAY_WRITE: Final = "hubd.may_write"
 
 
+def _no_token() -> ApiError:
+    return ApiError(
+        401, "a token is needed", field="Authorization",
+        remedy="Authorization: Bearer <token>, or the token as password in a browser",
+    )  # fmt: skip
+
+
+def _refusal(error: ApiError) -> Response:
+    response = answer(error)
+    if error.status == 401:
+        # Basic makes a browser ask: any name, the token as password.
+        response.headers["WWW-Authenticate"] = 'Basic realm="edgesync hub", charset="UTF-8"'
+    return response
+
+
 class Guard:
     """Checks host and token, adds the headers."""
 
@@ -75,8 +91,12 @@ class Guard:
         if scope["type"] != "http":
             return  # No WebSockets here: the server closes what is not accepted.
 
+        has_begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
@@ -84,15 +104,14 @@ class Guard:
             _check_head(scope)
             theirs = self._check(scope)
         except ApiError as error:
-            response = answer(error)
-            if error.status == 401:
-                # Basic makes a browser ask: any name, the token as password.
-                response.headers["WWW-Authenticate"] = 'Basic realm="edgesync hub", charset="UTF-8"'
-            await response(scope, receive, send_guarded)
+            await _refusal(error)(scope, receive, send_guarded)
             return
         # Whoever asked may go in the middle of it: nobody to answer, and no fault of ours.
         with contextlib.suppress(ClientDisconnect), self._while_good(scope, theirs):
             await self._app(scope, _Body(receive).receive, send_guarded)
+            return
+        if theirs is not None and not has_begun and not self._tenant_tokens.has(theirs):
+            await _refusal(_no_token())(scope, receive, send_guarded)  # withdrawn meanwhile
 
     def _while_good(self, scope: Scope, token: ApiToken | None) -> AbstractContextManager[None]:
         """End a stream with the token it was asked with; what writes is short, and is answered."""
@@ -123,10 +142,7 @@ class Guard:
             return None
         scope[TENANT] = NOBODY
         if scope["path"] not in OPEN_PATHS:
-            raise ApiError(
-                401, "a token is needed", field="Authorization",
-                remedy="Authorization: Bearer <token>, or the token as password in a browser",
-            )  # fmt: skip
+            raise _no_token()
         return None
 
     def _check_page(self, headers: Headers) -> None:

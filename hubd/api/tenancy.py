@@ -45,6 +45,10 @@ class TenantTokens:
         # They are random, so looking their hash up tells nothing by its time.
         return self._known.get(hashlib.sha256(token.encode()).hexdigest()) if token else None
 
+    def has(self, token: ApiToken) -> bool:
+        """Return whether the token is still good."""
+        return token.sha256 in self._known
+
     @contextmanager
     def asking(self, token: ApiToken) -> Iterator[None]:
         """Let the block last as long as the token is good: a stream would outlive it."""

@@ -13,12 +13,11 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
-from edgesync.errors import StoreVersion
 from hubd.db import engine as engines
 from hubd.db.faults import Fault, fault_of, is_missing
 from hubd.db.limits import stopping_when
 from hubd.db.upkeep import empty_wal
-from hubd.errors import OwnedBusy, OwnedReplaced, OwnedUnusable
+from hubd.errors import OwnedBusy, OwnedNewer, OwnedReplaced, OwnedUnusable
 from hubd.owned import tables
 from hubd.owned.migrate import migrate, newest_revision
 
@@ -119,7 +118,7 @@ class Owned:
             raise OwnedReplaced(self.name, problem)
 
     def _check(self, connection: sa.Connection) -> None:
-        """Raise OwnedReplaced, or StoreVersion for tables that were migrated meanwhile."""
+        """Raise OwnedReplaced, or OwnedNewer for tables that were migrated meanwhile."""
         if not self.identity:
             return
         try:
@@ -134,7 +133,7 @@ class Owned:
             self._is_ready = False  # what is put back may be of an earlier version
             raise
         if revision > (known := newest_revision()):
-            raise StoreVersion(path=self.name, found=int(revision), known=int(known))
+            raise OwnedNewer(self.name, found=int(revision), known=int(known))
 
     def _find_file_id(self) -> tuple[int, int] | None:
         """Return which file has the name of the database, None for none."""

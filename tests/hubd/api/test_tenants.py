@@ -328,11 +328,13 @@ def test_nobody_changes_entities_of_another_tenants_edge(
     """Every action on an edge there is: a new one has to be listed here."""
     paths = {one.path for one in routes.ACTIONS if one.path.startswith(routes.EDGE)}
     alarms = {f"{routes.EDGE}/alarms/{{id}}/{what}" for what in ("ack", "clear")}
-    assert paths == {f"{routes.EDGE}/{path}" for path in ENTITY_BODIES} | alarms
+    calls = {f"{routes.EDGE}/rpc"}
+    assert paths == {f"{routes.EDGE}/{path}" for path in ENTITY_BODIES} | alarms | calls
     before = keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq
-    bodies = ENTITY_BODIES | {f"alarms/{'0' * 24}/{what}": {} for what in ("ack", "clear")}
-    for path, body in bodies.items():
-        given = body if path.startswith("alarms/") else {"entity": "Scale", **body}
+    bodies = {path: {"entity": "Scale", **body} for path, body in ENTITY_BODIES.items()}
+    bodies |= {f"alarms/{'0' * 24}/{what}": {} for what in ("ack", "clear")}
+    bodies["rpc"] = {"device": "scale", "method": "tare"}
+    for path, given in bodies.items():
         there = bolt.post(f"/api/v1/edges/barn/{path}", json=given)
         nowhere = bolt.post(f"/api/v1/edges/absent/{path}", json=given)
         assert (there.status_code, nowhere.status_code) == (404, 404), path

@@ -1,5 +1,5 @@
 """The hub that the API's tests ask."""
 
-from tests.hubd.api.conftest import context
+from tests.hubd.api.conftest import context, rpc
 
-__all__ = ["context"]
+__all__ = ["context", "rpc"]
