@@ -7,7 +7,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from contextlib import AbstractContextManager
 from typing import Final
 from urllib.parse import urlsplit
@@ -46,6 +46,10 @@ BODY_S: Final = 10.0
 BODY_BYTES_A_SECOND: Final = 8 * 1024
 # In the scope of a request: whether whoever asks may also write.
 MAY_WRITE: Final = "hubd.may_write"
+
+
+def _nothing() -> None:
+    pass
 
 
 def _no_token() -> ApiError:
@@ -91,13 +95,16 @@ class Guard:
         if scope["type"] != "http":
             return  # No WebSockets here: the server closes what is not accepted.
 
-        has_begun = False
+        has_begun, go_on = False, _nothing
 
         async def send_guarded(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if "content-length" in headers:
+                    go_on()  # no stream: it was asked while the token was good
             await send(message)
 
         try:
@@ -107,16 +114,19 @@ class Guard:
             await _refusal(error)(scope, receive, send_guarded)
             return
         # Whoever asked may go in the middle of it: nobody to answer, and no fault of ours.
-        with contextlib.suppress(ClientDisconnect), self._while_good(scope, theirs):
+        with contextlib.suppress(ClientDisconnect), self._while_good(scope, theirs) as let_go:
+            go_on = let_go
             await self._app(scope, _Body(receive).receive, send_guarded)
             return
         if theirs is not None and not has_begun and not self._tenant_tokens.has(theirs):
             await _refusal(_no_token())(scope, receive, send_guarded)  # withdrawn meanwhile
 
-    def _while_good(self, scope: Scope, token: ApiToken | None) -> AbstractContextManager[None]:
+    def _while_good(
+        self, scope: Scope, token: ApiToken | None
+    ) -> AbstractContextManager[Callable[[], None]]:
         """End a stream with the token it was asked with; what writes is short, and is answered."""
         if token is None or scope["method"] not in READING:
-            return contextlib.nullcontext()
+            return contextlib.nullcontext(_nothing)
         return self._tenant_tokens.asking(token)
 
     def _check(self, scope: Scope) -> ApiToken | None:

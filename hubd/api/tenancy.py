@@ -8,6 +8,7 @@ wrong with it) is told to its operator alone, for it tells what others send.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -50,16 +51,19 @@ class TenantTokens:
         return token.sha256 in self._known
 
     @contextmanager
-    def asking(self, token: ApiToken) -> Iterator[None]:
-        """Let the block last as long as the token is good: a stream would outlive it."""
+    def asking(self, token: ApiToken) -> Iterator[Callable[[], None]]:
+        """Let the block last as long as the token is good: a stream would outlive it.
+
+        What it yields lets the block go on to its end.
+        """
         with trio.CancelScope() as scope:
             scopes = self._asking.setdefault(token.sha256, set())
             scopes.add(scope)
             try:
-                yield
+                yield partial(scopes.discard, scope)
             finally:
                 scopes.discard(scope)
-                if not scopes:
+                if not scopes and self._asking.get(token.sha256) is scopes:
                     del self._asking[token.sha256]
 
 

@@ -366,3 +366,43 @@ def test_alarms_of_the_fleet_are_those_of_the_tenants_edges(
     for path in ("/api/v1/alarms", "/alarms"):
         assert "Too heavy" in acme.get(path).text
         assert "Too heavy" not in bolt.get(path).text
+
+
+@pytest.mark.parametrize(
+    ("begins", "headers", "sent"),
+    [
+        (False, [], [401, "body"]),  # nothing was said yet
+        (True, [(b"content-length", b"4")], [200, "body"]),  # it was asked in time
+        (True, [], [200]),  # a stream
+    ],
+)
+async def test_a_question_on_its_way_when_its_token_goes_is_answered(
+    begins: bool, headers: list[tuple[bytes, bytes]], sent: list[object]
+) -> None:
+    tokens, (word, token) = TenantTokens(), token_of("acme")
+    tokens.set([token])
+    found = list[object]()
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": list(headers)}
+        if begins:
+            await send(start)
+        tokens.set([])
+        await trio.lowlevel.checkpoint()
+        if not begins:
+            await send(start)
+        await send({"type": "http.response.body", "body": b"late"})
+
+    async def send(message: Any) -> None:
+        found.append(message.get("status", "body"))
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    scope = {
+        "type": "http", "method": "GET", "path": "/api/v1/edges", "query_string": b"",
+        "headers": [(b"host", b"127.0.0.1"), (b"authorization", f"Bearer {word}".encode())],
+    }  # fmt: skip
+    guard = Guard(app, ApiSettings(allowed_hosts=("127.0.0.1",)), tenant_tokens=tokens)
+    await guard(scope, receive, send)
+    assert found == sent
