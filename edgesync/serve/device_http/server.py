@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Final, Protocol, TypeVar
+from typing import Final, TypeVar
 
 import h11
 import msgspec
@@ -20,10 +20,10 @@ import trio
 from msgspec import Raw
 
 from edgesync.errors import RecordError, StoreError, TooManySeries
-from edgesync.model import Event, Reading
 from edgesync.serve.device_http.requests import CALLS, STATUSES, Asked, Problem, read_target
 from edgesync.serve.device_http.settings import DeviceHttpSection
 from edgesync.serve.device_http.waiting import PolledAttributes, waiting_for_call
+from edgesync.serve.devices import Recorder
 from edgesync.serve.mqtt.calls import Rpc, answer_of, store_answers
 from edgesync.serve.mqtt.credentials import CredentialsFile
 from edgesync.serve.mqtt.shared import Entities
@@ -53,13 +53,6 @@ CREDENTIALS_S: Final = 1.0
 RETRY_S: Final = "5"
 REFUSALS_SHOWN: Final = 10
 JSON: Final = ("Content-Type", "application/json")
-
-
-class Recorder(Protocol):
-    """Where readings and events are stored; both return when they are on disk."""
-
-    def ingest(self, readings: Sequence[Reading]) -> Awaitable[None]: ...
-    def emit(self, event: Event) -> Awaitable[None]: ...
 
 
 class DeviceHttpServer:

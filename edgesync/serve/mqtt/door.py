@@ -1,16 +1,11 @@
 """The door as the file says: what is checked before it opens, and what is doubtful about it."""
 
-import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import trio
-
-from edgesync.errors import ConfigError
-from edgesync.parts.part import Context, DoorPart
-from edgesync.serve.mqtt.credentials import CredentialsFile, is_readable_by_others
+from edgesync.serve.devices import DevicePart, device_doubts
+from edgesync.serve.mqtt.credentials import CredentialsFile
 from edgesync.serve.mqtt.server import MqttServer
 from edgesync.serve.tls import server_tls
 from edgesync.settings import LOOPBACK, Settings
@@ -18,50 +13,26 @@ from edgesync.settings import LOOPBACK, Settings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgesync.serve.devices import Recorder
     from edgesync.serve.mqtt.calls import Rpc
-    from edgesync.serve.mqtt.server import Recorder
     from edgesync.serve.mqtt.shared import Entities
 
-
-log = logging.getLogger(__name__)
 
 SWITCH_S: Final = 0.0002
 
 
-class MqttPart(DoorPart):
-    """The door for MQTT devices; one whose files are wrong stays closed, and the log says why."""
+class MqttPart(DevicePart):
+    offer, section = "MQTT clients", "mqtt"
 
-    offer = "MQTT clients"
-
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        self._server: MqttServer | None = None
-
-    @property
-    def address(self) -> str:
-        section = self.context.settings.mqtt
-        ports = [str(port) for port in (section.port, section.tls_port) if port]
-        return f"mqtt.port {' and '.join(ports)} on {section.host}"
-
-    async def serve(
-        self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    def make_server(self) -> MqttServer:
         context = self.context
-        try:
-            self._server = mqtt_server(
-                context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
-                entities=lambda: context.parts.get("entities"), rpc=context.parts.get("rpc"),
-            )  # fmt: skip
-        except ConfigError as error:
-            log.error("no %s: %s", self.offer, error)
-            task_status.started()
-            return
+        made = mqtt_server(
+            context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
+            entities=lambda: context.parts.get("entities"), rpc=context.parts.get("rpc"),
+        )  # fmt: skip
         # A commit ends on a thread of its own, which would wait up to 5 ms for this one.
         sys.setswitchinterval(SWITCH_S)
-        await self._server.serve(task_status=task_status)
-
-    def status(self) -> Mapping[str, Any]:
-        return {} if self._server is None else {"mqtt": self._server.status()}
+        return made
 
 
 def mqtt_server(
@@ -91,14 +62,7 @@ def mqtt_doubts(settings: Settings, folder: Path) -> list[str]:
     """Return what is allowed and hardly meant; raises ConfigError as a start would."""
     section = settings.mqtt
     mqtt_server(settings, folder, _Nowhere(), wall_ns=lambda: 0, entities=_no_entities)
-    path = folder / section.devices
-    found = []
-    if is_readable_by_others(path):
-        found.append(f"{path} holds secrets and others may read it: chmod 600 {path}")
-    if section.port and section.host not in LOOPBACK:
-        found.append(
-            f"mqtt.port on {section.host}: credentials are sent in clear text; see mqtt.tls_port"
-        )
+    found = device_doubts(section, "mqtt", folder, "credentials")
     if section.anonymous and section.host not in LOOPBACK:
         found.append(f"mqtt.anonymous on {section.host}: whoever reaches it may write readings")
     return found

@@ -13,15 +13,16 @@ import socket
 import ssl
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 import trio
 
 from edgesync.errors import RecordError, StoreError, TooManySeries
-from edgesync.model import EntityType, Event, EventType, Reading
+from edgesync.model import EntityType, Event, EventType
+from edgesync.serve.devices import Recorder
 from edgesync.serve.mqtt.calls import DoorCalls, Rpc
 from edgesync.serve.mqtt.client import READ, WRITE, Client
 from edgesync.serve.mqtt.connection import (
@@ -86,13 +87,6 @@ REFUSALS_SHOWN: Final = 10
 SHOWN_BYTES: Final = 500  # of a payload that was refused
 KEEPALIVE_TCP: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20),
                         (socket.TCP_KEEPCNT, 3))  # fmt: skip
-
-
-class Recorder(Protocol):
-    """Where readings and events are stored; both return when they are on disk."""
-
-    def ingest(self, readings: Sequence[Reading]) -> Awaitable[None]: ...
-    def emit(self, event: Event) -> Awaitable[None]: ...
 
 
 class _Item:
