@@ -19,7 +19,7 @@ SECONDS ?= 60
 NATIVE := $(wildcard native/*.pyx native/*.pxd native/*.patch edgesync/_native/*.pxd)
 COMPILED = $(patsubst native/%.pyx,edgesync._native.%,$(wildcard native/*.pyx))
 
-.PHONY: build demo chaos quick test long compat check bench sim converge fuzz crash dev assets features clean
+.PHONY: build demo screenshots chaos quick test long compat check bench sim converge fuzz crash dev assets features clean
 
 # Debian packages, each with the command that tells whether it is there. The headers of C's own
 # library are only recommended by gcc; Python's venv and headers are packages of their own.
@@ -61,6 +61,14 @@ endef
 .cache/test-packages: Makefile
 	$(call install,$(TEST_PACKAGES))
 
+# Only one program of a package that would start a service.
+.cache/promtool: Makefile | .cache/test-packages
+	rm -rf .cache/prometheus && mkdir -p .cache/prometheus
+	cd .cache/prometheus && { apt-get -qq download prometheus \
+	  || { $$([ "$$(id -u)" = 0 ] || echo sudo) apt-get -qq update && apt-get -qq download prometheus; }; } \
+	  && dpkg -x *.deb . && mv usr/bin/promtool ../promtool
+	rm -rf .cache/prometheus && touch $@
+
 .venv/bin/python: | .cache/packages
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -96,37 +104,44 @@ demo: build
 chaos: build
 	.venv/bin/edgesync demo --chaos --seconds $(SECONDS)
 
+# The pictures of docs/dashboard.md, of the demonstration in a real browser.
+screenshots: build .cache/test-packages
+	$(PY) -m tests.browser.screenshots
+
 # Three tiers; tests/conftest.py says what is `slow` and what is `long`.
-# Two workers: many tests wait for a disk or a peer. No colours and no bars, for logs.
+# No colours and no bars, for logs.
 PYTEST = $(PY) -m pytest -q --color=no --no-header
 
 # While you work (a minute): style, import rules, and what is neither slow nor long.
-quick: build .cache/test-packages
+quick: build .cache/test-packages .cache/promtool
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/lint-imports
 	$(PYTEST) -n 2 -m "not slow and not long"
 
-# Before a change lands.
-test: build .cache/test-packages
-	$(PYTEST) -n 2 -m "not long"
+# Before a change lands. Four workers for two cores: these tests wait for disks and peers.
+test: build .cache/test-packages .cache/promtool
+	$(PYTEST) -n 4 -m "not long"
 
 # Before a release, and each night: hours on two cores.
-long: build .cache/test-packages .cache/model
+long: build .cache/test-packages .cache/promtool .cache/model
 	$(PYTEST) -n 2 -m "long and not model" --ignore tests/compat
 	$(PYTEST) -n 2 -p tests.ignored -m setting --ignore tests/compat
 	$(PY) -m tests.sim --seeds 500
 	$(MAKE) compat crash fuzz converge
 
-# Locks, limiters and queues of PyPI and npm against an edge.
+# Locks, limiters and queues, devices and gateways of PyPI and npm against an edge.
 compat: build .cache/compat/.ready
 	$(PYTEST) tests/compat
 
 .cache/compat-packages: Makefile
-	$(call install,nodejs:node npm:npm)
+	$(call install,nodejs:node npm:npm mosquitto:mosquitto)
 
-.cache/compat/.ready: tests/compat/requirements.txt tests/compat/package.json | .cache/compat-packages
+# Two environments: tb-mqtt-client brings a paho of its own, in the place of the other.
+.cache/compat/.ready: tests/compat/requirements.txt tests/compat/thingsboard.txt tests/compat/package.json | .cache/compat-packages
 	@mkdir -p .cache/compat/node
 	$(PYTHON) -m venv .cache/compat/venv
+	$(PYTHON) -m venv .cache/compat/thingsboard
 	.cache/compat/venv/bin/pip install --quiet --disable-pip-version-check -r tests/compat/requirements.txt
+	.cache/compat/thingsboard/bin/pip install --quiet --disable-pip-version-check -r tests/compat/thingsboard.txt
 	cp tests/compat/package.json .cache/compat/node/
 	cd .cache/compat/node && npm install --silent --no-audit --no-fund --legacy-peer-deps
 	@touch $@
@@ -145,14 +160,16 @@ features: build
 fuzz: build
 	$(PY) -m tests.fuzz.fuzz --inputs 1000000
 
-# A real edge and a real hub, each killed with SIGKILL 120 times (some minutes).
+# A real edge and a real hub, each killed with SIGKILL 200 times: alone, and with devices connected
+# while the hub calls and edits (half an hour).
 crash: build
-	EDGESYNC_KILLS=120 $(PY) -m pytest -q -s --color=no --no-header tests/crash/test_kill_daemons.py
+	EDGESYNC_KILLS=200 $(PY) -m pytest -q -s --color=no --no-header tests/crash/test_kill_d*.py
 
 # Random schedules of three edges and a hub against the full history (about 14 minutes on 2 cores).
 converge: build
 	$(PY) -m tests.cells --schedules 50000
 	$(PY) -m tests.hubd.cells.readers --schedules 10000
+	$(PY) -m tests.hubd.cells.readers --wider 2000
 
 sim: build
 	$(PY) -m tests.sim --seed $(SEED)

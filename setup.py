@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent
 CACHE = ROOT / ".cache" / "sdists"
 UNPACKED = Path("build") / "sources"  # relative: setuptools derives object paths from it
 # For what that distribution's patches leave open.
-OUR_PATCH = ROOT / "native" / "lmdb-overflow-values.patch"
+OUR_PATCH = ROOT / "native" / "lmdb-damaged-pages.patch"
 
 # name -> (version, sha256 of its source distribution)
 PINNED = {

@@ -44,8 +44,8 @@ from edgesync_transport.keys import KeyPair, load_or_create_keys, new_key_pair
 from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.messages import Batch, Codec, Lane, Nack
 from edgesync_transport.sockets import DEFAULT_SETTINGS, new_context
+from hubd.data_folder import KEYS
 from hubd.registry import open_registry
-from hubd.serve import KEYS
 
 if TYPE_CHECKING:
     from edgesync_transport.link import Link

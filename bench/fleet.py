@@ -41,9 +41,9 @@ from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
 from edgesync_transport import descriptors
 from edgesync_transport.keys import KeyPair, load_or_create_keys, new_key_pair, write_keys
+from hubd.data_folder import KEYS
 from hubd.owned import tables
 from hubd.registry import DEFAULT_TENANT, open_registry
-from hubd.serve import KEYS
 
 SETTLE_S: Final = 10.0
 NEWS_S: Final = 10.0

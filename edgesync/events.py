@@ -9,6 +9,7 @@ from edgesync._native import batch, event
 from edgesync._native.batch import Record
 from edgesync.errors import RecordError
 from edgesync.model import Action, EventType, Lane, RecordKind, Value, ValueType
+from edgesync.redaction import hidden_bytes
 from edgesync.status import EventView, LatestView
 from edgesync.store.journal import EdgeStore
 
@@ -124,7 +125,7 @@ def _view(
         entity=entity,
         time_ns=time_ns,
         state=state,
-        body=body.decode("utf-8", "replace")[:SHOWN_BODY_CHARS],
+        body=hidden_bytes(body).decode("utf-8", "replace")[:SHOWN_BODY_CHARS],
     )
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgesync._native.intake import Ready, ReadyTable, put_newest
-from edgesync.model import Reading, Value
+from edgesync.model import I64, Reading, Value
 from edgesync.status import LatestView
 
 if TYPE_CHECKING:
-    from edgesync.store.points import Point
+    from edgesync.store.point_rows import Point
     from edgesync.store.series import Series
 
     Supplier = Callable[[], Iterable[tuple[Series, Point]]]
@@ -26,7 +26,8 @@ class ProcessImage:
     """Holds the newest reading of each series, in the order of arrival and not of time.
 
     limit      series held; values of further series are not, and are counted in `refused` (I7)
-    suppliers  of values that are held elsewhere, asked when the image is read: the later time wins
+    suppliers  of values that are held elsewhere, asked when the image is read: the later time wins,
+               but for one that is still to come
     """
 
     def __init__(self, limit: int) -> None:
@@ -65,8 +66,8 @@ class ProcessImage:
         for view in views:
             self.put(view.entity, view.key, LatestValue(view.value, view.unit, view.time_ns))
 
-    def views(self) -> list[LatestView]:
-        """Return all values, sorted by entity and key."""
+    def views(self, until_ns: int = I64 - 1) -> list[LatestView]:
+        """Return all values, sorted by entity and key; times after `until_ns` are still to come."""
         values: dict[tuple[str, str], LatestValue | Reading] = {}
         for name, one in self._values.items():
             value = one.newest if isinstance(one, Ready) else one
@@ -75,7 +76,7 @@ class ProcessImage:
         for supplier in self.suppliers:
             for series, point in supplier():
                 held = values.get((series.entity, series.key))
-                if held is None or held.time_ns < point.time_ns:
+                if held is None or held.time_ns < point.time_ns <= until_ns:
                     newer = LatestValue(point.value, series.unit, point.time_ns)
                     values[(series.entity, series.key)] = newer
         return [

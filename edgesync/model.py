@@ -17,6 +17,8 @@ Value = float | int | bool | str
 TEXT_BYTES_MAX: Final = 16 * 1024
 NAME_CHARS_MAX: Final = 255
 I64: Final = 1 << 63
+# A time further ahead than that of who stores it comes of a clock that is wrong.
+CLOCK_SLACK_NS: Final = 60 * 10**9
 
 
 class ValueType(enum.IntEnum):
@@ -35,6 +37,7 @@ class RecordKind(enum.IntEnum):
     READINGS = 2
     CELLS = 3  # operations on keys (native/cells.pyx)
     WINDOWS = 4  # statistics of windows of time (docs/batch-format.md)
+    RESENT = 5  # readings that may be known already (edgesync/resend.py)
 
 
 class Strategy(enum.IntEnum):
@@ -59,6 +62,8 @@ class EventType(enum.IntEnum):
     RELATION = 14
     RPC_REQUEST = 15
     RPC_RESPONSE = 16
+    RULES = 17  # rule chains: from the hub a part of a bundle, from an edge what it runs
+    RESEND = 18  # the hub asks for past readings: body is JSON {from_ns, to_ns, entity, key}
     SOURCE = 20  # a device went away or came back
     CUSTOM = 100
 

@@ -20,14 +20,17 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Self
 
+import msgspec
+
 from edgesync import settings as settings_module
 from edgesync.cells import Argument, Reply, as_bytes
 from edgesync.cells.methods import KeyMethods
 from edgesync.entities.methods import EntityMethods
 from edgesync.events import EventQuery
+from edgesync.health import indicators
 from edgesync.image import ProcessImage
 from edgesync.loop import awaited, check_runs_on_trio
-from edgesync.model import Event, Lane, Reading
+from edgesync.model import CLOCK_SLACK_NS, Event, Lane, Reading
 from edgesync.parts.lifecycle import Parts
 from edgesync.parts.part import Context, Life
 from edgesync.recorder import STORE as STORE
@@ -39,6 +42,7 @@ from edgesync.store.dead import LISTED, dead_letters
 from edgesync.store.journal import EdgeStore
 
 if TYPE_CHECKING:
+    from edgesync.objects.part import ObjectsPart
     from edgesync.resources.monitor import ResourceMonitor
     from edgesync.store.edgecells import EdgeCells
     from edgesync.store.points import PointStore, Staged
@@ -174,6 +178,12 @@ class EdgeNode(KeyMethods, EntityMethods):
         return points
 
     @property
+    def objects(self) -> "ObjectsPart":
+        """Large objects that the hub has this edge hold: `objects.path("model")` is a file."""
+        part: ObjectsPart = self.part("objects")
+        return part
+
+    @property
     def cell_sync(self) -> "CellSync | None":
         """What keeps the keys and the hub the same; None without a hub or without keys."""
         keys = self._parts.find("keys")
@@ -223,15 +233,17 @@ class EdgeNode(KeyMethods, EntityMethods):
         self.recorder.emit_sync(event, lane)
 
     @awaited
-    async def sync(self, timeout_s: float = float("inf")) -> None:
+    async def sync(self, timeout_s: float = float("inf"), *, full: bool = False) -> None:
         """Return once the hub durably has everything stored so far; raises trio.TooSlowError.
 
         With keys in use: once the hub has carried out what was written to them, and its newest
-        state of them is here.
+        state of them is here. `full` opens them: attributes, relations and rule chains of the hub
+        are asked for, and all keys compared; where they differ, each tells the other all it has.
 
         Raises ConfigError when no hub is configured.
         """
-        await self.part("link").sync(timeout_s)
+        link = self.part("link")
+        await (link.sync_full(timeout_s) if full else link.sync(timeout_s))
 
     # -- keys --------------------------------------------------------------------------------
 
@@ -275,7 +287,8 @@ class EdgeNode(KeyMethods, EntityMethods):
 
     def status(self) -> Status:
         """Return how this node is, now."""
-        return Status(**self._parts.status())
+        found = Status(**self._parts.status())
+        return msgspec.structs.replace(found, indicators=tuple(indicators(found)))
 
     def busy_s(self) -> float:
         """Return how long the commit under way has taken so far: it grows when a disk is dead."""
@@ -283,7 +296,7 @@ class EdgeNode(KeyMethods, EntityMethods):
 
     def latest(self) -> list[LatestView]:
         """Return the newest reading of each series since the node was opened."""
-        return self._context.image.views()
+        return self._context.image.views(self._context.wall_ns() + CLOCK_SLACK_NS)
 
     def events(self, query: EventQuery | None = None) -> list[EventView]:
         """Return events of the journal, the newest first."""

@@ -15,7 +15,7 @@ import msgspec
 from edgesync import __version__, events
 from edgesync._native import event as event_codec
 from edgesync._native.write import Write
-from edgesync.errors import RecordError, StoreFull
+from edgesync.errors import RecordError, StoreError
 from edgesync.intake import Intake
 from edgesync.model import (
     Action,
@@ -28,6 +28,7 @@ from edgesync.model import (
 )  # fmt: skip
 from edgesync.parts import table
 from edgesync.parts.part import Context, Part
+from edgesync.redaction import hidden_bytes
 from edgesync.status import EventView, LaneStatus, StoreStatus, resident_bytes
 from edgesync.store.commit import Tails
 from edgesync.store.dead import dead_letters
@@ -113,7 +114,7 @@ class Recorder(Part):
         try:
             if self._has_announced and self.store.commit.broken is None:
                 stopped = self._lifecycle("stopped", {})
-                with _full_store_logged(stopped):
+                with refusal_logged(stopped.body):
                     self.emit_sync(stopped)
         finally:
             self.store.close()
@@ -214,18 +215,25 @@ class Recorder(Part):
         rules = self.context.parts.find("rules")
         if rules is not None and await rules.took(event):
             return
-        tails = await self.store.submit(self._event_write(event, lane))
-        self.events += 1
+        await self.emit_together([(event, lane)])
+
+    async def emit_together(self, events: Sequence[tuple[Event, Lane]]) -> None:
+        """Store events, all or none, that are nothing to rules; raises StoreFull, RecordError."""
+        if not events:
+            return
+        tails = await self.store.submit(self._events_write(events))
+        self.events += len(events)
         self.note_grown(tails)
 
     def emit_sync(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
         """Do as `emit` does, from a plain program."""
-        self.store.submit_sync(self._event_write(event, lane))
+        self.store.submit_sync(self._events_write([(event, lane)]))
         self.events += 1
 
-    def _event_write(self, event: Event, lane: Lane) -> Write:
+    def _events_write(self, events: Sequence[tuple[Event, Lane]]) -> Write:
         write = Write()
-        write.append(lane, RecordKind.EVENT, self._encoded(event))
+        for event, lane in events:
+            write.append(lane, RecordKind.EVENT, self._encoded(event))
         return write
 
     def _encoded(self, event: Event) -> bytes:
@@ -244,18 +252,23 @@ class Recorder(Part):
 
     async def report(
         self, what: str, facts: Mapping[str, str | int | float], lane: Lane = Lane.NORMAL
-    ) -> None:
-        """Store a lifecycle event of this edge; a full store is logged and ends nothing (I8)."""
+    ) -> bool:
+        """Store a lifecycle event of this edge; returns whether it is on disk.
+
+        A full store or a disk that refuses is logged and ends nothing (I8).
+        """
         event = self._lifecycle(what, facts)
-        with _full_store_logged(event):
+        with refusal_logged(event.body):
             await self.emit(event, lane)
+            return True
+        return False
 
     async def report_loss(self, lane: Lane, first: int, last: int, reason: str) -> None:
         """Store a loss record for the records `first` to `last` of a lane."""
         loss = {"lane": int(lane), "first": first, "last": last, "reason": reason}
         body = msgspec.json.encode(loss)
         event = Event(type=EventType.LOSS, body=body, time_ns=self.context.wall_ns())
-        with _full_store_logged(event):
+        with refusal_logged(body):
             await self.emit(event, Lane.CRITICAL)
 
     def _lifecycle(self, what: str, facts: Mapping[str, str | int | float]) -> Event:
@@ -332,6 +345,7 @@ class Recorder(Part):
         floor = window.floor if window else state.floor
         overflow = self.store.overflow
         shed = overflow.shed(lane)
+        acks = window.ack_times if window else None
         return LaneStatus(
             lane=lane.name.lower(),
             tail=state.tail,
@@ -345,6 +359,10 @@ class Recorder(Part):
             refused=overflow.refused[lane],
             dropped=shed.records,
             dropped_readings=shed.readings,
+            filled=overflow.filled(lane, state),
+            ack_counts=tuple(acks.counts) if acks else (),
+            ack_sum_s=acks.sum_s if acks else 0.0,
+            ack_p99_s=acks.p99_s() if acks else None,
         )
 
     def _store_status(self) -> StoreStatus:
@@ -368,8 +386,9 @@ class Recorder(Part):
 
 
 @contextlib.contextmanager
-def _full_store_logged(event: Event) -> Iterator[None]:
+def refusal_logged(told: bytes) -> Iterator[None]:
+    """Log what the store has no room for, or a failing disk refuses, and end nothing else (I8)."""
     try:
         yield
-    except StoreFull as full:
-        log.error("not stored: %s: %s", event.body.decode(), full)
+    except (OSError, StoreError) as error:
+        log.error("not stored: %s: %s", hidden_bytes(told).decode(errors="replace"), error)

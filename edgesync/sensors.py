@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgesync.errors import RecordError
-from edgesync.store.points import SERIES_MAX, Kept, Point, Staged
+from edgesync.store.point_rows import Kept, Point
+from edgesync.store.points import SERIES_MAX, Staged
 
 if TYPE_CHECKING:
     from edgesync.node import EdgeNode

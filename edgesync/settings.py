@@ -13,12 +13,14 @@ from edgesync import short_form, toml
 from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
 from edgesync.model import Lane
+from edgesync.objects.settings import ObjectsSection
 from edgesync.resources.settings import ResourcesSection
 from edgesync.rules.settings import RulesSection
 from edgesync.serve.device_http.settings import DeviceHttpSection
 from edgesync.serve.mqtt.settings import MqttSection
 from edgesync.sources.modbus.settings import ModbusDeviceSettings
 from edgesync.store.settings import LanesSection, Policy
+from edgesync.tunnel.settings import TunnelSection
 from edgesync.units import Bytes, Period, Seconds
 from edgesync_transport.backoff import BackoffSettings
 from edgesync_transport.breaker import BreakerSettings
@@ -179,6 +181,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mqtt: MqttSection = MqttSection()
     device_http: DeviceHttpSection = DeviceHttpSection()
     rules: RulesSection = RulesSection()
+    tunnel: TunnelSection = TunnelSection()
+    objects: ObjectsSection = ObjectsSection()
     logging: LoggingSection = LoggingSection()
     modbus: tuple[ModbusDeviceSettings, ...] = ()
 

@@ -1,4 +1,4 @@
-"""Who is let in, as the registry says, kept in memory: edges, tenants, tokens of the API.
+"""Who is let in, as the registry says, kept in memory: edges, tenants, tokens of the API, users.
 
 A registry that is locked or away holds up nobody who is known. What was known last is in a file
 of the hub's folder, so that a hub that starts without its registry serves whom it served before;
@@ -17,6 +17,7 @@ import trio
 from edgesync.errors import StoreVersion
 from edgesync_transport.seldom import Seldom
 from edgesync_transport.zap import KeyTable
+from hubd.api.logins import Logins
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Keyspaces
 from hubd.errors import OwnedUnusable
@@ -51,6 +52,7 @@ class Admission:
         presence: Presence,
         keyspaces: Keyspaces,
         tokens: TenantTokens,
+        logins: Logins,
     ) -> None:
         self._registry = registry
         self._hold = hold
@@ -59,6 +61,7 @@ class Admission:
         self._presence = presence
         self._keyspaces = keyspaces
         self._tokens = tokens
+        self._logins = logins
         self._keys: dict[str, str] = {}
         self._grants: dict[str, tuple[bytes, ...]] = {}
         self._read_at_ns = 0
@@ -139,6 +142,7 @@ class Admission:
 
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)
+        self._logins.set(changes.users)
         # Before their edges are let in.
         registered = {edge.name: edge.grant for edge in changes.edges}
         # An edge that was forgotten is told no more than before until its session has ended.

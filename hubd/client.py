@@ -32,6 +32,7 @@ from hubd.api.answers import (
 from hubd.api.answers import Keys as KeysAnswer
 from hubd.api.errors import Problem
 from hubd.api.redis_json import argument, blob, reply_of
+from hubd.edge_client import EdgeMethods
 from hubd.entity_client import EntityMethods
 from hubd.errors import HubRefused, HubUnreachable
 
@@ -42,7 +43,7 @@ PAGE: Final = 500
 CHANGES_WAIT_S: Final = 20.0
 
 
-class HubClient(EntityMethods):
+class HubClient(EdgeMethods, EntityMethods):
     """See the module.
 
     token       one of those whose SHA-256 is in the hub's `api.write_token_sha256`, or, to read

@@ -63,6 +63,11 @@ class EntityMethods:
         }  # fmt: skip
         return await self._post(_of(edge, "attributes"), body, Attributes)
 
+    async def claim(self, edge: str, name: str, secret: str = "", *, by: str = "hub") -> Attributes:
+        """Claim a device that offers itself."""
+        body = {"entity": name, "secret": secret, "by": by}
+        return await self._post(_of(edge, "claim"), body, Attributes)
+
     async def alarms(self, edge: str, status: str = "") -> list[AlarmView]:
         """Return the alarms of an edge; `status` may be active or cleared."""
         found: list[AlarmView] = []

@@ -22,6 +22,16 @@ class EdgeUnknown(HubError):
         self.edge = edge
 
 
+class EdgeRefused(HubError):
+    """Nothing was changed: `field` cannot be what was given."""
+
+    def __init__(self, field: str, problem: str, remedy: str) -> None:
+        super().__init__(f"{field}: {problem}; {remedy}")
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+
+
 class EdgeOfAnother(HubError):
     """Names of edges belong to one tenant for ever: what they sent is in the log under them."""
 
@@ -41,6 +51,16 @@ class TenantUnknown(HubError):
 
 class TenantRefused(HubError):
     """Nothing was changed; the sentence names the remedy."""
+
+
+class UserUnknown(HubError):
+    def __init__(self, user: str) -> None:
+        super().__init__(f"there is no user {user}; `hubd users list` lists them")
+        self.user = user
+
+
+class UserRefused(HubError):
+    """Nothing was changed; the sentence says what would be taken."""
 
 
 class GrantRefused(HubError):

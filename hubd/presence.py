@@ -7,8 +7,10 @@ from typing import Final
 
 import trio
 
+from edgesync.bounds import FLAPPING_S, FLAPPING_SESSIONS
 from edgesync_transport.messages import Lane
 from edgesync_transport.receiver import Receiver
+from edgesync_transport.seldom import Seldom
 from hubd.api.context import EdgeView, LaneView, LinkEvent
 from hubd.link.rates import Rates, Slowdowns
 from hubd.log.base import Log, LogStats
@@ -16,9 +18,8 @@ from hubd.registry import RegisteredEdge
 
 # Events kept for screens; the edges' own records tell the whole story.
 EVENTS_MAX: Final = 10_000
-# Sessions begun within this time that make a link a flapping one (S26).
-FLAPPING_WINDOW_S: Final = 60.0
-FLAPPING_SESSIONS: Final = 5
+# Of one kind and edge; then one a minute: an edge that greets without end pushes out no other's.
+EVENTS_BURST: Final = 60
 # What a session that ended this way leaves its edge as.
 ENDS: Final = {"disconnected": "stopped", "lost": "lost"}
 # More than a batch or two: a backlog, not what has just been measured.
@@ -41,6 +42,7 @@ class Presence:
         self._address_of = address_of
         self._clock_ns = clock_ns
         self._events: deque[LinkEvent] = deque(maxlen=EVENTS_MAX)
+        self._seldom = Seldom(burst=EVENTS_BURST)
         self._count = 0
         self._registered: dict[str, RegisteredEdge] = {}
         self._receivers: dict[str, Receiver] = {}
@@ -72,26 +74,37 @@ class Presence:
 
     def note(
         self, edge: str, kind: str, facts: Mapping[str, str | int | float], now: float
-    ) -> None:
-        """Remember something that happened to a link; `now` is monotonic seconds."""
-        detail = ", ".join(f"{name} {value}" for name, value in facts.items())
-        self._add(edge, kind, detail)
+    ) -> Mapping[str, str | int | float] | None:
+        """Remember something that happened to a link; `now` is monotonic seconds.
+
+        Returns what is to be told of it; None where the edge causes too much of that.
+        """
+        again = self._add(edge, kind, ", ".join(f"{name} {value}" for name, value in facts.items()))
+        told = None if again is None else {**facts, "left_out": again} if again else facts
         if kind in ENDS:
             self._ended[edge] = (ENDS[kind], self._clock_ns())
         if kind != "connected":
-            return
+            return told
         self._connected_at[edge] = self._clock_ns()
-        begun = (*self._begun.get(edge, ()), now)[-FLAPPING_SESSIONS:]
-        if len(begun) == FLAPPING_SESSIONS and now - begun[0] < FLAPPING_WINDOW_S:
-            self._add(edge, "flapping", f"{FLAPPING_SESSIONS} sessions in {now - begun[0]:.0f} s")
+        begun = (*self._begun.get(edge, ()), now)[-FLAPPING_SESSIONS - 1 :]
+        if len(begun) > FLAPPING_SESSIONS and now - begun[0] < FLAPPING_S:
+            self._add(edge, "flapping", f"{len(begun)} sessions in {now - begun[0]:.0f} s")
             begun = ()
         self._begun[edge] = begun
+        return told
 
-    def _add(self, edge: str, kind: str, detail: str) -> None:
-        self._count += 1
-        self._events.append(
-            LinkEvent(n=self._count, time_ns=self._clock_ns(), edge=edge, kind=kind, detail=detail)
-        )
+    def _add(self, edge: str, kind: str, detail: str) -> int | None:
+        """List it; returns how many before it were left out, None if this one is."""
+        again = self._seldom.ask((edge, kind))
+        if again is not None:
+            detail += f", {again} left out" if again else ""
+            self._count += 1
+            self._events.append(
+                LinkEvent(
+                    n=self._count, time_ns=self._clock_ns(), edge=edge, kind=kind, detail=detail
+                )
+            )  # fmt: skip
+        return again
 
     # -- what the API asks -----------------------------------------------------------------------
 
@@ -133,7 +146,11 @@ class Presence:
             return EdgeView(
                 edge=name,
                 tenant=registered.tenant,
+                site=registered.site,
                 prefixes=registered.prefixes,
+                label=registered.label,
+                type=registered.type,
+                customer=registered.customer,
                 state=state if registered.keys or registered.is_revoked else "invited",
                 is_connected=False,
                 since_ns=None
@@ -152,7 +169,11 @@ class Presence:
         return EdgeView(
             edge=name,
             tenant=registered.tenant,
+            site=registered.site,
             prefixes=registered.prefixes,
+            label=registered.label,
+            type=registered.type,
+            customer=registered.customer,
             state=_state(lag) if session else ended,
             is_connected=session is not None,
             since_ns=self._connected_at.get(name) if session else ended_ns,

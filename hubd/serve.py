@@ -6,60 +6,76 @@ import logging
 import shutil
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from random import SystemRandom
 from typing import Any, Final, TypeVar
 
 import msgspec
-import sqlalchemy as sa
 import trio
 
 from edgesync import __version__
 from edgesync.entities.keys import policies
 from edgesync.errors import EdgesyncError, StoreCorrupt
+from edgesync.model import Event, EventType, Lane
+from edgesync.resend import Range
 from edgesync.serve.control import HUB, Answer, serve_control
 from edgesync.signals import notify, stopping_on_signals
 from edgesync_transport import descriptors
-from edgesync_transport.keys import KeyPair, load_or_create_keys
+from edgesync_transport.keys import KeyPair
 from edgesync_transport.messages import Limits
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
 from edgesync_transport.zap import KeyTable
+from hubd import data_folder
 from hubd.admission import Admission
 from hubd.api import fleet
+from hubd.api import objects as objects_api
 from hubd.api import rpc as rpc_api
+from hubd.api import rules as rules_api
+from hubd.api import tunnels as tunnels_api
 from hubd.api.app import make_app
 from hubd.api.context import Context
+from hubd.api.edges import give_up_keys
 from hubd.api.errors import ApiError
-from hubd.api.params import CallBody, CallsPage, EdgesPage, OneCall, OneEdge, Params
+from hubd.api.logins import Logins
+from hubd.api.params import Body, CallBody, CallsPage, EdgesPage, OneCall, OneEdge, Params
+from hubd.api.rule_shapes import Run
 from hubd.api.server import serve_http
 from hubd.api.tenancy import TenantTokens
 from hubd.cells import Answers, HubCells, Keyspaces
 from hubd.cells.feed import Feed
 from hubd.cells.keyspaces import cells_path
-from hubd.db.engine import parse_url
 from hubd.downlink.delivery import Delivery
 from hubd.downlink.journal import Journal
+from hubd.edge_service import EdgeService
 from hubd.errors import HubError, RestoreUnfinished, StateUnreadable, TenantUnknown
 from hubd.hold import DatabaseHold, holding_folder
 from hubd.link.rates import Rates
 from hubd.link.sessions import HubLink
 from hubd.log.lmdb import LmdbLog
 from hubd.log.retention import Retention
+from hubd.objects.service import ObjectService
+from hubd.objects.store import FOLDER as OBJECTS
+from hubd.objects.store import Objects
 from hubd.presence import Presence
-from hubd.project import VIEWS, Live, Projectors, run_projectors
+from hubd.project.live import Live
+from hubd.project.projectors import VIEWS, Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
-from hubd.registry.enrol import Enrolment, enrol_route
-from hubd.rpc.calls import Calls
+from hubd.registry.enrol import Enrolment, enrol_route, token_for
+from hubd.rpc.calls import Calls, encoded
 from hubd.rpc.service import RpcService
+from hubd.rules.bundles import Bundles
+from hubd.rules.service import RuleService
 from hubd.settings import Settings
 from hubd.state import UNREADABLE, State, open_state
 from hubd.state.copies import copy_schema, copy_state
 from hubd.state.file import open_beside
 from hubd.state.schema import Hub, open_schema, open_schema_beside
 from hubd.state.upkeep import keep_up
+from hubd.tunnel.service import Tunnels
 
 log = logging.getLogger(__name__)
 
@@ -76,12 +92,6 @@ SWITCH_S: Final = 0.0005
 # A third of what the unit of `hubd service` grants.
 WATCHDOG_S: Final = 20.0
 
-LOG, STATE = "log", "state.db"
-KEYS = "hub.keys"
-# Where a restored hub lies until it is whole. It is no hub before: edges would hand to an empty log
-# what they have, forget it, and the restored one would not have it.
-RESTORE_DRAFT: Final = "restore.draft"
-
 
 class Running(msgspec.Struct, frozen=True):
     """Where a hub that has started can be reached."""
@@ -90,30 +100,15 @@ class Running(msgspec.Struct, frozen=True):
     http_url: str
 
 
-def database_url(settings: Settings) -> sa.URL | None:
-    """Return where PostgreSQL is, None for files in the data folder; raises ConfigError."""
-    hub = settings.hub
-    if not hub.database:
-        return None
-    password_file = Path(hub.password_file) if hub.password_file else None
-    return parse_url(hub.database, password_file, field="hub.database")
-
-
 def hub_of(folder: Path, keys: KeyPair) -> Hub:
     return Hub(keys.public, f"{socket.gethostname()}:{folder}")
 
 
 def copier_of(settings: Settings, folder: Path, hub_log: LmdbLog) -> Callable[[Path], int]:
     """Return what copies derived state into a file; see `copy_state`."""
-    if (url := database_url(settings)) is not None:
+    if (url := data_folder.database_url(settings)) is not None:
         return lambda target: copy_schema(url, target, hub_log.generation, VIEWS)
-    return lambda target: copy_state(folder / STATE, target, hub_log.generation, VIEWS)
-
-
-def load_keys(folder: Path) -> KeyPair:
-    """Return the hub's keys, made with the folder on the first start."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return load_or_create_keys(folder / KEYS)
+    return lambda target: copy_state(folder / data_folder.STATE, target, hub_log.generation, VIEWS)
 
 
 async def run(
@@ -127,10 +122,10 @@ async def run(
 
     Raises HubHeld when another hub uses it, and RestoreUnfinished.
     """
-    if (folder / RESTORE_DRAFT).exists() and not (folder / LOG).exists():
-        raise RestoreUnfinished(str(folder / RESTORE_DRAFT))
-    keys = load_keys(folder)
-    url = database_url(settings)
+    if (folder / data_folder.RESTORE_DRAFT).exists() and not (folder / data_folder.LOG).exists():
+        raise RestoreUnfinished(str(folder / data_folder.RESTORE_DRAFT))
+    keys = data_folder.load_keys(folder)
+    url = data_folder.database_url(settings)
     with (
         holding_folder(folder),
         contextlib.closing(DatabaseHold(url)) as hold,
@@ -160,7 +155,7 @@ async def run(
 @contextlib.asynccontextmanager
 async def open_log(settings: Settings, folder: Path) -> AsyncIterator[LmdbLog]:
     hub_log = LmdbLog(
-        folder / LOG,
+        folder / data_folder.LOG,
         map_bytes_max=int(settings.log.limit),
         has_backups=settings.log.managed_backups,
     )
@@ -177,16 +172,18 @@ def open_derived(settings: Settings, folder: Path, keys: KeyPair, hub_log: LmdbL
     def head() -> int:
         return hub_log.head
 
-    if (url := database_url(settings)) is None:
-        return open_state(folder / STATE, hub_log.generation, head)
+    if (url := data_folder.database_url(settings)) is None:
+        return open_state(folder / data_folder.STATE, hub_log.generation, head)
     return open_schema(url, hub_of(folder, keys), hub_log.generation, head)
 
 
 def open_derived_beside(settings: Settings, folder: Path) -> State | None:
     """Open it to read from, as it is: the hub may be running. None when it was never made."""
-    if (url := database_url(settings)) is not None:
+    if (url := data_folder.database_url(settings)) is not None:
         return open_schema_beside(url)
-    return open_beside(folder / STATE) if (folder / STATE).exists() else None
+    return (
+        open_beside(folder / data_folder.STATE) if (folder / data_folder.STATE).exists() else None
+    )
 
 
 def open_keyspaces(settings: Settings, folder: Path, hub_log: LmdbLog) -> Keyspaces:
@@ -264,7 +261,7 @@ async def change_keys(
     """Change the keys of a hub that does not serve, through its log; raises HubHeld."""
     with (
         holding_folder(folder),
-        contextlib.closing(open_registry(folder, database_url(settings))) as registry,
+        contextlib.closing(open_registry(folder, data_folder.database_url(settings))) as registry,
     ):
         known = registry.changes()
         async with open_log(settings, folder) as hub_log:
@@ -305,11 +302,18 @@ async def _serve(
     downlink = Delivery(Journal(registry.owned))
     rpc = RpcService(Calls(registry.owned, downlink.journal), downlink, hub_log, keyspaces.owner_of)
     downlink.observer = rpc
+    rules = RuleService(Bundles(registry.owned), downlink, state, live.rules)
+    edge_service = EdgeService(
+        registry, downlink, valid_s=float(settings.enrol.valid), clock_ns=time.time_ns,
+        token_for=functools.partial(token_for, settings=settings, server_key=keys.public),
+    )  # fmt: skip
     retention = Retention(
         hub_log, settings.log.policy(), [ProjectorReaders(state, projectors), keyspaces, rpc]
     )
-    tokens = TenantTokens()
-    admission = Admission(registry, hold, folder, table, presence, keyspaces, tokens)
+    tunnels = Tunnels(registry.audit.note)
+    objects = ObjectService(Objects(registry.owned, folder / OBJECTS, settings.objects))
+    tokens, logins = TenantTokens(), Logins(registry.users, registry.audit)
+    admission = Admission(registry, hold, folder, table, presence, keyspaces, tokens, logins)
     context = Context(
         hub=presence,
         state=state,
@@ -322,6 +326,11 @@ async def _serve(
         retention=lambda: retention.standing,
         all_answers=lambda: dict(keyspaces.all()),
         rpc=rpc,
+        rules=rules,
+        logins=logins,
+        edges=edge_service,
+        tunnels=tunnels,
+        objects=objects,
     )
     enrolment = Enrolment(registry, settings, server_key=keys.public)
     app = make_app(
@@ -344,15 +353,20 @@ async def _serve(
             rates=rates,
             projection=projectors,
             downlink=downlink,
+            tunnels=tunnels,
+            objects=objects,
         )
         # HTTP outlives the rest: it drains by itself once `stop` is set, and must not be cancelled.
         async with trio.open_nursery() as outer, trio.open_nursery() as nursery:
             look = functools.partial(_look_at_registry, admission, link, keyspaces)
-            enrolment.on_enrolled = look
+            enrolment.on_enrolled = logins.on_changed = edge_service.on_changed = look
             nursery.start_soon(admission.watch, look)
             await nursery.start(keyspaces.run)
             nursery.start_soon(link.run)
+            nursery.start_soon(tunnels.run, link)
+            nursery.start_soon(objects.run, link)
             nursery.start_soon(rpc.run)
+            nursery.start_soon(rules.run)
             nursery.start_soon(run_projectors, hub_log, state, projectors)
             nursery.start_soon(keep_up, state, settings.retention)
             nursery.start_soon(retention.run)
@@ -411,22 +425,48 @@ def _control_answers(
 
     async def retire(asked: Mapping[str, Any]) -> Any:
         edge = str(asked.get("edge", ""))
-        answers = keyspaces.of(keyspaces.owner_of(edge)) or keyspaces.default
-        is_known = answers.cells.names.get(edge) is not None
-        if is_known:
-            await answers.give_up(edge)
-        return {"retired": is_known}
+        return {"retired": await give_up_keys(context.seen_answers().values(), edge)}
 
-    calls = {name: _asked(context, *one) for name, one in RPC_ANSWERS.items()}
-    return {"edges": edges, "status": status, "backup": copy, "retire": retire, **calls}
+    async def resend(asked: Mapping[str, Any]) -> Any:
+        wanted, now_ns = msgspec.convert(asked.get("range"), Range), context.now_ns()
+        event = Event(
+            type=EventType.RESEND, body=msgspec.json.encode(wanted), time_ns=now_ns,
+            created_ns=now_ns,
+        )  # fmt: skip
+        assert context.rpc is not None
+        await context.rpc.delivery.send(str(asked.get("edge", "")), Lane.NORMAL, encoded(event))
+        return wanted
+
+    calls = {name: _asked(context, *one) for name, one in API_ANSWERS.items()}
+    return {
+        "edges": edges,
+        "status": status,
+        "backup": copy,
+        "retire": retire,
+        "resend": resend,
+        **calls,
+    }
 
 
 # What of the API is asked over the control socket: parameters, and what answers.
-RPC_ANSWERS: Final[Mapping[str, tuple[type[Params], Callable[..., Awaitable[Any]]]]] = {
+API_ANSWERS: Final[Mapping[str, tuple[type[Params], Callable[..., Awaitable[Any]]]]] = {
     "rpc_send": (OneEdge, rpc_api.send),
     "rpc_list": (CallsPage, rpc_api.calls),
     "rpc_show": (OneCall, rpc_api.one_call),
     "downlink": (OneEdge, rpc_api.downlink),
+    "rules": (OneEdge, rules_api.edge_rules),
+    "rules_run": (OneEdge, rules_api.run),
+    "objects": (OneEdge, objects_api.edge_objects),
+    "tunnel_open": (OneEdge, tunnels_api.open_at_console),
+    "tunnel_list": (tunnels_api.TunnelsPage, tunnels_api.tunnels),
+    "tunnel_show": (tunnels_api.OneTunnel, tunnels_api.one_tunnel),
+    "tunnel_close": (tunnels_api.OfTunnel, tunnels_api.close_at_console),
+}
+BODIES: Final[Mapping[Callable[..., Any], type[Body]]] = {
+    rpc_api.send: CallBody,
+    rules_api.run: Run,
+    tunnels_api.open_at_console: tunnels_api.TunnelBody,
+    tunnels_api.close_at_console: tunnels_api.CloseBody,
 }
 
 
@@ -438,7 +478,7 @@ def _asked(context: Context, shape: type[Params], handler: Callable[..., Awaitab
         params = msgspec.convert(query, shape)
         try:
             if "body" in asked:
-                body = msgspec.json.decode(msgspec.json.encode(asked["body"]), type=CallBody)
+                body = msgspec.json.decode(msgspec.json.encode(asked["body"]), type=BODIES[handler])
                 return await handler(context, params, body)
             if asked.get("clear") and context.rpc is not None:
                 await context.rpc.clear(str(query["edge"]))

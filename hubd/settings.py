@@ -14,6 +14,7 @@ from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
 from hubd.link.rates import Rate, RateSettings
 from hubd.log.retention import Policy
+from hubd.objects.settings import ObjectsSection
 from hubd.project.limits import SERIES_MAX, TENANT_SERIES_MAX, SeriesLimits
 
 # Room for some of the largest batches: with less, an edge could hand over none, ever.
@@ -174,6 +175,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     state: StateSection = StateSection()
     retention: RetentionSection = RetentionSection()
     limits: LimitsSection = LimitsSection()
+    objects: ObjectsSection = ObjectsSection()
     api: ApiSettings = ApiSettings()
     enrol: EnrolSection = EnrolSection()
     logging: LoggingSection = LoggingSection()

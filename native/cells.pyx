@@ -42,6 +42,7 @@ cdef enum:
     NAME_BYTES_MAX = 511
     # Numbers of replicas: edges below 1 << 30, hubs up to 1 << 31, above edges without a name.
     HUB_BIT = 30
+    SCORED = 122  # "z", the first byte of the name of a member of a sorted set
 
 # A payload may unpack to this much; presets set lower limits on what is written.
 cdef Py_ssize_t VALUE_BYTES_MAX = 512 << 20
@@ -378,6 +379,20 @@ cpdef list decode(bytes data):
     return dots
 
 
+cdef bint is_score(bytes raw):
+    try:
+        return float(raw) == float(raw)
+    except ValueError:
+        return False
+
+
+cdef int check_score(bytes name, uint8_t kind, bint packed, bytes stored) except -1:
+    """Raise RecordError for a member of a sorted set whose value is no number."""
+    if name and name[0] == SCORED and kind == VALUE and (packed or not is_score(stored)):
+        raise RecordError("a score that is no number")
+    return 0
+
+
 cdef list read_cell(Cur *cur, uint8_t known):
     cdef uint64_t count = 0, r = 0, n = 0, hlc = 0, seq = 0, size = 0, _i
     cdef uint8_t head = 0
@@ -523,6 +538,7 @@ def decode_ops(data: bytes) -> tuple[int, list[Op]]:
             raise RecordError("an operation on a whole key that is no removal")
         if head & KIND_MASK == AMOUNT and (head & PACKED or DECIMAL.fullmatch(stored) is None):
             raise RecordError("an amount that is no number")
+        check_score(name, head & KIND_MASK, head & PACKED, stored)
         ops.append(Op(n, hlc, q, head & KIND_MASK, key, name, stored, (head & PACKED) != 0))
     if left(&cur):
         raise RecordError("bytes follow the operations")
@@ -580,7 +596,8 @@ def decode_entries(data: bytes, *, may_be_evicted: bool = False) -> list[Entry]:
     cdef uint64_t count = 0, position = 0, size = 0, _i, _j
     cdef uint8_t is_whole = 0
     cdef list entries = []
-    cdef list cells
+    cdef list cells, dots
+    cdef Dot dot
     cur.at = <const uint8_t *>PyBytes_AS_STRING(data)
     cur.end = cur.at + PyBytes_GET_SIZE(data)
     if not take_varint(&cur, &count) or count > left(&cur):
@@ -599,7 +616,11 @@ def decode_entries(data: bytes, *, may_be_evicted: bool = False) -> list[Entry]:
             name = take_part(&cur, "the name of a cell")
             if not 0 < len(name) <= NAME_BYTES_MAX:
                 raise RecordError("a cell whose name has no such size")
-            cells.append((name, read_cell(&cur, known)))
+            dots = read_cell(&cur, known)
+            for dot in dots:
+                if not dot.evicted:
+                    check_score(name, dot.kind, dot.packed, dot.stored)
+            cells.append((name, dots))
         entries.append(Entry(key, position, is_whole != 0, tombs, cells))
     if left(&cur):
         raise RecordError("bytes follow a page of keys")

@@ -15,13 +15,13 @@ from collections import deque
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t
-from libc.string cimport memmove
+from libc.string cimport memcmp, memmove
 
 from buffer cimport Buf, OK, buf_free, put_bytes
 
 from edgesync._native.commands cimport Command, Runner, table
 from edgesync._native.points cimport Columns
-from edgesync._native.resp cimport Parser, write
+from edgesync._native.resp cimport FOUND, OTHER, SHORT, Parser, Word, head, write
 
 from edgesync._native.commands import EvictedReply
 from edgesync._native.resp import ReplyError
@@ -73,14 +73,10 @@ cdef class Connection:
 
     def receive(self) -> bool:
         """Read what has come; False when the other end has gone."""
-        return self.read()
-
-    cdef bint read(self) except -1:
         cdef Py_ssize_t size = recv(self.number, chunk, CHUNK_BYTES, MSG_DONTWAIT)
         if size > 0:
             self.parser.read(chunk, size, self.requests)
-            return True
-        return size < 0 and (errno == EAGAIN or errno == EINTR)
+        return is_there(size)
 
     def serve(self, Runner runner not None, int proto, Py_ssize_t unsent_max, gates) -> int:
         """Read what has come, answer it as `answer` does and send what is due.
@@ -88,7 +84,14 @@ cdef class Connection:
         Returns GONE, SERVED, HELD when replies wait for a commit, or LEFT when there is something
         left to be done that is more than this.
         """
-        if not self.read():
+        cdef Py_ssize_t size = recv(self.number, chunk, CHUNK_BYTES, MSG_DONTWAIT)
+        if size > 0:
+            self.parser.begin(chunk, size)
+            if self.requests or self.answer_points(runner, unsent_max, gates) != SHORT:
+                self.parser.finish(self.requests)
+            else:
+                self.parser.keep()
+        elif not is_there(size):
             return GONE
         self.reply(runner, proto, unsent_max, gates)
         if self.parser.error or not self.send_all():
@@ -173,6 +176,39 @@ cdef class Connection:
             self.last = last
             self.hold(start, count, gates())
         return count
+
+    cdef int answer_points(self, Runner runner, Py_ssize_t unsent_max, object gates) except -1:
+        """Answer each TS.ADD that has come, up to one of which anything needs a look.
+
+        That is left to be read, as anything else is. Returns SHORT when it is not all there.
+        """
+        cdef Word[4] words
+        cdef Columns columns = runner.columns
+        cdef size_t start = self.out.size
+        cdef int64_t now_ns = 0, time_ms
+        cdef int found = OTHER, count = 0
+        if columns is None or 0 <= runner.slow_ns < QUICK_NS:
+            return OTHER
+        while self.unsent_bytes() < unsent_max:
+            found = self.parser.peek(words, 4)
+            if found != FOUND or not is_add(&words[0]):
+                break
+            if now_ns == 0:
+                now_ns = runner.wall_ns()
+            time_ms = columns.take_text(
+                PyBytes_FromStringAndSize(words[1].data, words[1].size), words[2].data,
+                words[2].size, words[3].data, words[3].size, now_ns, AHEAD_NS)
+            if time_ms < 0:
+                break
+            columns.told(1)
+            head(&self.out, c":", time_ms)
+            self.parser.pass_by()
+            count += 1
+        if count:
+            runner.commands += count
+            self.last = "ts.add"
+            self.hold(start, count, gates())
+        return found
 
     cdef bint take_points(
         self, Runner runner, list request, int proto, int64_t now_ns,
@@ -294,6 +330,16 @@ cdef class Connection:
         if self.out.room > ROOM_KEPT:
             buf_free(&self.out)
         return True
+
+
+cdef bint is_there(Py_ssize_t received) noexcept:
+    """Whether the other end is, by what `recv` returned."""
+    return received > 0 or (received < 0 and (errno == EAGAIN or errno == EINTR))
+
+
+cdef bint is_add(const Word *word) noexcept:
+    return word.size == 6 and (
+        memcmp(word.data, b"TS.ADD", 6) == 0 or memcmp(word.data, b"ts.add", 6) == 0)
 
 
 OPEN = (0, 0)

@@ -562,6 +562,7 @@ cdef class EdgeKeys(Keyspace):
         cdef dict written = {}
         cdef list waiting = []
         cdef list removals = []
+        cdef list done = []
         if key is None:
             key = Key(entry.key)
         else:
@@ -573,6 +574,7 @@ cdef class EdgeKeys(Keyspace):
         for one in ours:
             if one.n <= acked or operation(one.name, written[one.n]) in heard:
                 self.forget_one(one.n)
+                done.append(one)
             elif one.name:
                 waiting.append(one)
             else:
@@ -586,7 +588,7 @@ cdef class EdgeKeys(Keyspace):
         self.hear(entry.tombs)
         for name in {(<Pending>one).name for one in ours}:
             if name and name not in listed:
-                self.redo_unknown(key, name, entry, waiting, removals, written)
+                self.redo_unknown(key, name, entry, done, waiting, removals, written)
         if entry.is_whole:
             self.keep_only(key, listed | {(<Pending>one).name for one in waiting})
         key.kseq, key.life = entry.position, self.life
@@ -764,7 +766,8 @@ cdef class EdgeKeys(Keyspace):
         self.set_dots(key, name, self.dots_of(key, name), kept)
 
     cdef redo_unknown(
-        self, Key key, bytes name, Entry entry, list waiting, list removals, dict written,
+        self, Key key, bytes name, Entry entry, list done, list waiting, list removals,
+        dict written,
     ):
         """A cell of ours that the hub did not list.
 
@@ -773,9 +776,16 @@ cdef class EdgeKeys(Keyspace):
         it listed all it has; and when a removal is new to us, for that would have changed it.
         """
         cdef Dot dot
+        cdef Pending one
         cdef uint64_t known = self.context(key)
         tombs = entry.tombs
         if not entry.is_whole and all([dot.seq <= known for dot in tombs]):
+            # Of what is done nothing waits any more, as after an operation that went out under the
+            # name before this one and that the hub had by then: it changed no cell since.
+            for one in done:
+                if one.name == name:
+                    before = self.dots_of(key, name)
+                    self.set_dots(key, name, before, without_pending(before, one.n))
             return
         if not any((<Pending>one).name == name for one in waiting):
             tombs = []

@@ -38,7 +38,8 @@ cdef enum:
     HAS_CELLS = 8
     IS_TOLD = 16
     HAS_LIFE = 32
-    KNOWN_BITS = 63
+    HAS_STRATEGY = 64
+    KNOWN_BITS = 127
     FIRST_LOOK = 16
     NEXT_LOOKS = 256
     # Names in a generation, see `remember`: a quarter of all keys, or a part would never get old.
@@ -119,11 +120,26 @@ cdef class Key:
     cdef bint is_empty(self):
         return not (self.string or self.ttl or self.tombs or self.cells)
 
+    cdef bint is_choosy(self):
+        """Whether it may be absent under one strategy and present under another."""
+        return self.cells != 0 or len(self.string) > 1
+
+    cdef bint is_present(self):
+        """Whether it counts as present, by the strategy under which its cells were counted."""
+        cdef int i
+        if self.string and has_value(self.string, self.strategy):
+            return True
+        for i in range(4):
+            if self.counts[i]:
+                return True
+        return False
+
 
 cdef bytes encode_key(Key key):
-    """`flags u8 | kseq | [life] | [kid cells 4×count strategy] | [ttl] | [tombs] | [string]`.
+    """`flags u8 | kseq | [life] | [kid cells 4×count] | [strategy] | [ttl] | [tombs] | [string]`.
 
-    Numbers are varints. Expiry and removals follow their length; a string reaches to the end.
+    Numbers are varints. Expiry and removals follow their length; a string reaches to the end. The
+    strategy is there with cells, and with a string that has siblings: in flags where that is alone.
     """
     cdef Buf out
     cdef int bad, i
@@ -133,7 +149,8 @@ cdef bytes encode_key(Key key):
         bad = put8(
             &out, (HAS_STRING if key.string else 0) | (HAS_TTL if key.ttl else 0)
             | (HAS_TOMBS if key.tombs else 0) | (HAS_CELLS if key.cells else 0)
-            | (IS_TOLD if key.is_told else 0) | (HAS_LIFE if key.life else 0))
+            | (IS_TOLD if key.is_told else 0) | (HAS_LIFE if key.life else 0)
+            | (HAS_STRATEGY if key.is_choosy() and not key.cells else 0))
         bad |= put_varint(&out, key.kseq)
         if key.life:
             bad |= put_varint(&out, key.life)
@@ -142,6 +159,7 @@ cdef bytes encode_key(Key key):
             bad |= put_varint(&out, key.cells)
             for i in range(4):
                 bad |= put_varint(&out, key.counts[i])
+        if key.is_choosy():
             bad |= put8(&out, key.strategy)
         for dots in (key.ttl, key.tombs):
             if dots:
@@ -174,6 +192,8 @@ cdef Key decode_key(bytes name, bytes data):
         is_whole = take_varint(&cur, &key.kid) and take_varint(&cur, &key.cells)
         for i in range(4):
             is_whole = is_whole and take_varint(&cur, &key.counts[i])
+    key.has_strategy = (flags & (HAS_CELLS | HAS_STRATEGY)) != 0
+    if key.has_strategy:
         is_whole = is_whole and take8(&cur, &key.strategy)
     if not is_whole:
         raise RecordError(f"the record of key {name!r} is damaged")
@@ -295,14 +315,25 @@ cdef class Keyspace:
     # -- reading -----------------------------------------------------------------------------
 
     cdef Key load(self, bytes key):
-        """The key as stored, past its deadline or not; None without a record."""
+        """The key as stored, past its deadline or not; None without a record.
+
+        What its cells count for is up to date: whether somebody has looked at a key between two
+        changes of its strategy is nothing that may be seen afterwards.
+        """
         cdef bytes raw = self.fetch(b"k" + key)
         cdef Key found
         if raw is None:
             return None
         found = decode_key(key, raw)
-        found.was_present = self.type_in(found) != 0
         found.weight = key_weight(found)
+        if not found.is_choosy():
+            found.was_present = found.is_present()
+            return found
+        if not found.has_strategy:
+            found.strategy = self.strategy_of(key)  # written before that was noted of strings
+        found.was_present = found.is_present()
+        if found.strategy != self.strategy_of(key):
+            self.recount(found)
         return found
 
     cdef Key alive(self, bytes key):
@@ -310,8 +341,6 @@ cdef class Keyspace:
         cdef Key found = self.load(key)
         if found is None or (found.ttl and self.deadline_in(found) <= self.now_ms):
             return None
-        if found.cells and found.strategy != self.strategy_of(key):
-            self.recount(found)
         return found
 
     cdef uint64_t deadline_in(self, Key key):
@@ -580,8 +609,6 @@ cdef class Keyspace:
             return Key(key)
         if found.ttl and self.deadline_in(found) <= self.now_ms:
             self.remove_in(found)
-        elif found.cells and found.strategy != self.strategy_of(key):
-            self.recount(found)
         return found
 
     cpdef put(self, bytes key, bytes name, bytes value):
@@ -718,9 +745,6 @@ cdef class Keyspace:
                 return
             self.kids += 1
             key.kid = self.kids
-            key.strategy = strategy
-        elif key.strategy != strategy:
-            self.recount(key)  # nobody has looked at it since that changed
         row = b"c" + be64(key.kid) + name
         if after:
             self.place(row, encode(after))
@@ -753,7 +777,12 @@ cdef class Keyspace:
             self.place(b"x" + be64(now) + key.name, b"")
 
     cdef recount(self, Key key):
-        """The strategy has changed: which cells are present follows anew."""
+        """The strategy has changed: whether it is present follows anew, and which of its cells."""
+        if key.cells:
+            self.recount_cells(key)
+        self.store_key(key)
+
+    cdef recount_cells(self, Key key):
         cdef uint8_t strategy = self.strategy_of(key.name)
         cdef int i
         prefix = b"z" + be64(key.kid)
@@ -769,8 +798,6 @@ cdef class Keyspace:
             if name[0] == ZSET:
                 score = float(read(dots, strategy))
                 self.place(prefix + sortable(score) + name[1:], b"")
-        key.strategy = strategy
-        self.store_key(key)
 
     cdef save(self, Key key):
         """Put the key's record in place, or away when nothing of it is left to be known."""
@@ -785,9 +812,12 @@ cdef class Keyspace:
         self.place(b"k" + key.name, encode_key(key))
 
     cdef count_key(self, Key key):
-        cdef bint is_present = self.type_in(key) != 0
+        cdef bint is_present
         cdef int64_t weight = key_weight(key)
         cdef int64_t change = weight - key.weight + key.grown
+        if key.is_choosy():
+            key.strategy = self.strategy_of(key.name)
+        is_present = key.is_present()
         if is_present != key.was_present:
             self.keys += 1 if is_present else -1
             key.was_present = is_present

@@ -13,7 +13,7 @@ from cpython cimport array
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 import array
@@ -33,7 +33,8 @@ cdef struct Point:
     int64_t time
     uint64_t bits  # of a text: the object, owned
 
-# The newest point is the latest by its time; of equal times the one that arrived last.
+# The newest point is the latest by its time; of equal times the one that arrived last. A time that
+# is still to come is a clock's mistake, which would last for years: any time before it is newer.
 cdef struct Slab:
     uint64_t series
     int64_t ref
@@ -137,11 +138,11 @@ cdef class Memtable:
                 found.append(series[i])
         return found
 
-    def append(self, table) -> tuple:
+    def append(self, table, until_ns: int = INT64_MAX) -> tuple:
         """Append what a `batch.Table` has; returns (readings, refused, series with a new newest).
 
-        Refused are the points of series that are not entered. Raises MemoryError with some of it
-        done.
+        Times after `until_ns` are still to come. Refused are the points of series that are not
+        entered. Raises MemoryError with some of it done.
         """
         cdef const uint64_t[::1] series = table.series
         cdef const uint8_t[::1] vtypes = table.vtypes
@@ -150,6 +151,7 @@ cdef class Memtable:
         cdef const uint64_t[::1] values = table.values
         cdef list texts = table.texts
         cdef list changed = []
+        cdef int64_t until = until_ns
         cdef Py_ssize_t taken = 0, refused = 0, at = 0, i
         cdef Slab *slab
         check_sizes(series, vtypes, counts, times, values)
@@ -160,7 +162,7 @@ cdef class Memtable:
             elif counts[i]:
                 if slab.vtype != vtypes[i]:
                     self.change_type(slab, vtypes[i])
-                if self.extend(slab, &times[at], &values[at], counts[i], texts):
+                if self.extend(slab, &times[at], &values[at], counts[i], texts, until):
                     changed.append(series[i])
                 taken += counts[i]
             at += counts[i]
@@ -179,7 +181,8 @@ cdef class Memtable:
         return 0
 
     cdef bint extend(
-        self, Slab *slab, const int64_t *at, const uint64_t *bits, Py_ssize_t count, list texts
+        self, Slab *slab, const int64_t *at, const uint64_t *bits, Py_ssize_t count, list texts,
+        int64_t until,
     ) except -1:
         """Append points of the slab's type; returns whether one of them is the newest now."""
         cdef Point *point
@@ -198,7 +201,7 @@ cdef class Memtable:
                 point.bits = <uint64_t><void *>text
                 self.nbytes += 64 + len(text)
             slab.count += 1
-            if point.time >= slab.newest_time:
+            if point.time >= slab.newest_time or point.time <= until < slab.newest_time:
                 slab.newest_time, slab.newest_bits = point.time, point.bits
                 slab.newest_type, slab.has_newest = slab.vtype, True
                 is_newer = True

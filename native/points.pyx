@@ -11,6 +11,8 @@ it | n u32 | n series ids u64 | n times i64 | n values f64`.
 cimport cython
 from cpython cimport array
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.object cimport PyObject
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
@@ -34,6 +36,7 @@ cdef enum:
     NS_A_MS = 1_000_000
     TIME_DIGITS_MAX = 13
     DIGITS_EXACT_MAX = 15  # of a whole number that a double holds
+    NUMBER_BYTES_MAX = 63
 
 cdef array.array INTS = array.array("q")
 cdef array.array FLOATS = array.array("d")
@@ -45,6 +48,7 @@ for _power in range(DIGITS_EXACT_MAX + 1):
 
 
 @cython.final
+@cython.no_gc  # what it holds refers to nothing
 cdef class Part:
     """The readings of one series, in the order in which they came.
 
@@ -438,20 +442,31 @@ cdef class Columns:
 
     cdef object taken_in(self, list request, Py_ssize_t at, int64_t now_ns, int64_t ahead_ns):
         """Take the reading of three arguments; returns its time in ms, None if it needs a look."""
+        cdef bytes time = <bytes>request[at + 1], value = <bytes>request[at + 2]
+        cdef int64_t time_ms = self.take_text(
+            request[at], PyBytes_AS_STRING(time), PyBytes_GET_SIZE(time),
+            PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), now_ns, ahead_ns)
+        return None if time_ms < 0 else time_ms
+
+    cdef int64_t take_text(
+        self, object name, const char *time, Py_ssize_t time_size, const char *value,
+        Py_ssize_t value_size, int64_t now_ns, int64_t ahead_ns,
+    ) except -2:
+        """Take the reading of a name, a time and a value as texts; -1 if it needs a look."""
         cdef int64_t time_ms
-        cdef double value
-        cdef object place = self.names.get(request[at])
-        if place is None:
-            return None
-        if request[at + 1] == b"*":
+        cdef double number
+        cdef PyObject *place = PyDict_GetItemWithError(self.names, name)
+        if place == NULL:
+            return -1
+        if time_size == 1 and time[0] == c"*":
             time_ms = now_ns // NS_A_MS
-        elif not whole_of(<bytes>request[at + 1], &time_ms):
-            return None
+        elif not whole_of(time, time_size, &time_ms):
+            return -1
         elif time_ms * NS_A_MS > now_ns + ahead_ns:
-            return None
-        if not number_of(<bytes>request[at + 2], &value):
-            return None
-        self.put(<uint32_t>place, time_ms * NS_A_MS, value)
+            return -1
+        if not number_of(value, value_size, &number):
+            return -1
+        self.put(<uint32_t><object>place, time_ms * NS_A_MS, number)
         return time_ms
 
     cdef void cut(self, Py_ssize_t count) noexcept:
@@ -467,10 +482,9 @@ cdef array.array taken(array.array like, Buf *column):
     return found
 
 
-cdef bint whole_of(bytes raw, int64_t *number) noexcept:
+cdef bint whole_of(const char *at, Py_ssize_t size, int64_t *number) noexcept:
     """Read digits, as few as a time in milliseconds has."""
-    cdef const char *at = PyBytes_AS_STRING(raw)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(raw), i
+    cdef Py_ssize_t i
     if not 1 <= size <= TIME_DIGITS_MAX:
         return False
     number[0] = 0
@@ -481,10 +495,10 @@ cdef bint whole_of(bytes raw, int64_t *number) noexcept:
     return number[0] < INT64_MAX // NS_A_MS
 
 
-cdef bint number_of(bytes raw, double *number) except -1:
-    """Read a decimal number as `table.FLOAT` has it; False for anything else."""
-    cdef const char *at = PyBytes_AS_STRING(raw)
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(raw), i = 0, digits = 0, behind = 0, powers = 0
+cdef bint number_of(const char *at, Py_ssize_t size, double *number) except -1:
+    """Read a decimal number as `table.FLOAT` has it, short ones; False for anything else."""
+    cdef Py_ssize_t i = 0, digits = 0, behind = 0, powers = 0
+    cdef char[NUMBER_BYTES_MAX + 1] copy
     cdef bint is_negative = size > 0 and at[0] == c"-"
     cdef int64_t whole = 0
     if size and (at[0] == c"-" or at[0] == c"+"):
@@ -515,7 +529,9 @@ cdef bint number_of(bytes raw, double *number) except -1:
             powers, i = powers + 1, i + 1
         if not 1 <= powers <= 4:
             return False
-    if i != size:
+    if i != size or size > NUMBER_BYTES_MAX:
         return False
-    number[0] = PyOS_string_to_double(at, NULL, NULL)
+    memcpy(copy, at, size)
+    copy[size] = 0
+    number[0] = PyOS_string_to_double(copy, NULL, NULL)
     return True

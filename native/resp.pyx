@@ -28,6 +28,7 @@ cdef enum:
     BAD_NUMBER = -2
     UNKNOWN = -1
     SKIPPED_BYTES_MAX = 512 << 20  # of one argument; Redis takes no larger ones either
+    PEEKED_BYTES = 512  # of a short command, as many as any limit lets through
 
 # The name of what stands for a command that was thrown away; then come its own, and the limit.
 TOO_LARGE = b"\0too large"
@@ -70,19 +71,70 @@ cdef class Parser:
 
     cdef int read(self, const char *chunk, Py_ssize_t size, list commands) except -1:
         """Do as `feed` does, with bytes that are somebody else's."""
-        if self.error:
-            return 0
-        self.at, self.data, self.end = 0, chunk, size
-        if self.kept.size:
+        self.begin(chunk, size)
+        return self.finish(commands)
+
+    cdef int begin(self, const char *chunk, Py_ssize_t size) except -1:
+        """Take bytes that stay where they are until `finish`, behind those that were kept."""
+        self.at, self.data, self.end = 0, chunk, 0 if self.error else size
+        if self.kept.size and self.end:
             if put_bytes(&self.kept, chunk, size) != OK:
                 raise MemoryError
             self.data, self.end = <const char *>self.kept.data, self.kept.size
+        return 0
+
+    cdef int finish(self, list commands) except -1:
+        """Read all that is complete; the rest is kept."""
         try:
-            while self.step(commands):
+            while not self.error and self.step(commands):
                 pass
         finally:
             self.keep()
         return 0
+
+    cdef int peek(self, Word *words, int count) noexcept:
+        """Find the words of a short command of so many; it stays to be read, or to be passed by.
+
+        Returns FOUND, OTHER for anything else, or SHORT when what there is may be its beginning.
+        """
+        cdef Py_ssize_t have = min(self.end - self.at, PEEKED_BYTES)
+        cdef const char *at = self.data + self.at
+        cdef const char *end = at + have
+        cdef const char *digits
+        cdef int missing = SHORT if have < PEEKED_BYTES else OTHER
+        cdef int i
+        cdef Py_ssize_t size
+        if self.missing or self.error or self.is_stranger:
+            return OTHER
+        for i in range(-1, count):
+            if at == end:
+                return missing
+            if at[0] != (c"*" if i < 0 else c"$"):
+                return OTHER
+            at += 1
+            digits, size = at, 0
+            while at < end and c"0" <= at[0] <= c"9":
+                size = min(10 * size + (at[0] - c"0"), PEEKED_BYTES)
+                at += 1
+            if end - at < 2:
+                return missing
+            if at == digits or (digits[0] == c"0" and at > digits + 1) or at[0] != CR:
+                return OTHER
+            at += 2
+            if i < 0:
+                if size != count:
+                    return OTHER
+                continue
+            if end - at < size + 2:
+                return missing
+            words[i].data, words[i].size = at, size
+            at += size + 2
+        self.peeked = at - self.data
+        return FOUND
+
+    cdef void pass_by(self) noexcept:
+        """Count what `peek` found as read."""
+        self.at = self.peeked
 
     cdef int keep(self) except -1:
         """Hold on to what has not been read yet, and to nothing that is not needed."""

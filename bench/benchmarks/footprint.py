@@ -1,7 +1,9 @@
 """What does an idle edge cost, and how soon does it measure?
 
 Decides which gateway it fits on: 50 and more Modbus points at 1 s, a link that has nothing to do.
-`python -m bench.benchmarks.footprint` prints medians of five.
+`python -m bench.benchmarks.footprint` prints medians of five, plain and with every door and part
+switched on: keys and Redis' port, MQTT, devices over HTTP, rule chains with an alarm, sums by the
+minute, tunnels.
 """
 
 import json
@@ -13,6 +15,7 @@ from typing import Any
 
 from bench.benchmarks.rig import Rig, open_rig, rss_bytes
 from edgesync.demo.site import free_ports
+from edgesync.demo.tour import chain
 from edgesync.errors import EdgesyncError
 from edgesync.serve.control import ask
 
@@ -32,6 +35,23 @@ def with_devices(rig: Rig, port: int) -> None:
     rig.config.write_text(text)
 
 
+def with_everything(rig: Rig) -> None:
+    """Switch on all that an edge can do; nobody uses it."""
+    redis, mqtt, device_http = free_ports(3)
+    devices, chains = rig.config.with_name("mqtt-devices.toml"), rig.config.with_name("rules")
+    devices.write_text('[[device]]\nname = "scale"\ntoken = "footprint"\n')
+    devices.chmod(0o600)
+    chains.mkdir()
+    (chains / "root.json").write_bytes(chain())
+    rig.config.write_text(
+        rig.config.read_text()
+        + f'\n[cells]\npreset = "iot"\nport = {redis}\n[mqtt]\nport = {mqtt}\n'
+        f'[device_http]\nport = {device_http}\n[rules]\nchains = "rules"\n'
+        '[tunnel]\nallow = ["127.0.0.1:22"]\n'
+        '[series]\ningested = true\n[[series.rollup]]\nprefix = ""\n'
+    )
+
+
 def first_reading_s(rig: Rig, started: float) -> float:
     """Seconds from `started` until the edge has stored a reading."""
     while True:
@@ -43,9 +63,11 @@ def first_reading_s(rig: Rig, started: float) -> float:
         time.sleep(0.005)
 
 
-def idle_once(settle_s: float = SETTLE_S) -> dict[str, Any]:
+def idle_once(settle_s: float = SETTLE_S, *, everything: bool = False) -> dict[str, Any]:
     (port,) = free_ports(1)
     with open_rig() as rig:
+        if everything:
+            with_everything(rig)
         with_devices(rig, port)
         simulate = [sys.executable, "-m", "edgesync", "simulate", "modbus", "--port", str(port)]
         simulator = subprocess.Popen(simulate, stdout=subprocess.DEVNULL)
@@ -80,19 +102,22 @@ class Footprint:
     def track_rss(self) -> float:
         return float(idle_once(5.0)["rss_mb"])
 
+    def track_rss_with_everything(self) -> float:
+        return float(idle_once(5.0, everything=True)["rss_mb"])
+
     def track_first_reading(self) -> float:
         return float(idle_once(0.0)["first_reading_s"])
 
     track_rss.unit = "MB"  # type: ignore[attr-defined]
+    track_rss_with_everything.unit = "MB"  # type: ignore[attr-defined]
     track_first_reading.unit = "s"  # type: ignore[attr-defined]
 
 
 def main() -> None:
-    runs = [idle_once() for _ in range(RUNS)]
-    for one in runs:
-        print(one)
-    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    print(json.dumps(medians, indent=2))
+    for everything in (False, True):
+        runs = [idle_once(everything=everything) for _ in range(RUNS)]
+        medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        print("with everything" if everything else "plain", json.dumps(medians, indent=2))
 
 
 if __name__ == "__main__":

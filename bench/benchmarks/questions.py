@@ -43,7 +43,7 @@ from bench.benchmarks.rig import Rig, open_rig
 from edgesync._native.memtable import Memtable
 from edgesync.model import ValueType, series_id
 from edgesync.units import Seconds
-from hubd import serve
+from hubd import data_folder, serve
 from hubd.db.engine import parse_url
 from hubd.project import directory
 from hubd.project.directory import Declaration
@@ -346,7 +346,7 @@ async def with_state(rig: Rig, work: Callable[[State], Any]) -> Any:
     """Do something with the state of a hub that does not run."""
     settings, folder = read_settings(rig.hub_config), rig.hub_config.parent / "data"
     async with serve.open_log(settings, folder) as hub_log:
-        keys = serve.load_keys(folder)
+        keys = data_folder.load_keys(folder)
         with contextlib.closing(serve.open_derived(settings, folder, keys, hub_log)) as state:
             return await work(state)
 
@@ -435,7 +435,8 @@ def measure(
     asks: int = ASKED,
     cold: int = COLD,
 ) -> dict[str, Any]:
-    days = max(4, round(DAYS * wanted / POINTS))
+    # Of four days, four sevenths leave no whole day to remove in the first hours of a day.
+    days = max(5, round(DAYS * wanted / POINTS))
     with place(database) as (url, server_folder), open_rig(url) as rig:
         files = server_folder or rig.hub_config.parent / "data"
         rig.close()
@@ -469,7 +470,7 @@ def measure(
 
 def register(rig: Rig, writers: Sequence[Writer]) -> None:
     settings, folder = read_settings(rig.hub_config), rig.hub_config.parent / "data"
-    with contextlib.closing(open_registry(folder, serve.database_url(settings))) as registry:
+    with contextlib.closing(open_registry(folder, data_folder.database_url(settings))) as registry:
         for writer in writers:
             registry.enrolments.invite(writer.name, valid_s=3600.0)
 

@@ -41,7 +41,9 @@ from edgesync.model import RecordKind, ValueType, series_id
 from edgesync_transport.messages import Lane, LaneFloor
 from hubd.log.base import Append, Entry
 from hubd.log.lmdb import LmdbLog
-from hubd.project import Live, Projectors, TelemetryProjector, run_projectors
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
+from hubd.project.telemetry import TelemetryProjector
 from hubd.settings import RetentionSection
 from hubd.state import State, open_state, points, views
 from hubd.state.compaction import Leftover

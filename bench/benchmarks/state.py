@@ -18,9 +18,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from hubd.log.base import Entry
-from hubd.project import EventsProjector, Live, Projector, TelemetryProjector
-from hubd.project.base import apply_entries
+from hubd.project.base import Projector, apply_entries
+from hubd.project.events import EventsProjector
 from hubd.project.feed import Cursor
+from hubd.project.live import Live
+from hubd.project.telemetry import TelemetryProjector
 from hubd.state import State, open_state, points, views
 from tests.hubd.batches import START_NS, Edge
 

@@ -11,7 +11,8 @@ cdef class Key:
     cdef readonly uint64_t kid    # names its cells; 0 without any
     cdef uint64_t cells           # records of cells, also of absent ones
     cdef uint64_t counts[4]       # cells present, by type in the order of COLLECTIONS
-    cdef uint8_t strategy         # under which `counts` were taken
+    cdef uint8_t strategy         # under which `counts` were taken, and whether it is present
+    cdef bint has_strategy        # as stored
     cdef list string
     cdef list ttl
     cdef list tombs               # removals of the whole key: pending ones, at the hub all
@@ -22,6 +23,8 @@ cdef class Key:
     cdef uint64_t life            # of the edge, when `kseq` was delivered
 
     cdef bint is_empty(self)
+    cdef bint is_choosy(self)
+    cdef bint is_present(self)
 
 cdef class Keyspace:
     cdef readonly object view
@@ -75,6 +78,7 @@ cdef class Keyspace:
     cdef set_dots(self, Key key, bytes name, list before, list after)
     cdef set_ttl(self, Key key, list after)
     cdef recount(self, Key key)
+    cdef recount_cells(self, Key key)
     cdef save(self, Key key)
     cdef store_key(self, Key key)
     cdef count_key(self, Key key)

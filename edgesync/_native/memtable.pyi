@@ -1,10 +1,26 @@
 """Fresh points of the series of one edge: in memory, in the order of their arrival."""
 
 import array
-from typing import final
+from typing import Protocol, final
 
 from edgesync._native.batch import Table
 from edgesync.model import Value
+
+class _Columns(Protocol):
+    """What a `batch.Table` has, made elsewhere."""
+
+    @property
+    def series(self) -> array.array[int]: ...
+    @property
+    def vtypes(self) -> array.array[int]: ...
+    @property
+    def counts(self) -> array.array[int]: ...
+    @property
+    def times(self) -> array.array[int]: ...
+    @property
+    def values(self) -> array.array[int]: ...
+    @property
+    def texts(self) -> list[str]: ...
 
 @final
 class Memtable:
@@ -26,11 +42,11 @@ class Memtable:
     def missing(self, table: Table) -> list[int]:
         """Return the series of a `batch.Table` that are not entered, in order."""
 
-    def append(self, table: Table) -> tuple[int, int, list[int]]:
-        """Append what a `batch.Table` has; returns (readings, refused, series with a new newest).
+    def append(self, table: _Columns, until_ns: int = ...) -> tuple[int, int, list[int]]:
+        """Append what a `batch.Table`, or its like, has.
 
-        Refused are the points of series that are not entered. Raises MemoryError with some of it
-        done.
+        Returns (readings, refused, series with a new newest). Times after `until_ns` are still to come. Refused are the points of series that are not
+        entered. Raises MemoryError with some of it done.
         """
 
     def tail(

@@ -16,4 +16,8 @@ cdef class Columns:
     cdef int told(self, Py_ssize_t added) except -1
     cpdef object answer(self, list request, int64_t now_ns, int64_t ahead_ns)
     cdef object taken_in(self, list request, Py_ssize_t at, int64_t now_ns, int64_t ahead_ns)
+    cdef int64_t take_text(
+        self, object name, const char *time, Py_ssize_t time_size, const char *value,
+        Py_ssize_t value_size, int64_t now_ns, int64_t ahead_ns,
+    ) except -2
     cdef void cut(self, Py_ssize_t count) noexcept

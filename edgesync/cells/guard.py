@@ -4,7 +4,8 @@ Redis refuses with its class `OOM`; clients know it. Only what clients write is 
 hub delivers, and what removes, goes on, or nothing could ever get better.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from edgesync._native.resp import ReplyError
@@ -43,6 +44,15 @@ class Guard:
 
     def refused(self) -> ReplyError | None:
         return None if self.refusal is None else ReplyError(f"OOM {self.refusal()}")
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Let the block add what may not be added at present; limits hold."""
+        refusal, self.refusal = self.refusal, None
+        try:
+            yield
+        finally:
+            self.refusal = refusal
 
     def carry_out(self, run: Callable[[], Reply]) -> Reply:
         """Run a command, unless it may not be; one that goes beyond a limit has not happened.

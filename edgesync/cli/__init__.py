@@ -1,51 +1,77 @@
 """`edgesync …`: the edge's daemon and what an operator asks of it."""
 
-import importlib
 from pathlib import Path
 from typing import Final
 
 import click
 
-from edgesync.cli.program import Program, config_option
+from edgesync.cli.program import Lazy, config_option
 
-# command -> module and its one-line help: what is not called is not imported.
 COMMANDS: Final = {
-    "init": ("edgesync.cli.init", "Write edge.toml, and join a hub with its token."),
-    "run": ("edgesync.cli.run", "Run the edge until SIGTERM or SIGINT."),
-    "status": ("edgesync.cli.ask", "Show how the running edge is."),
-    "queue": ("edgesync.cli.ask", "Show what waits for the hub, and what it refused."),
+    "init": (
+        "edgesync.cli.init",
+        "Write edge.toml and make the edge's keys; with a token, register them at its hub.",
+    ),
+    "run": (
+        "edgesync.cli.run",
+        'Run the edge until SIGTERM or SIGINT; a file that says `mode = "hub"` runs the hub.',
+    ),
+    "status": (
+        "edgesync.cli.ask",
+        "Show how the edge is: link, store, what waits for the hub, devices.",
+    ),
+    "queue": ("edgesync.cli.ask", "Show what waits for the hub, and what it refused for good."),
     "events": ("edgesync.cli.ask", "List events of the journal, the newest first."),
     "latest": ("edgesync.cli.ask", "List the newest reading of every series."),
-    "sync": ("edgesync.cli.ask", "Wait until the hub has everything stored so far."),
-    "top": ("edgesync.cli.top", "Watch the running edge, live."),
-    "check": ("edgesync.cli.run", "Check edge.toml and say what it would do."),
-    "doctor": ("edgesync.cli.doctor", "Name the layer that fails, and what to do about it."),
+    "sync": (
+        "edgesync.cli.ask",
+        "Wait until the hub durably has everything stored so far; exit code 69 if not in time.",
+    ),
+    "resend": (
+        "edgesync.cli.resend",
+        "Send past readings from this edge's store to the hub again; without a range, say how far.",
+    ),
+    "tunnel": (
+        "edgesync.cli.tunnel",
+        "Show the tunnels that the hub has opened through this edge, or close them.",
+    ),
+    "objects": (
+        "edgesync.cli.objects",
+        "Show the large objects of this edge: models, images, whatever the hub has it hold.",
+    ),
+    "top": ("edgesync.cli.top", "Watch the running edge: link, lanes, devices, rates."),
+    "check": (
+        "edgesync.cli.run",
+        "Check edge.toml and say what it would do; exit code 78 if it is wrong.",
+    ),
+    "doctor": (
+        "edgesync.cli.doctor",
+        "Name the layer that fails, from the settings to the hub, and say what to do about it.",
+    ),
     "service": ("edgesync.cli.service", "Run as a systemd service: print its unit, or install it."),
-    "rules": ("edgesync.cli.rules", "Check rule chains, or try them out with a message."),
-    "modbus": ("edgesync.cli.modbus", "Read, scan or probe Modbus devices."),
+    "rules": (
+        "edgesync.cli.rules",
+        "Check rule chains, or try them out with a message: nothing is stored or sent.",
+    ),
+    "modbus": (
+        "edgesync.cli.modbus",
+        "Ask Modbus TCP devices from the command line; nothing is stored.",
+    ),
     "simulate": ("edgesync.cli.simulate", "Run simulated devices."),
-    "bench": ("edgesync.cli.bench", "Measure what this machine's disk and CPU can do."),
-    "demo": ("edgesync.cli.demo", "Run a whole site and its hub on this machine."),
+    "bench": (
+        "edgesync.cli.bench",
+        "Measure synced appends by group size, and packing, on this machine.",
+    ),
+    "demo": (
+        "edgesync.cli.demo",
+        "Run a simulated site, its gateway and its hub; show the dashboard's address and a ledger.",
+    ),
     "completion": ("edgesync.cli.completion", "Print the completion script of a shell."),
 }
 
 
-class Edge(Program):
-    """Loads a command when it is called."""
-
-    def list_commands(self, context: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        found = getattr(importlib.import_module(COMMANDS[name][0]), name)
-        assert isinstance(found, click.Command)
-        return found
-
-    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+class Edge(Lazy):
+    load = COMMANDS
 
 
 @click.group(

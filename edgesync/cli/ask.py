@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgesync.cli.program import as_json_option
+from edgesync.cli.tables import print_table
 from edgesync.serve.control import NotRunning, ask
 from edgesync.settings import read_settings
 
@@ -55,6 +56,8 @@ def _stored_answer(config: Path, question: str, **facts: Any) -> Any:
                 found = node.latest()
             case "dead":
                 found = node.dead()
+            case "objects":
+                found = node.objects.status()["objects"]
             case _:
                 found = node.events(msgspec.convert(facts["query"], EventQuery))
         return msgspec.to_builtins(found)
@@ -65,13 +68,12 @@ def _printed(value: Any) -> None:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns)
     for row in rows:
         table.add_row(*(_cell(column, row.get(column)) for column in columns))
-    Console().print(table)
+    print_table(table)
 
 
 def _cell(column: str, value: Any) -> str:
@@ -143,8 +145,12 @@ def status(config: Path, as_json: bool) -> None:
     click.echo(f"link      {link['state']} {link['endpoint']}{problem}")
     if link["slowed"]:
         click.echo(f"slowed    {link['slowed']}")
+    for one in found["indicators"]:
+        click.echo(f"{one['level']:<9} {one['text']}")
     if found["granted"]:
         click.echo(f"keys      the hub tells of {', '.join(found['granted'])} only")
+    if keys := found["keys"]:
+        click.echo(f"keys      {_shown_keys(keys)}")
     click.echo(f"stored    {found['readings']} readings, {found['events']} events since the start")
     if found["series_refused"]:
         click.echo(
@@ -152,23 +158,32 @@ def status(config: Path, as_json: bool) -> None:
             f"({found['series_max']})"
         )
     used, limit = store["used_bytes"] / 1e6, store["limit_bytes"] / 1e6
-    click.echo(f"store     {used:.1f} of {limit:.0f} MB {store['problem']}")
+    click.echo(f"store     {used:.1f} of {limit:.0f} MB {store['problem']}".rstrip())
     if mqtt := found["mqtt"]:
         problem = f" ({mqtt['problem']})" if mqtt["problem"] else ""
         click.echo(
             f"mqtt      {mqtt['clients']} clients, {mqtt['messages']} messages, "
-            f"{mqtt['refused']} of them refused{problem}"
+            f"{mqtt['refused']} of them refused, {mqtt['rejected']} not let in"
+            f"{_held_up(mqtt)}{problem}"
         )
         _last_refused(mqtt["refusals"])
     if http := found["device_http"]:
         problem = f" ({http['problem']})" if http["problem"] else ""
         click.echo(
             f"devices   {http['connections']} connections, {http['requests']} requests, "
-            f"{http['refused']} of them refused, {http['rejected']} not let in{problem}"
+            f"{http['refused']} of them refused, {http['rejected']} not let in"
+            f"{_held_up(http)}{problem}"
         )
         _last_refused(http["refusals"])
     if rules := found["rules"]:
         _show_rules(rules)
+    if (again := found["resend"]) and not again["is_done"]:
+        share = f"{again['share']:.0%} {again['problem']}"
+        click.echo(f"resend    {again['readings']} readings, {share}")
+    if (objects := found["objects"]) and objects["objects"]:
+        _show_objects(objects)
+    for one in (found["tunnels"] or {"open": ()})["open"]:
+        click.echo(f"tunnel    {one['tunnel']} to {one['target']} by {one['by']}")
     if found["resource_level"] != "unwatched":
         click.echo(f"resources {found['resource_level']}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))
@@ -180,6 +195,30 @@ def status(config: Path, as_json: bool) -> None:
         for source in found["sources"]:
             for line in troubles(source):
                 click.echo(line)
+
+
+def _held_up(door: dict[str, Any]) -> str:
+    count = door["held_up"]
+    return f", {count} held up: their addresses guess" if count else ""
+
+
+def _shown_keys(keys: Mapping[str, Any]) -> str:
+    text = f"{keys['keys']}, {keys['state'].replace('_', ' ')}"
+    if keys["share"] is not None and keys["state"] in ("full_sync", "syncing"):
+        text += f": {keys['share']:.0%} of what is new at the hub is here"
+    if keys["pending"]:
+        text += f"; {keys['pending']} operations are not at the hub yet"
+    return text + (f" ({keys['problem']})" if keys["problem"] else "")
+
+
+def _show_objects(objects: Mapping[str, Any]) -> None:
+    found = objects["objects"]
+    held = sum(one["standing"] in ("held", "kept") for one in found)
+    problem = f" ({objects['problem']})" if objects["problem"] else ""
+    click.echo(f"objects   {held} of {len(found)} held{problem}")
+    for one in found:
+        if one["standing"] == "refused":
+            click.echo(f"          {one['name']} is not fetched: {one['reason']}")
 
 
 def _last_refused(refusals: Sequence[Mapping[str, Any]]) -> None:
@@ -238,8 +277,12 @@ def events(config: Path, /, as_json: bool, **query: Any) -> None:
 
 @click.command(epilog="Example: edgesync sync --timeout 60 && poweroff")
 @click.option("--timeout", "timeout_s", default=30.0, show_default=True, help="Seconds.")
+@click.option(
+    "--full", is_flag=True,
+    help="Ask for attributes, relations and rule chains, and compare all that is shared.",
+)  # fmt: skip
 @click.pass_obj
-def sync(config: Path, timeout_s: float) -> None:
+def sync(config: Path, timeout_s: float, full: bool) -> None:
     """Wait until the hub durably has everything stored so far; exit code 69 if not in time."""
-    ask(data_dir(config), "sync", timeout_s=timeout_s)
+    ask(data_dir(config), "sync", timeout_s=timeout_s, full=full)
     click.echo("the hub has everything")

@@ -70,10 +70,14 @@ async def _watch(show: "Show", seconds: float | None, seed: int, options: dict[s
     import trio
 
     from edgesync.demo.run import open_demo
+    from edgesync.demo.site import free_ports
 
-    async with open_demo(show, seed=seed, **options) as running:
+    (mqtt_port,) = free_ports(1)
+    async with open_demo(show, seed=seed, mqtt_port=mqtt_port, **options) as running:
         with trio.move_on_after(float("inf") if seconds is None else seconds):
-            await running.watch()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(running.show_devices, mqtt_port)
+                await running.watch()
 
 
 @contextmanager
@@ -96,7 +100,7 @@ class _Plain:
     """For logs: the address once, then the ledger when something changes, at most every 5 s."""
 
     def __init__(self, is_quiet: bool) -> None:
-        self._looks = 0
+        self._looks = self._said = 0
         self._is_quiet = is_quiet
 
     def __call__(self, line: "Line") -> None:
@@ -106,6 +110,9 @@ class _Plain:
             facts = "  ".join(f"{name} {_number(getattr(line, name))}" for name in PLACES)
             facts = f"readings: {facts}"
             click.echo(f"{facts}  {line.link}  {line.last_fault}", err=self._is_quiet)
+        for text in line.said[self._said :]:
+            click.echo(f"tour: {text}", err=self._is_quiet)
+        self._said = len(line.said)
         self._looks += 1
 
 
@@ -119,7 +126,8 @@ def _picture(line: "Line") -> Any:
     head = Text.assemble(("dashboard   ", "dim"), (f"{line.url}/", "bold blue underline"))
     foot = f"link {line.link or 'down'}   {line.last_fault}"
     note = "readings; from left to right each place has what the one before it had a moment ago"
-    return Group(head, table, Text(foot), Text(note, style="dim"))
+    said = Text("\n".join(line.said), style="cyan")
+    return Group(head, table, Text(foot), Text(note, style="dim"), *([said] if line.said else []))
 
 
 def _number(value: int | None) -> str:

@@ -65,6 +65,12 @@ server_key = "{server_key}"
 """
 
 
+NAMED: Final = """
+[edge]                 # added by `edgesync init`
+name = "{name}"
+"""
+
+
 class Refused(click.ClickException):
     """The hub said no; `code` is one of hubd.errors.EnrolRefused."""
 
@@ -81,8 +87,8 @@ class Refused(click.ClickException):
 def init(config: Path, token: str | None, name: str, new_key: bool) -> None:
     """Write edge.toml and make the edge's keys; with a token, register them at its hub.
 
-    In a file that exists, only endpoint and server_key of [hub] are added or replaced. The secret
-    key never leaves this machine.
+    In a file that exists, only endpoint and server_key of [hub] are added or replaced, and a name
+    is added where it has none. The secret key never leaves this machine.
     """
     parsed = None if token is None else _parsed(sys.stdin.read() if token == "-" else token)
     if parsed is None:
@@ -111,12 +117,13 @@ def init(config: Path, token: str | None, name: str, new_key: bool) -> None:
         draft.replace(config)
     finally:
         draft.unlink(missing_ok=True)
+    here = "" if config == Path("edge.toml") else f"--config {config} "
     if is_new:
         click.echo(f"wrote {config}; this edge is {facts['name']}")
-        click.echo("next: add [[modbus]] devices to it, then edgesync run")
+        click.echo(f"next: add devices to it, [[modbus]] or [mqtt], then edgesync {here}run")
     else:
         click.echo(f"[hub] of {config} is set; the hub knows this edge as {facts['name']}")
-        click.echo("next: edgesync run; an edge that runs already has to be started again")
+        click.echo(f"next: edgesync {here}run; an edge that runs already has to be started again")
 
 
 def _parsed(text: str) -> Token:
@@ -136,25 +143,38 @@ def _facts(token: Token | None, name: str) -> dict[str, str]:
 
 
 def _joined(config: Path, facts: dict[str, str]) -> str:
-    """Return the text of a file of the operator's own making with the hub in it.
+    """Return the text of a file of the operator's own making with the hub in it, and a name.
 
     Raises ClickException, saying what to write, where only the operator can do it.
     """
     text, table = config.read_text(), toml.read(config)
-    if "hub" not in table:
-        return f"{text.rstrip()}\n{JOINED.format(**facts)}"
-    wanted = {key: facts[key] for key in ("endpoint", "server_key")}
-    edited = _with_values(text, "hub", wanted)
-    table["hub"] = {**table["hub"], **wanted} if isinstance(table["hub"], dict) else wanted
+    if "hub" in table:
+        text = _edited(config, text, "hub", {key: facts[key] for key in ("endpoint", "server_key")})
+    else:
+        text = f"{text.rstrip()}\n{JOINED.format(**facts)}"
+    edge = table.get("edge", {})
+    if isinstance(edge, dict) and "name" in edge:
+        return text
+    if "edge" in table:
+        return _edited(config, text, "edge", {"name": facts["name"]})
+    return f"{text.rstrip()}\n{NAMED.format(**facts)}"
+
+
+def _edited(config: Path, text: str, section: str, wanted: dict[str, str]) -> str:
+    """Return the text with these keys of a section, which it has; raises ClickException."""
+    edited = _with_values(text, section, wanted)
+    meant = toml.parse(text.encode(), file=str(config))
+    held = meant[section]
+    meant[section] = {**held, **wanted} if isinstance(held, dict) else wanted
     try:
-        is_meant = toml.parse(edited.encode(), file=str(config)) == table
+        is_meant = toml.parse(edited.encode(), file=str(config)) == meant
     except ConfigError:
         is_meant = False
     if not is_meant:
         lines = "".join(f'\n    {key} = "{value}"' for key, value in wanted.items())
         raise click.ClickException(
-            f"{config} has its [hub] in a form that is left alone; "
-            f"write these two lines there and call this again:{lines}"
+            f"{config} has its [{section}] in a form that is left alone; "
+            f"write what follows there and call this again:{lines}"
         )
     return edited
 

@@ -1,10 +1,11 @@
 """What `edgesync` and `hubd` have in common: settings, exit codes, one line instead of a trace."""
 
 import functools
+import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -88,6 +89,27 @@ class Program(click.Group):
         for error in errors:
             click.echo(f"{context.find_root().info_name}: {error}", err=True)
         sys.exit(code)
+
+
+class Lazy(Program):
+    """Imports the module of a command when the command is called: `load` says which it is."""
+
+    # command -> its module, where it goes by the same name, and its help in one line
+    load: Mapping[str, tuple[str, str]]
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(self.load)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.load:
+            return None
+        found = getattr(importlib.import_module(self.load[name][0]), name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self.load.items()])
 
 
 def _is_plain(value: object) -> bool:

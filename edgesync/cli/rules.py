@@ -13,7 +13,6 @@ from edgesync.errors import ConfigError, ConfigErrors
 
 if TYPE_CHECKING:
     from edgesync.model import Value
-    from edgesync.rules.engine import Trace
     from edgesync.rules.files import Rules
     from edgesync.rules.message import Originator
 
@@ -76,7 +75,7 @@ def run(
     attribute: Sequence[str], wait_s: float, as_json: bool,
 ) -> None:  # fmt: skip
     """Let a message go through the chains of FILE, and show what each node makes of it."""
-    from edgesync.rules.dryrun import DryRun
+    from edgesync.rules.dryrun import DryRun, effect_of, visit_of
     from edgesync.rules.message import Message, Originator
 
     found = _read(place, root, as_json)
@@ -98,9 +97,9 @@ def run(
             dry.wait(wait_s)
     finally:
         dry.close()
-    visits = [_visit(one) for one in dry.visits]
+    visits = [visit_of(one) for one in dry.visits]
     if as_json:
-        effects = [_shown(effect) for effect in dry.effects]
+        effects = [effect_of(effect) for effect in dry.effects]
         click.echo(json.dumps({"visits": visits, "effects": effects}, indent=2))
         return
     for visit in visits:
@@ -189,49 +188,3 @@ def _json(option: str, text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise click.UsageError(f"{option} is no JSON: {error}") from error
-
-
-def _visit(one: "Trace") -> dict[str, Any]:
-    return {
-        "chain": one.chain,
-        "node": one.node,
-        "type": one.type,
-        "message": _message(one.message),
-        "outs": [{"relation": relation, **_message(out)} for relation, out in one.outs],
-        "effects": [_shown(effect) for effect in one.effects],
-        "problem": one.problem,
-    }
-
-
-def _message(message: Any) -> dict[str, Any]:
-    return {
-        "type": message.type,
-        "entity": str(message.originator),
-        "data": message.data,
-        "metadata": dict(message.metadata),
-    }
-
-
-def _shown(effect: Any) -> dict[str, Any]:
-    """Return an effect as JSON can say it, with its name."""
-    import msgspec
-
-    from edgesync.model import Lane
-    from edgesync.rules.effects import PushEvent, TellAlarm
-
-    if isinstance(effect, PushEvent):
-        event = effect.event
-        return {
-            "effect": "PushEvent", "lane": effect.lane.name.lower(), "entity": event.entity_id,
-            "body": json.loads(event.body),
-        }  # fmt: skip
-    if isinstance(effect, TellAlarm):
-        return {
-            "effect": "TellAlarm", "what": effect.action.name,
-            "lane": effect.alarm.lane.name.lower(), "alarm": effect.alarm.told(),
-        }  # fmt: skip
-    found = msgspec.to_builtins(effect)
-    found.pop("reply_to", None)
-    if "lane" in found:
-        found["lane"] = Lane(found["lane"]).name.lower()
-    return {"effect": type(effect).__name__, **found}

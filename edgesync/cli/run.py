@@ -83,7 +83,7 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
             for name, door in (("mqtt", settings.mqtt), ("device_http", settings.device_http))
         },
         "rules": chains,
-        "doubts": found,
+        "doubts": list(dict.fromkeys(found)),  # two doors may share a file of devices
     }
     answers = {} if not is_asked else _answers(lines)
     if is_asked:

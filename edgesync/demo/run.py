@@ -11,22 +11,27 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from edgesync.demo import tour
 from edgesync.demo.chaos import Fault, Strike, plan
 from edgesync.demo.counter import ReadingCounter
 from edgesync.demo.ledger import Finding, compare
+from edgesync.demo.pump import Pump
 from edgesync.demo.site import EDGE, DemoError, Site, open_site
 
 # After the last fault: reconnect, resend, project. Far more than it takes, for slow machines.
 SETTLE_S: Final = 60.0
 LOOK_S: Final = 0.5
+TOUR_PAUSE_S: Final = 6.0
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
     """What the terminal shows: readings by place, since the start. None: it is away now.
 
-    produced      that the edge acknowledged to its devices' reader, as a witness outside noted it
+    produced      that the edge acknowledged to its devices' reader, as a witness outside noted it,
+                  and to the pump
     journaled     on the edge's disk: more than produced when a kill came before the answer
     acknowledged  that the edge knows to be at the hub
+    said          what the tour has shown
     """
 
     url: str
@@ -38,6 +43,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     in_log: int | None
     in_state: int | None
     last_fault: str
+    said: tuple[str, ...] = ()
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +76,8 @@ class Demo:
         self._last_fault = ""
         self._strikes: dict[str, int] = {}
         self._counter = ReadingCounter(site.edge_folder / "data" / "store")
+        self.pump: Pump | None = None
+        self.said: list[str] = []
 
     async def watch(self) -> None:
         """Show the ledger until cancelled."""
@@ -87,13 +95,21 @@ class Demo:
             url=self.site.url,
             edge="up" if edge else "down",
             link=edge["link"]["state"] if edge else "",
-            produced=self.site.count_witnessed(),
+            produced=self.site.count_witnessed() + (self.pump.acknowledged if self.pump else 0),
             journaled=counter.total,
             acknowledged=counter.up_to(floors) if floors else None,
             in_log=counter.up_to(in_log) if in_log else None,
             in_state=hub["state"]["readings"] if hub else None,
             last_fault=self._last_fault,
+            said=tuple(self.said),
         )
+
+    async def show_devices(self, mqtt_port: int, *, pause_s: float = TOUR_PAUSE_S) -> None:
+        """Run a pump beside the site, and the tour once; lasts until cancelled."""
+        self.pump = Pump()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.pump.run, mqtt_port)
+            await tour.run(self.site, self.pump, self.said.append, pause_s=pause_s)
 
     async def strike(self, one: Strike) -> None:
         """Wait, break something, wait, mend it."""

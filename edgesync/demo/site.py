@@ -289,11 +289,13 @@ async def open_site(
     heartbeat: str = "1s",
     http_port: int = 0,
     speed: float = 1.0,
+    mqtt_port: int = 0,
 ) -> AsyncIterator[Site]:
     """Yield a site in `folder`, enrolled and running; everything is stopped at the end.
 
     every      how often the devices are polled
     http_port  of the dashboard; 0, or one that is taken, means any free one
+    mqtt_port  where the edge listens for a pump, with a rule chain for it; 0 for neither
     """
     link_port, free_port = free_ports(2)
     port = http_port if is_free(http_port) else free_port
@@ -303,7 +305,7 @@ async def open_site(
         )
         site = Site(folder, cable, simulated, http_port=port)
         try:
-            await _set_up(site, link_port, port, every, heartbeat)
+            await _set_up(site, link_port, port, every, heartbeat, mqtt_port)
             yield site
         finally:
             with trio.CancelScope(shield=True):
@@ -311,7 +313,9 @@ async def open_site(
             nursery.cancel_scope.cancel()
 
 
-async def _set_up(site: Site, link_port: int, http_port: int, every: str, heartbeat: str) -> None:
+async def _set_up(
+    site: Site, link_port: int, http_port: int, every: str, heartbeat: str, mqtt_port: int
+) -> None:
     listen = f"tcp://127.0.0.1:{link_port}"
     await site.hubd("init", "--listen", listen, "--port", str(http_port), "--heartbeat", heartbeat)
     await site.start_hub()
@@ -321,11 +325,13 @@ async def _set_up(site: Site, link_port: int, http_port: int, every: str, heartb
     done = await _finished(command)
     if done.returncode:
         raise DemoError(f"edgesync init: {done.stderr.decode(errors='replace').strip()}")
-    await trio.to_thread.run_sync(_rewrite, site, config, token, every, heartbeat)
+    await trio.to_thread.run_sync(_rewrite, site, config, token, every, heartbeat, mqtt_port)
     await site.start_edge()
 
 
-def _rewrite(site: Site, config: Path, token: str, every: str, heartbeat: str) -> None:
+def _rewrite(
+    site: Site, config: Path, token: str, every: str, heartbeat: str, mqtt_port: int
+) -> None:
     """Point the enrolled edge at the cable instead of the hub, and give it the site's devices."""
     from edgesync_transport.keys import decode_token
 
@@ -337,7 +343,22 @@ def _rewrite(site: Site, config: Path, token: str, every: str, heartbeat: str) -
         server_key=decode_token(token).server_key.replace("\\", "\\\\"),
         heartbeat=heartbeat,
     )
+    if mqtt_port:
+        text += _mqtt(config.parent, mqtt_port)
     config.write_text(text + "".join(_device(site.simulated, every)))
+
+
+def _mqtt(folder: Path, port: int) -> str:
+    """Write what the pump's door and its alarm need; returns their sections."""
+    from edgesync.demo.pump import DEVICES
+    from edgesync.demo.tour import chain
+
+    devices, rules = folder / "mqtt-devices.toml", folder / "rules"
+    devices.write_text(DEVICES)
+    devices.chmod(0o600)
+    rules.mkdir(exist_ok=True)
+    (rules / "root.json").write_bytes(chain())
+    return f'\n[mqtt]\nport = {port}\n\n[rules]\nchains = "rules"\n'
 
 
 def _device(simulated: SimulatedSite, every: str) -> Iterator[str]:

@@ -27,8 +27,8 @@ from edgesync.entities.model import (
     SHOWN,
     EntityId,
     checked_name,
-    decode_value,
     encode_value,
+    entity,
 )
 from edgesync.entities.view import Command, View, delete_fields, set_fields
 from edgesync.errors import EntityError
@@ -36,6 +36,8 @@ from edgesync.errors import EntityError
 TYPE_BYTES_MAX: Final = 255
 BY_BYTES_MAX: Final = 255
 DETAILS_BYTES_MAX: Final = 16 * 1024
+# Of severities that are not known, of a newer peer.
+SEVERITY_CHARS_MAX: Final = 32
 # An occurrence that is raised again and again without a change is noted so often.
 REFRESH_MS: Final = 60_000
 NUMBERED: Final = ("raise", "ack", "clear")
@@ -61,13 +63,14 @@ class Severity(enum.Enum):
 
 
 Ms = Annotated[int, Meta(ge=0, le=MS_MAX)]
+By = Annotated[str, Meta(max_length=BY_BYTES_MAX)]
 
 
 class Mark(msgspec.Struct, frozen=True):
     """Who did something to an occurrence, and when by their clock."""
 
     at: Ms
-    by: str = ""
+    by: By = ""
 
 
 class Raised(msgspec.Struct, frozen=True):
@@ -75,9 +78,13 @@ class Raised(msgspec.Struct, frozen=True):
 
     at: Ms
     end: Ms
-    severity: str = Severity.INDETERMINATE.value
+    severity: Annotated[str, Meta(max_length=SEVERITY_CHARS_MAX)] = Severity.INDETERMINATE.value
     details: Any = None
-    by: str = ""
+    by: By = ""
+
+    def __post_init__(self) -> None:
+        if (size := len(msgspec.json.encode(self.details))) > DETAILS_BYTES_MAX:
+            raise ValueError(f"details of {size} bytes")
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -129,19 +136,28 @@ def alarm_id(originator: EntityId, type_: str) -> str:
 def find_alarm(view: View, edge: str, id_: str) -> Alarm | None:
     """Return an alarm by its id; None when there is none that can be read."""
     fields = view.fields(alarm_key(edge, id_[:64]))
-    about = decode_value(fields.get(b"about", b"null"))
-    raises = {n: raw for n, raw in _numbered(fields, b"raise:")}
-    if not raises or not isinstance(about, list) or len(about) != 3:
-        return None
-    kind, name, type_ = map(str, about)
-    n = max(raises)
-    raised = _convert(raises[n], Raised)
-    return None if raised is None else Alarm(
-        id_, EntityId(edge, kind, name), type_, n, raised,
+    about = _about(edge, fields)
+    found = sorted(_numbered(fields, b"raise:"), reverse=True)
+    raises = ((n, _convert(raw, Raised)) for n, raw in found)
+    n, raised = next(((n, one) for n, one in raises if one is not None), (0, None))
+    return None if about is None or raised is None else Alarm(
+        id_, *about, n, raised,
         ack=_convert(fields.get(b"ack:%d" % n), Mark),
         clear=_convert(fields.get(b"clear:%d" % n), Mark),
         told=_convert(fields.get(b"told"), Told) or Told(),
     )  # fmt: skip
+
+
+def _about(edge: str, fields: dict[bytes, bytes]) -> tuple[EntityId, str] | None:
+    """Return of what an alarm is and its type; None for what no alarm could have."""
+    said = _convert(fields.get(b"about"), tuple[str, str, str])
+    if said is None:
+        return None
+    kind, name, type_ = said
+    try:
+        return entity(edge, kind, name), checked_name("type", type_, TYPE_BYTES_MAX)
+    except EntityError:
+        return None
 
 
 def all_alarms(view: View, edge: str, after: str = "") -> Iterator[Alarm]:
@@ -170,12 +186,15 @@ def plan_raise(
     """Return the commands that raise an alarm, or renew it where it is active.
 
     details  None leaves those of an active one
+    now_ms   a time before 1970, or so late that nobody could tell it, is the nearest that can be
     """
+    now_ms = _ms(now_ms)
     id_ = alarm_id(originator, type_)
     key = alarm_key(originator.edge, id_)
     size = len(encode_value("details", details))
     if size > DETAILS_BYTES_MAX:
         raise EntityError("details", f"{size} bytes", f"at most {DETAILS_BYTES_MAX}")
+    view.changeable(key)
     before = find_alarm(view, originator.edge, id_)
     by = checked_by(by)
     if before is not None and before.is_active:
@@ -225,8 +244,12 @@ def plan_clear(alarm: Alarm, now_ms: int, by: str = "") -> list[Command]:
 def _mark(alarm: Alarm, what: bytes, now_ms: int, by: str) -> list[Command]:
     key = alarm_key(alarm.originator.edge, alarm.id)
     return set_fields(
-        key, {b"%s:%d" % (what, alarm.n): msgspec.json.encode(Mark(now_ms, checked_by(by)))}
+        key, {b"%s:%d" % (what, alarm.n): msgspec.json.encode(Mark(_ms(now_ms), checked_by(by)))}
     )
+
+
+def _ms(now_ms: int) -> int:
+    return min(max(now_ms, 0), MS_MAX)
 
 
 def checked_by(by: str) -> str:
@@ -269,7 +292,7 @@ def _number(name: bytes, mark: bytes) -> int | None:
     return int(digits) if digits.isdigit() and len(digits) <= 15 else None
 
 
-def _convert(raw: bytes | None, shape: type[Any]) -> Any:
+def _convert(raw: bytes | None, shape: Any) -> Any:
     """Return what a field says; None if it is not there, or nothing that can be read."""
     try:
         return None if raw is None else msgspec.json.decode(raw, type=shape)

@@ -77,7 +77,7 @@ def plan_set(view: View, one: EntityId, scope: Scope, values: Mapping[str, Any])
             encode_value(f"values.{name[:40]}", value)
         for name, value in values.items()
     }  # fmt: skip
-    before = view.fields(key)
+    before = view.changeable(key)
     changed = {name: raw for name, raw in given.items() if before.get(name) != raw}
     after = before | changed
     if len(after) > ATTRIBUTES_MAX and len(after) > len(before):

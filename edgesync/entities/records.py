@@ -71,9 +71,7 @@ def _ids(view: View, edge: str, kind: str, after: EntityId | None) -> Iterator[E
     behind = None if after is None else entity_key(after)
     for room in (ENTITY, MANAGED_ENTITY):
         prefix = room_of(room, edge) + (kind.encode() + b"/" if kind else b"")
-        if behind is not None and behind > prefix and not behind.startswith(prefix):
-            continue
-        for key in view.keys(prefix, behind if behind and behind >= prefix else None):
+        for key in view.keys(prefix, behind):
             if (named := entity_of(key)) is not None:
                 yield named[1]
 
@@ -91,7 +89,7 @@ def plan_save(view: View, one: EntityId, fields: Mapping[str, Any], now_ms: int)
             gone.append(raw)
         else:
             given[raw] = encode_value(where, value)
-    before = view.fields(key)
+    before = view.changeable(key)
     if CREATED.encode() not in before:
         count = sum(
             view.count(room_of(room, one.edge), ENTITIES_MAX) for room in (ENTITY, MANAGED_ENTITY)

@@ -102,7 +102,7 @@ def plan_relate(
             "remove one of these relations first",
         )  # fmt: skip
     key, field, raw = relations_key(source), field_of(type_, to), encode_value("data", data)
-    there = view.fields(key)
+    there = view.changeable(key)
     if field not in there and len(there) >= RELATIONS_MAX:
         raise EntityError(
             "from", f"{source} has {len(there)} relations", f"at most {RELATIONS_MAX}"

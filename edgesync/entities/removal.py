@@ -10,7 +10,7 @@ from edgesync.entities.view import Command, View, delete_fields
 
 def plan_delete(view: View, one: EntityId) -> list[Command]:
     """Return the commands that remove an entity, its alarms, and relations from and to it."""
-    gone = [key for key in keys_of(one) if view.fields(key)]
+    gone = [key for key in keys_of(one) if view.is_there(key)]
     gone += [alarm_key(one.edge, alarm.id) for alarm in alarms_of(view, one)]
     return [*([[b"DEL", *gone]] if gone else []), *_unrelate_all(view, one)]
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from edgesync._native.keyspace import Keyspace
 
 LOOKED_AT: Final = 1000
+# An eighth of the room that was left may be taken before it is looked at again.
+COUNTED_AGAIN: Final = 8
+PREFIXES_MAX: Final = 1000
 
 Command = list[bytes]
 
@@ -20,7 +23,15 @@ class View(Protocol):
     """Keys as they are now."""
 
     def fields(self, key: bytes) -> dict[bytes, bytes]:
-        """Return a hash; empty when it is absent."""
+        """Return a hash; empty when it is absent, or when some client made something else of it."""
+        ...
+
+    def changeable(self, key: bytes) -> dict[bytes, bytes]:
+        """Return a hash that is to be changed; raises EntityError when it is none."""
+        ...
+
+    def is_there(self, key: bytes) -> bool:
+        """Return whether there is a key of any type."""
         ...
 
     def stamps_ms(self, key: bytes) -> dict[bytes, int]:
@@ -46,17 +57,24 @@ class SpaceView:
     def __init__(self, space: "Keyspace", now_ms: Callable[[], int]) -> None:
         self._space = space
         self._now_ms = now_ms
+        # Of a prefix: how many keys there were, and how often that was asked since.
+        self._counts: dict[bytes, tuple[int, int]] = {}
 
     def fields(self, key: bytes) -> dict[bytes, bytes]:
-        space = self._space
-        space.now_ms = self._now_ms()
-        kind = space.type_of(key)
-        if not kind:
-            return {}
-        if kind != HASH:
+        return dict(self._space.cells(key, HASH)) if self._type_of(key) == HASH else {}
+
+    def changeable(self, key: bytes) -> dict[bytes, bytes]:
+        if self._type_of(key) not in (0, HASH):
             shown = key[:SHOWN].decode(errors="replace")
             raise EntityError("key", f"{shown} is no hash", "remove what some client made of it")
-        return dict(space.cells(key, HASH))
+        return self.fields(key)
+
+    def is_there(self, key: bytes) -> bool:
+        return bool(self._type_of(key))
+
+    def _type_of(self, key: bytes) -> int:
+        self._space.now_ms = self._now_ms()
+        return self._space.type_of(key)
 
     def stamps_ms(self, key: bytes) -> dict[bytes, int]:
         found = {}
@@ -73,11 +91,18 @@ class SpaceView:
             after = names[-1]
 
     def was_removed(self, key: bytes) -> bool:
-        self._space.now_ms = self._now_ms()
-        return self._space.names(None, key, 1) == [key] and not self._space.type_of(key)
+        return self._space.names(None, key, 1) == [key] and not self.is_there(key)
 
     def count(self, prefix: bytes, most: int) -> int:
-        return len(self._space.names(None, prefix, most))
+        # Who asks is about to add one. To count all of them each time would make the last of many
+        # cost what all before it did, so that is done anew the sooner the nearer the limit is.
+        counted, added = self._counts.get(prefix, (most, 0))
+        if added >= (most - counted) // COUNTED_AGAIN:
+            if len(self._counts) >= PREFIXES_MAX:
+                self._counts.clear()
+            counted, added = len(self._space.names(None, prefix, most)), 0
+        self._counts[prefix] = (counted, added + 1)
+        return counted + added
 
 
 def set_fields(key: bytes, fields: Mapping[bytes, bytes]) -> list[Command]:

@@ -7,6 +7,7 @@ once, with the number of the occurrence in it.
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -19,6 +20,7 @@ from edgesync.entities.model import EntityId
 from edgesync.entities.removal import plan_sweep, remains, was_removed
 from edgesync.errors import StoreError
 from edgesync.model import Action, EntityType, Event, EventType, Lane
+from edgesync.told import TYPES
 
 if TYPE_CHECKING:
     from edgesync.parts.entities import EntitiesPart
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 RETRY_S: Final = 5.0
 SCANNED_A_TURN: Final = 200
+# Alarms come in storms, and each commit is waited for. An alarm's events are 64 KiB at most.
+TOLD_TOGETHER: Final = 64
 URGENT: Final = frozenset({"CRITICAL", "MAJOR"})
 ACTIONS: Final[Mapping[Transition, Action]] = {
     Transition.RAISED: Action.ADDED,
@@ -34,12 +38,6 @@ ACTIONS: Final[Mapping[Transition, Action]] = {
     Transition.ACKED: Action.ALARM_ACK,
     Transition.CLEARED: Action.ALARM_CLEAR,
 }
-TYPES: Final[Mapping[str, EntityType]] = {
-    "edge": EntityType.EDGE, "device": EntityType.DEVICE, "asset": EntityType.ASSET,
-    "site": EntityType.SITE, "customer": EntityType.CUSTOMER, "user": EntityType.USER,
-    "dashboard": EntityType.DASHBOARD, "rule_chain": EntityType.RULE_CHAIN,
-    "device_profile": EntityType.PROFILE, "asset_profile": EntityType.PROFILE,
-}  # fmt: skip
 
 
 class EntityJournal:
@@ -89,7 +87,8 @@ class EntityJournal:
             if (alarm := self._alarm(id_)) is not None:
                 for event, lane in events_of(alarm):
                     self._part.context.recorder.emit_sync(event, lane)
-                self._part.carry_out(alarms.plan_told(alarm))
+                self._part.note(alarms.plan_told(alarm))
+                self._part.commit()
             self._alarms.pop(id_, None)
 
     async def _look_around(self) -> None:
@@ -118,17 +117,19 @@ class EntityJournal:
 
     async def _tell_alarms(self) -> None:
         while self._alarms:
-            id_ = next(iter(self._alarms))
-            if (alarm := self._alarm(id_)) is not None:
-                await self._part.wait_durable()
-                for event, lane in events_of(alarm):
-                    await self._part.context.recorder.emit(event, lane)
-                self._part.apply(alarms.plan_told(alarm))
-                await self._part.wait_durable()
-            self._alarms.pop(id_, None)
-            # What has happened to it meanwhile differs from what was noted as told.
-            if (alarm := self._alarm(id_)) is not None and alarms.untold(alarm):
-                self._alarms[id_] = None
+            ids = list(islice(self._alarms, TOLD_TOGETHER))
+            found = [alarm for id_ in ids if (alarm := self._alarm(id_)) is not None]
+            await self._part.wait_durable()
+            events = [one for alarm in found for one in events_of(alarm)]
+            await self._part.context.recorder.emit_together(events)
+            for alarm in found:
+                self._part.note(alarms.plan_told(alarm))
+            await self._part.wait_durable()
+            for id_ in ids:
+                self._alarms.pop(id_, None)
+                # What has happened to it meanwhile differs from what was noted as told.
+                if (now := self._alarm(id_)) is not None and alarms.untold(now):
+                    self._alarms[id_] = None
 
     async def _sweep(self) -> None:
         """Remove what is left of entities that were removed elsewhere, and say what that was."""

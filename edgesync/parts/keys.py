@@ -12,6 +12,7 @@ from edgesync.cells import Argument, Reply
 from edgesync.cells.guard import Guard
 from edgesync.entities.keys import ROOT, scoped
 from edgesync.parts.part import Context, Life, Part
+from edgesync.status import KeysStatus
 from edgesync.store.edgecells import EdgeCells, told_since
 from edgesync.watch import KeyWatch
 
@@ -94,7 +95,16 @@ class KeysPart(Part):
         grant = self.cells.cursor.grant
         # Of its own entities an edge is always told.
         said = [prefix for prefix in grant if not prefix.startswith(ROOT)]
-        return {"granted": tuple(prefix.decode(errors="replace") for prefix in said)}
+        found: dict[str, Any] = {
+            "granted": tuple(prefix.decode(errors="replace") for prefix in said)
+        }
+        if (sync := self.sync) is not None:
+            found["keys"] = KeysStatus(
+                state=sync.state(), keys=self.cells.space.keys, pending=self.cells.space.pending,
+                share=sync.share(), received=sync.keys, checks=sync.checks,
+                refetches=sync.refetches, synced_ns=sync.last_round_ns, problem=sync.last_problem,
+            )  # fmt: skip
+        return found
 
     def close(self) -> None:
         self._end_watches()

@@ -22,8 +22,16 @@ from edgesync._native.write import Write
 from edgesync.errors import StoreError
 from edgesync.model import Event, EventType, Lane, RecordKind
 from edgesync.parts.part import Context, Part
-from edgesync.rpc.model import Report, State, parse_request, report_event
-from edgesync.rpc.queue import Call, CallQueue, Effect, Forget, Note, Send
+from edgesync.rpc.model import (
+    ANSWER_BYTES_MAX,
+    SELF,
+    Report,
+    State,
+    is_json,
+    parse_request,
+    report_event,
+)
+from edgesync.rpc.queue import Call, CallQueue, Effect, Forget, Keep, Note, Send
 from edgesync.status import RpcStatus
 
 if TYPE_CHECKING:
@@ -32,17 +40,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DATABASE: Final = "rpc"
-NUMBER_KEY: Final = b"rpc number"
-META: Final = "meta"
 # Numbers are what devices see: ThingsBoard's clients read 32 bits.
 NUMBER_MAX: Final = 2**31 - 1
 RETRY_S: Final = 1.0
 # What is due is looked at so often; `due_ns` is on a clock that may be set.
 TICK_S: Final = 0.25
+# A hub's clock that was set; less is what a bad line makes of measuring it.
+STEP_NS: Final = 5 * 10**9
 SERVED_MAX: Final = 100
+ERROR_CHARS_MAX: Final = 4096
 
-# Calls of this edge's own: the hub is told nothing of them.
-LOCAL: Final = "local."
+# Calls of this edge's own, under ids that no hub can give; it is told nothing of them.
+LOCAL: Final = "local:"
 UNDER_WAY_MAX: Final = 1000
 
 Method = Callable[[str, Any], Awaitable[Any]]
@@ -55,7 +64,10 @@ class Speaker(Protocol):
     """Who speaks for a device: a connection, or a program."""
 
     def send_call(self, call: Call) -> bool | None:
-        """Write a call; returns whether the device acknowledges it, None when it is gone."""
+        """Write a call; returns whether the device acknowledges it, None when it is gone.
+
+        Where nothing is acknowledged, one is written once that is noted of it, and not before.
+        """
         ...
 
 
@@ -66,13 +78,16 @@ class RpcPart(Part):
         super().__init__(context)
         self.queue = CallQueue()
         self._speakers: dict[str, Speaker] = {}
+        self._own: Speaker | None = None
         self._methods: dict[str, Method] = {}
         self._local: dict[str, Ended] = {}
         self.any_method: AnyMethod | None = None  # for methods that nobody registered
         self._notes: list[Effect] = []
         self._flushing = trio.Lock()
         self._has_notes = trio.Event()
-        self._next = 1
+        self._number = self._order = 0  # the last one's
+        self._offset_s: float | None = None
+        self._hub_ahead_ns = 0  # of the monotonic clock
         self.received = self.refused = 0
 
     # -- life ------------------------------------------------------------------------------------
@@ -82,8 +97,10 @@ class RpcPart(Part):
         store = self.context.recorder.store.store
         rows = store.scan(DATABASE, limit=1 << 20)
         self.queue = CallQueue([msgspec.msgpack.decode(raw, type=Call) for _, raw in rows])
-        kept = store.get(META, NUMBER_KEY)
-        self._next = int.from_bytes(kept, "big") + 1 if kept else 1
+        # Each start counts from elsewhere: a store that is new, or a copy put back, does not know
+        # which numbers were given before, and a device may still answer what it was called by one.
+        self._number = self.context.random.randrange(NUMBER_MAX)
+        self._order = self.queue.order
         link: LinkPart = self.context.parts.get("link")
         link.handlers[EventType.RPC_REQUEST] = self
 
@@ -101,15 +118,30 @@ class RpcPart(Part):
                 sent=states.count(State.SENT),
                 delivered=states.count(State.DELIVERED),
                 received=self.received,
-                devices=len(self._speakers),
+                devices=len(self._speakers) - (SELF in self._speakers),
             )
         }
 
     def now_ns(self) -> int:
-        """Return the hub's time, as well as it is known here: that set when calls expire."""
-        link: LinkPart = self.context.parts.get("link")
+        """Return the hub's time, as well as it is known here: that set when calls expire.
+
+        Once it was measured on the link it goes on by a clock that nobody sets. Where the hub's was
+        set, the calls that are here keep the time that they had left.
+        """
+        context = self.context
+        link: LinkPart = context.parts.get("link")
         offset_s = link.driver.sender.clock_offset_s if link.driver is not None else None
-        return self.context.wall_ns() - int((offset_s or 0.0) * 1e9)
+        if offset_s is None:
+            return context.wall_ns()
+        if offset_s != self._offset_s:
+            hub_ns = context.wall_ns() - int(offset_s * 1e9)
+            ahead_ns = hub_ns - context.monotonic_ns()
+            step_ns = ahead_ns - self._hub_ahead_ns
+            if self._offset_s is not None and abs(step_ns) >= STEP_NS:
+                log.warning("the hub's clock stepped by %.3f s: calls keep theirs", step_ns / 1e9)
+                self._carry_out(self.queue.stepped(step_ns))
+            self._offset_s, self._hub_ahead_ns = offset_s, ahead_ns
+        return context.monotonic_ns() + self._hub_ahead_ns
 
     # -- from the hub (edgesync.sync.inbound.Handler) --------------------------------------------
 
@@ -131,14 +163,22 @@ class RpcPart(Part):
             raise NoRoom(f"{len(self.queue)} calls of devices wait at the edge, no more may")
         for one in forgotten:
             self._write(write, one)
+        number, order = self._following()
         call = Call(
-            number=self._next, id=request.id, device=event.entity_id, method=request.method,
+            number=number, id=request.id, device=event.entity_id, method=request.method,
             params=bytes(request.params), one_way=request.one_way, expires_ns=request.expires_ns,
+            order=order,
         )  # fmt: skip
-        self._next = self._next % NUMBER_MAX + 1
-        write.put(DATABASE, _key(call.number), msgspec.msgpack.encode(call), essential=True)
-        write.put(META, NUMBER_KEY, call.number.to_bytes(8, "big"), essential=True)
+        write.put(DATABASE, _key(number), msgspec.msgpack.encode(call), essential=True)
         return lambda: self._take(call)
+
+    def _following(self) -> tuple[int, int]:
+        """Return number and order of a new call."""
+        self._order += 1
+        self._number = self._number % NUMBER_MAX + 1
+        while self._number in self.queue:
+            self._number = self._number % NUMBER_MAX + 1
+        return self._number, self._order
 
     def _take(self, call: Call) -> None:
         self.received += 1
@@ -151,8 +191,20 @@ class RpcPart(Part):
 
         Of several who speak for one device, the newest does.
         """
+        if device == SELF and speaker is not self._own:
+            return
         self._speakers[device] = speaker
         self._carry_out(self.queue.reached(device, holds, self.now_ns()))
+
+    def attach_self(self, speaker: Speaker) -> None:
+        """Send calls of this edge itself to `speaker`; no device can be called so."""
+        self._own = speaker
+        self.attach(SELF, speaker)
+
+    def resume(self, device: str, speaker: Speaker) -> None:
+        """Send calls to `speaker` again, which was gone for one, if it speaks for the device."""
+        if self._speakers.get(device) is speaker:
+            self._carry_out(self.queue.reached(device, (), self.now_ns()))
 
     def detach(self, device: str, speaker: Speaker) -> None:
         """The speaker speaks for the device no longer; what was not acknowledged waits."""
@@ -173,7 +225,13 @@ class RpcPart(Part):
         await self.flush()
 
     def take_answer(self, device: str, number: int, answer: Raw | None, error: str = "") -> None:
-        """Note an answer, which `flush` stores; raises UnknownCall."""
+        """Note an answer, which `flush` stores; raises UnknownCall.
+
+        One that nobody could read is noted as an error that says so.
+        """
+        if answer is not None and not is_json(bytes(answer)):
+            error, answer = _why_no_answer(bytes(answer)), None
+        error = error[:ERROR_CHARS_MAX].encode(errors="replace").decode()
         self._carry_out(self.queue.answered(device, number, self.now_ns(), answer, error))
 
     # -- programs --------------------------------------------------------------------------------
@@ -214,17 +272,15 @@ class RpcPart(Part):
         forgotten = self.queue.room(now_ns)
         if forgotten is None or len(self._local) >= UNDER_WAY_MAX:
             raise LookupError(f"{len(self.queue)} calls of devices wait already, no more may")
-        write, number = Write(), self._next
-        self._next = self._next % NUMBER_MAX + 1
+        write, (number, order) = Write(), self._following()
         for one in forgotten:
             self._write(write, one)
         call = Call(
             number=number, id=f"{LOCAL}{number}", device=device, method=method,
             params=msgspec.json.encode(params), one_way=one_way,
-            expires_ns=now_ns + round(timeout_s * 1e9),
+            expires_ns=now_ns + round(timeout_s * 1e9), order=order,
         )  # fmt: skip
         write.put(DATABASE, _key(number), msgspec.msgpack.encode(call))
-        write.put(META, NUMBER_KEY, number.to_bytes(8, "big"))
         await self.context.recorder.store.submit(write)
         self._local[call.id] = ended
         self._take(call)
@@ -259,10 +315,12 @@ class RpcPart(Part):
                 self._write(write, note)
             tails = await self.context.recorder.store.submit(write)
             del self._notes[: len(notes)]
-            for note in notes:
-                if isinstance(note, Note) and note.report.id in self._local:
+            stored = [note for note in notes if isinstance(note, Note)]
+            for note in stored:
+                if note.report.id in self._local:
                     self._tell_local(note.report)
             self.context.recorder.note_grown(tails)
+            self._carry_out(self.queue.stored(stored, self.now_ns()))
 
     def _tell_local(self, report: Report) -> None:
         if report.state.is_final(one_way=report.one_way):
@@ -275,6 +333,8 @@ class RpcPart(Part):
                 write.put(DATABASE, _key(call.number), raw, essential=True)
                 if not call.id.startswith(LOCAL):
                     _append(write, report_event(call.device, report))
+            case Keep(call):
+                write.put(DATABASE, _key(call.number), msgspec.msgpack.encode(call), essential=True)
             case Forget(number):
                 write.delete(DATABASE, _key(number))
 
@@ -353,6 +413,12 @@ def _append(write: Write, event: Event) -> None:
 
 def _nothing() -> None:
     """What is done after a commit that changed no call."""
+
+
+def _why_no_answer(raw: bytes) -> str:
+    if len(raw) > ANSWER_BYTES_MAX:
+        return f"an answer of {len(raw)} bytes; {ANSWER_BYTES_MAX} are the most"
+    return f"an answer that is no JSON: {raw[:100].decode(errors='replace')}"
 
 
 def _key(number: int) -> bytes:

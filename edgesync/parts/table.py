@@ -58,12 +58,29 @@ PARTS: Final[tuple[PartRow, ...]] = (
         "rpc", "edgesync.parts.rpc:RpcPart", Life.RUNNING,
         lambda settings: bool(settings.hub.endpoint), ("rpc",),
     ),
+    PartRow(
+        "told", "edgesync.parts.told:ToldPart", Life.RUNNING,
+        lambda settings: bool(settings.hub.endpoint),
+    ),
     PartRow("keys", "edgesync.parts.keys:KeysPart", Life.LOCAL, on_demand, ("cells",)),
     PartRow("entities", "edgesync.parts.entities:EntitiesPart", Life.LOCAL, on_demand),
     PartRow("points", "edgesync.parts.points:PointsPart", Life.LOCAL, on_demand, ("points",)),
+    PartRow("resend", "edgesync.parts.resend:ResendPart", Life.LOCAL),
     PartRow(
         "rules", "edgesync.rules.part:RulesPart", Life.RUNNING,
         lambda settings: bool(settings.rules.chains), ("rules",),
+    ),
+    PartRow(
+        "chains", "edgesync.rules.assigned:AssignedPart", Life.RUNNING,
+        lambda settings: bool(settings.hub.endpoint), ("chains",),
+    ),
+    PartRow(
+        "tunnel", "edgesync.tunnel.part:TunnelPart", Life.RUNNING,
+        lambda settings: bool(settings.hub.endpoint and settings.tunnel.allow),
+    ),
+    PartRow(
+        "objects", "edgesync.objects.part:ObjectsPart", Life.LOCAL,
+        lambda settings: bool(settings.hub.endpoint),
     ),
     PartRow("sources", "edgesync.parts.sources:SourcesPart", Life.RUNNING),
     PartRow("upkeep", "edgesync.parts.upkeep:UpkeepPart", Life.RUNNING),

@@ -1,11 +1,12 @@
 """The upkeep of a node: steps of the clock, readers that died, and what the hub hears of it."""
 
+import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from edgesync.errors import StoreError
 from edgesync.parts.part import Part
 from edgesync.status import resident_bytes
 
@@ -35,11 +36,11 @@ class UpkeepPart(Part):
 
     async def _watch_clock(self) -> None:
         """Report steps of the wall clock: order does not mind, people reading times do (S25)."""
-        wall_ns = self.context.wall_ns
-        offset_s = wall_ns() / 1e9 - time.monotonic()
+        wall_ns, monotonic_ns = self.context.wall_ns, self.context.monotonic_ns
+        offset_s = (wall_ns() - monotonic_ns()) / 1e9
         while True:
             await trio.sleep(CLOCK_CHECK_S)
-            now_s = wall_ns() / 1e9 - time.monotonic()
+            now_s = (wall_ns() - monotonic_ns()) / 1e9
             if abs(now_s - offset_s) > CLOCK_STEP_S:
                 step = {"step_s": round(now_s - offset_s, 3)}
                 log.warning("wall clock stepped: by %.3f s", step["step_s"])
@@ -53,7 +54,8 @@ class UpkeepPart(Part):
         """Free the slots of processes that read the store and died."""
         while True:
             await trio.sleep(READER_CHECK_S)
-            await trio.to_thread.run_sync(self.context.recorder.store.store.check_readers)
+            with contextlib.suppress(StoreError):  # it is just opened again, after its disk refused
+                await trio.to_thread.run_sync(self.context.recorder.store.store.check_readers)
 
     async def _report_resources(self) -> None:
         """Tell the hub of this edge's own resources now and then, and when their level changes."""

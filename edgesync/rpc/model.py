@@ -11,7 +11,7 @@ call has expired is kept with it, and the state stays.
 """
 
 import enum
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Raw
@@ -24,8 +24,12 @@ DEVICE_CHARS_MAX: Final = 255
 # An event holds no more, and much of it may be quoted.
 PARAMS_BYTES_MAX: Final = 48 * 1024
 ANSWER_BYTES_MAX: Final = 48 * 1024
+DEPTH_MAX: Final = 64
 TTL_S_MIN: Final = 1.0
 TTL_S_MAX: Final = 7 * 86_400.0
+# The edge itself, as a device that is called, and what it can be asked for.
+SELF: Final = "@edge"
+SYNC: Final = "sync"
 NULL: Final = Raw(b"null")
 NO_ANSWER: Final = Raw()
 
@@ -100,25 +104,36 @@ def report_event(device: str, report: Report) -> Event:
 def parse_request(body: bytes) -> Request:
     """Return the call that an event from the hub holds; raises RecordError."""
     try:
-        return msgspec.json.decode(body, type=Request)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        found = msgspec.json.decode(body, type=Request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise RecordError(f"no call of a device: {error}") from error
+    if not is_json(bytes(found.params)):
+        raise RecordError(f"no call of a device: params are no JSON, {DEPTH_MAX} deep at most")
+    return found
 
 
 def parse_report(body: bytes) -> Report | None:
     """Return what an event of an edge tells of a call, None for one that tells nothing."""
     try:
-        return msgspec.json.decode(body, type=Report)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def checked_json(raw: bytes) -> Raw | None:
-    """Return a text as JSON, None for what is none or too long."""
-    if len(raw) > ANSWER_BYTES_MAX:
-        return None
-    try:
-        msgspec.json.decode(raw)
+        found = msgspec.json.decode(body, type=Report)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return Raw(raw)
+    answer = bytes(found.answer)
+    return None if answer and not is_json(answer) else found
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether a text is JSON that everybody on its way takes: neither too long nor too deep."""
+    if len(raw) > ANSWER_BYTES_MAX:
+        return False
+    try:
+        return _is_flat(msgspec.json.decode(raw), DEPTH_MAX)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+
+
+def _is_flat(value: Any, left: int) -> bool:
+    if not isinstance(value, dict | list):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return left > 0 and all(_is_flat(one, left - 1) for one in inner)

@@ -2,11 +2,13 @@
 
 Calls of a device go in the order in which they came, a bounded number of them without the device's
 acknowledgement. A call that was sent and not acknowledged is sent again, under its number, when the
-device comes back, unless it was sent where nothing is acknowledged.
+device comes back, unless it was sent where nothing is acknowledged. What became of a call is on
+disk before the next one goes: after a kill only the last call that a device saw may come again.
 """
 
 import heapq
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -27,7 +29,8 @@ EXPIRED: Final = "its time passed"
 class Call(msgspec.Struct):
     """A row of the edge's store. `number` is what the device knows it by.
 
-    is_unacknowledged   it was sent where nothing is acknowledged, so it is not sent again
+    order              of the calls that wait; numbers of another start say nothing of it
+    is_unacknowledged   it is sent where nothing is acknowledged, so it is not sent again
     """
 
     number: int
@@ -40,6 +43,7 @@ class Call(msgspec.Struct):
     state: State = State.QUEUED
     is_unacknowledged: bool = False
     has_answer: bool = False
+    order: int = 0
 
     @property
     def is_final(self) -> bool:
@@ -55,16 +59,26 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class Send(Effect, frozen=True):
-    """Send the call to its device; then tell `sent`."""
+    """Send the call to its device; then tell `sent`.
+
+    One that will not be acknowledged is only told then: it is to be sent when this comes again,
+    with `call.is_unacknowledged`, since that is on disk.
+    """
 
     call: Call
 
 
 class Note(Effect, frozen=True):
-    """Store the call as it is now, and the report for the hub, in one transaction."""
+    """Store call, as it is now, and report for the hub in one transaction; then tell `stored`."""
 
     call: Call
     report: Report
+
+
+class Keep(Effect, frozen=True):
+    """Store the call as it is now."""
+
+    call: Call
 
 
 class Forget(Effect, frozen=True):
@@ -76,20 +90,28 @@ class UnknownCall(LookupError):
 
 
 class CallQueue:
-    """See the module. Times are the hub's wall clock, as that sets when a call expires."""
+    """See the module. Times are the hub's wall clock, as that sets when a call expires.
+
+    Whoever notices that it was set tells `stepped`.
+    """
 
     def __init__(self, calls: Collection[Call] = ()) -> None:
         self._calls: dict[int, Call] = {}
         self._numbers: dict[str, int] = {}
         self._waiting: dict[str, list[int]] = {}  # of a device, in order: not acknowledged
         self._in_flight: dict[str, set[int]] = {}  # of devices that are there
+        self._unstored = Counter[str]()  # of a device, notes that are not on disk
         self._due: list[tuple[int, int]] = []
         self.nbytes = 0
-        for call in sorted(calls, key=lambda one: one.number):
+        self.order = 0  # the last one's
+        for call in sorted(calls, key=lambda one: (one.order, one.number)):
             self._put(call)
 
     def __len__(self) -> int:
         return len(self._calls)
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._calls
 
     def open_calls(self) -> Iterator[Call]:
         """Yield the calls that are not final."""
@@ -109,6 +131,7 @@ class CallQueue:
 
     def _put(self, call: Call) -> None:
         self._calls[call.number] = call
+        self.order = max(self.order, call.order)
         self._numbers[call.id] = call.number
         self.nbytes += call.nbytes
         heapq.heappush(self._due, (self._due_ns(call), call.number))
@@ -144,16 +167,27 @@ class CallQueue:
         return device in self._in_flight
 
     def sent(self, number: int, now_ns: int, *, is_acknowledged: bool) -> list[Effect]:
-        """The call was written to the device, which will acknowledge it or not."""
+        """The call was written to the device, which will acknowledge it; or would not."""
         call = self._calls.get(number)
         if call is None or call.state is not State.QUEUED:
             return []
         call.state = State.SENT
-        effects: list[Effect] = [self._note(call, now_ns)]
         if not is_acknowledged:
             call.is_unacknowledged = True
             self._settle(call)
-            effects += self._pump(call.device, now_ns)
+        return [self._note(call, now_ns)]
+
+    def stored(self, notes: Sequence[Note], now_ns: int) -> list[Effect]:
+        """What was to be noted is on disk."""
+        effects: list[Effect] = []
+        for note in notes:
+            self._unstored[note.call.device] -= 1
+            if note.report.state is State.SENT and note.call.is_unacknowledged:
+                effects.append(Send(note.call))
+        for device in dict.fromkeys(note.call.device for note in notes):
+            if not self._unstored[device]:
+                del self._unstored[device]
+            effects += self._pump(device, now_ns)
         return effects
 
     def delivered(self, device: str, number: int, now_ns: int) -> list[Effect]:
@@ -162,11 +196,10 @@ class CallQueue:
         if call is None or call.device != device:
             return []
         self._settle(call)
-        effects: list[Effect] = []
         if call.state in (State.QUEUED, State.SENT):
             call.state = State.DELIVERED
-            effects = [self._note(call, now_ns)]
-        return effects + self._pump(device, now_ns)
+            return [self._note(call, now_ns)]
+        return self._pump(device, now_ns)
 
     def answered(
         self, device: str, number: int, now_ns: int, answer: Raw | None, error: str = ""
@@ -176,18 +209,16 @@ class CallQueue:
         if call is None or call.device != device:
             raise UnknownCall(f"{device} was sent no call {number}")
         self._settle(call)
-        effects: list[Effect] = []
         if not call.has_answer:
             call.has_answer = True
             if call.state is not State.EXPIRED:
                 call.state = State.DELIVERED if call.one_way else State.ANSWERED
-            effects = [self._note(call, now_ns, answer=answer, error=error)]
-        return effects + self._pump(device, now_ns)
+            return [self._note(call, now_ns, answer=answer, error=error)]
+        return self._pump(device, now_ns)
 
     def elapsed(self, now_ns: int) -> list[Effect]:
         """Give up what is due, forget what is long over."""
         effects: list[Effect] = []
-        devices = set[str]()
         while self._due and self._due[0][0] <= now_ns:
             _, number = heapq.heappop(self._due)
             call = self._calls.get(number)
@@ -200,12 +231,16 @@ class CallQueue:
             else:
                 call.state = State.EXPIRED
                 self._settle(call)
-                devices.add(call.device)
                 effects.append(self._note(call, now_ns, reason=EXPIRED))
                 heapq.heappush(self._due, (self._due_ns(call), number))
-        for device in devices:
-            effects += self._pump(device, now_ns)
         return effects
+
+    def stepped(self, by_ns: int) -> list[Effect]:
+        """The hub's clock was set, by so much: calls keep the time that they had left."""
+        for call in self._calls.values():
+            call.expires_ns += by_ns
+        self._due = [(at_ns + by_ns, number) for at_ns, number in self._due]
+        return [Keep(call) for call in self._calls.values()]
 
     def due_ns(self) -> int | None:
         return self._due[0][0] if self._due else None
@@ -222,9 +257,9 @@ class CallQueue:
         self._in_flight.get(call.device, set()).discard(call.number)
 
     def _pump(self, device: str, now_ns: int) -> list[Effect]:
-        """Send what comes next, if the device is there and has acknowledged what came before."""
+        """Send what comes next, if the device is there and what came before is over, on disk."""
         in_flight = self._in_flight.get(device)
-        if in_flight is None:
+        if in_flight is None or self._unstored[device]:
             return []
         effects: list[Effect] = []
         for number in self._waiting.get(device, ()):
@@ -244,4 +279,5 @@ class CallQueue:
             id=call.id, state=call.state, at_ns=now_ns, method=call.method, one_way=call.one_way,
             answer=NO_ANSWER if answer is None else answer, error=error, reason=reason,
         )  # fmt: skip
+        self._unstored[call.device] += 1
         return Note(msgspec.structs.replace(call), report)

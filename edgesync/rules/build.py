@@ -54,6 +54,16 @@ def build(sources: Sequence[Source], *, root: str = "", has_worker: bool) -> Loa
     )
 
 
+def references(chain: RuleChain) -> list[tuple[str, ...]]:
+    """Return the chains that a chain leads into, each by the ids and names it may go by."""
+    found: list[tuple[str, ...]] = [(link.chain,) for link in chain.chain_connections]
+    for node in chain.nodes:
+        if node.type == ChainInput.node_type:
+            id_ = node.configuration.get("ruleChainId")
+            found.append((*((id_,) if isinstance(id_, str) else ()), node.name))
+    return found
+
+
 class _Builder:
     def __init__(self, sources: Sequence[Source], has_worker: bool) -> None:
         self.sources = sources

@@ -1,10 +1,13 @@
 """A message through chains without an edge: what each node would make of it."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from edgesync.model import Value
-from edgesync.rules.effects import DeleteAttributes, SetAttributes
+import msgspec
+
+from edgesync.model import Lane, Value
+from edgesync.rules.effects import DeleteAttributes, PushEvent, SetAttributes, TellAlarm
 from edgesync.rules.engine import Engine, Run, Trace
 from edgesync.rules.files import Rules
 from edgesync.rules.message import Message, Originator
@@ -99,3 +102,45 @@ class DryRun:
 
     def close(self) -> None:
         self._worker.close()
+
+
+def visit_of(one: Trace) -> dict[str, Any]:
+    """Return what a node made of a message, as JSON can say it."""
+    return {
+        "chain": one.chain,
+        "node": one.node,
+        "type": one.type,
+        "message": _message_of(one.message),
+        "outs": [{"relation": relation, **_message_of(out)} for relation, out in one.outs],
+        "effects": [effect_of(effect) for effect in one.effects],
+        "problem": one.problem,
+    }
+
+
+def _message_of(message: Message) -> dict[str, Any]:
+    return {
+        "type": message.type,
+        "entity": str(message.originator),
+        "data": message.data,
+        "metadata": dict(message.metadata),
+    }
+
+
+def effect_of(effect: "Effect") -> dict[str, Any]:
+    """Return an effect as JSON can say it, with its name."""
+    if isinstance(effect, PushEvent):
+        event = effect.event
+        return {
+            "effect": "PushEvent", "lane": effect.lane.name.lower(), "entity": event.entity_id,
+            "body": json.loads(event.body),
+        }  # fmt: skip
+    if isinstance(effect, TellAlarm):
+        return {
+            "effect": "TellAlarm", "what": effect.action.name,
+            "lane": effect.alarm.lane.name.lower(), "alarm": effect.alarm.told(),
+        }  # fmt: skip
+    found = msgspec.to_builtins(effect)
+    found.pop("reply_to", None)
+    if "lane" in found:
+        found["lane"] = Lane(found["lane"]).name.lower()
+    return {"effect": type(effect).__name__, **found}

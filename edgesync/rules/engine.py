@@ -269,12 +269,15 @@ class Run:
         try:
             made = work()
             if isinstance(made, Generator):
-                made = yield from self._scripted(made, wired)
+                entity = "" if message is None else str(message.originator)
+                made = yield from self._scripted(made, wired, entity)
             outs = list(made)
         except NodeFailure as failure:
             problem = str(failure) or "failed"
         except UnicodeEncodeError:  # scripts can make them, and nothing that stores takes them
             problem = "half of a surrogate pair in a text"
+        except OverflowError:
+            problem = "a number beyond 64 bits"
         except Exception as error:
             log.exception("rules: %s", wired.node.place.label)
             problem = f"{type(error).__name__}: {error}"
@@ -292,7 +295,10 @@ class Run:
             self.follow(wired, out, stack)
 
     def _scripted(
-        self, made: Generator[ScriptCall, ScriptAnswer, Iterable[Out]], wired: Wired
+        self,
+        made: Generator[ScriptCall, ScriptAnswer, Iterable[Out]],
+        wired: Wired,
+        entity: str,
     ) -> Generator[ScriptCall, ScriptAnswer, Iterable[Out]]:
         answer: ScriptAnswer | None = None
         while True:
@@ -301,7 +307,7 @@ class Run:
             except StopIteration as done:
                 found: Iterable[Out] = done.value or ()
                 return found
-            answer = yield call
+            answer = yield msgspec.structs.replace(call, entity=entity)
             self._at = wired
 
     def _note(
@@ -383,8 +389,10 @@ class Run:
     def _leave(self, wired: Wired, visit: Visit) -> None:
         out = Out(wired.node.place.name, visit.message)
         self._note(wired, visit.message, [out], len(self.effects), "")
-        if visit.stack:
-            back = self._engine.chains.nodes[visit.stack[-1]]
+        if not visit.stack:
+            return
+        back = self._engine.chains.nodes.get(visit.stack[-1])
+        if back is not None:  # it may have gone while somebody outside was asked
             self.follow(back, out, visit.stack[:-1])
 
     # -- Step: what nodes may do -----------------------------------------------------------------

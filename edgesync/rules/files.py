@@ -1,6 +1,6 @@
 """Chains and device profiles in files: a file, or a folder of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,26 +56,59 @@ def stamp(place: Path) -> tuple[Any, ...]:
 
 def read_rules(place: Path, *, root: str = "") -> Rules:
     """Return what the files of a place say; raises ConfigError, which has all mistakes at once."""
-    sources: list[Source] = []
-    profiles: dict[str, tuple[ProfileAlarm, ...]] = {}
+    files: dict[str, bytes] = {}
     mistakes: list[ConfigError] = []
     for path in paths_of(place):
         try:
-            raw = _read(path)
-            if b'"profileData"' in raw:
-                profiles.update([_profile(raw, path.name)])
-            else:
-                sources += [Source(path.name, chain) for chain in read_chains(raw, path.name)]
+            files[path.name] = read_file(path)
         except ConfigError as mistake:
             mistakes.append(mistake)
-    if mistakes:
-        raise gathered(mistakes)
-    loaded = build(sources, root=root, has_worker=is_installed())
-    _compile(loaded)
+    return rules_of(files, root=root, mistakes=mistakes)
+
+
+def rules_of(
+    files: Mapping[str, bytes], *, root: str = "", mistakes: Sequence[ConfigError] = (),
+    is_here: bool = True,
+) -> Rules:  # fmt: skip
+    """Return what files say, by their names; raises ConfigError, which has all mistakes at once.
+
+    mistakes  made with other files, to be told with those of these
+    is_here   whether the chains are to run here: then scripts need the worker. Elsewhere they are
+              compiled if it is installed, and doubted if it is not
+    """
+    sources, profiles = sources_of(files, mistakes)
+    loaded = build(sources, root=root, has_worker=not is_here or is_installed())
+    if is_here or is_installed():
+        _compile(loaded)
+    elif loaded.scripts:
+        count = len(loaded.scripts)
+        doubt = f"{count} scripts are not compiled here: `pip install 'edgesync[scripts]'`; an edge"
+        doubt += " compiles them before it takes them, and needs the same"
+        loaded = msgspec.structs.replace(loaded, doubts=(*loaded.doubts, doubt))
     return Rules(loaded=loaded, profiles=profiles)
 
 
-def _read(path: Path) -> bytes:
+def sources_of(
+    files: Mapping[str, bytes], mistakes: Sequence[ConfigError] = ()
+) -> tuple[list[Source], dict[str, tuple[ProfileAlarm, ...]]]:
+    """Return the chains in files, and alarm rules by device profile; raises as `rules_of` does."""
+    sources: list[Source] = []
+    profiles: dict[str, tuple[ProfileAlarm, ...]] = {}
+    found = list(mistakes)
+    for name, raw in files.items():
+        try:
+            if b'"profileData"' in raw:
+                profiles.update([_profile(raw, name)])
+            else:
+                sources += [Source(name, chain) for chain in read_chains(raw, name)]
+        except ConfigError as mistake:
+            found.append(mistake)
+    if found:
+        raise gathered(found)
+    return sources, profiles
+
+
+def read_file(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             return file.read(FILE_BYTES_MAX + 1)

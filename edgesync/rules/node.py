@@ -49,10 +49,12 @@ class ScriptCall(msgspec.Struct, frozen=True):
     """A script that runs elsewhere: the engine goes on with what it returns.
 
     script  its id; arguments: what JSON can say
+    entity  whose message it is for: of one that takes too long the others' go on
     """
 
     script: str
     arguments: tuple[Any, ...]
+    entity: str = ""
 
 
 class ScriptAnswer(msgspec.Struct, frozen=True):

@@ -31,6 +31,12 @@ class HttpProblem(Exception):
     """A request that got no answer that can be used."""
 
 
+# A name that no server can have and a header that none is sent are no error of the network's.
+ASKED_IN_VAIN: Final = (
+    HttpProblem, h11.ProtocolError, OSError, trio.BrokenResourceError, ValueError,
+)  # fmt: skip
+
+
 class Servers:
     """See the module. `answer` is told of each request: where it goes on, how, and with what."""
 
@@ -52,7 +58,7 @@ class Servers:
                 status, reason, headers, body = await self._exchange(request)
         except trio.TooSlowError:
             problem = f"no answer within {request.timeout_s:g} s"
-        except (HttpProblem, h11.ProtocolError, OSError, trio.BrokenResourceError) as error:
+        except ASKED_IN_VAIN as error:
             problem = str(error) or type(error).__name__
         else:
             told = {**headers, "status": reason or str(status), "statusCode": str(status),

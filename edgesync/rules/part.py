@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -26,7 +27,7 @@ from edgesync.model import Event, EventType, Lane, Reading
 from edgesync.parts.part import Context, Part
 from edgesync.rules import effects as wanted
 from edgesync.rules.calls import DeviceCalls
-from edgesync.rules.engine import PROFILES, Engine, Run
+from edgesync.rules.engine import ALARMS, PROFILES, Engine, NodeCount, Run
 from edgesync.rules.facts import EdgeFacts
 from edgesync.rules.files import Rules, read_rules, stamp
 from edgesync.rules.message import (
@@ -38,7 +39,7 @@ from edgesync.rules.message import (
     device_message,
     telemetry_messages,
 )
-from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
+from edgesync.rules.node import NodeFailure, Now, ScriptAnswer, ScriptCall
 from edgesync.rules.nodes.actions import ReplyToDeviceNode
 from edgesync.rules.outward import Servers
 from edgesync.rules.state import State
@@ -58,7 +59,9 @@ WATCH_S: Final = 2.0
 WAKES_MAX: Final = 500
 # The loop goes on after so many messages: doors answer meanwhile.
 SLICE: Final = 20
-TICK_S: Final = 0.1
+# A node is woken when its time has come. Alarms that others have changed are looked for so often,
+# and before anything else is done.
+TICK_S: Final = 1.0
 RETRY_S: Final = 0.01
 # Restored in pieces.
 ROWS: Final = 1000
@@ -82,7 +85,8 @@ class RulesPart(Part):
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
-        self._place = context.folder / context.settings.rules.chains
+        chains = context.settings.rules.chains
+        self._place = context.folder / chains if chains else None
         self._engine: Engine | None = None
         self._state = State()
         self._facts = EdgeFacts(context, self._state)
@@ -96,7 +100,8 @@ class RulesPart(Part):
         self._arrived = trio.Event()
         self._room = trio.Condition()
         self._seen: tuple[Any, ...] = ()
-        self._swap_to: Rules | None = None
+        self._swaps: deque[Rules | None] = deque()
+        self._worked_some = trio.Event()  # another time may be the next one now
         self._script_turn = trio.Lock()  # the worker is for one thread at a time
 
     @property
@@ -107,9 +112,11 @@ class RulesPart(Part):
 
     def open(self) -> None:
         self._state.restore(self._rows(), self._now())
+        if self._place is None:
+            return
         self._seen = stamp(self._place)
         try:
-            self._take(self._read())
+            self.take(self._read(self._place))
         except ConfigError as error:
             self._problem = str(error)
             log.error("rules: everything is stored and sent until this is mended: %s", error)
@@ -142,11 +149,22 @@ class RulesPart(Part):
 
     # -- chains ----------------------------------------------------------------------------------
 
-    def _read(self) -> Rules:
-        return read_rules(self._place, root=self.context.settings.rules.root)
+    def _read(self, place: Path) -> Rules:
+        return read_rules(place, root=self.context.settings.rules.root)
 
-    def _take(self, rules: Rules) -> None:
+    async def swap(self, rules: Rules | None) -> None:
+        """Go on with other chains between two batches; done when this returns.
+
+        None: everything is stored and sent again, and nodes forget what they remembered.
+        """
+        self._swaps.append(rules)
+        await self._put([]).done.wait()
+
+    def take(self, rules: Rules | None) -> None:
         """Go on with other chains, from the next message on."""
+        if rules is None:
+            self._take_none()
+            return
         for doubt in rules.loaded.doubts:
             log.warning("rules: %s", doubt)
         self._facts.profiles = rules.profiles
@@ -160,24 +178,33 @@ class RulesPart(Part):
         self._problem = ""
         self._put([("", self._engine.start)])
 
+    def _take_none(self) -> None:
+        if self._worker is not None:
+            self._worker.close()
+        self._worker = self._engine = None
+        self._facts.profiles = {}
+        self._problem = ""
+        self._state.drop_others([ALARMS, PROFILES])
+
     async def _watch(self) -> None:
         while True:
             await trio.sleep(WATCH_S)
             async with self._script_turn:
                 if self._worker is not None:
                     await trio.to_thread.run_sync(self._worker.stop_if_idle)
+            if self._place is None:
+                continue
             seen = await trio.to_thread.run_sync(stamp, self._place)
             if seen == self._seen:
                 continue
             self._seen = seen
             try:
-                rules = await trio.to_thread.run_sync(self._read)
+                rules = await trio.to_thread.run_sync(self._read, self._place)
             except ConfigError as error:
                 self._problem = str(error)
                 log.error("rules: the chains before go on: %s", error)
             else:
-                self._swap_to = rules
-                self._put([])  # between two batches
+                await self.swap(rules)
 
     # -- messages --------------------------------------------------------------------------------
 
@@ -236,16 +263,22 @@ class RulesPart(Part):
         kind = CONNECT if state == "online" else DISCONNECT
         message = device_message(kind, event.entity_id, body, event.time_ns)
         self._messages += 1
-        self._put([(str(message.originator), partial(self._begin_connected, message))])
+        begin = partial(self._begin_connected, self._running, message)
+        self._put([(str(message.originator), begin)])
 
-    def _begin_connected(self, message: Message, now: Now) -> Run:
+    def _begin_connected(self, engine: Engine, message: Message, now: Now) -> Run:
         kind = message.data.get("type")
         if isinstance(kind, str) and kind:
-            self._state.put(PROFILES, message.originator.name, kind)
-        return self._running.begin(self._with_profile(message), now)
+            try:
+                self._state.put(PROFILES, message.originator.name, kind)
+            except NodeFailure as failure:
+                log.error("rules: the type of %s: %s", message.originator, failure)
+        return engine.begin(self._with_profile(message), now)
 
     def answer(self, reply: wanted.ReplyTo, relation: str, message: Message) -> None:
         """Go on behind a node that had asked somebody."""
+        if self._engine is None:
+            return  # the chains of whoever asked are gone
         begin = partial(self._running.answer, reply, relation, message)
         self._put([(str(message.originator), begin)])
 
@@ -271,8 +304,11 @@ class RulesPart(Part):
                 left_s = min((due_ns - self.context.monotonic_ns()) / 1e9, TICK_S)
             if left_s <= 0 or self._facts.has_news:
                 await self._put([]).done.wait()
-                left_s = RETRY_S  # of a store that is full, for one
-            await trio.sleep(left_s)
+                await trio.sleep(RETRY_S)  # of a store that is full, for one
+                continue
+            self._worked_some = trio.Event()
+            with trio.move_on_after(left_s):
+                await self._worked_some.wait()
 
     def _of_others(self) -> list[tuple[str, Begin]]:
         """Return what begins because somebody else has acknowledged or cleared an alarm."""
@@ -294,16 +330,16 @@ class RulesPart(Part):
             await self._arrived.wait()
             self._arrived = trio.Event()
             while self._waiting:
-                if self._swap_to is not None:
-                    rules, self._swap_to = self._swap_to, None
+                while self._swaps:
                     async with self._script_turn:
-                        self._take(rules)
-                    log.info("rules: chains changed: %s", self._place)
+                        self.take(self._swaps.popleft())
+                    log.info("rules: chains changed: %s", self._place or "assigned by the hub")
                 items, count = list[_Item](), 0
                 while self._waiting and count < BATCH_MAX:
                     items.append(self._waiting.popleft())
                     count += len(items[-1].begins)
                 await self._carry_out(items)
+                self._worked_some.set()
                 async with self._room:
                     self._room.notify_all()
 
@@ -430,6 +466,11 @@ class RulesPart(Part):
                 self._calls.reply(device.name, request_id, data)
 
     # -- status ----------------------------------------------------------------------------------
+
+    def counts(self) -> Mapping[str, NodeCount]:
+        """Return what each node has done since the start, by its key; empty without chains."""
+        engine = self._engine
+        return {} if engine is None else {k: one.count for k, one in engine.chains.nodes.items()}
 
     def status(self) -> Mapping[str, Any]:
         engine = self._engine

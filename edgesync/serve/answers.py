@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
+from edgesync.errors import EdgesyncError
 from edgesync.events import EventQuery
 from edgesync.parts.part import Part
+from edgesync.resend import Range
 from edgesync.serve.control import Answer, serve_control
 
 if TYPE_CHECKING:
     from edgesync.node import EdgeNode
+    from edgesync.parts.resend import ResendPart
+    from edgesync.tunnel.part import TunnelPart
 
 
 class ControlPart(Part):
@@ -41,8 +45,27 @@ def control_answers(node: "EdgeNode") -> Mapping[str, Answer]:
         return {"replayed": await node.replay_dead()}
 
     async def sync(asked: Mapping[str, Any]) -> Any:
-        await node.sync(float(asked.get("timeout_s", 30.0)))
+        await node.sync(float(asked.get("timeout_s", 30.0)), full=asked.get("full") is True)
         return {"synced": True}
+
+    async def resend(asked: Mapping[str, Any]) -> Any:
+        part: ResendPart = node.part("resend")
+        if asked.get("stop"):
+            await part.stop()
+        elif "range" in asked:
+            await part.begin(msgspec.convert(asked["range"], Range))
+        return part.status().get("resend")
+
+    async def tunnel(asked: Mapping[str, Any]) -> Any:
+        if not node.settings.tunnel.allow:
+            raise EdgesyncError("no tunnels are allowed here: `allow` under [tunnel] is empty")
+        part: TunnelPart = node.part("tunnel")
+        if "close" in asked:
+            return {"closed": part.close_tunnel(str(asked["close"]))}
+        return part.status()["tunnels"]
+
+    async def objects(_asked: Mapping[str, Any]) -> Any:
+        return node.status().objects
 
     return {
         "status": status,
@@ -51,4 +74,7 @@ def control_answers(node: "EdgeNode") -> Mapping[str, Answer]:
         "dead": dead,
         "replay": replay,
         "sync": sync,
+        "resend": resend,
+        "tunnel": tunnel,
+        "objects": objects,
     }

@@ -6,7 +6,7 @@ what an idle edge may use. Nothing here takes a body, and each connection answer
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import h11
@@ -14,9 +14,10 @@ import msgspec
 import trio
 
 from edgesync.parts.part import DoorPart
-from edgesync.status import RulesStatus, Status
+from edgesync.status import LaneStatus, RulesStatus, Status
 from edgesync_transport import descriptors
 from edgesync_transport.descriptors import QUESTIONS, Door
+from edgesync_transport.lanes.acktimes import BOUNDS_S
 
 if TYPE_CHECKING:
     from edgesync.node import EdgeNode
@@ -36,6 +37,7 @@ MQTT: Final = (
     ("readings_total", "counter", "Readings of them stored since the start."),
     ("refused_total", "counter", "Messages not stored, or not whole, since the start."),
     ("rejected_total", "counter", "Connections not let in since the start."),
+    ("held_up_total", "counter", "Attempts not looked at: their address had guessed too much."),
 )
 DEVICE_HTTP: Final = (
     ("connections", "gauge", "Connections of HTTP devices."),
@@ -43,6 +45,7 @@ DEVICE_HTTP: Final = (
     ("readings_total", "counter", "Readings of them stored since the start."),
     ("refused_total", "counter", "Requests not stored since the start."),
     ("rejected_total", "counter", "Requests without a known token, or no HTTP, since the start."),
+    ("held_up_total", "counter", "Attempts not looked at: their address had guessed too much."),
 )
 LEVELS: Final = ("normal", "warning", "high", "critical")
 
@@ -160,6 +163,7 @@ def health(status: Status) -> Page:
         )
     if status.rules is not None and status.rules.problem:
         problems.append(f"rules: {status.rules.problem}")
+    problems += [f"{one.level}: {one.text}" for one in status.indicators]
     problems += descriptors.problems()  # worth knowing, and readings are stored all the same
     body = msgspec.json.encode({"ok": is_ok, "problems": problems})
     return (200 if is_ok else 503, b"application/json", body)
@@ -217,12 +221,21 @@ def _lines(status: Status) -> Iterator[str]:
         yield from _family(f"lane_{field}_total", "counter", text)
         for lane in status.lanes:
             yield f'edgesync_lane_{field}_total{{{edge},lane="{lane.lane}"}} {getattr(lane, field)}'
+    yield from _family("lane_filled", "gauge", "Part of its capacity, 0 without one.")
+    for lane in status.lanes:
+        yield f'edgesync_lane_filled{{{edge},lane="{lane.lane}"}} {lane.filled}'
+    yield from _ack_lines(edge, status.lanes)
     for door, counts, names in (
         ("mqtt", status.mqtt, MQTT), ("device_http", status.device_http, DEVICE_HTTP),
     ):  # fmt: skip
         for name, kind, text in names if counts is not None else ():
             yield from _family(f"{door}_{name}", kind, text)
             yield f"edgesync_{door}_{name}{{{edge}}} {getattr(counts, name.removesuffix('_total'))}"
+    if status.resend is not None:
+        yield from _family("resent_readings", "gauge", "Of the newest range that is sent again.")
+        yield f"edgesync_resent_readings{{{edge}}} {status.resend.readings}"
+        yield from _family("resend_share", "gauge", "How much of it is done, 0 to 1.")
+        yield f"edgesync_resend_share{{{edge}}} {status.resend.share}"
     if status.rules is not None:
         yield from _rules_lines(edge, status.rules)
     yield from _family("source_up", "gauge", "1 while the device answers.")
@@ -233,6 +246,20 @@ def _lines(status: Status) -> Iterator[str]:
     for source in status.sources:
         name = _escaped(source.name)
         yield f'edgesync_source_errors_total{{{edge},source="{name}"}} {source.errors}'
+
+
+def _ack_lines(edge: str, lanes: Iterable[LaneStatus]) -> Iterator[str]:
+    name = "ack_seconds"
+    yield from _family(name, "histogram", "From sending a batch to its being stored at the hub.")
+    for lane in lanes:
+        labels = f'{edge},lane="{lane.lane}"'
+        total = 0
+        for bound, count in zip((*BOUNDS_S, "+Inf"), lane.ack_counts, strict=False):
+            total += count
+            yield f'edgesync_{name}_bucket{{{labels},le="{bound}"}} {total}'
+        if lane.ack_counts:
+            yield f"edgesync_{name}_sum{{{labels}}} {lane.ack_sum_s}"
+            yield f"edgesync_{name}_count{{{labels}}} {total}"
 
 
 def _rules_lines(edge: str, rules: RulesStatus) -> Iterator[str]:

@@ -38,6 +38,7 @@ from edgesync.cells.parts import HELD, cut, goes_on, ops_of
 from edgesync.cells.scope import narrowed
 from edgesync.cells.scripts import CPU_S, Scripts
 from edgesync.cells.settings import Flush
+from edgesync.entities.keys import ROOT
 from edgesync.errors import Evicted, StoreError
 from edgesync.model import Lane, RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore, Disk
@@ -276,7 +277,9 @@ class EdgeCells(CellStore):
         """
         if not self.evicts or self._looked_in_vain >= 3 * self.space.keys:
             return 0
-        freed = self.space.evict(nbytes, looks, self.scope)
+        # What the edge itself goes by has to be here.
+        scope = [(prefix, is_in and not prefix.startswith(ROOT)) for prefix, is_in in self.scope]
+        freed = self.space.evict(nbytes, looks, scope)
         self._looked_in_vain = 0 if freed else self._looked_in_vain + looks
         self.note_changes()
         return freed

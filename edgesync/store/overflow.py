@@ -137,6 +137,15 @@ class Overflow:
         stored = self._store.get(META, _shed_key(lane))
         return msgspec.msgpack.decode(stored, type=Shed) if stored else Shed()
 
+    def filled(self, lane: Lane, state: LaneState) -> float:
+        """Return which part of a lane's capacity is taken; 0 for one that has none."""
+        policy = self._policies.get(lane)
+        if policy is None:
+            return 0.0
+        waiting = state.tail - max(state.floor, state.trimmed)
+        records = waiting / policy.records if policy.records else 0.0
+        return max(records, state.stored_bytes / policy.nbytes if policy.nbytes else 0.0)
+
     def overflow(self, lane: Lane) -> str:
         return self._policies[lane].overflow if lane in self._policies else "refuse"
 

@@ -26,7 +26,7 @@ from edgesync.store.series import Series
 
 if TYPE_CHECKING:
     from edgesync._native.store import Store
-    from edgesync.store.points import Kept, Point
+    from edgesync.store.point_rows import Kept, Point
 
 DATABASE: Final = "points"
 HEAD: Final = struct.Struct("<IQ")

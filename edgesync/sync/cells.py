@@ -95,6 +95,7 @@ class CellSync:
         self._given = trio.Event()  # … or refused
         self.last_round_ns = 0
         self.rounds = self.full_rounds = self.pages = self.keys = 0
+        self._head = 0  # the hub's newest change, as it told last
         self.last_problem = ""
         driver.on_hear = self._heard
         driver.on_session = self._session_changed
@@ -118,7 +119,21 @@ class CellSync:
             return "degraded"
         if not self._cells.cursor.base and not self.rounds:
             return "full_sync"
-        return "syncing" if self._cells.space.pending else "idle"
+        share = self.share()
+        is_behind = share is not None and share < 1.0
+        return "syncing" if self._cells.space.pending or is_behind else "idle"
+
+    def share(self) -> float | None:
+        """Return how much of what changed at the hub the pass under way has brought, 0 to 1.
+
+        None while that is not known: before its first page, or of a hub that does not tell.
+        """
+        cursor = self._cells.cursor
+        if not self._head:
+            return None
+        coming = self._head - cursor.base
+        come = max(0, cursor.position - cursor.base)
+        return min(1.0, come / coming) if coming > 0 else 1.0
 
     async def sync(self) -> None:
         """Return once the hub has what was written here, and its newest state has arrived."""
@@ -398,6 +413,7 @@ class CellSync:
         entries = entries_of(page)
         self.pages += 1
         self.keys += len(entries)
+        self._head = page.head
         self.full_rounds += page.is_all and cursor.base == 0
         cells.take_in(
             cursor, entries,

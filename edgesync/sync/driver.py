@@ -24,7 +24,19 @@ from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.breaker import Breaker, BreakerSettings
 from edgesync_transport.lanes.window import LanePositions, SenderSettings
 from edgesync_transport.link import Connect, Link, LinkClosed
-from edgesync_transport.messages import Codec, ConflictReport, Lane, Message, Page, Pull
+from edgesync_transport.messages import (
+    Codec,
+    ConflictReport,
+    Lane,
+    Message,
+    ObjectListing,
+    ObjectPart,
+    Page,
+    Pull,
+    TunnelClose,
+    TunnelData,
+    TunnelOpen,
+)
 from edgesync_transport.sender import Sender
 
 log = logging.getLogger(__name__)
@@ -66,6 +78,22 @@ class Watcher(Protocol):
     def hub_forgot(self, generation: bytes) -> None: ...
 
 
+class Tunnels(Protocol):
+    """Who lets the hub connect to what this edge can reach."""
+
+    def hear(self, message: TunnelOpen | TunnelData | TunnelClose) -> None: ...
+
+    def session_over(self) -> None: ...
+
+
+class Objects(Protocol):
+    """Who holds large objects that the hub assigns."""
+
+    def hear(self, message: ObjectListing | ObjectPart) -> None: ...
+
+    def session_changed(self) -> None: ...
+
+
 class SyncDriver:
     """See the module. `run` lasts until cancelled."""
 
@@ -82,6 +110,8 @@ class SyncDriver:
         wall_ns: Callable[[], int] = time.time_ns,
         generation: bytes = b"",
         inbound: Inbound | None = None,
+        tunnels: Tunnels | None = None,
+        objects: Objects | None = None,
     ) -> None:
         self._store = store
         self._connect = connect
@@ -100,7 +130,11 @@ class SyncDriver:
             settings=settings,
             generation=generation,
             down=None if inbound is None else inbound.floors,
+            tunnels=tunnels is not None,
+            objects=objects is not None,
         )
+        self._tunnels = tunnels
+        self._objects = objects
         self.inbound = inbound
         self._inbound_queue = None if inbound is None else InboundQueue(inbound, self._step)
         self.last_problem = ""
@@ -122,6 +156,7 @@ class SyncDriver:
         self._poke = trio.Event()
         self._is_hub_away = False  # nobody answered the last attempt
         self._was_cut_short = False  # the last session, before anything came of it
+        self._was_hung_up_on = False  # the last link, by the other side and without a word
         self._look = trio.CancelScope()
         self._look_since = 0.0
         self._nap = trio.CancelScope()
@@ -165,6 +200,17 @@ class SyncDriver:
         """Send a question; it is lost when its session is over."""
         if pull.epoch == self.epoch:
             self._transmit(pull)
+
+    def tell(self, message: Message) -> bool:
+        """Send what may be lost: with its session, or because the link does not move.
+
+        Returns whether it is on its way.
+        """
+        if self._outbox is not None and getattr(message, "epoch", 0) == self.epoch:
+            with contextlib.suppress(trio.WouldBlock):
+                self._outbox.send_nowait(message)
+                return True
+        return False
 
     async def wait_durable(self, tails: tuple[int, int, int]) -> None:
         """Return once the hub has everything up to `tails`."""
@@ -261,13 +307,17 @@ class SyncDriver:
 
         has_served   it took something or lasted a while: what ended it is worth no pause
 
-        Nor is what ended one session too early: a hub may be stopped just when it is found.
+        Nor is what ended one session, or its greeting, too early: a hub may be stopped just when it
+        is found.
         """
         self._note_problem(hangup.reason)
-        if not hangup.is_success:
+        if not hangup.is_success and (self._was_cut_short or not self._was_hung_up_on):
             return self._refused(hangup.retry_after_s)
         self.reconnects += 1
-        self.breaker.succeeded()
+        if hangup.is_success:
+            self.breaker.succeeded()
+        else:
+            self.breaker.unanswered()
         pauses = self._was_cut_short and not has_served
         self._was_cut_short = not has_served
         if not pauses:
@@ -286,11 +336,12 @@ class SyncDriver:
 
     async def _one_session(self, link: Link) -> core.Hangup:
         """Run one link until it ends; returns why, and whether the attempt counts as good."""
-        self._hangup = None
+        self._hangup, self._was_hung_up_on = None, False
         try:
             with trio.CancelScope() as self._session:
                 await self._talk(link)
         except* LinkClosed as closed:
+            self._was_hung_up_on = self._hangup is None
             self._carry_out(core.Hangup(str(closed.exceptions[0])))
         finally:
             self._outbox = None
@@ -426,6 +477,10 @@ class SyncDriver:
             self._session_changed.set()
             self._session_changed = trio.Event()
             self.on_session()
+            if self._tunnels is not None:
+                self._tunnels.session_over()
+            if self._objects is not None:
+                self._objects.session_changed()
         # What has just happened may be due before what the clock was set to.
         self._nap.deadline = min(self._nap.deadline, self.sender.due_at(now))
 
@@ -456,6 +511,12 @@ class SyncDriver:
                 self._watcher.hub_forgot(generation)
             case core.Hear(message):
                 self.on_hear(message)
+            case core.Tunnelled(message):
+                if self._tunnels is not None:
+                    self._tunnels.hear(message)
+            case core.ObjectsHeard(message):
+                if self._objects is not None:
+                    self._objects.hear(message)
             case core.Report(kind, facts):
                 self._watcher.link_report(kind, facts)
             case core.Hangup():

@@ -3,12 +3,14 @@
     floor   highest seq of a lane whose effect is on disk, and the running hash there
 
 So a record takes effect once, however often it is sent and whenever the edge is killed. A kind that
-no part knows, from a newer hub say, is kept as an event, which the hub sees; so is a gap.
+no part knows, from a newer hub say, is kept as an event, which the hub sees; so is a gap. What
+files say of a batch is written before, all at once, and says the same when it is told again.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Final, NamedTuple, Protocol
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 import trio
@@ -18,6 +20,7 @@ from edgesync._native import event as event_codec
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, StoreError
 from edgesync.model import EntityType, Event, EventType, Lane, RecordKind
+from edgesync.redaction import hidden_bytes
 from edgesync.store.commit import Tails
 from edgesync.store.journal import META, EdgeStore
 from edgesync_transport.lanes.events import DownFloors, Stored
@@ -29,6 +32,14 @@ KEY: Final = b"downlink"
 LIMIT_BYTES: Final = 4 << 20
 BUSY_S: Final = 2.0
 NONE: Final = LaneFloor(floor=0, chain=0, safe=0)
+# Bytes a second that a hub may have stored here in the long run, with so much for each batch, and
+# how many seconds of that at once: 64 MiB, more than a hub keeps for an edge. A disk lasts.
+RATE: Final = 128 << 10
+BATCH_BYTES: Final = 1024
+BURST_S: Final = (64 << 20) / RATE
+TOO_MUCH: Final = "the hub tells more than this edge may store"
+# What is no batch of records.
+INSTEAD: Final = (Codec.GAP, Codec.DEAD)
 NOWHERE: Final = DownFloors(b"", (NONE, NONE, NONE))
 
 
@@ -48,9 +59,27 @@ class Handler(Protocol):
         ...
 
 
+@runtime_checkable
+class FileHandler(Handler, Protocol):
+    """... who keeps something of it in files, beside the store."""
+
+    def has_file(self, event: Event) -> bool:
+        """Return whether a file is to say something of this event."""
+        ...
+
+    def write_files(self, events: Sequence[Event]) -> None:
+        """Write what all such events of a batch say, in a thread; durable on return.
+
+        Called before the transaction of the batch, and once more with it if that fails: told twice,
+        a file says the same. Each event was staged before. Raises RecordError, NoRoom.
+        """
+        ...
+
+
 class _Effect(NamedTuple):
     write: Write
     done: list[Callable[[], None]]
+    files: dict[int, tuple[FileHandler, list[Event]]]
 
 
 class Inbound:
@@ -68,6 +97,7 @@ class Inbound:
         wall_ns: Callable[[], int],
         grown: Callable[[Tails], None] = lambda _tails: None,
         handlers: Mapping[int, Handler] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._edge = edge
@@ -76,6 +106,9 @@ class Inbound:
         self.handlers: Mapping[int, Handler] = {} if handlers is None else handlers
         self._floors = load_floors(store)
         self.records = 0
+        # When RATE will have caught up with what was stored.
+        self._clock = clock
+        self._paid_at = 0.0
 
     def floors(self) -> DownFloors:
         return self._floors
@@ -91,8 +124,13 @@ class Inbound:
             return Stored(token, floor.floor, floor.floor)
         if batch.first != floor.floor + 1 or batch.prev_chain != floor.chain:
             return Stored(token, floor.floor, floor.floor, code=NackCode.CHAIN, reason="chain")
+        if (wait_s := self._debt_s() - BURST_S) > 0:
+            return Stored(token, 0, 0, code=NackCode.BUSY, reason=TOO_MUCH, pause_s=wait_s)
         try:
             effect = self._effect(batch)
+            if effect.files:
+                await trio.to_thread.run_sync(_write_files, effect)
+                effect = self._effect(batch)  # what was staged is of the time before
         except RecordError as error:
             return Stored(token, 0, 0, code=NackCode.POISON, reason=str(error))
         except NoRoom as error:
@@ -111,6 +149,9 @@ class Inbound:
             self._floors = reached
         for done in effect.done:
             done()
+        self._paid_at += (len(batch.payload) + BATCH_BYTES) / RATE
+        if batch.codec not in INSTEAD:
+            self.records += batch.last - batch.first + 1
         self._grown(tails)
         return Stored(token, batch.last, batch.last)
 
@@ -119,6 +160,12 @@ class Inbound:
         if incarnation != self._floors.incarnation:
             log.warning("downlink: another journal of the hub: %s", incarnation.hex())
             self._floors = DownFloors(incarnation, floors)
+
+    def _debt_s(self) -> float:
+        """Return how far what was stored is ahead of RATE."""
+        now = self._clock()
+        self._paid_at = max(self._paid_at, now)
+        return self._paid_at - now
 
     def _floor(self, incarnation: bytes, lane: Lane) -> LaneFloor | None:
         return self._floors.lanes[lane] if incarnation == self._floors.incarnation else None
@@ -131,8 +178,8 @@ class Inbound:
     # -- effects ---------------------------------------------------------------------------------
 
     def _effect(self, batch: Batch) -> _Effect:
-        effect = _Effect(Write(), [])
-        if batch.codec in (Codec.GAP, Codec.DEAD):
+        effect = _Effect(Write(), [], {})
+        if batch.codec in INSTEAD:
             what = "downlink_gap" if batch.codec is Codec.GAP else "downlink_refused"
             facts = {
                 "lane": batch.lane.name.lower(), "first": batch.first, "last": batch.last,
@@ -150,17 +197,19 @@ class Inbound:
             raise RecordError("the records do not lead to the running hash they came with")
         for _, record in records:
             self._stage(effect, event_of(record.body))
-            self.records += 1
         return effect
 
     def _stage(self, effect: _Effect, event: Event) -> None:
         handler = self.handlers.get(event.type)
         if handler is not None:
             effect.done.append(handler.stage(effect.write, event))
+            if isinstance(handler, FileHandler) and handler.has_file(event):
+                effect.files.setdefault(id(handler), (handler, []))[1].append(event)
             return
         facts = {
             "type": event.type, "action": event.action, "entity_type": event.entity_type,
-            "entity": event.entity_id, "body": event.body.decode(errors="replace")[:4096],
+            "entity": event.entity_id,
+            "body": hidden_bytes(event.body).decode(errors="replace")[:4096],
         }  # fmt: skip
         self._report(effect.write, "downlink_unknown", facts)
 
@@ -171,6 +220,11 @@ class Inbound:
             EventType.LIFECYCLE, 0, EntityType.EDGE, self._edge, body, now, now, 0
         )
         write.append(Lane.CRITICAL, RecordKind.EVENT, raw)
+
+
+def _write_files(effect: _Effect) -> None:
+    for handler, events in effect.files.values():
+        handler.write_files(events)
 
 
 def event_of(raw: bytes) -> Event:

@@ -12,16 +12,29 @@ from hubd.api.health import Health
 from hubd.api.redis_json import Blob
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
-from hubd.project import Gap
+from hubd.project.gaps import Gap
 from hubd.rpc.calls import CallView
 from hubd.state.views import EventRow, SkipRow, Totals
 from hubd.state.windows import WindowRow
 
 
+class KeysTold(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an edge was told of the hub's keys by the last answer it was given.
+
+    share   of what had changed since the state that it has in full, 0 to 1
+    """
+
+    share: float
+    at_ns: int
+
+
 class Edge(msgspec.Struct, frozen=True, kw_only=True):
+    """`keys` of one edge only; null while it has not asked for keys since the hub's start."""
+
     link: EdgeView
     health: Health
     state: Totals
+    keys: KeysTold | None = None
 
 
 class Edges(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,7 +120,7 @@ class Windows(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetEvents(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of events of any edge."""
+    """A page of events of any edge; it may be empty and not the last."""
 
     events: list[EventRow]
     next: str | None
@@ -143,6 +156,33 @@ class Devices(msgspec.Struct, frozen=True, kw_only=True):
     edge: str
     now_ns: int
     devices: list[Device]
+
+
+class WaitingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hub has stored for an edge, which has not said yet that it is on its disk."""
+
+    edge: str
+    lane: str
+    seq: int
+    type: str
+    action: str
+    entity: str
+    body: Any
+    created_ns: int
+
+
+class Downlink(msgspec.Struct, frozen=True, kw_only=True):
+    """By edge and lane, in the order in which an edge gets them."""
+
+    records: list[WaitingRecord]
+    next: str | None
+
+
+class GivenUp(msgspec.Struct, frozen=True, kw_only=True):
+    """How many records an edge gets no more; it is told so."""
+
+    edge: str
+    records: int
 
 
 class LinkEvents(msgspec.Struct, frozen=True, kw_only=True):

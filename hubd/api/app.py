@@ -16,14 +16,18 @@ from edgesync.errors import StoreError
 from hubd.api import openapi, routes
 from hubd.api.context import Context
 from hubd.api.errors import ApiError, Problem
+from hubd.api.exports import EventsExport, Exports
 from hubd.api.fleet import known_edge
 from hubd.api.metrics import exposition, gathered
+from hubd.api.object_bytes import CONTENT, ObjectBytes
+from hubd.api.objects import OneObject
 from hubd.api.params import LiveParams, Nothing
 from hubd.api.security import Guard
 from hubd.api.stream import live_readings
 from hubd.api.tenancy import Contexts, TenantTokens
 from hubd.cells import Answers
 from hubd.state import QueryTooSlow, StateAway, StateDamaged
+from hubd.web.account import account_routes
 from hubd.web.pages import Pages, page_routes
 
 Handler = Callable[[Request, Exception], Awaitable[Response]]
@@ -56,6 +60,22 @@ def make_app(
             known_edge(asked_of, params.edge)
         return live_readings(asked_of, params)
 
+    exports = Exports()
+
+    async def export(request: Request) -> Response:
+        asked = routes.read_params(request, EventsExport)
+        return await exports.events(contexts.of(request), asked)
+
+    object_bytes = ObjectBytes()
+
+    async def download(request: Request) -> Response:
+        asked = routes.read_params(request, OneObject)
+        return await object_bytes.download(contexts.of(request), asked)
+
+    async def upload(request: Request) -> Response:
+        asked = routes.read_params(request, OneObject)
+        return await object_bytes.upload(contexts.of(request), asked, request)
+
     async def metrics(request: Request) -> Response:
         routes.read_params(request, Nothing)
         asked_of = contexts.of(request)
@@ -79,7 +99,7 @@ def make_app(
 
         async def answer(request: Request, error: Exception) -> Response:
             answered = await handler(request, error)
-            if is_for_people(request):
+            if is_for_logins(request):
                 problem = msgspec.json.decode(answered.body, type=Problem)
                 return nobodys.problem(answered.status_code, problem)
             return answered
@@ -90,9 +110,13 @@ def make_app(
         routes=[
             *routes.routes(contexts),
             Route(openapi.STREAM, live, methods=["GET"]),
+            Route(openapi.EXPORT, export, methods=["GET"]),
+            Route(CONTENT, download, methods=["GET"]),
+            Route(CONTENT, upload, methods=["POST"]),
             Route("/openapi.json", describe, methods=["GET"]),
             Route("/metrics", metrics, methods=["GET"]),
             *page_routes(pages_of),
+            *(account_routes(context.logins, pages_of) if context.logins is not None else ()),
             *open_routes,
         ],
         exception_handlers={
@@ -110,10 +134,11 @@ def make_app(
         context.settings,
         open_paths={route.path for route in open_routes},
         tenant_tokens=tenant_tokens,
+        logins=context.logins,
     )
 
 
-def is_for_people(request: Request) -> bool:
+def is_for_logins(request: Request) -> bool:
     """Whether a browser asked for a page: what programs ask for has its own paths."""
     is_page = not request.url.path.startswith(("/api/", "/ui/", "/static/"))
     return is_page and "text/html" in request.headers.get("accept", "")

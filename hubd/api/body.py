@@ -24,7 +24,7 @@ def decode_json(data: bytes, shape: type[msgspec.Struct]) -> Any:
         return msgspec.json.decode(data or b"{}", type=shape)
     except msgspec.ValidationError as error:
         raise errors.from_validation(error, errors.descriptions(shape)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.ApiError(400, f"not JSON: {error}", field="body", remedy=JSON) from error
 
 

@@ -6,15 +6,21 @@ from typing import Protocol
 
 import msgspec
 
+from hubd.api.logins import Logins
 from hubd.api.settings import ApiSettings
 from hubd.cells import Answers, HubCells
+from hubd.edge_service import EdgeService
 from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
-from hubd.project import Live, Projectors
+from hubd.objects.service import ObjectService
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors
 from hubd.registry import DEFAULT_TENANT
 from hubd.rpc.service import RpcService
+from hubd.rules.service import RuleService
 from hubd.state import State
+from hubd.tunnel.service import Tunnels
 
 
 class LaneView(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +43,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     state           connected, processing or draining while its session lasts; else invited (its
                     token is not redeemed), revoked, stopped (it said goodbye), lost (it fell
                     silent), or disconnected (not heard since this hub started)
+    site            where it stands, as `hubd enroll --site` said
     since_ns        since when it is in that state, as far as that is known
     known_at_ns     of when everything below is: now while connected, else when it was last heard;
                     None: this hub has not heard it since it started
@@ -45,6 +52,8 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     clock_offset_s  the edge's wall clock minus the hub's
     two_hubs        it was with another hub of the same identity between two sessions here
     prefixes        of the keys it may be told of; none: all of its tenant's
+    label           what people call it; type: which kind of edge it is
+    customer        for whom its tenant runs it
     slowed          why it is told to send less, now or a moment ago; empty when it is not
     """
 
@@ -52,6 +61,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     is_connected: bool
     tenant: str = ""
+    site: str = ""
     since_ns: int | None = None
     known_at_ns: int | None = None
     address: str = ""
@@ -66,6 +76,9 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_s: float | None = None
     two_hubs: bool = False
     prefixes: tuple[str, ...] = ()
+    label: str = ""
+    type: str = ""
+    customer: str = ""
     slowed: str = ""
     lanes: tuple[LaneView, ...] = ()
 
@@ -113,6 +126,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     retention          returns what the log keeps that is to go, and why
     all_answers        returns the keys of every tenant, by its name
     rpc                calls of devices; None where nothing is told to edges
+    rules              rule chains that are kept for edges; None where none are
+    logins             users and their sessions; None where there are none
+    edges              what may be done with an edge as a whole; None where nothing may
+    tunnels            to what edges can reach; None where there is no link
+    objects            large ones, for edges to hold; None where there are none
     """
 
     hub: Hub
@@ -128,6 +146,11 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     retention: Callable[[], Standing] = Standing
     all_answers: Callable[[], Mapping[str, Answers]] = dict
     rpc: RpcService | None = None
+    rules: RuleService | None = None
+    logins: Logins | None = None
+    edges: EdgeService | None = None
+    tunnels: Tunnels | None = None
+    objects: ObjectService | None = None
 
     def sees(self, edge: str) -> bool:
         """Whether anything of this edge may be told here."""

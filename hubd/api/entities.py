@@ -12,12 +12,13 @@ import trio
 
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
-from edgesync.entities import alarms, attributes, records, relations
+from edgesync.entities import alarms, attributes, claims, records, relations
 from edgesync.entities.alarms import Alarm
 from edgesync.entities.model import EntityId, Scope, entity
 from edgesync.entities.removal import plan_delete, remains
-from edgesync.entities.view import Command, SpaceView
+from edgesync.entities.view import Command
 from edgesync.errors import EntityError
+from edgesync.redaction import hidden
 from hubd.api.context import Context
 from hubd.api.entity_shapes import (
     Alarms,
@@ -25,6 +26,7 @@ from hubd.api.entity_shapes import (
     AlarmView,
     Attributes,
     AttributeView,
+    Claim,
     Entities,
     EntitiesPage,
     EntityBody,
@@ -62,7 +64,7 @@ class _Keys:
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
-        self.view = SpaceView(answers.cells.space, answers.cells.now_ms)
+        self.view = answers.cells.view
         self.now_ms = answers.cells.now_ms
 
     async def carry_out(self, commands: Sequence[Command]) -> None:
@@ -82,7 +84,7 @@ def _check(replies: Sequence[Reply]) -> None:
             )
 
 
-async def _keys_of(context: Context, edge: str) -> _Keys:
+async def keys_of(context: Context, edge: str) -> _Keys:
     """Return the keys of whose edge it is, with all that was answered; raises ApiError."""
     view = known_edge(context, edge)
     answers = context.seen_answers().get(view.tenant, context.answers)
@@ -91,7 +93,7 @@ async def _keys_of(context: Context, edge: str) -> _Keys:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def told() -> Iterator[None]:
     """Answer what cannot be with ApiError, which names the field."""
     try:
         yield
@@ -99,8 +101,8 @@ def _told() -> Iterator[None]:
         raise ApiError(400, error.problem, field=error.field, remedy=error.remedy) from error
 
 
-def _named(edge: str, asked: EntityBody | OneEntity) -> EntityId:
-    with _told():
+def named(edge: str, asked: EntityBody | OneEntity) -> EntityId:
+    with told():
         return entity(edge, asked.kind, asked.entity)
 
 
@@ -108,9 +110,9 @@ def _named(edge: str, asked: EntityBody | OneEntity) -> EntityId:
 
 
 async def entities(context: Context, params: EntitiesPage) -> Entities:
-    keys = await _keys_of(context, params.edge)
+    keys = await keys_of(context, params.edge)
     (last,) = read_cursor(params.after, tuple[tuple[str, str] | None], (None,))
-    with _told():
+    with told():
         after = None if last is None else entity(params.edge, *last)
         kind = entity(params.edge, params.kind or "device", "any").kind if params.kind else ""
         found = records.list_records(
@@ -130,8 +132,8 @@ def _shown(one: records.Record) -> EntityView:
 
 async def save(context: Context, params: OfEdge, asked: SaveEntity) -> EntityView:
     """Create an entity, or change fields of it."""
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, asked)
-    with _told():
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
+    with told():
         plan = records.plan_save(keys.view, one, asked.fields, keys.now_ms())
     await keys.carry_out(plan)
     found = records.find(keys.view, one)
@@ -142,8 +144,8 @@ async def save(context: Context, params: OfEdge, asked: SaveEntity) -> EntityVie
 
 async def delete(context: Context, params: OfEdge, asked: EntityBody) -> Removed:
     """Remove an entity from its edge with all it has, whether or not the edge can be reached."""
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, asked)
-    with _told():
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
+    with told():
         removed = remains(keys.view, one)
         await keys.carry_out(plan_delete(keys.view, one))
     return Removed(removed=removed)
@@ -158,10 +160,10 @@ def _no_such_entity(one: EntityId) -> ApiError:
 
 async def findings(context: Context, params: OfEdge) -> Findings:
     """Look for what waits for something missing, and for cycles."""
-    keys = await _keys_of(context, params.edge)
+    keys = await keys_of(context, params.edge)
     found: list[records.Record] = []
     related: list[relations.Relation] = []
-    with _told():
+    with told():
         after: EntityId | None = None
         while page := records.list_records(
             keys.view, params.edge, after=after, limit=LOOKED_AT_MAX
@@ -185,7 +187,7 @@ async def findings(context: Context, params: OfEdge) -> Findings:
 
 
 async def attributes_of(context: Context, params: OneEntity) -> Attributes:
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, params)
+    keys, one = await keys_of(context, params.edge), named(params.edge, params)
     return _attributes(keys, one)
 
 
@@ -193,11 +195,14 @@ def _attributes(keys: _Keys, one: EntityId) -> Attributes:
     def scope(which: Scope) -> dict[str, AttributeView]:
         found: Mapping[str, attributes.Attribute] = attributes.read_dated(keys.view, one, which)
         return {
-            name: AttributeView(value=held.value, updated_ns=held.updated_ms * NANOS)
+            name: AttributeView(
+                value=hidden(held.value) if name == claims.OFFER else held.value,
+                updated_ns=held.updated_ms * NANOS,
+            )
             for name, held in found.items()
-        }
+        }  # fmt: skip
 
-    with _told():
+    with told():
         return Attributes(
             edge=one.edge, kind=one.kind, entity=one.name, client=scope(Scope.CLIENT),
             shared=scope(Scope.SHARED), server=scope(Scope.SERVER),
@@ -206,14 +211,14 @@ def _attributes(keys: _Keys, one: EntityId) -> Attributes:
 
 async def set_attributes(context: Context, params: OfEdge, asked: SetAttributes) -> Attributes:
     """Set and delete attributes; the edge has them when it is there, and pushes shared ones."""
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, asked)
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
     scope = Scope.named(asked.scope)
     if scope is Scope.CLIENT and asked.set:
         raise ApiError(
             400, "client attributes are what the device reports", field="scope",
             remedy="set a shared attribute, which the device is told of, or a server one",
         )  # fmt: skip
-    with _told():
+    with told():
         plan = attributes.plan_set(keys.view, one, scope, asked.set)
         gone = [name for name in asked.delete if name not in asked.set]
         plan += attributes.plan_delete(keys.view, one, scope, gone)
@@ -223,16 +228,38 @@ async def set_attributes(context: Context, params: OfEdge, asked: SetAttributes)
     return _attributes(keys, one)
 
 
+async def claim(context: Context, params: OfEdge, asked: Claim) -> Attributes:
+    """Claim a device that offers itself; of two at once one is told of the other."""
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
+    with told():
+        held = attributes.read(keys.view, one, Scope.SERVER, (claims.OFFER, claims.CLAIMED))
+        made = claims.claim(
+            held.get(claims.OFFER), held.get(claims.CLAIMED), asked.secret, asked.by, keys.now_ms()
+        )
+        plan = [
+            *attributes.plan_set(keys.view, one, Scope.SERVER, {claims.CLAIMED: made}),
+            *attributes.plan_delete(keys.view, one, Scope.SERVER, [claims.OFFER]),
+        ]
+    await keys.carry_out(plan)
+    keys = await keys_of(context, params.edge)
+    now = attributes.read(keys.view, one, Scope.SERVER, (claims.CLAIMED,)).get(claims.CLAIMED)
+    if now != made:
+        raise ApiError(
+            409, f"is claimed already: {now!r:.100}", field="entity", remedy="somebody was faster"
+        )
+    return _attributes(keys, one)
+
+
 # -- relations -----------------------------------------------------------------------------------
 
 
 async def relations_of(context: Context, params: OneEntity) -> Relations:
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, params)
+    keys, one = await keys_of(context, params.edge), named(params.edge, params)
     return await _relations(keys, one)
 
 
 async def _relations(keys: _Keys, one: EntityId) -> Relations:
-    with _told():
+    with told():
         found = relations.relations_from(keys.view, one)
         for at, other in enumerate(relations.all_relations(keys.view, one.edge)):
             if other.to == one and other.source != one:
@@ -250,8 +277,8 @@ async def _relations(keys: _Keys, one: EntityId) -> Relations:
 
 async def relate(context: Context, params: OfEdge, asked: Relate) -> Relations:
     """Add a relation, or change its data."""
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, asked)
-    with _told():
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
+    with told():
         to = entity(params.edge, asked.to_kind, asked.to)
         plan = relations.plan_relate(keys.view, one, asked.type, to, asked.data)
     await keys.carry_out(plan)
@@ -260,8 +287,8 @@ async def relate(context: Context, params: OfEdge, asked: Relate) -> Relations:
 
 async def unrelate(context: Context, params: OfEdge, asked: Relate) -> Relations:
     """Remove a relation."""
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, asked)
-    with _told():
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
+    with told():
         to = entity(params.edge, asked.to_kind, asked.to)
         plan = relations.plan_unrelate(keys.view, one, asked.type, to)
     await keys.carry_out(plan)
@@ -272,10 +299,10 @@ async def unrelate(context: Context, params: OfEdge, asked: Relate) -> Relations
 
 
 async def alarms_of(context: Context, params: AlarmsPage) -> Alarms:
-    keys = await _keys_of(context, params.edge)
+    keys = await keys_of(context, params.edge)
     (after,) = read_cursor(params.after, tuple[str], ("",))
     looked = _Looked(params)
-    with _told():
+    with told():
         last = looked.at(keys, params.edge, after)
     following = None if last is None else make_cursor(last)
     return Alarms(edge=params.edge, alarms=[_alarm(one) for one in looked.found], next=following)
@@ -287,8 +314,8 @@ async def fleet_alarms(context: Context, params: FleetAlarmsPage) -> FleetAlarms
     looked = _Looked(params)
     following = None
     for edge in sorted(view.edge for view in context.hub.edges() if view.edge >= start):
-        keys = await _keys_of(context, edge)
-        with _told():
+        keys = await keys_of(context, edge)
+        with told():
             last = looked.at(keys, edge, after if edge == start else "")
         if last is not None:
             following = make_cursor(edge, last)
@@ -322,8 +349,8 @@ def _is_asked(one: Alarm, params: FleetAlarmsPage) -> bool:
 
 async def raise_alarm(context: Context, params: OfEdge, asked: RaiseAlarm) -> AlarmView:
     """Raise an alarm, or renew one that is active."""
-    keys, one = await _keys_of(context, params.edge), _named(params.edge, asked)
-    with _told():
+    keys, one = await keys_of(context, params.edge), named(params.edge, asked)
+    with told():
         plan = alarms.plan_raise(
             keys.view, one, asked.type, alarms.Severity.named(asked.severity), keys.now_ms(),
             details=asked.details, by=asked.by,
@@ -335,8 +362,8 @@ async def raise_alarm(context: Context, params: OfEdge, asked: RaiseAlarm) -> Al
 
 async def ack(context: Context, params: OneAlarm, asked: Who) -> AlarmView:
     """Acknowledge the occurrence of an alarm that is seen here; again changes nothing."""
-    keys = await _keys_of(context, params.edge)
-    with _told():
+    keys = await keys_of(context, params.edge)
+    with told():
         plan = alarms.plan_ack(_known_alarm(keys, params.edge, params.id), keys.now_ms(), asked.by)
     await keys.carry_out(plan)
     return _alarm(_known_alarm(keys, params.edge, params.id))
@@ -344,8 +371,8 @@ async def ack(context: Context, params: OneAlarm, asked: Who) -> AlarmView:
 
 async def clear(context: Context, params: OneAlarm, asked: Who) -> AlarmView:
     """End the occurrence of an alarm that is seen here; again changes nothing."""
-    keys = await _keys_of(context, params.edge)
-    with _told():
+    keys = await keys_of(context, params.edge)
+    with told():
         plan = alarms.plan_clear(
             _known_alarm(keys, params.edge, params.id), keys.now_ms(), asked.by
         )

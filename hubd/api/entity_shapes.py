@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from edgesync.entities.alarms import BY_BYTES_MAX
-from hubd.api.params import Body, EdgeName, KeyCursor, Limit, Params
+from edgesync.entities.claims import SECRET_CHARS_MAX
+from hubd.api.params import Body, By, EdgeName, KeyCursor, Limit, Params
 
 Kind = Annotated[str, Meta(description="such as device or asset", min_length=1, max_length=32)]
 Name = Annotated[str, Meta(description="name of an entity", min_length=1, max_length=255)]
@@ -17,7 +17,6 @@ Severity = Annotated[
     Literal["CRITICAL", "MAJOR", "MINOR", "WARNING", "INDETERMINATE"],
     Meta(description="CRITICAL, MAJOR, MINOR, WARNING or INDETERMINATE"),
 ]
-By = Annotated[str, Meta(description="who does it", max_length=BY_BYTES_MAX)]
 AlarmId = Annotated[
     str, Meta(description="id of an alarm, 24 hex digits", pattern="^[0-9a-f]{24}$")
 ]
@@ -78,6 +77,15 @@ class SetAttributes(EntityBody, frozen=True, kw_only=True):
     scope: Scope
     set: dict[str, Any] = msgspec.field(default_factory=dict)
     delete: tuple[str, ...] = ()
+
+
+class Claim(EntityBody, frozen=True, kw_only=True):
+    """Of a device that offers itself, by whoever knows its secret."""
+
+    secret: Annotated[
+        str, Meta(description="what the device says", max_length=SECRET_CHARS_MAX)
+    ] = ""
+    by: By = "hub"
 
 
 class Relate(EntityBody, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """Answers about edges, the links they have, and the hub itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -11,6 +11,7 @@ from hubd.api.answers import (
     Edge,
     Edges,
     Healthz,
+    KeysTold,
     Latest,
     Ledger,
     LinkEvents,
@@ -54,9 +55,9 @@ def edges_of(context: Context) -> list[str] | None:
     return None if context.tenant is None else [view.edge for view in context.hub.edges()]
 
 
-async def edges(context: Context, params: EdgesPage) -> Edges:
+async def shown_edges(context: Context, found: Sequence[EdgeView], following: str | None) -> Edges:
+    """Return a page of edges with what the state holds of them."""
     totals = await context.state.read(views.totals)
-    found, following = _edge_page(context, params)
     shown = [_shown_edge(view, totals) for view in found]
     return Edges(now_ns=context.now_ns(), edges=shown, next=following)
 
@@ -77,7 +78,13 @@ def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str
 async def one_edge(context: Context, params: OneEdge) -> Edge:
     view = known_edge(context, params.edge)
     totals = await context.state.read(lambda c: views.totals(c, params.edge))
-    return _shown_edge(view, totals)
+    shown = _shown_edge(view, totals)
+    answers = context.seen_answers().get(view.tenant)
+    told = None if answers is None else answers.told.get(view.edge)
+    if told is None:
+        return shown
+    keys = KeysTold(share=told.share, at_ns=told.at_ms * 1_000_000)
+    return msgspec.structs.replace(shown, keys=keys)
 
 
 def _shown_edge(view: EdgeView, totals: Mapping[str, Totals]) -> Edge:

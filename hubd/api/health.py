@@ -8,12 +8,18 @@ from typing import Final, Literal
 
 import msgspec
 
+from edgesync.bounds import (
+    CLOCK_MISLEADING_S,
+    LAG_CRITICAL_RECORDS,
+    LAG_CRITICAL_S,
+    LAG_WARNING_RECORDS,
+    LAG_WARNING_S,
+)
 from edgesync_transport import descriptors
 from hubd.api.context import Context, EdgeView
 from hubd.log.retention import BACKUP, HIGH_SHARE, STATE_BACKUP, Standing
-from hubd.project import Gap
-from hubd.project import Health as ProjectorHealth
-from hubd.project.gaps import read_gaps
+from hubd.project.base import Health as ProjectorHealth
+from hubd.project.gaps import Gap, read_gaps
 from hubd.state import UNREADABLE, views
 
 Health = Literal["good", "warning", "critical", "idle"]
@@ -22,12 +28,6 @@ IDLE: Final = ("invited", "revoked")
 # The worst first.
 RANK: Final[dict[Health, int]] = {"critical": 0, "warning": 1, "good": 2, "idle": 3}
 
-LAG_WARNING_RECORDS: Final = 1000
-LAG_CRITICAL_RECORDS: Final = 5000
-LAG_WARNING_S: Final = 5.0
-LAG_CRITICAL_S: Final = 30.0
-# An NTP-disciplined clock is within 0.1 s; past a second, times of events mislead people.
-CLOCK_WARNING_S: Final = 1.0
 # It begins to drop at less, and refuses at nine tenths: so much of it in use is out of order.
 LOG_WARNING_SHARE: Final = 0.85
 # What is to go and cannot, and a reader is to blame: it takes a moment to store what it has read.
@@ -211,6 +211,6 @@ def health_of(edge: EdgeView) -> Health:
     if not edge.is_connected or lag > LAG_CRITICAL_RECORDS or lag_s > LAG_CRITICAL_S:
         return "critical"
     has_lag = lag >= LAG_WARNING_RECORDS or lag_s >= LAG_WARNING_S
-    if has_lag or edge.slowed or abs(edge.clock_offset_s or 0.0) >= CLOCK_WARNING_S:
+    if has_lag or edge.slowed or abs(edge.clock_offset_s or 0.0) >= CLOCK_MISLEADING_S:
         return "warning"
     return "good"

@@ -17,8 +17,9 @@ from hubd.cells.replicas import Replica
 from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
 from hubd.log.retention import Standing
-from hubd.project import SeriesLimits
 from hubd.project.gaps import read_gaps
+from hubd.project.limits import SeriesLimits
+from hubd.project.resent import Count
 from hubd.state import views
 from hubd.state.views import Totals
 
@@ -44,6 +45,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     slowed: Slowdowns = Slowdowns([], {})
     series: SeriesLimits = SeriesLimits()
     tenants: set[str] = set()
+    resent: dict[str, Count] = {}
 
 
 async def gathered(context: Context) -> Gathered:
@@ -62,6 +64,7 @@ async def gathered(context: Context) -> Gathered:
             slowed=context.hub.slowed(),
             series=context.projectors.series,
             tenants={context.tenant},
+            resent={edge: n for edge, n in context.projectors.resent.items() if edge in theirs},
         )
     return Gathered(
         edges=edges, totals=totals, keys=keys.stats_by_tenant(context), replicas=replicas,
@@ -70,6 +73,7 @@ async def gathered(context: Context) -> Gathered:
         retention=context.retention(), gaps=len(await context.state.read(read_gaps)),
         fresh=context.state.fresh.readings, slowed=context.hub.slowed(),
         series=context.projectors.series, tenants=set(context.projectors.series.tenants),
+        resent=dict(context.projectors.resent),
     )  # fmt: skip
 
 
@@ -78,7 +82,7 @@ def exposition(found: Gathered, accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry(auto_describe=False)
     metrics = [
         *_edges(found.edges), *_slowed(found.edges, found.slowed), *_held(found.totals),
-        *_series(found.edges, found.series, found.tenants),
+        *_resent(found.resent), *_series(found.edges, found.series, found.tenants),
         *_keys(found.keys), *_replicas(found.replicas, found.keys),
     ]  # fmt: skip
     if found.log is not None:
@@ -170,6 +174,20 @@ def _held(totals: Mapping[str, Totals]) -> list[Metric]:
         metric = CounterMetricFamily(f"edgesync_hub_{name}", text, labels=["edge"])
         for edge, held in totals.items():
             metric.add_metric([edge], getattr(held, name))
+        metrics.append(metric)
+    return metrics
+
+
+def _resent(counts: Mapping[str, Count]) -> list[Metric]:
+    texts = {
+        "readings": ("resent_readings", "Readings sent once more by `resend`, since the start"),
+        "known": ("resent_known", "Those of them that were there already"),
+    }
+    metrics: list[Metric] = []
+    for field, (name, text) in texts.items():
+        metric = CounterMetricFamily(f"edgesync_hub_{name}", text, labels=["edge"])
+        for edge, count in counts.items():
+            metric.add_metric([edge], getattr(count, field))
         metrics.append(metric)
     return metrics
 

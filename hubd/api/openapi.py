@@ -5,10 +5,14 @@ from typing import Any
 
 import msgspec
 
-from hubd.api import params, routes
+from hubd.api import object_bytes, params, routes
 from hubd.api.errors import Problem, parameter_schemas
+from hubd.api.exports import EventsExport
+from hubd.api.objects import OneObject
+from hubd.objects.store import ObjectView
 
 STREAM = "/api/v1/live"
+EXPORT = "/api/v1/events/export"
 
 
 def document(version: str) -> dict[str, Any]:
@@ -39,6 +43,15 @@ def document(version: str) -> dict[str, Any]:
     events = _content("text/event-stream", {"type": "string"}, "Events `reading` and `edge`")
     summary = "Newest readings as they arrive, as server-sent events"
     paths[STREAM] = {"get": _operation(STREAM, summary, params.LiveParams, events, problem)}
+    file = _content("text/csv", {"type": "string"}, "CSV, or a JSON object a line")
+    summary = "Events as a file, the newest first"
+    paths[EXPORT] = {"get": _operation(EXPORT, summary, EventsExport, file, problem)}
+    paths[object_bytes.CONTENT] = {
+        "get": _operation(
+            object_bytes.CONTENT, "The bytes of an object", OneObject, _binary("Its bytes"), problem
+        ),
+        "post": _upload(schema_of[ObjectView], problem),
+    }
     return {
         "openapi": "3.1.0",
         "info": {"title": "edgesync hub", "version": version or "0"},
@@ -49,6 +62,20 @@ def document(version: str) -> dict[str, Any]:
         },
         "security": [{"token": []}, {}],
     }
+
+
+def _upload(view: Any, problem: Any) -> dict[str, Any]:
+    summary = "Keep the bytes of the body under a name, in place of what had it"
+    answer = _content("application/json", view, "What is kept")
+    found = _operation(object_bytes.CONTENT, summary, OneObject, answer, problem)
+    found["operationId"] += "_post"
+    found["requestBody"] = {"required": True, **_binary("The object")}
+    found["responses"] |= {status: problem for status in ("403", "409", "415")}
+    return found
+
+
+def _binary(description: str) -> dict[str, Any]:
+    return _content(object_bytes.BINARY, {"type": "string", "format": "binary"}, description)
 
 
 def _operation(

@@ -102,7 +102,9 @@ class WindowsPage(Params, frozen=True, kw_only=True):
     after: Cursor | None = None
 
 
-class FleetEventsPage(Params, frozen=True, kw_only=True):
+class EventQuestion(Params, frozen=True, kw_only=True):
+    """Which events are wanted, and behind which the page begins."""
+
     edge: EdgeName | None = None
     type: Kind | None = None
     action: Kind | None = None
@@ -112,12 +114,21 @@ class FleetEventsPage(Params, frozen=True, kw_only=True):
     text: Annotated[Text, Meta(description="found in body, entity or reason")] | None = None
     from_: Time | None = msgspec.field(name="from", default=None)
     to: Time | None = None
-    limit: Limit = 100
     after: Cursor | None = None
+
+
+class FleetEventsPage(EventQuestion, frozen=True, kw_only=True):
+    limit: Limit = 100
 
 
 class EventsPage(FleetEventsPage, frozen=True, kw_only=True):
     edge: EdgeName
+
+
+class DownlinkPage(Params, frozen=True, kw_only=True):
+    edge: EdgeName | None = None
+    limit: Limit = 100
+    after: Cursor | None = None
 
 
 class LinkEventsPage(Params, frozen=True, kw_only=True):
@@ -189,6 +200,13 @@ WaitS = Annotated[
 ]
 
 
+BY_CHARS_MAX = 255
+By = Annotated[
+    str,
+    Meta(description="who does it; of a user their own name, always", max_length=BY_CHARS_MAX),
+]
+
+
 class CallsPage(Params, frozen=True, kw_only=True):
     edge: EdgeName | None = None
     device: DeviceName | None = None
@@ -206,10 +224,13 @@ class OneCall(Params, frozen=True, kw_only=True):
     wait_s: WaitS = 0.0
 
 
+SeriesId = Annotated[str, Meta(pattern="^[0-9a-f]{16}$")]
+
+
 class LiveParams(Params, frozen=True, kw_only=True):
     edge: EdgeName | None = None
     series: Annotated[
-        tuple[Annotated[str, Meta(pattern="^[0-9a-f]{16}$")], ...],
+        tuple[SeriesId, ...],
         Meta(description="ids of up to 64 series, 16 hex digits each", max_length=64),
     ] = ()
 
@@ -248,6 +269,7 @@ class CallBody(Body, frozen=True, kw_only=True):
     ] = 60.0
     one_way: Annotated[bool, Meta(description="whether no answer is wanted")] = False
     id: CallId | None = None
+    by: By = "hub"
     wait_s: WaitS = 0.0
 
 

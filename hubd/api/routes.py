@@ -10,24 +10,39 @@ from starlette.routing import Route
 
 from hubd.api import (
     answers,
+    audit,
     conflicts,
+    edge_events,
+    edge_shapes,
+    edges,
     entities,
     entity_shapes,
     errors,
     fleet,
     keys,
+    objects,
     params,
     replicas,
     rpc,
+    rule_shapes,
+    rules,
     series,
+    tunnels,
+    users,
 )
 from hubd.api.body import read_json
 from hubd.api.context import Context
-from hubd.api.security import check_may_write
+from hubd.api.rights import Right, check_may, user_of
 from hubd.api.tenancy import Contexts
 from hubd.downlink.journal import DownlinkView
+from hubd.edge_service import EdgeToken
+from hubd.objects.service import EdgeObjects
+from hubd.objects.store import ObjectView
 from hubd.rpc.calls import CallView
+from hubd.rules.bundles import BundleView
+from hubd.rules.standing import EdgeRules
 from hubd.state import QueryTooSlow
+from hubd.tunnel.service import TunnelView
 
 PARAMETERS_MAX: Final = 100
 
@@ -40,6 +55,8 @@ class Endpoint(NamedTuple):
     params: type[params.Params]
     answer: type[msgspec.Struct]
     handler: Callable[[Context, Any], Awaitable[Any]]
+    # What it wants of whoever asks; None: everybody who is let in may.
+    right: Right | None = None
 
 
 class Action(NamedTuple):
@@ -53,6 +70,9 @@ class Action(NamedTuple):
     handler: Callable[[Context, Any, Any], Awaitable[Any]]
     # Whether with this body it changes something: what only reads needs no right to write.
     writes: Callable[[Any], bool] = lambda _body: True
+    right: Right = Right.WRITE
+    # Whether what users do is noted here; else the handler does that, whoever asks.
+    is_noted: bool = True
 
 
 EDGE: Final = "/api/v1/edges/{edge}"
@@ -60,9 +80,13 @@ EDGE: Final = "/api/v1/edges/{edge}"
 ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/edges", "Every edge: link, health, and what the state holds of it",
-        params.EdgesPage, answers.Edges, fleet.edges,
+        edge_shapes.EdgesList, answers.Edges, edges.edges,
     ),
     Endpoint(EDGE, "One edge", params.OneEdge, answers.Edge, fleet.one_edge),
+    Endpoint(
+        f"{EDGE}/missing", "What an edge lacks: ends, parents and rule chains that others name",
+        params.OneEdge, edge_shapes.Missing, edges.missing,
+    ),
     Endpoint(
         f"{EDGE}/latest", "Newest reading of each series, by entity and key",
         params.SeriesPage, answers.Latest, fleet.latest,
@@ -148,6 +172,10 @@ ENDPOINTS: Final = (
         params.OneEdge, DownlinkView, rpc.downlink,
     ),
     Endpoint(
+        "/api/v1/downlink", "What waits for edges, each record",
+        params.DownlinkPage, answers.Downlink, rpc.waiting,
+    ),
+    Endpoint(
         f"{EDGE}/rpc", "Calls of devices at an edge, the newest first",
         params.EdgeCallsPage, answers.CallPage, rpc.edge_calls,
     ),
@@ -160,8 +188,48 @@ ENDPOINTS: Final = (
         params.OneCall, CallView, rpc.one_call,
     ),
     Endpoint(
+        f"{EDGE}/rules", "Rule chains of an edge: what it is to run, what it runs, and counters",
+        params.OneEdge, EdgeRules, rules.edge_rules,
+    ),
+    Endpoint(
+        "/api/v1/rules", "Bundles of rule chains: every version, and the edges that are to run it",
+        params.Nothing, rule_shapes.BundleList, rules.bundles,
+    ),
+    Endpoint(
+        "/api/v1/rules/{bundle}", "One version of a bundle, with its exports",
+        rule_shapes.OneBundle, rule_shapes.BundleContents, rules.one_bundle,
+    ),
+    Endpoint(
+        f"{EDGE}/objects", "Large objects of an edge: what it is to hold, and what it holds",
+        params.OneEdge, EdgeObjects, objects.edge_objects,
+    ),
+    Endpoint(
+        "/api/v1/objects", "Large objects, and the edges that are to hold them",
+        params.Nothing, objects.ObjectList, objects.objects,
+    ),
+    Endpoint(
+        "/api/v1/objects/{object}", "One large object",
+        objects.OneObject, ObjectView, objects.one_object,
+    ),
+    Endpoint(
+        "/api/v1/tunnels", "Tunnels to what edges can reach, the newest first",
+        tunnels.TunnelsPage, tunnels.TunnelList, tunnels.tunnels,
+    ),
+    Endpoint(
+        "/api/v1/tunnels/{tunnel}", "One tunnel; its end may be waited for",
+        tunnels.OneTunnel, TunnelView, tunnels.one_tunnel,
+    ),
+    Endpoint(
         "/api/v1/replicas", "Edges that keep a copy of the keys, and how far each is",
         params.EdgesPage, answers.Replicas, replicas.replicas,
+    ),
+    Endpoint(
+        "/api/v1/users", "Users, by name",
+        users.UsersPage, users.UserList, users.users, Right.USERS,
+    ),
+    Endpoint(
+        "/api/v1/audit", "What users have changed, the newest first",
+        audit.AuditPage, audit.AuditEntries, audit.entries, Right.USERS,
     ),
     Endpoint(
         "/healthz", "Whether the hub works; 503 if it does not",
@@ -170,6 +238,34 @@ ENDPOINTS: Final = (
 )  # fmt: skip
 
 ACTIONS: Final = (
+    Action(
+        "/api/v1/edges", "Create an edge, or change its label, type, site and grant",
+        params.Nothing, edge_shapes.SaveEdge, edge_shapes.EdgeDetails, edges.save,
+    ),
+    Action(
+        f"{EDGE}/token", "Make a token that lets a gateway join as this edge, once",
+        params.OneEdge, params.NoBody, EdgeToken, edges.token,
+    ),
+    Action(
+        f"{EDGE}/customer", "Assign an edge to a customer, or take it from its own",
+        params.OneEdge, edge_shapes.AssignCustomer, edge_shapes.EdgeDetails, edges.assign,
+    ),
+    Action(
+        f"{EDGE}/forget", "Revoke an edge for good and take it out of every list",
+        params.OneEdge, edge_shapes.ForgetEdge, edge_shapes.Forgotten, edges.forget,
+    ),
+    Action(
+        f"{EDGE}/sync", "Have an edge sync now; answered when it has, or may be waited for",
+        params.OneEdge, edge_shapes.SyncEdge, CallView, edges.sync, right=Right.OPERATE,
+    ),
+    Action(
+        f"{EDGE}/events", "Have something happen at an edge, by the action of an event for it",
+        params.OneEdge, edge_shapes.NewEvent, edge_shapes.EventSaved, edge_events.save,
+    ),
+    Action(
+        f"{EDGE}/downlink/clean", "Give up what has waited for an edge for so long",
+        params.OneEdge, edge_shapes.CleanDownlink, answers.GivenUp, edges.clean,
+    ),
     Action(
         f"{EDGE}/entities", "Create an entity, or change fields of it",
         entity_shapes.OfEdge, entity_shapes.SaveEntity, entity_shapes.EntityView, entities.save,
@@ -181,7 +277,12 @@ ACTIONS: Final = (
     Action(
         f"{EDGE}/attributes", "Set and delete attributes; shared ones reach the device",
         entity_shapes.OfEdge, entity_shapes.SetAttributes, entity_shapes.Attributes,
-        entities.set_attributes,
+        entities.set_attributes, right=Right.OPERATE,
+    ),
+    Action(
+        f"{EDGE}/claim", "Claim a device that offers itself, with its secret",
+        entity_shapes.OfEdge, entity_shapes.Claim, entity_shapes.Attributes,
+        entities.claim, right=Right.OPERATE,
     ),
     Action(
         f"{EDGE}/relations", "Add a relation, or change its data",
@@ -199,18 +300,60 @@ ACTIONS: Final = (
     Action(
         f"{EDGE}/alarms/{{id}}/ack", "Acknowledge an alarm",
         entity_shapes.OneAlarm, entity_shapes.Who, entity_shapes.AlarmView, entities.ack,
+        right=Right.OPERATE,
     ),
     Action(
         f"{EDGE}/alarms/{{id}}/clear", "End an alarm",
         entity_shapes.OneAlarm, entity_shapes.Who, entity_shapes.AlarmView, entities.clear,
+        right=Right.OPERATE,
     ),
     Action(
         "/api/v1/keys/command", "Carry out Redis commands on the keys; on disk when answered",
         params.Nothing, params.Commands, answers.CommandAnswer, keys.command, keys.is_writing,
     ),
     Action(
+        f"{EDGE}/downlink/clear", "Give up all that waits for an edge, which is told so",
+        params.OneEdge, params.NoBody, answers.GivenUp, rpc.give_up,
+    ),
+    Action(
         f"{EDGE}/rpc", "Call a device; stored when answered, delivered when it can be",
-        params.OneEdge, params.CallBody, CallView, rpc.send,
+        params.OneEdge, params.CallBody, CallView, rpc.send, right=Right.OPERATE,
+    ),
+    Action(
+        f"{EDGE}/rules/run", "Try a bundle out with a message: nothing is stored or sent",
+        params.OneEdge, rule_shapes.Run, rule_shapes.RunAnswer, rules.run, lambda _body: False,
+    ),
+    Action(
+        "/api/v1/rules", "Keep a bundle of rule chains, checked as at the edge: its next version",
+        params.Nothing, rule_shapes.Upload, BundleView, rules.upload,
+    ),
+    Action(
+        "/api/v1/rules/unassign", "Let edges go back to the chains they have of their own",
+        params.Nothing, rule_shapes.Unassign, rule_shapes.Assigned, rules.unassign,
+    ),
+    Action(
+        "/api/v1/rules/{bundle}/assign", "Have edges run a version of a bundle",
+        rule_shapes.OneBundle, rule_shapes.Assign, rule_shapes.Assigned, rules.assign,
+    ),
+    Action(
+        "/api/v1/objects/{object}/assign", "Have edges hold an object",
+        objects.OneObject, objects.ObjectEdges, objects.ObjectAssigned, objects.assign,
+    ),
+    Action(
+        "/api/v1/objects/{object}/unassign", "Have edges remove what they hold under a name",
+        objects.OneObject, objects.ObjectEdges, objects.ObjectAssigned, objects.unassign,
+    ),
+    Action(
+        "/api/v1/objects/{object}/remove", "Forget an object that no edge is to hold",
+        objects.OneObject, params.NoBody, ObjectView, objects.remove,
+    ),
+    Action(
+        f"{EDGE}/tunnels", "Open a tunnel to what an edge can reach; the hub listens on loopback",
+        params.OneEdge, tunnels.TunnelBody, TunnelView, tunnels.open_tunnel, is_noted=False,
+    ),
+    Action(
+        "/api/v1/tunnels/{tunnel}/close", "Close a tunnel",
+        tunnels.OfTunnel, tunnels.CloseBody, TunnelView, tunnels.close, is_noted=False,
     ),
     Action(
         "/api/v1/conflicts/{id}/resolve", "Write to the cell of a conflict what is chosen",
@@ -219,6 +362,18 @@ ACTIONS: Final = (
     Action(
         "/api/v1/replicas/{edge}/retire", "Wait no longer for an edge that keeps a copy",
         params.OneEdge, params.NoBody, answers.Retired, replicas.retire,
+    ),
+    Action(
+        "/api/v1/users", "Make a user",
+        params.Nothing, users.NewUser, users.UserView, users.add, right=Right.USERS,
+    ),
+    Action(
+        "/api/v1/users/{user}", "Give a user another role, other sites, another password",
+        users.OneUser, users.ChangeUser, users.UserView, users.change, right=Right.USERS,
+    ),
+    Action(
+        "/api/v1/users/{user}/remove", "Remove a user",
+        users.OneUser, entity_shapes.Who, users.UserRemoved, users.remove, right=Right.USERS,
     ),
 )  # fmt: skip
 
@@ -242,6 +397,8 @@ def body_max(context: Context) -> int:
 def _endpoint(contexts: Contexts, one: Endpoint) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         wanted = read_params(request, one.params)
+        if one.right is not None:
+            check_may(request.scope, one.right)
         found = await one.handler(contexts.of(request), wanted)
         status = 503 if isinstance(found, answers.Healthz) and not found.is_working else 200
         return _json(found, status)
@@ -255,10 +412,25 @@ def _action(contexts: Contexts, one: Action) -> Callable[[Request], Awaitable[Re
         context = contexts.of(request)
         body = await read_json(request, one.body, body_max(context))
         if one.writes(body):
-            check_may_write(request.scope)
-        return _json(await one.handler(context, wanted, body))
+            edge = request.path_params.get("edge", "")
+            view = context.hub.edge(edge) if edge else None
+            if one.right is Right.OPERATE and view is None:
+                raise errors.no_such_edge(edge)
+            check_may(request.scope, one.right, view)
+        done = await one.handler(context, wanted, signed(request, body))
+        if one.is_noted and one.writes(body):
+            await audit.note(context, request, one.path, body)
+        return _json(done)
 
     return act
+
+
+def signed(request: Request, body: Any) -> Any:
+    """Return what was sent with the name of the user who sent it, if it tells who it was."""
+    user = user_of(request.scope)
+    if user is None or not hasattr(body, "by"):
+        return body
+    return msgspec.structs.replace(body, by=user.name)
 
 
 def _json(found: Any, status: int = 200) -> Response:

@@ -9,19 +9,21 @@ import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Set
 from contextlib import AbstractContextManager
-from typing import Final
-from urllib.parse import urlsplit
+from functools import partial
+from typing import Final, NamedTuple
+from urllib.parse import urlencode
 
 import trio
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hubd.api.errors import ApiError, answer
+from hubd.api.logins import COOKIE, Logins
+from hubd.api.rights import MAY_WRITE, USER
 from hubd.api.settings import ApiSettings, is_loopback
 from hubd.api.tenancy import NOBODY, TENANT, TenantTokens
-from hubd.registry import ApiToken
 
 HEADERS: Final = {
     # Everything comes from here; nothing inline, so injected markup can run nothing.
@@ -44,8 +46,10 @@ HEAD_LINES_MAX: Final = 100
 # A body may take this long, and a second more for each of so many bytes: a slow modem's upload.
 BODY_S: Final = 10.0
 BODY_BYTES_A_SECOND: Final = 8 * 1024
-# In the scope of a request: whether whoever asks may also write.
-MAY_WRITE: Final = "hubd.may_write"
+# What the page that asks for a password needs.
+STATIC: Final = "/static/"
+LOGIN: Final = "/login"
+NEXT_CHARS_MAX: Final = 2048
 
 
 def _nothing() -> None:
@@ -55,20 +59,37 @@ def _nothing() -> None:
 def _no_token() -> ApiError:
     return ApiError(
         401, "a token is needed", field="Authorization",
-        remedy="Authorization: Bearer <token>, or the token as password in a browser",
+        remedy="Authorization: Bearer <token>; commands take it as --token or HUBD_TOKEN, and a "
+        "browser is asked for a password; `hubd token` makes one",
     )  # fmt: skip
 
 
-def _refusal(error: ApiError) -> Response:
+def _refusal(error: ApiError, *, asks_browser: bool = True) -> Response:
     response = answer(error)
-    if error.status == 401:
+    if error.status == 401 and asks_browser:
         # Basic makes a browser ask: any name, the token as password.
         response.headers["WWW-Authenticate"] = 'Basic realm="edgesync hub", charset="UTF-8"'
     return response
 
 
+class _Credential(NamedTuple):
+    """What a request came with that may become void: a tenant's token, or a user's session."""
+
+    is_valid: Callable[[], bool]
+    while_valid: Callable[[], AbstractContextManager[Callable[[], None]]]
+
+
+def _while_valid(
+    scope: Scope, credential: _Credential | None
+) -> AbstractContextManager[Callable[[], None]]:
+    """End a stream with what it was asked with; what writes is short, and is answered."""
+    if credential is None or scope["method"] not in READING:
+        return contextlib.nullcontext(_nothing)
+    return credential.while_valid()
+
+
 class Guard:
-    """Checks host and token, adds the headers."""
+    """Checks host, page, and token or session; adds the headers."""
 
     def __init__(
         self,
@@ -77,9 +98,11 @@ class Guard:
         *,
         open_paths: Set[str] = frozenset(),
         tenant_tokens: TenantTokens | None = None,
+        logins: Logins | None = None,
     ) -> None:
         self._app = app
         self._tenant_tokens = tenant_tokens or TenantTokens()
+        self._logins = logins
         self._open_paths = open_paths
         self._writers = [bytes.fromhex(digest) for digest in settings.write_token_sha256]
         self._readers = [bytes.fromhex(digest) for digest in settings.token_sha256]
@@ -100,6 +123,8 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             nonlocal has_begun
             if message["type"] == "http.response.start":
+                # A thread that read was not given up when the credential went: 401 from here on.
+                await trio.lowlevel.checkpoint_if_cancelled()
                 has_begun = True
                 headers = MutableHeaders(scope=message)
                 headers.update(HEADERS)
@@ -109,28 +134,36 @@ class Guard:
 
         try:
             _check_head(scope)
-            theirs = self._check(scope)
+            credential = self._check(scope)
         except ApiError as error:
-            await _refusal(error)(scope, receive, send_guarded)
+            await self._refused(scope, error)(scope, receive, send_guarded)
             return
+        body = _Body(receive, None if scope["method"] in READING else credential)
         # Whoever asked may go in the middle of it: nobody to answer, and no fault of ours.
-        with contextlib.suppress(ClientDisconnect), self._while_good(scope, theirs) as let_go:
+        with contextlib.suppress(ClientDisconnect), _while_valid(scope, credential) as let_go:
             go_on = let_go
-            await self._app(scope, _Body(receive).receive, send_guarded)
+            await self._app(scope, body.receive, send_guarded)
             return
-        if theirs is not None and not has_begun and not self._tenant_tokens.has(theirs):
-            await _refusal(_no_token())(scope, receive, send_guarded)  # withdrawn meanwhile
+        if credential is not None and not has_begun and not credential.is_valid():
+            refusal = self._refused(scope, _no_token())  # withdrawn meanwhile
+            await refusal(scope, receive, send_guarded)
 
-    def _while_good(
-        self, scope: Scope, token: ApiToken | None
-    ) -> AbstractContextManager[Callable[[], None]]:
-        """End a stream with the token it was asked with; what writes is short, and is answered."""
-        if token is None or scope["method"] not in READING:
-            return contextlib.nullcontext(_nothing)
-        return self._tenant_tokens.asking(token)
+    def _refused(self, scope: Scope, error: ApiError) -> Response:
+        """Answer for an error: a browser is led to the page that asks for a password."""
+        if self._logins is None or not self._logins.has_users or error.status != 401:
+            return _refusal(error)
+        headers = Headers(scope=scope)
+        is_page = scope["method"] in READING and "text/html" in headers.get("accept", "")
+        if is_page and not scope["path"].startswith(("/api/", "/ui/")):
+            query = scope["query_string"].decode("latin-1")
+            wanted = scope["path"] + (f"?{query}" if query else "")
+            known = {"next": wanted} if len(wanted) <= NEXT_CHARS_MAX else {}
+            return RedirectResponse(f"{LOGIN}?{urlencode(known)}", 303)
+        # Basic would open a browser's own dialogue over a page whose session has ended.
+        return _refusal(error, asks_browser="authorization" in headers)
 
-    def _check(self, scope: Scope) -> ApiToken | None:
-        """Return the tenant's token it came with, if it is one; raises ApiError."""
+    def _check(self, scope: Scope) -> _Credential | None:
+        """Return what it came with that may become void meanwhile, if it did; raises ApiError."""
         if scope["path"] in self._open_paths:
             return None
         headers = Headers(scope=scope)
@@ -140,35 +173,53 @@ class Guard:
                 remedy="add the name to api.allowed_hosts",
             )  # fmt: skip
         if scope["method"] not in READING:
-            self._check_page(headers)
+            self._check_page(headers, has_cookie=COOKIE in Request(scope).cookies)
         token = token_in(headers.get("authorization", ""))
         if (theirs := self._tenant_tokens.find(token)) is not None:
             scope[MAY_WRITE], scope[TENANT] = theirs.may_write, theirs.tenant
-            return theirs
+            has, while_valid = self._tenant_tokens.has, self._tenant_tokens.while_valid
+            return _Credential(partial(has, theirs), partial(while_valid, theirs))
+        logins = self._logins
+        if logins is not None and not token:
+            cookie = Request(scope).cookies.get(COOKIE, "")
+            found = logins.find(cookie)
+            if found is not None:
+                session, user = found
+                scope[USER], scope[TENANT] = user, user.tenant
+                # Of the same user, with the same role and sites.
+                return _Credential(
+                    lambda: logins.find(cookie) == found, partial(logins.while_valid, session)
+                )
         # Where no token is needed a wrong one is: whoever lost a tenant's must not see more by it.
-        needs_none = not self._has_tokens and not token
+        has_users = logins is not None and logins.has_users
+        needs_none = not self._has_tokens and not has_users and not token
         scope[MAY_WRITE] = needs_none or matches(token, self._writers)
         if scope[MAY_WRITE] or matches(token, self._readers):
             return None
         scope[TENANT] = NOBODY
-        if scope["path"] not in OPEN_PATHS:
+        path = scope["path"]
+        is_login = has_users and (path == LOGIN or path.startswith(STATIC))
+        if path not in OPEN_PATHS and not is_login:
             raise _no_token()
         return None
 
-    def _check_page(self, headers: Headers) -> None:
+    def _check_page(self, headers: Headers, *, has_cookie: bool) -> None:
         """Let no page from elsewhere write with a browser's credentials, or from its place."""
         site, origin = headers.get("sec-fetch-site"), headers.get("origin")
         if site is not None:
             is_ours = site in ("same-origin", "none")
         elif origin is not None:
-            page = urlsplit(origin).netloc.lower()
+            # scheme://host:port, or null; whatever else there is after :// is no name of ours
+            page = origin.partition("://")[2].lower()
             is_ours = page == headers.get("host", "").lower() or host_name(page) in self._hosts
         else:
-            return  # No browser: browsers tell where a page that writes is from.
+            # No browser: browsers tell where a page that writes is from. One that has a cookie and
+            # does not is too old to be believed.
+            is_ours = not has_cookie
         if not is_ours:
             raise ApiError(
                 403, "a page from elsewhere wants to write", field="Origin",
-                remedy="use the hub's own dashboard, under a name in api.allowed_hosts",
+                remedy="use the hub's own dashboard, under a name in api.allowed_hosts, or a token",
             )  # fmt: skip
 
     def _is_known(self, host: str) -> bool:
@@ -177,10 +228,15 @@ class Guard:
 
 
 class _Body:
-    """Receives a request; raises ApiError when its body comes too slowly."""
+    """Receives a request; raises ApiError when its body comes too slowly.
 
-    def __init__(self, receive: Receive) -> None:
+    Also when what it came with is void by the end: a body may take minutes, and whoever was removed
+    meanwhile, or has another role, would do with it what they may no more.
+    """
+
+    def __init__(self, receive: Receive, credential: _Credential | None) -> None:
         self._receive = receive
+        self._credential = credential
         self._deadline = trio.current_time() + BODY_S
 
     async def receive(self) -> Message:
@@ -190,11 +246,17 @@ class _Body:
                 self._deadline += len(message.get("body", b"")) / BODY_BYTES_A_SECOND
             else:
                 self._deadline = float("inf")  # what may follow is that the client has gone
+                self._check_still(message)
             return message
         raise ApiError(
             408, "a body that comes too slowly", field="body",
             remedy=f"send {BODY_BYTES_A_SECOND} bytes a second or more",
         )  # fmt: skip
+
+    def _check_still(self, message: Message) -> None:
+        credential, self._credential = self._credential, None
+        if message["type"] == "http.request" and credential and not credential.is_valid():
+            raise _no_token()
 
 
 def _check_head(scope: Scope) -> None:
@@ -205,20 +267,6 @@ def _check_head(scope: Scope) -> None:
         raise ApiError(
             431, "a head that is too large", field="head",
             remedy=f"at most {HEAD_BYTES_MAX} bytes and {HEAD_LINES_MAX} headers",
-        )  # fmt: skip
-
-
-def may_write(scope: Scope) -> bool:
-    """Whether whoever asks may also write; a request that has not passed a `Guard` may not."""
-    return bool(scope.get(MAY_WRITE))
-
-
-def check_may_write(scope: Scope) -> None:
-    """Raise ApiError unless whoever asks may also write."""
-    if not may_write(scope):
-        raise ApiError(
-            403, "this token may read, not write", field="Authorization",
-            remedy="use a token whose SHA-256 is in api.write_token_sha256",
         )  # fmt: skip
 
 

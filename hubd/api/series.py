@@ -173,9 +173,10 @@ async def fleet_events(context: Context, params: FleetEventsPage) -> FleetEvents
         to_ns=parse_time(params.to, 0, now_ns, "to") if has_to else None,
     )
     (before,) = read_cursor(params.after, tuple[Int64], (FIRST_EVENT,))
-    found = await context.state.read(lambda c: views.events(c, wanted, before, params.limit))
-    following = make_cursor(found[-1].n) if len(found) == params.limit else None
-    return FleetEvents(events=found, next=following)
+    found, least = await context.state.read(
+        lambda c: views.event_page(c, wanted, before, params.limit)
+    )
+    return FleetEvents(events=found, next=None if least is None else make_cursor(least))
 
 
 def _number(kind: type[EventType] | type[Action], text: str | None, field: str) -> int | None:

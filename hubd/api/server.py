@@ -28,6 +28,13 @@ log = logging.getLogger(__name__)
 # since the server shields what it is sending from cancellation.
 PEER_TIMEOUT_MS: Final = 5000
 GRACE_S: Final = 2.0
+# A part of an answer may take this long, and a second more for each of so many bytes, as bodies may
+# that come in (`security.BODY_S`). Who takes less keeps a place that others wait for.
+CHUNK_S: Final = 10.0
+BYTES_A_SECOND: Final = 8 * 1024
+# What the kernel keeps for a peer that has no room for it yet. By itself it keeps 4 MB and wants
+# more only when the peer has read a third of them: longer than a part of an answer may take.
+UNSENT_BYTES_MAX: Final = 32 * 1024
 # Until a head is whole, and between two requests.
 HEAD_S: Final = 5.0
 HEAD_BYTES_MAX: Final = 16 * 1024
@@ -76,12 +83,42 @@ class _Server:
     async def handle(self, connection: trio.socket.SocketType) -> None:
         with socket.socket(fileno=connection.detach()) as raw:
             try:
-                stream = await anyio.abc.SocketStream.from_socket(raw)
+                stream = _Paced(await anyio.abc.SocketStream.from_socket(raw))
                 state = ConnectionState({})
                 await TCPServer(self._app, self.config, self.context, state, stream).run()
             except Exception as error:  # One bad peer must never end the hub (I8).
                 if (again := self._seldom.ask(type(error).__name__)) is not None:
                     log.warning("connection dropped: %r; %d more before", error, again)
+
+
+class _Paced(anyio.abc.SocketStream):
+    """A connection whose peer reads at some pace, or is taken for gone.
+
+    Limited here, as anycorn shields what it sends from being cancelled further out.
+    """
+
+    def __init__(self, stream: anyio.abc.SocketStream) -> None:
+        self._stream = stream
+
+    @property
+    def _raw_socket(self) -> socket.socket:
+        return self._stream.extra(anyio.abc.SocketAttribute.raw_socket)
+
+    async def send(self, item: bytes) -> None:
+        with trio.move_on_after(CHUNK_S + len(item) / BYTES_A_SECOND) as patience:
+            await self._stream.send(item)
+        if patience.cancelled_caught:
+            log.info("an answer ends that is read too slowly: %s bytes", len(item))
+            raise anyio.BrokenResourceError
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        return await self._stream.receive(max_bytes)
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def _config() -> Config:
@@ -104,7 +141,8 @@ def _connections_max() -> int:
 def _listen(host: str, port: int) -> trio.socket.SocketType:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
-    # Connections inherit both.
+    # Connections inherit these.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, PEER_TIMEOUT_MS)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
     return trio.socket.from_stdlib_socket(listening)

@@ -6,16 +6,15 @@ wrong with it) is told to its operator alone, for it tells what others send.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 import msgspec
-import trio
 from starlette.requests import Request
 
 from hubd.api.context import Context, EdgeView, Hub, LinkEvent
+from hubd.api.credentials import ValidCredentials
 from hubd.api.errors import ApiError
 from hubd.cells import Answers
 from hubd.link.rates import Slowdowns
@@ -33,14 +32,12 @@ class TenantTokens:
 
     def __init__(self) -> None:
         self._known: dict[str, ApiToken] = {}
-        self._asking: dict[str, set[trio.CancelScope]] = {}
+        self._valid = ValidCredentials()
 
     def set(self, tokens: Iterable[ApiToken]) -> None:
         """Let these in, and no others; what others are being answered ends."""
         self._known = {one.sha256: one for one in tokens}
-        for sha256 in self._asking.keys() - self._known.keys():
-            for scope in self._asking[sha256]:
-                scope.cancel()
+        self._valid.set(self._known)
 
     def find(self, token: str) -> ApiToken | None:
         # They are random, so looking their hash up tells nothing by its time.
@@ -48,23 +45,11 @@ class TenantTokens:
 
     def has(self, token: ApiToken) -> bool:
         """Return whether the token is still good."""
-        return token.sha256 in self._known
+        return self._valid.has(token.sha256)
 
-    @contextmanager
-    def asking(self, token: ApiToken) -> Iterator[Callable[[], None]]:
-        """Let the block last as long as the token is good: a stream would outlive it.
-
-        What it yields lets the block go on to its end.
-        """
-        with trio.CancelScope() as scope:
-            scopes = self._asking.setdefault(token.sha256, set())
-            scopes.add(scope)
-            try:
-                yield partial(scopes.discard, scope)
-            finally:
-                scopes.discard(scope)
-                if not scopes and self._asking.get(token.sha256) is scopes:
-                    del self._asking[token.sha256]
+    def while_valid(self, token: ApiToken) -> AbstractContextManager[Callable[[], None]]:
+        """Cancel the block when the token is withdrawn; see `ValidCredentials.while_valid`."""
+        return self._valid.while_valid(token.sha256)
 
 
 class TenantHub:

@@ -79,6 +79,13 @@ class _Asking:
         self.epoch = self.applied = 0
 
 
+class Told(msgspec.Struct, frozen=True):
+    """How far an edge was told of the keys by the last answer it was given, and when."""
+
+    share: float
+    at_ms: int
+
+
 class Answers:
     """See the module.
 
@@ -118,6 +125,7 @@ class Answers:
         self._asking: dict[str, _Asking] = {}
         self.changed = trio.Event()
         self.subscriptions = Subscriptions()
+        self.told: dict[str, Told] = {}  # of edges that were answered since this start
         self._told_seq = cells.space.seq  # changes up to here have woken whom they concern
         self._told_change = cells.conflicts.change
         self._told_names = cells.namings
@@ -180,6 +188,7 @@ class Answers:
     async def give_up(self, edge: str) -> None:
         """Wait for this edge no longer: see HubCells.give_up; raises StoreError."""
         await self.propose(proposals.GiveUp((edge,)))
+        self.told.pop(edge, None)
 
     async def reach_told(self) -> None:
         """Return when the keys have all that was answered: in the log, it is on disk (I1).
@@ -334,7 +343,9 @@ class Answers:
             try:
                 await self._give(asking, peer, pull, receiver, send)
             except Exception as error:  # One edge's question may stop no other's answer: I8.
-                log.error("keys: no answer for %s, it will ask again: %r", peer.edge, error)
+                if (again := self._seldom.ask(("asked", peer.edge))) is not None:
+                    told = "keys: no answer for %s, it will ask again: %r; %d more before"
+                    log.error(told, peer.edge, error, again)
 
     async def _give(
         self, asking: _Asking, peer: Peer, pull: Pull, receiver: Receiver, send: Send
@@ -397,6 +408,7 @@ class Answers:
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             is_news = bool(answer.entries or digest) or not is_named or told > asking.applied
             if is_news or self._unreported(pull)[1] or trio.current_time() >= until:
+                self._note_told(edge, pull, answer)
                 return self._page_of(pull, answer, applied, digest)
             with trio.move_on_at(until):
                 await subscription.news.wait()
@@ -474,6 +486,12 @@ class Answers:
         """Tell the edge what it is granted now, should it be waiting for news."""
         self.subscriptions.wake_edges([edge])
 
+    def _note_told(self, edge: str, pull: Pull, answer: Answer) -> None:
+        coming = answer.head - pull.base
+        come = answer.position - pull.base
+        share = 1.0 if answer.is_all or coming <= 0 else max(0.0, come / coming)
+        self.told[edge] = Told(share, self.cells.now_ms())
+
     def _page_of(
         self, pull: Pull, answer: Answer, applied: int, digest: int
     ) -> FullSync | DeltaSync:
@@ -495,6 +513,7 @@ class Answers:
             told=answer.told,
             seen=answer.seen,
             grant=pull.grant,
+            head=answer.head,
             payload=payload,
         )
 

@@ -96,11 +96,7 @@ class Hearing:
                 steps = self._restore(entry, decode_piece(data[len(HELD) :]))
             else:
                 steps = self._hear_ops(entry, *ops_of(data))
-            while True:
-                # When it came, not when it is read: reading the log again leads to the same (I9).
-                self._space.now_ms = entry.stored_at_ns // 1_000_000
-                if next(steps, DONE) is DONE:
-                    break
+            while self._step(steps, entry, record):
                 yield
         except StoreError:
             raise
@@ -111,6 +107,26 @@ class Hearing:
         if before:
             self._rows.delete(row)
         self._note_heard(record)
+
+    def _step(self, steps: Iterator[None], entry: LogEntry, record: Record) -> bool:
+        """Do a step, and list what has met in it; returns whether there may be another.
+
+        Nothing of it waits for whoever comes next: a client who reads, at another time, or nobody.
+        """
+        # When it came, not when it is read: reading the log again leads to the same (I9).
+        self._space.now_ms = entry.stored_at_ns // 1_000_000
+        stood = self._space.seq
+        try:
+            is_over = next(steps, DONE) is DONE
+        except StoreError:
+            raise
+        except Exception:
+            if self._space.seq != stood:
+                self._note_heard(record)  # what it did before that is never done twice
+            self._conflicts.note(self._space.now_ms)
+            raise
+        self._conflicts.note(self._space.now_ms)
+        return not is_over
 
     def _hear_ops(self, entry: LogEntry, tag: Tag, data: bytes) -> Iterator[None]:
         written_as, ops = decode_ops(data)
@@ -133,7 +149,6 @@ class Hearing:
             else:
                 for op in part:
                     self._hear_earlier(entry.edge, one, written_as, op, tag.opening)
-            self._conflicts.note(self._space.now_ms)
             yield
 
     def _hear_earlier(self, edge: str, one: Replica, r: int, op: Op, opening: int) -> None:
@@ -179,7 +194,6 @@ class Hearing:
                 yield
         if opening.covers:
             yield from self._remove_unlisted(piece, opening, {one.key for one in entries})
-        self._conflicts.note(self._space.now_ms)
         if piece.until is not None:
             self._rows.put(row, msgspec.msgpack.encode(Told(piece.token, opening, piece.until)))
         else:

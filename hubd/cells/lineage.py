@@ -68,6 +68,7 @@ class Lineage:
     def end(self, start: int) -> None:
         """Note that an earlier start is over."""
         order = len(self._ends) and 1 + decode_order(self._rows, next(reversed(self._ends)))
+        self._ends.pop(start, None)  # one that is told again is the last of them, as it is stored
         self._ends[start] = self._space.seq
         self._rows.put(_row(start), msgspec.msgpack.encode((order, self._space.seq)))
         while len(self._ends) > STARTS_MAX:

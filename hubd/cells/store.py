@@ -41,6 +41,7 @@ from edgesync.cells.conflicts import resolve
 from edgesync.cells.guard import Savepoint
 from edgesync.cells.scope import GRANT_MAX
 from edgesync.entities.keys import ROOMS
+from edgesync.entities.view import SpaceView
 from edgesync.errors import CommandError, RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.cells import EXPIRED_A_TURN, CellStore
@@ -69,7 +70,7 @@ MARK_ROW: Final = b"p"
 RULES_ROW: Final = b"g"
 # Of the rules by which keys are made of the log. Raise it when an entry comes to lead to other rows
 # than it did: keys that are made again by other rules are another keyspace.
-RULES: Final = 1
+RULES: Final = 2
 # Bytes of the replies to commands that are carried out together.
 REPLIES_BYTES_MAX: Final = 16 << 20
 # Of what they write, 512 for each operation besides: about a second of work. An entry of the log
@@ -123,6 +124,10 @@ class Rules(msgspec.Struct, frozen=True):
     value_max: int
 
 
+# Until the first start: what edges told before it was heard by a hub whose settings nobody knows.
+FIRST_RULES: Final = Rules((), 1 << 20)
+
+
 class Answer(msgspec.Struct, frozen=True):
     """What a question leads to: the edge's name, and unless that is new to it, a page."""
 
@@ -133,6 +138,7 @@ class Answer(msgspec.Struct, frozen=True):
     is_all: bool
     told: int = 0
     seen: tuple[int, ...] = ()
+    head: int = 0
 
 
 class Disk:
@@ -190,10 +196,11 @@ class HubCells(CellStore):
         self._own = Disk(path, map_bytes_max)
         rows = Overlay(self._own.store, DATABASE)
         self._wanted_rules = Rules(tuple(sorted(strategies)), value_max)
-        space = HubKeys(rows, strategies=strategies)
+        space = HubKeys(rows)
         super().__init__(
             self._own, rows, space, value_max=value_max, random=random, wall_ns=wall_ns
         )
+        self.view = SpaceView(space, self.now_ms)  # the entities in them
         self._at_ms = 0  # of the entry that is carried out
         self._generation = generation
         self._is_lost, self._lacks = False, 0  # for the next start to tell
@@ -226,7 +233,7 @@ class HubCells(CellStore):
         none = Mark(keyspace=self._keyspace_of(b"", 0), generation=b"")
         self.mark = msgspec.msgpack.decode(raw, type=Mark) if raw else none
         rules = self.rows.get(RULES_ROW)
-        self._follow(msgspec.msgpack.decode(rules, type=Rules) if rules else self._wanted_rules)
+        self._follow(msgspec.msgpack.decode(rules, type=Rules) if rules else FIRST_RULES)
         self.names.load()
         self.conflicts.load()
         self.lineage.load(self.mark.start, self.mark.r)
@@ -516,13 +523,18 @@ class HubCells(CellStore):
         """Go on behind the entry at `position`.
 
         Its place is stored with what it has changed (I9). Where it changed nothing, as readings do,
-        that can wait: it costs a commit, and after a crash the entry is passed over again.
+        that can wait: it costs a commit, and after a crash the entry is passed over again. Not on
+        top of what comes after it, though: see `_freeze`.
         """
         self.position = position
         if self.rows.is_changed or self.position - self.mark.position >= PASSED_BY_MAX:
             self.save_position()
 
     def _freeze(self, layers: Callable[[], Write]) -> Write:
+        # A part of an entry is never stored without the place of those before it: one that changed
+        # nothing then, as the answer to a conflict there is not yet, would do so when carried out
+        # again behind that part.
+        self._save_mark()
         self._frozen_position = self.mark.position
         return super()._freeze(layers)
 
@@ -532,9 +544,12 @@ class HubCells(CellStore):
 
     def save_position(self) -> None:
         """Let the place in the log be committed."""
+        self._save_mark()
+        self.note_changes()
+
+    def _save_mark(self) -> None:
         if self.position > self.mark.position:
             self._set_mark(position=self.position)
-        self.note_changes()
 
     def _hear_alone(self, entry: LogEntry, record: Record) -> Iterator[None]:
         try:
@@ -591,6 +606,7 @@ class HubCells(CellStore):
         return Answer(
             one.r, entries, position, self.mark.collected, is_all,
             told=one.told, seen=tuple(number for pair in seen for number in pair),
+            head=self.space.seq,
         )  # fmt: skip
 
     def stands(self) -> tuple[int, int]:

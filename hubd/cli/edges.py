@@ -10,20 +10,22 @@ from typing import Any
 import click
 
 from edgesync.cli.program import as_json_option
+from edgesync.cli.tables import print_table
 from edgesync.serve.control import NotRunning, ask_hub
-from hubd import serve
+from hubd import data_folder
 from hubd.cli.options import checked_text, database_option, settings_of
 from hubd.errors import EdgeUnknown
 from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry, open_registry
 from hubd.registry.enrol import public_address, token_for
+from hubd.registry.names import NAME_RULE
 from hubd.settings import Settings, data_dir
 
 
 def _registry(config: Path) -> tuple[Settings, Path, Registry]:
     settings = settings_of(config)
     folder = data_dir(config, settings)
-    serve.load_keys(folder)
-    return settings, folder, open_registry(folder, serve.database_url(settings))
+    data_folder.load_keys(folder)
+    return settings, folder, open_registry(folder, data_folder.database_url(settings))
 
 
 def registry_of(config: Path) -> Registry:
@@ -40,9 +42,7 @@ def _checked_texts(
 def checked_name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """Return the name of an edge or a tenant; raises BadParameter for what is none."""
     if not re.fullmatch(NAME_PATTERN, value):
-        raise click.BadParameter(
-            "letters, digits, . _ -, at most 63, beginning with a letter or digit"
-        )
+        raise click.BadParameter(NAME_RULE)
     return value
 
 
@@ -80,7 +80,7 @@ def enroll(
     """
     settings, folder, registry = _registry(config)
     with contextlib.closing(registry):
-        keys = serve.load_keys(folder)
+        keys = data_folder.load_keys(folder)
         # First this: an address no edge could use is an error before anything is stored.
         public_address(settings)
         invitation = registry.enrolments.invite(
@@ -143,18 +143,22 @@ def revoke(config: Path, edge: str) -> None:
 def forget(config: Path, edge: str, yes: bool) -> None:
     """Revoke EDGE for good, take it out of every list, and wait for it no more.
 
-    What it has sent stays in the log. The name may be given again, to another gateway.
+    What it has sent stays in the log. The name may be given again, to another gateway. If a step of
+    it fails, do it again.
     """
     _, folder, registry = _registry(config)
     with contextlib.closing(registry):
-        if edge not in (each.name for each in registry.edges.all()):
-            raise EdgeUnknown(edge)
-        if not yes:
-            click.confirm(f"forget {edge}? Its key is never let in again", abort=True, err=True)
-        registry.edges.forget(edge)
+        is_registered = edge in (each.name for each in registry.edges.all())
+        if is_registered:
+            if not yes:
+                click.confirm(f"forget {edge}? Its key is never let in again", abort=True, err=True)
+            registry.edges.forget(edge)
     # Keys: a hub that stands still gives it up when it has not asked for `cells.retire_after`.
+    has_keys = False
     with contextlib.suppress(NotRunning):
-        ask_hub(folder, "retire", edge=edge)
+        has_keys = ask_hub(folder, "retire", edge=edge)["retired"]
+    if not (is_registered or has_keys):
+        raise EdgeUnknown(edge)
     click.echo(f"{edge} is forgotten; what it has sent is still in the log")
 
 
@@ -192,13 +196,21 @@ def edges(config: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(*(rows[0] if rows else ("edge", "tenant", "site", "state")))
+    # A column that is empty in every row would take the room of the others.
+    filled = {name for row in rows for name, value in row.items() if value not in (None, "")}
+    shown = [name for name in rows[0] if name in filled] if rows else ["edge", "state"]
+    table = Table(*shown)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console().print(table)
+        table.add_row(*(_cell(row[name]) for name in shown))
+    print_table(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _state(edge: RegisteredEdge, now: dict[str, Any]) -> str:
@@ -214,8 +226,3 @@ def _live(folder: Path) -> dict[str, dict[str, Any]] | None:
     except NotRunning:
         return None
     return found
-
-
-def register(group: click.Group) -> None:
-    for command in (enroll, grant, revoke, forget, edges):
-        group.add_command(command)

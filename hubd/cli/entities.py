@@ -1,10 +1,10 @@
-"""`hubd entities`, `attributes`, `alarms`: what an edge's devices are, over the hub's API."""
+"""`hubd entities`, `attributes`, `claim`, `alarms`: an edge's devices, over the hub's API."""
 
 import getpass
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
@@ -19,10 +19,20 @@ from hubd.settings import read_settings
 
 T = TypeVar("T")
 
+# Of a device's firmware or software, whatever they look like: version 1.10 is not the number 1.1.
+PACKAGE_TEXTS: Final = {
+    f"{kind}_{what}"
+    for kind in ("fw", "sw")
+    for what in ("title", "version", "tag", "checksum", "checksum_algorithm")
+}
+
 kind_option = click.option("--kind", default="device", show_default=True, help="Such as asset.")
 
 
-def _ask(config: Path, token: str, tenant: str, ask: Callable[[HubClient], Awaitable[T]]) -> T:
+def ask_over_http(
+    config: Path, token: str, tenant: str, ask: Callable[[HubClient], Awaitable[T]]
+) -> T:
+    """Ask the hub of these settings, as `token` may; raises HubRefused, HubUnreachable."""
     url = hub_url(read_settings(config).api)
 
     async def over_http() -> T:
@@ -33,8 +43,9 @@ def _ask(config: Path, token: str, tenant: str, ask: Callable[[HubClient], Await
     return trio.run(over_http)
 
 
-def _print_json(found: Any) -> None:
-    click.echo(json.dumps(msgspec.to_builtins(found), indent=2))
+def print_json(found: Any) -> None:
+    # Through JSON: a call has its parameters as they came.
+    click.echo(json.dumps(json.loads(msgspec.json.encode(found)), indent=2))
 
 
 @click.command(epilog="Example: hubd entities barn-7 --kind device")
@@ -50,15 +61,15 @@ def entities(
 ) -> None:
     """List the entities of EDGE, or remove one of a kind (a device, if none is said)."""
     if delete:
-        removed = _ask(
+        removed = ask_over_http(
             config, token, tenant,
             lambda hub: hub.delete_entity(edge, delete, kind=kind or "device"),
         )  # fmt: skip
-        _print_json({"removed": removed})
+        print_json({"removed": removed})
         return
-    found = _ask(config, token, tenant, lambda hub: hub.entities(edge, kind))
+    found = ask_over_http(config, token, tenant, lambda hub: hub.entities(edge, kind))
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for one in found:
         click.echo(f"{one.kind}/{one.entity}\t{json.dumps(one.fields, ensure_ascii=False)}")
@@ -98,9 +109,9 @@ def attributes(
             )
         return await hub.attributes(edge, entity, kind=kind)
 
-    found = _ask(config, token, tenant, ask)
+    found = ask_over_http(config, token, tenant, ask)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
     for name in ("client", "shared", "server"):
         for key, one in sorted(getattr(found, name).items()):
@@ -112,9 +123,29 @@ def _pair(text: str) -> tuple[str, Any]:
     if not equals or not name:
         raise click.BadParameter(f"{text!r} is not NAME=JSON, such as limit=900 or mode=eco")
     try:
-        return name, json.loads(value)
+        found = json.loads(value)
     except json.JSONDecodeError:
         return name, value
+    return name, value if name in PACKAGE_TEXTS and isinstance(found, int | float) else found
+
+
+@click.command(epilog='Example: hubd claim barn-7 "Scale 7" SECRET --by ana')
+@click.argument("edge")
+@click.argument("device")
+@click.argument("secret", default="")
+@click.option("--by", default="", help="Who does it; you, if not given.")
+@token_option
+@tenant_option
+@click.pass_obj
+def claim(
+    config: Path, edge: str, device: str, secret: str, by: str, token: str, tenant: str
+) -> None:
+    """Claim a DEVICE of EDGE that offers itself, with the SECRET that it says."""
+    who = by or getpass.getuser()
+    found = ask_over_http(
+        config, token, tenant, lambda hub: hub.claim(edge, device, secret, by=who)
+    )
+    print_json(found.server["claimed"].value)
 
 
 @click.command(epilog="Example: hubd alarms barn-7 --active")
@@ -147,15 +178,12 @@ def alarms(
         found += [await hub.clear_alarm(edge, clear, by=who)] if clear else []
         return found[-1:] or await hub.alarms(edge, status or "")
 
-    found = _ask(config, token, tenant, ask)
+    found = ask_over_http(config, token, tenant, ask)
     if as_json:
-        _print_json(found)
+        print_json(found)
         return
+    if not found:
+        click.echo(f"no {status or ''} alarms at {edge}".replace("  ", " "))
     for one in found:
         words = (one.id, one.status, one.severity, f"{one.kind}/{one.entity}", one.type)
         click.echo("\t".join(words))
-
-
-def register(group: click.Group) -> None:
-    for command in (entities, attributes, alarms):
-        group.add_command(command)

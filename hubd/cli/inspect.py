@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from edgesync.model import RecordKind
 from edgesync.serve.control import NotRunning, ask_hub
 from edgesync.store.directory import is_there
 from edgesync_transport.messages import Codec
-from hubd import serve
+from hubd import data_folder, serve
 from hubd.cells.keyspaces import cells_path, stored_tenants
 from hubd.cli.options import database_option, settings_of
 from hubd.log.base import Entry
@@ -38,7 +39,7 @@ def _open(config: Path) -> tuple[Path, LmdbLog]:
     settings = read_settings(config)
     folder = data_dir(config, settings)
     limit = int(settings.log.limit)
-    return folder, LmdbLog(folder / serve.LOG, map_bytes_max=limit, readonly=True)
+    return folder, LmdbLog(folder / data_folder.LOG, map_bytes_max=limit, readonly=True)
 
 
 def _entries(hub_log: LmdbLog, after: int = 0) -> Iterator[Entry]:
@@ -104,7 +105,7 @@ def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
 @database_option
 @click.pass_obj
 def ledger(config: Path, edge: str) -> None:
-    """Print every record of EDGE in the log, then every point in the state, a JSON object a line.
+    """Print every record of EDGE in the log, then every point in the state, as lines of JSON.
 
     For audits: what `edgesync demo --chaos` compares. A hub that is running may still be bringing
     the newest entries of its log into its state.
@@ -209,7 +210,7 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     except NotRunning:
         limit = int(settings.log.limit)
         with contextlib.ExitStack() as opened:
-            hub_log = LmdbLog(folder / serve.LOG, map_bytes_max=limit)
+            hub_log = LmdbLog(folder / data_folder.LOG, map_bytes_max=limit)
             opened.enter_context(contextlib.closing(hub_log))
             keys: dict[str, Callable[[str], None]] = {}
             for tenant in stored_tenants(folder):
@@ -221,7 +222,7 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
                     )  # fmt: skip
                     opened.callback(cells.close)
                     keys[tenant] = cells.copy
-            registry = open_registry(folder, serve.database_url(settings))
+            registry = open_registry(folder, data_folder.database_url(settings))
             opened.enter_context(contextlib.closing(registry))
             source = copies.Source(
                 folder=folder, hub_log=hub_log, copy_keys=keys, owned=registry.owned,
@@ -232,7 +233,12 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"target": str(target), "head": head, "stored": stored}))
         return
-    state = f"the state up to {stored}" if stored else "no state: it is made again from the log"
+    if stored:
+        state = f"the state up to {stored}"
+    elif (target / data_folder.STATE).exists():  # what is newest is in memory and the log
+        state = "the state, whose readings are in the log alone so far"
+    else:
+        state = "no state: it is made again from the log"
     click.echo(
         f"{target} holds the log up to position {head}, the keys, the registry, the hub's own key "
         f"pair and its settings; {state}"
@@ -272,13 +278,15 @@ def restore(
     manifest = copies.check(source)
     if only_state:
         settings = settings_of(config)
-        url = serve.database_url(settings)
+        url = data_folder.database_url(settings)
         stored = copies.restore_state(source, data_dir(config, settings), url)
         click.echo(f"the state is that of the backup up to {stored}; hubd run reads on from there")
         return
     if only_registry:
         settings = settings_of(config)
-        copies.restore_registry(source, data_dir(config, settings), serve.database_url(settings))
+        copies.restore_registry(
+            source, data_dir(config, settings), data_folder.database_url(settings)
+        )
         click.echo("tenants, edges and tokens are those of the backup; hubd run lets them in")
         return
     if not config.exists() and (source / "hub.toml").exists():
@@ -287,7 +295,7 @@ def restore(
         click.echo(f"took {config} from the backup")
     settings = settings_of(config)
     head = copies.restore(
-        source, data_dir(config, settings), serve.database_url(settings),
+        source, data_dir(config, settings), data_folder.database_url(settings),
         manifest=manifest, keeps_owned=keep_registry,
     )  # fmt: skip
     if manifest is None:
@@ -295,6 +303,7 @@ def restore(
     click.echo(f"restored up to position {head}; hubd run goes on from there")
 
 
-def register(group: click.Group) -> None:
-    for command in (status, log, ledger, backup, restore):
-        group.add_command(command)
+@click.command(epilog="Example: hubd alerts > /etc/prometheus/edgesync.yml")
+def alerts() -> None:
+    """Print alerts of hub and edges, as a rules file for Prometheus."""
+    click.echo(resources.files("hubd").joinpath("alerts.yml").read_text(), nl=False)

@@ -19,8 +19,9 @@ from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
 from edgesync.cells.conflicts import STATES
 from edgesync.cli.program import as_json_option
+from edgesync.cli.tables import print_table
 from edgesync.store.cells import checked, request_of
-from hubd import serve
+from hubd import data_folder, serve
 from hubd.api import conflicts as conflict_answers
 from hubd.api.answers import ConflictView
 from hubd.api.redis_json import plain
@@ -80,7 +81,7 @@ def _read(config: Path, tenant: str, look: Callable[[HubCells], T], folder: Path
     """Look into the keys of a hub that stands still."""
     settings = read_settings(config)
     with (
-        contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log,
+        contextlib.closing(LmdbLog(folder / data_folder.LOG)) as hub_log,
         contextlib.closing(serve.open_cells(settings, folder, hub_log, tenant)) as cells,
     ):
         return look(cells)
@@ -146,13 +147,12 @@ def conflicts(
     if as_json:
         click.echo(json.dumps([msgspec.to_builtins(one) for one in found], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("id", "status", "key", "cell", "winner", "losers")
     for one in found:
         table.add_row(*_row(one))
-    Console().print(table)
+    print_table(table)
 
 
 def _conflicts(cells: HubCells, *, status: str, prefix: str) -> list[ConflictView]:
@@ -188,8 +188,3 @@ async def _retire(answers: Answers, *, edge: str) -> None:
     if answers.cells.names.get(edge) is None:
         raise click.ClickException(f"{edge} keeps no copy of the keys")
     await answers.give_up(edge)
-
-
-def register(group: click.Group) -> None:
-    for command in (keys, conflicts, retire):
-        group.add_command(command)

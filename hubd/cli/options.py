@@ -43,6 +43,13 @@ def checked_text(_context: click.Context, _parameter: click.Parameter, value: st
     return value
 
 
+def checked_text_or_none(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Do as `checked_text`, for an option that may be left out."""
+    return None if value is None else checked_text(context, parameter, value)
+
+
 def settings_of(config: Path) -> Settings:
     """Return the settings of a hub, with what was given as options over them."""
     settings = read_settings(config)

@@ -84,6 +84,9 @@ def list_(config: Path, edge: str, device: str, state: str, limit: int, as_json:
     if as_json:
         click.echo(json.dumps(found["calls"], indent=2))
         return
+    if not found["calls"]:
+        which = ", ".join(f"{name} {value}" for name, value in asked.items() if value)
+        click.echo(f"no calls of devices{which and ' with '}{which}")
     for one in found["calls"]:
         click.echo(_line(one))
 
@@ -135,8 +138,3 @@ def _line(call: dict[str, Any]) -> str:
         f"{call['id']} {call['edge']} {call['device']} {call['method']}: "
         f"{call['state']}{where}{'; ' + told if told else ''}"
     )
-
-
-def register(main: click.Group) -> None:
-    main.add_command(rpc)
-    main.add_command(downlink)

@@ -15,7 +15,7 @@ import trio
 from edgesync.cli.program import as_json_option
 from edgesync.cli.unit import Service, make_group
 from edgesync.logs import set_up_logging
-from hubd import serve
+from hubd import data_folder
 from hubd.api.settings import is_loopback
 from hubd.cli.options import database_option, settings_of
 from hubd.settings import Settings, data_dir, read_settings
@@ -71,7 +71,7 @@ def init(config: Path, /, **values: str) -> None:
         token, digest = new_token()
         text += TOKENS.format(digest=digest)
     settings = _checked(config, text)
-    keys = serve.load_keys(data_dir(config, settings))
+    keys = data_folder.load_keys(data_dir(config, settings))
     click.echo(f"wrote {config}; the hub's public key is {keys.public}")
     how = "guessed from this machine; if gateways use another name, set hub.public" * guessed
     click.echo(f"gateways connect to {settings.hub.public}" + (f" ({how})" if how else ""))
@@ -158,6 +158,8 @@ def with_token(text: str, key: str, digest: str) -> str:
 @click.pass_obj
 def run(config: Path, log_text: bool) -> None:
     """Serve edges, the API and the dashboard until SIGTERM or SIGINT."""
+    from hubd import serve
+
     settings = settings_of(config)
     level = logging.getLevelName(settings.logging.level.upper())
     set_up_logging(level, as_json=settings.logging.json and not log_text)
@@ -170,8 +172,4 @@ def _service(config: Path) -> Service:
     return Service(program="hubd", what="hubd, the hub of edges", config=config, data=folder)
 
 
-def register(group: click.Group) -> None:
-    group.add_command(init)
-    group.add_command(token)
-    group.add_command(make_group(_service, "hubd"))
-    group.add_command(run)
+service = make_group(_service, "hubd")

@@ -119,7 +119,3 @@ def withdraw(config: Path, name: str, sha256: str) -> None:
     with contextlib.closing(registry_of(config)) as registry:
         gone = registry.api_tokens.withdraw(name, sha256)
     click.echo(f"{gone.sha256[:12]} is withdrawn; a running hub refuses it within a second")
-
-
-def register(group: click.Group) -> None:
-    group.add_command(tenant)

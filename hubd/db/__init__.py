@@ -8,6 +8,7 @@ Everything that depends on which of them it is belongs here, so that the rooms o
     faults.py      what an error means: damaged, locked, full, away...
     limits.py      stopping a statement that takes too long or that nobody waits for any more
     postgresql.py  a connection of psycopg whose statements can be stopped
+    migrations.py  how far tables are with their numbered scripts, and the way on
     hold.py        a lock that lasts as long as its holder, who can be named
     upkeep.py      a place for tables; a file that is whole by itself
 

@@ -7,7 +7,8 @@ advisory lock of the schema, which it waits for up to `busy_s`. All others see o
 """
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,6 +39,31 @@ SESSION: Final = (
 WRITER_LOCK: Final = 0x65535753  # "eSWS"
 
 
+class _Pool(sa.QueuePool):
+    """A pool that keeps nothing once it is disposed of: what comes back later is closed."""
+
+    _is_over = False
+
+    def dispose(self) -> None:
+        self._is_over = True
+        super().dispose()
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        if self._is_over:
+            super().dispose()
+
+
+@contextmanager
+def _closed_if_it_fails(raw: DBAPIConnection) -> Iterator[None]:
+    """Close a connection that could not be made ready: SQLAlchemy just drops it."""
+    try:
+        yield
+    except BaseException:
+        raw.close()
+        raise
+
+
 def open_sqlite(
     path: Path, *, pragmas: Sequence[str] = (), pool_size: int = 1, busy_s: float = BUSY_S
 ) -> sa.Engine:
@@ -45,6 +71,7 @@ def open_sqlite(
     engine = sa.create_engine(
         f"sqlite:///{path}",
         connect_args={"check_same_thread": False},  # the pool gives one to one thread at a time
+        poolclass=_Pool,
         pool_size=pool_size,
         max_overflow=0,
     )
@@ -54,13 +81,14 @@ def open_sqlite(
     def configure(raw: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         # The driver's own idea of when a transaction begins leaves reads without one.
         raw.isolation_level = None
-        try:
-            for pragma in statements:
-                raw.cursor().execute(f"PRAGMA {pragma}")
-        except UnicodeDecodeError as error:  # of a message that quotes a rotten schema
-            damage = sqlite3.DatabaseError("the schema is no text")
-            damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-            raise damage from error
+        with _closed_if_it_fails(raw):
+            try:
+                for pragma in statements:
+                    raw.cursor().execute(f"PRAGMA {pragma}")
+            except UnicodeDecodeError as error:  # of a message that quotes a rotten schema
+                damage = sqlite3.DatabaseError("the schema is no text")
+                damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+                raise damage from error
 
     @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
@@ -146,6 +174,7 @@ def open_postgresql(
         url,
         connect_args={"connect_timeout": CONNECT_S, "application_name": application, **KEEPALIVE},
         isolation_level="REPEATABLE READ",
+        poolclass=_Pool,
         pool_size=pool_size,
         pool_timeout=CONNECT_S,
         max_overflow=0,
@@ -163,18 +192,9 @@ def open_postgresql(
 
     @event.listens_for(engine, "connect")
     def configure(raw: Any, _entry: ConnectionPoolEntry) -> None:
-        raw.execute(statements)
-        raw.commit()
-
-    @event.listens_for(engine, "checkout")
-    def note_pool(_raw: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
-        entry.info["pool"] = engine.pool
-
-    @event.listens_for(engine, "checkin")
-    def close_late(raw: Any, entry: ConnectionPoolEntry) -> None:
-        # `dispose` makes another pool and leaves the one that this goes back to.
-        if raw is not None and entry.info.get("pool") is not engine.pool:
-            raw.close()
+        with _closed_if_it_fails(raw):
+            raw.execute(statements)
+            raw.commit()
 
     alone = (
         # The lock is the first to be asked for, so that all it sees is of when it was alone.

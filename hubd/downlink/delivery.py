@@ -52,6 +52,9 @@ class Delivery:
         self._without: set[str] = (
             set()
         )  # edges whose session lacks the lanes: nothing could be read
+        # Of edges whose sessions are being opened: what was told since their journal was read. No
+        # session heard it, and the one that begins does not know of it.
+        self._untold: dict[str, dict[Lane | None, core.Grown | core.Regreet]] = {}
         self._step: Step | None = None
 
     def take(
@@ -77,7 +80,11 @@ class Delivery:
                 pass  # what the edge lacks is sent, or declared as lost
 
     async def begin(self, edge: str, theirs: core.DownFloors) -> core.DownOffer | None:
-        """Return the journal for a session; None when it cannot be had now."""
+        """Return the journal for a session; None when it cannot be had now.
+
+        Once the session has begun it is to be told so: `begun`.
+        """
+        self._untold[edge] = {}
         try:
             offer, reason = await trio.to_thread.run_sync(self.journal.begin, edge, theirs)
         except Exception as error:  # The edge has its session all the same: I8.
@@ -89,22 +96,47 @@ class Delivery:
             log.error("downlink forked: edge=%s %s", edge, reason)
         return offer
 
+    async def begun(self, edge: str) -> None:
+        """The session for which `begin` has read the journal is there, or will not be."""
+        for event in self._untold.pop(edge, {}).values():
+            await self._tell(edge, event)
+
+    async def _tell(self, edge: str, event: core.Grown | core.Regreet) -> None:
+        if (untold := self._untold.get(edge)) is not None:
+            untold[event.lane if isinstance(event, core.Grown) else None] = event
+        if self._step is not None:
+            await self._step(edge, event)
+
     async def grown(self, edge: str, lane: Lane, tail: int) -> None:
         """The journal of `edge` has records up to `tail` now."""
         if self._step is None:
             return
         if edge in self._without:
             self._without.discard(edge)
-            await self._step(edge, core.Regreet("what it is to be told can be had now"))
+            await self._tell(edge, core.Regreet("what it is to be told can be had now"))
         else:
-            await self._step(edge, core.Grown(lane, tail))
+            await self._tell(edge, core.Grown(lane, tail))
+
+    async def send(self, edge: str, lane: Lane, body: bytes) -> None:
+        """Store an event for an edge, and let it go; raises EdgeUnknown, DownlinkFull."""
+        tail = await trio.to_thread.run_sync(self.journal.send, edge, lane, [body])
+        await self.grown(edge, lane, tail)
 
     async def clear(self, edge: str) -> int:
         """Give up all that waits for an edge; it is told. Returns how many records."""
         count = await trio.to_thread.run_sync(self.journal.clear, edge)
-        if self._step is not None:
-            await self._step(edge, core.Regreet("what waited was given up"))
+        await self._tell(edge, core.Regreet("what waited was given up"))
         return count
+
+    async def clean(self, edge: str, before_ns: int) -> list[tuple[Lane, int, int]]:
+        """Give up what has waited for an edge since before a time; it is told.
+
+        Returns lane, first and last of what was given up.
+        """
+        gone = await trio.to_thread.run_sync(self.journal.give_up_before, edge, before_ns)
+        if gone:
+            await self._tell(edge, core.Regreet("what waited for too long was given up"))
+        return gone
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -112,7 +144,7 @@ class Delivery:
         self._step = step
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_notes)
-            nursery.start_soon(self._keep_up, step)
+            nursery.start_soon(self._keep_up)
             async for edge, asked in self._wanted:
                 await self._load(edge, asked, step)
 
@@ -157,7 +189,7 @@ class Delivery:
                 for lane, floor in known.items():
                     self.observer.arrived(edge, lane, floor)
 
-    async def _keep_up(self, step: Step) -> None:
+    async def _keep_up(self) -> None:
         while True:
             try:
                 gone = await trio.to_thread.run_sync(self.journal.give_up_old)
@@ -166,5 +198,5 @@ class Delivery:
             else:
                 for edge, count in gone.items():
                     log.error("downlink: edge=%s given up=%d: waited for too long", edge, count)
-                    await step(edge, core.Regreet("what waited for too long was given up"))
+                    await self._tell(edge, core.Regreet("what waited for too long was given up"))
             await trio.sleep(UPKEEP_S)

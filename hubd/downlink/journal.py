@@ -26,7 +26,7 @@ from edgesync_transport.lanes.window import LanePositions
 from edgesync_transport.messages import Codec, Lane, LaneFloor
 from edgesync_transport.receiver import DOWNLINK, DownOffer
 from hubd.downlink.records import DownRecord, chain_after, pack
-from hubd.errors import HubError
+from hubd.errors import EdgeUnknown, HubError
 from hubd.owned import Owned, tables
 
 Row = sa.Row[Any]
@@ -76,6 +76,16 @@ class DownLaneView(msgspec.Struct, frozen=True, kw_only=True):
     trimmed: int
 
 
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that is stored here, and not known to be on its edge's disk. `body` is encoded."""
+
+    edge: str
+    lane: Lane
+    seq: int
+    body: bytes
+    created_ns: int
+
+
 class Journal:
     """See the module. Calls are short and synchronous, from any thread; errors are those of Owned.
 
@@ -87,6 +97,15 @@ class Journal:
         self._clock_ns = clock_ns
 
     # -- in --------------------------------------------------------------------------------------
+
+    def send(self, edge: str, lane: Lane, bodies: Sequence[bytes]) -> int:
+        """Append events by themselves; returns the tail. Raises EdgeUnknown, DownlinkFull."""
+        known = tables.edge.c
+        with self._owned.write() as connection:
+            asked = sa.select(known.name).where(known.name == edge, known.revoked_ns.is_(None))
+            if connection.scalar(asked) is None:
+                raise EdgeUnknown(edge)
+            return self.append(connection, edge, lane, bodies)
 
     def append(
         self, connection: sa.Connection, edge: str, lane: Lane, bodies: Sequence[bytes]
@@ -291,7 +310,7 @@ class Journal:
         freed = int(chars or 0) // 4 * 3
         connection.execute(table.delete().where(lost))
         self._update(
-            connection, edge, row.lane, trimmed=max(row.trimmed, upto),
+            connection, edge, row.lane, trimmed=upto,
             trimmed_chain=f"{chain:016x}", nbytes=max(0, row.nbytes - freed), **values,
         )  # fmt: skip
 
@@ -323,10 +342,29 @@ class Journal:
                 for row in self._lanes(connection, edge)
             )
 
+    def give_up_before(self, edge: str, before_ns: int) -> list[tuple[Lane, int, int]]:
+        """Trim what was stored for an edge before a time, from the front of each lane.
+
+        Returns lane, first and last of what was given up. A session that lasts must begin anew
+        then. One transaction: an edge has RECORDS_MAX records at most.
+        """
+        table, gone = tables.downlink_record.c, list[tuple[Lane, int, int]]()
+        with self._owned.write() as connection:
+            for row in self._lanes(connection, edge):
+                mine = sa.and_(table.edge == edge, table.lane == row.lane)
+                kept = connection.scalar(
+                    sa.select(sa.func.min(table.seq)).where(mine, table.created_ns >= before_ns)
+                )
+                upto = row.tail if kept is None else kept - 1
+                first = max(row.trimmed, row.floor) + 1
+                if upto > row.trimmed and self._give_up(connection, edge, row.lane, upto):
+                    gone.append((Lane(row.lane), first, upto))
+        return gone
+
     def _give_up(self, connection: sa.Connection, edge: str, lane: int, upto: int) -> int:
         row = next(row for row in self._lanes(connection, edge) if row.lane == lane)
         chain = self._chain_at(connection, edge, lane, upto)
-        if chain is None or upto <= row.trimmed:
+        if chain is None:
             return 0
         self._trim(connection, edge, row, upto, chain)
         return int(upto - max(row.trimmed, row.floor))
@@ -359,6 +397,30 @@ class Journal:
                 for lane in lanes
             ),
         )  # fmt: skip
+
+    def waiting(
+        self, edges: Sequence[str], after: tuple[str, int, int], limit: int
+    ) -> list[Waiting]:
+        """Return records that wait for these edges, by edge, lane and seq, behind `after`."""
+        record, place = tables.downlink_record, tables.downlink_lane
+        question = (
+            sa.select(record)
+            .join(place, (place.c.edge == record.c.edge) & (place.c.lane == record.c.lane))
+            .where(record.c.seq > place.c.floor)
+            .where(sa.tuple_(record.c.edge, record.c.lane, record.c.seq) > sa.tuple_(*after))
+            .where(record.c.edge.in_(edges))
+            .order_by(record.c.edge, record.c.lane, record.c.seq)
+            .limit(limit)
+        )
+        with self._owned.read() as connection:
+            rows = connection.execute(question).all()
+        return [
+            Waiting(
+                edge=row.edge, lane=Lane(row.lane), seq=row.seq,
+                body=base64.b64decode(row.body), created_ns=row.created_ns,
+            )
+            for row in rows
+        ]  # fmt: skip
 
 
 def _positions(row: Row) -> LanePositions:

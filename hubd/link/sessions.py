@@ -20,7 +20,16 @@ from edgesync.errors import BatchTooLarge, RecordError, StoreError
 from edgesync_transport import descriptors
 from edgesync_transport import receiver as core
 from edgesync_transport.link import Hearing, LinkClosed, Peer
-from edgesync_transport.messages import Codec, Message, NackCode
+from edgesync_transport.messages import (
+    Codec,
+    Message,
+    NackCode,
+    ObjectPull,
+    ObjectReport,
+    TunnelClose,
+    TunnelData,
+    TunnelOpened,
+)
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from hubd.cells import Answers, Keyspaces
 from hubd.downlink.delivery import Delivery
@@ -70,6 +79,20 @@ class Projection(Protocol):
     async def changed(self) -> None: ...
 
 
+class Tunnels(Protocol):
+    """Whose business is what edges send through tunnels."""
+
+    def hear(self, edge: str, message: TunnelOpened | TunnelData | TunnelClose) -> None: ...
+    def session_over(self, edge: str) -> None: ...
+
+
+class Objects(Protocol):
+    """Whose business is what edges ask and tell of large objects."""
+
+    def hear(self, edge: str, message: ObjectReport | ObjectPull) -> None: ...
+    def session_over(self, edge: str) -> None: ...
+
+
 class _Sound(NamedTuple):
     """A batch that is as it says, how many readings it holds, and other records."""
 
@@ -113,6 +136,8 @@ class HubLink:
 
     projection   how far the newest readings are shown: the log does not run away from it
     downlink     what edges are to be told; None: nothing is
+    tunnels      to what edges can reach; None: there are none
+    objects      that edges are to hold; None: there are none
     """
 
     def __init__(
@@ -126,6 +151,8 @@ class HubLink:
         rates: Rates | None = None,
         projection: Projection | None = None,
         downlink: Delivery | None = None,
+        tunnels: Tunnels | None = None,
+        objects: Objects | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._hearing = hearing
@@ -137,6 +164,8 @@ class HubLink:
         self.rates = rates or Rates()
         self._projection = projection
         self.downlink = downlink
+        self._tunnels = tunnels
+        self._objects = objects
         self._lead = Lead()
         self._ports: dict[str, EdgePort] = {}
         # When ports are to be told the time, the next first.
@@ -179,6 +208,14 @@ class HubLink:
             self._ports[edge] = port
             self._presence.watch(port.receiver)
         return port
+
+    def session(self, edge: str) -> core.Session | None:
+        """Return the live session of an edge."""
+        return self._ports[edge].receiver.session if edge in self._ports else None
+
+    async def tell(self, peer: Peer, message: Message) -> None:
+        """Send what may be lost; raises LinkClosed."""
+        await self._hearing.send(peer, message)
 
     async def revoke(self, edge: str) -> None:
         """End the session of an edge whose key is no longer good."""
@@ -242,14 +279,21 @@ class HubLink:
                 case core.Asked(peer, pull):
                     if self._answers is not None:
                         self._answers.ask(peer, pull, port.receiver, self._hearing.send)
+                case core.Tunnelled(message):
+                    if self._tunnels is not None:
+                        self._tunnels.hear(port.receiver.edge, message)
+                case core.ObjectsHeard(message):
+                    if self._objects is not None:
+                        self._objects.hear(port.receiver.edge, message)
                 case core.Load() | core.Mark() | core.Lost() | core.Rewind() | core.Dead():
                     assert self.downlink is not None
                     self.downlink.take(port.receiver.edge, effect)
                 case core.Report(kind, facts):
                     edge = port.receiver.edge
-                    level = logging.ERROR if kind == "two_hubs" else logging.INFO
-                    log.log(level, "link: edge=%s %s %s", edge, kind, dict(facts))
-                    self._presence.note(edge, kind, facts, now)
+                    told = self._presence.note(edge, kind, facts, now)
+                    if told is not None:
+                        level = logging.ERROR if kind == "two_hubs" else logging.INFO
+                        log.log(level, "link: edge=%s %s %s", edge, kind, told)
 
     def _count(self, port: EdgePort) -> None:
         """Keep count of sessions as they begin and end: nobody goes through the fleet for it."""
@@ -258,6 +302,10 @@ class HubLink:
             port.is_connected = is_connected
             note = self.rates.connected if is_connected else self.rates.disconnected
             note(port.receiver.edge)
+            if self._tunnels is not None and not is_connected:
+                self._tunnels.session_over(port.receiver.edge)
+            if self._objects is not None and not is_connected:
+                self._objects.session_over(port.receiver.edge)
 
     async def _enqueue(self, port: EdgePort, asked: core.Store) -> None:
         nbytes = len(asked.batch.payload)
@@ -306,6 +354,8 @@ class HubLink:
             self.window_bytes, down,
         )  # fmt: skip
         await self._step(port, opened)
+        if self.downlink is not None:
+            await self.downlink.begun(edge)
         self._time(port)
 
     async def _keep_storing(self, port: EdgePort) -> None:

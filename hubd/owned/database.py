@@ -13,20 +13,24 @@ from typing import Final, NamedTuple
 
 import sqlalchemy as sa
 
+from edgesync.errors import StoreVersion
 from hubd.db import engine as engines
 from hubd.db.faults import Fault, fault_of, is_missing
 from hubd.db.limits import stopping_when
+from hubd.db.migrations import VERSION
 from hubd.db.upkeep import empty_wal
 from hubd.errors import OwnedBusy, OwnedNewer, OwnedReplaced, OwnedUnusable
 from hubd.owned import tables
-from hubd.owned.migrate import migrate, newest_revision
+from hubd.owned.migrate import MIGRATIONS, migrate
 
 FILE: Final = "registry.db"
 SCHEMA: Final = "edgesync"
 # How long a call waits for another process that holds the database.
 BUSY_S: Final = 5.0
-# How long all statements of one transaction may take, of a server that hangs say.
+# How long a statement may take, of a server that hangs say, and all of a transaction: on a busy
+# machine many short ones take their time, and nothing hangs.
 ANSWER_S: Final = 5.0
+TRANSACTION_S: Final = 30.0
 # FULL: an enrolment that was answered must survive a power cut (I1).
 PRAGMAS: Final = ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON")
 # A change counts on by up to so much. With steps of one, two histories that part (a failover that
@@ -72,7 +76,7 @@ class Owned:
         self._engine = engine
         self._file = file
         self._busy_s = busy_s
-        self._is_ready = False
+        self._is_ready = self._was_ready = False
         self._file_id: tuple[int, int] | None = None
         self._lock = threading.Lock()
 
@@ -103,7 +107,20 @@ class Owned:
         if self._file is not None:
             self._file.chmod(0o600)
         self._file_id = self._find_file_id()
-        self._is_ready = True
+        self._is_ready = self._was_ready = True
+
+    def _prepare_again(self) -> None:
+        """Take the database that is there now, as after it was put back.
+
+        One of a newer version is as much away as one that was migrated in its place; at a start,
+        where nothing is known of it yet, it is refused.
+        """
+        try:
+            self._prepare()
+        except StoreVersion as error:
+            if not self._was_ready:
+                raise
+            raise OwnedNewer(self.name, found=error.found, known=error.known) from error
 
     def _check_known(self) -> None:
         """Raise OwnedReplaced, and make nothing, unless it is the database that is known."""
@@ -132,7 +149,7 @@ class Owned:
         except OwnedReplaced:
             self._is_ready = False  # what is put back may be of an earlier version
             raise
-        if revision > (known := newest_revision()):
+        if revision > (known := MIGRATIONS.newest):
             raise OwnedNewer(self.name, found=int(revision), known=int(known))
 
     def _find_file_id(self) -> tuple[int, int] | None:
@@ -181,15 +198,18 @@ class Owned:
 
     @contextmanager
     def _transaction(self, *, writes: bool, empties_wal: bool = True) -> Iterator[sa.Connection]:
-        with translated(self.name), self._alone():
+        patience = _Patience()
+        with translated(self.name, patience), self._alone():
             # SQLite goes on with a file that was deleted, and does not see one in its place.
             if not self._is_ready or self._find_file_id() != self._file_id:
-                self._prepare()
-            ends_at = time.monotonic() + ANSWER_S
+                self._prepare_again()
+            patience.begin()
             with (
                 self._engine.connect().execution_options(writes=writes) as connection,
-                stopping_when(connection, lambda: time.monotonic() > ends_at),
+                stopping_when(connection, patience.is_over),
             ):
+                for step in ("before_cursor_execute", "commit"):
+                    sa.event.listen(connection, step, patience.renew)
                 with connection.begin():
                     self._check(connection)
                     yield connection
@@ -211,8 +231,30 @@ class Owned:
         self._engine.dispose()
 
 
-_version: Final = sa.table("alembic_version", sa.column("version_num"))
-LOOK: Final = sa.select(tables.identity.c.id, sa.select(_version.c.version_num).scalar_subquery())
+class _Patience:
+    """How long the statement that runs may take: each has a time of its own.
+
+    waited_s   of the statement, or of the whole transaction where that is what is over
+    """
+
+    def __init__(self) -> None:
+        self.waited_s = ANSWER_S
+        self.begin()
+
+    def begin(self) -> None:
+        self._last_at = time.monotonic() + TRANSACTION_S
+        self.renew()
+
+    def renew(self, *_: object) -> None:
+        self._ends_at = min(time.monotonic() + ANSWER_S, self._last_at)
+
+    def is_over(self) -> bool:
+        now = time.monotonic()
+        self.waited_s = TRANSACTION_S if now > self._last_at else ANSWER_S
+        return now > self._ends_at
+
+
+LOOK: Final = sa.select(tables.identity.c.id, sa.select(VERSION.c.version_num).scalar_subquery())
 
 
 def _identity_in(connection: sa.Connection) -> str:
@@ -223,8 +265,11 @@ def _identity_in(connection: sa.Connection) -> str:
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
-    """Raise the errors of a database as OwnedUnusable; what is a bug of ours stays as it is."""
+def translated(name: str, patience: _Patience | None = None) -> Iterator[None]:
+    """Raise the errors of a database as OwnedUnusable; what is a bug of ours stays as it is.
+
+    patience   says how long was waited for what was stopped
+    """
     try:
         yield
     except Exception as error:
@@ -234,7 +279,8 @@ def translated(name: str) -> Iterator[None]:
         if fault is Fault.LOCKED:
             raise OwnedBusy(name) from error
         if fault is Fault.STOPPED:
-            raise OwnedUnusable(name, f"did not answer within {ANSWER_S:.0f} s") from error
+            waited_s = ANSWER_S if patience is None else patience.waited_s
+            raise OwnedUnusable(name, f"did not answer within {waited_s:.0f} s") from error
         raise OwnedUnusable(name, _sentence(error)) from error
 
 

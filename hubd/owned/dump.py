@@ -20,7 +20,7 @@ from hubd.db.dialect import Text
 from hubd.errors import HubError
 from hubd.owned import tables
 from hubd.owned.database import Owned
-from hubd.owned.migrate import newest_revision, revision_of
+from hubd.owned.migrate import MIGRATIONS
 
 ROWS_TOGETHER: Final = 1000
 # They are there in a database that nobody has used.
@@ -45,7 +45,7 @@ def write_dump(owned: Owned, path: Path) -> None:
     count = 0
     with owned.read() as connection, path.open("xb") as out:
         path.chmod(0o600)
-        out.write(encoder.encode(Line(revision=revision_of(connection))) + b"\n")
+        out.write(encoder.encode(Line(revision=MIGRATIONS.revision_of(connection))) + b"\n")
         for table in DUMPED:
             names = [str(column.name) for column in table.columns]
             for row in connection.execute(table.select()):
@@ -63,7 +63,7 @@ def read_revision(path: Path) -> str:
 def load_dump(owned: Owned, path: Path) -> None:
     """Put a dump into a database that nobody has used yet, all at once; raises DumpRefused."""
     lines = _lines(path)
-    revision, newest = next(lines).revision, newest_revision()
+    revision, newest = next(lines).revision, MIGRATIONS.newest
     if revision > newest:
         raise DumpRefused(
             f"{path} has format {revision}, this edgesync knows up to {newest}; upgrade edgesync"

@@ -5,23 +5,19 @@ refused untouched.
 """
 
 import contextlib
-import functools
 import os
 import sqlite3
 from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 
 from edgesync.errors import StoreVersion
 from edgesync.store.directory import sync_directory, sync_file
+from hubd.db.migrations import Migrations
 from hubd.db.upkeep import make_schema
 
-FOLDER: Final = Path(__file__).parent / "migrations"
+MIGRATIONS: Final = Migrations(Path(__file__).parent / "migrations")
 
 
 def migrate(
@@ -32,16 +28,16 @@ def migrate(
     name   of the database, for people
     file   that is to be copied first, of SQLite
     """
-    target = newest_revision() if to == "head" else to
+    target = MIGRATIONS.newest if to == "head" else to
     with engine.connect() as connection, connection.begin():
-        found = revision_of(connection)
+        found = MIGRATIONS.revision_of(connection)
     if found == target:
         return
     with (
         engine.connect().execution_options(writes=True) as connection,
         connection.begin(),
     ):
-        found = revision_of(connection)  # again: now nobody else migrates it
+        found = MIGRATIONS.revision_of(connection)  # again: now nobody else migrates it
         if found == target:
             return
         if found > target:
@@ -49,25 +45,7 @@ def migrate(
         if file is not None and sa.inspect(connection).get_table_names():
             _copy_aside(file, f"{file.name}.before-{target}")
         make_schema(connection, schema)
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, target)
-
-
-@functools.cache
-def newest_revision() -> str:
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
-
-
-def revision_of(connection: sa.Connection) -> str:
-    """Return the revision of the tables, "" of a database that has none."""
-    return MigrationContext.configure(connection).get_current_revision() or ""
-
-
-def _config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(FOLDER))
-    return config
+        MIGRATIONS.upgrade(connection, target)
 
 
 def _copy_aside(file: Path, name: str) -> None:

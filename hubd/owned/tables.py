@@ -43,6 +43,32 @@ api_token: Final = sa.Table(
     sa.Column("created_ns", sa.BigInteger, nullable=False),
 )
 
+# `sites` is a JSON list; `tenant` is null for a user of the hub as a whole.
+hub_user: Final = sa.Table(
+    "hub_user",
+    metadata,
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("tenant", Text, sa.ForeignKey("tenant.name")),
+    sa.Column("role", Text, nullable=False),
+    sa.Column("sites", Text, nullable=False),
+    sa.Column("password", Text, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+
+# What users have changed; `detail` is JSON, its beginning.
+audit: Final = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("n", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at_ns", sa.BigInteger, nullable=False),
+    sa.Column("tenant", Text, nullable=False),
+    sa.Column("made_by", Text, nullable=False),
+    sa.Column("what", Text, nullable=False),
+    sa.Column("edge", Text, nullable=False),
+    sa.Column("detail", Text, nullable=False),
+    sa.Index("audit_by_tenant", "tenant", "n"),
+)
+
 # Of every edge there is or ever was.
 owner: Final = sa.Table(
     "owner",
@@ -61,6 +87,10 @@ edge: Final = sa.Table(
     sa.Column("site", Text, nullable=False, server_default=""),
     # Of the keys it may be told of, a JSON list; an empty one is all.
     sa.Column("prefixes", Text, nullable=False, server_default="[]"),
+    # For people and programs; they give nobody rights.
+    sa.Column("label", Text, nullable=False, server_default=""),
+    sa.Column("type", Text, nullable=False, server_default=""),
+    sa.Column("customer", Text, nullable=False, server_default=""),
 )
 
 key: Final = sa.Table(
@@ -153,6 +183,7 @@ rpc: Final = sa.Table(
     sa.Column("answer", Text),
     sa.Column("error", Text, nullable=False),
     sa.Column("reason", Text, nullable=False),
+    sa.Column("made_by", Text, nullable=False, server_default=""),
     sa.Index("rpc_by_edge", "tenant", "edge", "created_ns"),
     sa.Index("rpc_by_state", "state", "expires_ns"),
 )
@@ -163,4 +194,62 @@ rpc_cursor: Final = sa.Table(
     metadata,
     sa.Column("generation", Text, primary_key=True),
     sa.Column("position", sa.BigInteger, nullable=False),
+)
+
+# Rule chains in bundles, see `hubd/rules/`. `files` and `facts` are JSON.
+rule_bundle: Final = sa.Table(
+    "rule_bundle",
+    metadata,
+    sa.Column("tenant", Text, sa.ForeignKey("tenant.name"), primary_key=True),
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("version", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Column("root", Text, nullable=False),
+    sa.Column("files", Text, nullable=False),
+    sa.Column("digest", Text, nullable=False),
+    sa.Column("facts", Text, nullable=False),
+)
+
+# What an edge is to run; without a row, what it has of its own.
+rule_assignment: Final = sa.Table(
+    "rule_assignment",
+    metadata,
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), primary_key=True),
+    sa.Column("tenant", Text, sa.ForeignKey("tenant.name"), nullable=False),
+    sa.Column("bundle", Text, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("digest", Text, nullable=False),
+    sa.Column("assigned_ns", sa.BigInteger, nullable=False),
+)
+
+# What was put into the journal for an edge last: up to `seq` of the normal lane.
+rule_delivery: Final = sa.Table(
+    "rule_delivery",
+    metadata,
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), primary_key=True),
+    sa.Column("digest", Text, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("sent_ns", sa.BigInteger, nullable=False),
+)
+
+# Large objects, see `hubd/objects/`. Their bytes are files, named by `sha256`.
+object_: Final = sa.Table(
+    "object",
+    metadata,
+    sa.Column("tenant", Text, sa.ForeignKey("tenant.name"), primary_key=True),
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("sha256", Text, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("created_ns", sa.BigInteger, nullable=False),
+)
+
+# What an edge is to hold, or with is_wanted 0 to remove: until it has told that it has.
+object_assignment: Final = sa.Table(
+    "object_assignment",
+    metadata,
+    sa.Column("edge", Text, sa.ForeignKey("owner.edge"), primary_key=True),
+    sa.Column("name", Text, primary_key=True),
+    sa.Column("tenant", Text, sa.ForeignKey("tenant.name"), nullable=False),
+    sa.Column("is_wanted", sa.BigInteger, nullable=False),
+    sa.Column("changed_ns", sa.BigInteger, nullable=False),
 )

@@ -88,12 +88,14 @@ class Health(enum.Enum):
 class Progress:
     """How far a projector has come; `error` is the newest one, also after it is over.
 
+    lost_at       position before the entry that memory had no room for: failing until it is passed
     newest_skip   why the newest entry was skipped, since the start
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.position = 0
+        self.lost_at = -1
         self.skipped = 0
         self.health = Health.FOLLOWING
         self.error = ""
@@ -148,16 +150,22 @@ class Source(Protocol):
 async def follow(projector: Projector, source: Source, state: State, progress: Progress) -> None:
     """Drive `projector` along the log until cancelled; from its start when the state is new."""
     blamed: set[int] = set()
+    losses = 0
     while True:
         try:
             await _Follower(projector, source, state, progress, blamed).run()
         except StateReplaced:
             projector.undone()
-            progress.position = 0
+            progress.position, progress.lost_at = 0, -1
             progress.note()
         except FreshLost as error:
-            log.error("projector %s begins again: %s", projector.name, error)
             projector.undone()
+            losses = losses + 1 if progress.position <= progress.lost_at else 0
+            progress.lost_at = progress.position
+            if progress.health is not Health.FAILING:
+                log.error("projector %s begins again: %s", projector.name, error)
+            progress.fail(f"begins again: {error}")
+            await trio.sleep(RETRY_DELAYS_S[min(losses, len(RETRY_DELAYS_S) - 1)])
 
 
 class _Follower:
@@ -269,7 +277,7 @@ class _Follower:
                     return  # what the log has comes first: others wait to be shown
 
     def _note_success(self) -> None:
-        if not self._is_refused:
+        if not self._is_refused and self._progress.position > self._progress.lost_at:
             self._failures = 0
             self._progress.health = Health.FOLLOWING
             self._progress.note()
@@ -311,6 +319,7 @@ class _Follower:
             else:
                 await self._wait_out(self._state.report_damage(error))
             return None
+        self._progress.position = cursor.position
         self._note_success()
         return cursor
 

@@ -161,6 +161,11 @@ def _declared(connection: sa.Connection, edge: str, limit: int) -> dict[int, Dec
     return found
 
 
+def refs(connection: sa.Connection, edge: str, ids: Sequence[int]) -> dict[int, int]:
+    """Return the numbers of those series of an edge that are entered."""
+    return {tables.unsigned(row.series): row.ref for row in _rows(connection, edge, ids)}
+
+
 def _rows(connection: sa.Connection, edge: str, wanted: Sequence[int]) -> list[sa.Row[Any]]:
     table = tables.series
     rows: list[sa.Row[Any]] = []

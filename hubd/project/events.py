@@ -7,9 +7,10 @@ from typing import Annotated, Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from edgesync import resend
 from edgesync._native import batch, event
 from edgesync.errors import RecordError
-from edgesync.model import EventType, RecordKind
+from edgesync.model import Action, EventType, RecordKind
 from edgesync_transport.messages import Codec
 from hubd.db.dialect import insert_rows
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
@@ -17,6 +18,7 @@ from hubd.project.cursors import CommitsEach
 from hubd.project.feed import PART_WORK, Part
 from hubd.project.live import Live
 from hubd.project.totals import Totals
+from hubd.rules.reports import is_of_rules
 from hubd.state import tables
 
 STORED: Final = "stored"
@@ -46,10 +48,11 @@ class LossBody(msgspec.Struct, frozen=True):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """What a part makes: rows of `edge_events` and of `loss`."""
+    """What a part makes: rows of `edge_events` and of `loss`, and rows that tell of rule chains."""
 
     events: list[dict[str, Any]]
     losses: list[dict[str, Any]]
+    rules: list[dict[str, Any]]
 
 
 class EventsProjector(CommitsEach):
@@ -58,6 +61,7 @@ class EventsProjector(CommitsEach):
     def __init__(self, live: Live) -> None:
         self._live = live
         self._touched: set[str] = set()
+        self._rules: list[dict[str, Any]] = []
 
     def blank(self) -> "EventsProjector":
         return EventsProjector(Live())
@@ -67,7 +71,7 @@ class EventsProjector(CommitsEach):
         if entry.codec in (Codec.DEAD, Codec.GAP):
             yield Part(entry, _instead(entry), 1, 0, True)
             return
-        rows, cost = Rows([], []), 1
+        rows, cost = Rows([], [], []), 1
         if entry.codec is Codec.PROPOSAL:  # the business of hubd/cells
             yield Part(entry, rows, cost, 0, True)
             return
@@ -76,9 +80,11 @@ class EventsProjector(CommitsEach):
             index, record = records[nth]
             if record.kind in (RecordKind.CELLS, RecordKind.WINDOWS):
                 continue  # the business of hubd/cells, and of the windows projector
+            if record.kind == RecordKind.RESENT and _is_resent(record.body):
+                continue  # the business of the telemetry projector
             if cost > PART_WORK:
                 yield Part(entry, rows, cost, nth, False)
-                rows, cost = Rows([], []), 1
+                rows, cost = Rows([], [], []), 1
             _read(entry, index, record, rows)
             cost += RECORD_COST + len(record.body) // BYTES_A_UNIT
         yield Part(entry, rows, cost, len(records), True)
@@ -89,6 +95,7 @@ class EventsProjector(CommitsEach):
         losses: list[dict[str, Any]] = []
         for part in parts:
             new, lost = part.content.events, part.content.losses
+            self._rules += part.content.rules
             rows += new
             losses += lost
             if part.entry.codec is Codec.PROPOSAL:
@@ -102,26 +109,38 @@ class EventsProjector(CommitsEach):
         insert_rows(connection, tables.edge_events, rows)
         insert_rows(connection, tables.loss, losses)
         totals.store(connection)
-        self._touched = {row["edge"] for row in rows}
+        self._touched = {row["edge"] for row in rows + self._rules}
 
     def committed(self) -> None:
         for edge in self._touched:
             self._live.touch(edge)
-        self._touched = set()
+        for row in self._rules:
+            self._live.rules.apply(
+                row["edge"], row["type"], row["action"], row["body"], row["stored_at_ns"]
+            )
+        self._touched, self._rules = set(), []
 
     def undone(self) -> None:
-        self._touched = set()
+        self._touched, self._rules = set(), []
+
+
+def _is_resent(body: bytes) -> bool:
+    try:
+        resend.decode(body)
+    except RecordError:
+        return False
+    return True
 
 
 def _instead(entry: Entry) -> Rows:
     """Return the row of what stands in the log in place of records."""
     if entry.codec == Codec.DEAD:
-        return Rows([_row(entry, 0, entry.first) | _refused(entry)], [])
+        return Rows([_row(entry, 0, entry.first) | _refused(entry)], [], [])
     row = _row(entry, 0, entry.first) | {
         "status": LOST, "type": int(EventType.LOSS), "reason": entry.reason,
         "time_ns": entry.stored_at_ns,
     }  # fmt: skip
-    return Rows([row], [_loss(entry, 0, entry.lane, entry.first, entry.last, entry.reason)])
+    return Rows([row], [_loss(entry, 0, entry.lane, entry.first, entry.last, entry.reason)], [])
 
 
 def _read(entry: Entry, index: int, record: batch.Record, rows: Rows) -> None:
@@ -129,6 +148,10 @@ def _read(entry: Entry, index: int, record: batch.Record, rows: Rows) -> None:
     row = _row(entry, index, entry.first + index) | _decoded(record.kind, record.body)
     row["origin"] = tables.signed(record.origin)
     row["number"] = tables.signed(record.number)
+    if row["status"] == STORED and is_of_rules(row["type"], row["body"]):
+        rows.rules.append(row)
+        if row["type"] == EventType.RULES and row["action"] == Action.UPDATED:
+            return  # what nodes have counted, each minute: no history is kept of that
     rows.events.append(row)
     told = _told_loss(row["body"]) if row["type"] == EventType.LOSS else None
     if told is not None and not told.policy:

@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from edgesync.model import Value
+from hubd.rules.reports import Reports
 
 WATCHERS_MAX: Final = 256
 SERIES_WAITING_MAX: Final = 4096
@@ -80,10 +81,14 @@ class Watcher:
 
 
 class Live:
-    """Projectors publish, watchers watch. All in Trio's thread."""
+    """Projectors publish, watchers watch. All in Trio's thread.
+
+    rules   what edges tell of their rule chains
+    """
 
     def __init__(self) -> None:
         self._watchers: set[Watcher] = set()
+        self.rules = Reports()
 
     @property
     def watchers(self) -> int:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from hubd.project import Projectors
 from hubd.project.cursors import durable_cursors
+from hubd.project.projectors import Projectors
 from hubd.state import State
 
 

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from edgesync._native import batch
 from edgesync._native.memtable import Memtable
-from edgesync.model import series_id
+from edgesync.model import CLOCK_SLACK_NS, RecordKind, series_id
+from edgesync.resend import Run
 from edgesync_transport.messages import Codec
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project import directory
@@ -26,6 +27,7 @@ from hubd.project.feed import Cursor, Part
 from hubd.project.flush import flush
 from hubd.project.limits import SeriesLimits
 from hubd.project.live import Live, Update
+from hubd.project.resent import Columns, Count, Known, runs_of, stored, unknown
 from hubd.project.schedule import MEMORY_BYTES, Schedule
 from hubd.project.totals import Totals
 from hubd.state import tables
@@ -33,16 +35,19 @@ from hubd.state.fresh import EdgeFresh, Fresh, FreshLost, after_commit, fresh_of
 
 DECLARATION_COST: Final = 32
 SERIES_COST: Final = 4
+# A series of which readings come once more is looked up in a page or two.
+RESENT_COST: Final = 128
 CHARS_A_UNIT: Final = 16
 # The cursor is moved without anything being stored after so many entries that bring no readings.
 IDLE_ENTRIES: Final = 4096
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What an entry brings: series that are named, and points of series."""
+    """What a part brings: series that are named, points of series, points sent once more."""
 
     declared: list[Declaration]
     points: batch.Table | None
+    resent: Sequence[Run] = ()
 
 
 class _Step(msgspec.Struct, frozen=True):
@@ -53,6 +58,8 @@ class _Step(msgspec.Struct, frozen=True):
     entered: Sequence[directory.Stored]
     points: batch.Table | None
     names: Mapping[int, Declaration] | None
+    resent: Sequence[Run]
+    known: Mapping[int, Known]
 
 
 class TelemetryProjector:
@@ -78,6 +85,7 @@ class TelemetryProjector:
         self._cursor = Cursor()  # as it is stored
         self._log_ns = 0
         self._pressed = 0
+        self.resent: dict[str, Count] = {}
 
     def blank(self) -> "TelemetryProjector":
         limits = SeriesLimits(self.limits.edge_max, self.limits.tenant_max)
@@ -111,17 +119,37 @@ class TelemetryProjector:
         return cursor
 
     def parts(self, entry: Entry, done: int) -> Iterator[Part]:
-        """Yield the entry as one part; raises RecordError. See `Projector`."""
+        """Yield readings and names as one part, each RESENT record as one. See `Projector`.
+
+        Raises RecordError.
+        """
         if entry.codec not in (Codec.ROWS, Codec.COLUMNS) or (
             entry.position <= self._stored.get(entry.edge, 0)
         ):
             yield Part(entry, Content([], None), 1, 0, True)
             return
         table, events = batch.table(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
+        again = [record for _, record in events if record.kind == RecordKind.RESENT]
+        if not done:
+            yield self._ordinary(entry, table, events, is_last=not again)
+        for nth in range(max(done - 1, 0), len(again)):
+            runs = runs_of(again[nth])
+            cost = 1 + sum(len(run.times) for run in runs) + RESENT_COST * len(runs)
+            is_last = nth + 1 == len(again)
+            yield Part(entry, Content([], None, runs), cost, nth + 2, is_last)
+
+    def _ordinary(
+        self,
+        entry: Entry,
+        table: batch.Table,
+        events: Sequence[tuple[int, batch.Record]],
+        *,
+        is_last: bool,
+    ) -> Part:
         declared = [one for _, record in events if (one := read_declaration(record.body))]
         cost = 1 + DECLARATION_COST * len(declared) + SERIES_COST * len(table.series)
         cost += len(table.times) + sum(map(len, table.texts)) // CHARS_A_UNIT
-        yield Part(entry, Content(declared, table if table.series else None), cost, 0, True)
+        return Part(entry, Content(declared, table if table.series else None), cost, 1, is_last)
 
     def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
         """Enter and name series; points go into memory with the commit."""
@@ -132,7 +160,8 @@ class TelemetryProjector:
         steps = []
         for part in parts:
             declared, table = part.content.declared, part.content.points
-            if not declared and table is None:
+            runs = part.content.resent
+            if not declared and table is None and not runs:
                 continue
             edge = part.entry.edge
             one = fresh.edges.get(edge) or loaded.get(edge)
@@ -140,7 +169,7 @@ class TelemetryProjector:
                 one = loaded[edge] = _load(connection, edge)
             known = entering.setdefault(edge, {})
             named = {series_id(name.entity, name.key): name for name in declared}
-            wanted = [] if table is None else one.table.missing(table)
+            wanted = [run.series for run in runs] if table is None else one.table.missing(table)
             entered = self._enter(connection, edge, one.table, entering, [*wanted, *named])
             if entered:
                 totals.add(part.entry, series=len(entered))
@@ -156,9 +185,14 @@ class TelemetryProjector:
             if mine and directory.declare(connection, edge, mine):
                 self._names.forget()
             names = None
-            if table is not None and self._live.watches(edge):
-                names = self._names.find(connection, edge, table.series)
-            steps.append(_Step(part.entry, one, entered, table, names))
+            if self._live.watches(edge):
+                series = [run.series for run in runs] if table is None else table.series
+                names = self._names.find(connection, edge, series)
+            in_pages: Mapping[int, Known] = {}
+            if runs:
+                refs = directory.refs(connection, edge, [run.series for run in runs])
+                in_pages = stored(connection, edge, runs, refs)
+            steps.append(_Step(part.entry, one, entered, table, names, runs, in_pages))
         totals.store(connection)
         if parts:
             self._log_ns = max(self._log_ns, parts[-1].entry.stored_at_ns)
@@ -205,8 +239,17 @@ class TelemetryProjector:
         self.limits.add(entry.edge, len(step.entered))
         for one in step.entered:
             fresh.table.add(one.series, one.ref, one.points, one.time_ns)
-        if step.points is not None:
-            readings, refused, changed = fresh.table.append(step.points)
+        points: batch.Table | Columns | None = step.points
+        if step.resent:
+            points = unknown(step.resent, step.known, fresh)
+            count = self.resent.setdefault(entry.edge, Count())
+            sent = sum(len(run.times) for run in step.resent)
+            count.readings += sent
+            count.known += sent - len(points.times)
+        if points is not None:
+            readings, refused, changed = fresh.table.append(
+                points, entry.stored_at_ns + CLOCK_SLACK_NS
+            )
             fresh.readings += readings
             fresh.refused += refused
             fresh.stored_at_ns, fresh.position = entry.stored_at_ns, entry.position
@@ -239,7 +282,12 @@ class TelemetryProjector:
         return float("inf") if at_ns is None else max(0.0, (at_ns - self._clock_ns()) / 1e9)
 
     def is_due(self, *, is_idle: bool) -> bool:
-        """Return whether something is to be stored, by the time of the log or, idle, of now."""
+        """Return whether something is to be stored, by the time of the log or, idle, of now.
+
+        Never while an entry is in memory in part: it would pass for a whole one.
+        """
+        if self._visible.part_of:
+            return False
         if self._due(is_idle=is_idle) or self._schedule.idle():
             return True
         safe, stored = self._schedule.safe(self._visible.position), self._cursor.position

@@ -1,4 +1,4 @@
-"""The registry: tenants, edges with their keys and enrolment tokens, and tokens of the API.
+"""The registry: tenants, edges with their keys and enrolment tokens, tokens of the API, and users.
 
 A tenant is whom edges and what they sent belong to. An edge's name belongs to one tenant for ever,
 also once the edge is forgotten: what it sent is in the log under that name. A tenant that was
@@ -17,15 +17,17 @@ import sqlalchemy as sa
 from hubd.owned import Owned, open_owned
 from hubd.owned.database import BUSY_S
 from hubd.registry.api_tokens import ApiToken, ApiTokens
+from hubd.registry.audit import Audit
 from hubd.registry.edges import Edges, RegisteredEdge
 from hubd.registry.enrolments import Enrolments, Invitation
 from hubd.registry.known import Changes, identity_of
 from hubd.registry.names import DEFAULT_TENANT, NAME_PATTERN
 from hubd.registry.tenants import Tenant, Tenants
+from hubd.registry.users import Role, User, Users
 
 __all__ = [
     "DEFAULT_TENANT", "NAME_PATTERN", "ApiToken", "Changes", "Invitation", "RegisteredEdge",
-    "Registry", "Tenant", "open_registry",
+    "Registry", "Role", "Tenant", "User", "open_registry",
 ]  # fmt: skip
 
 
@@ -43,6 +45,8 @@ class Registry:
         self.edges = Edges(owned, clock_ns)
         self.enrolments = Enrolments(owned, clock_ns)
         self.api_tokens = ApiTokens(owned, clock_ns)
+        self.users = Users(owned, clock_ns)
+        self.audit = Audit(owned, clock_ns)
 
     @property
     def name(self) -> str:
@@ -63,6 +67,7 @@ class Registry:
             owners=self.edges.owners(),
             tenants=[tenant.name for tenant in self.tenants.all()],
             tokens=self.api_tokens.all(),
+            users=self.users.all(),
         )
         self._seen = count  # of before it was read: what came between is read again
         return found

@@ -1,18 +1,41 @@
 """Edges, the keys by which they are known, and whose they are."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
 from edgesync.cells.scope import GRANT_BYTES_MAX, GRANT_MAX
-from hubd.errors import EdgeUnknown, GrantRefused
+from hubd.errors import EdgeOfAnother, EdgeRefused, EdgeUnknown, GrantRefused
 from hubd.owned import Owned, tables
+from hubd.registry.names import DEFAULT_TENANT, NAME_PATTERN, NAME_RULE
+from hubd.registry.tenants import check_tenant
+
+# As many as the hub can speak to at once, and of one tenant: none takes the places of all. The
+# default tenant is the operator's own, and the only one of most hubs.
+EDGES_MAX: Final = 100_000
+TENANT_EDGES_MAX: Final = 20_000
+# Names stay with their tenant for ever, so there are only so many for each place.
+NAMES_A_PLACE: Final = 5
+TEXT_CHARS_MAX: Final = 255
+
+# What an edge was to be told or to run, gone with it.
+TOLD: Final = (
+    tables.downlink_record, tables.downlink_lane, tables.downlink, tables.rule_delivery,
+    tables.rule_assignment, tables.object_assignment,
+)  # fmt: skip
 
 
 class RegisteredEdge(msgspec.Struct, frozen=True, kw_only=True):
-    """An edge. `prefixes` are of the keys it may be told of; none: all of its tenant's."""
+    """An edge.
+
+    prefixes   of the keys it may be told of; none: all of its tenant's
+    label      what people call it, for its name stays; type: which kind of edge it is
+    customer   for whom the tenant runs it; it gives nobody rights
+    """
 
     name: str
     tenant: str
@@ -21,6 +44,9 @@ class RegisteredEdge(msgspec.Struct, frozen=True, kw_only=True):
     keys: tuple[str, ...]
     site: str = ""
     prefixes: tuple[str, ...] = ()
+    label: str = ""
+    type: str = ""
+    customer: str = ""
 
     @property
     def grant(self) -> tuple[bytes, ...]:
@@ -34,14 +60,26 @@ class Edges:
 
     def all(self) -> list[RegisteredEdge]:
         """Return the edges there are, by name, each with its keys."""
+        return self._read(sa.true(), sa.true())
+
+    def one(self, edge: str) -> RegisteredEdge:
+        """Return one edge; raises EdgeUnknown."""
+        found = self._read(tables.edge.c.name == edge, tables.key.c.edge == edge)
+        if not found:
+            raise EdgeUnknown(edge)
+        return found[0]
+
+    def _read(
+        self, edges: sa.ColumnElement[bool], keys_of: sa.ColumnElement[bool]
+    ) -> list[RegisteredEdge]:
         keys: dict[str, list[str]] = {}
         key = tables.key.c
         with self._owned.read() as connection:
             for public, edge in connection.execute(
-                sa.select(key.public, key.edge).order_by(key.added_ns)
+                sa.select(key.public, key.edge).where(keys_of).order_by(key.added_ns)
             ):
                 keys.setdefault(edge, []).append(public)
-            rows = connection.execute(tables.edge.select()).all()
+            rows = connection.execute(tables.edge.select().where(edges)).all()
         return sorted(
             (
                 RegisteredEdge(
@@ -52,6 +90,9 @@ class Edges:
                     keys=tuple(keys.get(row.name, ())),
                     site=row.site,
                     prefixes=tuple(json.loads(row.prefixes)),
+                    label=row.label,
+                    type=row.type,
+                    customer=row.customer,
                 )
                 for row in rows
             ),
@@ -69,6 +110,53 @@ class Edges:
     def _pairs(self, left: sa.Column[str], right: sa.Column[str]) -> dict[str, str]:
         with self._owned.read() as connection:
             return {first: second for first, second in connection.execute(sa.select(left, right))}
+
+    def save(
+        self,
+        edge: str,
+        *,
+        tenant: str,
+        site: str | None = None,
+        label: str | None = None,
+        type: str | None = None,
+        prefixes: Sequence[str] | None = None,
+    ) -> bool:
+        """Create an edge that nobody can be yet, or change what is given; True if it is new.
+
+        Raises EdgeOfAnother when the name is or was another tenant's, TenantUnknown, EdgeRefused,
+        GrantRefused; nothing is changed then.
+        """
+        values = {
+            name: _checked_text(name, value)
+            for name, value in (("site", site), ("label", label), ("type", type))
+            if value is not None
+        }
+        table = tables.edge
+        with self._owned.change() as connection:
+            is_new = register(connection, edge, tenant, self._clock_ns())
+            if values:
+                connection.execute(table.update().where(table.c.name == edge).values(**values))
+            if prefixes is not None:
+                set_prefixes(connection, edge, prefixes)
+        return is_new
+
+    def assign(self, edge: str, customer: str, also: Callable[[sa.Connection, str], None]) -> bool:
+        """Assign `edge` to a customer, "" for none; False when that is so already.
+
+        `also` is called in the same transaction, with the customer it was assigned to before.
+        Raises EdgeUnknown.
+        """
+        table = tables.edge
+        customer = _checked_text("customer", customer)
+        with self._owned.change() as connection:
+            check_edge(connection, edge)
+            mine = table.c.name == edge
+            before = str(connection.scalar(sa.select(table.c.customer).where(mine)))
+            if before == customer:
+                return False
+            connection.execute(table.update().where(mine).values(customer=customer))
+            also(connection, before)
+        return True
 
     def grant(self, edge: str, prefixes: Sequence[str]) -> None:
         """Let `edge` be told of keys with these prefixes, none: of all; raises EdgeUnknown.
@@ -102,8 +190,61 @@ class Edges:
             revoke_keys(connection, edge, self._clock_ns())
             connection.execute(tables.enrolment.delete().where(tables.enrolment.c.edge == edge))
             connection.execute(tables.edge.delete().where(tables.edge.c.name == edge))
-            for table in (tables.downlink_record, tables.downlink_lane, tables.downlink):
+            for table in TOLD:
                 connection.execute(table.delete().where(table.c.edge == edge))
+
+
+def register(connection: sa.Connection, edge: str, tenant: str, now_ns: int) -> bool:
+    """Make an edge of a tenant unless there is one; returns whether it is new.
+
+    Raises EdgeOfAnother, TenantUnknown, EdgeRefused.
+    """
+    owners, edges = tables.owner, tables.edge
+    if not re.fullmatch(NAME_PATTERN, edge):
+        raise EdgeRefused("edge", f"{edge[:63]!r} is no edge's name", NAME_RULE)
+    owner = connection.scalar(sa.select(owners.c.tenant).where(owners.c.edge == edge))
+    if owner not in (None, tenant):
+        raise EdgeOfAnother(edge, tenant)
+    check_tenant(connection, tenant)
+    if is_edge(connection, edge):
+        return False
+    _check_room(connection, tenant, is_new_name=owner is None)
+    if owner is None:
+        connection.execute(owners.insert().values(edge=edge, tenant=tenant))
+    connection.execute(edges.insert().values(name=edge, tenant=tenant, created_ns=now_ns))
+    return True
+
+
+def _check_room(connection: sa.Connection, tenant: str, *, is_new_name: bool) -> None:
+    """Raise EdgeRefused when there is no place for one more edge, or for one more name."""
+    most = EDGES_MAX if tenant == DEFAULT_TENANT else TENANT_EDGES_MAX
+
+    def count(table: sa.Table) -> sa.Select[int]:
+        return sa.select(sa.func.count()).select_from(table)
+
+    edges, owners = tables.edge, tables.owner
+    theirs = connection.scalar(count(edges).where(edges.c.tenant == tenant)) or 0
+    if theirs >= most:
+        raise EdgeRefused(
+            "edge", f"the tenant {tenant} has {theirs} edges", "they are the most; forget one first"
+        )
+    if (connection.scalar(count(edges)) or 0) >= EDGES_MAX:
+        raise EdgeRefused("edge", "the hub has no place for one more", f"at most {EDGES_MAX} edges")
+    names = connection.scalar(count(owners).where(owners.c.tenant == tenant)) or 0
+    if is_new_name and names >= most * NAMES_A_PLACE:
+        raise EdgeRefused(
+            "edge", f"the tenant {tenant} has had {names} names of edges",
+            "they stay its own for ever: give one of them again",
+        )  # fmt: skip
+
+
+def _checked_text(field: str, value: str) -> str:
+    if len(value) > TEXT_CHARS_MAX or any(one < " " or one == "\x7f" for one in value):
+        raise EdgeRefused(
+            field, f"{value[:40]!r} is no {field}",
+            f"at most {TEXT_CHARS_MAX} characters, no control characters",
+        )  # fmt: skip
+    return value
 
 
 def is_edge(connection: sa.Connection, edge: str) -> bool:

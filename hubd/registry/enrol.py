@@ -6,8 +6,6 @@ key and secret, for hubs behind a proxy that lets nothing else through.
 
 import ipaddress
 import logging
-import time
-from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import partial
@@ -20,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgesync.errors import StoreVersion
+from edgesync.serve.failed_attempts import FailedAttempts, network_of
 from edgesync_transport.keys import Token, encode_token
 from edgesync_transport.seldom import Seldom
 from hubd.errors import EnrolRefused, OwnedBusy, OwnedUnusable
@@ -33,7 +32,6 @@ BODY_BYTES_MAX: Final = 4096
 # Wrong attempts of one network before it is told to wait; guessing 128 bits is hopeless anyway.
 ATTEMPTS_MAX: Final = 20
 ATTEMPTS_WINDOW_S: Final = 60.0
-NETWORKS_MAX: Final = 1000
 # For the registry, and for those who came before.
 WAIT_S: Final = 5.0
 
@@ -109,41 +107,6 @@ def public_address(settings: Settings) -> str:
     return address
 
 
-class Failures:
-    """Counts wrong attempts by network, so that whoever guesses is told to stop.
-
-    It decides over no right token: all gateways of a site may come from one address, and so may
-    whoever wants to keep them out. What guessing may cost is bounded elsewhere: one attempt is
-    looked up at a time, and that is a read.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failed: OrderedDict[str, deque[float]] = OrderedDict()
-
-    def note(self, address: str) -> bool:
-        """Count one; return whether there were too many of that network."""
-        now, network = self._clock(), _network_of(address)
-        failed = self._failed.setdefault(network, deque(maxlen=ATTEMPTS_MAX))
-        is_too_often = len(failed) == ATTEMPTS_MAX and now - failed[0] < ATTEMPTS_WINDOW_S
-        failed.append(now)
-        self._failed.move_to_end(network)
-        while len(self._failed) > NETWORKS_MAX:
-            self._failed.popitem(last=False)
-        return is_too_often
-
-
-def _network_of(address: str) -> str:
-    """Return what one peer can have many addresses of: /64 of IPv6, the address itself of IPv4."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.ip_network((ip, 64), strict=False))
-    return address
-
-
 class Enrolment:
     """Redeems tokens beside the loop: the registry's file may be held by another process.
 
@@ -154,7 +117,10 @@ class Enrolment:
         self._registry = registry
         self._settings = settings
         self._server_key = server_key
-        self._failures = Failures()
+        # They decide over no right token: all gateways of a site may come from one address, and so
+        # may whoever wants to keep them out. What guessing may cost is bounded elsewhere: one
+        # attempt is looked up at a time, and that is a read.
+        self._failed = FailedAttempts(ATTEMPTS_MAX, ATTEMPTS_WINDOW_S)
         self._seldom = Seldom()
         self._one_at_a_time = trio.CapacityLimiter(1)
         self.on_enrolled: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -167,7 +133,7 @@ class Enrolment:
         try:
             return await self._redeem(redeem, address)
         except EnrolRefused as refused:
-            if self._failures.note(address) and refused.code == "bad_credentials":
+            if self._failed.note(network_of(address)) and refused.code == "bad_credentials":
                 raise EnrolRefused(
                     "rate_limited", "too many failed attempts; wait a minute"
                 ) from refused

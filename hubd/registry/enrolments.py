@@ -9,11 +9,10 @@ import msgspec
 import sqlalchemy as sa
 
 from edgesync_transport.keys import guest_keys, is_key, new_routing_key, new_secret
-from hubd.errors import EdgeExists, EdgeOfAnother, EnrolRefused
+from hubd.errors import EdgeExists, EnrolRefused
 from hubd.owned import Owned, tables
-from hubd.registry.edges import expire_tokens, is_edge, revoke_keys, set_prefixes
+from hubd.registry.edges import expire_tokens, register, revoke_keys, set_prefixes
 from hubd.registry.names import DEFAULT_TENANT
-from hubd.registry.tenants import check_tenant
 
 # How long the holder of a token that is no longer good is told so, over the link.
 GUESTS_TOLD_NS: Final = 86_400 * 10**9
@@ -75,19 +74,10 @@ class Enrolments:
             secret=new_secret(),
             expires_ns=now + int(valid_s * 1e9),
         )
-        owners, edges, enrolment = tables.owner, tables.edge, tables.enrolment
+        edges, enrolment = tables.edge, tables.enrolment
         with self._owned.change() as connection:
-            is_known = is_edge(connection, edge)
-            owner = connection.scalar(sa.select(owners.c.tenant).where(owners.c.edge == edge))
-            if owner not in (None, tenant):
-                raise EdgeOfAnother(edge, tenant)
-            if is_known and not again:
+            if not register(connection, edge, tenant, now) and not again:
                 raise EdgeExists(edge)
-            check_tenant(connection, tenant)
-            if owner is None:
-                connection.execute(owners.insert().values(edge=edge, tenant=tenant))
-            if not is_known:
-                connection.execute(edges.insert().values(name=edge, tenant=tenant, created_ns=now))
             if site:
                 connection.execute(edges.update().where(edges.c.name == edge).values(site=site))
             if prefixes:

@@ -12,6 +12,7 @@ import msgspec
 from edgesync.store.directory import replace_file
 from hubd.registry.api_tokens import ApiToken
 from hubd.registry.edges import RegisteredEdge
+from hubd.registry.users import User
 
 FILE: Final = "registry.known"
 
@@ -25,6 +26,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
     owners: dict[str, str]
     tenants: list[str]
     tokens: list[ApiToken]
+    users: list[User] = []
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):

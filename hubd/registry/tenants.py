@@ -69,8 +69,8 @@ class Tenants:
             connection.execute(table.insert().values(name=name, created_ns=self._clock_ns()))
 
     def remove(self, name: str) -> None:
-        """Remove a tenant that has no edges, with its tokens; raises TenantRefused."""
-        table, edge, token = tables.tenant, tables.edge, tables.api_token
+        """Remove a tenant without edges, with all else of its own; raises TenantRefused."""
+        table, edge = tables.tenant, tables.edge
         with self._owned.change() as connection:
             check_tenant(connection, name)
             if name == DEFAULT_TENANT:
@@ -80,7 +80,8 @@ class Tenants:
             )
             if count:
                 raise TenantRefused(f"{name} has {count} edges; `hubd forget` each of them first")
-            connection.execute(token.delete().where(token.c.tenant == name))
+            for theirs in (tables.api_token, tables.hub_user, tables.object_):
+                connection.execute(theirs.delete().where(theirs.c.tenant == name))
             connection.execute(
                 table.update().where(table.c.name == name).values(removed_ns=self._clock_ns())
             )

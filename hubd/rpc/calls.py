@@ -5,7 +5,9 @@ number of times: a state is never left for an earlier one, so replaying changes 
 """
 
 import contextlib
+import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -22,11 +24,15 @@ from hubd.downlink.journal import DownlinkFull, Journal
 from hubd.errors import EdgeUnknown, HubError
 from hubd.owned import Owned, tables
 
+log = logging.getLogger(__name__)
+
 # Of one edge: calls that are not final, and what is kept of those that are.
 OPEN_MAX: Final = 5_000
 KEPT_MAX: Final = 10_000
 # How long after its time the hub gives a call up that the edge tells nothing of.
 GRACE_NS: Final = 10**9
+# A clock that was set; less is what NTP slews, or a machine that was busy.
+STEP_NS: Final = 2 * 10**9
 EXPIRED: Final = "its time passed"
 
 OPEN: Final = (State.QUEUED, State.SENT, State.DELIVERED)
@@ -36,6 +42,10 @@ class CallRefused(HubError):
     """Nothing was sent; the sentence says why."""
 
 
+class CallIdTaken(CallRefused):
+    """Another call has the id that was asked for."""
+
+
 class CallView(msgspec.Struct, frozen=True, kw_only=True):
     """A call, and when it came where. `is_final`: only a late answer may still come.
 
@@ -43,6 +53,7 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     answer     as `Raw` JSON; None before it came, and of an error
     is_late    the answer came when the call had expired
     reason     why it has expired
+    by         who called; empty of a call that this hub knows from its edge alone
     """
 
     id: str
@@ -63,6 +74,7 @@ class CallView(msgspec.Struct, frozen=True, kw_only=True):
     answer: Any = None
     error: str = ""
     reason: str = ""
+    by: str = ""
     is_late: bool = False
 
 
@@ -73,17 +85,46 @@ class NewCall(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     one_way: bool = False
     id: str = ""
+    by: str = ""
 
 
 class Calls:
-    """See the module. Methods are short and synchronous, from any thread; errors are Owned's."""
+    """See the module. Methods are short and synchronous, from any thread; errors are Owned's.
+
+    monotonic_ns   by which the time of calls passes: where the wall clock was set, they keep what
+                   they had left. After a restart there is the wall clock alone.
+    """
 
     def __init__(
-        self, owned: Owned, journal: Journal, *, clock_ns: Callable[[], int] = time.time_ns
+        self,
+        owned: Owned,
+        journal: Journal,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._owned = owned
         self._journal = journal
         self._clock_ns = clock_ns
+        self._monotonic_ns = monotonic_ns
+        self._following = threading.Lock()
+        self._ahead_ns = clock_ns() - monotonic_ns()  # the wall clock of the other
+
+    def _follow_clock(self) -> None:
+        """Move the end of open calls with the wall clock, if somebody has set that."""
+        with self._following:
+            ahead_ns = self._clock_ns() - self._monotonic_ns()
+            step_ns = ahead_ns - self._ahead_ns
+            if abs(step_ns) >= STEP_NS:
+                table = tables.rpc
+                with self._owned.write() as connection:
+                    connection.execute(
+                        table.update()
+                        .where(_is_open(table))
+                        .values(expires_ns=table.c.expires_ns + step_ns)
+                    )
+                log.warning("wall clock stepped by %.3f s: calls keep their time", step_ns / 1e9)
+            self._ahead_ns = ahead_ns
 
     # -- in --------------------------------------------------------------------------------------
 
@@ -94,6 +135,7 @@ class Calls:
         whether it was taken asks again. The tail is 0 then. Raises EdgeUnknown for an edge that is
         not the tenant's, DownlinkFull, CallRefused.
         """
+        self._follow_clock()
         try:
             with self._owned.write() as connection:
                 return self._send(connection, tenant, edge, call)
@@ -114,7 +156,7 @@ class Calls:
         known = self._row(connection, call.id) if call.id else None
         if known is not None:
             if (known.tenant, known.edge, known.device) != (tenant, edge, call.device):
-                raise CallRefused(f"the id {call.id} is another call's; choose another one")
+                raise CallIdTaken(f"the id {call.id} is another call's; choose another one")
             return _view(known), 0
         self._check_room(connection, edge)
         now_ns = self._clock_ns()
@@ -129,6 +171,7 @@ class Calls:
                 id=request.id, tenant=tenant, edge=edge, device=call.device, method=call.method,
                 params=call.params.decode(), is_one_way=int(call.one_way), state=State.QUEUED,
                 created_ns=now_ns, expires_ns=request.expires_ns, seq=tail, error="", reason="",
+                made_by=call.by,
             )
         )  # fmt: skip
         row = self._row(connection, request.id)
@@ -192,18 +235,21 @@ class Calls:
                 .values(edge_ns=self._clock_ns())
             )  # fmt: skip
 
-    def lost(self, edge: str, lane: Lane, first: int, last: int, reason: str) -> None:
-        """Give up calls that an edge had before it was restored: what became of them is unknown."""
-        if lane is Lane.CRITICAL:
-            table = tables.rpc
-            with self._owned.write() as connection:
-                self._expire(
-                    connection, reason,
-                    table.c.edge == edge, table.c.seq >= first, table.c.seq <= last,
-                )  # fmt: skip
+    def lost(self, edge: str, lane: Lane, first: int, last: int, reason: str) -> list[str]:
+        """Give up calls among the records that an edge does not get, or had before it was restored.
+
+        Returns their ids.
+        """
+        if lane is not Lane.CRITICAL:
+            return []
+        table = tables.rpc
+        which = (table.c.edge == edge, table.c.seq >= first, table.c.seq <= last)
+        with self._owned.write() as connection:
+            return self._expire(connection, reason, *which)
 
     def expire(self) -> list[str]:
         """Give up calls whose time has passed; returns their ids."""
+        self._follow_clock()
         before_ns, table = self._clock_ns() - GRACE_NS, tables.rpc
         due = sa.and_(_is_open(table), table.c.expires_ns <= before_ns)
         with self._owned.read() as connection:
@@ -282,12 +328,16 @@ class Calls:
     def _adopt(
         self, connection: sa.Connection, tenant: str, edge: str, device: str, report: Report
     ) -> None:
-        """Keep what is told of a call that this hub lost: it was restored from a backup."""
+        """Keep what is told of a call that this hub lost: it was restored from a backup.
+
+        Its time has passed, whatever time is told: no edge keeps a call open that nobody made.
+        """
+        at_ns = min(report.at_ns, self._clock_ns())
         connection.execute(
             tables.rpc.insert().values(
                 id=report.id, tenant=tenant, edge=edge, device=device, method=report.method,
                 params="null", is_one_way=int(report.one_way), state=State.QUEUED,
-                created_ns=report.at_ns, expires_ns=report.at_ns, seq=0, error="", reason="",
+                created_ns=at_ns, expires_ns=at_ns, seq=0, error="", reason="",
             )
         )  # fmt: skip
 
@@ -323,7 +373,7 @@ def _view(row: sa.Row[Any]) -> CallView:
         expires_ns=row.expires_ns, edge_ns=row.edge_ns, sent_ns=row.sent_ns,
         delivered_ns=row.delivered_ns, answered_ns=row.answered_ns, expired_ns=row.expired_ns,
         answer=None if row.answer is None else Raw(row.answer.encode()), error=row.error,
-        reason=row.reason,
+        reason=row.reason, by=row.made_by,
         is_late=state is State.EXPIRED and (row.answer is not None or bool(row.error)),
     )  # fmt: skip
 

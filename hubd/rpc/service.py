@@ -65,10 +65,20 @@ class RpcService:
         view = await trio.to_thread.run_sync(self.delivery.journal.view, edge)
         count = await self.delivery.clear(edge)
         for lane in view.lanes[:1]:
-            await trio.to_thread.run_sync(
-                self.calls.lost, edge, Lane.CRITICAL, lane.floor + 1, lane.tail, GIVEN_UP
-            )
+            await self._give_up(edge, Lane.CRITICAL, lane.floor + 1, lane.tail)
         return count
+
+    async def clean(self, edge: str, before_ns: int) -> int:
+        """Give up what waits for an edge since before a time; returns how many records."""
+        gone = await self.delivery.clean(edge, before_ns)
+        for lane, first, last in gone:
+            await self._give_up(edge, lane, first, last)
+        return sum(last - first + 1 for _, first, last in gone)
+
+    async def _give_up(self, edge: str, lane: Lane, first: int, last: int) -> None:
+        self._wake(
+            await trio.to_thread.run_sync(self.calls.lost, edge, lane, first, last, GIVEN_UP)
+        )
 
     async def wait(self, tenant: str | None, id: str, wait_s: float) -> CallView | None:
         """Return a call once it is final, or as it is after `wait_s`."""
@@ -95,7 +105,8 @@ class RpcService:
         self.calls.arrived(edge, lane, floor)
 
     def lost(self, edge: str, lane: Lane, first: int, last: int, reason: str) -> None:
-        self.calls.lost(edge, lane, first, last, reason)
+        gone = self.calls.lost(edge, lane, first, last, reason)
+        trio.from_thread.run_sync(self._wake, gone)
 
     # -- Readers ---------------------------------------------------------------------------------
 

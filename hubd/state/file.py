@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import Final
 
 import sqlalchemy as sa
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 
 from edgesync.errors import StoreUnwritable, StoreVersion
 from hubd.db.engine import open_sqlite
+from hubd.db.migrations import Migrations
 from hubd.state.damage import StateDamaged, is_damage
 from hubd.state.database import READERS, Engines, State
 from hubd.state.origin import Origin, foreign_reason
 
 log = logging.getLogger(__name__)
+
+MIGRATIONS: Final = Migrations(Path(__file__).parent / "migrations")
 
 # NORMAL: a power cut may take the newest commits, never part of one. What it takes is projected
 # again from the log, whose own commits are synced; FULL would cost a sync per projected chunk.
@@ -127,17 +126,16 @@ def _is_damaged_at_start(error: Exception) -> bool:
 
 def upgrade(connection: sa.Connection, path: Path) -> None:
     """Bring the tables in a file up to date, or make them; raises StoreVersion, StateDamaged."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
+    found = MIGRATIONS.revision_of(connection)
+    if found == MIGRATIONS.newest:
+        return
     try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        found = str(connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar())
+        MIGRATIONS.upgrade(connection, MIGRATIONS.newest)
+    except LookupError as error:
         if not (found.isascii() and found.isdigit()):
             raise StateDamaged(f"its format is {found!r}") from error
         # A revision this hub does not have: the file was written by a newer one.
-        known = len(list(ScriptDirectory.from_config(config).walk_revisions()))
+        known = int(MIGRATIONS.newest)
         raise StoreVersion(path=str(path), found=known + 1, known=known) from error
 
 

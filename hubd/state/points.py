@@ -8,7 +8,8 @@ already handed out; nothing is ever handed out twice.
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
@@ -194,22 +195,55 @@ def _name_of(connection: sa.Connection, ref: int) -> tuple[str, int] | None:
     return None if row is None else (row.edge, tables.unsigned(row.series))
 
 
+def pieces_at(
+    connection: sa.Connection, edge: str, wanted: Mapping[int, Collection[int]]
+) -> Iterator[tuple[int, Piece]]:
+    """Yield the stored pieces of series that may have points at the times `wanted`, by number.
+
+    Each page is read once, whatever of it is wanted; what is in memory is left out.
+    """
+    ends = {ref: (min(times), max(times)) for ref, times in wanted.items() if times}
+    if not ends:
+        return
+    refs = sorted(ends)
+    from_ns = min(first_ns for first_ns, _ in ends.values())
+    to_ns = min(max(last_ns for _, last_ns in ends.values()) + 1, NEVER)
+    found = connection.execute(_pages_between(edge, from_ns, to_ns, refs[0], refs[-1])).all()
+    for row in found:
+        data = connection.scalar(_DATA, {"its_id": row.id}) or b""
+        for ref in refs[bisect_left(refs, row.ref_first) : bisect_right(refs, row.ref_last)]:
+            first_ns, last_ns = ends[ref]
+            if row.t_min <= last_ns and row.t_max >= first_ns:
+                for run in pages.find(data, ref):
+                    yield ref, run.piece
+
+
+def _pages_between(
+    edge: str, from_ns: int, to_ns: int, ref_first: int, ref_last: int
+) -> sa.CompoundSelect[Any]:
+    """Ask for the pages of such series that may have points with from_ns <= time < to_ns."""
+    table = tables.page.c
+    begins = [max(from_ns - width_ns, NOWHERE[0]) for width_ns in SPANS_NS]
+    columns = (
+        table.t_min, table.t_max, table.level, table.id, table.ref_first, table.ref_last,
+    )  # fmt: skip
+    return sa.union_all(*(
+        sa.select(*columns).where(
+            table.edge == edge, table.span == span, table.t_min >= begin, table.t_min < to_ns,
+            table.t_max >= from_ns, table.ref_first <= ref_last, table.ref_last >= ref_first,
+        )
+        for span, begin in enumerate([*begins, NOWHERE[0]])
+    ))  # fmt: skip
+
+
 def _chunks(connection: sa.Connection, ref: int, from_ns: int, to_ns: int) -> list[Chunk]:
     """Return all that may have points of the range, by their earliest time, then by arrival."""
     found = _name_of(connection, ref)
     if found is None:
         return []
     edge, series = found
-    table = tables.page.c
-    begins = [max(from_ns - width_ns, NOWHERE[0]) for width_ns in SPANS_NS]
-    question = sa.union_all(*(
-        sa.select(table.t_min, table.level, table.id).where(
-            table.edge == edge, table.span == span, table.t_min >= begin, table.t_min < to_ns,
-            table.t_max >= from_ns, table.ref_first <= ref, table.ref_last >= ref,
-        )
-        for span, begin in enumerate([*begins, NOWHERE[0]])
-    ))  # fmt: skip
-    chunks = [Chunk(*row) for row in connection.execute(question)]
+    question = _pages_between(edge, from_ns, to_ns, ref, ref)
+    chunks = [Chunk(row.t_min, row.level, row.id) for row in connection.execute(question)]
     chunks.sort(key=lambda chunk: (chunk.t_min, chunk.page_id))
     for n, piece in _fresh_runs(connection, edge, series):
         for at in range(0, len(piece.times), CHUNK_POINTS):

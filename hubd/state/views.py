@@ -3,17 +3,21 @@
 import functools
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from edgesync.model import Action, EntityType, EventType, Value, ValueType, series_id
+from edgesync.redaction import hidden_bytes
 from edgesync_transport.messages import Lane
 from hubd.db.dialect import Text, as_text, indexed
 from hubd.state import tables
 from hubd.state.fresh import EdgeFresh, fresh_of
 from hubd.state.pieces import from_bits
+
+# Of events, for one page of those that fit.
+LOOKED_AT_MAX: Final = 20_000
 
 
 class SeriesRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +99,14 @@ def series_of(connection: sa.Connection, edge: str, after: int, limit: int) -> l
     return list(islice(_series_rows(connection, where), limit))
 
 
+def series_of_entity(
+    connection: sa.Connection, edge: str, entity: str, limit: int
+) -> list[SeriesRow]:
+    """Return series of an entity with their newest readings, as they were declared."""
+    where = (tables.series.c.edge == edge) & (tables.series.c.entity == entity)
+    return list(islice(_series_rows(connection, where), limit))
+
+
 def find_series(connection: sa.Connection, edge: str, entity: str, key: str) -> SeriesRow | None:
     """Return a series by its name, once it is declared."""
     table = tables.series.c
@@ -142,15 +154,49 @@ def over_limit(connection: sa.Connection, limit: int) -> list[Totals]:
     return [Totals(edge=edge, refused=found[edge]) for edge in sorted(found)[:limit]]
 
 
+def event_page(
+    connection: sa.Connection, wanted: EventFilter, before: int, limit: int
+) -> tuple[list[EventRow], int | None]:
+    """A page of `events`, and the `n` that the next one is before; None at the end.
+
+    At most LOOKED_AT_MAX rows are looked at, so a page may be empty and not the last.
+    """
+    table = tables.edge_events.c
+    where = [table.n < before]
+    if wanted.edge is not None:  # what an index leads to
+        where.append(table.edge == wanted.edge)
+        if wanted.entity is not None:
+            where.append(_is_of(wanted.entity))
+        elif wanted.type is not None:
+            where.append(table.type == wanted.type)
+    question = sa.select(table.n).where(*where).order_by(table.n.desc())
+    least = connection.scalar(question.limit(1).offset(LOOKED_AT_MAX - 1))
+    rows = _rows(connection, wanted, before, limit, least)
+    found = [_event_row(row) for row in rows if _is_shown(row, wanted.text)]
+    return found, rows[-1].n if len(rows) == limit else least
+
+
 def events(
     connection: sa.Connection, wanted: EventFilter, before: int | None, limit: int
 ) -> list[EventRow]:
     """The newest events first, older than `before` (their `n`)."""
+    rows = _rows(connection, wanted, before, limit)
+    return [_event_row(row) for row in rows if _is_shown(row, wanted.text)]
+
+
+def _rows(
+    connection: sa.Connection,
+    wanted: EventFilter,
+    before: int | None,
+    limit: int,
+    least: int | None = None,
+) -> list[sa.Row[Any]]:
+    """Rows of events, the newest first, older than `before`, from `least` on."""
     table = tables.edge_events.c
     equal = {name: getattr(wanted, name) for name in _EQUAL}
     where = [table[name] == value for name, value in equal.items() if value is not None]
     if wanted.entity is not None:
-        where.append(indexed(table.entity) == indexed(sa.literal(wanted.entity, Text)))
+        where.append(_is_of(wanted.entity))
     if wanted.edges is not None:
         where.append(table.edge.in_(wanted.edges))
     if wanted.from_ns is not None:
@@ -165,8 +211,18 @@ def events(
         )
     if before is not None:
         where.append(table.n < before)
+    if least is not None:
+        where.append(table.n >= least)
     question = sa.select(tables.edge_events).where(*where).order_by(table.n.desc()).limit(limit)
-    return [_event_row(row) for row in connection.execute(question)]
+    return list(connection.execute(question))
+
+
+def _is_shown(row: sa.Row[Any], text: str | None) -> bool:
+    """Return whether what was asked for is in what is shown: else `text` would find secrets out."""
+    if text is None or (shown := hidden_bytes(row.body)) == row.body:
+        return True
+    seen = (shown.decode(errors="replace"), row.reason, row.entity)
+    return any(text.lower() in one.lower() for one in seen)
 
 
 def device_events(connection: sa.Connection, edge: str, limit: int) -> list[EventRow]:
@@ -204,6 +260,10 @@ def skips(connection: sa.Connection, limit: int, edges: list[str] | None = None)
         SkipRow(name=row.name, position=row.position, edge=row.edge, error=row.error)
         for row in rows
     ]
+
+
+def _is_of(entity: str) -> sa.ColumnElement[bool]:
+    return indexed(tables.edge_events.c.entity) == indexed(sa.literal(entity, Text))
 
 
 _EQUAL = ("edge", "type", "action", "entity", "lane", "status")
@@ -273,7 +333,8 @@ def name_of(kind: type[Any], number: int) -> str:
 
 
 def readable(body: bytes) -> Any:
-    """Bytes as something a person can read: the JSON they are, the text they are, else hex."""
+    """Bytes as a person may read them: the JSON they are, the text, else hex, without secrets."""
+    body = hidden_bytes(body)
     try:
         text = body.decode()
     except UnicodeDecodeError:

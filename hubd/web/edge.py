@@ -44,8 +44,22 @@ class EdgePage(msgspec.Struct, frozen=True, kw_only=True):
             "clock": format.seconds(link.clock_offset_s),
             "readings": format.count(state.readings),
             "events": format.count(state.events),
+            "keys": self._keys(),
+            "keys-age": self._keys_age(),
         }
         return {**cells, **dict(self._lanes()), **dict(self._values())}
+
+    def _keys(self) -> str:
+        keys = self.edge.keys
+        if keys is None:
+            return "not known"
+        return "all told" if keys.share >= 1 else f"{keys.share:.0%} told"
+
+    def _keys_age(self) -> str:
+        keys = self.edge.keys
+        if keys is None:
+            return "it has not asked since the hub's start"
+        return f"asked {format.age(keys.at_ns, self.latest.now_ns)}"
 
     def _lag_age(self) -> str:
         link = self.edge.link
@@ -63,5 +77,4 @@ class EdgePage(msgspec.Struct, frozen=True, kw_only=True):
     def _values(self) -> Iterator[tuple[str, str]]:
         for keys in self.latest.latest.values():
             for one in keys.values():
-                yield one.series, format.value(one.value)
-                yield f"{one.series} age", format.age(one.time_ns, self.latest.now_ns)
+                yield from format.newest(one.series, one.value, one.time_ns, self.latest.now_ns)

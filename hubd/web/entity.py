@@ -7,7 +7,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from hubd.api import entities, params
+from hubd.api import entities, errors, fleet, params, rpc
+from hubd.api.answers import Series
 from hubd.api.context import Context
 from hubd.api.entity_shapes import (
     AlarmsPage,
@@ -27,8 +28,14 @@ from hubd.api.entity_shapes import (
     Who,
 )
 from hubd.api.errors import ApiError
+from hubd.rpc.calls import CallView
+from hubd.state import views
+from hubd.web import format
 
 LISTED: Final = 200
+CALLS: Final = 10
+# How long a call may wait for its device: minutes for one that is there, days for one that sleeps.
+PATIENCES: Final = ((60, "1 minute"), (3600, "1 hour"), (86_400, "1 day"), (604_800, "7 days"))
 SCOPES: Final = (
     ("shared", "Shared attributes", "settings, which the device is told of"),
     ("server", "Server attributes", "for edge and hub, not for the device"),
@@ -59,11 +66,13 @@ class FleetAlarmsQuery(params.Params, frozen=True, kw_only=True):
 class EntityForm(params.Body, frozen=True, kw_only=True):
     """A button that was pressed, with the fields beside it."""
 
-    do: Literal["set", "delete", "ack", "clear"]
+    do: Literal["set", "delete", "ack", "clear", "call"]
     scope: Literal["client", "shared", "server"] = "shared"
     name: str = ""
     value: str = ""
     id: str = ""
+    ttl_s: float = 60.0
+    one_way: bool = False
 
 
 class Held(msgspec.Struct, frozen=True):
@@ -76,10 +85,38 @@ class Held(msgspec.Struct, frozen=True):
 
 
 class EntityShown(msgspec.Struct, frozen=True):
-    """All that is on the page: attributes by scope, and alarms with those that last first."""
+    """What keys say of an entity: attributes by scope, and alarms with those that last first."""
 
     attributes: dict[str, list[Held]]
     alarms: list[AlarmView]
+
+
+class EntityPage(msgspec.Struct, frozen=True, kw_only=True):
+    """All that is on the page.
+
+    latest    its series with their newest readings
+    may_call  whether it is what calls are made of
+    calls     the newest first; `unknown` says why there are none to see now
+    """
+
+    held: EntityShown
+    latest: Sequence[Series]
+    may_call: bool
+    calls: Sequence[CallView] = ()
+    unknown: str = ""
+    now_ns: int
+
+    def frame(self) -> tuple[object, ...]:
+        """Return what is shown beside the cells."""
+        series = [(one.series, one.key, one.unit) for one in self.latest]
+        return self.held, series, self.may_call, self.calls, self.unknown
+
+    def cells(self) -> dict[str, str]:
+        return {
+            name: text
+            for one in self.latest
+            for name, text in format.newest(one.series, one.value, one.time_ns, self.now_ns)
+        }
 
 
 class EdgeEntities(msgspec.Struct, frozen=True):
@@ -96,8 +133,26 @@ class EntityViews:
         self._context = context
         self._made: dict[Hashable, tuple[Hashable, Any]] = {}
 
-    async def entity(self, query: EntityQuery) -> EntityShown:
-        """Return an entity's attributes and alarms; raises ApiError."""
+    async def page_of(self, query: EntityQuery) -> EntityPage:
+        """Return what is known of an entity; raises ApiError."""
+        held, context = await self._entity(query), self._context
+        rows = await context.state.read(
+            lambda c: views.series_of_entity(c, query.edge, query.entity, LISTED)
+        )
+        page = EntityPage(
+            held=held, latest=[fleet.shown_series(row) for row in rows],
+            may_call=context.rpc is not None and query.kind == "device", now_ns=context.now_ns(),
+        )  # fmt: skip
+        if not page.may_call:
+            return page
+        asked = params.EdgeCallsPage(edge=query.edge, device=query.entity, limit=CALLS)
+        try:
+            calls = (await rpc.edge_calls(context, asked)).calls
+        except ApiError as error:  # all else is known without the registry
+            return msgspec.structs.replace(page, unknown=str(error))
+        return msgspec.structs.replace(page, calls=calls)
+
+    async def _entity(self, query: EntityQuery) -> EntityShown:
 
         async def make() -> EntityShown:
             found = await entities.attributes_of(self._context, query.asked())
@@ -166,11 +221,14 @@ def _in_order(alarms: Sequence[AlarmView]) -> list[AlarmView]:
     return sorted(alarms, key=lambda one: (one.cleared_ns is not None, -one.start_ns))
 
 
-async def carry_out(context: Context, query: EntityQuery, form: EntityForm) -> None:
-    """Do what a button says; raises ApiError."""
+async def carry_out(context: Context, query: EntityQuery, form: EntityForm, by: str) -> None:
+    """Do what a button says that `by` has pressed; raises ApiError."""
     if form.do in ("ack", "clear"):
         act = entities.ack if form.do == "ack" else entities.clear
-        await act(context, _alarm(query.edge, form.id), Who(by="dashboard"))
+        await act(context, _alarm(query.edge, form.id), Who(by=by))
+        return
+    if form.do == "call":
+        await rpc.send(context, params.OneEdge(edge=query.edge), _call(query, form, by))
         return
     values = {form.name: read_value(form.value)} if form.do == "set" else {}
     asked = SetAttributes(
@@ -178,6 +236,37 @@ async def carry_out(context: Context, query: EntityQuery, form: EntityForm) -> N
         delete=(form.name,) if form.do == "delete" else (),
     )  # fmt: skip
     await entities.set_attributes(context, OfEdge(edge=query.edge), asked)
+
+
+def path_of(form: EntityForm) -> str:
+    """Return the action of the API that does the same."""
+    if form.do == "call":
+        return "rpc"
+    return f"alarms/{form.do}" if form.do in ("ack", "clear") else "attributes"
+
+
+def _call(query: EntityQuery, form: EntityForm, by: str) -> params.CallBody:
+    made = {
+        "device": query.entity, "method": form.name, "ttl_s": form.ttl_s, "one_way": form.one_way,
+        "params": _params(form.value), "by": by,
+    }  # fmt: skip
+    try:
+        return msgspec.convert(made, params.CallBody)
+    except msgspec.ValidationError as error:
+        raise errors.from_validation(error, errors.descriptions(params.CallBody)) from error
+
+
+def _params(text: str) -> Any:
+    """Return what a field says, nothing as null; raises ApiError for numbers that JSON has not."""
+    try:
+        return msgspec.json.decode(text or "null")
+    except (msgspec.DecodeError, RecursionError) as error:
+        value = read_value(text)
+        if not isinstance(value, str):
+            raise ApiError(
+                400, f"`params`: {error}", field="params", remedy="numbers of 64 bits"
+            ) from error
+        return value
 
 
 def _alarm(edge: str, id_: str) -> OneAlarm:
@@ -193,5 +282,5 @@ def read_value(text: str) -> Any:
     """Return what a field says: JSON, and what is none is text."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

@@ -1,6 +1,7 @@
 """How numbers, times and values look on a page."""
 
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -69,6 +70,14 @@ def age(time_ns: int | None, now_ns: int) -> str:
     return f"{int(span)} s ago" if span < 60 else f"{seconds(span)} ago"
 
 
+def newest(
+    series: str, one: Value | None, time_ns: int | None, now_ns: int
+) -> Iterator[tuple[str, str]]:
+    """Yield the cells of a series: its newest value, and how old that is."""
+    yield series, value(one)
+    yield f"{series} age", age(time_ns, now_ns)
+
+
 def moment(time_ns: int, to: Literal["ms", "minute"] = "ms") -> str:
     """A point in time, UTC."""
     try:
@@ -128,6 +137,11 @@ def blob(one: Blob | None) -> str:
     if one is None:
         return "removed"
     return one if isinstance(one, str) else f"0x{one.base64.hex()}"
+
+
+def raw(content: bytes) -> str:
+    """JSON as it came, in one line."""
+    return body(bytes(content).decode(errors="replace"))
 
 
 def body(content: Any) -> str:

@@ -5,6 +5,7 @@ the cells that changed otherwise: two hundred edges must not cost a phone its da
 where the page stands that opened it (shown.py).
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Hashable
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -16,26 +17,29 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from edgesync.model import EventType
-from hubd.api import conflicts, fleet, keys, openapi, params, routes, series
+from hubd.api import audit, conflicts, fleet, keys, openapi, params, routes, rpc
 from hubd.api.body import read_form
 from hubd.api.context import Context
 from hubd.api.errors import ApiError, Problem
-from hubd.api.security import check_may_write, may_write
+from hubd.api.rights import Right, check_may, may, user_of
 from hubd.api.stream import as_event, event_stream
 from hubd.api.tenancy import NOBODY
 from hubd.project.live import Watcher
 from hubd.state import UNREADABLE, views
 from hubd.web import assets, format
+from hubd.web.chart import BESIDE_MAX, ChartPage, as_json, lines_of
 from hubd.web.edge import EdgePage
 from hubd.web.entity import (
+    PATIENCES,
     SCOPES,
     EntityForm,
     EntityQuery,
     EntityViews,
     FleetAlarmsQuery,
     carry_out,
+    path_of,
 )
+from hubd.web.events import CHOICES, EventsQuery, events_found
 from hubd.web.fleet import (
     SORTS,
     STATES,
@@ -46,6 +50,17 @@ from hubd.web.fleet import (
     sentence,
     total_cells,
 )
+from hubd.web.rules import (
+    RULES_TONES,
+    Outcome,
+    RulesForm,
+    RulesQuery,
+    RulesViews,
+    assign_rules,
+    overview,
+    path_of_rules,
+    run_rules,
+)
 from hubd.web.shown import Board, Make, Shown, escaped
 
 HERE: Final = Path(__file__).parent
@@ -53,12 +68,6 @@ HERE: Final = Path(__file__).parent
 REFRESH_S: Final = 1.0
 ROWS: Final = 200
 CONFLICTS: Final = 50
-
-
-class ChartPage(params.Params, frozen=True, kw_only=True):
-    edge: params.EdgeName
-    entity: params.Text = ""
-    key: params.Text = ""
 
 
 class FleetStream(FleetQuery, frozen=True, kw_only=True):
@@ -72,17 +81,6 @@ class EdgeStream(params.OneEdge, frozen=True, kw_only=True):
 
 
 class ConflictsStream(params.Params, frozen=True, kw_only=True):
-    shown: params.Text = ""
-
-
-class EventsQuery(params.Params, frozen=True, kw_only=True):
-    """Everything may come empty: that is how a form sends what was not filled in."""
-
-    edge: params.Text = ""
-    type: params.Text = ""
-    status: params.Text = ""
-    text: params.Text = ""
-    after: params.Text = ""
     shown: params.Text = ""
 
 
@@ -107,6 +105,7 @@ class Pages:
         self._templates = _environment(context)
         self._board = Board()
         self._entities = EntityViews(context)
+        self._rules = RulesViews(context)
 
     async def fleet_shown(self, query: FleetQuery) -> Shown:
         everyone = await fleet.all_edges(self._context)
@@ -130,16 +129,16 @@ class Pages:
     async def entity_shown(
         self, query: EntityQuery, may_write: bool, problem: Problem | None = None
     ) -> Shown:
-        found = await self._entities.entity(query)
+        found = await self._entities.page_of(query)
         return self._shown(
-            "_entity.html", (found, may_write, problem), {},
-            found=found, query=query, scopes=SCOPES, may_write=may_write, problem=problem,
+            "_entity.html", (found.frame(), may_write, problem), found.cells(), page=found,
+            query=query, scopes=SCOPES, patiences=PATIENCES, may_write=may_write, problem=problem,
         )  # fmt: skip
 
-    async def alarms_shown(self, query: FleetAlarmsQuery, may_write: bool) -> Shown:
+    async def alarms_shown(self, query: FleetAlarmsQuery, operated: frozenset[str]) -> Shown:
         found = await self._entities.of_fleet("" if query.all else "active")
         return self._shown(
-            "_fleet_alarms.html", (found, may_write), {}, found=found, may_write=may_write
+            "_fleet_alarms.html", (found, operated), {}, found=found, operated=operated
         )
 
     async def edge_shown(self, name: str, may_write: bool = False) -> Shown:
@@ -158,18 +157,16 @@ class Pages:
             may_write=may_write,
         )  # fmt: skip
 
-    async def events_shown(self, query: EventsQuery) -> Shown:
-        link = await fleet.link_events(
-            self._context, params.LinkEventsPage(edge=query.edge or None, limit=50)
-        )
-        wanted = {"edge": query.edge, "type": query.type, "status": query.status,
-                  "text": query.text, "after": query.after}  # fmt: skip
-        filled = {name: value for name, value in wanted.items() if value}
-        found = await series.fleet_events(
-            self._context, msgspec.convert(filled, params.FleetEventsPage)
-        )
-        frame = (link.events, found)
-        return self._shown("_events.html", frame, {}, link=link, found=found, query=query)
+    async def rules_shown(self, edge: str) -> Shown:
+        page = await self._rules.of_edge(edge)
+        return self._shown(
+            "_rules.html", page.frame(), page.cells(), page=page, tones=RULES_TONES
+        )  # fmt: skip
+
+    async def events_shown(self, query: EventsQuery, may_write: bool = False) -> Shown:
+        found = await events_found(self._context, query)
+        frame = (found, may_write)
+        return self._shown("_events.html", frame, {}, found=found, query=query, may_write=may_write)
 
     async def conflicts_shown(self, may_write: bool, problem: Problem | None = None) -> Shown:
         wanted = params.ConflictsPage(status="open", limit=CONFLICTS)
@@ -193,31 +190,33 @@ class Pages:
 
     async def edge(self, request: Request) -> Response:
         name = routes.read_params(request, params.OneEdge).edge
-        shown = await self.edge_shown(name, may_write(request.scope))
+        shown = await self.edge_shown(name, self._operates(request, name))
         return self._page("edge.html", name=name, **self._hand_out(shown))
 
     async def alarms(self, request: Request) -> Response:
         query = routes.read_params(request, FleetAlarmsQuery)
-        shown = await self.alarms_shown(query, may_write(request.scope))
+        shown = await self.alarms_shown(query, self._operated(request))
         return self._page("alarms.html", query=query, **self._hand_out(shown))
 
     async def alarms_stream(self, request: Request) -> Response:
-        query, writes = routes.read_params(request, FleetAlarmsQuery), may_write(request.scope)
-        key = ("alarms", query.all, writes)
-        return self._stream(key, None, lambda: self.alarms_shown(query, writes), query.shown)
+        query, operated = routes.read_params(request, FleetAlarmsQuery), self._operated(request)
+        key = ("alarms", query.all, operated)
+        return self._stream(key, None, lambda: self.alarms_shown(query, operated), query.shown)
 
     async def entity(self, request: Request) -> Response:
         query = routes.read_params(request, EntityQuery)
-        shown = await self.entity_shown(query, may_write(request.scope))
+        shown = await self.entity_shown(query, self._operates(request, query.edge))
         return self._page("entity.html", query=query, **self._hand_out(shown))
 
     async def edit_entity(self, request: Request) -> Response:
         """A button was pressed; the page comes again, with what was wrong if something was."""
-        check_may_write(request.scope)
         query = routes.read_params(request, EntityQuery)
+        check_may(request.scope, Right.OPERATE, fleet.known_edge(self._context, query.edge))
+        user = user_of(request.scope)
         try:
             form = await read_form(request, EntityForm, routes.body_max(self._context))
-            await carry_out(self._context, query, form)
+            await carry_out(self._context, query, form, user.name if user else "dashboard")
+            await audit.note(self._context, request, path_of(form), form)
         except ApiError as error:
             shown = await self.entity_shown(query, may_write=True, problem=error.problem)
             return self._page(
@@ -225,32 +224,95 @@ class Pages:
             )
         return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
 
+    async def bundles(self, request: Request) -> Response:
+        routes.read_params(request, params.Nothing)
+        return self._page("bundles.html", found=await overview(self._context), tones=RULES_TONES)
+
+    async def rules(self, request: Request) -> Response:
+        name = routes.read_params(request, RulesQuery).edge
+        return await self._rules_page(request, name, Outcome())
+
+    async def assign_rules(self, request: Request) -> Response:
+        """A button was pressed; the page comes again, with what was wrong if something was."""
+        check_may(request.scope, Right.WRITE)
+        name, form = routes.read_params(request, RulesQuery).edge, None
+        fleet.known_edge(self._context, name)
+        try:
+            form = await read_form(request, RulesForm, routes.body_max(self._context))
+            await assign_rules(self._context, name, form)
+            await audit.note(self._context, request, path_of_rules(form), form)
+        except ApiError as error:
+            wrong = Outcome(form=form, problem=error.problem)
+            return await self._rules_page(request, name, wrong, error.status)
+        return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
+
+    async def run_rules(self, request: Request) -> Response:
+        """Show what a dry run finds; it changes nothing, so whoever may read may ask for one."""
+        name, form = routes.read_params(request, RulesQuery).edge, None
+        fleet.known_edge(self._context, name)
+        try:
+            form = await read_form(request, RulesForm, routes.body_max(self._context))
+            found = await run_rules(self._context, name, form)
+        except ApiError as error:
+            wrong = Outcome(form=form, problem=error.problem)
+            return await self._rules_page(request, name, wrong, error.status)
+        return await self._rules_page(request, name, Outcome(form=form, found=found))
+
+    async def _rules_page(
+        self, request: Request, name: str, outcome: Outcome, status: int = 200
+    ) -> Response:
+        shown, page = await self.rules_shown(name), await self._rules.of_edge(name)
+        return self._page(
+            "rules.html", status=status, name=name, page=page, outcome=outcome,
+            may_write=may(request.scope, Right.WRITE), **self._hand_out(shown),
+        )  # fmt: skip
+
+    async def rules_stream(self, request: Request) -> Response:
+        query = routes.read_params(request, RulesQuery)
+        fleet.known_edge(self._context, query.edge)
+        make = functools.partial(self.rules_shown, query.edge)
+        return self._stream(("rules", query.edge), query.edge, make, query.shown)
+
     async def chart(self, request: Request) -> Response:
         asked = routes.read_params(request, ChartPage)
         wanted = params.SeriesPage(edge=asked.edge, limit=ROWS)
         latest = await fleet.latest(self._context, wanted)
-        return self._page("chart.html", asked=asked, latest=latest)
+        lines = await lines_of(self._context, asked)
+        return self._page(
+            "chart.html", asked=asked, latest=latest, lines=lines, lines_json=as_json(lines),
+            beside_max=BESIDE_MAX, rows_max=ROWS,
+        )  # fmt: skip
 
     async def events(self, request: Request) -> Response:
         query = routes.read_params(request, EventsQuery)
         names = [view.edge for view in self._context.hub.edges()]
-        kinds = [kind.name.lower() for kind in EventType]
+        shown = await self.events_shown(query, may(request.scope, Right.WRITE))
         return self._page(
-            "events.html", query=query, names=names, kinds=kinds,
-            **self._hand_out(await self.events_shown(query)),
-        )  # fmt: skip
+            "events.html", query=query, names=names, choices=CHOICES, **self._hand_out(shown)
+        )
+
+    async def give_up(self, request: Request) -> Response:
+        """Nobody waits any more for what waits for an edge; the page comes again."""
+        check_may(request.scope, Right.WRITE)
+        asked = routes.read_params(request, params.OneEdge)
+        await read_form(request, params.NoBody, routes.body_max(self._context))
+        await rpc.give_up(self._context, asked, params.NoBody())
+        await audit.note(self._context, request, "downlink/clear", params.NoBody())
+        tenant = self._context.tenant
+        return RedirectResponse(f"/events?tenant={tenant}" if tenant else "/events", 303)
 
     async def conflicts(self, request: Request) -> Response:
-        shown = await self.conflicts_shown(may_write(request.scope))
+        shown = await self.conflicts_shown(may(request.scope, Right.WRITE))
         return self._page("conflicts.html", **self._hand_out(shown))
 
     async def resolve(self, request: Request) -> Response:
         """A button was pressed; the page comes again, with what was wrong if something was."""
-        check_may_write(request.scope)
+        check_may(request.scope, Right.WRITE)
         asked = routes.read_params(request, params.OneConflict)
         try:
             form = await read_form(request, ResolveForm, routes.body_max(self._context))
             await conflicts.resolve(self._context, asked, form.choice_made())
+            await audit.note(self._context, request, "conflicts/resolve", form)
         except ApiError as error:
             shown = await self.conflicts_shown(may_write=True, problem=error.problem)
             return self._page("conflicts.html", status=error.status, **self._hand_out(shown))
@@ -271,18 +333,30 @@ class Pages:
         """An error, as a page."""
         return self._page("problem.html", status=status, problem=problem, code=status)
 
+    async def changed_by_users(self, limit: int) -> audit.AuditEntries | None:
+        """What users have changed; None when that cannot be read now."""
+        try:
+            return await audit.entries(self._context, audit.AuditPage(limit=limit))
+        except ApiError:
+            return None
+
+    def shown_as(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A page of a template that nothing here fills in."""
+        return self._page(template, status=status, **values)
+
     async def edge_stream(self, request: Request) -> Response:
         query = routes.read_params(request, EdgeStream)
         name = query.edge
         fleet.known_edge(self._context, name)
-        writes = may_write(request.scope)
+        writes = self._operates(request, name)
         return self._stream(
             ("edge", name, writes), name, lambda: self.edge_shown(name, writes), query.shown
         )
 
     async def entity_stream(self, request: Request) -> Response:
-        query, writes = routes.read_params(request, EntityQuery), may_write(request.scope)
+        query = routes.read_params(request, EntityQuery)
         fleet.known_edge(self._context, query.edge)
+        writes = self._operates(request, query.edge)
         key = ("entity", msgspec.structs.replace(query, shown=""), writes)
         return self._stream(key, query.edge, lambda: self.entity_shown(query, writes), query.shown)
 
@@ -290,11 +364,15 @@ class Pages:
         query = routes.read_params(request, EventsQuery)
         if query.edge:
             fleet.known_edge(self._context, query.edge)
-        key = ("events", msgspec.structs.replace(query, shown=""))
-        return self._stream(key, query.edge or None, lambda: self.events_shown(query), query.shown)
+        writes = may(request.scope, Right.WRITE)
+        key = ("events", msgspec.structs.replace(query, shown=""), writes)
+        return self._stream(
+            key, query.edge or None, lambda: self.events_shown(query, writes), query.shown
+        )
 
     async def conflicts_stream(self, request: Request) -> Response:
-        query, writes = routes.read_params(request, ConflictsStream), may_write(request.scope)
+        query = routes.read_params(request, ConflictsStream)
+        writes = may(request.scope, Right.WRITE)
         return self._stream(
             ("conflicts", writes), None, lambda: self.conflicts_shown(writes), query.shown
         )
@@ -328,6 +406,15 @@ class Pages:
     def _hand_out(self, shown: Shown) -> dict[str, Any]:
         return {"content": shown.html, "shown": self._board.hand_out(shown)}
 
+    def _operates(self, request: Request, edge: str) -> bool:
+        """Whether who asks may edit attributes there, and acknowledge and clear alarms."""
+        view = self._context.hub.edge(edge)
+        return view is not None and may(request.scope, Right.OPERATE, view)
+
+    def _operated(self, request: Request) -> frozenset[str]:
+        edges = self._context.hub.edges()
+        return frozenset(one.edge for one in edges if may(request.scope, Right.OPERATE, one))
+
     def is_of(self, context: Context) -> bool:
         return self._context is context
 
@@ -358,16 +445,19 @@ def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
         ("/events", Pages.events),
         ("/alarms", Pages.alarms),
         ("/conflicts", Pages.conflicts),
+        ("/rules", Pages.bundles),
         ("/api", Pages.api),
         ("/edges/{edge}", Pages.edge),
         ("/edges/{edge}/chart", Pages.chart),
         ("/edges/{edge}/entity", Pages.entity),
+        ("/edges/{edge}/rules", Pages.rules),
         ("/ui/fleet", Pages.fleet_stream),
         ("/ui/events", Pages.events_stream),
         ("/ui/alarms", Pages.alarms_stream),
         ("/ui/conflicts", Pages.conflicts_stream),
         ("/ui/edges/{edge}", Pages.edge_stream),
         ("/ui/edges/{edge}/entity", Pages.entity_stream),
+        ("/ui/edges/{edge}/rules", Pages.rules_stream),
     ]
 
     def of_whom(page: Callable[[Pages, Request], Awaitable[Response]]) -> Any:
@@ -378,6 +468,9 @@ def page_routes(pages_of: Callable[[Request], Pages]) -> list[BaseRoute]:
 
     found: list[BaseRoute] = [Route(path, of_whom(page), methods=["GET"]) for path, page in table]
     found.append(Route("/conflicts/{id}", of_whom(Pages.resolve), methods=["POST"]))
+    found.append(Route("/edges/{edge}/give-up", of_whom(Pages.give_up), methods=["POST"]))
+    found.append(Route("/edges/{edge}/rules", of_whom(Pages.assign_rules), methods=["POST"]))
+    found.append(Route("/edges/{edge}/rules/run", of_whom(Pages.run_rules), methods=["POST"]))
     found.append(Route("/edges/{edge}/entity", of_whom(Pages.edit_entity), methods=["POST"]))
     return [*found, Mount("/static", StaticFiles(directory=HERE / "static"))]
 
@@ -390,10 +483,14 @@ def _environment(context: Context) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("count", "value", "seconds", "age", "moment", "body", "blob", "size", "breakable"):
+    for name in (
+        "count", "value", "seconds", "age", "moment", "body", "blob", "size", "breakable", "raw",
+    ):  # fmt: skip
         environment.filters[name] = getattr(format, name)
     environment.globals["term"] = format.term
     environment.globals["version"] = context.version
+    logins = context.logins
+    environment.globals["has_users"] = lambda: logins is not None and logins.has_users
     # On every link, form and stream: an operator who looks at a tenant stays with it, and does not
     # resolve the default tenant's conflict of the same number.
     tenant = context.tenant or ""

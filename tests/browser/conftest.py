@@ -10,7 +10,8 @@ from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import Hub
 from hubd.api.server import serve_http
 from hubd.cells import Answers
-from hubd.project import Live, Projectors, run_projectors
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
 from hubd.state import open_state
 from hubd.web import assets
 from tests.browser.chromium import Browser, open_browser

@@ -8,7 +8,8 @@ import trio
 
 from edgesync import EdgeNode
 from hubd.api import ApiSettings, Context
-from hubd.project import Live, Projectors
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors
 from hubd.state import State, open_state
 from hubd.web import assets
 from tests.browser.chromium import Browser

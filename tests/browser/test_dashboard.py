@@ -14,6 +14,7 @@ from tests.hubd.batches import Edge, Shelf
 from tests.hubd.still import StillHub, an_edge
 
 POWER = ("meter0", "ActivePower")
+LEVEL = ("=tank", '"full" level')
 SECOND = 10**9
 
 
@@ -26,9 +27,10 @@ class Site:
         self.shelf = Shelf()
         self._edge = Edge("barn")
         self._edge.declare(POWER, "W")
+        self._edge.declare(LEVEL, "%")
 
-    def measure(self, value: float) -> None:
-        self._edge.readings(time.time_ns(), {POWER: value})
+    def measure(self, value: float, name: tuple[str, str] = POWER, at_ns: int = 0) -> None:
+        self._edge.readings(at_ns or time.time_ns(), {name: value})
         self.shelf.put(self._edge.entry(self.shelf.head + 1))
         self.hub.head = self.shelf.head
 
@@ -97,6 +99,70 @@ async def test_a_chart_draws_history_and_what_arrives(site: Site, browser: Brows
     await browser.evaluate("document.querySelectorAll('.ranges button')[3].click()")
     pressed = "document.querySelector('.ranges [aria-pressed]').textContent"
     assert await browser.evaluate(pressed) == "24 h"
+    await check(browser, site)
+
+
+async def drag(browser: Browser, place: str, begin: float, end: float) -> None:
+    """Draw the mouse over a part of an element, in shares of its width."""
+    box = await browser.evaluate(
+        f"(() => {{ const one = document.querySelector('{place}').getBoundingClientRect();"
+        " return [one.left, one.width, one.top + one.height / 2]; })()"
+    )
+    left, width, y = box
+    for kind, share in (
+        ("mouseMoved", begin), ("mousePressed", begin), ("mouseMoved", end), ("mouseReleased", end),
+    ):  # fmt: skip
+        await browser.call(
+            "Input.dispatchMouseEvent", type=kind, x=left + share * width, y=y, button="left",
+            buttons=1, clickCount=1,
+        )  # fmt: skip
+
+
+async def test_a_chart_of_two_series_is_zoomed_and_kept_as_a_file(
+    site: Site, browser: Browser
+) -> None:
+    now_ns = time.time_ns()
+    for n in range(100):
+        at_ns = now_ns - (100 - n) * SECOND
+        site.measure(float(n), POWER, at_ns)
+        site.measure(1000.0 + n, LEVEL, at_ns + SECOND // 2)
+    await browser.look(1200, 800)
+    with trio.fail_after(100):  # the page lists series as they are when it is opened
+        while not await browser.evaluate("document.querySelector('.picker a.beside') != null"):
+            await browser.open(site.url + "/edges/barn/chart?entity=meter0&key=ActivePower")
+    extent = "document.getElementById('extent').textContent"
+    await browser.until(f"{extent} == '101 points'")
+    await browser.follow("document.querySelector('.picker a.beside').click()")
+    await browser.until(f"{extent} == '201 points'")
+    assert await browser.evaluate("document.querySelectorAll('.legend li').length") == 2
+    await browser.until("document.getElementById('pulse').textContent == 'live'")
+    site.measure(4321.0, LEVEL)
+    await browser.until(f"{extent} == '202 points' && {shows('4 321')}")
+    # A part of it: fewer points, and no range is pressed until one is again.
+    await drag(browser, ".u-over", 0.3, 0.6)
+    pressed = "document.querySelector('.ranges [aria-pressed]')"
+    await browser.until(f"{pressed} == null && {extent} != '202 points'")
+    closer = int(str(await browser.evaluate(extent)).split()[0])
+    assert 40 <= closer <= 80
+    site.measure(4322.0, LEVEL)  # beyond what is looked at
+    await browser.evaluate(
+        "URL.createObjectURL = (file) => { file.text().then((text) => { window.kept = text; });"
+        " return 'blob:none'; }; HTMLAnchorElement.prototype.click = () => {};"
+        "document.getElementById('csv').dispatchEvent(new Event('click'))"
+    )
+    kept = str(await browser.until("window.kept"))
+    head, *rows, last = kept.split("\r\n")
+    assert head == '"time UTC","meter0 ActivePower [W]","\'=tank ""full"" level [%]"'
+    assert (len(rows), last) == (closer, "")
+    for row in rows:
+        at, power, level = row.split(",")
+        assert at.endswith("Z")
+        assert (power == "") != (level == "")
+    await browser.evaluate("document.querySelector('.ranges button').click()")
+    await browser.until(f"{extent} == '203 points'")
+    # And out again.
+    await browser.follow("location = document.querySelector('.picker a.beside').href")
+    await browser.until(f"{extent} == '101 points' && !document.querySelector('.legend')")
     await check(browser, site)
 
 

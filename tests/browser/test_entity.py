@@ -1,18 +1,24 @@
 """A device's attributes are edited, and its alarms acknowledged, in a browser; the edge obeys."""
 
+import functools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trio
 
+from edgesync import Reading
+from hubd import serve as serve_hub
 from hubd.api import ApiSettings, Context
-from hubd.project import Live, Projectors
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors
 from hubd.state import State, open_state
 from hubd.web import assets
 from tests.browser.chromium import Browser
 from tests.hubd.serving import serve
 from tests.hubd.still import StillHub, an_edge
+from tests.hubd.yard import Yard
 from tests.sites import Sites, settle, until
 
 pytestmark = pytest.mark.feature("S8", "S11")
@@ -35,6 +41,47 @@ def fill(selector: str, text: str) -> str:
 
 def click(selector: str) -> str:
     return f"document.querySelector('{selector}').click()"
+
+
+@pytest.mark.slow
+@pytest.mark.feature("S24")
+async def test_a_device_is_called_and_its_readings_move(
+    tmp_path: Path, nursery: trio.Nursery, browser: Browser
+) -> None:
+    assets.fetch()
+    yard = Yard(tmp_path / "hub", "")
+    (yard.folder / "barn").mkdir()
+    yard.enrol("barn")
+    stop = trio.Event()
+    await nursery.start(functools.partial(serve_hub.run, yard.settings, yard.folder, stop=stop))
+    async with yard.edge("barn") as node, node.part("rpc").serve("pump") as calls:
+        await node.ingest([Reading("pump", "rpm", 1450.0, time.time_ns())])
+        await yard.wait_for("/api/v1/edges/barn/latest", lambda one: "pump" in one["latest"])
+        newest = "document.querySelector('#latest b').textContent.replace(/\\s/g, ' ')"
+        await browser.look(390, 844)
+        await browser.open(yard.url + "/edges/barn/entity?entity=pump")
+        await browser.until(
+            f"{shows('1 450')} && {shows('No calls yet')}".replace(" 450", "\u202f450")
+        )
+        await browser.until("document.getElementById('pulse').textContent == 'live'")
+        assert await browser.evaluate("document.documentElement.scrollWidth") <= 390
+
+        await browser.evaluate(fill("#call-method", "setSpeed"))
+        await browser.evaluate(fill("#call-params", '{"rpm": 900}'))
+        await browser.follow(click("#calls form.other button"))
+        one = await anext(calls)
+        assert (one.method, one.params) == ("setSpeed", {"rpm": 900})
+        await browser.until(f"!{shows('answered')} && {shows('setSpeed')}")
+        # While the page is looked at: the answer, and what the pump does.
+        await one.answer({"rpm": 900, "note": "<b>slow"})
+        await browser.until(f"{shows('answered')} && {shows('<b>slow')}")
+        await node.ingest([Reading("pump", "rpm", 900.0, time.time_ns())])
+        await browser.until(f"{newest} == '900.00'")
+        assert await browser.evaluate("document.documentElement.scrollWidth") <= 390
+        await browser.follow(click("#latest a"))
+        await browser.until("document.querySelector('#chart canvas') != null")
+    assert browser.console == []
+    stop.set()
 
 
 async def test_a_device_is_edited_and_its_alarm_handled(

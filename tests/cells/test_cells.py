@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native import cells
-from edgesync._native.cells import Dot
+from edgesync._native.cells import Dot, Op
 from edgesync.errors import RecordError
 from edgesync.model import Strategy
 
@@ -156,6 +156,22 @@ def test_strategies_say_whose_write_counts() -> None:
 def test_sums_are_exact(base: bytes, amounts: list[bytes], sum_: bytes) -> None:
     assert cells.add_up(base, amounts) == sum_
     assert cells.add_up(base, amounts[::-1]) == sum_
+
+
+@pytest.mark.parametrize("score", [b"value", b"", b"nan", b"1e5x"])
+def test_a_score_that_is_no_number_is_refused_wherever_it_comes_from(score: bytes) -> None:
+    """A hub that took one could place its member nowhere, and stopped hearing its edges."""
+    good, bad = Op(1, 1, 0, VALUE, b"k", b"zm", b"-inf"), Op(2, 1, 0, VALUE, b"k", b"zm", score)
+    assert len(cells.decode_ops(cells.encode_ops(1, [good]))[1]) == 1
+    with pytest.raises(RecordError, match="a score that is no number"):
+        cells.decode_ops(cells.encode_ops(1, [good, bad]))
+    pages = [
+        [cells.Entry(b"k", 1, True, [], [(b"zm", [Dot(1, 1, 1, VALUE, one, seq=1)])])]
+        for one in (b"2.5", score)
+    ]
+    cells.decode_entries(cells.encode_entries(pages[0]))
+    with pytest.raises(RecordError, match="a score that is no number"):
+        cells.decode_entries(cells.encode_entries(pages[1]))
 
 
 def test_damaged_cells_are_refused() -> None:

@@ -4,16 +4,19 @@
 """
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 
 from edgesync._native import cells
+from edgesync._native.cells import Dot, Entry
 from edgesync._native.edgekeys import EdgeKeys
 from edgesync._native.hubkeys import HubKeys
 from edgesync._native.keyspace import HASH, LIST, NEVER, SET, ZSET
 from edgesync.model import Strategy
 from tests.cells.memory import MemoryView
 from tests.cells.mutants import MUTANTS
+from tests.cells.oracle import VALUE
 from tests.cells.world import World, run
 
 pytestmark = pytest.mark.feature("L2", "L3", "L4", "S19")
@@ -268,6 +271,33 @@ def test_a_strategy_is_a_matter_of_reading(strategy: Strategy) -> None:
     assert site.hub_rows() == before
 
 
+@pytest.mark.parametrize("made", [[b"s"], [b"hf"], [b"s", b"hf"], [b"em", b"zm"]])
+def test_who_looked_at_a_key_under_which_strategy_leaves_no_trace(made: list[bytes]) -> None:
+    """Keys are counted, and rows are, as if somebody had looked after each change; or nobody."""
+    for strategies in product(Strategy, repeat=3):
+        sites = [Site(3), Site(3)]
+        for site, looks in zip(sites, (True, False), strict=True):
+            one, two, three = site.edges
+            site.hub.put_many(b"k", [(name, b"1") for name in made])
+            site.sync()
+            two.put_many(b"k", [(name, b"2") for name in made])
+            site.later()
+            one.delete(b"k")
+            three.put(b"k", made[0], b"3")  # none of them has heard of another
+            site.sync(0, 1)
+            for strategy in strategies:
+                for space in (site.hub, *site.edges):
+                    space.choose([(b"", strategy)])
+                    if looks:
+                        space.type_of(b"k")
+            site.sync()
+            for space in (site.hub, *site.edges):
+                present = [space.type_of(name) != 0 for name in space.names()]
+                assert space.keys == sum(present), (strategies, looks)
+        assert sites[0].hub_rows() == sites[1].hub_rows(), strategies
+        assert sites[0].hub.keys == sites[1].hub.keys
+
+
 def test_a_later_write_beats_any_strategy() -> None:
     for strategy in Strategy:
         site = Site(strategy=strategy)
@@ -364,6 +394,26 @@ def test_a_removal_is_not_undone_by_an_edge_that_was_away_for_a_year() -> None:
     assert away.type_of(b"k") == 0
     assert [name for name, _ in away.cells(b"set", SET)] == [b"n"]
     assert [name for name, _ in site.hub.cells(b"set", SET)] == [b"n"]
+
+
+def test_an_operation_under_an_older_name_is_done_when_the_hub_has_it() -> None:
+    """It stayed pending without its record in a cell that the hub did not list, and the key could
+    be delivered no more.
+    """
+    edge = EdgeKeys(MemoryView())
+    edge.now_ms = 1000
+    edge.rejoin(1)
+    edge.put(b"k", b"s", b"ours")
+    edge.take()
+    edge.rejoin(2)
+    edge.put(b"k", b"ha", b"1")
+    edge.take()
+    edge.deliver([Entry(b"k", 40, True, [], [])], 0)
+    theirs = Dot(9, 1, 1 << 60, VALUE, b"theirs", seq=50)
+    for position in (50, 51):
+        edge.deliver([Entry(b"k", position, False, [], [(b"hb", [theirs])])], 2)
+        assert not any(dot.pending for dot in edge.siblings(b"k", b"s"))
+    assert (edge.get(b"k", b"s"), edge.oldest_pending()) == (b"ours", 0)
 
 
 def test_sorted_sets_are_in_order_of_score_in_both_directions() -> None:

@@ -20,7 +20,7 @@ import trio
 from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
 from edgesync_transport.keys import new_key_pair, write_keys
-from hubd import serve
+from hubd import data_folder
 from hubd.backup import check
 from hubd.log.lmdb import LmdbLog
 from hubd.manifest import MANIFEST, UNFINISHED, BackupRefused
@@ -58,8 +58,8 @@ class Hub:
         )
 
     def enrol(self, folder: Path) -> dict[str, Any]:
-        keys, pair = serve.load_keys(self.data), new_key_pair()
-        url = serve.database_url(read_settings(self.config))
+        keys, pair = data_folder.load_keys(self.data), new_key_pair()
+        url = data_folder.database_url(read_settings(self.config))
         with closing(open_registry(self.data, url)) as registry:
             token = registry.enrolments.invite(EDGE, valid_s=900)
             registry.enrolments.redeem(token.routing_key, token.secret, pair.public)
@@ -140,7 +140,7 @@ def is_whole(target: Path) -> bool:
 
 
 def dropped(hub: Hub) -> int:
-    with closing(LmdbLog(hub.data / serve.LOG, readonly=True)) as hub_log:
+    with closing(LmdbLog(hub.data / data_folder.LOG, readonly=True)) as hub_log:
         return hub_log.oldest - 1
 
 
@@ -165,7 +165,11 @@ async def test_what_a_killed_backup_holds_is_not_forgotten(
                     nursery.start_soon(copy, hub, target)
                     # The last one is killed before its manifest: no later one has what it holds.
                     is_killed = turn % 2 == 1
-                    piece = chance.choice(("", serve.LOG)) if turn < 2 * kills - 1 else serve.LOG
+                    piece = (
+                        chance.choice(("", data_folder.LOG))
+                        if turn < 2 * kills - 1
+                        else data_folder.LOG
+                    )
                     begun = target / (piece if is_killed else MANIFEST)
                     while not begun.exists():  # noqa: ASYNC110
                         await trio.sleep(0.001)

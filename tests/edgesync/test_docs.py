@@ -71,6 +71,21 @@ def test_every_redis_command_is_documented_and_no_other() -> None:
     assert named == there
 
 
+def test_every_pitfall_names_tests_that_exist() -> None:
+    """A row of docs/pitfalls.md without its test is a claim; one whose test is gone, too."""
+    tests = (DOCS.parent / "tests").rglob("test_*.py")
+    there = {name for path in tests for name in re.findall(r"def (test_\w+)", path.read_text())}
+    text = (DOCS / "pitfalls.md").read_text().partition("\n## What you should")[0]
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    rows = [cells for cells in rows if cells[0].strip() != "pitfall"]
+    assert len(rows) > 25
+    for cells in rows:
+        assert len(cells) == 4, cells[0]
+        named = set(re.findall(r"`(test_\w+)`", cells[3]))
+        assert named, f"no test: {cells[0]}"
+        assert named <= there, f"{cells[0]}: no such test: {named - there}"
+
+
 def check_section(name: str, values: msgspec.Struct, tables: dict[str, dict[str, str]]) -> None:
     said = tables.pop(name)
     for field in msgspec.structs.fields(values):

@@ -19,7 +19,7 @@ import edgesync.settings
 import hubd.settings
 from edgesync import toml
 from edgesync.demo.site import free_ports
-from edgesync.serve.mqtt.credentials import Credentials, DevicesFile
+from edgesync.serve.devices.credentials import Credentials, DevicesFile
 from edgesync.sources.modbus.profile import parse_profile
 from tests.documents import ILLUSTRATIONS, ROOT, all_blocks, documents, others
 from tests.edgesync.test_readme import Person
@@ -187,8 +187,9 @@ def do_toml(site: Site, text: str) -> None:
     """Load settings as they stand, of the edge, the hub, or a kind of device."""
     text = text.replace("…40 characters…", KEY).replace("…64 hex digits…", "0123456789abcdef" * 4)
     table = tomllib.loads(text)
-    if "device" in table:
-        Credentials(toml.convert(table, DevicesFile, file="devices").device, file="devices")
+    if {"device", "provision"} & table.keys():
+        found = toml.convert(table, DevicesFile, file="devices")
+        Credentials(found.device, file="devices", provisions=found.provision)
     elif "profile" in table:
         parse_profile(text.encode(), "profile.toml")
     elif "api" in table or {"listen", "database"} & table.get("hub", {}).keys():

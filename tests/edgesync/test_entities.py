@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from edgesync import EdgeNode
+from edgesync import EdgeNode, Lane
 from edgesync.entities import alarms, attributes, records
 from edgesync.entities.alarms import Alarm
 from edgesync.entities.keys import own_rooms
@@ -86,6 +86,19 @@ async def test_an_alarm_is_acknowledged_and_cleared_at_the_hub(tmp_path: Path) -
         ]  # fmt: skip
 
 
+async def test_a_storm_of_alarms_is_told_with_few_commits(tmp_path: Path) -> None:
+    """A critical one does not wait for three commits of each that came before it."""
+    async with Sites(tmp_path).node("barn") as node:
+        entities = node.entities
+        for n in range(200):
+            one, severity = entities.id("device", f"Scale {n}"), alarms.Severity.CRITICAL
+            entities.apply(alarms.plan_raise(entities.view, one, "Too heavy", severity, 1))
+        await entities.wait_durable()
+        before = node.status().store.commits
+        await until(lambda: node.status().lanes[Lane.CRITICAL].tail == 200)
+        assert node.status().store.commits - before < 50
+
+
 async def test_what_was_not_told_before_a_crash_is_told_at_the_next_start(tmp_path: Path) -> None:
     sites = Sites(tmp_path)
     with sites.node("barn") as node:
@@ -142,6 +155,27 @@ async def test_unassigned_while_the_edge_is_away_leaves_no_orphan(tmp_path: Path
             assert remains(hub_view(sites), SCALE) == {}
             assert entities.relations("asset", "Barn") == []
             assert [one.id.name for one in entities.records()] == ["Barn"]
+
+
+async def test_what_looks_like_an_orphan_may_have_been_made_anew_at_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page tells that it was removed, the next one that it is there again."""
+    async with Sites(tmp_path).node("barn") as node:
+        entities = node.entities
+        entities.save("device", "Scale 7")
+        entities.delete("device", "Scale 7")
+        entities.apply(attributes.plan_set(entities.view, SCALE, Scope.CLIENT, {"firmware": "v1"}))
+        before = told(node, "ENTITY")
+
+        async def hear_the_rest() -> None:
+            entities.save("device", "Scale 7")
+
+        monkeypatch.setattr(entities, "wait_settled", hear_the_rest)
+        entities._journal.note_gone(SCALE)
+        await until(lambda: not entities._journal._gone)
+        assert entities.attributes("device", "Scale 7", "client") == {"firmware": "v1"}
+        assert told(node, "ENTITY") == before
 
 
 async def test_what_is_written_to_an_entity_that_never_was_stays(tmp_path: Path) -> None:

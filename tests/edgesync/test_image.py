@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from edgesync._native.intake import Ready, ReadyTable
 from edgesync.image import ProcessImage
 from edgesync.model import Reading, ValueType
-from edgesync.store.points import Point
+from edgesync.store.point_rows import Point
 from edgesync.store.series import Series
 
 READINGS = st.lists(
@@ -65,3 +65,5 @@ def test_of_a_value_held_elsewhere_too_the_later_is_shown() -> None:
     )
     shown = [(view.entity, view.value, view.unit) for view in image.views()]
     assert shown == [("a", 1.0, ""), ("b", 2.0, "kg"), ("c", 2.0, "kg")]
+    # By a clock that says 5, what was told of 6 comes of one that was wrong.
+    assert [view.value for view in image.views(until_ns=5)] == [1.0, 1.0, 2.0]

@@ -9,7 +9,7 @@ import pytest
 
 from edgesync import EdgeNode
 from edgesync.sensors import SensorIngestion, SensorReading
-from edgesync.store.points import DATABASE, Point
+from edgesync.store.point_rows import DATABASE, Point
 
 pytestmark = pytest.mark.feature("L10")
 

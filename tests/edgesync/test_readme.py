@@ -40,7 +40,9 @@ class Person:
             if not words:
                 continue
             words = [word.replace("edgesync1.…", self.token) for word in words]
-            if words[-1] == "run":
+            if "|" in words:
+                self.finish(["sh", "-c", line])
+            elif words[-1] == "run":
                 self.start(words)
             elif words[-1] == "top":
                 command = [*self.inside, *words]

@@ -24,7 +24,10 @@ from edgesync.store.commit import Tails
 from edgesync.store.journal import EdgeStore
 from edgesync_transport.messages import Codec
 from hubd.log.base import Entry
-from hubd.project import Live, TelemetryProjector, WindowsProjector, apply_entries
+from hubd.project.base import apply_entries
+from hubd.project.live import Live
+from hubd.project.telemetry import TelemetryProjector
+from hubd.project.windows import WindowsProjector
 from hubd.state import State, open_state, points, tables, windows
 from hubd.state.windows import WindowQuery
 from tests.terminal import Terminal, open_terminal

@@ -73,11 +73,14 @@ def test_a_value_can_be_told_again(raw: bytes) -> None:
     is_told(decode_value(raw))
 
 
-def test_a_key_of_another_type_is_named() -> None:
+def test_a_key_of_another_type_holds_nothing_and_is_named_to_whoever_writes() -> None:
     side = Pair().edge
     scale = EntityId("barn", "device", "Scale")
     side.do([[b"SET", b"@/shared/barn/device/Scale", b"text"]])
+    assert attributes.read(side.view, scale, Scope.SHARED) == {}
     with pytest.raises(EntityError, match="@/shared/barn/device/Scale is no hash"):
-        attributes.read(side.view, scale, Scope.SHARED)
+        attributes.plan_set(side.view, scale, Scope.SHARED, {"a": 1})
+    side.do(plan_delete(side.view, scale))
+    assert attributes.plan_set(side.view, scale, Scope.SHARED, {"a": 1})
     assert list(side.view.keys(room_of(ALARM, "barn"))) == []
     assert policies([])

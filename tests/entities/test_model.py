@@ -202,3 +202,20 @@ def test_too_many_or_too_large_attributes_are_refused_whole() -> None:
         attributes.plan_set(view, SCALE, Scope.SERVER, large)
     gone = attributes.plan_delete(view, SCALE, Scope.CLIENT, ["a1", "nowhere", "a1"])
     assert [command[2:] for command in gone] == [[b"a1"]]
+
+
+def test_what_two_sites_made_too_large_together_can_be_changed_and_not_grow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    side = Pair().edge
+    one = EntityId("barn", "device", "Scale")
+    values = {"a": 1, "b": 2, "c": 3}
+    side.do(attributes.plan_set(side.view, one, Scope.SHARED, values))
+    monkeypatch.setattr(attributes, "ATTRIBUTES_MAX", 2)
+    assert attributes.plan_set(side.view, one, Scope.SHARED, {"a": 5})
+    with pytest.raises(EntityError, match="would have 4 shared attributes"):
+        attributes.plan_set(side.view, one, Scope.SHARED, {"d": 4})
+    monkeypatch.setattr(attributes, "ATTRIBUTES_BYTES_MAX", 2)
+    assert attributes.plan_set(side.view, one, Scope.SHARED, values) == []
+    with pytest.raises(EntityError, match="bytes of shared attributes"):
+        attributes.plan_set(side.view, one, Scope.SHARED, {"a": 5})

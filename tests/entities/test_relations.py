@@ -187,3 +187,27 @@ def test_an_edge_with_too_many_entities(monkeypatch: pytest.MonkeyPatch) -> None
         save(pair.edge, SCALE)
     save(pair.edge, entity("barn-7", "device", "a"), label="known")
     save(pair.edge, entity("barn-8", "device", "a"))
+
+
+def test_a_full_set_of_relations_takes_changes_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relations, "RELATIONS_MAX", 2)
+    side = Pair().edge
+    source = EntityId("barn", "asset", "Barn")
+    ends = [EntityId("barn", "device", name) for name in "abc"]
+    for end in ends[:2]:
+        side.do(relations.plan_relate(side.view, source, "Uses", end))
+    with pytest.raises(EntityError, match="from: asset/Barn has 2 relations"):
+        relations.plan_relate(side.view, source, "Uses", ends[2])
+    assert relations.plan_relate(side.view, source, "Uses", ends[1], {"a": 1})
+
+
+def test_removing_an_entity_leaves_the_relations_of_others() -> None:
+    side = Pair().edge
+    for one in (BARN, ROOM, SCALE):
+        save(side, one)
+    relate(side, BARN, "Contains", ROOM)
+    relate(side, ROOM, "Contains", SCALE)
+    relate(side, BARN, "Uses", SCALE)
+    side.do(plan_delete(side.view, SCALE))
+    assert [str(one.to) for one in relations.relations_from(side.view, BARN)] == ["asset/Room"]
+    assert relations.relations_from(side.view, ROOM) == []

@@ -1,10 +1,10 @@
 """What MQTT devices publish: payloads on every kind of topic, and patterns of topics."""
 
 from edgesync.errors import ConfigError
+from edgesync.serve.devices.thingsboard import Device, Refused, ThingsBoard, ToldLimits
+from edgesync.serve.devices.values import BadPayload
 from edgesync.serve.mqtt.mapping import TopicMap
 from edgesync.serve.mqtt.settings import TopicSettings
-from edgesync.serve.mqtt.thingsboard import Device, Refused, ThingsBoard, ToldLimits
-from edgesync.serve.mqtt.values import BadPayload
 from tests.edgesync.serve.mqtt.attributes import HeldAttributes
 from tests.fuzz.fuzz import Target
 

@@ -152,6 +152,6 @@ if __name__ == "__main__":
     record("event-1.json", events_written())
     record("block-1.json", blocks())
     record("batch-1.json", batches())
-    record("keyspace-1.json", keyspace())
+    record("keyspace-2.json", keyspace())
     record("wal-1.json", write_ahead_log())
     record("moments-1.json", all_digests())

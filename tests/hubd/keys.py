@@ -41,10 +41,15 @@ class Till:
     def do(self, *request: Argument) -> object:
         return carry_out(self._call, [as_bytes(one) for one in request])
 
+    def tell(self, data: bytes) -> None:
+        """Have bytes in records of the next entry."""
+        for body in cut(data):
+            self._edge.record(RecordKind.CELLS, body)
+
     def entry(self, position: int) -> Entry:
         """What was done since the last entry, as a batch in the hub's log."""
-        for body in cut(encode_ops(self.space.r, self.space.take())):
-            self._edge.record(RecordKind.CELLS, body)
+        if ops := self.space.take():
+            self.tell(encode_ops(self.space.r, ops))
         return self._edge.entry(position)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from hubd.api.context import EdgeView, LaneView, LinkEvent
+import msgspec
+
+from hubd.api.context import Context, EdgeView, LaneView, LinkEvent
 from hubd.link.rates import Slowdowns
 from hubd.log.base import LogStats
 
@@ -42,6 +44,14 @@ class StillHub:
 
     def log_stats(self) -> LogStats:
         return self.log
+
+
+def of_tenant(context: Context, tenant: str) -> Context:
+    """Give all edges of a still hub to a tenant."""
+    hub = context.hub
+    assert isinstance(hub, StillHub)
+    hub.all = [msgspec.structs.replace(one, tenant=tenant) for one in hub.all]
+    return context
 
 
 def an_edge(name: str, *, lag: int = 0, is_connected: bool = True, state: str = "") -> EdgeView:

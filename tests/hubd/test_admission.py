@@ -12,7 +12,7 @@ import trio
 from click.testing import CliRunner
 
 from edgesync_transport.zap import KeyTable
-from hubd import serve
+from hubd import data_folder
 from hubd.admission import Admission
 from hubd.cli import main as hubd_command
 from hubd.errors import HubHeld, OwnedUnusable
@@ -172,7 +172,7 @@ async def test_a_hub_whose_database_was_taken_meanwhile_stops(
     yard: Yard, postgresql: Server
 ) -> None:
     with (
-        closing(DatabaseHold(serve.database_url(yard.settings))) as other,
+        closing(DatabaseHold(data_folder.database_url(yard.settings))) as other,
         pytest.RaisesGroup(HubHeld, flatten_subgroups=True),
     ):
         async with served(yard.settings, yard.folder):
@@ -230,7 +230,7 @@ async def test_what_was_read_first_is_applied_first(tmp_path: Path) -> None:
         closing(open_registry(tmp_path)) as other,
     ):
         heard: Any = Recorder()
-        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard)
+        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard, heard)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(admission.refresh)
             await first_has_read.wait()
@@ -247,7 +247,7 @@ async def test_an_edge_that_is_forgotten_is_told_no_more_than_before(tmp_path: P
     """Its session ends a moment later, and until then it may ask."""
     with closing(open_registry(tmp_path)) as registry, closing(DatabaseHold(None)) as hold:
         heard: Any = Recorder()
-        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard)
+        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard, heard)
         registry.enrolments.invite("barn", valid_s=900)
         registry.edges.grant("barn", ["a/"])
         await admission.refresh()

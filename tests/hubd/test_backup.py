@@ -1,5 +1,7 @@
 """A copy of a hub beside one that runs, and every piece of it restored, into either database."""
 
+import hashlib
+import io
 import json
 import shutil
 import sqlite3
@@ -16,7 +18,7 @@ from click.testing import CliRunner
 
 from edgesync.errors import StoreVersion
 from edgesync_transport.keys import new_key_pair
-from hubd import serve
+from hubd import data_folder, serve
 from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore, restore_state
 from hubd.cli import main as hubd_command
 from hubd.db.engine import parse_url
@@ -25,6 +27,8 @@ from hubd.hold import holding_folder
 from hubd.log.base import Append
 from hubd.log.lmdb import LmdbLog
 from hubd.manifest import MANIFEST, UNFINISHED, BackupRefused
+from hubd.objects.store import FOLDER as OBJECTS
+from hubd.objects.store import Objects
 from hubd.owned.database import FILE
 from hubd.owned.dump import DumpRefused
 from hubd.project.gaps import read_gaps
@@ -45,6 +49,7 @@ from tests.sites import PATIENCE_S
 
 pytestmark = pytest.mark.feature("K6", "S32")
 
+CONTENTS = f"{OBJECTS}/{hashlib.sha256(b'weights').hexdigest()}"
 TOML = '[hub]\npublic = "tcp://hub.example:7"\n'
 
 
@@ -66,7 +71,7 @@ class Copied:
         self.target = folder / "copy"
         self.restored = folder / "restored"
         self.url = url
-        self.keys = serve.load_keys(self.folder)
+        self.keys = data_folder.load_keys(self.folder)
         self.lost, self.kept = new_key_pair().public, new_key_pair().public
 
     def fill(self) -> None:
@@ -77,13 +82,17 @@ class Copied:
             for key in (self.lost, self.kept):
                 token = registry.enrolments.invite("barn", valid_s=900, again=True)
                 registry.enrolments.redeem(token.routing_key, token.secret, key)
+            objects = Objects(registry.owned, self.folder / OBJECTS)
+            objects.put("default", "model", io.BytesIO(b"weights"))
+            objects.put("acme", "theirs", io.BytesIO(b"weights"))
+            objects.assign("default", "model", ["barn"])
 
     async def backup(self, log_type: type[LmdbLog] = LmdbLog) -> None:
         with (
             closing(open_registry(self.folder, self.url)) as registry,
             open_answers(self.folder / "cells") as answers,
         ):
-            hub_log = log_type(self.folder / serve.LOG)
+            hub_log = log_type(self.folder / data_folder.LOG)
             source = Source(
                 folder=self.folder, hub_log=hub_log, owned=registry.owned, settings=TOML,
                 copy_state=serve.copier_of(settings_on(self.url), self.folder, hub_log),
@@ -123,7 +132,7 @@ def check_owned(registry: Registry, copied: Copied) -> None:
 
 
 async def test_every_piece_comes_back(copied: Copied) -> None:
-    with closing(LmdbLog(copied.folder / serve.LOG)) as hub_log:
+    with closing(LmdbLog(copied.folder / data_folder.LOG)) as hub_log:
         generation = hub_log.generation
     await copied.backup()
     assert not (copied.target / UNFINISHED).exists()
@@ -131,17 +140,30 @@ async def test_every_piece_comes_back(copied: Copied) -> None:
     manifest = check(copied.target)
     assert manifest is not None
     stores = {"cells/data.mdb", "tenants/acme/cells/data.mdb", "log/data.mdb"}
-    assert set(manifest.files) == {*stores, serve.KEYS, OWNED, SETTINGS}
+    assert set(manifest.files) == {*stores, CONTENTS, data_folder.KEYS, OWNED, SETTINGS}
     assert restore(copied.target, copied.restored) == manifest.head
-    assert serve.load_keys(copied.restored) == copied.keys
+    assert data_folder.load_keys(copied.restored) == copied.keys
     for name in ("cells/data.mdb", "tenants/acme/cells/data.mdb"):
         assert (copied.restored / name).read_bytes() == (copied.target / name).read_bytes()
-    with closing(LmdbLog(copied.restored / serve.LOG)) as hub_log:
+    with closing(LmdbLog(copied.restored / data_folder.LOG)) as hub_log:
         assert hub_log.generation != generation
     with closing(open_registry(copied.restored)) as registry:
         check_owned(registry, copied)
-    for name in (serve.KEYS, FILE):
+        objects = Objects(registry.owned, copied.restored / OBJECTS)
+        assert [one.name for one in objects.all()] == ["theirs", "model"]
+        (ref,) = objects.listings()["barn"].wanted
+        assert objects.path(ref.sha256).read_bytes() == b"weights"
+    for name in (data_folder.KEYS, FILE, CONTENTS):
         assert (copied.restored / name).stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_object_whose_contents_are_gone_is_named_and_no_backup_is_made(
+    filed: Copied,
+) -> None:
+    (filed.folder / CONTENTS).unlink()
+    with pytest.raises(BackupRefused, match="object theirs of acme"):
+        await filed.backup()
+    assert (filed.target / UNFINISHED).exists()
 
 
 async def test_either_database_takes_the_copy_of_the_other(filed: Copied, database: str) -> None:
@@ -156,7 +178,7 @@ async def test_either_database_takes_the_copy_of_the_other(filed: Copied, databa
     # A second time: the database is somebody's now.
     with pytest.raises(DumpRefused, match=r"postgresql://hub@/hub.* is in use"):
         restore(filed.target, filed.restored / "again", url)
-    assert not (filed.restored / "again" / serve.LOG).exists()
+    assert not (filed.restored / "again" / data_folder.LOG).exists()
 
 
 async def test_a_registry_that_was_not_lost_may_stay(copied: Copied) -> None:
@@ -164,14 +186,15 @@ async def test_a_registry_that_was_not_lost_may_stay(copied: Copied) -> None:
     await copied.backup()
     with closing(open_registry(copied.folder, copied.url)) as registry:
         registry.edges.revoke("barn")
-    shutil.rmtree(copied.folder / serve.LOG)
+    shutil.rmtree(copied.folder / data_folder.LOG)
     shutil.rmtree(copied.folder / "cells")
     with pytest.raises(DumpRefused, match="--keep-registry"):
         restore(copied.target, copied.folder, copied.url)
     restore(copied.target, copied.folder, copied.url, keeps_owned=True)
     with closing(open_registry(copied.folder, copied.url)) as registry:
         assert registry.edges.live_keys() == {}
-    assert (copied.folder / serve.LOG).exists()
+    assert (copied.folder / CONTENTS).read_bytes() == b"weights"
+    assert (copied.folder / data_folder.LOG).exists()
 
 
 async def test_an_edge_that_comes_meanwhile_is_whose_it_is_in_the_copy(copied: Copied) -> None:
@@ -197,7 +220,7 @@ async def test_what_was_not_finished_is_no_backup_and_nothing_is_safe(filed: Cop
 
     with pytest.raises(OwnedUnusable):
         await filed.backup(BrokenLog)
-    with closing(LmdbLog(filed.folder / serve.LOG)) as hub_log:
+    with closing(LmdbLog(filed.folder / data_folder.LOG)) as hub_log:
         assert hub_log.newest_backup is None
     assert (filed.target / UNFINISHED).exists()
     with pytest.raises(BackupRefused, match="was not finished"):
@@ -210,7 +233,9 @@ async def sound(filed: Copied) -> Copied:
     return filed
 
 
-@pytest.mark.parametrize("name", ["log/data.mdb", "cells/data.mdb", serve.KEYS, OWNED, SETTINGS])
+@pytest.mark.parametrize(
+    "name", ["log/data.mdb", "cells/data.mdb", data_folder.KEYS, OWNED, SETTINGS, CONTENTS]
+)
 async def test_a_piece_that_is_not_what_it_was_is_named(sound: Copied, name: str) -> None:
     path = sound.target / name
     text = path.read_bytes()
@@ -239,7 +264,10 @@ async def test_part_of_a_backup_is_none(sound: Copied) -> None:
         check(sound.target)
 
 
-@pytest.mark.parametrize("name", [serve.STATE, "log/more.mdb", "tenants/theirs/cells/data.mdb"])
+@pytest.mark.parametrize(
+    "name",
+    [data_folder.STATE, "log/more.mdb", "tenants/theirs/cells/data.mdb", f"{OBJECTS}/{'0' * 64}"],
+)
 async def test_what_a_backup_does_not_list_is_not_restored(sound: Copied, name: str) -> None:
     """Two backups copied into one folder, say."""
     assert not (sound.target / name).exists()
@@ -266,7 +294,7 @@ async def test_a_backup_of_another_version_says_so(sound: Copied) -> None:
         path.write_text(damaged)
         with pytest.raises(BackupRefused, match="is damaged"):
             check(sound.target)
-    manifest["files"]["../hub/hub.keys"] = manifest["files"][serve.KEYS]
+    manifest["files"]["../hub/hub.keys"] = manifest["files"][data_folder.KEYS]
     path.write_text(json.dumps(manifest))
     with pytest.raises(BackupRefused, match="outside of it"):
         check(sound.target)
@@ -284,7 +312,7 @@ async def test_owned_state_of_a_newer_version_or_torn_is_refused(sound: Copied) 
         path.write_text(text)
         with pytest.raises(DumpRefused, match=problem):
             restore(sound.target, sound.restored)
-        assert not (sound.restored / serve.LOG).exists()
+        assert not (sound.restored / data_folder.LOG).exists()
     path.write_text("".join(lines))
     restore(sound.target, sound.restored)
     with closing(open_registry(sound.restored)) as registry:
@@ -298,6 +326,8 @@ async def test_owned_state_of_an_earlier_version_is_migrated(
     """0001 had no prefixes; the database that takes it was made by this version."""
     path = sound.target / OWNED
     lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if not line.get("table", "").startswith("object")]
+    lines[-1]["rows"] = len(lines) - 2
     lines[0]["revision"] = "0001"
     for line in lines:
         if line.get("table") == "edge":
@@ -325,7 +355,7 @@ async def test_where_something_is_nothing_is_overwritten(sound: Copied) -> None:
         await sound.backup()
 
 
-@pytest.mark.parametrize("name", ["cells", "tenants", serve.STATE])
+@pytest.mark.parametrize("name", ["cells", "tenants", data_folder.STATE])
 async def test_what_is_in_the_way_is_named_before_anything_is_done(
     sound: Copied, name: str
 ) -> None:
@@ -346,29 +376,29 @@ async def test_a_copy_of_the_copy_is_compared(sound: Copied) -> None:
         restore(sound.target, sound.restored, manifest=manifest)
     assert not (sound.restored / FILE).exists()
     path.write_bytes(text)
-    with closing(LmdbLog(sound.target / serve.LOG, readonly=True)):  # somebody looks into it
+    with closing(LmdbLog(sound.target / data_folder.LOG, readonly=True)):  # somebody looks into it
         pass
     assert restore(sound.target, sound.restored, manifest=manifest) == manifest.head
 
 
 async def test_a_key_pair_that_was_there_is_kept_beside(sound: Copied) -> None:
-    made = serve.load_keys(sound.restored)
+    made = data_folder.load_keys(sound.restored)
     restore(sound.target, sound.restored)
-    assert serve.load_keys(sound.restored) == sound.keys != made
-    aside = sound.restored / f"{serve.KEYS}.replaced"
+    assert data_folder.load_keys(sound.restored) == sound.keys != made
+    aside = sound.restored / f"{data_folder.KEYS}.replaced"
     assert made.public in aside.read_text()
 
 
 @pytest.mark.parametrize("is_put", [False, True])
 async def test_a_restore_that_was_killed_begins_again(sound: Copied, is_put: bool) -> None:
     """Until then no hub starts there: to an empty log edges would hand what they have."""
-    draft = sound.restored / serve.RESTORE_DRAFT
+    draft = sound.restored / data_folder.RESTORE_DRAFT
     shutil.copytree(sound.target, draft)
     if is_put:
         (draft / "cells").rename(sound.restored / "cells")
     with pytest.raises(RestoreUnfinished, match="run `hubd restore` again"):
         await serve.run(Settings(), sound.restored, stop=trio.Event())
-    assert not (sound.restored / serve.LOG).exists()
+    assert not (sound.restored / data_folder.LOG).exists()
     restore(sound.target, sound.restored)
     assert not draft.exists()
     assert (sound.restored / "cells" / "data.mdb").exists()
@@ -440,8 +470,8 @@ async def test_a_file_of_before_a_database_permits_no_dropping(
     copied = moved.copied
     copied.url, copied.target = parse_url(database), tmp_path / "later"
     await copied.backup()
-    assert not (copied.target / serve.STATE).exists()
-    with closing(LmdbLog(copied.folder / serve.LOG)) as hub_log:
+    assert not (copied.target / data_folder.STATE).exists()
+    with closing(LmdbLog(copied.folder / data_folder.LOG)) as hub_log:
         assert hub_log.newest_backup is not None
         assert (hub_log.newest_backup.head, hub_log.newest_backup.stored) == (8, 0)
 
@@ -469,7 +499,7 @@ class Trimmed:
 
     async def follow(self, hub_log: LmdbLog) -> None:
         """Read the log to its end, and store all of it."""
-        keys = serve.load_keys(self.folder)
+        keys = data_folder.load_keys(self.folder)
         with closing(
             serve.open_derived(settings_on(self.url), self.folder, keys, hub_log)
         ) as state:
@@ -480,11 +510,11 @@ class Trimmed:
 
     async def make(self) -> None:
         """Five entries are in a backup and dropped but for the newest, three came later."""
-        with closing(LmdbLog(self.folder / serve.LOG)) as hub_log:
+        with closing(LmdbLog(self.folder / data_folder.LOG)) as hub_log:
             await self.append(hub_log, 5)
             await self.follow(hub_log)
         await self.copied.backup()
-        with closing(LmdbLog(self.folder / serve.LOG)) as hub_log:
+        with closing(LmdbLog(self.folder / data_folder.LOG)) as hub_log:
             backup = hub_log.newest_backup
             assert backup is not None
             assert (backup.head, backup.stored) == (5, 5)
@@ -494,13 +524,13 @@ class Trimmed:
 
     def lose_state(self) -> None:
         if self.url is None:
-            (self.folder / serve.STATE).unlink()
+            (self.folder / data_folder.STATE).unlink()
         else:
             self._execute("DROP SCHEMA edgesync_state_1 CASCADE")
 
     def damage_state(self) -> None:
         if self.url is None:
-            path = self.folder / serve.STATE
+            path = self.folder / data_folder.STATE
             path.write_bytes(path.read_bytes()[: 3 * 4096])
         else:
             self._execute("DROP TABLE edgesync_state_1.latest")
@@ -537,7 +567,7 @@ async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(
     for url in (None, parse_url(postgresql.new_database())):
         restored = trimmed.copied.restored / str(url is None)
         restore(later, restored, url)
-        with closing(LmdbLog(restored / serve.LOG)) as hub_log:
+        with closing(LmdbLog(restored / data_folder.LOG)) as hub_log:
             assert (hub_log.oldest, hub_log.head) == (6, 8)
             trimmed.folder, trimmed.url, trimmed.epoch = restored, url, 0
             await trimmed.follow(hub_log)
@@ -545,23 +575,23 @@ async def test_a_restored_hub_has_the_history_that_its_log_had_dropped(
             await trimmed.append(hub_log, 2)
             await trimmed.follow(hub_log)
         assert history(restored, url) == (10, [])
-        assert (restored / serve.STATE).exists() is (url is None)
+        assert (restored / data_folder.STATE).exists() is (url is None)
         trimmed.edge.tail -= 2
 
 
 async def test_the_state_of_a_backup_is_put_back_alone(trimmed: Trimmed) -> None:
     folder, url = trimmed.folder, trimmed.url
     trimmed.lose_state()
-    with closing(LmdbLog(folder / serve.LOG)) as hub_log:
+    with closing(LmdbLog(folder / data_folder.LOG)) as hub_log:
         await trimmed.follow(hub_log)
     assert history(folder, url) == (3, [5, 5, 5])
     assert restore_state(trimmed.target, folder, url) == 5
     assert history(folder, url) == (5, [])
-    with closing(LmdbLog(folder / serve.LOG)) as hub_log:
+    with closing(LmdbLog(folder / data_folder.LOG)) as hub_log:
         await trimmed.follow(hub_log)
     assert history(folder, url) == (8, [])
-    assert (folder / f"{serve.STATE}.replaced").exists() is (url is None)
-    assert (folder / f"{serve.STATE}.draft").exists() is False
+    assert (folder / f"{data_folder.STATE}.replaced").exists() is (url is None)
+    assert (folder / f"{data_folder.STATE}.draft").exists() is False
 
 
 async def test_a_command_puts_the_state_back(trimmed: Trimmed) -> None:
@@ -577,9 +607,9 @@ async def test_a_command_puts_the_state_back(trimmed: Trimmed) -> None:
 async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed) -> None:
     restored, trimmed.url = trimmed.copied.restored, None
     restore(trimmed.target, restored)
-    (restored / serve.STATE).unlink()
+    (restored / data_folder.STATE).unlink()
     assert restore_state(trimmed.target, restored) == 5
-    with closing(LmdbLog(restored / serve.LOG)) as hub_log:
+    with closing(LmdbLog(restored / data_folder.LOG)) as hub_log:
         assert hub_log.generation == next(reversed(hub_log.lives()))
         trimmed.folder = restored
         await trimmed.follow(hub_log)
@@ -588,17 +618,17 @@ async def test_the_state_of_before_a_restore_is_of_the_same_log(trimmed: Trimmed
 
 async def test_a_state_that_does_not_fit_the_log_is_refused(trimmed: Trimmed) -> None:
     folder, url = trimmed.folder, trimmed.url
-    state, head = trimmed.target / serve.STATE, history(folder, url)
+    state, head = trimmed.target / data_folder.STATE, history(folder, url)
     with closing(sqlite3.connect(state)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreVersion, match="upgrade edgesync"):
         restore_state(trimmed.target, folder, url)
-    with closing(LmdbLog(folder / serve.LOG)) as hub_log:
+    with closing(LmdbLog(folder / data_folder.LOG)) as hub_log:
         await hub_log.drop(7)
     with pytest.raises(StateRefused, match=r"up to 5, and this log begins at 8.*newer backup"):
         restore_state(trimmed.target, folder, url)
-    shutil.rmtree(folder / serve.LOG)
-    with closing(LmdbLog(folder / serve.LOG)):
+    shutil.rmtree(folder / data_folder.LOG)
+    with closing(LmdbLog(folder / data_folder.LOG)):
         pass
     with pytest.raises(StateRefused, match="another log"):
         restore_state(trimmed.target, folder, url)
@@ -614,19 +644,19 @@ async def test_a_state_that_does_not_fit_the_log_is_refused(trimmed: Trimmed) ->
 async def test_a_state_of_a_newer_version_is_refused_before_anything_is_put(
     trimmed: Trimmed,
 ) -> None:
-    with closing(sqlite3.connect(trimmed.target / serve.STATE)) as database, database:
+    with closing(sqlite3.connect(trimmed.target / data_folder.STATE)) as database, database:
         database.execute("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(StoreVersion, match="upgrade edgesync"):
         restore(trimmed.target, trimmed.copied.restored)
     assert not (trimmed.copied.restored / FILE).exists()
-    assert not (trimmed.copied.restored / serve.LOG).exists()
+    assert not (trimmed.copied.restored / data_folder.LOG).exists()
 
 
 async def test_a_state_that_is_damaged_permits_no_dropping(trimmed: Trimmed) -> None:
     trimmed.damage_state()
     trimmed.copied.target = trimmed.target.with_name("later")
     await trimmed.copied.backup()
-    assert not (trimmed.copied.target / serve.STATE).exists()
-    with closing(LmdbLog(trimmed.folder / serve.LOG)) as hub_log:
+    assert not (trimmed.copied.target / data_folder.STATE).exists()
+    with closing(LmdbLog(trimmed.folder / data_folder.LOG)) as hub_log:
         assert hub_log.newest_backup is not None
         assert (hub_log.newest_backup.head, hub_log.newest_backup.stored) == (8, 0)

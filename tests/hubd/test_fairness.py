@@ -17,7 +17,9 @@ from edgesync.model import EventType, RecordKind, ValueType, series_id
 from edgesync_transport.messages import Ack, Lane
 from hubd.link import sessions
 from hubd.link.lead import SMALL, Lead
-from hubd.project import Live, Projectors, SeriesLimits, run_projectors
+from hubd.project.limits import SeriesLimits
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
 from hubd.state import State, open_state, views
 from tests.hubd.links import HandEdge, Site, open_site
 from tests.hubd.log.test_contract import Lanes

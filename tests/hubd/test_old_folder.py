@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import pytest
 
-from hubd import serve
-from hubd.owned.migrate import newest_revision
+from hubd import data_folder
+from hubd.owned.migrate import MIGRATIONS
 from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard, send
 
@@ -48,7 +48,7 @@ async def readings_of(yard: Yard, edge: str, start_ns: int) -> list[float]:
 
 
 async def test_a_hub_from_before_tenants_goes_on_with_all_it_had(yard: Yard) -> None:
-    keys = serve.load_keys(yard.folder)
+    keys = data_folder.load_keys(yard.folder)
     with closing(sqlite3.connect(yard.folder / "registry.db")) as old:
         before = list(old.iterdump())
     async with served(yard.settings, yard.folder):
@@ -76,8 +76,8 @@ async def test_a_hub_from_before_tenants_goes_on_with_all_it_had(yard: Yard) -> 
         for name in GATEWAYS:  # each with the key it has
             async with yard.edge(name) as node:
                 await send(node)
-    assert serve.load_keys(yard.folder) == keys
-    aside = yard.folder / f"registry.db.before-{newest_revision()}"
+    assert data_folder.load_keys(yard.folder) == keys
+    aside = yard.folder / f"registry.db.before-{MIGRATIONS.newest}"
     assert aside.exists()
     with closing(sqlite3.connect(aside)) as copy:
         assert list(copy.iterdump()) == before

@@ -22,10 +22,10 @@ from edgesync.demo.site import free_ports
 from edgesync.errors import EdgesyncError
 from edgesync.serve.control import ask_hub
 from edgesync_transport.keys import new_key_pair, write_keys
-from hubd import serve
+from hubd import data_folder
 from hubd.cli import main as hubd_command
 from hubd.errors import DatabaseTaken, HubHeld, OwnedUnusable
-from hubd.owned.migrate import newest_revision
+from hubd.owned.migrate import MIGRATIONS
 from hubd.project import base
 from hubd.registry import Invitation, open_registry
 from hubd.settings import Settings
@@ -57,8 +57,8 @@ def settings_on(database: str) -> Settings:
 
 def enrol(settings: Settings, folder: Path) -> dict[str, Any]:
     """Let an edge in; returns its settings."""
-    hub_keys, pair = serve.load_keys(folder / "hub"), new_key_pair()
-    registry = open_registry(folder / "hub", serve.database_url(settings))
+    hub_keys, pair = data_folder.load_keys(folder / "hub"), new_key_pair()
+    registry = open_registry(folder / "hub", data_folder.database_url(settings))
     with contextlib.closing(registry):
         invitation = registry.enrolments.invite(EDGE, tenant="default", valid_s=60)
         registry.enrolments.redeem(invitation.routing_key, invitation.secret, pair.public)
@@ -108,7 +108,7 @@ async def test_a_hub_answers_from_postgresql_as_from_a_file(
         await send(node, range(10))
         await shown(settings, [float(one) for one in range(10)])
         assert (await status_of(url_of(settings) + "/healthz"))[0] == 200
-    assert not (tmp_path / "hub" / serve.STATE).exists()
+    assert not (tmp_path / "hub" / data_folder.STATE).exists()
     assert await trio.to_thread.run_sync(ledger, settings, tmp_path) == list(range(10))
     async with served(settings, tmp_path / "hub"):
         await shown(settings, [float(one) for one in range(10)])
@@ -123,7 +123,7 @@ def _without_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_two_hubs_do_not_write_to_one_database(settings: Settings, tmp_path: Path) -> None:
     other = settings_on(settings.hub.database)
     async with served(settings, tmp_path / "hub"):
-        url = serve.database_url(other)
+        url = data_folder.database_url(other)
         assert url is not None
         # Also when it is not held for the whole of the hub any more.
         with pytest.raises(HubHeld, match=rf"in use by another hub: process {os.getpid()} on"):
@@ -230,7 +230,7 @@ async def test_a_server_that_fails_over_loses_and_doubles_nothing(
         await send(node, range(20, 30))  # acknowledged: the log has them
         with (
             contextlib.closing(
-                open_registry(tmp_path / "hub", serve.database_url(settings))
+                open_registry(tmp_path / "hub", data_folder.database_url(settings))
             ) as registry,
             pytest.raises(OwnedUnusable, match="read-only transaction"),
         ):
@@ -302,7 +302,7 @@ async def test_a_registry_that_a_newer_version_has_migrated_keeps_nobody_out_who
         await unhealthy(settings, "the registry cannot be read", "upgrade edgesync")
         await send(node, range(10, 20))
         await shown(settings, [float(one) for one in range(20)])
-        postgresql.execute(version.format(newest_revision()), "hub")
+        postgresql.execute(version.format(MIGRATIONS.newest), "hub")
         await healthy(settings)
 
 
@@ -338,7 +338,7 @@ async def test_a_hub_whose_clock_is_five_minutes_from_its_databases_works_as_any
         '[log]\nkeep = "1h"\n'
     )
     command = [sys.executable, "-c", SKEWED, str(ahead_s), "--config", str(config)]
-    url = serve.database_url(settings)
+    url = data_folder.database_url(settings)
     with process(*command, "run") as hub:
         async with EdgeNode(edge, folder=tmp_path) as node:
             await send(node, range(10))
@@ -385,12 +385,12 @@ async def test_a_state_ahead_of_the_log_is_made_anew_and_what_was_lost_comes_aga
     async with served(settings, folder), EdgeNode(edge, folder=tmp_path) as node:
         await send(node, range(10))
         await shown(settings, [float(one) for one in range(10)])
-    shutil.copytree(folder / serve.LOG, tmp_path / "earlier")
+    shutil.copytree(folder / data_folder.LOG, tmp_path / "earlier")
     async with served(settings, folder), EdgeNode(edge, folder=tmp_path) as node:
         await send(node, range(10, 20))
         await shown(settings, [float(one) for one in range(20)])
-    shutil.rmtree(folder / serve.LOG)
-    (tmp_path / "earlier").rename(folder / serve.LOG)
+    shutil.rmtree(folder / data_folder.LOG)
+    (tmp_path / "earlier").rename(folder / data_folder.LOG)
     async with served(settings, folder), EdgeNode(edge, folder=tmp_path) as node:
         await send(node, range(20, 30))
         await shown(settings, [float(one) for one in range(30)])

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from edgesync.bounds import FLAPPING_SESSIONS
 from edgesync_transport.messages import Ack, Refused, Welcome
-from hubd.presence import EVENTS_MAX, FLAPPING_SESSIONS, Presence
+from edgesync_transport.seldom import Seldom
+from hubd.presence import EVENTS_BURST, EVENTS_MAX, Presence
 from tests.hubd.links import Site, open_site
 from tests.hubd.log.test_contract import Lanes, drafts
+
+FLAPPING_AT = FLAPPING_SESSIONS + 1
 
 
 def kinds(site: Site, edge: str | None = None) -> list[str]:
@@ -82,13 +86,13 @@ async def test_a_link_that_comes_again_and_again_is_shown_as_flapping(tmp_path: 
     async with open_site(tmp_path, takeovers_max=100) as site:
         edge = site.edge()
         assert isinstance(await edge.greet(), Welcome)
-        for nth in range(2, FLAPPING_SESSIONS + 1):
+        for nth in range(2, FLAPPING_AT + 1):
             assert "flapping" not in kinds(site)
             assert isinstance(await edge.greet(again=True), Welcome), nth
         assert kinds(site, "barn").count("flapping") == 1
         assert kinds(site, "shed") == []
         # It is said once for so many sessions, not once for each.
-        for _ in range(FLAPPING_SESSIONS - 1):
+        for _ in range(FLAPPING_AT - 1):
             await edge.greet(again=True)
         assert kinds(site).count("flapping") == 1
         await edge.greet(again=True)
@@ -96,11 +100,25 @@ async def test_a_link_that_comes_again_and_again_is_shown_as_flapping(tmp_path: 
 
 
 @pytest.mark.feature("S26")
+@pytest.mark.parametrize("every_s", [10.0, 40.0, 60.0])
+async def test_a_line_that_holds_for_a_while_and_is_gone_again_is_flapping(
+    tmp_path: Path, every_s: float
+) -> None:
+    async with open_site(tmp_path) as site:
+        presence = Presence(site.log)
+    for nth in range(3 * FLAPPING_AT):
+        presence.note("barn", "connected", {}, nth * every_s)
+    found = [e for e in presence.link_events(edge="barn", before=None, limit=99)]
+    flapping = [e.detail for e in found if e.kind == "flapping"]
+    assert flapping == [f"{FLAPPING_AT} sessions in {(FLAPPING_AT - 1) * every_s:.0f} s"] * 3
+
+
+@pytest.mark.feature("S26")
 async def test_sessions_far_apart_are_no_flapping(tmp_path: Path) -> None:
     async with open_site(tmp_path) as site:
         presence = Presence(site.log)
     for nth in range(20):
-        presence.note("barn", "connected", {}, nth * 20.0)
+        presence.note("barn", "connected", {}, nth * 110.0)
     assert [e.kind for e in presence.link_events(edge=None, before=None, limit=99)] == (
         ["connected"] * 20
     )
@@ -125,7 +143,27 @@ async def test_two_gateways_with_one_key_are_held_off(tmp_path: Path) -> None:
         assert any(isinstance(answer, Refused) for answer in answers)
 
 
-async def test_events_of_links_are_bounded_and_paged(tmp_path: Path) -> None:
+async def test_an_edge_that_greets_without_end_pushes_out_no_others_events(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        presence, now = Presence(site.log), 0.0
+    presence._seldom = Seldom(60.0, lambda: now, burst=EVENTS_BURST)
+    presence.note("shed", "lost", {"silent_s": 15}, 0.0)
+    told = [presence.note("barn", "superseded", {"epoch": n}, 0.0) for n in range(EVENTS_MAX)]
+    assert sum(one is not None for one in told) == EVENTS_BURST
+    assert len(presence.link_events(edge="shed", before=None, limit=9)) == 1
+    now = 60.0
+    left_out = EVENTS_MAX - EVENTS_BURST
+    assert presence.note("barn", "superseded", {"epoch": 1}, now) == {
+        "epoch": 1, "left_out": left_out,
+    }  # fmt: skip
+    (newest,) = presence.link_events(edge="barn", before=None, limit=1)
+    assert newest.detail == f"epoch 1, {left_out} left out"
+
+
+async def test_events_of_links_are_bounded_and_paged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubd.presence.EVENTS_BURST", EVENTS_MAX)
     async with open_site(tmp_path) as site:
         presence = Presence(site.log)
     for n in range(EVENTS_MAX + 5):

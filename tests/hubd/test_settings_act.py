@@ -24,7 +24,7 @@ from edgesync.demo.site import free_ports
 from edgesync.errors import CommandError, ConfigError
 from edgesync.model import RecordKind
 from edgesync_transport.keys import decode_token, new_key_pair, write_keys
-from hubd import serve
+from hubd import data_folder, serve
 from hubd.cli import main as hubd_command
 from hubd.link.rates import Rate, RateSettings
 from hubd.log.lmdb import LmdbLog
@@ -34,6 +34,7 @@ from hubd.state import open_state, tables
 from hubd.state.file import open_beside
 from hubd.state.rollups import HOUR_NS, MINUTE_NS, Bucket, merge
 from tests.hubd.conftest import kept_up
+from tests.hubd.keys import proposed
 from tests.hubd.log.test_contract import Lanes, begin
 from tests.hubd.state.filled import HOURS_BEGIN, write_hours
 from tests.native.rowsmith import Draft
@@ -109,6 +110,8 @@ async def test_log_and_keys_are_as_the_file_says(tmp_path: Path) -> None:
         assert hub_log._book.has_backups
         with contextlib.closing(serve.open_cells(settings, tmp_path, hub_log)) as cells:
             assert cells._own.store.map_bytes_max == 16 << 20
+            for _ in cells.project(proposed(cells.start_proposal(), 1, 1)):  # from there on
+                pass
             with pytest.raises(CommandError, match="value_limit"):
                 cells.ask("SET", ("key", "x" * 2000))
             answers = serve.make_answers(settings, cells, hub_log)
@@ -129,7 +132,9 @@ def test_a_limit_that_no_batch_fits_into_is_refused(section: str) -> None:
 async def dropped(folder: Path, log: dict[str, object]) -> int:
     """Return the oldest position of a hub's log of twenty entries once something is dropped."""
     hour_ago_ns = time.time_ns() - 3600 * 10**9
-    with contextlib.closing(LmdbLog(folder / serve.LOG, clock_ns=lambda: hour_ago_ns)) as hub_log:
+    with contextlib.closing(
+        LmdbLog(folder / data_folder.LOG, clock_ns=lambda: hour_ago_ns)
+    ) as hub_log:
         records = [Draft(RecordKind.EVENT, Random(n).randbytes(10_000), 7, n) for n in range(20)]
         lane, epoch = Lanes(records), await begin(hub_log)
         await hub_log.append([lane.cut(n, n, epoch=epoch) for n in range(1, 21)])
@@ -225,7 +230,7 @@ async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None
             "write_token_sha256": [digests["writes"]], "allowed_hosts": ["hub.example"],
         },
     )  # fmt: skip
-    hub_keys, pair = serve.load_keys(tmp_path / "hub"), new_key_pair()
+    hub_keys, pair = data_folder.load_keys(tmp_path / "hub"), new_key_pair()
     with contextlib.closing(open_registry(tmp_path / "hub")) as registry:
         invitation = registry.enrolments.invite("barn", tenant="default", valid_s=60)
         registry.enrolments.redeem(invitation.routing_key, invitation.secret, pair.public)
@@ -252,7 +257,7 @@ async def test_a_hub_serves_where_and_whom_the_file_says(tmp_path: Path) -> None
             await trio.sleep(0.02)
         else:
             pytest.fail(f"no series is beyond the limit: {health}")
-        with contextlib.closing(open_beside(tmp_path / "hub" / serve.STATE)) as rows:
+        with contextlib.closing(open_beside(tmp_path / "hub" / data_folder.STATE)) as rows:
             # With room for little, what has just come is in pages already.
             for _ in range(1000):
                 if rows.read_now(lambda c: c.execute(sa.select(tables.page.c.points)).all()):
@@ -322,7 +327,7 @@ def test_the_password_of_the_database_is_in_a_file_alone(tmp_path: Path) -> None
         '[hub]\ndatabase = "postgresql://hub@db.example/hub"\npassword_file = "password"\n'
     )
     (tmp_path / "password").write_text("a secret\n")
-    url = serve.database_url(read_settings(tmp_path / "hub.toml", {}))
+    url = data_folder.database_url(read_settings(tmp_path / "hub.toml", {}))
     assert url is not None
     assert url.password == "a secret"
     for given in ("postgresql://hub:a-secret@db.example/hub", "postgresql://db/hub?password=x"):

@@ -18,8 +18,9 @@ from hubd.log.base import Append, Appended, Entry, Log, LogFull
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
 from hubd.log.retention import STATE_BACKUP, Policy, Readers, Retention
-from hubd.project import VIEWS, Live, Projectors, run_projectors
 from hubd.project.gaps import read_gaps
+from hubd.project.live import Live
+from hubd.project.projectors import VIEWS, Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
 from hubd.state import State, open_state, views
 from hubd.state.copies import copy_state

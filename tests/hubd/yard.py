@@ -12,7 +12,7 @@ import trio
 from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
 from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
-from hubd import serve
+from hubd import data_folder
 from hubd.registry import Invitation, Registry, open_registry
 from hubd.settings import Settings, from_table
 from tests.sites import PATIENCE_S
@@ -29,10 +29,10 @@ class Yard:
         self.settings: Settings = from_table(
             {"hub": hub, "api": {"port": http}}, file="hub.toml", environment={}
         )
-        self.server_key = serve.load_keys(folder).public
+        self.server_key = data_folder.load_keys(folder).public
 
     def registry(self) -> Registry:
-        return open_registry(self.folder, serve.database_url(self.settings))
+        return open_registry(self.folder, data_folder.database_url(self.settings))
 
     def enrol(self, edge: str) -> KeyPair:
         pair = new_key_pair()
@@ -45,20 +45,28 @@ class Yard:
     @asynccontextmanager
     async def edge(self, name: str) -> AsyncIterator[EdgeNode]:
         hub = {"endpoint": self.settings.hub.listen[0], "server_key": self.server_key}
-        async with EdgeNode({"hub": hub}, folder=self.folder / name) as node:
+        table = {"edge": {"name": name}, "hub": hub}
+        async with EdgeNode(table, folder=self.folder / name) as node:
             yield node
 
     async def ask(self, path: str, **body: Any) -> tuple[int, Any]:
+        answer = await self._send(path, **body)
+        return answer.status_code, answer.json()
+
+    async def _send(self, path: str, **body: Any) -> httpx2.Response:
         async with httpx2.AsyncClient() as client:
             method = "POST" if body else "GET"
-            answer = await client.request(method, self.url + path, json=body or None)
-            return answer.status_code, answer.json()
+            return await client.request(method, self.url + path, json=body or None)
 
     async def wait_for(self, path: str, is_wanted: Callable[[Any], bool]) -> Any:
+        """Ask until the answer is as wanted; a hub that says "come again" has not answered yet.
+
+        Its registry may be in another's hand for longer than it lets a client wait.
+        """
         while True:
-            _, answer = await self.ask(path)
-            if is_wanted(answer):
-                return answer
+            answer = await self._send(path)
+            if "retry-after" not in answer.headers and is_wanted(answer.json()):
+                return answer.json()
             await trio.sleep(0.05)
 
     async def health(self, is_wanted: Callable[[str], bool]) -> str:

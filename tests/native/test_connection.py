@@ -2,7 +2,9 @@
 
 import socket
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +13,15 @@ from hypothesis import strategies as st
 from edgesync._native.commands import TABLE, Command, EvictedReply, Runner
 from edgesync._native.connection import GONE, HELD, LEFT, OPEN, SERVED, Connection
 from edgesync._native.edgekeys import EdgeKeys
+from edgesync._native.points import Columns
 from edgesync._native.resp import Parser, ReplyError, encode
 from edgesync.cells.commands import Call
 from tests.cells.memory import MemoryView
 from tests.edgesync.serve.resp.test_parser import packed
 
 pytestmark = pytest.mark.feature("L1", "L14")
+
+WALL_NS = 17 * 10**17 + 10**15
 
 
 def plain(_call: Call, args: Sequence[bytes]) -> object:
@@ -43,7 +48,7 @@ class Runs(Runner):
 
     def __init__(self) -> None:
         space = EdgeKeys(MemoryView())
-        super().__init__(space, Call(space, Random(1)), lambda: 0)
+        super().__init__(space, Call(space, Random(1)), lambda: WALL_NS)
 
 
 class Pair:
@@ -254,3 +259,81 @@ def test_replies_keep_their_order_whatever_waits_for_what(
         assert got == encode([b"%d" % number for number in range(let_go)], 2)
     finally:
         pair.close()
+
+
+TIMES = st.sampled_from([b"1700000000000", b"*", b"0", b"17", b"-1", b"9999999999999", b"", b"x"])
+VALUES = st.one_of(
+    st.sampled_from([b"1.5", b"-0", b"1e3", b"1" * 16, b"1" * 70, b"nan", b"", b"1\r\n2"]),
+    st.floats(allow_nan=False).map(lambda one: repr(one).encode()),
+)
+ADDS = st.tuples(
+    st.sampled_from([b"TS.ADD", b"ts.add", b"Ts.Add"]),
+    st.sampled_from([b"t", b"u", b"t" * 300, b"stranger"]), TIMES, VALUES,
+).map(lambda words: packed(list(words)))  # fmt: skip
+KNOWN_ADDS = st.integers(0, 10**6).map(
+    lambda n: packed([b"TS.ADD", b"tu"[n % 2 :][:1], b"%d" % (17 * 10**11 + n), b"%.2f" % (n / 7)])
+)
+OTHERS = st.sampled_from([
+    packed([b"SET", b"k", b"1"]), packed([b"TS.ADD", b"t", b"1"]), packed([b"PING"]),
+    packed([b"TS.MADD", b"t", b"3", b"1"]),
+    packed([b"TS.MADD", b"t", b"3", b"1", b"u", b"4", b"2"]),
+    packed([b"TS.ADD", b"t", b"1", b"1", b"LABELS"]), b"TS.ADD t 5 6\r\n", b"*0\r\n", b"*-1\r\n",
+    b"*4\r\n$06\r\nTS.ADD\r\n$1\r\nt\r\n$1\r\n1\r\n$1\r\n1\r\n", b"*04\r\n",
+    b"*4\r\n:6\r\n", b"*4\r\n$\r\n",
+    packed([b"GET", b"a", b"b", b"v" * 600]),
+])  # fmt: skip
+
+
+def run_all(pair: Pair, *, quick: bool, stream: bytes, cuts: list[int]) -> tuple[object, ...]:
+    """All replies, in which a request that is left is its own; the readings; how it ended."""
+    columns = Columns()
+    columns.add(0, 0, 0.0)
+    columns.names.update({b"t": 0, b"u": 1, b"t" * 300: 2})
+    pair.runs.columns = columns
+    found = b""
+    for start, end in pairwise([0, *sorted(cuts), len(stream)]):
+        pair.client.sendall(stream[start:end])
+        if quick:
+            pair.connection.serve(pair.runs, 2, 1 << 20, lambda: OPEN)
+        else:
+            assert pair.connection.receive()
+            pair.answer()
+        while pair.connection.has_requests:
+            pair.connection.owe([b" ".join(pair.connection.take())], 2, OPEN)
+            pair.answer()
+        found += pair.read()
+    taken = [one.tobytes() for one in columns.take()]
+    return found, taken, pair.runs.commands, pair.connection.last, pair.connection.parser.error
+
+
+@pytest.mark.slow
+@pytest.mark.feature("L9")
+@given(st.lists(st.one_of(KNOWN_ADDS, ADDS, OTHERS), max_size=12), st.data())
+def test_points_read_off_the_socket_are_those_of_requests(some: list[bytes], data: Any) -> None:
+    """However a stream is cut, it is what reading it request by request makes of it."""
+    stream = b"".join(some)
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=6))
+    seen = []
+    for quick in (True, False):
+        pair = Pair()
+        try:
+            seen.append(run_all(pair, quick=quick, stream=stream, cuts=cuts))
+        finally:
+            pair.close()
+    assert seen[0] == seen[1]
+
+
+def test_points_of_series_that_are_known_make_no_request(pair: Pair) -> None:
+    pair.runs.columns = Columns()
+    pair.runs.columns.names[b"t"] = 7
+    adds = b"".join(packed([b"TS.ADD", b"t", b"%d" % n, b"1.5"]) for n in range(1, 5))
+    for start in range(0, len(adds), 50):
+        pair.client.sendall(adds[start : start + 50])
+        assert pair.connection.serve(pair.runs, 2, 1 << 20, lambda: OPEN) == SERVED
+    assert pair.client.recv(1000) == b":1\r\n:2\r\n:3\r\n:4\r\n"
+    assert pair.runs.columns.take()[1].tolist() == [n * 10**6 for n in range(1, 5)]
+    # Whoever does not read what it is answered has to wait.
+    pair.client.sendall(adds)
+    assert pair.connection.serve(pair.runs, 2, 5, lambda: (1, 1)) == LEFT
+    assert len(pair.runs.columns) == 2
+    assert pair.connection.has_requests

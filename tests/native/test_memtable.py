@@ -177,3 +177,27 @@ def test_a_batch_gives_the_same_as_its_columns(some: list[Column], in_columns: b
             for time, value in zip(one.times, one.values, strict=True)
         ]
         assert flat(table.runs(series)) == given_points
+
+
+def test_a_time_that_is_still_to_come_is_not_the_newest_for_years() -> None:
+    """A clock ten years ahead has told one value; then it is right, and that is what counts."""
+    fresh = Memtable()
+    fresh.add(1, 1, 0, NEVER)
+
+    def newest_after(time: int, value: float, until: int) -> tuple[object, object]:
+        fresh.append(made([(1, ValueType.F64, [(time, value)])]), until)
+        found = fresh.tail(1)
+        assert found is not None
+        return found[1], found[3]
+
+    assert newest_after(100, 1.0, 150) == (100, 1.0)
+    assert newest_after(9000, 2.0, 160) == (9000, 2.0)
+    assert newest_after(110, 3.0, 170) == (110, 3.0)
+    assert newest_after(105, 4.0, 180) == (110, 3.0)  # late is not newer
+    assert newest_after(8000, 5.0, 190) == (8000, 5.0)
+    assert newest_after(9000, 6.0, 190) == (9000, 6.0)
+    # As it is after a restart, with what was stored.
+    again = Memtable()
+    again.add(1, 1, 7, 9000)
+    again.append(made([(1, ValueType.F64, [(120, 7.0)])]), 200)
+    assert again.tail(1) == (8, 120, ValueType.F64, 7.0)

@@ -691,3 +691,80 @@ def test_sizes_are_of_the_values_in_order(store: Store) -> None:
     assert store.sizes("things", b"b", b"c") == [(b"b", 3)]
     assert store.sizes("things", limit=2) == [(b"a", 9000), (b"b", 3)]
     assert store.sizes("things", limit_bytes=1) == [(b"a", 9000)]
+
+
+DAMAGES = {
+    "no kind": (10, b"\0\0"),
+    "a branch": (10, b"\1\0"),
+    "both kinds": (10, b"\3\0"),
+    "a large value": (10, b"\4\0"),
+    "empty": (12, b"\x10\0"),
+    "one node": (12, b"\x12\0"),
+    "a node behind the page": (18, b"\xfe\xff"),
+    "a node in the head": (18, b"\x10\0"),
+    "an odd node": (18, b"\x01\x0f"),
+    "a long key": (-2, b"\xff\xff"),
+    "long data": (-8, b"\xff\xff\xff\xff"),
+    "data elsewhere": (-4, b"\1\0"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_page_that_is_not_what_it_says_is_an_error(tmp_path: Path, damage: str) -> None:
+    """What a file says may be anything: it costs an error, not the process (F10).
+
+    Offsets are those of a page's head; negative ones are of a node's head, from its end on.
+    """
+    path = tmp_path / "store"
+    keys = [b"key-%06d" % n for n in range(400)]
+    with opened(path, sync="none", map_bytes=1 << 20) as store:
+        for n, key in enumerate(keys):
+            put(store, key, b"v" * (150 if n % 40 else 6000))
+        size = store.page_bytes
+    data = path / "data.mdb"
+    whole = data.read_bytes()
+    refused = 0
+    for page in range(2, len(whole) // size):
+        head = page * size
+        kind, lower = struct.unpack_from("<HH", whole, head + 10)
+        if kind not in (1, 2) or not 20 <= lower <= size:
+            continue
+        at, what = DAMAGES[damage]
+        if at < 0:
+            # The first node's own head: 8 bytes, the last two of them the size of its key.
+            at += struct.unpack_from("<H", whole, head + 16)[0] + 8
+        damaged = bytearray(whole)
+        damaged[head + at : head + at + len(what)] = what
+        data.write_bytes(damaged)
+        try:
+            with opened(path, sync="none", map_bytes=1 << 20) as store:
+                for use in (scan_all, scan_back, get_all, rewrite):
+                    try:
+                        use(store, keys)
+                    except StoreError:
+                        refused += 1
+        except StoreError:
+            refused += 1
+    assert refused
+
+
+def scan_all(store: Store, _keys: list[bytes]) -> None:
+    store.scan("things", b"", b"\xff", limit=1000)
+
+
+def scan_back(store: Store, _keys: list[bytes]) -> None:
+    store.scan("things", b"", b"\xff", limit=1000, reverse=True)
+
+
+def get_all(store: Store, keys: list[bytes]) -> None:
+    for key in keys[::7]:
+        store.get("things", key)
+
+
+def rewrite(store: Store, keys: list[bytes]) -> None:
+    for key in keys[::13]:
+        write = Write()
+        write.delete("things", key)
+        write.put("things", key + b"+", b"w" * 300)
+        store.apply(write)

@@ -20,11 +20,20 @@ from edgesync_transport.messages import (
     Message,
     Nack,
     NackCode,
+    ObjectListing,
+    ObjectPart,
+    ObjectPull,
+    ObjectReport,
     Ping,
     Pong,
     Pull,
     RefuseCode,
     Refused,
+    TunnelClose,
+    TunnelCode,
+    TunnelData,
+    TunnelOpen,
+    TunnelOpened,
     Welcome,
 )
 
@@ -70,6 +79,8 @@ HELLO_DOWN_NEW: Final = msgspec.structs.replace(HELLO, features=1, down_floors=W
 WELCOME_DOWN: Final = msgspec.structs.replace(
     WELCOME, features=1, down_incarnation=GENERATION, down_offers=HELLO.lanes
 )
+HELLO_RESENT: Final = msgspec.structs.replace(HELLO_DOWN, features=3)
+WELCOME_RESENT: Final = msgspec.structs.replace(WELCOME, features=2)  # a hub without a downlink
 REFUSED: Final = Refused(
     nonce=7, epoch=0, code=RefuseCode.RATE_LIMITED, reason="too many greetings", retry_after_s=1.5
 )
@@ -165,11 +176,22 @@ DELTA_SYNC: Final = DeltaSync(
     payload=b"keys and cells",
 )
 CONFLICT_REPORT: Final = ConflictReport(epoch=41, last=3, count=1, payload=b"who met whom")
+TUNNEL_OPEN: Final = TunnelOpen(
+    epoch=41, tunnel=U64_MAX, host="192.168.1.20", port=65_535, for_s=1800.0, by="ana é"
+)
+TUNNEL_DATA: Final = TunnelData(
+    epoch=41, tunnel=U64_MAX, stream=2**32 - 1, offset=U64_MAX, taken=7, payload=b"SSH-2.0"
+)
+TUNNEL_CLOSE: Final = TunnelClose(
+    epoch=41, tunnel=1, stream=0, code=TunnelCode.NOT_ALLOWED, reason="not in [tunnel] allow"
+)
 
 SAMPLES: Final[dict[str, Message]] = {
     "hello_down": HELLO_DOWN,
     "hello_down_new": HELLO_DOWN_NEW,
     "welcome_down": WELCOME_DOWN,
+    "hello_resent": HELLO_RESENT,
+    "welcome_resent": WELCOME_RESENT,
     "hello": HELLO,
     "welcome": WELCOME,
     "refused": REFUSED,
@@ -185,11 +207,30 @@ SAMPLES: Final[dict[str, Message]] = {
     "full_sync": FULL_SYNC,
     "delta_sync": DELTA_SYNC,
     "conflict_report": CONFLICT_REPORT,
+    "hello_tunnel": msgspec.structs.replace(HELLO_DOWN, features=7),
+    "welcome_tunnel": msgspec.structs.replace(WELCOME, features=4),
+    "tunnel_open": TUNNEL_OPEN,
+    "tunnel_opened": TunnelOpened(epoch=41, tunnel=U64_MAX, for_s=600.0, connections=8),
+    "tunnel_data": TUNNEL_DATA,
+    "tunnel_end": msgspec.structs.replace(TUNNEL_DATA, payload=b"", is_end=True),
+    "tunnel_close": TUNNEL_CLOSE,
+    "hello_objects": msgspec.structs.replace(HELLO_DOWN, features=15),
+    "welcome_objects": msgspec.structs.replace(WELCOME, features=8),
+    "object_report": ObjectReport(epoch=41, listing="e" * 64, payload=b"how they stand"),
+    "object_listing": ObjectListing(epoch=41, payload=b"what is to be held"),
+    "object_pull": ObjectPull(epoch=41, sha256="0f" * 32, offset=1 << 40, length=65_536),
+    "object_part": ObjectPart(
+        epoch=41, sha256="0f" * 32, offset=1 << 40, size=U64_MAX, payload=b"bytes"
+    ),
+    "object_part_none": ObjectPart(
+        epoch=41, sha256="0f" * 32, offset=0, size=0, reason="it is not assigned to this edge"
+    ),
     "ack_pause": msgspec.structs.replace(ACK, pause_s=2.5, reason="slow down"),
     "pull_grant": msgspec.structs.replace(PULL, knows_grants=True, grant=(b"a/", b"b/")),
     "delta_sync_grant": msgspec.structs.replace(DELTA_SYNC, grant=(b"a/", b"b/")),
     "hello_again": msgspec.structs.replace(HELLO, last_start=U64_MAX),
     "welcome_start": msgspec.structs.replace(WELCOME, start=U64_MAX),
+    "welcome_edge": msgspec.structs.replace(WELCOME, edge="barn-7"),
     "pull_start": msgspec.structs.replace(PULL, start=U64_MAX),
     "full_sync_told": msgspec.structs.replace(
         FULL_SYNC, start=U64_MAX, told=1, seen=(2**28, U64_MAX, 0, 7)

@@ -443,6 +443,31 @@ def test_batches_grow_while_acks_are_quick_and_shrink_when_they_are_late() -> No
 
 
 @pytest.mark.feature("S13")
+@pytest.mark.parametrize("round_trip_s", [0.05, 0.6, 1.0])
+def test_a_long_way_makes_no_batches_small(round_trip_s: float) -> None:
+    """By satellite each ack takes 0.6 s, whatever the size: 5,000 records a second all the same."""
+    sender = make(tail=1_000_000)
+    lane, now = sender.lanes[Lane.BULK], 0.0
+    load(sender, welcome(sender, greet(sender)))
+    for _ in range(24):
+        now = lane.in_flight[0].at + round_trip_s
+        load(sender, sender.step(ack(lane.in_flight[0].last), now), now)
+    assert lane.batch_records * len(lane.in_flight) > 5_000 * round_trip_s
+
+
+@pytest.mark.feature("S13")
+def test_a_narrow_way_makes_batches_small_and_not_single_records() -> None:
+    sender = make(tail=1_000_000)
+    lane, now = sender.lanes[Lane.BULK], 0.0
+    load(sender, welcome(sender, greet(sender)))
+    for _ in range(12):
+        now = lane.in_flight[0].at + lane.batch_records * 0.02
+        load(sender, sender.step(ack(lane.in_flight[0].last), now), now)
+    assert lane.batch_records * 0.02 < 2.0
+    assert lane.batch_records >= sender.settings.batch_records_min
+
+
+@pytest.mark.feature("S13")
 def test_the_size_of_batches_is_found_before_many_are_sent() -> None:
     sender = make(tail=1_000_000)
     lane, most = sender.lanes[Lane.BULK], sender.settings.batch_records_max

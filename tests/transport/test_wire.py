@@ -63,7 +63,8 @@ def test_only_what_has_a_payload_has_a_second_frame() -> None:
     two = {name for name, count in frames.items() if count == 2}
     assert two == {
         "batch", "batch_dead", "delta_sync", "delta_sync_grant", "conflict_report", "pull",
-        "pull_start", "pull_grant",
+        "pull_start", "pull_grant", "tunnel_data", "object_report", "object_listing",
+        "object_part",
     }  # fmt: skip
 
 

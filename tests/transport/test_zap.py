@@ -103,3 +103,18 @@ def test_seldom_forgets_the_oldest() -> None:
         assert seldom.ask(key) == 0
     assert len(seldom._seen) == KEYS_MAX
     assert seldom.ask(0) == 0
+
+
+def test_so_many_at_once_and_then_one_now_and_then() -> None:
+    now = 0.0
+    seldom = Seldom(10.0, lambda: now, burst=3)
+    assert [seldom.ask("a") for _ in range(5)] == [0, 0, 0, None, None]
+    assert seldom.ask("b") == 0
+    now = 9.9
+    assert seldom.ask("a") is None
+    now = 10.0
+    assert [seldom.ask("a"), seldom.ask("a")] == [3, None]
+    now = 30.0
+    assert [seldom.ask("a") for _ in range(3)] == [1, 0, None]
+    now = 1000.0
+    assert [seldom.ask("a") for _ in range(4)] == [1, 0, 0, None]

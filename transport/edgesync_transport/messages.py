@@ -25,6 +25,9 @@ class Feature(enum.IntFlag):
     """
 
     DOWNLINK = 1  # lanes from the hub to the edge
+    RESENT = 2  # the hub compares readings of RESENT records with what it has
+    TUNNEL = 4  # the edge lets the hub connect to some of what it can reach
+    OBJECTS = 8  # the edge holds large objects that the hub assigns to it
 
 
 class Lane(enum.IntEnum):
@@ -106,6 +109,7 @@ class Welcome(Message, frozen=True, kw_only=True):
 
     down_incarnation, down_offers   the hub's journal for the edge, as `incarnation` and `lanes` of
                                     a Hello are the edge's for the hub
+    edge       what the receiver calls the sender; "": one of before does not tell
     """
 
     nonce: int
@@ -122,6 +126,7 @@ class Welcome(Message, frozen=True, kw_only=True):
     features: int = 0
     down_incarnation: bytes = b""
     down_offers: tuple[LaneOffer, ...] = ()
+    edge: str = ""
 
 
 class RefuseCode(enum.IntEnum):
@@ -265,6 +270,7 @@ class Page(Message, frozen=True, kw_only=True):
                each replica, as far as it has changed since `base`: replica, number, replica, ...
     grant      prefixes of the keys the edge is granted, none: all; when they are others than the
                Pull says, nothing else counts
+    head       number of the hub's newest change, 0 if it does not tell: how far the pass is
     """
 
     epoch: int
@@ -282,6 +288,7 @@ class Page(Message, frozen=True, kw_only=True):
     told: int = 0
     seen: tuple[int, ...] = ()
     grant: tuple[bytes, ...] = ()
+    head: int = 0
     payload: bytes = b""
 
 
@@ -323,3 +330,106 @@ class Bye(Message, frozen=True, kw_only=True):
     epoch: int
     reason: str = ""
     spread_s: float = 0.0
+
+
+class TunnelOpen(Message, frozen=True, kw_only=True):
+    """The hub wants a tunnel to `host:port`, as the edge can reach it, for `for_s`."""
+
+    epoch: int
+    tunnel: int
+    host: str
+    port: int
+    for_s: float
+    by: str = ""
+
+
+# Of a tunnel at a time, at either end.
+CONNECTIONS_MAX: Final = 16
+
+
+class TunnelOpened(Message, frozen=True, kw_only=True):
+    """The edge grants it, for at most as long as was asked; so many connections at a time."""
+
+    epoch: int
+    tunnel: int
+    for_s: float
+    connections: int
+
+
+class TunnelData(Message, frozen=True, kw_only=True):
+    """Bytes of one connection, and how many of the other direction were handed on.
+
+    stream   number of the connection, from 1; the hub's first message of a new one opens it
+    offset   bytes of this direction before the payload
+    is_end   nothing more follows in this direction
+    """
+
+    epoch: int
+    tunnel: int
+    stream: int
+    offset: int
+    taken: int
+    is_end: bool = False
+    payload: bytes = b""
+
+
+class TunnelCode(enum.IntEnum):
+    """Why a tunnel, or a connection in it, is over or was not granted."""
+
+    CLOSED = 1
+    NOT_ALLOWED = 2
+    FULL = 3
+    UNREACHABLE = 4
+    RESET = 5
+    IDLE = 6
+    EXPIRED = 7
+    LOST = 8
+
+
+class TunnelClose(Message, frozen=True, kw_only=True):
+    """A connection is over; with `stream` 0 the tunnel, and all its connections."""
+
+    epoch: int
+    tunnel: int
+    stream: int
+    code: TunnelCode
+    reason: str = ""
+
+
+class ObjectReport(Message, frozen=True, kw_only=True):
+    """How objects stand at the edge.
+
+    listing   SHA-256 of the listing it goes by, as hex: the hub sends its own if that is another
+    payload   the states, as docs/objects.md has them
+    """
+
+    epoch: int
+    listing: str
+    payload: bytes = b""
+
+
+class ObjectListing(Message, frozen=True, kw_only=True):
+    """What the edge is to hold, and what it is to remove, as docs/objects.md has it."""
+
+    epoch: int
+    payload: bytes = b""
+
+
+class ObjectPull(Message, frozen=True, kw_only=True):
+    """The edge asks for `length` bytes of an object; its SHA-256 is hex."""
+
+    epoch: int
+    sha256: str
+    offset: int
+    length: int
+
+
+class ObjectPart(Message, frozen=True, kw_only=True):
+    """Bytes of an object of `size` bytes, or the reason why there are none."""
+
+    epoch: int
+    sha256: str
+    offset: int
+    size: int
+    reason: str = ""
+    payload: bytes = b""

@@ -46,11 +46,16 @@ from edgesync_transport.messages import (
     Limits,
     Message,
     Nack,
+    ObjectPull,
+    ObjectReport,
     Ping,
     Pong,
     Pull,
     RefuseCode,
     Refused,
+    TunnelClose,
+    TunnelData,
+    TunnelOpened,
     Welcome,
 )
 
@@ -72,6 +77,7 @@ __all__ = [
     "LoadedNothing",
     "Lost",
     "Mark",
+    "ObjectsHeard",
     "Open",
     "OpenFailed",
     "Opened",
@@ -89,6 +95,7 @@ __all__ = [
     "Stored",
     "Tick",
     "Transmit",
+    "Tunnelled",
 ]  # fmt: skip
 
 
@@ -213,6 +220,18 @@ class Asked(Effect, frozen=True):
     pull: Pull
 
 
+class ObjectsHeard(Effect, frozen=True):
+    """The edge tells of large objects, or asks for a part of one (hubd/objects/service.py)."""
+
+    message: ObjectReport | ObjectPull
+
+
+class Tunnelled(Effect, frozen=True):
+    """The edge answers for a tunnel, or sends something through one (hubd/tunnel/service.py)."""
+
+    message: TunnelOpened | TunnelData | TunnelClose
+
+
 class DownLane(LaneSender):
     """A lane to the edge: the hub forgets what the edge has, so nothing is sent it twice."""
 
@@ -230,6 +249,8 @@ class Session:
         self.opened_at = now
         self.heartbeat_s = hello.heartbeat_s
         self.wants_downlink = bool(hello.features & Feature.DOWNLINK)
+        self.has_tunnels = bool(hello.features & Feature.TUNNEL)
+        self.has_objects = bool(hello.features & Feature.OBJECTS)
         self.down: tuple[LaneSender, ...] = ()
         self.down_incarnation = b""
 
@@ -323,6 +344,10 @@ class Receiver:
                 return self._ponged(message, now, wall_ns)
             case Pull():
                 return [Asked(peer, message)]
+            case TunnelOpened() | TunnelData() | TunnelClose() if session.has_tunnels:
+                return [Tunnelled(message)]
+            case ObjectReport() | ObjectPull() if session.has_objects:
+                return [ObjectsHeard(message)]
             case Bye():
                 self._forget()
                 return [Report("disconnected", {"reason": message.reason})]
@@ -427,9 +452,13 @@ class Receiver:
             restore_safe=self.settings.restore_safe,
             start=self.settings.start,
             spread_s=event.spread_s,
-            features=int(Feature.DOWNLINK) if event.down else 0,
+            features=int(
+                hello.features & (Feature.RESENT | Feature.TUNNEL | Feature.OBJECTS)
+                | (Feature.DOWNLINK if event.down else 0)
+            ),
             down_incarnation=event.down.incarnation if event.down else b"",
             down_offers=_offers(event.down) if event.down else (),
+            edge=peer.edge,
         )
         facts: dict[str, str | int | float] = {
             "epoch": event.epoch,

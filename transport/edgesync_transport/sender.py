@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from edgesync_transport.lanes.acktimes import AckTimes
 from edgesync_transport.lanes.events import (
     Dead,
     DownFloors,
@@ -56,11 +57,16 @@ from edgesync_transport.messages import (
     Limits,
     Message,
     Nack,
+    ObjectListing,
+    ObjectPart,
     Page,
     Ping,
     Pong,
     RefuseCode,
     Refused,
+    TunnelClose,
+    TunnelData,
+    TunnelOpen,
     Welcome,
 )
 
@@ -88,6 +94,7 @@ __all__ = [
     "LoadedNothing",
     "Lost",
     "Mark",
+    "ObjectsHeard",
     "Received",
     "Report",
     "Rewind",
@@ -99,6 +106,7 @@ __all__ = [
     "Tick",
     "Transmit",
     "Trimmed",
+    "Tunnelled",
 ]  # fmt: skip
 
 
@@ -167,6 +175,18 @@ class Hear(Effect, frozen=True):
     message: Page | ConflictReport
 
 
+class ObjectsHeard(Effect, frozen=True):
+    """The hub tells of large objects, or sends a part of one (edgesync/objects/part.py)."""
+
+    message: ObjectListing | ObjectPart
+
+
+class Tunnelled(Effect, frozen=True):
+    """The hub wants a tunnel, or sends something through one (edgesync/tunnel/part.py)."""
+
+    message: TunnelOpen | TunnelData | TunnelClose
+
+
 class Forgotten(Effect, frozen=True):
     """The receiver has lost something it once had, or is met first: what is told once is due."""
 
@@ -212,6 +232,8 @@ class Sender:
     wall_ns     wall clock, which only travels to be compared (I5)
     generation  of the receiver's store, as it was known last
     down        returns where the lanes from the hub stand on disk; None: none are wanted
+    tunnels     whether the hub may ask for tunnels
+    objects     whether the edge holds large objects of the hub
 
     One link at a time: after LinkDown everything in flight is forgotten.
     """
@@ -229,12 +251,15 @@ class Sender:
         settings: SenderSettings | None = None,
         generation: bytes = b"",
         down: Callable[[], DownFloors] | None = None,
+        tunnels: bool = False,
+        objects: bool = False,
     ) -> None:
         self.state = State.DOWN
         self.incarnation = incarnation
         self.epoch = 0
         self.generation = generation
         self.two_hubs = False
+        self.called = ""  # what the receiver calls this sender; "": it has not told
         self._starts: list[int] = []
         self.restore_safe = False
         self.rtt_s: float | None = None
@@ -256,9 +281,13 @@ class Sender:
         self._was_connected = False
         self._is_skewed = False
         self._slowdown = Slowdown()
+        self._ack_times = tuple(AckTimes() for _ in Lane)  # a fork makes the lanes anew
         self.lanes = self._windows(lanes)
         self._down = down
+        self._tunnels = tunnels
+        self._objects = objects
         self.has_downlink = False
+        self.features = Feature(0)
         self.down_lanes = tuple(LaneReceiver(lane, Limits().batch_bytes) for lane in Lane)
 
     def _windows(
@@ -268,6 +297,8 @@ class Sender:
             self.lane_sender(lane, positions, self.settings, self._chain_at, self._slowdown)
             for lane, positions in zip(Lane, lanes, strict=True)
         )
+        for window, times in zip((critical, normal, bulk), self._ack_times, strict=True):
+            window.ack_times = times
         return (critical, normal, bulk)
 
     @property
@@ -340,6 +371,10 @@ class Sender:
         self._nonce = self._random.getrandbits(63) + 1
         self._heard_at = self._pinged_at = now
         known = self._down() if self._down is not None else None
+        features = Feature.RESENT
+        features |= Feature.DOWNLINK if known is not None else Feature(0)
+        features |= Feature.TUNNEL if self._tunnels else Feature(0)
+        features |= Feature.OBJECTS if self._objects else Feature(0)
         return [Transmit(Hello(
             nonce=self._nonce,
             incarnation=self.incarnation,
@@ -348,7 +383,7 @@ class Sender:
             software=self.settings.software,
             heartbeat_s=self.settings.heartbeat_s,
             last_start=self.last_start,
-            features=int(Feature.DOWNLINK) if known is not None else 0,
+            features=int(features),
             down_incarnation=known.incarnation if known is not None else b"",
             down_floors=known.lanes if known is not None else (),
         ))]  # fmt: skip
@@ -367,6 +402,7 @@ class Sender:
         self.epoch = 0
         self._pings.clear()
         self.has_downlink = False
+        self.features = Feature(0)
         for lane in self.lanes:
             lane.end()
         for down in self.down_lanes:
@@ -398,6 +434,14 @@ class Sender:
                 return self._take(message)
             case Page() | ConflictReport() if message.epoch == self.epoch:
                 return [Hear(message)]
+            case TunnelOpen() | TunnelData() | TunnelClose() if (
+                message.epoch == self.epoch and Feature.TUNNEL in self.features
+            ):
+                return [Tunnelled(message)]
+            case ObjectListing() | ObjectPart() if (
+                message.epoch == self.epoch and Feature.OBJECTS in self.features
+            ):
+                return [ObjectsHeard(message)]
             case Bye() if message.epoch == self.epoch:
                 self._note_spread(message.spread_s)
                 pause_s = self._random.uniform(0.0, self.spread_s)
@@ -433,6 +477,7 @@ class Sender:
         self.epoch = welcome.epoch
         self.limits = welcome.limits
         self.restore_safe = welcome.restore_safe
+        self.called = welcome.edge
         self._heartbeat_s = min(self.settings.heartbeat_s, max(welcome.heartbeat_s, 0.1))
         self._was_connected = True
         self._note_spread(welcome.spread_s)
@@ -445,8 +490,8 @@ class Sender:
         if is_other or is_behind or not self.generation:
             effects.append(Forgotten(welcome.generation))
         effects += self._note_start(welcome.start)
-        self.generation = welcome.generation
-        effects.append(Report("connected", {"epoch": welcome.epoch}))
+        self.generation, self.features = welcome.generation, Feature(welcome.features)
+        effects.append(Report("connected", {"epoch": welcome.epoch, "called": welcome.edge}))
         for lane, theirs in zip(self.lanes, welcome.lanes, strict=True):
             lane.begin(self.epoch, self.incarnation, self.limits)
             effects += lane.resume(theirs.floor, theirs.chain, theirs.safe)

@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, get_args, get_origin, get_type_hints
 import msgspec
 
 from edgesync_transport import messages
-from edgesync_transport.messages import Batch, Codec, Message, RefuseCode
+from edgesync_transport.messages import Batch, Codec, Message, RefuseCode, TunnelCode
 
 LANES: Final = 3
 ID_BYTES: Final = 16
@@ -66,8 +66,8 @@ def encode(message: Message, limits: WireLimits = DEFAULT_LIMITS) -> list[bytes]
     """
     _check(message, limits)
     control, texts = _schema().Control, 0
-    for value in (getattr(message, "reason", ""), getattr(message, "software", "")):
-        texts += min(4 * len(value), limits.text_bytes)
+    for name in ("reason", "software", "host", "by", "listing", "sha256"):
+        texts += min(4 * len(getattr(message, name, "")), limits.text_bytes)
     for key in (*getattr(message, "wants", ()), *getattr(message, "grant", ())):
         texts += len(key) + 2 * WORD_BYTES
     texts += WORD_BYTES * len(getattr(message, "seen", ()))
@@ -241,15 +241,22 @@ def _write_seconds(body: Any, name: str, value: float, limits: WireLimits) -> No
     setattr(body, name, _read_seconds(value, limits))
 
 
+# A refusal comes before versions are agreed on, and what is closed is closed: a code of a later
+# version still says that.
+_LATER_CODES: Final[dict[type[enum.IntEnum], enum.IntEnum]] = {
+    RefuseCode: RefuseCode.UNAVAILABLE,
+    TunnelCode: TunnelCode.CLOSED,
+}
+
+
 def _enum_reader(cls: type[enum.IntEnum]) -> Callable[[Any, WireLimits], enum.IntEnum]:
     members = {int(member): member for member in cls}
 
     def read(value: Any, _: WireLimits) -> enum.IntEnum:
         member = members.get(value.raw)
         if member is None:
-            # A refusal comes before versions are agreed on: a code of a later one still refuses.
-            if cls is RefuseCode:
-                return RefuseCode.UNAVAILABLE
+            if cls in _LATER_CODES:
+                return _LATER_CODES[cls]
             raise WireError(f"{value.raw} is no {cls.__name__}")
         return member
 

@@ -19,6 +19,7 @@ from edgesync.cells.commands.table import (
     subcommand,
     walk_options,
 )
+from edgesync.entities.keys import ROOT
 
 # What a deadline may be in Unix ms: what Redis takes too, below NEVER.
 DEADLINE_MAX = LONG_MAX
@@ -252,9 +253,17 @@ def _copy(call: Call, source: bytes, target: bytes) -> None:
         space.expire(target, deadline)
 
 
+def _shown(pattern: bytes) -> Callable[[bytes], bool]:
+    """Return what a pattern shows: those of entities only if it says so itself."""
+    matches = glob(pattern).matches
+    if pattern.startswith(ROOT):
+        return matches
+    return lambda key: not key.startswith(ROOT) and matches(key)
+
+
 @command("keys", 2, keys=(0, 0, 0))
 def keys_(call: Call, args: Sequence[bytes]) -> Reply:
-    matches = glob(args[0]).matches
+    matches = _shown(args[0])
     found: list[bytes] = []
     last: bytes | None = None
     while names := call.space.names(last):
@@ -268,13 +277,13 @@ def scan(call: Call, args: Sequence[bytes]) -> Reply:
     after = call.cursors.take(args[0])
     options = walk_options(args[1:], "match", "count", "type")
     limit = min(integer(options.get("count", b"10")), WALK_MAX)
-    matches = glob(options["match"]).matches if "match" in options else None
+    matches = _shown(options.get("match", b"*"))
     wanted = options.get("type", b"").lower().decode(errors="replace")
     names = call.space.names(after, limit=limit)
     found = []
     for name in names:
         kind = call.space.type_of(name)
-        if kind and (matches is None or matches(name)) and wanted in ("", TYPE_NAMES[kind]):
+        if kind and matches(name) and wanted in ("", TYPE_NAMES[kind]):
             found.append(name)
     return [b"0" if len(names) < limit else call.cursors.give(names[-1]), found]
 
@@ -285,7 +294,7 @@ def randomkey(call: Call, _args: Sequence[bytes]) -> Reply:
     for _ in range(8):
         start = bytes([call.random.randrange(256)])
         for names in (call.space.names(start, limit=64), call.space.names(None, limit=64)):
-            there = [one for one in names if call.space.type_of(one)]
+            there = [one for one in names if not one.startswith(ROOT) and call.space.type_of(one)]
             if there:
                 return call.random.choice(there)
     everything = keys_(call, [b"*"])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from edgesync.model import Action, Event, EventType, Lane
+from edgesync.rpc.model import PARAMS_BYTES_MAX, TTL_S_MAX
 from edgesync.rules.effects import (
     CallDevice,
     DeleteAttributes,
@@ -243,8 +244,9 @@ class PushToCloud(Node):
             raise NodeFailure(f"data of {len(raw)} bytes; {EVENT_BYTES_MAX} are the most")
         entity = message.originator
         event = Event(
-            type=kind, action=action, entity_type=entity.entity_type, entity_id=entity.name,
-            body=raw, time_ns=message_time_ns(message),
+            type=kind, action=action, entity_type=entity.entity_type,
+            entity_id=checked_name("originator", entity.name), body=raw,
+            time_ns=message_time_ns(message),
         )  # fmt: skip
         step.effect(PushEvent(event, Lane.NORMAL if self._lane is None else self._lane))
 
@@ -281,13 +283,18 @@ class CallDeviceNode(Node):
             raise NodeFailure("data has no method; {method: …, params: …} is needed")
         if "params" not in data:
             raise NodeFailure("data has no params")
+        size = len(msgspec.json.encode(data["params"]))
+        if size > PARAMS_BYTES_MAX:
+            raise NodeFailure(f"params of {size} bytes; {PARAMS_BYTES_MAX} are the most")
         timeout_ms = number(data.get("timeout"))
         step.effect(
             CallDevice(
                 device=message.originator,
                 method=checked_name("method", data["method"]),
                 params=data["params"],
-                timeout_s=self._timeout_s if not timeout_ms else max(0.001, timeout_ms / 1000),
+                timeout_s=(
+                    min(max(0.001, timeout_ms / 1000), TTL_S_MAX) if timeout_ms else self._timeout_s
+                ),
                 is_oneway=message.metadata.get("oneway") == "true",
                 request_id=message.metadata.get("requestUUID", ""),
                 reply_to=ReplyTo(self.place.key, message),

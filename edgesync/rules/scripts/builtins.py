@@ -46,7 +46,7 @@ def _math(function: Callable[..., float]) -> Function:
 def _whole(function: Callable[[float], int]) -> Function:
     def call(value: Any = U) -> Any:
         found = to_number(value)
-        return function(found) if math.isfinite(found) else found
+        return normal(function(found)) if math.isfinite(found) else found
 
     return call
 

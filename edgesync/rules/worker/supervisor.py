@@ -3,8 +3,8 @@
 Every call is answered within WALL_S, or the process is ended (STARVED_S where the machine gave it
 little time: then it is not the script that is slow). It is started with the first
 call, again after it died (with a growing pause), and stopped when nobody has called for a while. A
-script that has taken too long several times in a row is left out for a time that doubles, so that
-one poisoned device does not cost the others theirs.
+script that has taken too long several times in a row for one entity, or for several, is left out
+for it, or for all, for a time that doubles: so one poisoned device costs the others nothing.
 """
 
 import contextlib
@@ -34,6 +34,8 @@ IDLE_S: Final = 60.0
 PAUSE_S: Final = (0.1, 30.0)
 SLOW_MAX: Final = 3
 LEFT_OUT_S: Final = (1.0, 60.0)
+# Of a script: for how many entities it is known to have taken too long.
+ENTITIES_MAX: Final = 1000
 HEAD: Final = 4
 ANSWER_BYTES_MAX: Final = 16 << 20
 
@@ -68,6 +70,34 @@ class Breaker:
             self._pause_s = min(2 * self._pause_s, LEFT_OUT_S[1])
 
 
+class Breakers:
+    """Leaves a script out for the entities that it took too long for, and for all if it did so for
+    several of them since it last came to an end.
+    """
+
+    def __init__(self) -> None:
+        self._all = Breaker()
+        self._of: dict[str, Breaker] = {}
+        self._slow: set[str] = set()
+
+    def left_s(self, entity: str, now_s: float) -> float:
+        own = self._of.get(entity)
+        return max(self._all.left_s(now_s), 0.0 if own is None else own.left_s(now_s))
+
+    def note(self, entity: str, is_slow: bool, now_s: float) -> None:
+        if not is_slow:
+            self._of.pop(entity, None)
+            self._slow.clear()
+            self._all.note(False, now_s)
+            return
+        if entity not in self._slow and len(self._slow) < ENTITIES_MAX:
+            self._slow.add(entity)
+            self._all.note(True, now_s)
+        self._of.setdefault(entity, Breaker()).note(True, now_s)
+        if len(self._of) > ENTITIES_MAX:
+            del self._of[next(iter(self._of))]
+
+
 class ScriptWorker:
     """See the module. Used by one thread at a time; its calls block."""
 
@@ -75,7 +105,7 @@ class ScriptWorker:
         self.sources = {one.id: one for one in sources}
         self.starts = 0
         self._process: subprocess.Popen[bytes] | None = None
-        self._breakers: dict[str, Breaker] = {}
+        self._breakers: dict[str, Breakers] = {}
         self._used_s = 0.0
         self._not_before_s = 0.0
         self._pause_s = 0.0  # the first time it is started again at once: others wait for it
@@ -94,8 +124,8 @@ class ScriptWorker:
 
     def call(self, call: ScriptCall, now_ms: int) -> ScriptAnswer:
         now_s = self._used_s = time.monotonic()
-        breaker = self._breakers.setdefault(call.script, Breaker())
-        left_s = breaker.left_s(now_s)
+        breakers = self._breakers.setdefault(call.script, Breakers())
+        left_s = breakers.left_s(call.entity, now_s)
         if left_s > 0:
             return ScriptAnswer(
                 problem=f"the script took too long {SLOW_MAX} times in a row: "
@@ -109,7 +139,7 @@ class ScriptWorker:
             arguments = json.dumps(call.arguments, ensure_ascii=False)
             reply = self._ask({"call": call.script, "json": arguments, "now": now_ms}, WALL_S)
         except WorkerGone as gone:
-            breaker.note(True, time.monotonic())
+            breakers.note(call.entity, True, time.monotonic())
             return ScriptAnswer(problem=str(gone))
         except OSError as error:  # no more processes, memory or descriptors: a passing lack
             self._not_before_s = time.monotonic() + PAUSE_S[1]
@@ -117,7 +147,7 @@ class ScriptWorker:
         except (ValueError, RecursionError) as error:
             return ScriptAnswer(problem=f"the message cannot be handed to a script: {error}")
         self._pause_s = 0.0
-        breaker.note(bool(reply.get("slow")), time.monotonic())
+        breakers.note(call.entity, bool(reply.get("slow")), time.monotonic())
         if "problem" in reply:
             return ScriptAnswer(problem=str(reply["problem"]))
         try:

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgesync.serve.device_http.server import DeviceHttpServer
-from edgesync.serve.devices import DevicePart, Recorder, device_doubts
-from edgesync.serve.mqtt.calls import Rpc
-from edgesync.serve.mqtt.credentials import CredentialsFile
-from edgesync.serve.mqtt.shared import Entities
-from edgesync.serve.tls import server_tls
+from edgesync.serve.devices.attributes import Entities
+from edgesync.serve.devices.calls import Rpc
+from edgesync.serve.devices.credentials import CredentialsFile
+from edgesync.serve.devices.door import DevicePart, Recorder, device_doubts
+from edgesync.serve.devices.package_folder import PackageFolder
+from edgesync.serve.tls import DoorTls
 from edgesync.settings import Settings
 
 
@@ -37,8 +38,10 @@ def device_http_server(
     return DeviceHttpServer(
         section,
         recorder,
-        CredentialsFile(folder / section.devices),
-        tls=server_tls(section, "device_http", folder) if section.tls_port else None,
+        CredentialsFile(folder / section.devices, folder / settings.edge.data_dir),
+        packages=PackageFolder(folder / section.firmware),
+        tls=DoorTls(section, "device_http", folder) if section.tls_port else None,
+        reserved={device.name for device in settings.modbus},
         wall_ns=wall_ns,
         entities=entities,
         rpc=rpc,
@@ -48,7 +51,7 @@ def device_http_server(
 def device_http_doubts(settings: Settings, folder: Path) -> list[str]:
     """Return what is allowed and hardly meant; raises ConfigError as a start would."""
     section = settings.device_http
-    CredentialsFile(folder / section.devices)
+    CredentialsFile(folder / section.devices, folder / settings.edge.data_dir)
     if section.tls_port:
-        server_tls(section, "device_http", folder)
+        DoorTls(section, "device_http", folder)
     return device_doubts(section, "device_http", folder, "tokens")

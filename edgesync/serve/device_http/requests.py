@@ -11,8 +11,8 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
+from edgesync.serve.devices.thingsboard import DEVICE, PROVISION, PROVISION_REQUEST
 from edgesync.serve.mqtt.packets import Reason
-from edgesync.serve.mqtt.thingsboard import DEVICE
 
 ROOT: Final = "/api/v1/"
 # The id under which a request without one asks: each is answered before the next.
@@ -23,7 +23,7 @@ STATUSES: Final[Mapping[Reason, HTTPStatus]] = {
     Reason.TOPIC_NAME_INVALID: HTTPStatus.NOT_FOUND,
     Reason.QUOTA_EXCEEDED: HTTPStatus.INSUFFICIENT_STORAGE,
 }
-LATER: Final = ("claim", "firmware", "software")
+PACKAGES: Final = {"firmware": "fw", "software": "sw"}
 KEYS: Final = ("clientKeys", "sharedKeys")
 # What devices are sent, if they wait for it.
 UPDATES: Final = DEVICE + "attributes"
@@ -65,17 +65,20 @@ class Asked(msgspec.Struct, frozen=True):
     topic: str
     payload: bytes | None = None
     waits_s: float | None = None
+    names: tuple[str, str] = ("", "")
 
 
 def read_target(method: str, target: str) -> Asked:
     """Return what is asked; raises Problem."""
     path, _, query = target.partition("?")
     token, _, what = path.removeprefix(ROOT).partition("/")
+    if (method, path) == ("POST", ROOT + PROVISION):
+        return Asked("", PROVISION_REQUEST)
     if not path.startswith(ROOT) or not token:
         raise Problem(HTTPStatus.NOT_FOUND, f"devices are answered at {ROOT}TOKEN/telemetry")
     token = unquote(token)
     match method, what:
-        case "POST", "telemetry" | "attributes":
+        case "POST", "telemetry" | "attributes" | "claim":
             return Asked(token, DEVICE + what)
         case "POST", "rpc":
             return Asked(token, f"{DEVICE}rpc/request/{ONLY}")
@@ -85,17 +88,21 @@ def read_target(method: str, target: str) -> Asked:
             return Asked(token, UPDATES, b"", _timeout_s(query))
         case "GET", "rpc":
             return Asked(token, CALLS, b"", _timeout_s(query))
+        case "GET", "firmware" | "software":
+            return _package(token, PACKAGES[what], query)
         case "POST", _ if what.startswith("rpc/"):
             return Asked(token, f"{DEVICE}rpc/response/{_number(what)}")
-        case _, "telemetry" | "attributes":
-            allowed = "POST" if what == "telemetry" else "GET, POST"
+        case _, "telemetry" | "attributes" | "claim":
+            allowed = "GET, POST" if what == "attributes" else "POST"
             raise Problem(
                 HTTPStatus.METHOD_NOT_ALLOWED, f"{what} takes {allowed}",
                 headers=(("Allow", allowed),),
             )  # fmt: skip
-    if what.startswith(LATER):
-        raise Problem(HTTPStatus.NOT_IMPLEMENTED, f"{what[:100]}: not there yet at this edge")
-    raise Problem(HTTPStatus.NOT_FOUND, "there are telemetry, attributes and rpc", field=what[:100])
+    raise Problem(
+        HTTPStatus.NOT_FOUND,
+        "there are telemetry, attributes, rpc, claim, firmware and software",
+        field=what[:100],
+    )
 
 
 def _number(what: str) -> str:
@@ -110,6 +117,15 @@ def _query(query: str) -> dict[str, str]:
         return dict(parse_qsl(query, strict_parsing=bool(query), max_num_fields=FIELDS_MAX))
     except ValueError as error:
         raise Problem(HTTPStatus.BAD_REQUEST, "is no query", field="query") from error
+
+
+def _package(token: str, kind: str, query: str) -> Asked:
+    given = _query(query)
+    size, chunk = given.get("size", ""), given.get("chunk") or "0"
+    return Asked(
+        token, f"v2/{kind}/request/{ONLY}/chunk/{chunk}", size.encode(),
+        names=(given.get("title", ""), given.get("version", "")),
+    )  # fmt: skip
 
 
 def _keys(query: str) -> bytes:

@@ -6,10 +6,9 @@ disk is busy become one write: the store commits in groups.
 
 import contextlib
 import logging
-import ssl
+import math
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -23,13 +22,28 @@ from edgesync.errors import RecordError, StoreError, TooManySeries
 from edgesync.serve.device_http.requests import CALLS, STATUSES, Asked, Problem, read_target
 from edgesync.serve.device_http.settings import DeviceHttpSection
 from edgesync.serve.device_http.waiting import PolledAttributes, waiting_for_call
-from edgesync.serve.devices import Recorder
-from edgesync.serve.mqtt.calls import Rpc, answer_of, store_answers
-from edgesync.serve.mqtt.credentials import CredentialsFile
-from edgesync.serve.mqtt.shared import Entities
-from edgesync.serve.mqtt.thingsboard import Device, Message, Refused, ThingsBoard, ToldLimits
-from edgesync.serve.mqtt.values import BadPayload
-from edgesync.status import DeviceHttpStatus, RefusalView
+from edgesync.serve.devices.attributes import Entities
+from edgesync.serve.devices.calls import Rpc, answer_of, store_answers
+from edgesync.serve.devices.credentials import CredentialsFile
+from edgesync.serve.devices.door import Recorder
+from edgesync.serve.devices.guesses import Guesses
+from edgesync.serve.devices.package import NoPackage
+from edgesync.serve.devices.package_folder import PackageFolder
+from edgesync.serve.devices.provisioning import Provisioning
+from edgesync.serve.devices.refusals import Refusals
+from edgesync.serve.devices.thingsboard import (
+    PROVISION_REQUEST,
+    PROVISIONING,
+    Device,
+    Message,
+    PackageRequest,
+    Refused,
+    ThingsBoard,
+    ToldLimits,
+)
+from edgesync.serve.devices.values import BadPayload
+from edgesync.serve.tls import DoorTls
+from edgesync.status import DeviceHttpStatus
 from edgesync_transport import descriptors
 from edgesync_transport.descriptors import Door
 
@@ -51,14 +65,17 @@ LINGER_BYTES: Final = 1 << 20
 CREDENTIALS_S: Final = 1.0
 # What a device is told to wait when the store takes nothing.
 RETRY_S: Final = "5"
-REFUSALS_SHOWN: Final = 10
+# Of a request for credentials, which comes from somebody who has none.
+PROVISION_BYTES_MAX: Final = 8192
 JSON: Final = ("Content-Type", "application/json")
+BYTES: Final = ("Content-Type", "application/octet-stream")
 
 
 class DeviceHttpServer:
     """Takes what devices post until cancelled.
 
-    rpc   calls of devices; None: nobody calls them, nor answers them
+    reserved   names of entities that no device may take: those of other sources
+    rpc        calls of devices; None: nobody calls them, nor answers them
     """
 
     def __init__(
@@ -67,7 +84,9 @@ class DeviceHttpServer:
         recorder: Recorder,
         credentials: CredentialsFile,
         *,
-        tls: ssl.SSLContext | None = None,
+        packages: PackageFolder,
+        tls: DoorTls | None = None,
+        reserved: Collection[str] = (),
         wall_ns: Callable[[], int] = time.time_ns,
         entities: Callable[[], Entities],
         rpc: Rpc | None = None,
@@ -76,7 +95,9 @@ class DeviceHttpServer:
         self._section = section
         self._recorder = recorder
         self._credentials = credentials
+        self._provisioning = Provisioning(credentials, reserved=reserved, wall_ns=wall_ns)
         self._tls = tls
+        self._packages = packages
         self._wall_ns = wall_ns
         self._attributes = PolledAttributes(entities)
         self._api = ThingsBoard(
@@ -88,19 +109,21 @@ class DeviceHttpServer:
         )
         self._looked_at = float("-inf")
         self._connections = self._requests = self._readings = 0
-        self._refused = self._rejected = 0
+        self._rejected = 0
+        self._guesses = Guesses(section.guesses_max, "tokens")
         self._problem = ""
-        self._refusals: deque[RefusalView] = deque(maxlen=REFUSALS_SHOWN)
+        self._refusals = Refusals(wall_ns)
 
     def status(self) -> DeviceHttpStatus:
         return DeviceHttpStatus(
             connections=self._connections,
             requests=self._requests,
             readings=self._readings,
-            refused=self._refused,
+            refused=self._refusals.count,
             rejected=self._rejected,
+            held_up=self._guesses.refused + self._provisioning.guesses.refused,
             problem=self._problem,
-            refusals=tuple(self._refusals),
+            refusals=self._refusals.newest,
         )
 
     # -- connections ---------------------------------------------------------------------------
@@ -122,20 +145,23 @@ class DeviceHttpServer:
             async with trio.open_nursery() as nursery:
                 for listening, tls in found:
                     nursery.start_soon(door.serve, listening, self._handler(tls), nursery)
+                nursery.start_soon(self._provisioning.run)
                 task_status.started([one.getsockname()[1] for one, _ in found])
 
-    def _handler(
-        self, tls: ssl.SSLContext | None
-    ) -> Callable[[trio.socket.SocketType], Awaitable[None]]:
+    def _handler(self, tls: DoorTls | None) -> Callable[[trio.socket.SocketType], Awaitable[None]]:
         async def handle(connection: trio.socket.SocketType) -> None:
             stream: trio.abc.Stream = trio.SocketStream(connection)
             if tls is not None:
+                tls.refresh()
                 stream = trio.SSLStream(
-                    trio.SocketStream(connection), tls, server_side=True, https_compatible=True
+                    trio.SocketStream(connection),
+                    tls.current,
+                    server_side=True,
+                    https_compatible=True,
                 )
             self._connections += 1
             try:
-                await self._converse(stream)
+                await self._converse(stream, _host_of(connection))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # The device went away; it has no answer, and sends it again.
             finally:
@@ -145,7 +171,7 @@ class DeviceHttpServer:
 
         return handle
 
-    async def _converse(self, stream: trio.abc.Stream) -> None:
+    async def _converse(self, stream: trio.abc.Stream, address: str) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         is_known = False
         while True:
@@ -155,7 +181,8 @@ class DeviceHttpServer:
             if waiting.cancelled_caught:
                 return
             with trio.move_on_after(REQUEST_S if is_known else STRANGER_S) as taking:
-                is_known = await self._answer_one(stream, connection, taking) or is_known
+                exchange = _Exchange(stream, connection, taking, address)
+                is_known = await self._answer_one(exchange) or is_known
             if taking.cancelled_caught:
                 return
             if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
@@ -163,12 +190,11 @@ class DeviceHttpServer:
                 return
             connection.start_next_cycle()
 
-    async def _answer_one(
-        self, stream: trio.abc.Stream, connection: h11.Connection, limit: trio.CancelScope
-    ) -> bool:
+    async def _answer_one(self, exchange: "_Exchange") -> bool:
         """Take a request and answer it; returns whether it showed a token that is known."""
-        headers = [JSON]
-        with contextlib.closing(_Exchange(stream, connection, limit)) as exchange:
+        headers: list[tuple[str, str]] = []
+        stream, connection = exchange.stream, exchange.connection
+        with contextlib.closing(exchange):
             try:
                 request = await _next(stream, connection)
                 if not isinstance(request, h11.Request):
@@ -186,6 +212,7 @@ class DeviceHttpServer:
                 _skip_body(connection)
                 if connection.their_state is not h11.DONE:
                     headers.append(("Connection", "close"))  # what it still sends is not awaited
+                headers.append(exchange.kind)
                 await stream.send_all(_answer_bytes(connection, status, headers, body))
                 exchange.sent()
             return exchange.is_known
@@ -197,10 +224,13 @@ class DeviceHttpServer:
         if len(request.headers) > HEAD_LINES_MAX:
             raise Problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many headers")
         asked = read_target(request.method.decode(), request.target.decode("ascii"))
+        if asked.topic == PROVISION_REQUEST:
+            return await self._provision(exchange, asked, request)
         # Before the body: who is not known does not fill the memory.
-        device = self._identify(asked.token)
+        device = self._identify(asked.token, exchange.address)
         exchange.note_known()
-        body = await self._body(exchange.stream, exchange.connection, request)
+        limit = int(self._section.body_limit)
+        body = await self._body(exchange.stream, exchange.connection, request, limit)
         if asked.waits_s is not None:
             return await self._wait(exchange, device, asked, asked.waits_s)
         message = self._understand(device, asked, body if asked.payload is None else asked.payload)
@@ -208,7 +238,41 @@ class DeviceHttpServer:
         for call in message.calls:
             assert self._rpc is not None
             return await answer_of(self._rpc, call)
-        return message.replies[0][1] if message.replies else b""
+        if message.package is not None:
+            return await self._chunk(exchange, device, asked, message.package)
+        return next((payload for _, payload in message.read_replies()), b"")
+
+    async def _chunk(
+        self, exchange: "_Exchange", device: Device, asked: Asked, wanted: PackageRequest
+    ) -> bytes:
+        try:
+            package = wanted.package
+            if package is None:
+                raise NoPackage(wanted.problem)
+            for name, said, held in zip(
+                ("title", "version"), asked.names, (package.title, package.version), strict=True
+            ):
+                if said and said != held:
+                    raise NoPackage(f"{name}: this device is to have {held[:100]!r}")
+            data = await self._packages.chunk(package, wanted.number, wanted.size)
+        except NoPackage as error:
+            self._refusals.note(device, asked.topic, str(error))
+            raise Problem(HTTPStatus.NOT_FOUND, str(error)) from error
+        exchange.kind = BYTES
+        return data
+
+    async def _provision(self, exchange: "_Exchange", asked: Asked, request: h11.Request) -> bytes:
+        """Answer a device that asks for credentials, and is a stranger still."""
+        self._refresh_credentials()
+        if not self._credentials.current.provisions:
+            self._rejected += 1
+            raise Problem(HTTPStatus.NOT_FOUND, "nobody is provisioned at this edge")
+        limit = min(PROVISION_BYTES_MAX, int(self._section.body_limit))
+        body = await self._body(exchange.stream, exchange.connection, request, limit)
+        answer, problem = await self._provisioning.answer(body, exchange.address)
+        if problem:
+            self._refusals.note(PROVISIONING, asked.topic, problem)
+        return answer
 
     async def _wait(
         self, exchange: "_Exchange", device: Device, asked: Asked, waits_s: float
@@ -239,21 +303,40 @@ class DeviceHttpServer:
         said = {"id": call.number, "method": call.method, "params": Raw(call.params)}
         return msgspec.json.encode(said)
 
-    def _identify(self, token: str) -> Device:
+    def _refresh_credentials(self) -> None:
         now = trio.current_time()
         if now - self._looked_at >= CREDENTIALS_S:
             self._looked_at = now
             self._credentials.refresh()
-        device = self._credentials.current.of_token(token)
-        if device is None:
+
+    def _identify(self, token: str, address: str) -> Device:
+        shown = token.encode(errors="replace")
+        if (wait_s := self._guesses.wait_s(address, shown)) > 0:
             self._rejected += 1
+            raise Problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"too many wrong tokens from this address; again in {math.ceil(wait_s)} s",
+            )
+        self._refresh_credentials()
+        device = self._credentials.current.of_token(token)
+        if device is None and self._credentials.refresh():  # it may have been provisioned
+            device = self._credentials.current.of_token(token)
+        if device is not None:
+            self._provisioning.note_used(device.name)
+            self._guesses.right(address, shown)
+        else:
+            self._rejected += 1
+            self._guesses.wrong(address, shown)
             raise Problem(HTTPStatus.UNAUTHORIZED, "no device has this access token")
         return device
 
     async def _body(
-        self, stream: trio.abc.Stream, connection: h11.Connection, request: h11.Request
+        self,
+        stream: trio.abc.Stream,
+        connection: h11.Connection,
+        request: h11.Request,
+        limit: int,
     ) -> bytes:
-        limit = int(self._section.body_limit)
         told = next((value for name, value in request.headers if name == b"content-length"), b"0")
         found = bytearray()
         if int(told) <= limit:
@@ -274,10 +357,10 @@ class DeviceHttpServer:
         try:
             message = self._api.message(device, asked.topic, payload, self._wall_ns())
         except BadPayload as error:
-            self._note_refusal(device, asked, str(error))
+            self._refusals.note(device, asked.topic, str(error))
             raise Problem(HTTPStatus.BAD_REQUEST, error.problem, field=error.field) from error
         except Refused as error:
-            self._note_refusal(device, asked, str(error))
+            self._refusals.note(device, asked.topic, str(error))
             status = STATUSES.get(error.reason, HTTPStatus.BAD_REQUEST)
             raise Problem(status, str(error)) from error
         except Exception as error:  # a mistake of ours costs this request (I8)
@@ -298,7 +381,7 @@ class DeviceHttpServer:
                 for problem in await store_answers(self._rpc, message.answers):
                     raise Problem(HTTPStatus.NOT_FOUND, problem)
         except RecordError as error:
-            self._note_refusal(device, asked, str(error))
+            self._refusals.note(device, asked.topic, str(error))
             is_full = isinstance(error, TooManySeries)
             status = HTTPStatus.INSUFFICIENT_STORAGE if is_full else HTTPStatus.BAD_REQUEST
             raise Problem(status, str(error)) from error
@@ -307,29 +390,29 @@ class DeviceHttpServer:
             log.error("device http: a request is not acknowledged: %s", error)
             later = (("Retry-After", RETRY_S),)
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error), headers=later) from error
+        self._problem = ""
         self._readings += len(message.readings)
-
-    def _note_refusal(self, device: Device, asked: Asked, problem: str) -> None:
-        self._refused += 1
-        self._refusals.append(
-            RefusalView(
-                device=device.name, topic=asked.topic, problem=problem, at_ns=self._wall_ns()
-            )
-        )
 
 
 class _Exchange:
     """A request and its answer.
 
+    address    of the peer
+    kind       of the body of the answer
     is_known   the request has shown a token: it may take its time
     sent       called when the answer has been written
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, connection: h11.Connection, limit: trio.CancelScope
+        self,
+        stream: trio.abc.Stream,
+        connection: h11.Connection,
+        limit: trio.CancelScope,
+        address: str,
     ) -> None:
-        self.stream, self.connection = stream, connection
+        self.stream, self.connection, self.address = stream, connection, address
         self.is_known = False
+        self.kind = JSON
         self.sent: Callable[[], None] = _nothing
         self._limit = limit
         self._stack = contextlib.ExitStack()
@@ -368,6 +451,13 @@ class _Exchange:
 
 def _nothing() -> None:
     pass
+
+
+def _host_of(connection: trio.socket.SocketType) -> str:
+    try:
+        return str(connection.getpeername()[0])
+    except OSError:  # it is gone already
+        return ""
 
 
 def _answer_bytes(

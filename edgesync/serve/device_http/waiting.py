@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from edgesync.serve.mqtt.calls import Rpc
-from edgesync.serve.mqtt.shared import SHARED, DeviceAttributes, Entities
+from edgesync.serve.devices.attributes import SHARED, Entities, HeardAttributes
+from edgesync.serve.devices.calls import Rpc
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -56,25 +56,13 @@ def waiting_for_call(rpc: Rpc, device: str) -> Iterator[CallPoll]:
         rpc.detach(device, poll)
 
 
-class PolledAttributes(DeviceAttributes):
+class PolledAttributes(HeardAttributes):
     """Attributes of devices that ask for what has changed since they were told the last time."""
 
     def __init__(self, open_entities: Callable[[], Entities]) -> None:
         super().__init__(open_entities)
         self._told: dict[str, dict[str, Any]] = {}
         self._changes: dict[str, trio.Event] = {}
-
-    @property
-    def _entities(self) -> Entities:
-        if self._opened is None:
-            self._opened = self._open()
-            self._opened.listen(self._changed)
-        return self._opened
-
-    def close(self) -> None:
-        """Be told of changes no more."""
-        if self._opened is not None:
-            self._opened.leave(self._changed)
 
     def read(self, name: str, scope: str, names: "Collection[str] | None" = None) -> dict[str, Any]:
         if scope == SHARED:

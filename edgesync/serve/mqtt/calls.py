@@ -6,16 +6,16 @@ behind a gateway by the gateway, once it says that the device is connected.
 
 import itertools
 import logging
-from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 from msgspec import Raw
 
-from edgesync.rpc.model import ANSWER_BYTES_MAX
+from edgesync.serve.devices.calls import Rpc, answer_of, store_answers
+from edgesync.serve.devices.thingsboard import DEVICE, GATEWAY, CallAnswer, DeviceCall
 from edgesync.serve.mqtt.connection import Deliver
-from edgesync.serve.mqtt.thingsboard import DEVICE, GATEWAY, CallAnswer, DeviceCall
 
 if TYPE_CHECKING:
     from edgesync.rpc.queue import Call
@@ -27,22 +27,7 @@ log = logging.getLogger(__name__)
 REQUESTS: Final = (DEVICE + "rpc/request/", "v2/r/req/j/", "v2/r/req/")
 GATEWAY_TOPIC: Final = GATEWAY + "rpc"
 CHILDREN_MAX: Final = 10_000
-CALL_TIMEOUT_S: Final = 10.0
 CALLS_AT_A_TIME: Final = 100
-
-
-class Rpc(Protocol):
-    """The part `rpc` of a node, as a door uses it."""
-
-    def attach(self, device: str, speaker: Any, holds: Collection[int] = ()) -> None: ...
-    def detach(self, device: str, speaker: Any) -> None: ...
-    def delivered(self, device: str, number: int) -> None: ...
-    def take_answer(
-        self, device: str, number: int, answer: Raw | None, error: str = ""
-    ) -> None: ...
-    async def flush(self) -> None: ...
-    def answers(self, method: str) -> bool: ...
-    async def call(self, device: str, method: str, params: Any) -> Any: ...
 
 
 class _Speaker:
@@ -68,7 +53,8 @@ class DoorCalls:
         self._deliver = deliver
         self._speakers: dict[Client, dict[str, _Speaker]] = {}
         self._children: dict[Client, set[str]] = {}
-        self._tickets: dict[int, tuple[str, int]] = {}
+        self._waiting: dict[Client, dict[str, None]] = {}  # devices, for a client to have room
+        self._tickets: dict[Client, dict[int, tuple[str, int]]] = {}  # what it has not acknowledged
         self._ticket = itertools.count(1)
         self._running = trio.CapacityLimiter(CALLS_AT_A_TIME)
 
@@ -97,6 +83,8 @@ class DoorCalls:
     def released(self, client: "Client") -> None:
         """The client is gone."""
         self._children.pop(client, None)
+        self._waiting.pop(client, None)
+        self._tickets.pop(client, None)
         for device in list(self._speakers.get(client, ())):
             self._speak(client, device, is_there=False)
 
@@ -115,7 +103,10 @@ class DoorCalls:
     # -- to devices ------------------------------------------------------------------------------
 
     def send(self, client: "Client", device: str, call: "Call") -> bool | None:
-        """Send a call; returns whether it will be acknowledged, None when it cannot be sent."""
+        """Send a call; returns whether it will be acknowledged, None when it cannot be sent.
+
+        One that will not be is sent when that is noted: it is not sent again, whatever happens.
+        """
         assert client.device is not None
         data: dict[str, Any] = {"method": call.method, "params": Raw(call.params)}
         if device == client.device.name and (prefix := _topic(client)) is not None:
@@ -129,11 +120,29 @@ class DoorCalls:
                 self._refuse(device, call, "it is larger than the packets that the device takes")
                 return True
             return None
+        if not call.is_unacknowledged:
+            if not client.has_room:
+                self._waiting.setdefault(client, {})[device] = None
+                return None
+            if not qos:
+                return False
         ticket = next(self._ticket) if qos else 0
         if ticket:
-            self._tickets[ticket] = device, call.number
+            self._tickets.setdefault(client, {})[ticket] = device, call.number
         self._deliver(client, Deliver(topic, payload, ticket))
         return bool(qos)
+
+    def catch_up(self, client: "Client") -> None:
+        """Go on with calls for which the client had no room."""
+        if (waiting := self._waiting.pop(client, None)) is None:
+            return
+        while waiting and client.has_room:
+            device = next(iter(waiting))
+            del waiting[device]
+            if (speaker := self._speakers.get(client, {}).get(device)) is not None:
+                self._rpc.resume(device, speaker)
+        if waiting:
+            self._waiting[client] = waiting | self._waiting.get(client, {})
 
     def _refuse(self, device: str, call: "Call", why: str) -> None:
         log.error("mqtt: a call is not sent: device=%s method=%.100s %s", device, call.method, why)
@@ -141,8 +150,8 @@ class DoorCalls:
             self._rpc.take_answer, device, call.number, None, f"not sent: {why}"
         )
 
-    def acknowledged(self, ticket: int) -> None:
-        if (found := self._tickets.pop(ticket, None)) is not None:
+    def acknowledged(self, client: "Client", ticket: int) -> None:
+        if (found := self._tickets.get(client, {}).pop(ticket, None)) is not None:
             self._rpc.delivered(*found)
 
     # -- from devices ----------------------------------------------------------------------------
@@ -156,41 +165,6 @@ class DoorCalls:
         async with self._running:
             payload = await answer_of(self._rpc, call)
         self._deliver(client, Deliver(call.topic, payload))
-
-
-async def store_answers(rpc: Rpc, answers: Sequence[CallAnswer]) -> list[str]:
-    """Store what devices answered, on disk when this returns; returns what was refused.
-
-    Raises StoreError.
-    """
-    refused: list[str] = []
-    for one in answers:
-        try:
-            if len(bytes(one.answer)) > ANSWER_BYTES_MAX:
-                error = f"an answer of {len(bytes(one.answer))} bytes"
-                rpc.take_answer(one.device, one.number, None, error)
-            else:
-                rpc.take_answer(one.device, one.number, one.answer)
-        except LookupError as unknown:
-            refused.append(str(unknown))
-    await rpc.flush()
-    return refused
-
-
-async def answer_of(rpc: Rpc, call: DeviceCall) -> bytes:
-    """Return the JSON that answers a device's call, by what was registered for it."""
-    found: Any = {"error": f"no answer within {CALL_TIMEOUT_S:.0f} s"}
-    with trio.move_on_after(CALL_TIMEOUT_S):
-        try:
-            answer = await rpc.call(call.device, call.method, call.params)
-            found = Raw(msgspec.json.encode(answer))
-        except Exception as error:  # of a function that somebody registered: I8
-            if type(error) is LookupError:  # nobody answers it
-                found = {"error": str(error)}
-            else:
-                log.exception("a call failed: device=%s", call.device)
-                found = {"error": f"{type(error).__name__}: {error}"}
-    return msgspec.json.encode(found)
 
 
 def _topic(client: "Client") -> str | None:

@@ -62,14 +62,16 @@ REASON_PACKET_MIN: Final = 1024
 PUBLISH_HEAD_MAX: Final = 16  # bytes of a PUBLISH besides topic and payload
 NEVER: Final = float("inf")
 EXPIRY_NEVER: Final = 0xFFFF_FFFF
+# Messages to a client that it has not acknowledged, and as many that wait for that.
+OUTGOING_MAX: Final = 100
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """inflight_max counts messages that are not answered; of QoS 1 and 2 a client is told."""
+    """inflight_max counts messages that are not answered; clients of version 5 are told."""
 
     packet_max: int = 65_536
     inflight_max: int = 100
-    outgoing_max: int = 100
+    outgoing_max: int = OUTGOING_MAX
     session_expiry_max_s: float = 86_400.0
     connect_timeout_s: float = 10.0
 
@@ -114,6 +116,16 @@ class Deliver(msgspec.Struct, frozen=True):
     ticket: int = 0
 
 
+class Reply(msgspec.Struct, frozen=True):
+    """Send what the client has just asked for, with QoS 0: it is large, and is asked for again.
+
+    Whatever it subscribes to: tb-mqtt-client takes firmware without a filter that matches.
+    """
+
+    topic: str
+    payload: bytes
+
+
 class Elapsed(msgspec.Struct, frozen=True):
     """Time has passed; `Connection.deadline` says when this is of interest.
 
@@ -140,7 +152,7 @@ class Expelled(msgspec.Struct, frozen=True):
 
 
 Event = (
-    Packet | Admitted | Denied | Answered | Deliver | Elapsed | Garbage | Lost | Expelled
+    Packet | Admitted | Denied | Answered | Deliver | Reply | Elapsed | Garbage | Lost | Expelled
 )  # fmt: skip
 
 
@@ -222,7 +234,6 @@ class Connection:
         "_receive_max",
         "_tells_problems",
         "_token",
-        "_unacked",
         "_unanswered",
         "deadline",
         "level",
@@ -247,7 +258,6 @@ class Connection:
         self._pending: collections.deque[_Pending] | None = None
         self._token = 0
         self._unanswered = 0
-        self._unacked = 0  # … of QoS 1 and 2
 
     @property
     def connect(self) -> Connect | None:
@@ -261,11 +271,25 @@ class Connection:
 
     @property
     def is_saturated(self) -> bool:
-        """Whether nothing more is to be taken from the client for now."""
+        """Whether nothing more is to be taken from the client for now.
+
+        One that sends more than its Receive Maximum waits as well. To end its connection would
+        be right (3.3.4) and help nobody: paho sends all it has when it is back, is not told what
+        of that was stored, and would come back with the same for ever.
+        """
         if self.state is State.ASKED:
             return True
-        most = self._limits.inflight_max * (2 if self.level == V5 else 1)
-        return self._pending is not None and len(self._pending) >= most
+        return self._pending is not None and len(self._pending) >= self._limits.inflight_max
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a message to the client is sent at once; some more wait, and then it is lost."""
+        session = self.session
+        return session is not None and not session.queue and len(session.unacked) < self._window
+
+    @property
+    def _window(self) -> int:
+        return min(self._receive_max, self._limits.outgoing_max)
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Take one event, return what to do about it."""
@@ -288,6 +312,8 @@ class Connection:
                     if event.ticket
                     else Publish(topic=event.topic, payload=event.payload)
                 )
+            case Reply():
+                return self._reply(event)
             case Elapsed():
                 return self._elapsed(event, now)
             case Garbage():
@@ -399,16 +425,8 @@ class Connection:
                 return self._violation("a subscription identifier in a PUBLISH of a client")
         if not publish.topic:
             return self._violation("a PUBLISH without a topic")
-        if publish.qos:
-            if self.level == V5 and self._unacked >= self._limits.inflight_max:
-                return self._end(
-                    Reason.RECEIVE_MAXIMUM_EXCEEDED,
-                    f"more than {self._limits.inflight_max} messages without acknowledgement",
-                    is_will_due=True,
-                )
-            if publish.qos == 2 and (again := self._twice(publish.packet_id)) is not None:
-                return again
-            self._unacked += 1
+        if publish.qos == 2 and (again := self._twice(publish.packet_id)) is not None:
+            return again
         if self._pending is None:
             self._pending = collections.deque()
         token = self._token + len(self._pending)
@@ -466,10 +484,7 @@ class Connection:
         # Of a gateway's message one part may have been refused, and the rest is stored.
         properties = self._said(answer.problem)
         if one.qos == 1:
-            self._unacked -= 1
             return Send(Puback(packet_id=one.packet_id, reason=reason, properties=properties))
-        if reason >= Reason.UNSPECIFIED:
-            self._unacked -= 1
         return Send(Pubrec(packet_id=one.packet_id, reason=reason, properties=properties))
 
     def _pubrel(self, packet: Pubrel) -> list[Effect]:
@@ -477,7 +492,6 @@ class Connection:
         received = self.session.received
         if received.get(packet.packet_id):
             del received[packet.packet_id]
-            self._unacked = max(0, self._unacked - 1)  # may be of an earlier connection
             return [Send(Pubcomp(packet_id=packet.packet_id))]
         reason = Reason.PACKET_ID_NOT_FOUND if self.level == V5 else 0
         return [Send(Pubcomp(packet_id=packet.packet_id, reason=reason))]
@@ -531,13 +545,20 @@ class Connection:
     def granted(self, topic: str, size: int = 0) -> int | None:
         """Return the QoS with which a message of `size` bytes would be sent; None: it is not."""
         session = self.session
-        if self.state is not State.OPEN or session is None:
-            return None
-        if len(topic.encode()) + size + PUBLISH_HEAD_MAX > self._packet_max:
+        if self.state is not State.OPEN or session is None or not self.takes(topic, size):
             return None
         return max(
             (qos for one, qos in session.subscriptions.items() if matches(one, topic)), default=None
         )
+
+    def takes(self, topic: str, size: int) -> bool:
+        """Whether a message of `size` bytes is none too large for the client."""
+        return len(topic.encode()) + size + PUBLISH_HEAD_MAX <= self._packet_max
+
+    def _reply(self, event: Reply) -> list[Effect]:
+        if self.state is not State.OPEN:
+            return []
+        return [Send(Publish(topic=event.topic, payload=event.payload))]
 
     def _deliver(self, message: Publish) -> list[Effect]:
         """Send a message if it is subscribed to; beyond the limits it is dropped and counted."""
@@ -565,8 +586,7 @@ class Connection:
         session = self.session
         assert session is not None
         found: list[Effect] = []
-        window = min(self._receive_max, self._limits.outgoing_max)
-        while session.queue and len(session.unacked) < window:
+        while session.queue and len(session.unacked) < self._window:
             message = session.queue.popleft()
             packet_id = session.next_packet_id()
             sent = msgspec.structs.replace(message, qos=1, packet_id=packet_id)

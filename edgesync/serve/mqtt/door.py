@@ -4,18 +4,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edgesync.serve.devices import DevicePart, device_doubts
-from edgesync.serve.mqtt.credentials import CredentialsFile
+from edgesync.serve.devices.credentials import Credentials, CredentialsFile
+from edgesync.serve.devices.door import DevicePart, device_doubts
+from edgesync.serve.devices.package_folder import PackageFolder
 from edgesync.serve.mqtt.server import MqttServer
-from edgesync.serve.tls import server_tls
+from edgesync.serve.mqtt.settings import MqttSection
+from edgesync.serve.mqtt.tls import MqttTls
 from edgesync.settings import LOOPBACK, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgesync.serve.devices import Recorder
-    from edgesync.serve.mqtt.calls import Rpc
-    from edgesync.serve.mqtt.shared import Entities
+    from edgesync.serve.devices.attributes import Entities
+    from edgesync.serve.devices.calls import Rpc
+    from edgesync.serve.devices.door import Recorder
 
 
 SWITCH_S: Final = 0.0002
@@ -49,8 +51,11 @@ def mqtt_server(
     return MqttServer(
         section,
         recorder,
-        CredentialsFile(folder / section.devices, anonymous=section.anonymous),
-        tls=server_tls(section, "mqtt", folder) if section.tls_port else None,
+        CredentialsFile(
+            folder / section.devices, folder / settings.edge.data_dir, anonymous=section.anonymous
+        ),
+        packages=PackageFolder(folder / section.firmware),
+        tls=MqttTls(section, folder) if section.tls_port else None,
         reserved={device.name for device in settings.modbus},
         rpc=rpc,
         wall_ns=wall_ns,
@@ -61,11 +66,24 @@ def mqtt_server(
 def mqtt_doubts(settings: Settings, folder: Path) -> list[str]:
     """Return what is allowed and hardly meant; raises ConfigError as a start would."""
     section = settings.mqtt
-    mqtt_server(settings, folder, _Nowhere(), wall_ns=lambda: 0, entities=_no_entities)
+    server = mqtt_server(settings, folder, _Nowhere(), wall_ns=lambda: 0, entities=_no_entities)
     found = device_doubts(section, "mqtt", folder, "credentials")
+    if doubt := certificate_doubt(section, server.credentials):
+        found.append(doubt)
     if section.anonymous and section.host not in LOOPBACK:
         found.append(f"mqtt.anonymous on {section.host}: whoever reaches it may write readings")
     return found
+
+
+def certificate_doubt(section: MqttSection, credentials: Credentials) -> str:
+    if not section.tls_port and (credentials.certificates or credentials.has_fingerprints):
+        return "mqtt.tls_port is 0: devices cannot show the certificates that they have"
+    if credentials.has_fingerprints and not section.client_ca:
+        return (
+            "mqtt.client_ca is not set: devices with a fingerprint are not let in; name who has"
+            " signed their certificates, or write down the certificates"
+        )
+    return ""
 
 
 class _Nowhere:

@@ -9,19 +9,20 @@ from typing import Any, Final
 
 from edgesync.errors import ConfigError
 from edgesync.model import Reading, Value
-from edgesync.serve.mqtt.packets import Reason
-from edgesync.serve.mqtt.settings import TopicSettings
-from edgesync.serve.mqtt.thingsboard import Device, Message, Refused
-from edgesync.serve.mqtt.topics import is_valid_filter
-from edgesync.serve.mqtt.values import (
+from edgesync.serve.devices.thingsboard import Device, Message, Refused
+from edgesync.serve.devices.values import (
     BadPayload,
     checked_name,
     checked_text,
     in_range,
     number,
+    number_as_stored,
     parse_json,
     typed,
 )
+from edgesync.serve.mqtt.packets import Reason
+from edgesync.serve.mqtt.settings import TopicSettings
+from edgesync.serve.mqtt.topics import is_valid_filter
 
 DEPTH_MAX: Final = 8
 CACHED: Final = 4096
@@ -184,7 +185,9 @@ class _Rule:
                     where = f"line {line}.{key}"
                     yield (
                         key,
-                        _number_in(one) if _is_number(one) else checked_text(where, one),
+                        number_as_stored(where, one)
+                        if _is_number(one)
+                        else checked_text(where, one),
                         time_ns,
                     )
         except csv.Error as error:
@@ -193,7 +196,7 @@ class _Rule:
     def _number(self, text: str) -> Value:
         if not _is_number(text):
             raise BadPayload("payload", f"{text[:40]!r} is no number")
-        return _number_in(text)
+        return number_as_stored("payload", text)
 
     def _time(self, field: str, value: Any) -> int:
         unit = self._settings.time_unit
@@ -234,7 +237,3 @@ def _text(payload: bytes) -> str:
 
 def _is_number(text: str) -> bool:
     return _DIGITS.fullmatch(text) is not None and len(text) <= 40
-
-
-def _number_in(text: str) -> Value:
-    return number(text)

@@ -8,9 +8,9 @@ costs that message (I8).
 
 import collections
 import logging
+import math
 import select
 import socket
-import ssl
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -20,11 +20,29 @@ from typing import Final
 import msgspec
 import trio
 
-from edgesync.errors import RecordError, StoreError, TooManySeries
+from edgesync.errors import StoreError
 from edgesync.model import EntityType, Event, EventType
-from edgesync.serve.devices import Recorder
-from edgesync.serve.mqtt.calls import DoorCalls, Rpc
-from edgesync.serve.mqtt.client import READ, WRITE, Client
+from edgesync.serve.devices.attributes import Entities
+from edgesync.serve.devices.calls import Rpc
+from edgesync.serve.devices.certificates import digest_of
+from edgesync.serve.devices.credentials import Credentials, CredentialsFile, shown_by
+from edgesync.serve.devices.door import Recorder
+from edgesync.serve.devices.guesses import Guesses
+from edgesync.serve.devices.package_folder import PackageFolder
+from edgesync.serve.devices.provisioning import Provisioning
+from edgesync.serve.devices.refusals import Refusals, Rejections
+from edgesync.serve.devices.thingsboard import (
+    Device,
+    Message,
+    Refused,
+    ThingsBoard,
+    ToldLimits,
+    may_subscribe,
+)
+from edgesync.serve.devices.values import BadPayload
+from edgesync.serve.mqtt.calls import DoorCalls
+from edgesync.serve.mqtt.chunks import ChunkSender
+from edgesync.serve.mqtt.client import READ, UNSENT_MAX, WRITE, Client
 from edgesync.serve.mqtt.connection import (
     Accept,
     Admitted,
@@ -46,32 +64,22 @@ from edgesync.serve.mqtt.connection import (
     Subscribed,
 )
 from edgesync.serve.mqtt.connection import Event as ConnectionEvent
-from edgesync.serve.mqtt.credentials import CredentialsFile
 from edgesync.serve.mqtt.decode import Parser
 from edgesync.serve.mqtt.encode import encode
 from edgesync.serve.mqtt.mapping import TopicMap
-from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Connect, Reason, Subscribe, Will
+from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Connect, Reason, Will
+from edgesync.serve.mqtt.pushes import PushedAttributes
 from edgesync.serve.mqtt.sessions import Session, Sessions
 from edgesync.serve.mqtt.settings import MqttSection
-from edgesync.serve.mqtt.shared import Entities, PushedAttributes
-from edgesync.serve.mqtt.thingsboard import (
-    Device,
-    Message,
-    Refused,
-    ThingsBoard,
-    ToldLimits,
-    may_subscribe,
-)
-from edgesync.serve.mqtt.values import BadPayload
-from edgesync.status import MqttStatus, RefusalView
+from edgesync.serve.mqtt.tls import MqttTls
+from edgesync.serve.mqtt.writer import MessageWriter, PendingMessage
+from edgesync.status import MqttStatus
 from edgesync_transport import descriptors
 
 log = logging.getLogger(__name__)
 
 EVENTS_A_TURN: Final = 256
 ACCEPTS_A_TURN: Final = 64  # a handshake of TLS takes about a millisecond
-# Bytes on their way to one client before nothing more is read from it.
-UNSENT_MAX: Final = 256 << 10
 # Of packets that are not complete, of all clients together.
 HELD_MAX: Final = 64 << 20
 # Of messages that wait for the disk: beyond, nobody is read from.
@@ -81,32 +89,26 @@ BATCH_MAX: Final = 5000
 TICK_S: Final = 1.0
 # For a client to read why it was sent away.
 LINGER_S: Final = 2.0
+TOO_MANY_GUESSES: Final = "too many wrong credentials from this address"
+FULL: Final = "there are as many clients as there may be"
+NANOS_A_S: Final = 1_000_000_000
 # After a store that took nothing, clients are told to come later.
 UNAVAILABLE_S: Final = 5.0
-REFUSALS_SHOWN: Final = 10
+JUST_FULL: Final = "the store was full a moment ago; come later"
+# For a client to be provisioned, and what it may ask meanwhile.
+PROVISION_S: Final = 60.0
+PROVISION_REQUESTS_MAX: Final = 10
+REFUSALS_KEPT: Final = 10  # of one message, in its event
 SHOWN_BYTES: Final = 500  # of a payload that was refused
 KEEPALIVE_TCP: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20),
                         (socket.TCP_KEEPCNT, 3))  # fmt: skip
-
-
-class _Item:
-    """A message that waits for the disk; a will has no client."""
-
-    __slots__ = ("client", "cost", "message", "problem", "reason", "token")
-
-    def __init__(self, client: Client | None, token: int, message: Message, cost: int) -> None:
-        self.client = client
-        self.token = token
-        self.message = message
-        self.cost = cost
-        self.reason = Reason.SUCCESS
-        self.problem = ""
 
 
 class MqttServer:
     """Takes what devices publish until cancelled.
 
     reserved   names of entities that no client may use: those of other sources
+    packages   firmware and software for devices
     entities   opens those of this edge, when something needs them
     rpc        calls of devices; None: nobody calls them, nor answers them
     """
@@ -117,17 +119,20 @@ class MqttServer:
         recorder: Recorder,
         credentials: CredentialsFile,
         *,
-        tls: ssl.SSLContext | None = None,
+        packages: PackageFolder,
+        tls: MqttTls | None = None,
         reserved: Collection[str] = (),
         rpc: Rpc | None = None,
         wall_ns: Callable[[], int] = time.time_ns,
         entities: Callable[[], Entities],
     ) -> None:
         self._section = section
-        self._recorder = recorder
         self._credentials = credentials
         self._tls = tls
         self._reserved = frozenset(reserved)
+        self._provisioning = Provisioning(
+            credentials, reserved={*reserved, section.anonymous}, wall_ns=wall_ns
+        )
         self._wall_ns = wall_ns
         self._limits = Limits(
             packet_max=int(section.packet_limit),
@@ -135,12 +140,16 @@ class MqttServer:
             session_expiry_max_s=float(section.session_expiry),
         )
         self._attributes = PushedAttributes(entities, self._push)
+        self._chunks = ChunkSender(packages, self._deliver, self._note_problem)
         self._api = ThingsBoard(
             ToldLimits(int(section.packet_limit), section.inflight_max),
             cast=section.type_cast, may_name=self._may_name, attributes=self._attributes,
             answers=rpc.answers if rpc is not None else lambda _method: False,
         )  # fmt: skip
         self._calls = DoorCalls(rpc, self._deliver) if rpc is not None else None
+        self._writer = MessageWriter(
+            recorder, self._attributes, self._calls, self._provisioning, self._note_refusal
+        )
         self._map = TopicMap(section.topics, cast=section.type_cast, may_name=self._may_name)
         self._clients: dict[int, Client] = {}
         self._strangers: dict[int, Client] = {}  # who has not said who it is, oldest first
@@ -150,28 +159,35 @@ class MqttServer:
         self._due: list[Client] = []
         self._sessions = Sessions(section.clients_max)
         self._clients_max = section.clients_max
-        self._batch: collections.deque[_Item] = collections.deque()
+        self._batch: collections.deque[PendingMessage] = collections.deque()
         self._arrived, self._pushed = trio.Event(), trio.Event()
         self._pending_bytes = self._held_bytes = 0
         self._unavailable_until = float("-inf")
         self._problem = ""
         self._epoll: select.epoll
         self._nursery: trio.Nursery
-        self._listening: dict[int, tuple[socket.socket, ssl.SSLContext | None]] = {}
-        self._messages = self._readings = self._refused = self._rejected = self._taken_over = 0
-        self._refusals: collections.deque[RefusalView] = collections.deque(maxlen=REFUSALS_SHOWN)
+        self._listening: dict[int, tuple[socket.socket, MqttTls | None]] = {}
+        self._messages = self._taken_over = 0
+        self._refusals = Refusals(wall_ns)
+        self._rejections = Rejections("mqtt")
+        self._guesses = Guesses(section.guesses_max, "credentials")
+
+    @property
+    def credentials(self) -> Credentials:
+        return self._credentials.current
 
     def status(self) -> MqttStatus:
         return MqttStatus(
             clients=len(self._by_key),
             sessions=len(self._sessions),
             messages=self._messages,
-            readings=self._readings,
-            refused=self._refused,
-            rejected=self._rejected,
+            readings=self._writer.readings,
+            refused=self._refusals.count,
+            rejected=self._rejections.count,
+            held_up=self._guesses.refused + self._provisioning.guesses.refused,
             taken_over=self._taken_over,
             problem=self._problem,
-            refusals=tuple(self._refusals),
+            refusals=self._refusals.newest,
         )
 
     # -- sockets -------------------------------------------------------------------------------
@@ -186,25 +202,26 @@ class MqttServer:
         wanted = [(section.port, None), (section.tls_port, self._tls)]
         with select.epoll() as self._epoll:
             try:
-                for port, context in wanted:
+                for port, tls in wanted:
                     if port:
-                        self._listen(section.host, port, context)
+                        self._listen(section.host, port, tls)
                 ports = [one.getsockname()[1] for one, _ in self._listening.values()]
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._commit)
                     self._nursery.start_soon(self._tick)
                     self._nursery.start_soon(self._flush_pushes)
+                    self._nursery.start_soon(self._provisioning.run)
                     task_status.started(ports)
                     await self._serve()
             finally:
                 self._attributes.close()
                 self._close_all()
 
-    def _listen(self, host: str, port: int, context: ssl.SSLContext | None) -> None:
+    def _listen(self, host: str, port: int, tls: MqttTls | None) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=1024)
         listening.setblocking(False)
-        self._listening[listening.fileno()] = listening, context
+        self._listening[listening.fileno()] = listening, tls
         self._epoll.register(listening.fileno(), READ)
 
     def _close_all(self) -> None:
@@ -253,7 +270,7 @@ class MqttServer:
         self._flush()
         return bool(ready)
 
-    def _accept(self, listening: socket.socket, context: ssl.SSLContext | None) -> None:
+    def _accept(self, listening: socket.socket, tls: MqttTls | None) -> None:
         for _ in range(ACCEPTS_A_TURN):
             try:
                 connection, address = listening.accept()
@@ -269,32 +286,34 @@ class MqttServer:
                 self._pause_intake(listening)
                 return
             if not self._has_room():
-                self._rejected += 1
+                self._rejections.note(address[0], FULL)
                 connection.close()
                 continue
-            self._let_in(connection, address, context)
+            self._let_in(connection, address, tls)
 
     def _has_room(self) -> bool:
         """Make room for one more, if need be of those who have not said who they are."""
         if len(self._clients) < self._clients_max:
             return True
         for client in self._strangers.values():
-            self._rejected += 1
+            self._rejections.note(client.address, FULL)
             self._lose(client)
             return True
         return False
 
     def _let_in(
-        self, connection: socket.socket, address: tuple[str, int], context: ssl.SSLContext | None
+        self, connection: socket.socket, address: tuple[str, int], tls: MqttTls | None
     ) -> None:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE_TCP:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
-        if context is not None:
+        if tls is not None:
+            self._refresh_credentials()  # TLS refuses a certificate that it does not know
+            tls.trust(self.credentials.certificates)
             try:
-                connection = context.wrap_socket(
+                connection = tls.current.wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
             except OSError:
@@ -322,7 +341,10 @@ class MqttServer:
 
     def _read(self, client: Client) -> None:
         data = client.receive()
-        if data is None:
+        if data is None and client.tls_problem and not client.is_closing:
+            self._rejections.note(client.address, client.tls_problem)
+            self._shut(client)
+        elif data is None:
             self._lose(client)
         elif data and not client.is_closing:
             before = client.parser.held_bytes
@@ -350,10 +372,16 @@ class MqttServer:
             if packet is None:
                 break
             self._carry_out(client, connection.step(packet, now))
-            if isinstance(packet, Subscribe) and not client.is_closing:
-                self._attributes.subscribed(client)
         self._held_bytes += parser.held_bytes - before
+        self._catch_up(client)
         self._listen_for(client)
+
+    def _catch_up(self, client: Client) -> None:
+        """Send what there was no room for."""
+        if client.has_room:
+            self._attributes.catch_up(client)
+            if self._calls is not None:
+                self._calls.catch_up(client)
 
     def _listen_for(self, client: Client) -> None:
         """Read from a client only when what it sent before has been taken."""
@@ -374,12 +402,20 @@ class MqttServer:
             self._lose(client)
             return
         if client.is_closing and not client.out:
-            try:
-                client.socket.shutdown(socket.SHUT_WR)  # what it still sends is read and forgotten
-            except OSError:
-                self._lose(client)
-                return
-        self._listen_for(client)
+            self._shut(client)
+        else:
+            self._catch_up(client)
+            self._listen_for(client)
+
+    def _shut(self, client: Client) -> None:
+        """Send no more; what the client still sends is read and forgotten."""
+        client.close_by = min(client.close_by, trio.current_time() + LINGER_S)
+        try:
+            client.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self._lose(client)
+        else:
+            self._listen_for(client)
 
     def _flush(self) -> None:
         due, self._due = self._due, []
@@ -405,26 +441,38 @@ class MqttServer:
         self._held_bytes -= client.parser.held_bytes
         self._epoll.unregister(client.number)
         client.socket.close()
+        client.out.clear()
+        client.note_taken()
 
     async def _tick(self) -> None:
         """End what has taken too long."""
         while True:
             await trio.sleep(TICK_S)
             now = trio.current_time()
-            if self._credentials.refresh():
-                known = self._credentials.current.devices
-                for client in list(self._by_key.values()):
-                    if client.device not in known:
-                        self._step(client, Expelled(Reason.NOT_AUTHORIZED, "not known any more"))
+            self._refresh_credentials()
+            if self._tls is not None:
+                self._tls.refresh()
             for client in list(self._clients.values()):
                 if now >= client.close_by:
                     self._lose(client)
+                elif now >= client.expires_at:
+                    self._step(client, Expelled(Reason.NOT_AUTHORIZED, "come back as a device"))
                 elif now >= client.connection.deadline:
                     is_unread = client.connection.is_saturated or client in self._starved
                     self._step(client, Elapsed(is_unread))
             for session, will in self._sessions.expire(now):
                 self._take_will(session, will)
             self._flush()
+
+    def _refresh_credentials(self) -> bool:
+        """Send away who is not known any more; returns whether that may have changed."""
+        if not self._credentials.refresh():
+            return False
+        known = self.credentials.devices
+        for client in list(self._by_key.values()):
+            if client.device not in known:
+                self._step(client, Expelled(Reason.NOT_AUTHORIZED, "not known any more"))
+        return True
 
     # -- effects -------------------------------------------------------------------------------
 
@@ -443,10 +491,11 @@ class MqttServer:
                     self._authenticate(client, effect.connect)
                 case Delivered(ticket):
                     if self._calls is not None:
-                        self._calls.acknowledged(ticket)
+                        self._calls.acknowledged(client, ticket)
                 case Subscribed():
                     if self._calls is not None:
                         self._calls.subscribed(client)
+                    self._attributes.subscribed(client)
                 case Release():
                     self._release(client, effect)
                 case Close():
@@ -461,15 +510,20 @@ class MqttServer:
     def _authenticate(self, client: Client, connect: Connect) -> None:
         try:
             if trio.current_time() < self._unavailable_until:
-                raise Refused(Reason.QUOTA_EXCEEDED, self._problem)
-            device = self._credentials.current.identify(connect)
+                raise Refused(Reason.QUOTA_EXCEEDED, self._problem or JUST_FULL)
+            device = self._identify(client, connect)
         except Refused as error:
-            self._rejected += 1
+            self._rejections.note(client.address, str(error))
             self._step(client, Denied(error.reason, str(error)))
             return
-        self._strangers.pop(client.number, None)
+        if device.is_provisioning:  # and a stranger still
+            client.expires_at = trio.current_time() + PROVISION_S
+        else:
+            self._strangers.pop(client.number, None)
+            self._provisioning.note_used(device.name)
         client.device = device
-        client.key = key = device.name, connect.client_id or uuid.uuid4().hex
+        own_id = "" if device.is_provisioning else connect.client_id  # many may have the same
+        client.key = key = device.name, own_id or uuid.uuid4().hex
         if (other := self._by_key.get(key)) is not None:
             self._taken_over += 1
             self._step(other, Expelled(Reason.SESSION_TAKEN_OVER, "another connection has this "
@@ -480,6 +534,37 @@ class MqttServer:
             unsettled.successor = client  # it is admitted when that one's messages are answered
         else:
             self._admit(client, connect)
+
+    def _identify(self, client: Client, connect: Connect) -> Device:
+        """Return whose credentials a client shows, also new ones; raises Refused."""
+        if client.certificate is not None:  # which nobody guesses
+            return self._look_up(client, connect)
+        host, shown = client.host, shown_by(connect)
+        if (wait_s := self._guesses.wait_s(host, shown)) > 0:
+            raise Refused(
+                Reason.QUOTA_EXCEEDED, f"{TOO_MANY_GUESSES}; again in {math.ceil(wait_s)} s"
+            )
+        try:
+            device = self._look_up(client, connect)
+        except Refused:
+            self._guesses.wrong(host, shown)
+            raise
+        if not (device.is_anonymous or device.is_provisioning):
+            self._guesses.right(host, shown)
+        return device
+
+    def _look_up(self, client: Client, connect: Connect) -> Device:
+        shown = client.certificate
+        digest = digest_of(shown) if shown is not None else None
+        try:
+            device = self.credentials.identify(connect, digest)
+        except Refused:
+            if not self._refresh_credentials():
+                raise
+            device = self.credentials.identify(connect, digest)
+        if shown is not None and (problem := client.validity_problem(self._wall_ns() / NANOS_A_S)):
+            raise Refused(Reason.NOT_AUTHORIZED, problem)
+        return device
 
     def _admit(self, client: Client, connect: Connect) -> None:
         assert client.key is not None
@@ -502,7 +587,9 @@ class MqttServer:
         if not client.connection.is_settled:
             self._unsettled[key] = client
         now = trio.current_time()
-        for will in self._sessions.release(effect.session, effect.expiry_s, effect.will, now):
+        is_kept = client.device is not None and not client.device.is_provisioning
+        expiry_s = effect.expiry_s if is_kept else 0
+        for will in self._sessions.release(effect.session, expiry_s, effect.will, now):
             self._take_will(effect.session, will)
 
     def _settle(self, client: Client) -> None:
@@ -526,13 +613,18 @@ class MqttServer:
             return True
         if not (device.is_gateway or device.is_anonymous):
             return False
-        return name not in self._credentials.current.names and name not in self._reserved
+        return name not in self.credentials.names and name not in self._reserved
 
     def _take(self, client: Client, accept: Accept) -> None:
         assert client.device is not None
         publish = accept.publish
-        item = _Item(client, accept.token, Message(), len(publish.payload) + MESSAGE_BYTES)
+        item = PendingMessage(client, accept.token, Message(), len(publish.payload) + MESSAGE_BYTES)
         self._understand(item, client.device, publish.topic, publish.payload)
+        if item.message.provision is not None:
+            client.provisions += 1
+            if client.provisions > PROVISION_REQUESTS_MAX:
+                item.message = Message()
+                self._step(client, Expelled(Reason.QUOTA_EXCEEDED, "too many requests"))
         self._attributes.named(client, item.message.children)
         if item.message.gone:
             self._attributes.unnamed(client, item.message.gone)
@@ -542,7 +634,7 @@ class MqttServer:
         """Send something that nobody has asked for now."""
         self._deliver(client, Deliver(topic, payload))
 
-    def _deliver(self, client: Client, message: Deliver) -> None:
+    def _deliver(self, client: Client, message: ConnectionEvent) -> None:
         if self._is_there(client):
             self._step(client, message)
             self._pushed.set()
@@ -555,18 +647,18 @@ class MqttServer:
 
     def _take_will(self, session: Session, will: Will) -> None:
         name = session.key[0]  # type: ignore[index]
-        device = next((one for one in self._credentials.current.devices if one.name == name), None)
-        if device is not None:
-            item = _Item(None, 0, Message(), len(will.payload) + MESSAGE_BYTES)
+        device = next((one for one in self.credentials.devices if one.name == name), None)
+        if device is not None and not device.is_provisioning:
+            item = PendingMessage(None, 0, Message(), len(will.payload) + MESSAGE_BYTES)
             self._understand(item, device, will.topic, will.payload)
             self._enqueue(item)
 
-    def _enqueue(self, item: _Item) -> None:
+    def _enqueue(self, item: PendingMessage) -> None:
         self._pending_bytes += item.cost
         self._batch.append(item)
         self._arrived.set()
 
-    def _understand(self, item: _Item, device: Device, topic: str, payload: bytes) -> None:
+    def _understand(self, item: PendingMessage, device: Device, topic: str, payload: bytes) -> None:
         """Turn a message into what is to be stored; a refusal is an event of its own."""
         self._messages += 1
         now_ns = self._wall_ns()
@@ -589,18 +681,22 @@ class MqttServer:
             self._note_refusal(item, device, topic, payload, problems)
 
     def _note_refusal(
-        self, item: _Item, device: Device, topic: str, payload: bytes, problems: Sequence[str]
+        self,
+        item: PendingMessage,
+        device: Device,
+        topic: str,
+        payload: bytes,
+        problems: Sequence[str],
     ) -> None:
         now_ns = self._wall_ns()
-        self._refused += 1
-        self._refusals.append(
-            RefusalView(device=device.name, topic=topic[:200], problem=problems[0], at_ns=now_ns)
-        )
+        self._refusals.note(device, topic, problems[0])
         client = item.client
+        if device.is_provisioning:
+            return  # whoever has no credentials does not fill the store
         if client is not None and not client.may_be_kept(trio.current_time()):
             return
         body = {
-            "state": "online", "refused": list(problems)[:REFUSALS_SHOWN], "topic": topic[:200],
+            "state": "online", "refused": list(problems)[:REFUSALS_KEPT], "topic": topic[:200],
             "payload": payload[:SHOWN_BYTES].decode(errors="replace"),
         }  # fmt: skip
         item.message.events.append(
@@ -610,6 +706,10 @@ class MqttServer:
             )
         )  # fmt: skip
 
+    def _note_problem(self, client: Client, topic: str, problem: str) -> None:
+        if client.device is not None:
+            self._refusals.note(client.device, topic, problem)
+
     async def _commit(self) -> None:
         """Store what has come, then answer it; while that lasts, the next write fills."""
         while True:
@@ -617,83 +717,19 @@ class MqttServer:
             self._arrived = trio.Event()
             while self._batch:
                 items = [self._batch.popleft() for _ in range(min(BATCH_MAX, len(self._batch)))]
+                self._pending_bytes -= sum(item.cost for item in items)
+                items = self._without_given_up(items)
                 try:
-                    await self._store(items)
+                    await self._writer.write(items)
                 except StoreError as error:
                     self._give_up(items, error)
                 else:
+                    self._problem = "" if items else self._problem
                     self._answer(items)
-                self._pending_bytes -= sum(item.cost for item in items)
                 self._feed_starved()
                 self._flush()
 
-    async def _store(self, items: Sequence[_Item]) -> None:
-        """Store messages in one write; if one of them spoils it, those of each client alone."""
-        try:
-            await self._put(items)
-        except RecordError:
-            by_client: dict[Client | None, list[_Item]] = {}
-            for item in items:
-                by_client.setdefault(item.client, []).append(item)
-            failures: list[StoreError] = []
-            async with trio.open_nursery() as nursery:
-                for own in by_client.values():
-                    nursery.start_soon(self._put_each, own, failures)
-            if failures:
-                raise failures[0] from None
-
-    async def _put(self, items: Sequence[_Item]) -> None:
-        readings = [one for item in items for one in item.message.readings]
-        if readings:
-            await self._recorder.ingest(readings)
-        events = [one for item in items for one in item.message.events]
-        if len(events) == 1:
-            await self._recorder.emit(events[0])
-        elif events:
-            failures: list[StoreError] = []
-            async with trio.open_nursery() as nursery:
-                for event in events:  # one write all the same: group commit
-                    nursery.start_soon(self._emit, event, failures)
-            if failures:
-                raise failures[0]
-        if any(item.message.has_reports for item in items):
-            await self._attributes.wait_durable()
-        answers = [one for item in items for one in item.message.answers]
-        if answers and self._calls is not None:
-            for problem in await self._calls.store(answers):
-                log.warning("mqtt: %s", problem)
-        self._readings += len(readings)
-
-    async def _emit(self, event: Event, failures: list[StoreError]) -> None:
-        try:
-            await self._recorder.emit(event)
-        except StoreError as error:
-            failures.append(error)
-
-    async def _put_each(self, items: Sequence[_Item], failures: list[StoreError]) -> None:
-        for item in items:
-            try:
-                await self._put([item])
-            except RecordError as error:
-                is_full = isinstance(error, TooManySeries)
-                item.reason = Reason.QUOTA_EXCEEDED if is_full else Reason.PAYLOAD_FORMAT_INVALID
-                item.problem = str(error)
-                item.message = Message()
-                client = item.client
-                if client is not None and client.device is not None:
-                    self._note_refusal(item, client.device, "", b"", [str(error)])
-                    try:
-                        await self._put([item])
-                    except RecordError:
-                        item.message = Message()  # not even that: it is told, if it can be
-                    except StoreError as full:
-                        failures.append(full)
-                        return
-            except StoreError as error:
-                failures.append(error)
-                return
-
-    def _answer(self, items: Sequence[_Item]) -> None:
+    def _answer(self, items: Sequence[PendingMessage]) -> None:
         for item in items:
             client = item.client
             if client is None:
@@ -703,8 +739,9 @@ class MqttServer:
             if is_refused and client.connection.level != V5 and not self._is_kept(item):
                 self._step(client, Expelled(item.reason, item.problem, is_will_due=True))
             self._step(client, Answered(item.token, item.reason, item.problem))
-            for topic, payload in item.message.replies:
-                self._step(client, Deliver(topic, payload))
+            self._reply(client, item.message)
+            if item.message.package is not None and self._is_there(client):
+                self._nursery.start_soon(self._chunks.send, client, item.message.package)
             if self._calls is not None and self._is_there(client):
                 for call in item.message.calls:
                     self._nursery.start_soon(self._calls.answer, client, call)
@@ -713,7 +750,14 @@ class MqttServer:
                     self._calls.note_children(client, message.children, message.gone)
             self._resume(client)
 
-    def _is_kept(self, item: _Item) -> bool:
+    def _reply(self, client: Client, message: Message) -> None:
+        try:
+            for topic, payload in message.read_replies():
+                self._step(client, Deliver(topic, payload))
+        except (BadPayload, Refused) as error:  # it could be read when it was asked for
+            self._note_problem(client, message.replies[0][0], str(error))
+
+    def _is_kept(self, item: PendingMessage) -> bool:
         return self._section.bad_payload == "keep" and bool(item.message.events)
 
     def _resume(self, client: Client) -> None:
@@ -724,14 +768,24 @@ class MqttServer:
         else:
             self._listen_for(client)
 
-    def _give_up(self, items: Sequence[_Item], error: StoreError) -> None:
+    def _give_up(self, items: Sequence[PendingMessage], error: StoreError) -> None:
         """Acknowledge nothing: clients keep what they have, and come again later."""
         self._problem = str(error)
         self._unavailable_until = trio.current_time() + UNAVAILABLE_S
         log.error("mqtt: %d messages are not acknowledged: %s", len(items), error)
+        self._expel(items, str(error))
+
+    def _without_given_up(self, items: Sequence[PendingMessage]) -> list[PendingMessage]:
+        """Leave out what came behind a message that was not stored: it comes again with that."""
+        void = [one for one in items if one.client is not None and one.client.is_given_up]
+        self._expel(void, self._problem)
+        return [one for one in items if one.client is None or not one.client.is_given_up]
+
+    def _expel(self, items: Sequence[PendingMessage], problem: str) -> None:
         for item in items:
             if (client := item.client) is not None:
-                self._step(client, Expelled(Reason.QUOTA_EXCEEDED, str(error)))
+                client.is_given_up = True
+                self._step(client, Expelled(Reason.QUOTA_EXCEEDED, problem))
                 self._step(client, Answered(item.token, Reason.QUOTA_EXCEEDED))
                 self._resume(client)
 

@@ -35,8 +35,12 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class MqttSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Ports that are 0 are closed.
 
+    client_ca       file of those who have signed devices' certificates, in PEM
     devices         file with the devices' credentials; relative to the file's folder
+    firmware        folder of packages for devices, TITLE/VERSION; relative to the file's folder
     anonymous       what clients without credentials are called; empty: nobody comes in without
+    guesses_max     different wrong credentials of one address within a minute; then only those are
+                    looked at that were let in from there before
     type_cast       text that is a number is stored as one
     bad_payload     of a message of version 3.1.1 that cannot be stored, keep: the refusal is stored
                     as an event and the message acknowledged; close: the connection ends
@@ -48,9 +52,12 @@ class MqttSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tls_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     certificate: str = ""
     key: str = ""
+    client_ca: str = ""
     devices: str = "mqtt-devices.toml"
+    firmware: str = "firmware"
     anonymous: Annotated[str, Meta(max_length=255)] = ""
     clients_max: Annotated[int, Meta(ge=1, le=60_000)] = 10_000
+    guesses_max: Annotated[int, Meta(ge=1, le=100_000)] = 30
     # What ThingsBoard takes.
     packet_limit: Bytes = Bytes(65_536)
     inflight_max: Annotated[int, Meta(ge=1, le=65_535)] = 100

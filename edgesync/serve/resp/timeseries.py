@@ -19,7 +19,8 @@ from edgesync.cells.commands.table import FLOAT, INFINITY
 from edgesync.errors import RecordError
 from edgesync.sensors import KEY
 from edgesync.serve.resp.gather import Gather
-from edgesync.store.points import AHEAD_NS, Kept, Point
+from edgesync.store.point_rows import Kept, Point
+from edgesync.store.points import AHEAD_NS
 
 MS: Final = 1_000_000
 MS_MAX: Final = (1 << 63) // MS - 1

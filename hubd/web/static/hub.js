@@ -2,6 +2,7 @@
 (() => {
   "use strict";
   const pulse = document.getElementById("pulse");
+  if (!pulse) return; // nobody is logged in
   const say = (text, kind) => {
     pulse.textContent = text;
     pulse.className = "pulse " + kind;
@@ -11,7 +12,10 @@
 
   document.addEventListener("htmx:after:sse:connection", () => say("live", "on"));
   document.addEventListener("htmx:after:sse:message", () => say("live", "on"));
-  document.addEventListener("htmx:sse:error", () => say("hub out of reach", "off"));
+  document.addEventListener("htmx:sse:error", (event) => {
+    if (event.detail && event.detail.status === 401) location.reload(); // it asks who is there
+    else say("hub out of reach", "off");
+  });
   document.addEventListener("htmx:sse:close", () => say("not live", "off"));
 
   const live = document.getElementById("live");
@@ -20,8 +24,9 @@
   live.addEventListener("cells", (event) => {
     say("live", "on");
     for (const [name, html] of Object.entries(JSON.parse(event.detail.data))) {
-      const cell = document.querySelector(`[data-cell="${CSS.escape(name)}"]`);
-      if (cell) cell.innerHTML = html;
+      for (const cell of document.querySelectorAll(`[data-cell="${CSS.escape(name)}"]`)) {
+        cell.innerHTML = html;
+      }
     }
   });
   new MutationObserver((changes) => {

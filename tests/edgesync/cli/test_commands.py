@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+import edgesync.cli
+import hubd.cli
 from edgesync import EdgeNode, Reading
 from edgesync.cli import COMMANDS, program
 from edgesync.cli.ask import troubles
@@ -227,6 +231,8 @@ def test_completion_knows_the_commands(program: str) -> None:
     words = [sys.executable, "-m", "edgesync", "completion", "bash", "--program", program]
     script = subprocess.run(words, capture_output=True, text=True, check=True).stdout
     assert f"_{program.upper()}_COMPLETE" in script
+    own = [str(Path(sys.executable).with_name(program)), "completion", "bash"]
+    assert subprocess.run(own, capture_output=True, text=True, check=True).stdout == script
     completing = {
         **os.environ, f"_{program.upper()}_COMPLETE": "bash_complete",
         "COMP_WORDS": f"{program} r", "COMP_CWORD": "1",
@@ -241,3 +247,99 @@ def test_bench_measures_this_machine(tmp_path: Path) -> None:
     found = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
     assert [row["records"] for row in found["append"]] == [1, 10, 100, 1000, 10000]
     assert found["pack"]["bytes"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.feature("S30")
+def test_past_readings_are_sent_again_and_change_no_answer(terminal: Terminal) -> None:
+    terminal.start_hub()
+    terminal.enrol()
+    with EdgeNode(terminal.edge_config) as node:
+        node.ingest_sync([Reading("m", "P", n / 4, n * 10**9, "W") for n in range(1000)])
+    edge = terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "100")
+
+    def metric(name: str) -> float:
+        url = f"http://127.0.0.1:{terminal.http_port}/metrics"
+        text = urllib.request.urlopen(url).read().decode()
+        found = [line for line in text.splitlines() if line.startswith(f"{name}{{")]
+        return float(found[0].split()[-1]) if found else 0.0
+
+    terminal.until(lambda: metric("edgesync_hub_readings_total") == 1000)
+    assert "no readings were asked" in terminal.out("edgesync", "resend")
+    found = terminal.json("edgesync", "resend", "--from", "0", "--to", "1970-01-01T00:10:00Z")
+    assert (found["readings"], found["missed"], found["is_done"]) == (600, 0, True)
+    terminal.until(lambda: metric("edgesync_hub_resent_known_total") == 600)
+    assert metric("edgesync_hub_resent_readings_total") == 600
+    assert metric("edgesync_hub_readings_total") == 1000
+    assert "600 readings of */* from 1970" in terminal.out("edgesync", "resend")
+
+    refused = terminal.run("edgesync", "resend", "--from", "-1h", "--to", "now", "--entity", "x")
+    assert refused.returncode == 69
+    assert "no series x/*" in refused.stderr
+    for wrong in (["--from", "0"], ["--from", "5", "--to", "5"], ["--from", "soon", "--to", "now"]):
+        assert terminal.run("edgesync", "resend", *wrong).returncode == 2
+
+    # The hub asks, for what is there and for what is not.
+    terminal.out("hubd", "resend", "barn-7", "--from", "0", "--to", "1970-01-01T00:01:01Z")
+    terminal.until(lambda: metric("edgesync_hub_resent_known_total") == 661)
+    terminal.out("hubd", "resend", "barn-7", "--from", "0", "--to", "1", "--entity", "x")
+
+    def refusals() -> int:
+        return len(terminal.json("edgesync", "events", "--text", "resend_refused"))
+
+    terminal.until(lambda: refusals() == 1)
+    assert terminal.run("hubd", "resend", "barn-8", "--from", "0", "--to", "1").returncode == 69
+    assert terminal.stop(edge) == 0
+    later = terminal.run("edgesync", "resend", "--from", "0", "--to", "now", "--key", "P")
+    assert later.returncode == 0, later.stderr
+    assert "once one does: edgesync run" in later.stderr
+    terminal.start_edge()
+    terminal.until(lambda: metric("edgesync_hub_resent_known_total") == 1661)
+    assert metric("edgesync_hub_readings_total") == 1000
+
+
+@pytest.mark.slow
+@pytest.mark.feature("S30")
+def test_a_killed_edge_goes_on_with_what_it_was_sending_again(terminal: Terminal) -> None:
+    terminal.start_hub()
+    terminal.enrol()
+    count = 30_000
+    with EdgeNode(terminal.edge_config) as node:
+        for first in range(0, count, 10_000):
+            node.ingest_sync(
+                [Reading("m", "P", n / 4, n * 10**9) for n in range(first, first + 10_000)]
+            )
+    edge = terminal.start_edge()
+    terminal.out("edgesync", "sync", "--timeout", "100")
+    terminal.out("edgesync", "resend", "--from", "0", "--to", "now", "--detach")
+    terminal.until(lambda: terminal.json("edgesync", "resend")["readings"] > 0)
+    edge.kill()
+    edge.wait()
+    terminal.start_edge()
+    terminal.until(lambda: terminal.json("edgesync", "resend")["is_done"])
+    assert terminal.json("edgesync", "resend")["missed"] == 0
+    terminal.out("edgesync", "sync", "--timeout", "100")
+    rows = terminal.json("hubd", "edges")
+    assert [row["lag_records"] for row in rows] == [0]
+    url = f"http://127.0.0.1:{terminal.http_port}/metrics"
+
+    def held(name: str) -> float:
+        lines = urllib.request.urlopen(url).read().decode().splitlines()
+        return sum(float(one.split()[-1]) for one in lines if one.startswith(f"{name}{{"))
+
+    terminal.until(lambda: held("edgesync_hub_resent_known_total") >= count)
+    assert held("edgesync_hub_resent_known_total") == held("edgesync_hub_resent_readings_total")
+    assert held("edgesync_hub_readings_total") == count
+
+
+@pytest.mark.parametrize("whole", [edgesync.cli.main, hubd.cli.main], ids=["edgesync", "hubd"])
+def test_the_list_of_commands_says_what_each_says_of_itself(whole: click.Command) -> None:
+    """It is written down twice, so that the list imports no command."""
+    assert isinstance(whole, program.Lazy)
+    context = click.Context(whole)
+    for name, (_, listed) in whole.load.items():
+        command = whole.get_command(context, name)
+        assert command is not None
+        first, _, _ = (command.help or "").strip().partition("\n")
+        assert (name, listed) == (name, first)

@@ -32,7 +32,9 @@ def invite(site: Terminal, edge: str) -> str:
 
 def test_it_says_whether_the_key_pair_is_new(site: Terminal, tmp_path: Path) -> None:
     keys = tmp_path / "edge.keys"
-    assert "made a new key pair" in init(site, tmp_path, invite(site, "a"))
+    printed = init(site, tmp_path, invite(site, "a"))
+    assert "made a new key pair" in printed
+    assert f"edgesync --config {tmp_path / 'edge.toml'} run" in printed
     first = keys.read_text()
     assert "is used again" in init(site, tmp_path, invite(site, "a"))
     assert keys.read_text() == first
@@ -88,6 +90,19 @@ def test_only_the_hub_of_a_file_is_replaced(site: Terminal, tmp_path: Path) -> N
     again = config.read_text()
     init(site, tmp_path, invite(site, "c"))
     assert config.read_text() == again
+
+
+@pytest.mark.parametrize("text", ["", "[http]\nport = 0\n", '[edge]\ndata_dir = "d"\n'])
+def test_a_file_without_a_name_gets_the_one_the_hub_has(
+    site: Terminal, tmp_path: Path, text: str
+) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text(text)
+    init(site, tmp_path, invite(site, "named"))
+    table = tomllib.loads(config.read_text())
+    assert table["edge"].pop("name") == "named"
+    assert set(table.pop("hub")) == {"endpoint", "server_key"}
+    assert {key: one for key, one in table.items() if one} == tomllib.loads(text)
 
 
 @pytest.mark.parametrize(

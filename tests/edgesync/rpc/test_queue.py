@@ -2,6 +2,7 @@
 
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,17 @@ from msgspec import Raw
 
 from edgesync.rpc import queue as queue_module
 from edgesync.rpc.model import State
-from edgesync.rpc.queue import LATE_NS, Call, CallQueue, Effect, Forget, Note, Send, UnknownCall
+from edgesync.rpc.queue import (
+    LATE_NS,
+    Call,
+    CallQueue,
+    Effect,
+    Forget,
+    Keep,
+    Note,
+    Send,
+    UnknownCall,
+)
 
 pytestmark = pytest.mark.feature("S24")
 
@@ -31,23 +42,53 @@ def states(effects: list[Effect]) -> list[tuple[str, str]]:
     return [(one.report.id, one.report.state.value) for one in effects if isinstance(one, Note)]
 
 
+def following(queue: CallQueue, effects: list[Effect], now_ns: int = 0) -> list[int]:
+    """Store what is to be noted; returns the calls that are sent then."""
+    return sends(queue.stored([one for one in effects if isinstance(one, Note)], now_ns))
+
+
 def test_calls_of_a_device_go_in_order_one_without_acknowledgement_at_a_time() -> None:
     queue = CallQueue()
     assert sends(queue.add(call(1), 0)) == []
     queue.add(call(2), 0)
     assert sends(queue.reached("pump", (), 0)) == [1]
-    assert states(queue.sent(1, 0, is_acknowledged=True)) == [("id1", "SENT")]
+    effects = queue.sent(1, 0, is_acknowledged=True)
+    assert (states(effects), following(queue, effects)) == ([("id1", "SENT")], [])
     assert queue.add(call(3), 0) == []
     effects = queue.delivered("pump", 1, 0)
-    assert (states(effects), sends(effects)) == ([("id1", "DELIVERED")], [2])
+    assert (states(effects), sends(effects)) == ([("id1", "DELIVERED")], [])
+    assert following(queue, effects) == [2]
+
+
+def test_a_call_does_not_go_before_it_is_on_disk_what_became_of_the_one_before_it() -> None:
+    """Or a device would see the first again, after a kill, when it has seen the second."""
+    queue = CallQueue([call(1), call(2), call(3, "fan")])
+    assert sends(queue.reached("pump", (), 0)) == [1]
+    waiting = queue.sent(1, 0, is_acknowledged=True) + queue.delivered("pump", 1, 0)
+    assert sends(waiting + queue.reached("pump", (), 0)) == []
+    assert queue.add(call(4), 0) == []
+    assert sends(queue.reached("fan", (), 0)) == [3]
+    assert following(queue, waiting[:1]) == []
+    assert following(queue, waiting[1:]) == [2]
+
+
+def test_calls_of_an_earlier_start_go_first_whatever_their_numbers() -> None:
+    made = [(9, 0), (8, 0), (7, 1), (3, 2), (5, 3)]  # and before all, those that say no order
+    queue = CallQueue([msgspec.structs.replace(call(n), order=order) for n, order in made])
+    numbers = sends(queue.reached("pump", (), 0))
+    while len(numbers) < len(made):
+        effects = queue.sent(numbers[-1], 0, is_acknowledged=True)
+        numbers += following(queue, effects + queue.delivered("pump", numbers[-1], 0))
+    assert numbers == [8, 9, 7, 3, 5]
 
 
 def test_an_answer_stands_for_the_acknowledgement() -> None:
     queue = CallQueue([call(1), call(2)])
     queue.reached("pump", (), 0)
-    queue.sent(1, 0, is_acknowledged=True)
+    sent = queue.sent(1, 0, is_acknowledged=True)
     effects = queue.answered("pump", 1, 5, Raw(b'"done"'))
-    assert (states(effects), sends(effects)) == ([("id1", "ANSWERED")], [2])
+    assert states(effects) == [("id1", "ANSWERED")]
+    assert following(queue, sent + effects) == [2]
     assert queue.answered("pump", 1, 6, Raw(b'"again"')) == []
     assert queue.delivered("pump", 1, 7) == []
 
@@ -55,19 +96,21 @@ def test_an_answer_stands_for_the_acknowledgement() -> None:
 def test_a_device_that_left_is_sent_again_what_it_did_not_acknowledge() -> None:
     queue = CallQueue([call(1), call(2)])
     queue.reached("pump", (), 0)
-    queue.sent(1, 0, is_acknowledged=True)
+    assert following(queue, queue.sent(1, 0, is_acknowledged=True)) == []
     queue.left("pump")
     assert queue.add(call(3), 0) == []
     assert sends(queue.reached("pump", (), 0)) == [1]
     queue.left("pump")
     assert sends(queue.reached("pump", {1}, 0)) == []  # its connection holds it
-    assert sends(queue.delivered("pump", 1, 0)) == [2]
+    assert following(queue, queue.delivered("pump", 1, 0)) == [2]
 
 
 def test_what_nothing_acknowledges_is_sent_once_and_holds_up_nobody() -> None:
     queue = CallQueue([call(1), call(2)])
-    queue.reached("pump", (), 0)
-    assert sends(queue.sent(1, 0, is_acknowledged=False)) == [2]
+    assert sends(queue.reached("pump", (), 0)) == [1]
+    effects = queue.sent(1, 0, is_acknowledged=False)
+    assert (states(effects), sends(effects)) == ([("id1", "SENT")], [])
+    assert following(queue, effects) == [1, 2]  # written now, when it is on disk that it was
     queue.left("pump")
     assert sends(queue.reached("pump", (), 0)) == [2]
     assert states(queue.answered("pump", 1, 1, Raw(b"1"))) == [("id1", "ANSWERED")]
@@ -76,10 +119,11 @@ def test_what_nothing_acknowledges_is_sent_once_and_holds_up_nobody() -> None:
 def test_a_call_whose_time_has_passed_is_given_up_once_and_the_next_goes() -> None:
     queue = CallQueue([call(1, expires=100), call(2)])
     queue.reached("pump", (), 0)
-    queue.sent(1, 0, is_acknowledged=True)
+    following(queue, queue.sent(1, 0, is_acknowledged=True))
     assert queue.elapsed(99) == []
     effects = queue.elapsed(100)
-    assert (states(effects), sends(effects)) == ([("id1", "EXPIRED")], [2])
+    assert states(effects) == [("id1", "EXPIRED")]
+    assert following(queue, effects, 100) == [2]
     assert queue.elapsed(101) == []
 
 
@@ -123,42 +167,104 @@ def test_room_is_made_of_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(st.integers(0, 2**32))
-def test_whatever_happens_each_call_is_acknowledged_once_in_order_or_expires(seed: int) -> None:
-    """Sends may repeat; what was acknowledged, answered or given up is not sent again."""
+def test_whatever_happens_a_device_sees_calls_in_order_and_only_the_last_again(seed: int) -> None:
+    """The last one may be sent again; none whose end is on disk, and none before that one."""
     random = Random(seed)
-    queue, over, order = CallQueue(), set[int](), list[int]()
+    queue, over = CallQueue(), set[int]()
+    order = list[int]()  # as the device saw them
     pending: list[Effect] = []
+    notes: list[Note] = []  # not on disk
     rows: dict[int, Call] = {}
-    for number in range(1, 60):
+    for number in range(1, 80):
         now = number
-        match random.randrange(7):
+        match random.randrange(8):
             case 0 | 1:
                 one = call(number, expires=now + random.choice((3, 30, 1000)))
                 rows[number] = one
-                pending += queue.add(one, now)
+                pending += queue.add(msgspec.structs.replace(one), now)
             case 2:
                 pending += queue.reached("pump", (), now)
             case 3:
                 queue.left("pump")
             case 4:
                 pending += queue.elapsed(now)
-            case 5:  # the edge is killed: what was noted is what there is
-                queue = CallQueue(list(rows.values()))
-                pending = []
-            case _:
-                pass
+            case 5:  # the edge is killed: what is on disk is what there is
+                queue = CallQueue([msgspec.structs.replace(one) for one in rows.values()])
+                pending, notes = [], []
+            case 6 | 7:
+                over |= {one.call.number for one in notes if one.call.state is not State.SENT}
+                rows |= {one.call.number: one.call for one in notes}
+                pending += queue.stored(notes, now)
+                notes = []
         while pending:
             effect = pending.pop(0)
             if isinstance(effect, Note):
-                rows[effect.call.number] = effect.call
-                if effect.report.state in (State.EXPIRED, State.DELIVERED):
-                    over.add(effect.call.number)
+                notes.append(effect)
             elif isinstance(effect, Send) and queue.is_reached("pump"):
                 sent = effect.call.number
                 assert sent not in over
                 assert not order or sent >= order[-1]
                 pending += queue.sent(sent, now, is_acknowledged=True)
-                if random.random() < 0.6 and queue.is_reached("pump"):
+                if random.random() < 0.8:
                     order.append(sent)
-                    pending += queue.delivered("pump", sent, now)
-    assert len(set(order)) == len(order)
+                    if random.random() < 0.8:
+                        pending += queue.delivered("pump", sent, now)
+
+
+def test_what_is_over_is_known_until_its_time_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a hub that was restored and tells it again would have it made twice."""
+    monkeypatch.setattr(queue_module, "ROWS_MAX", 1)
+    queue = CallQueue([call(1, one_way=True, expires=100)])
+    queue.delivered("pump", 1, 0)
+    assert queue.room(99) is None
+    assert queue.knows("id1")
+    assert queue.room(100) == [Forget(1)]
+
+
+def test_bytes_make_a_queue_full_and_are_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = call(1, expires=100)
+    monkeypatch.setattr(queue_module, "BYTES_MAX", one.nbytes)
+    queue = CallQueue()
+    assert queue.room(0) == []
+    queue.add(one, 0)
+    assert queue.room(0) is None
+    queue.answered("pump", 1, 0, Raw(b"1"))
+    queue.elapsed(100)
+    assert (len(queue), queue.nbytes, queue.room(100)) == (0, 0, [])
+
+
+def test_what_was_sent_where_nothing_is_acknowledged_is_not_sent_after_a_restart() -> None:
+    one = call(1)
+    queue = CallQueue([one])
+    queue.reached("pump", (), 0)
+    queue.sent(1, 0, is_acknowledged=False)
+    assert sends(CallQueue([one]).reached("pump", (), 0)) == []
+
+
+def test_that_a_call_was_sent_is_told_once_and_not_of_one_that_has_gone_on() -> None:
+    queue = CallQueue([call(1)])
+    queue.reached("pump", (), 0)
+    effects = queue.sent(1, 0, is_acknowledged=True)
+    assert (states(effects), following(queue, effects)) == ([("id1", "SENT")], [])
+    queue.left("pump")
+    assert sends(queue.reached("pump", (), 1)) == [1]
+    assert queue.sent(1, 1, is_acknowledged=True) == []
+    queue.delivered("pump", 1, 2)
+    assert queue.sent(1, 3, is_acknowledged=True) == []
+    assert [one.state for one in queue.open_calls()] == [State.DELIVERED]
+
+
+@pytest.mark.parametrize("by_ns", [-1000, 1000])
+def test_a_clock_that_is_set_changes_no_time_that_is_left(by_ns: int) -> None:
+    queue = CallQueue([call(1, expires=5000), call(2, "fan", expires=5100)])
+    queue.elapsed(4000)
+    now = 4000 + by_ns
+    kept = queue.stepped(by_ns)
+    assert [(one.call.number, one.call.expires_ns) for one in kept if isinstance(one, Keep)] == [
+        (1, 5000 + by_ns), (2, 5100 + by_ns),
+    ]  # fmt: skip
+    assert queue.due_ns() == 5000 + by_ns
+    assert queue.elapsed(now + 999) == []
+    assert states(queue.elapsed(now + 1000)) == [("id1", "EXPIRED")]
+    assert queue.elapsed(now + 1000 + LATE_NS - 1) != [Forget(1)]
+    assert Forget(1) in queue.elapsed(now + 1000 + LATE_NS)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgesync._native.write import Write
@@ -113,6 +113,16 @@ def answered(call: ScriptCall) -> ScriptAnswer:
 
 
 @pytest.mark.slow
+@example(
+    exported([("edge.TbMsgPushToCloudNode", "n0", {})], []),
+    [Message(type="POST_ATTRIBUTES_REQUEST", originator=Originator("DEVICE", "\ud800"), data={},
+             metadata={}, time_ns=START_NS)],
+)  # fmt: skip
+@example(
+    exported([("action.TbCreateAlarmNode", "n0", CONFIGURED["action.TbCreateAlarmNode"])], []),
+    [Message(type="POST_TELEMETRY_REQUEST", originator=Originator("DEVICE", "d1"),
+             data={"a": -(1 << 63) - 1}, metadata={}, time_ns=START_NS)],
+)  # fmt: skip
 @given(chains(), st.lists(MESSAGES, max_size=6))
 @settings(
     max_examples=60,

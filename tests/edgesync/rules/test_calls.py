@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from edgesync import EventType
+from edgesync.rpc.model import TTL_S_MAX
 from edgesync.rules.message import CALL_TO_DEVICE, device_message
 from tests.edgesync.rules.chains import START_NS, Node, exported
 from tests.edgesync.rules.test_part import PUSH, counted, opened, reading, rules_of, site, told
@@ -78,3 +79,29 @@ async def test_a_call_of_a_device_is_answered_by_a_chain(tmp_path: Path) -> None
         with pytest.raises(LookupError, match="nobody answers 'getLimit'"):
             await node.part("rpc").call("d1", "getLimit", {})
         assert counted(node, "Failed") == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"method": "fan", "params": "\ud800"},
+        {"method": "fan", "params": {"deep": ["\udfff"]}},
+        {"method": "fan", "params": "x" * 100_000},
+        {"method": "\ud800", "params": 1},
+    ],
+)
+async def test_a_call_that_cannot_be_made_leaves_by_failure(tmp_path: Path, data: Any) -> None:
+    chain = exported([CALL, LOG], [(0, 1, "Failure")])
+    async with opened(tmp_path, site(tmp_path, chain)) as node:
+        await node.part("rules").send([device_message(CALL_TO_DEVICE, "d1", data, START_NS)])
+        await until(lambda: counted(node, "Failed") == 1)
+
+
+@pytest.mark.parametrize("timeout", [1e300, 10**15, -5, 1e-300])
+async def test_a_call_waits_a_week_at_most(tmp_path: Path, timeout: float) -> None:
+    async with opened(tmp_path, site(tmp_path, exported([CALL]))) as node:
+        data = {"method": "fan", "params": 1, "timeout": timeout}
+        await node.part("rules").send([device_message(CALL_TO_DEVICE, "d1", data, START_NS)])
+        rpc = node.part("rpc")
+        await until(lambda: len(rpc.queue) == 1)
+        assert rpc.queue.due_ns() - rpc.now_ns() <= TTL_S_MAX * 10**9

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync.model import EventType
+from edgesync.rules import engine as engine_module
 from edgesync.rules.effects import CallDevice, LogLine, PushEvent
 from edgesync.rules.engine import ALARMS
 from edgesync.rules.message import CALL_TO_DEVICE, device_message
 from edgesync.rules.model import FAILURE
-from edgesync.rules.node import Now, ScriptAnswer, ScriptCall
+from edgesync.rules.node import NodeFailure, Now, Outs, ScriptAnswer, ScriptCall, Step
 from edgesync.rules.state import NAMES_MAX, State
 from tests.edgesync.rules.chains import SINK, START_NS, Node, Site, behind, exported, loaded
 
@@ -71,12 +72,83 @@ def test_a_failure_that_nobody_takes_is_told_as_an_event_but_not_each_time() -> 
     assert len(site.post(b=2)) == 1
 
 
+def test_a_node_that_failed_a_thousand_times_goes_on() -> None:
+    """Each failure leaves with node, reason and input; the next message is worked on (A13)."""
+    site = Site(behind(filtered("Deep", "msg.a.b > 1"), "True"))
+    for number in range(1000):
+        site.post(n=number)
+    site.post(a={"b": 2})
+    failures = site.came_to("Failure")
+    assert [one.data["n"] for one in failures] == list(range(1000))
+    assert {one.metadata["failedNode"] for one in failures} == {"Root / Deep"}
+    assert all(one.metadata["error"] for one in failures)
+    assert [one.data for one in site.came_to("True")] == [{"a": {"b": 2}}]
+    count = next(one for one in site.engine.counts() if one.node == "Deep")
+    assert (count.messages, count.failures) == (1001, 1000)
+
+
 def test_what_a_node_began_before_it_failed_is_not_done() -> None:
     raising = {"alarmType": "Hot", "severity": "MAJOR", "alarmDetailsBuildJs": "return 5;"}
     site = Site(behind(("action.TbCreateAlarmNode", "Raise", raising), "Created"))
     assert site.post(a=1) == []
     assert "details are an object" in site.came_to("Failure")[0].metadata["error"]
     assert site.engine.state.all_of(ALARMS) == {}
+
+
+def test_an_effect_of_a_node_that_failed_after_it_is_not_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    site = Site(behind(log("x"), "Success"))
+    node = next(iter(site.engine.chains.nodes.values())).node
+
+    def late(_message: Any, step: Step) -> Outs:
+        step.effect(LogLine("x", "begun"))
+        raise NodeFailure("late")
+
+    monkeypatch.setattr(node, "process", late)
+    assert site.post(a=1) == []
+    assert site.came_to("Failure")[0].metadata["error"] == "late"
+
+
+def test_a_message_has_so_many_effects_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "EFFECTS_MAX", 2)
+    site = Site(exported([log("a"), log("b"), log("c"), log("end")],
+                         [(0, 1, "Success"), (1, 2, "Success"), (2, 3, "Failure")]))  # fmt: skip
+    site.post(a=1)
+    counts = {one.node: one.last_error for one in site.engine.counts()}
+    assert "2 effects of one message" in counts["c"]
+    assert (counts["a"], counts["b"]) == ("", "")
+
+
+def test_a_message_comes_back_through_each_chain_that_it_went_into() -> None:
+    def inner(name: str, into: str) -> bytes:
+        nodes: list[Node] = [
+            ("flow.TbRuleChainInputNode", "Into", {"ruleChainId": into}), log(f"back in {name}"),
+            ("flow.TbRuleChainOutputNode", "Done", {}),
+        ]  # fmt: skip
+        return exported(
+            nodes, [(0, 1, "Done"), (1, 2, "Success")], name=name, is_root=name == "One",
+            id={"id": name},
+        )  # fmt: skip
+
+    last = exported(
+        [("flow.TbRuleChainOutputNode", "Done", {})], name="Three", is_root=False,
+        id={"id": "Three"},
+    )  # fmt: skip
+    site = Site(inner("One", "Two"), inner("Two", "Three"), last)
+    assert lines(site.post(t=1)) == ["back in Two", "back in One"]
+
+
+def test_an_answer_that_failed_is_told_where_nothing_is_connected_to_failure() -> None:
+    site = Site(exported([("rpc.TbSendRPCRequestNode", "Call", {})]))
+    (call,) = site.send(device_message(CALL_TO_DEVICE, "f", {"method": "m", "params": 0}, 0))
+    assert isinstance(call, CallDevice)
+    assert call.reply_to is not None
+    late = call.reply_to.message.with_metadata(error="no answer")
+    (told,) = site.effects(site.engine.answer(call.reply_to, FAILURE, late, site.now))
+    assert isinstance(told, PushEvent)
+    assert json.loads(told.event.body)["error"] == "no answer"
+    assert site.engine.unhandled == 1
 
 
 def test_a_bug_in_a_node_is_a_failure_of_that_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,6 +256,24 @@ def test_a_swap_in_the_middle_changes_nothing_for_answers_that_come_too_late() -
     assert isinstance(call, CallDevice)
     assert call.reply_to is not None
     site.engine.swap(loaded(exported([log("new")])).chains)
+    answer = site.engine.answer(call.reply_to, "Success", call.reply_to.message, site.now)
+    assert site.effects(answer) == []
+
+
+def test_an_answer_does_not_come_back_to_a_chain_that_is_gone() -> None:
+    calling: tuple[Node, Node] = (
+        ("rpc.TbSendRPCRequestNode", "Call", {}), ("flow.TbRuleChainOutputNode", "Done", {}),
+    )  # fmt: skip
+    inner = exported(calling, [(0, 1, "Success")], name="Inner", is_root=False, id={"id": "f1"})
+    outer = exported(
+        [("flow.TbRuleChainInputNode", "Inner", {"ruleChainId": "f1"}), log("after")],
+        [(0, 1, "Done")],
+    )
+    site = Site(outer, inner)
+    (call,) = site.send(device_message(CALL_TO_DEVICE, "f", {"method": "m", "params": 0}, 0))
+    assert isinstance(call, CallDevice)
+    assert call.reply_to is not None
+    site.engine.swap(loaded(exported([log("other")]), inner).chains)
     answer = site.engine.answer(call.reply_to, "Success", call.reply_to.message, site.now)
     assert site.effects(answer) == []
 

@@ -471,6 +471,24 @@ def test_an_alarm_that_is_only_confirmed_is_not_told_again() -> None:
     assert bodies(site.post(1, entity="d2", t=7))[0][1] == Lane.NORMAL
 
 
+def test_an_alarm_cleared_without_a_script_keeps_its_details_and_none_is_told_twice() -> None:
+    """A07."""
+    raising = {"alarmType": "Hot", "alarmDetailsBuildJs": "return {seen: msg.t};"}
+    nodes: list[Node] = [
+        ("filter.TbJsFilterNode", "Warm", {"jsScript": "return msg.t > 6;"}),
+        ("action.TbCreateAlarmNode", "Raise", {"severity": "MAJOR", **raising}),
+        ("action.TbClearAlarmNode", "Clear", {"alarmType": "Hot"}),
+        ("filter.TbMsgTypeFilterNode", "False", {"messageTypes": ["ALARM"]}),
+    ]
+    site = Site(exported(nodes, [(0, 1, "True"), (0, 2, "False"), (2, 3, "False")]))
+    assert site.post(0, t=1) == []
+    site.post(1, t=7)
+    ((action, _, body),) = bodies(site.post(2, t=1))
+    assert (action, body["details"]) == (Action.ALARM_CLEAR, {"seen": 7})
+    assert site.post(3, t=1) == []
+    assert len(site.came_to("False")) == 2
+
+
 def test_severity_from_the_message_and_alarms_from_the_message() -> None:
     raising = {"alarmType": "Hot", "severity": "$[how]", "dynamicSeverity": True}
     site = node("action.TbCreateAlarmNode", raising, "Created", "Updated")

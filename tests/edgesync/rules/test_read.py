@@ -146,6 +146,31 @@ def test_chains_that_lead_in_a_circle_are_refused() -> None:
     with pytest.raises(ConfigError) as raised:
         loaded(exported([there], name="One"), exported([back], name="Two", is_root=False))
     assert "One → Two → One" in str(raised.value)
+    with pytest.raises(ConfigError, match="lead in a circle: Log → Log"):
+        loaded(exported([LOG], [(0, 0, "Success")]))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("is_bundle", [True, False])
+def test_chains_find_each_other_in_any_order(order: tuple[int, int], is_bundle: bool) -> None:
+    """Of a bundle or of two files; one that is not there is named (A11)."""
+    there: Node = ("flow.TbRuleChainInputNode", "To B", {"ruleChainId": "b"})
+    files = [
+        exported([there, LOG], [(0, 1, "Done")], name="A", id={"id": "a"}),
+        exported([("flow.TbRuleChainOutputNode", "Done", {})], name="B", is_root=False,
+                 id={"id": "b"}),
+    ]  # fmt: skip
+    found = [json.loads(files[at]) for at in order]
+    bundle = {
+        "ruleChains": [one["ruleChain"] for one in found],
+        "metadata": [
+            {**one["metadata"], "ruleChainId": one["ruleChain"]["id"]} for one in reversed(found)
+        ],
+    }
+    given = [json.dumps(bundle).encode()] if is_bundle else [files[at] for at in order]
+    chains = loaded(*given).chains
+    assert (chains.root, list(chains.inputs.values())) == ("A", ["B"])
+    assert refused(files[0])["metadata.nodes[0].configuration.ruleChainId"].count("'To B'") == 1
 
 
 def test_which_chain_is_the_root_must_be_clear() -> None:

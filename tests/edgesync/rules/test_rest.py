@@ -97,12 +97,14 @@ async def test_what_a_server_answers_goes_on_in_the_chain(tmp_path: Path) -> Non
             assert [(one.key, one.value) for one in node.latest()] == [("factor", 2)]
 
 
-async def outcome(url: str, timeout_s: float = 5.0) -> tuple[str, Message]:
+async def outcome(
+    url: str, timeout_s: float = 5.0, headers: dict[str, str] | None = None
+) -> tuple[str, Message]:
     message = Message(type="T", originator=None, data={"a": 1}, metadata={}, time_ns=0)  # type: ignore[arg-type]
     found: list[tuple[str, Message]] = []
     servers = Servers(lambda _, relation, answered: found.append((relation, answered)))
     request = HttpRequest(
-        method="POST", url=url, headers={}, body=b"{}", timeout_s=timeout_s,
+        method="POST", url=url, headers=headers or {}, body=b"{}", timeout_s=timeout_s,
         reply_to=ReplyTo("n", message),
     )  # fmt: skip
     await servers.ask(request)
@@ -139,6 +141,25 @@ async def test_a_server_that_is_not_there_or_never_answers_is_a_failure() -> Non
     async with serving(silent) as url:
         relation, message = await outcome(url, timeout_s=0.2)
     assert message.metadata["error"] == "no answer within 0.2 s"
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        ("http://a..b/", {}),
+        (f"http://{'a' * 70}.com/", {}),
+        ("http://.local/", {}),
+        ("http://a\0b/", {}),
+        ("http://127.0.0.1/", {"\u00fc": "x"}),
+        ("http://127.0.0.1/", {"a b": "x"}),
+    ],
+)
+async def test_what_no_server_can_be_asked_is_a_failure(url: str, headers: dict[str, str]) -> None:
+    async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as here:
+        asked = url.replace("http://127.0.0.1/", here)
+        relation, message = await outcome(asked, headers=headers)
+    assert relation == "Failure"
+    assert message.metadata["error"]
 
 
 async def test_only_so_many_requests_are_under_way() -> None:

@@ -59,7 +59,7 @@ async def test_metrics_are_what_prometheus_reads(served: Served) -> None:
     assert 'edgesync_readings_total{edge="edge"} 1' in samples
     # The reading, and before it the declaration of its series.
     assert 'edgesync_lane_tail{edge="edge",lane="bulk"} 2' in samples
-    families = re.findall(r"^# TYPE (\S+) (counter|gauge)$", body, re.M)
+    families = re.findall(r"^# TYPE (\S+) (counter|gauge|histogram)$", body, re.M)
     assert len(families) == len(set(families)) == len(re.findall("^# HELP", body, re.M))
 
 

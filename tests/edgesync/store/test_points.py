@@ -17,7 +17,8 @@ from edgesync.errors import RecordError
 from edgesync.intake import Intake
 from edgesync.model import Lane, RecordKind, series_id
 from edgesync.store.journal import EdgeStore
-from edgesync.store.points import AHEAD_NS, DATABASE, SEAL_POINTS, Kept, Point, PointStore, Staged
+from edgesync.store.point_rows import DATABASE, Kept, Point
+from edgesync.store.points import AHEAD_NS, SEAL_POINTS, PointStore, Staged
 
 pytestmark = pytest.mark.feature("L10")
 

@@ -140,13 +140,13 @@ async def test_what_was_answered_is_found_after_a_crash_at_any_moment(
                             [b"DEL", key], [b"INCR", b"n"], [b"SADD", b"s", key],
                             [b"SREM", b"s", key], [b"EXPIRE", key, b"1000"],
                         )))  # fmt: skip
-                    if random.random() < 0.1:
+                    if random.random() < 0.1 or step == 40:
                         disk.is_well = True  # the hub hears of what is stored
                         cells.commit()
                         confirm(cells, hub)
                         cells.commit()
                         disk.is_well = False
-                        evicted += cells.make_room(1 << random.randrange(12))
+                        evicted += cells.make_room(1 << random.randrange(4, 12))
                     if random.random() < 0.05:
                         with suppress(StoreFull):
                             cells.commit()

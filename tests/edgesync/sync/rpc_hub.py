@@ -1,6 +1,7 @@
 """A hub that calls devices, beside an edge in the same process, over real sockets."""
 
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from hubd.rpc.calls import Calls, CallView, NewCall
 from hubd.rpc.service import RpcService
 from tests.edgesync.serve.mqtt.door import DEVICES
 from tests.edgesync.sync.test_driver import Hub
+
+SENT_TOGETHER = 25
 
 
 class RpcHub(Hub):
@@ -66,8 +69,19 @@ def call(method: str, params: Any = None, *, device: str = "pump", **more: Any) 
     return NewCall(device=device, method=method, params=msgspec.json.encode(params), **more)
 
 
-async def final(service: RpcService, view: CallView, wait_s: float = 60.0) -> CallView:
-    found = await service.wait(None, view.id, wait_s)
+def send_all(calls: Calls, edge: str, asked: Sequence[NewCall]) -> list[str]:
+    """Send calls, many in a transaction, none of which may last long; returns their ids."""
+    ids: list[str] = []
+    for at in range(0, len(asked), SENT_TOGETHER):
+        with calls._owned.write() as connection:
+            for one in asked[at : at + SENT_TOGETHER]:
+                ids.append(calls._send(connection, "default", edge, one)[0].id)
+    return ids
+
+
+async def final(service: RpcService, view: CallView) -> CallView:
+    """Return a call when whoever waits for it is told that it is final, however long that takes."""
+    found = await service.wait(None, view.id, math.inf)
     assert found is not None
     assert found.is_final, found
     return found

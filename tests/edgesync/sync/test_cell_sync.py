@@ -16,6 +16,7 @@ from edgesync.sync import cells as cells_module
 from edgesync.sync.cells import WANTED_MAX, CellSync
 from edgesync.sync.puller import told_digest
 from edgesync_transport.messages import ConflictReport, DeltaSync, Lane, Page, Pull
+from hubd.cells import store as hub_module
 from tests.sites import PATIENCE_S, Sites, settle, until
 from tests.transport.samples import PULL, SAMPLES
 
@@ -277,3 +278,58 @@ async def test_what_cannot_be_stored_is_told_and_tried_again(
         await sync._keep_telling()
     assert tried == pytest.approx([0, 1, 2])
     assert "full" in sync.last_problem
+
+
+@pytest.mark.feature("S21")
+async def test_how_far_a_pass_is_is_known_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "PAGE_KEYS", 10)
+    shares: list[float | None] = []
+    take = CellSync._take
+
+    def noted(sync: CellSync, page: Page) -> None:
+        take(sync, page)
+        if sync._cells is later.cells:
+            shares.append(sync.share())
+            # The hub has told what has come.
+            told = sites.answers.told["shop"].share
+            assert told == pytest.approx(shares[-1], abs=0.05)
+
+    sites = Sites(tmp_path)
+    async with sites.hub(), sites.node("barn") as node:
+        for number in range(45):
+            node.set(f"k{number}", number)
+        await settle(node)
+        later = sites.node("shop")
+        monkeypatch.setattr(CellSync, "_take", noted)
+        async with later:
+            assert later.get("k0") is None  # from here on it has keys
+            await settle(later)
+            found = later.status().keys
+            assert found is not None
+            assert (found.state, found.keys, found.pending, found.share) == ("idle", 45, 0, 1.0)
+            assert found.received >= 45
+            known = [one for one in shares if one is not None]
+            assert known == sorted(known)
+            assert 0 < known[0] < 0.5
+            assert known[-1] == 1.0
+            assert sites.answers.told["shop"].share == 1.0
+            node.set("more", 1)
+            await settle(node)
+            await settle(later)
+            found = later.status().keys
+            assert found is not None
+            assert (found.state, found.keys, found.share) == ("idle", 46, 1.0)
+
+
+async def test_a_hub_that_does_not_tell_its_newest_change_leaves_it_unknown(
+    parts: tuple[EdgeNode, CellSync, Driver],
+) -> None:
+    _, sync, driver = parts
+    driver.epoch, sync.rounds = 1, 1
+    assert sync.share() is None
+    sync._head = 10
+    assert (sync.share(), sync.state()) == (0.0, "syncing")
+    sync._head = 0
+    assert (sync.share(), sync.state()) == (None, "idle")

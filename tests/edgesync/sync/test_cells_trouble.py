@@ -15,6 +15,7 @@ from edgesync._native.write import Write
 from edgesync.model import RecordKind
 from edgesync.store.edgecells import told_since
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Message
+from hubd.cells import answers
 from hubd.log.lmdb import LmdbLog
 from tests.sites import Sites, settle, until
 
@@ -282,7 +283,10 @@ async def test_a_question_the_hub_cannot_answer_costs_only_who_asks(sites: Sites
         assert a.get("other") == b"1"
 
 
-async def test_care_that_fails_is_tried_again_and_stops_no_hub(sites: Sites) -> None:
+async def test_care_that_fails_is_tried_again_and_stops_no_hub(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "CARE_FAILED_S", 1.0)
     failures: list[Exception] = []
     async with sites.hub() as hub, sites.node("a") as a:
         due = hub.due

@@ -14,9 +14,11 @@ from edgesync import EdgeNode, Event, EventType, Lane, Reading
 from edgesync._native import batch
 from edgesync._native import event as event_codec
 from edgesync.demo.site import free_ports
+from edgesync.errors import StoreFull, StoreUnwritable
 from edgesync.events import EventQuery
 from edgesync.model import RecordKind
-from edgesync.store.declare import HubNotes, hub_notes
+from edgesync.parts.link import REPORTS_BURST
+from edgesync.store.declare import HubNotes, hub_notes, note_hub
 from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
 from edgesync_transport.receiver import ReceiverSettings
 from edgesync_transport.router import open_hearing
@@ -242,7 +244,7 @@ async def test_a_hub_restored_from_an_older_backup_is_sent_the_rest_again(hub: H
             await edge.sync(PATIENCE_S)
             await until(lambda: edge.status().pending == 0)
             assert await values(log) == [float(n) for n in range(300)]
-        assert any("rewind" in event.body for event in edge.events())
+        await until(lambda: any("rewind" in event.body for event in edge.events()))
         await log.aclose()
 
 
@@ -379,3 +381,72 @@ async def test_an_alarm_does_not_wait_behind_the_bulk(hub: Hub) -> None:
             await edge.sync(PATIENCE_S)
         lanes = [entry.lane for entry in await entries(hub.log)]
     assert lanes.index(Lane.CRITICAL) < len(lanes) - 1
+
+
+@pytest.mark.feature("S1")
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        StoreUnwritable(path="store", problem="input/output error"),
+        StoreFull(used_bytes=9, limit_bytes=9), OSError(5, "input/output error"),
+    ],
+    ids=lambda one: type(one).__name__,
+)  # fmt: skip
+async def test_what_a_failing_disk_refuses_ends_no_link(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    refusal: Exception,
+) -> None:  # fmt: skip
+    """Reports of the link and of parts, dead letters and loss records."""
+
+    async def refuse(*_: object) -> None:
+        raise refusal
+
+    def refused(count: int) -> bool:
+        return sum("not stored: " in one.getMessage() for one in caplog.records) == count
+
+    async with hub.node() as edge, hub.running():
+        link = edge.part("link")
+        await edge.sync(PATIENCE_S)
+        with monkeypatch.context() as patched:
+            patched.setattr(edge.store, "submit", refuse)
+            link.link_report("clock_skew", {"offset_s": 9})
+            link.record_dead(Lane.BULK, 1, "nonsense")
+            link.records_lost(Lane.BULK, 1, 1, "gone")
+            assert not await edge.recorder.report("resources", {})
+            await until(lambda: refused(4))
+        epoch = edge.status().link.epoch
+        await edge.ingest(readings(0, 1))
+        await edge.sync(PATIENCE_S)
+        assert edge.status().link.epoch == epoch
+
+
+async def test_a_hub_that_had_lost_series_is_told_them_after_a_restart(hub: Hub) -> None:
+    async with hub.node() as edge:
+        await edge.ingest([Reading("m0", "P", 1.0, SECOND)])
+        await note_hub(edge.store, b"a" * 16, is_owed=True)
+    async with hub.node() as edge:
+        await until(lambda: hub_notes(edge.store) == HubNotes(b"a" * 16, is_owed=False))
+        assert len(edge.events(EventQuery(type="series"))) == 2
+
+
+async def test_what_a_hub_says_again_and_again_is_seldom_stored(hub: Hub) -> None:
+    """A clock that is wrong and right by turns, and a hub that has forgotten all each time."""
+    async with hub.node() as node:
+        await node.ingest([Reading(f"m{n}", "P", 1.0, 10**18) for n in range(3)])
+        link = node.part("link")
+        for n in range(3 * REPORTS_BURST):
+            link.link_report("clock_skew", {"offset_s": n})
+            link.hub_forgot(n.to_bytes(16, "big"))
+            await trio.lowlevel.checkpoint()
+        # Owed still, or told already if the disk was slow at first.
+        newest = (3 * REPORTS_BURST - 1).to_bytes(16, "big")
+        await until(lambda: hub_notes(node.store).generation == newest)
+        await until(lambda: len(lifecycle(node)) >= REPORTS_BURST)
+        assert len(lifecycle(node)) == REPORTS_BURST
+        declared = node.events(EventQuery(type="series", limit=1000))
+        assert len(declared) <= 2 * 3  # when they were new, and once again
+
+
+def lifecycle(node: EdgeNode) -> list[str]:
+    found = node.events(EventQuery(type="lifecycle", text="clock_skew", limit=1000))
+    return [one.body for one in found]

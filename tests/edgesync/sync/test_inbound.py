@@ -12,6 +12,7 @@ from edgesync._native import batch as codec
 from edgesync._native import event as event_codec
 from edgesync.model import EventType, RecordKind
 from edgesync.store.journal import EdgeStore
+from edgesync.sync import inbound as inbound_module
 from edgesync.sync.inbound import NOWHERE, Inbound, load_floors
 from edgesync_transport.messages import Batch, Codec, Lane, NackCode
 from tests.native.rowsmith import Draft, make_rows
@@ -58,6 +59,7 @@ async def test_a_sound_batch_is_carried_out_once_and_survives(store: EdgeStore) 
     ("change", "code"),
     [
         ({"first": 3, "last": 4}, NackCode.GAP),
+        ({"first": 2, "last": 3}, NackCode.GAP),
         ({"incarnation": b"o" * 16}, NackCode.GAP),
         ({"prev_chain": 9}, NackCode.CHAIN),
         ({"last_chain": 9}, NackCode.POISON),
@@ -76,6 +78,30 @@ async def test_a_batch_that_is_not_as_it_says_changes_nothing(
     assert load_floors(store) == NOWHERE
     assert store.state(Lane.CRITICAL).tail == before
     assert (await inbound.store(2, batch_of())).code is None
+
+
+async def test_a_hub_that_tells_without_end_is_held_to_a_rate(
+    store: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbound_module, "BURST_S", 1.0)
+    now = 100.0
+    inbound = Inbound(store, edge="barn", wall_ns=lambda: 1, clock=lambda: now)
+    inbound.begin(LIFE, NOWHERE.lanes)
+
+    def gap_after(floor: int) -> Batch:
+        return Batch(
+            epoch=1, incarnation=LIFE, lane=Lane.NORMAL, first=floor + 1, last=floor + 1,
+            prev_chain=7 if floor else 0, last_chain=7, codec=Codec.GAP, payload=b"", reason="so",
+        )  # fmt: skip
+
+    floor = 0
+    while (refused := await inbound.store(1, gap_after(floor))).code is None:
+        floor = refused.floor
+        assert floor <= inbound_module.RATE // 1000, "no rate"
+    assert (refused.code, refused.reason) == (NackCode.BUSY, inbound_module.TOO_MUCH)
+    assert 0 < refused.pause_s < 1
+    now += refused.pause_s
+    assert (await inbound.store(1, gap_after(floor))).floor == floor + 1
 
 
 async def test_records_of_another_kind_are_refused(store: EdgeStore) -> None:

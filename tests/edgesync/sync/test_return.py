@@ -1,5 +1,6 @@
 """A hub that was away is found again at once; a hub that refuses is spared."""
 
+import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
@@ -157,6 +158,28 @@ async def test_sessions_that_do_not_hold_are_not_begun_anew_at_once(
     assert waits[0] <= NOTICED_S
     assert waits[1] >= 2.0
     assert waits[3] > 1.5 * waits[2] > 2 * waits[1]
+
+
+async def test_a_hub_that_hangs_up_in_the_greeting_may_have_been_stopped_just_then(
+    autojump_clock: MockClock,
+    greetings: Greetings,
+) -> None:
+    """Nothing was refused: it is tried again at once, though not for ever."""
+
+    def hang_up(hello: Hello) -> Message:
+        greetings.hub.cut()
+        greetings.hub.mend()
+        return grant(hello)
+
+    await greetings.last(HOUR_S)
+    greetings.answer = hang_up
+    greetings.hub.cut()
+    greetings.hub.mend()
+    greeted_at = [await greetings.another() for _ in range(8)]
+    waits = [after - before for before, after in itertools.pairwise(greeted_at)]
+    assert waits[0] <= NOTICED_S
+    assert waits[1] >= 1.0
+    assert waits[-1] > HOUR_S / 20  # it never lets anybody in: spared like one that refuses
 
 
 async def test_a_session_that_held_makes_up_for_one_that_did_not(

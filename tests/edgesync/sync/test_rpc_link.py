@@ -1,9 +1,12 @@
 """Calls from the hub to a program at the edge, and back: once, in order, on time or told."""
 
+import functools
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -11,8 +14,12 @@ from msgspec import Raw
 
 from edgesync import EdgeNode
 from edgesync.parts.rpc import ServedCall
-from edgesync.rpc.model import State
+from edgesync.rpc.model import DEPTH_MAX, State
+from edgesync.rpc.queue import UnknownCall
+from hubd.downlink.delivery import Delivery
 from hubd.log.lmdb import LmdbLog
+from hubd.rpc.calls import CallView
+from hubd.rpc.service import GIVEN_UP
 from tests.edgesync.sync.rpc_hub import RpcHub, call, final
 from tests.edgesync.sync.test_driver import until
 
@@ -102,6 +109,97 @@ async def test_a_call_whose_time_passes_is_given_up_at_both_sides_and_never_made
     assert seen == ["long"]
 
 
+@pytest.mark.parametrize("hours", [3, -3])
+async def test_a_clock_that_is_set_expires_no_call_and_keeps_none(hub: RpcHub, hours: int) -> None:
+    step_ns = 0
+    seen: list[str] = []
+    made = hub.node()
+    node = EdgeNode(
+        made.settings, folder=hub.folder / "edge", wall_ns=lambda: time.time_ns() + step_ns
+    )
+    async with hub.serving() as service, node:
+        rpc = node.part("rpc")
+        await until(lambda: node.part("link").driver.sender.clock_offset_s is not None)
+        long = await service.send("default", "barn", call("long"))
+        short = await service.send("default", "barn", call("short", ttl_s=2))
+        await until(lambda: node.status().rpc.queued == 2)  # type: ignore[union-attr]
+        # What the link measures next would put it right; nothing may happen until then.
+        node.part("link").driver.sender._ponged = lambda *_: []
+        step_ns = hours * 3_600 * 10**9
+        assert abs(rpc.now_ns() - time.time_ns()) < 10**10
+        assert (await final(service, short)).state is State.EXPIRED
+        await until(lambda: node.status().rpc.queued == 1)  # type: ignore[union-attr]
+        async with programmed(node, seen):
+            assert (await final(service, long)).state is State.ANSWERED
+    assert seen == ["long"]
+
+
+async def test_whatever_a_program_says_is_told(hub: RpcHub) -> None:
+    deep: Any = 1
+    for _ in range(DEPTH_MAX + 1):
+        deep = [deep]
+    async with (
+        hub.serving() as service, hub.node() as node, node.part("rpc").serve("pump") as calls
+    ):  # fmt: skip
+        for error, told in (("half \ud800", "half ?"), ("x" * 100_000, "x" * 4096)):
+            sent = await service.send("default", "barn", call("start"))
+            await (await anext(calls)).fail(error)
+            assert (await final(service, sent)).error == told
+        sent = await service.send("default", "barn", call("start"))
+        await (await anext(calls)).answer(deep)
+        assert "no JSON" in (await final(service, sent)).error
+
+
+async def test_an_answer_to_a_store_that_is_gone_is_no_answer_to_another_call(hub: RpcHub) -> None:
+    """A04: a device that still has a call answers it when the edge has begun anew."""
+    numbers = []
+    async with hub.serving() as service:
+        for _ in range(2):
+            async with hub.node() as node, node.part("rpc").serve("pump") as calls:
+                await service.send("default", "barn", call("start"))
+                one = await anext(calls)
+                numbers.append(one._call.number)
+                if len(numbers) == 2:
+                    with pytest.raises(UnknownCall):
+                        await node.part("rpc").answered("pump", numbers[0], Raw(b"1"))
+            shutil.rmtree(hub.folder / "edge" / "data")
+    assert numbers[0] != numbers[1]
+
+
+async def test_an_answer_to_a_call_that_a_restored_edge_forgot_is_no_answer_to_another(
+    hub: RpcHub, tmp_path: Path
+) -> None:
+    """A copy knows no number that was given after it was made: none may be given again."""
+    numbers: list[int] = []
+    async with hub.serving() as service:
+        for life in range(3):
+            async with hub.node() as node, node.part("rpc").serve("pump") as served:
+                sent = await service.send("default", "barn", call("start"))
+                one = await anext(served)
+                numbers.append(one._call.number)
+                if life == 2:  # the device answers what it was called before the restore
+                    with pytest.raises(UnknownCall):
+                        await node.part("rpc").answered("pump", numbers[1], Raw(b"1"))
+                if life == 1:  # or the hub sends it to the restored edge once more
+                    await until(lambda: hub.journal.view("barn").records == 0)
+                else:
+                    await one.answer(life)
+                    assert (await final(service, sent)).answer == Raw(b"%d" % life)
+            if life == 0:
+                shutil.copytree(tmp_path / "edge", tmp_path / "image")
+            elif life == 1:
+                shutil.rmtree(tmp_path / "edge")
+                (tmp_path / "image").rename(tmp_path / "edge")
+
+
+async def test_an_id_is_what_the_caller_makes_of_it(hub: RpcHub) -> None:
+    seen: list[str] = []
+    async with hub.serving() as service, hub.node() as node, programmed(node, seen):
+        for id in ("local.1", "local.2", "..", "-"):
+            sent = await service.send("default", "barn", call("start", id=id))
+            assert (await final(service, sent)).state is State.ANSWERED
+
+
 async def test_an_answer_after_the_time_is_kept(hub: RpcHub) -> None:
     async with hub.serving() as service, hub.node() as node:
         async with node.part("rpc").serve("pump") as calls:
@@ -118,35 +216,69 @@ async def test_an_answer_after_the_time_is_kept(hub: RpcHub) -> None:
         )  # fmt: skip
 
 
+async def test_what_is_stored_while_a_session_is_opened_is_sent_in_it(
+    hub: RpcHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the journal was read for the session, and before there is one that could be told."""
+    begin, seen, sent = Delivery.begin, list[str](), dict[int, CallView]()
+
+    async def begin_late(delivery: Delivery, edge: str, theirs: Any) -> Any:
+        offer = await begin(delivery, edge, theirs)
+        life = len(sent)
+        sent[life] = await service.send("default", "barn", call(f"m{life}"))
+        return offer
+
+    monkeypatch.setattr(Delivery, "begin", begin_late)
+    async with hub.serving() as service:
+        for life in range(2):
+            async with hub.node() as node, programmed(node, seen):
+                await until(functools.partial(sent.__contains__, life))
+                assert (await final(service, sent[life])).state is State.ANSWERED
+    assert seen == ["m0", "m1"]
+
+
+@pytest.mark.parametrize("how", ["clear", "clean"])
+async def test_who_waits_for_a_call_is_told_that_it_was_given_up(hub: RpcHub, how: str) -> None:
+    async with hub.serving() as service, trio.open_nursery() as nursery:
+        waits = await service.send("default", "barn", call("away"))
+        found: list[CallView] = []
+
+        async def wait() -> None:
+            found.append(await final(service, waits))
+
+        nursery.start_soon(wait)
+        await until(lambda: waits.id in service._waiting)
+        clean = functools.partial(service.clean, before_ns=time.time_ns())
+        assert await (service.clear if how == "clear" else clean)("barn") == 1
+        await until(lambda: bool(found))
+    assert (found[0].state, found[0].reason) == (State.EXPIRED, GIVEN_UP)
+
+
 async def test_an_edge_with_an_old_store_makes_no_call_twice(hub: RpcHub, tmp_path: Path) -> None:
     """What it had before is not known any more: the hub says so, and what is new is made."""
     seen: list[str] = []
 
-    async def answer_all(node: EdgeNode, count: int) -> None:
+    async def answered(node: EdgeNode, made: CallView) -> None:
         async with programmed(node, seen):
-            await until(lambda: len(seen) == count)
-            await node.sync(60)
+            assert (await final(service, made)).state is State.ANSWERED
 
     async with hub.serving() as service:
         async with hub.node() as node:
-            await service.send("default", "barn", call("a"))
-            await answer_all(node, 1)
+            await answered(node, await service.send("default", "barn", call("a")))
         shutil.copytree(tmp_path / "edge", tmp_path / "image")
         async with hub.node() as node:
             done = await service.send("default", "barn", call("b"))
-            await answer_all(node, 2)
+            await answered(node, done)
             waits = await service.send("default", "barn", call("away", device="fan"))
             await until(lambda: hub.journal.view("barn").records == 0)
         shutil.rmtree(tmp_path / "edge")
         (tmp_path / "image").rename(tmp_path / "edge")
         async with hub.node() as node:
-            await service.send("default", "barn", call("c"))
-            await answer_all(node, 3)
+            await answered(node, await service.send("default", "barn", call("c")))
             lost = await final(service, waits)
-            assert (lost.state, (await final(service, done)).state) == (
-                State.EXPIRED, State.ANSWERED,
-            )  # fmt: skip
+            assert lost.state is State.EXPIRED
             assert "before its store was restored" in lost.reason
+            assert (await final(service, done)).state is State.ANSWERED
     assert seen == ["a", "b", "c"]
 
 

@@ -1,6 +1,7 @@
 """A hub with two edges, their state made by the real projectors from real batches."""
 
 import contextlib
+import io
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,20 +12,36 @@ from starlette.testclient import TestClient
 
 from edgesync._native.window import Window, pack_windows
 from edgesync.model import RecordKind, series_id
+from edgesync.rules.defaults import default_chain
+from edgesync_transport.link import Peer
+from edgesync_transport.messages import Hello, LaneOffer, TunnelCode
+from edgesync_transport.receiver import Session
+from edgesync_transport.tunnel.tunnel import End
 from hubd.api import ApiSettings, Context, make_app
 from hubd.api.context import LinkEvent
+from hubd.api.logins import Logins
 from hubd.cells import HubCells
 from hubd.client import HubClient
 from hubd.downlink.delivery import Delivery
 from hubd.downlink.journal import Journal
+from hubd.edge_service import EdgeService
 from hubd.log.memory import MemoryLog
-from hubd.project import Live, Projectors, apply_entries
-from hubd.registry import open_registry
+from hubd.objects.service import ObjectService
+from hubd.objects.store import Objects
+from hubd.project.base import apply_entries
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors
+from hubd.registry import Registry, open_registry
 from hubd.rpc.calls import Calls, NewCall
 from hubd.rpc.service import RpcService
+from hubd.rules.bundles import Bundles
+from hubd.rules.reports import Reports
+from hubd.rules.service import RuleService
 from hubd.state import State, open_state
+from hubd.tunnel.service import HubTunnel, NewTunnel, Tunnels
 from tests.hubd.batches import START_NS, Edge
 from tests.hubd.keys import meet, open_answers
+from tests.hubd.logins import logins_of
 from tests.hubd.serving import serve
 from tests.hubd.still import NOW_NS, StillHub, an_edge
 
@@ -88,17 +105,73 @@ def fill_keys(cells: HubCells) -> None:
 
 
 @pytest.fixture
-def rpc(tmp_path: Path) -> Iterator[RpcService]:
-    """Calls of devices: one, of acme's barn, which waits for its edge."""
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    """Two tenants with an edge each, and an edge of the default one."""
     with contextlib.closing(open_registry(tmp_path)) as registry:
         for tenant, edge in (("acme", "barn"), ("bolt", "shop")):
             registry.tenants.add(tenant)
             registry.enrolments.invite(edge, tenant=tenant, valid_s=900)
-        journal = Journal(registry.owned)
-        calls = Calls(registry.owned, journal, clock_ns=lambda: NOW_NS)
-        call = NewCall(device="scale", method="tare", params=b'{"a":1}', ttl_s=60, id="basket")
-        calls.send("acme", "barn", call)
-        yield RpcService(calls, Delivery(journal), MemoryLog(), lambda _edge: "acme")
+        registry.enrolments.invite("mill", valid_s=900)
+        yield registry
+
+
+@pytest.fixture
+def rpc(registry: Registry) -> RpcService:
+    """Calls of devices: one, of acme's barn, which waits for its edge."""
+    journal = Journal(registry.owned)
+    calls = Calls(registry.owned, journal, clock_ns=lambda: NOW_NS, monotonic_ns=lambda: 0)
+    call = NewCall(device="scale", method="tare", params=b'{"a":1}', ttl_s=60, id="basket")
+    calls.send("acme", "barn", call)
+    return RpcService(calls, Delivery(journal), MemoryLog(), lambda _edge: "acme")
+
+
+@pytest.fixture
+def rules(registry: Registry, rpc: RpcService, state: State) -> RuleService:
+    """Rule chains: acme's bundle, and one of the default tenant that the operator means."""
+    found = Bundles(registry.owned, clock_ns=lambda: NOW_NS)
+    for tenant in ("acme", "default"):
+        found.upload(tenant, "basket", {"root.json": default_chain().decode()})
+    found.assign("acme", "basket", ["barn"])
+    return RuleService(found, rpc.delivery, state, Reports())
+
+
+@pytest.fixture
+def logins(registry: Registry) -> Logins:
+    """Nobody yet."""
+    return logins_of(registry)
+
+
+@pytest.fixture
+def edge_service(registry: Registry, rpc: RpcService) -> EdgeService:
+    return EdgeService(
+        registry, rpc.delivery, token_for=lambda one: f"token of {one.edge}", valid_s=900,
+        clock_ns=lambda: NOW_NS,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tunnels(registry: Registry) -> Tunnels:
+    """One is over, of acme's barn; whoever wants a new one has to `run` them."""
+    found = Tunnels(registry.audit.note, wall_ns=lambda: NOW_NS)
+    asked = NewTunnel(edge="barn", tenant="acme", host="10.9.8.7", port=22, for_s=60, by="ana")
+    hello = Hello(
+        nonce=1, incarnation=bytes(16), lanes=(LaneOffer(tail=0, trimmed=0),) * 3, clock_ns=0
+    )
+    over = HubTunnel(0xBADCAB1E, asked, Session(Peer(b"", "barn"), hello, 1, 0.0), NOW_NS)
+    over.ended = End(TunnelCode.EXPIRED, "its 60 s are over")
+    over.over.set()
+    found._over.append(over)
+    return found
+
+
+@pytest.fixture
+def objects(registry: Registry, tmp_path: Path) -> ObjectService:
+    """Acme's basket, for its barn, and one of the default tenant that the operator means."""
+    found = Objects(registry.owned, tmp_path / "objects", clock_ns=lambda: NOW_NS)
+    for tenant in ("acme", "default"):
+        found.put(tenant, "basket", io.BytesIO(b"apples"))
+    found.assign("acme", "basket", ["barn"])
+    return ObjectService(found, clock_ns=lambda: NOW_NS)
 
 
 @pytest.fixture
@@ -108,7 +181,12 @@ def state(tmp_path: Path) -> Iterator[State]:
 
 
 @pytest.fixture
-def context(state: State, rpc: RpcService, tmp_path: Path) -> Iterator[Context]:
+def context(
+    state: State, rpc: RpcService, rules: RuleService, logins: Logins, edge_service: EdgeService,
+    tunnels: Tunnels,
+    objects: ObjectService,
+    tmp_path: Path,
+) -> Iterator[Context]:  # fmt: skip
     live = Live()
     projectors = Projectors(live)
     fill(state, projectors)
@@ -130,6 +208,11 @@ def context(state: State, rpc: RpcService, tmp_path: Path) -> Iterator[Context]:
             version="0.1.0",
             now_ns=lambda: NOW_NS,
             rpc=rpc,
+            rules=rules,
+            logins=logins,
+            edges=edge_service,
+            tunnels=tunnels,
+            objects=objects,
         )
 
 

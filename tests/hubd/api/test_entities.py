@@ -1,9 +1,12 @@
 """Entities of an edge over the API: edited, related, alarmed and removed, in its tenant's keys."""
 
+import time
 from typing import Any
 
 import httpx2
 import pytest
+
+from edgesync.entities import claims
 
 EDGE = "/api/v1/edges/barn"
 pytestmark = pytest.mark.feature("S8", "S19")
@@ -51,6 +54,29 @@ def test_an_entity_is_created_changed_and_removed(client: httpx2.Client) -> None
     }  # fmt: skip
     assert post(client, "entities/delete", entity="Scale 7") == {"removed": {}}
     assert len(get(client, "entities")["entities"]) == 2
+
+
+def test_a_device_that_offers_itself_is_claimed_once(client: httpx2.Client) -> None:
+    soon = time.time_ns() // 1_000_000 + 600_000
+    for name, until_ms in (("Scale 7", soon), ("Scale 8", soon - 1_200_000)):
+        offered = claims.offer("secret", until_ms, "salt")
+        shown = post(client, "attributes", entity=name, scope="server", set={"claim": offered})
+        assert shown["server"]["claim"]["value"] == offered | {"digest": "(secret)"}
+    for name, secret in (("Scale 7", "wrong"), ("Scale 8", "secret"), ("Scale 9", "secret")):
+        problem = refused(client, "claim", {"entity": name, "secret": secret})
+        assert problem["error"] == "no device of this name may be claimed with it now"
+        assert problem["field"] == "secret"
+    found = post(client, "claim", entity="Scale 7", secret="secret", by="ana")["server"]
+    assert list(found) == ["claimed"]
+    assert found["claimed"]["value"]["by"] == "ana"
+    again = claims.offer("secret", soon, "salt")
+    post(client, "attributes", entity="Scale 7", scope="server", set={"claim": again})
+    problem = refused(client, "claim", {"entity": "Scale 7", "secret": "secret", "by": "bob"})
+    assert problem["field"] == "entity"
+    assert "by 'ana'" in problem["error"]
+    for odd in (7, {"digest": 1}, {"until_ms": soon}, {"until_ms": "x", "digest": "", "salt": ""}):
+        post(client, "attributes", entity="odd", scope="server", set={"claim": odd})
+        assert refused(client, "claim", {"entity": "odd", "secret": ""})["field"] == "secret"
 
 
 def test_attributes_are_edited(client: httpx2.Client) -> None:

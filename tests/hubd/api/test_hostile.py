@@ -83,9 +83,36 @@ def test_a_wrong_question_is_told_what_is_wrong_and_what_to_do(
     assert response.json()["remedy"]
 
 
+DEEP = "[" * 50_000 + "]" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("path", "begun"),
+    [("/api/v1/rules", '"name":"a","files"'), ("/api/v1/edges/barn/rules/run", '"message"'),
+     ("/api/v1/edges/barn/rpc", '"device":"a","method":"b","params"'),
+     ("/api/v1/edges/barn/attributes", '"entity":"a","scope":"shared","set"')],
+)  # fmt: skip
+def test_a_body_that_is_too_deep_is_told(client: httpx2.Client, path: str, begun: str) -> None:
+    body = f'{{{begun}:{{"a":{DEEP}}}}}'
+    headers = {"Content-Type": "application/json"}
+    answer = client.post(path, content=body, headers=headers)
+    assert (answer.status_code, answer.json()["field"]) == (400, "body")
+
+
+@pytest.mark.parametrize("text", [DEEP, '"\\ud800"', '{"a":NaN}', '{"a":1e999}'])
+def test_a_message_that_is_no_json_is_told_on_the_page(client: httpx2.Client, text: str) -> None:
+    form = {"do": "run", "bundle": "basket 1", "message": text}
+    answer = client.post("/edges/barn/rules/run", data=form)
+    assert answer.status_code == 400
+    assert "is no JSON" in answer.text
+    kept = {"do": "set", "scope": "shared", "name": "limit", "value": text}
+    edited = client.post("/edges/barn/entity", params={"entity": "Scale"}, data=kept)
+    assert edited.status_code in (200, 303, 400)
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH"])
 def test_nothing_here_can_be_changed(client: httpx2.Client, method: str) -> None:
-    response = client.request(method, "/api/v1/edges")
+    response = client.request(method, "/api/v1/edges/barn/series")
     assert response.status_code == 405
     assert response.json()["remedy"]
 
@@ -97,7 +124,9 @@ TEXT = st.text(min_size=1, max_size=40).filter(lambda t: t not in (".", ".."))
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.sampled_from([one.path for one in routes.ENDPOINTS if one.path != "/healthz"]),
+    st.sampled_from(
+        [one.path for one in routes.ENDPOINTS if one.path != "/healthz" and one.right is None]
+    ),
     st.sampled_from(["barn", None]),
     st.dictionaries(
         st.sampled_from(

@@ -14,8 +14,8 @@ from hubd.api import Context, make_app
 from hubd.link.rates import Slowdowns, Slowed
 from hubd.log.base import LogStats
 from hubd.log.retention import BACKUP, STATE_BACKUP, Standing
-from hubd.project import Gap, Health
-from hubd.project.gaps import note_gap
+from hubd.project.base import Health
+from hubd.project.gaps import Gap, note_gap
 from hubd.state import State, tables
 from tests.hubd.api.conftest import MINUTES
 from tests.hubd.batches import START_NS

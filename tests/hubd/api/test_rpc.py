@@ -11,7 +11,7 @@ from edgesync.rpc.model import Report, State
 from hubd.api.context import Context
 from hubd.downlink import journal as journal_module
 from tests.hubd.serving import serve
-from tests.hubd.still import StillHub
+from tests.hubd.still import of_tenant
 from tests.sites import until
 
 pytestmark = pytest.mark.feature("S24")
@@ -21,10 +21,7 @@ RPC = "/api/v1/edges/barn/rpc"
 
 @pytest.fixture
 def context(context: Context) -> Context:
-    hub = context.hub
-    assert isinstance(hub, StillHub)
-    hub.all = [msgspec.structs.replace(one, tenant="acme") for one in hub.all]
-    return context
+    return of_tenant(context, "acme")
 
 
 def asked(**more: Any) -> dict[str, Any]:
@@ -46,10 +43,11 @@ def test_a_call_is_stored_and_found(client: httpx2.Client) -> None:
     assert (waiting["records"], waiting["lanes"][0]["tail"]) == (2, 2)
 
 
-def test_an_id_of_the_callers_makes_it_once(client: httpx2.Client) -> None:
-    first = client.post(RPC, json=asked(id="mine")).json()
-    assert client.post(RPC, json=asked(id="mine")).json() == first
-    other = client.post(RPC, json=asked(id="mine", device="fan"))
+@pytest.mark.parametrize("id", ["mine", "open-the-valve"])
+def test_an_id_of_the_callers_makes_it_once(client: httpx2.Client, id: str) -> None:
+    first = client.post(RPC, json=asked(id=id)).json()
+    assert client.post(RPC, json=asked(id=id)).json() == first
+    other = client.post(RPC, json=asked(id=id, device="fan"))
     assert (other.status_code, other.json()["field"]) == (409, "id")
 
 

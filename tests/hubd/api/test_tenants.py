@@ -27,16 +27,23 @@ from hubd.api.tenancy import NOBODY, Contexts, TenantTokens
 from hubd.cells import Answers
 from hubd.project.live import Live, Update, Watcher
 from hubd.registry import ApiToken
+from hubd.web.events import EventsQuery
 from hubd.web.fleet import FleetQuery
-from hubd.web.pages import EventsQuery, Pages
+from hubd.web.pages import Pages
 from tests.hubd.keys import open_answers
 from tests.hubd.still import StillHub
 
 pytestmark = pytest.mark.feature("C14")
 
 # Of acme: its edge, what that has measured, its keys. Nothing of these may reach bolt.
-SECRETS = ("barn", "IsOpen", "Frequency", "basket", "squeaks", "acme")
-IDS = {"edge": "barn", "key": "basket", "id": "1", "call": "basket"}
+SECRETS = ("barn", "IsOpen", "Frequency", "basket", "squeaks", "acme", "10.9.8.7")
+IDS = {
+    "edge": "barn", "key": "basket", "id": "1", "call": "basket", "bundle": "basket",
+    "object": "basket", "user": "ana",
+    "tunnel": "badcab1e",
+}  # fmt: skip
+# Of the same form, and nobody's.
+NOWHERE = {name: "absent" for name in IDS} | {"id": "77", "tunnel": "77777777"}
 # What any other value would be refused for, whoever asks.
 SAMPLES = {
     "entity": "meter0", "key": "ActivePower", "from": "0", "to": "-1s", "resolution": "raw",
@@ -121,12 +128,12 @@ def test_an_id_of_another_tenant_is_no_id(bolt: httpx2.Client, endpoint: routes.
     for chosen in subsets(optional):
         query = {name: SAMPLES[name] for name in (*needed, *chosen)}
         there = bolt.get(filled(endpoint.path, IDS), params=query)
-        absent = {name: "absent" if name != "id" else "77" for name in IDS}
-        gone = {name: absent.get(name, value) for name, value in query.items()}
+        gone = {name: NOWHERE.get(name, value) for name, value in query.items()}
         gone |= {name: query[name] for name in needed}
-        nowhere = bolt.get(filled(endpoint.path, absent), params=gone)
+        nowhere = bolt.get(filled(endpoint.path, NOWHERE), params=gone)
         told = nowhere.text.replace("absent", "barn" if "edge" in (*in_path, *query) else "basket")
         told = told.replace("77", "1") if "id" in in_path else told
+        told = told.replace(NOWHERE["tunnel"], IDS["tunnel"])
         assert there.status_code == nowhere.status_code, query
         assert moment_free(there.text) == moment_free(told), query
 
@@ -144,6 +151,8 @@ def test_whose_it_is_finds_it(acme: httpx2.Client, bolt: httpx2.Client) -> None:
     assert acme.get("/api/v1/link-events").json()["events"]
     assert bolt.get("/api/v1/keys/price").json()["value"] == "1"
     assert acme.get("/api/v1/keys/price").json()["value"] != "1"
+    assert acme.get("/api/v1/tunnels/badcab1e").json()["target"] == "10.9.8.7:22"
+    assert [len(one.get("/api/v1/tunnels").json()["tunnels"]) for one in (acme, bolt)] == [1, 0]
 
 
 def test_no_route_tells_of_another_tenant(app: Guard, bolt: httpx2.Client) -> None:
@@ -293,6 +302,32 @@ async def test_what_lasts_ends_with_its_token(
     assert changed == keys_of["acme"].cells.space.seq
 
 
+async def test_a_question_whose_token_goes_while_it_is_read_is_answered(
+    shared: Context, keys_of: dict[str, Answers], nursery: trio.Nursery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A thread that reads is not given up: its answer comes after the cancellation."""
+    tokens = TenantTokens()
+    word, theirs = token_of("acme")
+    tokens.set([theirs])
+    read = type(shared.state).read
+
+    async def read_and_withdraw(state: Any, question: Any) -> Any:
+        found = await read(state, question)
+        tokens.set([])
+        return found
+
+    app = make_app(shared, answers_of=keys_of.get, tenant_tokens=tokens)
+    url: str = await nursery.start(
+        serve_http, app, ApiSettings(port=0, allowed_hosts=("127.0.0.1",)), trio.Event()
+    )
+    async with httpx2.AsyncClient(headers={"Authorization": f"Bearer {word}"}) as client:
+        assert (await client.get(f"{url}/api/v1/edges")).status_code == 200
+        monkeypatch.setattr(type(shared.state), "read", read_and_withdraw)
+        answer = await client.get(f"{url}/api/v1/edges")
+    assert (answer.status_code, answer.json()["field"]) == (401, "Authorization")
+
+
 @pytest.mark.slow
 def test_a_page_of_a_tenant_leads_to_pages_of_that_tenant(
     shared: Context, keys_of: dict[str, Answers]
@@ -317,8 +352,15 @@ def test_a_page_of_a_tenant_leads_to_pages_of_that_tenant(
 ENTITY_BODIES: dict[str, dict[str, Any]] = {
     "entities": {"fields": {"a": 1}}, "entities/delete": {},
     "attributes": {"scope": "shared", "set": {"a": 1}},
+    "claim": {},
     "relations": {"type": "Contains", "to": "b"}, "relations/delete": {"type": "x", "to": "b"},
     "alarms": {"type": "x", "severity": "MAJOR"},
+}  # fmt: skip
+
+
+EDGE_BODIES: dict[str, dict[str, Any]] = {
+    "token": {}, "customer": {"customer": "Mill"}, "forget": {"confirm": "barn"}, "sync": {},
+    "events": {"action": "deleted", "entity": "Scale"}, "downlink/clean": {"older_than_s": 0},
 }  # fmt: skip
 
 
@@ -328,15 +370,23 @@ def test_nobody_changes_entities_of_another_tenants_edge(
     """Every action on an edge there is: a new one has to be listed here."""
     paths = {one.path for one in routes.ACTIONS if one.path.startswith(routes.EDGE)}
     alarms = {f"{routes.EDGE}/alarms/{{id}}/{what}" for what in ("ack", "clear")}
-    calls = {f"{routes.EDGE}/rpc"}
-    assert paths == {f"{routes.EDGE}/{path}" for path in ENTITY_BODIES} | alarms | calls
+    calls = {
+        f"{routes.EDGE}/rpc", f"{routes.EDGE}/downlink/clear", f"{routes.EDGE}/rules/run",
+        f"{routes.EDGE}/tunnels",
+    }  # fmt: skip
+    listed = {f"{routes.EDGE}/{path}" for path in (*ENTITY_BODIES, *EDGE_BODIES)}
+    assert paths == listed | alarms | calls
     before = keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq
     bodies = {path: {"entity": "Scale", **body} for path, body in ENTITY_BODIES.items()}
     bodies |= {f"alarms/{'0' * 24}/{what}": {} for what in ("ack", "clear")}
-    bodies["rpc"] = {"device": "scale", "method": "tare"}
+    bodies |= {"rpc": {"device": "scale", "method": "tare"}, "downlink/clear": {}}
+    bodies |= {path: dict(body) for path, body in EDGE_BODIES.items()}
+    bodies["tunnels"] = {"host": "10.9.8.7", "port": 22}
+    bodies["rules/run"] = {"bundle": "basket", "message": {"t": 1}}
     for path, given in bodies.items():
         there = bolt.post(f"/api/v1/edges/barn/{path}", json=given)
-        nowhere = bolt.post(f"/api/v1/edges/absent/{path}", json=given)
+        said = {name: "absent" if value == "barn" else value for name, value in given.items()}
+        nowhere = bolt.post(f"/api/v1/edges/absent/{path}", json=said)
         assert (there.status_code, nowhere.status_code) == (404, 404), path
         assert there.text.replace("barn", "absent") == nowhere.text
     assert (keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq) == before
@@ -348,6 +398,12 @@ def test_no_page_of_an_entity_is_of_another_tenants_edge(
     before = keys_of["acme"].cells.space.seq, keys_of["bolt"].cells.space.seq
     for path in ("/edges/barn/entity", "/ui/edges/barn/entity"):
         assert bolt.get(path, params={"entity": "meter0"}).status_code == 404
+    assert "barn" in acme.get("/rules").text
+    assert "No bundle of rule chains" in bolt.get("/rules").text
+    for path in ("/edges/barn/rules", "/ui/edges/barn/rules"):
+        assert bolt.get(path).status_code == 404
+    assert bolt.post("/edges/barn/rules", data={"do": "unassign"}).status_code == 404
+    assert "basket" in acme.get("/edges/barn/rules").text
     form = {"do": "set", "scope": "shared", "name": "limit", "value": "1"}
     answer = bolt.post("/edges/barn/entity", params={"entity": "meter0"}, data=form)
     assert answer.status_code == 404

@@ -1,14 +1,14 @@
 """Two readers of one log: a hub that serves, cut short and started again, and one that only reads.
 
-`python -m tests.hubd.cells.readers --schedules 10000` tries as many, `... LOG...` prints a digest
-of the keys that logs in files lead to.
+`python -m tests.hubd.cells.readers --schedules 10000` tries as many, `... --wider 2000` as many of
+those in wider.py; `... LOG...` prints a digest of the keys that logs in files lead to.
 """
 
 import hashlib
 import logging
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -20,6 +20,7 @@ from edgesync._native.edgekeys import NAMED_FROM, NAMED_TO, EdgeKeys
 from edgesync.cells import as_bytes
 from edgesync.cells.commands import Call, carry_out
 from edgesync.cells.parts import KEYSPACE_BYTES, Tag, cut
+from edgesync.errors import RecordError
 from edgesync.model import RecordKind
 from edgesync_transport.messages import Lane, Pull
 from hubd.cells import HubCells, proposals
@@ -70,7 +71,7 @@ class Gateway:
         self.space = EdgeKeys(MemoryView())
         self.space.call_yourself(self._random.randrange(NAMED_FROM, NAMED_TO))
         self._call = Call(self.space, self._random)
-        self._edge = Edge(self.name, Lane.NORMAL, origin=100 * self._lives + int(self.name[-1]))
+        self.edge = Edge(self.name, Lane.NORMAL, origin=100 * self._lives + int(self.name[-1]))
         self.pull = Pull(
             epoch=1, token=1, keyspace=bytes(16), replica=self.space.r, base=0, after=0, made=0
         )
@@ -83,8 +84,8 @@ class Gateway:
     def send(self, position: int) -> Entry:
         tag = Tag(self.pull.keyspace[:KEYSPACE_BYTES], self._lives, self.pull.replica)
         for body in cut(tag.encode() + encode_ops(self.space.r, self.space.take())):
-            self._edge.record(RecordKind.CELLS, body)
-        entry = self._edge.entry(position)
+            self.edge.record(RecordKind.CELLS, body)
+        entry = self.edge.entry(position)
         return msgspec.structs.replace(entry, incarnation=self.incarnation)
 
 
@@ -109,6 +110,7 @@ class World:
         )  # fmt: skip
 
     def _start(self) -> None:
+        """Let the log begin, or go on, with a start of the hub."""
         self.propose(self.live.start_proposal())
 
     def run(self, steps: int) -> None:
@@ -137,7 +139,7 @@ class World:
     def _catch_up(self) -> None:
         """Carry out what the log has; now and then something else comes between two steps."""
         for entry in self.log[self.live.position :]:
-            for _ in self.live.project(entry):
+            for _ in project(self.live, entry):
                 if self.random.random() < 0.2:
                     self.live.run([b"GET", b"s0"])  # a client reads, at another time
                 if self.random.random() < 0.1:
@@ -173,6 +175,7 @@ class World:
             return
         acked = self.live.replicas()[gateway.name].acked
         gateway.space.deliver(answer.entries, acked)
+        gateway.space.note_seen(dict(zip(answer.seen[::2], answer.seen[1::2], strict=True)))
         base = answer.position if answer.is_all else pull.base
         gateway.pull = msgspec.structs.replace(
             pull, base=base, after=answer.position, start=self.live.lineage.start
@@ -228,7 +231,6 @@ def rows_of(cells: HubCells) -> dict[bytes, bytes]:
     What follows from another strategy is counted when somebody looks at a key: all are looked at.
     """
     name: bytes | None = None
-    cells.space.now_ms = 0  # also at one that is past its deadline
     while names := cells.space.names(name, b"", 1000):
         for name in names:
             cells.space.type_of(name)
@@ -242,11 +244,19 @@ def rows_of(cells: HubCells) -> dict[bytes, bytes]:
     return rows
 
 
+def project(cells: HubCells, entry: Entry) -> Iterator[None]:
+    """Carry out an entry, as who reads a log does: one that cannot be is passed by."""
+    try:
+        yield from cells.project(entry)
+    except RecordError:
+        cells.pass_over(entry.position)
+
+
 def read(log: list[Entry], folder: Path, random: Random) -> dict[bytes, bytes]:
     """Return what a reader has that begins at the beginning, and commits when it likes."""
     with closing(HubCells(folder, GENERATION, len(log), random=random)) as cells:
         for entry in log:
-            for _ in cells.project(entry):
+            for _ in project(cells, entry):
                 pass
             if random.random() < 0.1:
                 cells.commit()
@@ -257,10 +267,12 @@ def digest(rows: dict[bytes, bytes]) -> str:
     return hashlib.sha256(msgspec.msgpack.encode(sorted(rows.items()))).hexdigest()
 
 
-def differences(seed: int, steps: int) -> tuple[list[bytes], list[Entry]]:
+def differences(
+    seed: int, steps: int, make: Callable[[int, Path], World] = World
+) -> tuple[list[bytes], list[Entry]]:
     """Return which rows two readers of a schedule have otherwise, and the log."""
     with tempfile.TemporaryDirectory() as folder:
-        world = World(seed, Path(folder) / "live")
+        world = make(seed, Path(folder) / "live")
         try:
             world.run(steps)
             live = rows_of(world.live)
@@ -279,18 +291,26 @@ def digests(paths: list[Path]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments[:1] != ["--schedules"]:
+    if arguments[:1] not in (["--schedules"], ["--wider"]):
         print(*digests([Path(name) for name in arguments]))
         return 0
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
+    make = World if arguments[0] == "--schedules" else wider()
+    found = 0
     for seed in range(int(arguments[1])):
-        different, log = differences(seed, 100)
+        different, log = differences(seed, 100, make)
         if different:
-            print(f"seed {seed}, {len(log)} entries: rows differ: {different[:10]}")
-            return 1
+            print(f"seed {seed}, {len(log)} entries: rows differ: {different[:10]}", flush=True)
+            found += 1
         if seed % 1000 == 999:
-            print(f"{seed + 1} schedules, no difference", flush=True)
-    return 0
+            print(f"{seed + 1} schedules, {found or 'no'} difference{'s'[:found]}", flush=True)
+    return 1 if found else 0
+
+
+def wider() -> Callable[[int, Path], World]:
+    from tests.hubd.cells.wider import Wider
+
+    return Wider
 
 
 if __name__ == "__main__":

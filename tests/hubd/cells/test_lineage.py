@@ -81,3 +81,18 @@ def test_edges_are_told_what_was_noted_since_they_asked_and_only_so_much(
         monkeypatch.setattr(lineage, "SEEN_MAX", 3)
         assert [r for r, _ in found.seen_since(0)] == [found.r, 3, 5]
         monkeypatch.undo()
+
+
+def test_a_start_that_is_told_again_is_the_last_whoever_was_started_again_meanwhile() -> None:
+    """Which is forgotten first goes by that, and what is stored says the same as what is known."""
+    rows = []
+    for is_again in (False, True):
+        hub = Hub()
+        known = hub.begin(11)
+        for start in (11, 12, 11):
+            known.end(start)
+        if is_again:
+            known = hub.begin(11)
+        known.end(13)
+        rows.append(hub.rows.rows())
+    assert rows[0] == rows[1]

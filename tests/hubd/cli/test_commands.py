@@ -3,23 +3,29 @@
 import configparser
 import contextlib
 import hashlib
+import http.client
 import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import tomllib
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
+from click.testing import CliRunner
 
 from edgesync_transport.keys import decode_token
-from hubd import serve
+from hubd import data_folder, serve
+from hubd.cli import COMMANDS
+from hubd.cli import main as hubd_command
 from hubd.cli.run import with_token
 from hubd.log.lmdb import LmdbLog
 from hubd.settings import data_dir, read_settings
@@ -44,7 +50,10 @@ def test_an_edge_is_let_in_seen_revoked_and_let_in_again(terminal: Terminal) -> 
         return str(terminal.json("hubd", "edges")[0]["state"])
 
     assert state() in ("connected", "processing")
-    assert "barn-7" in terminal.out("hubd", "edges")
+    listed = terminal.out("hubd", "edges")
+    assert "barn-7" in listed
+    assert "enrolled" in listed
+    assert "prefixes" not in listed  # no edge has any
 
     used = terminal.run("edgesync", "--config", str(terminal.folder / "x" / "edge.toml"),
                         "init", "--token", token)  # fmt: skip
@@ -358,7 +367,7 @@ def _let_two_edges_meet(terminal: Terminal) -> None:
     settings = read_settings(terminal.hub_config)
     folder = data_dir(terminal.hub_config, settings)
     with (
-        contextlib.closing(LmdbLog(folder / serve.LOG)) as hub_log,
+        contextlib.closing(LmdbLog(folder / data_folder.LOG)) as hub_log,
         contextlib.closing(serve.open_cells(settings, folder, hub_log)) as cells,
     ):
         command = ("HSET", "basket", "apples")
@@ -466,3 +475,80 @@ def test_a_hub_that_was_killed_or_stopped_is_found_without_a_pause(terminal: Ter
         terminal.until(lambda: problem() == "")
         before = readings()
         terminal.until(lambda before=before: readings() > before)
+
+
+@pytest.mark.feature("C14")
+def test_the_first_user_closes_the_hub_and_the_last_opens_it(terminal: Terminal) -> None:
+    hub = terminal.start_hub()
+    url = f"http://127.0.0.1:{terminal.http_port}/api/v1/edges"
+
+    def status(cookie: str = "") -> int:
+        wanted = urllib.request.Request(url, headers={"Cookie": cookie})
+        try:
+            with urllib.request.urlopen(wanted, timeout=100) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def users(*arguments: str, password: str = "") -> str:
+        done = subprocess.run(
+            terminal.command("hubd", "users", *arguments), input=password, text=True,
+            capture_output=True, timeout=100,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    assert status() == 200
+    made = users("add", "ana", "--role", "admin", "--all-tenants", password="correct horse\n")
+    assert "ana may log in as admin of all tenants" in made
+    assert "want a password or a token" in made
+    terminal.until(lambda: status() == 401)
+    refused = terminal.run("hubd", "attributes", "barn-7", "meter0")
+    assert (refused.returncode, "--token or HUBD_TOKEN" in refused.stderr) == (69, True)
+    form = urllib.parse.urlencode({"name": "ana", "password": "correct horse"}).encode()
+    login = http.client.HTTPConnection("127.0.0.1", terminal.http_port, timeout=100)
+    login.request("POST", "/login", form, {"Content-Type": "application/x-www-form-urlencoded"})
+    cookie = login.getresponse().headers["Set-Cookie"].partition(";")[0]
+    login.close()
+    assert status(cookie) == 200
+    users("add", "joe", "--role", "operator", "--site", "Hall 4", password="another horse\n")
+    rows = {one["user"]: one for one in terminal.json("hubd", "users", "list")}
+    assert (rows["joe"]["role"], rows["joe"]["sites"]) == ("operator", ["Hall 4"])
+    assert "admin of default" in users("role", "joe", "admin")
+    assert "joe: admin of default, made" in users("list")
+    users("password", "ana", password="a third horse\n")
+    terminal.until(lambda: status(cookie) == 401)
+    refused = terminal.run("hubd", "users", "role", "nobody", "admin")
+    assert (refused.returncode, "hubd users list" in refused.stderr) == (69, True)
+    # A hub that starts again knows its users, and those of a backup are there, too.
+    backup = terminal.folder / "backup"
+    assert "; the state, " in terminal.out("hubd", "backup", str(backup))
+    assert terminal.stop(hub) == 0
+    terminal.hub_config.parent.rename(terminal.folder / "lost")
+    terminal.out("hubd", "restore", str(backup))
+    hub = terminal.start_hub()
+    assert status() == 401
+    users("remove", "joe")
+    assert "no user is left" in users("remove", "ana")
+    terminal.until(lambda: status() == 200)
+    assert terminal.stop(hub) == 0
+
+
+LIGHT = """
+import sys
+import hubd.cli.edges, hubd.cli.run, hubd.client
+print({"alembic", "anycorn"} & sys.modules.keys())
+"""
+
+
+def test_a_command_loads_no_more_than_it_needs() -> None:
+    """Each library takes a part of the second that a person waits for an answer."""
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("name", list(COMMANDS))
+def test_each_command_is_where_the_list_says_and_has_help(name: str) -> None:
+    shown = CliRunner().invoke(hubd_command, [name, "--help"])
+    assert shown.exit_code == 0
+    assert "Usage: " in shown.output

@@ -1,20 +1,29 @@
 """What SQLite and PostgreSQL are for the hub: transactions, stopped statements, errors, texts."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from edgesync.errors import ConfigError
 from hubd.db import dialect
 from hubd.db.engine import open_postgresql, open_sqlite, parse_url, shown
 from hubd.db.faults import Fault, fault_of
 from hubd.db.limits import stopping_when
+from hubd.db.migrations import Migrations
+from hubd.owned.migrate import MIGRATIONS as owned_migrations
+from hubd.state.file import MIGRATIONS as state_migrations
 from tests.postgresql import Server
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -213,6 +222,58 @@ def test_a_server_that_says_no_more_is_given_up(postgresql: Server, database: st
             connection.exec_driver_sql("SELECT 1")
         assert fault_of(stopped.value) is Fault.STOPPED
     engine.dispose()
+
+
+def raws_of(engine: sa.Engine) -> list[Any]:
+    """Return a list that gets every connection of the driver that the engine makes."""
+    made: list[Any] = []
+    event.listen(engine, "connect", lambda raw, _entry: made.append(raw), insert=True)
+    return made
+
+
+def is_closed(raw: Any) -> bool:
+    if isinstance(raw, sqlite3.Connection):
+        try:
+            raw.total_changes  # noqa: B018
+        except sqlite3.ProgrammingError:
+            return True
+        return False
+    return bool(raw.closed)
+
+
+@pytest.mark.parametrize("moment", ["it is made", "it is used"])
+def test_no_connection_outlives_its_engine(opened: Open, moment: str) -> None:
+    """A thread that reads when the hub closes its database goes on, and ends a moment later."""
+    engine = opened()
+    made = raws_of(engine)
+    if moment == "it is made":
+        event.listen(engine, "connect", lambda *_: engine.dispose())
+    with engine.begin() as connection:
+        if moment == "it is used":
+            engine.dispose()
+        assert connection.scalar(sa.select(sa.literal(1))) == 1
+        assert [is_closed(raw) for raw in made] == [False]
+    assert [is_closed(raw) for raw in made] == [True]
+
+
+def test_a_connection_that_cannot_be_made_ready_is_closed(database: str, tmp_path: Path) -> None:
+    """Its first statements fail: a server may just have been killed, a file be rotten."""
+    engines = [
+        open_sqlite(tmp_path / "a.db", pragmas=["journal_mode = ("]),
+        open_postgresql(parse_url(database), "s", session=["SELECT 1 / 0"]),
+    ]
+    for engine in engines:
+        made = raws_of(engine)
+        with pytest.raises((sa.exc.DBAPIError, sqlite3.Error, psycopg.Error)):
+            engine.connect()
+        assert [is_closed(raw) for raw in made] == [True]
+
+
+@pytest.mark.parametrize("migrations", [owned_migrations, state_migrations])
+def test_the_newest_script_is_the_one_that_all_others_lead_to(migrations: Migrations) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations._folder))
+    assert migrations.newest == ScriptDirectory.from_config(config).get_current_head()
 
 
 @pytest.mark.parametrize("count", [0, 1, 100])

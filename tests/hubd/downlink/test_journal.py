@@ -201,7 +201,13 @@ def test_what_has_waited_for_too_long_goes_and_the_edge_is_told_of_a_gap(
     offer, _ = journal.begin("barn", STRANGER)
     assert (offer.lanes[0].trimmed, offer.lanes[0].floor, offer.floors[0].floor) == (2, 0, 0)
     assert offer.trimmed_chains[0] == load(journal, 3).prev_chain
+    # A fork begins behind what is gone, though the edge has not said that it knows.
+    foreign = LaneFloor(floor=9, chain=77, safe=9)
+    forked, reason = journal.begin("barn", DownFloors(offer.incarnation, (foreign, NONE, NONE)))
+    assert reason
+    assert (forked.lanes[0].start, forked.lanes[0].floor, forked.floors[0].floor) == (2, 2, 2)
     assert journal.clear("barn") == 1
+    assert journal.clear("barn") == 0
     assert journal.view("barn").records == 0
 
 
@@ -220,3 +226,32 @@ def test_a_backup_has_the_journal_and_what_follows_fits(
         assert load(restored, 2) == whole
         assert restored.view("barn").lanes == journal.view("barn").lanes
         assert append(restored, "d") == 4
+
+
+def test_what_waits_is_listed_by_edge_lane_and_seq(journal: Journal) -> None:
+    append(journal, "a", "b", "c")
+    append(journal, "later", lane=Lane.BULK)
+    append(journal, "mill", edge="mill")
+
+    def listed(
+        edges: list[str], after: tuple[str, int, int] = ("", 0, 0), limit: int = 9
+    ) -> list[tuple[str, Lane, int, str]]:
+        return [
+            (one.edge, one.lane, one.seq, event_codec.decode(one.body)[4].decode())
+            for one in journal.waiting(edges, after, limit)
+        ]
+
+    everything = listed(["mill", "barn"])
+    assert everything == [
+        ("barn", Lane.CRITICAL, 1, "a"), ("barn", Lane.CRITICAL, 2, "b"),
+        ("barn", Lane.CRITICAL, 3, "c"), ("barn", Lane.BULK, 1, "later"),
+        ("mill", Lane.CRITICAL, 1, "mill"),
+    ]  # fmt: skip
+    for nth, (edge, lane, seq, _) in enumerate(everything):
+        assert listed(["barn", "mill"], (edge, int(lane), seq), 1) == everything[nth + 1 : nth + 2]
+    assert listed(["mill"]) == everything[-1:]
+    assert listed([]) == []
+    journal.mark("barn", {Lane.CRITICAL: 2})
+    assert listed(["barn"]) == everything[2:4]
+    assert journal.clear("barn") == 2
+    assert listed(["barn"]) == []

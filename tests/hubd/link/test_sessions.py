@@ -274,3 +274,20 @@ async def test_a_silent_edge_is_asked_each_heartbeat_and_given_up_after_three(
         await trio.sleep(1000.0)
         assert ends_of("sound") == []
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.feature("S5", "F6")
+async def test_a_batch_that_comes_ten_times_is_stored_once(tmp_path: Path) -> None:
+    """In its session, and in one after another: each time it is acknowledged, and that is all."""
+    async with open_site(tmp_path) as site:
+        edge, lane = site.edge(), Lanes(drafts(1, 5))
+        await edge.greet(tail=5)
+        for nth in range(10):
+            if nth % 3 == 2:
+                await edge.greet(tail=5, again=True)
+            await edge.send(lane, 1, 5)
+            answer = await edge.answer()
+            assert isinstance(answer, Ack)
+            assert answer.floor == 5
+            assert site.log.head == 1
+        assert len(await site.log.read(0)) == 1

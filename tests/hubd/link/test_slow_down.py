@@ -10,7 +10,7 @@ from edgesync_transport.messages import Ack, Bye, Lane, Nack, NackCode
 from hubd.link import sessions
 from hubd.link.lead import Lead
 from hubd.link.rates import Rate, Rates, RateSettings
-from hubd.project import Progress
+from hubd.project.base import Progress
 from tests.hubd.links import open_site
 from tests.hubd.log.test_contract import Lanes, drafts
 

@@ -1,15 +1,17 @@
 """A registry that was emptied, deleted or replaced is noticed: nothing of it is taken for ours."""
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 
 from edgesync.errors import StoreVersion
-from hubd.errors import OwnedReplaced
+from hubd.errors import OwnedReplaced, OwnedUnusable
 from hubd.owned import tables
 from hubd.registry import Registry, open_registry
 from hubd.registry.known import FILE, Known, forget_identity, identity_of, load, save
@@ -92,6 +94,24 @@ def test_one_that_a_newer_version_has_migrated_is_used_no_more(registry: Registr
             registry.changes()
         with pytest.raises(StoreVersion):
             registry.enrolments.invite("shed", valid_s=900)
+
+
+def test_one_of_a_newer_version_that_is_put_in_its_place_is_away(tmp_path: Path) -> None:
+    """The tasks of the hub wait for what is away; nothing else would they survive."""
+    path = tmp_path / "registry.db"
+    with closing(open_registry(tmp_path)) as registry:
+        registry.enrolments.invite("barn", valid_s=900)
+        shutil.copy(path, tmp_path / "ours")
+        shutil.copy(path, tmp_path / "newer")
+        with closing(sqlite3.connect(tmp_path / "newer")) as newer:
+            newer.execute("UPDATE alembic_version SET version_num = '0999'")
+            newer.commit()
+        (tmp_path / "newer").rename(path)
+        for _ in range(2):
+            with pytest.raises(OwnedUnusable, match="upgrade edgesync"):
+                registry.changes()
+        (tmp_path / "ours").rename(path)
+        assert names(registry) == ["barn"]
 
 
 def test_histories_that_part_do_not_meet_at_one_count(registry: Registry) -> None:

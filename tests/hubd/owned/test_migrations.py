@@ -14,7 +14,7 @@ from edgesync_transport.keys import new_key_pair
 from hubd.errors import EnrolRefused, OwnedUnusable
 from hubd.owned import open_owned
 from hubd.owned.database import FILE
-from hubd.owned.migrate import newest_revision
+from hubd.owned.migrate import MIGRATIONS
 from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, Registry, open_registry
 
 pytestmark = pytest.mark.feature("S6", "C14")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.feature("S6", "C14")
 GOLDEN = Path(__file__).parents[2] / "golden" / "registry"
 SHAPES = sorted(path.stem for path in GOLDEN.glob("*.sql"))
 WITHOUT_TENANTS = [shape for shape in SHAPES if shape != "4-tenants"]
-COPY = f"{FILE}.before-{newest_revision()}"
+COPY = f"{FILE}.before-{MIGRATIONS.newest}"
 # "Acme GmbH" is no name of a folder.
 GMBH = "Acme-GmbH-033aedd8"
 
@@ -184,7 +184,7 @@ def test_what_a_newer_version_made_is_refused_untouched(
     with closing(open_registry(tmp_path, owned_url)) as registry:
         with registry.owned.change() as connection:
             connection.execute(sa.text("UPDATE alembic_version SET version_num = '0999'"))
-        known = int(newest_revision())
+        known = int(MIGRATIONS.newest)
         with pytest.raises(StoreVersion, match="upgrade edgesync") as refused:
             open_registry(tmp_path, owned_url)
         assert (refused.value.found, refused.value.known) == (999, known)

@@ -1,18 +1,29 @@
 """Owned state in a file: others read and write it, and it is whole at any moment."""
 
+import itertools
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import sqlalchemy as sa
 
 from edgesync_transport.keys import new_key_pair
 from hubd.errors import EnrolRefused, OwnedBusy, OwnedUnusable
+from hubd.owned import database as owned_database
 from hubd.owned.database import FILE
 from hubd.registry import Registry, open_registry
 
 pytestmark = pytest.mark.feature("S6")
+
+# Works for a while, in which SQLite asks whether it is to stop.
+COUNTED = sa.text(
+    "WITH RECURSIVE counted(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM counted LIMIT 50000) "
+    "SELECT max(n) FROM counted"
+)
 
 
 @pytest.fixture
@@ -73,3 +84,30 @@ def test_a_file_that_is_no_database_is_named_and_left_alone(tmp_path: Path) -> N
         open_registry(tmp_path)
     assert (tmp_path / FILE).read_bytes() == b"no database, " * 100
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize(("statements", "passes"), [(4, True), (20, False)])
+def test_a_transaction_of_many_statements_is_no_server_that_hangs(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, statements: int, passes: bool
+) -> None:
+    """On a busy machine time passes between statements; each has its own, and all have an end."""
+    now = 0.0
+    clock = SimpleNamespace(monotonic=lambda: now, time_ns=time.time_ns)
+    monkeypatch.setattr(owned_database, "time", clock)
+    over = pytest.raises(OwnedUnusable, match="did not answer within 30 s")
+    with nullcontext() if passes else over:  # noqa: SIM117
+        with registry.owned.write() as connection:
+            for _ in range(statements):
+                assert connection.scalar(COUNTED) == 50_000
+                now += owned_database.ANSWER_S * 0.8
+
+
+def test_a_statement_that_hangs_is_given_up(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(seconds), time_ns=time.time_ns)
+    monkeypatch.setattr(owned_database, "time", clock)
+    over = pytest.raises(OwnedUnusable, match="did not answer within 5 s")
+    with over, registry.owned.read() as connection:
+        connection.scalar(COUNTED)

@@ -10,7 +10,8 @@ from edgesync._native import batch
 from edgesync._native.window import Window, pack_windows
 from edgesync.model import RecordKind, ValueType, series_id
 from hubd.log.base import Entry
-from hubd.project import Live, Projectors, run_projectors
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
 from hubd.state import open_state
 from tests.hubd.batches import START_NS, Edge, Shelf
 

@@ -13,8 +13,10 @@ import trio
 
 from hubd.db.engine import parse_url
 from hubd.log.base import Entry
-from hubd.project import Live, Projectors, base, run_projectors, schedule
+from hubd.project import base, schedule
 from hubd.project.cursors import read_cursor
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
 from hubd.state import State, open_state
 from hubd.state.schema import Hub, open_schema
 from tests.hubd.batches import Shelf

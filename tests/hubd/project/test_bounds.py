@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from hubd.project import EventsProjector, Live, TelemetryProjector, apply_entries
+from hubd.project.base import apply_entries
+from hubd.project.events import EventsProjector
 from hubd.project.feed import PART_WORK, WORK_MAX, Feed
 from hubd.project.feed import Cursor as FeedCursor
 from hubd.project.flush import flush
 from hubd.project.limits import SeriesLimits
+from hubd.project.live import Live
+from hubd.project.telemetry import TelemetryProjector
 from hubd.state import State, open_state, views
 from tests.hubd.batches import START_NS, Edge, Shelf
 from tests.hubd.project.bombs import events, hours, texts

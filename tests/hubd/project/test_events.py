@@ -6,7 +6,9 @@ import sqlalchemy as sa
 
 from edgesync.model import Action, EventType
 from hubd.log.base import Entry
-from hubd.project import EventsProjector, Live, apply_entries
+from hubd.project.base import apply_entries
+from hubd.project.events import EventsProjector
+from hubd.project.live import Live
 from hubd.state import State, tables, views
 from hubd.state.views import EventFilter, EventRow
 from tests.hubd.batches import START_NS, Edge
@@ -108,3 +110,27 @@ def test_hostile_bodies_are_shown_as_something(state: State) -> None:
     assert len(rows) == len(bodies)
     for row in rows:
         assert msgspec.json.encode(row)
+
+
+@pytest.mark.feature("S10")
+def test_a_page_looks_at_so_many_events_and_says_where_it_ended(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = Edge("barn")
+    for nth in range(10):
+        edge.event(20, b'{"n": %d}' % nth, entity=("pump", "door")[nth == 0])
+    project(state, edge.entry(1))
+    monkeypatch.setattr(views, "LOOKED_AT_MAX", 4)
+
+    def page(before: int, **wanted: object) -> tuple[list[object], int | None]:
+        question = msgspec.convert(wanted, EventFilter)
+        rows, least = state.read_now(lambda c: views.event_page(c, question, before, 2))
+        return [row.body["n"] for row in rows], least
+
+    assert page(1 << 62) == ([9, 8], 9)
+    assert page(1 << 62, text='"n": 0') == ([], 7)
+    assert page(7, text='"n": 0') == ([], 3)
+    assert page(3, text='"n": 0') == ([0], None)
+    # An index leads there: what does not fit is not looked at.
+    assert page(1 << 62, edge="barn", entity="door") == ([0], None)
+    assert page(1 << 62, edge="barn", type=12) == ([], None)

@@ -9,7 +9,10 @@ import pytest
 import trio
 
 from hubd.log.base import Entry
-from hubd.project import Health, Live, Projectors, Source, base, run_projectors
+from hubd.project import base
+from hubd.project.base import Health, Source
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
 from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge, Shelf
 from tests.hubd.conftest import refusing

@@ -4,21 +4,25 @@ import contextlib
 import random
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 import trio
+import trio.testing
 from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from edgesync.model import series_id
 from hubd.log.base import Entry
-from hubd.project import Health, Live, TelemetryProjector, base
-from hubd.project.base import apply_entries
+from hubd.project import base
+from hubd.project.base import Health, apply_entries
 from hubd.project.beside import read_beside
 from hubd.project.cursors import read_cursor
 from hubd.project.feed import Cursor
+from hubd.project.live import Live
+from hubd.project.telemetry import TelemetryProjector
 from hubd.state import State, database, open_state, points, tables, views
 from hubd.state.rollups import HOUR_NS, HOURS, MINUTES
 from tests.hubd.batches import START_NS, Edge, Shelf
@@ -180,6 +184,38 @@ async def test_without_room_to_take_in_what_is_committed_memory_is_filled_again(
         assert projectors.progress[0].skipped == 0
     assert left[0] < 0
     assert state.read_now(lambda c: values_of(c, "barn")) == [float(n) for n in range(10, 60)]
+
+
+async def test_a_projector_that_never_has_room_is_failing_and_not_in_a_hurry(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, has_room, losses = TelemetryProjector._append, [False], [0]
+
+    def no_room_for_the_third(self: TelemetryProjector, step: Any) -> None:
+        if step.entry.position == 3 and not has_room[0]:
+            losses[0] += 1
+            raise MemoryError("no room")
+        append(self, step)
+
+    monkeypatch.setattr(TelemetryProjector, "_append", no_room_for_the_third)
+    monkeypatch.setattr(base, "RETRY_DELAYS_S", (0.01, 0.02, 3600.0))
+    seen: set[Health] = set()
+    async with following(Shelf(entries_of("barn", range(1, 4))), state) as projectors:
+        telemetry = projectors.progress[0]
+        with trio.fail_after(60):
+            await telemetry.until(Health.FAILING)
+        while losses[0] < 3:  # a new beginning is no end of the trouble
+            await telemetry.changed()
+            seen.add(telemetry.health)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert losses[0] == 3
+        assert telemetry.position < 3
+        assert "no room" in telemetry.error
+        assert seen == {Health.FAILING}
+    has_room[0] = True
+    async with following(Shelf(entries_of("barn", range(1, 4))), state) as projectors:
+        await projectors.reach(3)
+        assert projectors.progress[0].health is Health.FOLLOWING
 
 
 def test_memory_stays_within_its_bound_while_a_long_log_is_read_again(state: State) -> None:

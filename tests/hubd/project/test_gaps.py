@@ -9,9 +9,10 @@ import sqlalchemy as sa
 import trio
 import trio.testing
 
-from hubd.project import Live, Projectors, run_projectors
 from hubd.project.cursors import read_cursor
 from hubd.project.gaps import read_gaps
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
 from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge, Shelf

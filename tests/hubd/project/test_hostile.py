@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from edgesync._native import event
 from edgesync.model import EventType, RecordKind
-from hubd.project import Live, Projectors, apply_entries
+from hubd.project.base import apply_entries
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors
 from hubd.state import State, views
 from tests.hubd.batches import START_NS, Edge
 

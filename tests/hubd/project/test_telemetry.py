@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from edgesync.model import Value, series_id
 from hubd.log.base import Entry
-from hubd.project import Live, TelemetryProjector
 from hubd.project.base import apply_entries
 from hubd.project.cursors import read_cursor
 from hubd.project.feed import Cursor
+from hubd.project.live import Live
+from hubd.project.telemetry import TelemetryProjector
 from hubd.state import State, open_state, points, views
 from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket
 from tests.hubd.batches import START_NS, Edge, Name

@@ -10,20 +10,20 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
+from edgesync.serve.failed_attempts import KEYS_MAX, FailedAttempts, network_of
 from edgesync_transport.keys import decode_token, new_key_pair
 from hubd.api import ApiSettings, Context, make_app
 from hubd.errors import OwnedBusy
-from hubd.project import Live, Projectors
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors
 from hubd.registry import Registry, open_registry
 from hubd.registry.enrol import (
     ATTEMPTS_MAX,
     ATTEMPTS_WINDOW_S,
     BODY_BYTES_MAX,
-    NETWORKS_MAX,
     PATH,
     Enrolment,
     EnrolRequest,
-    Failures,
     enrol_route,
     token_for,
 )
@@ -128,14 +128,14 @@ def test_guessing_is_told_to_stop_and_keeps_nobody_out(
 
 
 def test_networks_that_guess_are_remembered_within_a_limit() -> None:
-    failures = Failures()
-    for number in range(2 * NETWORKS_MAX):
-        failures.note(f"2001:db8:0:{number:x}::1")
-    assert len(failures._failed) == NETWORKS_MAX
+    attempts = FailedAttempts(ATTEMPTS_MAX, ATTEMPTS_WINDOW_S)
+    for number in range(2 * KEYS_MAX):
+        attempts.note(network_of(f"2001:db8:0:{number:x}::1"))
+    assert len(attempts._failed) == KEYS_MAX
     for number in range(ATTEMPTS_MAX):
-        assert not failures.note(f"2001:db8::{number:x}")
-    assert failures.note("2001:db8::ffff")
-    assert not failures.note("2001:db8:0:1::ffff")
+        assert not attempts.note(network_of(f"2001:db8::{number:x}"))
+    assert attempts.note(network_of("2001:db8::ffff"))
+    assert not attempts.note(network_of("2001:db8:0:1::ffff"))
 
 
 class Clock:
@@ -148,29 +148,29 @@ class Clock:
 
 def test_a_network_is_told_to_wait_for_a_minute() -> None:
     clock = Clock()
-    failures = Failures(clock)
+    attempts = FailedAttempts(ATTEMPTS_MAX, ATTEMPTS_WINDOW_S, clock)
     for _ in range(ATTEMPTS_MAX):
-        assert not failures.note("192.0.2.1")
+        assert not attempts.note("192.0.2.1")
         clock.now_s += 1
-    assert failures.note("192.0.2.1")
+    assert attempts.note("192.0.2.1")
     # Only the newest attempts count, and each for a minute.
     clock.now_s = 1000.0 + 1 + ATTEMPTS_WINDOW_S - 0.5
-    assert failures.note("192.0.2.1")
+    assert attempts.note("192.0.2.1")
     clock.now_s = 1000.0 + ATTEMPTS_MAX + ATTEMPTS_WINDOW_S
-    assert not failures.note("192.0.2.1")
+    assert not attempts.note("192.0.2.1")
 
 
 def test_networks_that_were_quiet_longest_are_forgotten_first() -> None:
     clock = Clock()
-    failures = Failures(clock)
+    attempts = FailedAttempts(ATTEMPTS_MAX, ATTEMPTS_WINDOW_S, clock)
     for _ in range(ATTEMPTS_MAX):
-        failures.note("192.0.2.1")
-        failures.note("192.0.2.2")
-    for nth in range(NETWORKS_MAX - 1):
-        failures.note("192.0.2.1")  # goes on guessing among all the others
-        failures.note(f"10.{nth // 256}.{nth % 256}.1")
-    assert failures.note("192.0.2.1")
-    assert not failures.note("192.0.2.2")
+        attempts.note("192.0.2.1")
+        attempts.note("192.0.2.2")
+    for nth in range(KEYS_MAX - 1):
+        attempts.note("192.0.2.1")  # goes on guessing among all the others
+        attempts.note(f"10.{nth // 256}.{nth % 256}.1")
+    assert attempts.note("192.0.2.1")
+    assert not attempts.note("192.0.2.2")
 
 
 def test_a_registry_held_by_another_process_is_busy(

@@ -3,9 +3,10 @@
 A contract of owned state: the same over SQLite and PostgreSQL.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,26 @@ from edgesync_transport.keys import new_key_pair
 from hubd.errors import (
     EdgeExists,
     EdgeOfAnother,
+    EdgeRefused,
     EdgeUnknown,
     EnrolRefused,
     GrantRefused,
     OwnedUnusable,
     TenantRefused,
     TenantUnknown,
+    UserRefused,
+    UserUnknown,
 )
-from hubd.registry import DEFAULT_TENANT, Registry, open_registry
+from hubd.registry import (
+    DEFAULT_TENANT,
+    Registry,
+    Role,
+    audit,
+    edges,
+    open_registry,
+    passwords,
+    users,
+)
 from hubd.registry.enrolments import GUESTS_TOLD_NS
 
 pytestmark = pytest.mark.feature("S6")
@@ -267,6 +280,32 @@ def test_an_edges_name_stays_with_its_tenant(registry: Registry) -> None:
 
 
 @pytest.mark.feature("C14")
+def test_no_tenant_takes_all_places_of_edges(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edges, "EDGES_MAX", 3)
+    monkeypatch.setattr(edges, "TENANT_EDGES_MAX", 1)
+    monkeypatch.setattr(edges, "NAMES_A_PLACE", 2)
+    registry.tenants.add("acme")
+    add_edge(registry, "a1", "acme")
+    with pytest.raises(EdgeRefused, match="the tenant acme has 1 edges"):
+        add_edge(registry, "a2", "acme")
+    with pytest.raises(EdgeRefused, match="the tenant acme has 1 edges"):
+        registry.edges.save("a2", tenant="acme")
+    assert not registry.edges.save("a1", tenant="acme", label="Barn")
+    add_edge(registry, "d1", DEFAULT_TENANT)
+    add_edge(registry, "d2", DEFAULT_TENANT)
+    with pytest.raises(EdgeRefused, match="at most 3 edges"):
+        add_edge(registry, "d3", DEFAULT_TENANT)
+    registry.edges.forget("a1")
+    add_edge(registry, "a2", "acme")
+    registry.edges.forget("a2")
+    with pytest.raises(EdgeRefused, match="has had 2 names"):
+        add_edge(registry, "a3", "acme")
+    add_edge(registry, "a1", "acme")
+
+
+@pytest.mark.feature("C14")
 def test_a_tenant_is_there_before_its_edges_and_goes_after_them(registry: Registry) -> None:
     with pytest.raises(TenantUnknown, match="hubd tenant add acme"):
         add_edge(registry, "barn", "acme")
@@ -335,3 +374,164 @@ def test_what_is_no_grant_changes_nothing(registry: Registry, prefixes: list[str
     assert [(one.name, one.prefixes) for one in registry.edges.all()] == [("barn", ("a/",))]
     with pytest.raises(EdgeUnknown):
         registry.edges.grant("shed", ["a/"])
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords are hashed at a cost that a test does not notice."""
+    monkeypatch.setattr(passwords, "COST", (2, 8, 1))
+
+
+@pytest.mark.feature("C14")
+@pytest.mark.usefixtures("cheap")
+def test_users_are_made_changed_and_removed(registry: Registry) -> None:
+    registry.tenants.add("acme")
+    registry.changes()
+    made = registry.users.add(
+        "Ana@Example.org", "correct horse", role=Role.OPERATOR, tenant="acme", sites=["b", "a", "b"]
+    )
+    assert (made.name, made.tenant, made.sites) == ("ana@example.org", "acme", ("a", "b"))
+    chief = registry.users.add("chief", "correct horse", role=Role.ADMIN, tenant=None)
+    changes = registry.changes()
+    assert changes is not None
+    assert changes.users == [made, chief]
+    with pytest.raises(UserRefused, match="is taken"):
+        registry.users.add("ANA@example.org", "correct horse", role=Role.ADMIN, tenant=None)
+    for change in (registry.users.set_role, registry.users.remove):
+        with pytest.raises(UserUnknown):
+            change("ana@example.org", *([Role.ADMIN] if change == registry.users.set_role else []),
+                   tenant="default")  # fmt: skip
+    changed = registry.users.set_role("ana@example.org", Role.VIEWER, tenant="acme")
+    assert (changed.role, changed.sites) == (Role.VIEWER, ())
+    again = registry.users.set_password("ana@example.org", "correct horse")
+    assert again.password != made.password  # other salt
+    users = registry.users
+    users.add("boltsadmin", "correct horse", role=Role.ADMIN, tenant="default")
+    attempts: list[Callable[..., object]] = [
+        partial(users.remove, "chief"), partial(users.set_role, "chief", Role.VIEWER),
+        partial(users.set_password, "chief", "correct horse"),
+        partial(users.add, "eve", "correct horse", role=Role.ADMIN, tenant="acme"),
+    ]  # fmt: skip
+    for attempt in attempts:
+        # No admin any more, one who is removed, and one of another tenant.
+        for by in ("ana@example.org", "nobody", "boltsadmin"):
+            with pytest.raises(UserRefused, match="no admin any more"):
+                attempt(by=by)
+    users.remove("boltsadmin", by="chief")
+    registry.users.remove("ana@example.org", tenant="acme", by="chief")
+    assert registry.users.all() == [chief]
+    with pytest.raises(UserUnknown, match="hubd users list"):
+        registry.users.set_password("ana@example.org", "correct horse")
+
+
+@pytest.mark.feature("C14")
+@pytest.mark.usefixtures("cheap")
+def test_what_is_no_user_is_refused(registry: Registry) -> None:
+    registry.changes()
+
+    def refused(name: str, word: str, problem: str, role: Role = Role.VIEWER,
+                sites: tuple[str, ...] = (), tenant: str = DEFAULT_TENANT) -> None:  # fmt: skip
+        with pytest.raises((UserRefused, TenantUnknown), match=problem):
+            registry.users.add(name, word, role=role, tenant=tenant, sites=sites)
+
+    for name in ("", "a b", "x" * 64, ".a", "\0", "ä"):
+        refused(name, "correct horse", "no name of a user")
+    for word in ("", "short", " " * 20, "x" * 201, "\ud800" * 12):
+        refused("ana", word, "a password")
+    refused("ana", "correct horse", "operator", Role.ADMIN, ("a",))
+    refused("ana", "correct horse", "100 at most", Role.OPERATOR, tuple(map(str, range(101))))
+    refused("ana", "correct horse", "1 to 255", Role.OPERATOR, ("",))
+    refused("ana", "correct horse", "no tenant", tenant="nobody")
+    assert registry.changes() is None
+
+
+@pytest.mark.feature("C14")
+@pytest.mark.usefixtures("cheap")
+def test_users_go_with_their_tenant(registry: Registry) -> None:
+    registry.tenants.add("acme")
+    registry.users.add("ana", "correct horse", role=Role.ADMIN, tenant="acme")
+    registry.tenants.remove("acme")
+    assert registry.users.all() == []
+
+
+@pytest.mark.feature("C14")
+def test_who_changes_much_pushes_out_nothing_of_another_tenant(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "KEPT_MAX", 8)
+    monkeypatch.setattr(audit, "SWEPT_EVERY", 5)
+    whose = ["acme", "cork", "acme"] + ["bolt"] * 22
+    for nth, tenant in enumerate(whose):
+        registry.audit.note(tenant=tenant, by="ana", what="x", edge=f"e{nth}", detail="{}")
+    kept = {
+        tenant: [one.edge for one in registry.audit.page(tenant, before=1 << 62, limit=99)[0]]
+        for tenant in ("acme", "bolt", "cork")
+    }
+    assert kept == {"acme": ["e2", "e0"], "bolt": ["e24", "e23", "e22", "e21", "e20"],
+                    "cork": ["e1"]}  # fmt: skip
+
+
+@pytest.mark.feature("C14")
+def test_a_fair_share_is_the_most_that_fits() -> None:
+    for counts, total in (([], 5), ([3], 5), ([9], 5), ([1, 9, 9], 11), ([2, 2, 2], 5)):
+        share = audit.fair_share(counts, total)
+        assert sum(min(count, share) for count in counts) <= total
+        assert all(count <= share for count in counts) or (
+            sum(min(count, share + 1) for count in counts) > total
+        )
+
+
+@pytest.mark.feature("C14")
+@pytest.mark.usefixtures("cheap")
+def test_no_tenant_takes_all_places_of_users(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(users, "TENANT_USERS_MAX", 1)
+    monkeypatch.setattr(users, "USERS_MAX", 2)
+    registry.tenants.add("acme")
+
+    def add(name: str, tenant: str | None) -> None:
+        registry.users.add(name, "correct horse", role=Role.VIEWER, tenant=tenant)
+
+    add("ana", "acme")
+    with pytest.raises(UserRefused, match="the tenant acme has 1 users"):
+        add("joe", "acme")
+    add("chief", None)
+    with pytest.raises(UserRefused, match="as a whole has 1 users"):
+        add("boss", None)
+    with pytest.raises(UserRefused, match="the hub has 2 users"):
+        add("dora", DEFAULT_TENANT)
+
+
+@pytest.mark.feature("C14")
+def test_what_users_changed_is_found_and_the_oldest_goes(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "KEPT_MAX", 8)
+    monkeypatch.setattr(audit, "SWEPT_EVERY", 1)
+    monkeypatch.setattr(audit, "LOOKED_AT_MAX", 3)
+    count = registry.owned.change_count()
+    for nth in range(10):
+        registry.audit.note(
+            tenant=("acme", "bolt")[nth % 2], by=("ana", "joe")[nth // 5], what="attributes",
+            edge=f"edge{nth}", detail="x" * 2000,
+        )  # fmt: skip
+    assert registry.owned.change_count() == count  # the hub need not look at everything again
+
+    def every(tenant: str | None, limit: int = 2, **wanted: str) -> list[str]:
+        found, before = list[str](), 1 << 62
+        while True:
+            page, least = registry.audit.page(tenant, before=before, limit=limit, **wanted)
+            assert len(page) <= limit
+            found += [one.edge for one in page]
+            if least is None:
+                return found
+            before = least
+
+    kept = [f"edge{nth}" for nth in range(9, 1, -1)]
+    assert every(None) == kept
+    assert every("acme") == [name for name in kept if int(name[4:]) % 2 == 0]
+    assert every(None, by="ana") == ["edge4", "edge3", "edge2"]
+    assert every("bolt", edge="edge3") == ["edge3"]
+    (newest,), _ = registry.audit.page(None, before=1 << 62, limit=1)
+    assert (newest.n, newest.by, len(newest.detail)) == (10, "joe", audit.DETAIL_CHARS_MAX)

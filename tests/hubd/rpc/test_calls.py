@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from msgspec import Raw
@@ -29,8 +30,13 @@ SECOND = 10**9
 class Clock:
     now = 10**18
 
+    stepped = 0
+
     def __call__(self) -> int:
-        return self.now
+        return self.now + self.stepped
+
+    def monotonic_ns(self) -> int:
+        return self.now - 10**17
 
 
 @pytest.fixture
@@ -49,7 +55,8 @@ def registry(tmp_path: Path, owned_url: sa.URL | None) -> Iterator[Registry]:
 
 @pytest.fixture
 def calls(registry: Registry, clock: Clock) -> Calls:
-    return Calls(registry.owned, Journal(registry.owned, clock_ns=clock), clock_ns=clock)
+    journal = Journal(registry.owned, clock_ns=clock)
+    return Calls(registry.owned, journal, clock_ns=clock, monotonic_ns=clock.monotonic_ns)
 
 
 def new(method: str = "go", *, ttl_s: float = 60, one_way: bool = False, id: str = "") -> NewCall:
@@ -211,3 +218,93 @@ def test_what_is_no_call_is_refused(body: bytes) -> None:
     with pytest.raises(RecordError, match="no call of a device"):
         parse_request(body)
     assert parse_report(body) is None
+
+
+REPORT = b'{"id":"a","state":"ANSWERED","at_ns":1,"answer":%b}'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b'"\xff"', b"[" * 20_000 + b"]" * 20_000, b"[" * 65 + b"]" * 65, b"1e400", b'"\\ud800"'],
+)
+def test_what_nobody_can_read_tells_nothing(answer: bytes) -> None:
+    """Or the hub would read it again at each start."""
+    assert parse_report(REPORT % answer) is None
+    body = b'{"id":"a","method":"m","expires_ns":1,"params":%b}'
+    with pytest.raises(RecordError, match="no call of a device"):
+        parse_request(body % answer)
+
+
+def test_an_edge_that_makes_up_calls_keeps_none_of_them_open(
+    calls: Calls, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls_module, "KEPT_MAX", 3)
+    made = [
+        Report(id=f"made{n}", state=State.SENT, at_ns=(1 << 63) - 1, error="a\0b")
+        for n in range(10)
+    ]
+    for _ in range(2):
+        calls.take("g", 1, [("default", "barn", "pump\0", one) for one in made])
+        clock.now += 2 * SECOND
+        calls.expire()
+    calls.take("g", 1, [("default", "barn", "pump\0", made[0])])
+    assert len(calls.some("default")) <= 4
+    assert max(one.created_ns for one in calls.some("default")) <= clock.now
+
+
+def test_an_id_is_of_one_device(calls: Calls) -> None:
+    calls.send("default", "barn", new(id="mine"))
+    with pytest.raises(CallRefused, match="another call's"):
+        calls.send("default", "barn", msgspec.structs.replace(new(id="mine"), device="fan"))
+
+
+def test_what_is_lost_begins_with_its_first_and_ends_with_its_last(calls: Calls) -> None:
+    made = [calls.send("default", "barn", new())[0].id for _ in range(4)]
+    calls.lost("barn", Lane.CRITICAL, 2, 3, "restored")
+    states = [found.state for one in made if (found := calls.one(None, one))]
+    assert states == [State.QUEUED, State.EXPIRED, State.EXPIRED, State.QUEUED]
+    calls.lost("barn", Lane.NORMAL, 1, 4, "restored")
+    assert len(calls.some(None, state="QUEUED")) == 2
+
+
+def test_an_error_stands_and_counts_for_its_device_alone(calls: Calls) -> None:
+    call, _ = calls.send("default", "barn", new())
+    other = Report(id=call.id, state=State.ANSWERED, at_ns=5, error="not mine")
+    assert calls.take("g", 1, [("default", "barn", "fan", other)]) == []
+    assert tell(calls, call, State.ANSWERED, 6, error="stuck").error == "stuck"
+    assert tell(calls, call, State.ANSWERED, 7, error="again").error == "stuck"
+
+
+@pytest.mark.parametrize("by_s", [-3600, 3600])
+def test_a_clock_that_is_set_moves_the_end_of_calls_with_it(
+    calls: Calls, clock: Clock, by_s: int
+) -> None:
+    """They keep the seconds that they had left, whoever looks first."""
+    one, _ = calls.send("default", "barn", new(ttl_s=60))
+    done, _ = calls.send("default", "barn", new(ttl_s=5))
+    clock.now += 10 * SECOND
+    assert calls.expire() == [done.id]
+    clock.stepped = by_s * SECOND
+    two, _ = calls.send("default", "barn", new(ttl_s=60))
+    assert calls.expire() == []
+    now = calls.one("default", one.id)
+    assert now is not None
+    assert now.expires_ns == one.expires_ns + by_s * SECOND
+    assert two.expires_ns == clock() + 60 * SECOND
+    over = calls.one("default", done.id)
+    assert over is not None
+    assert over.expires_ns == done.expires_ns
+    clock.now += 52 * SECOND
+    assert calls.expire() == [one.id]
+    clock.now += 10 * SECOND
+    assert calls.expire() == [two.id]
+
+
+def test_a_clock_that_is_slewed_is_followed(calls: Calls, clock: Clock) -> None:
+    one, _ = calls.send("default", "barn", new(ttl_s=60))
+    for _ in range(10):
+        clock.stepped += SECOND // 2
+        assert calls.expire() == []
+    found = calls.one("default", one.id)
+    assert found is not None
+    assert found.expires_ns == one.expires_ns

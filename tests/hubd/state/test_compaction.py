@@ -72,7 +72,7 @@ BATCHES = st.lists(
 
 
 @pytest.mark.slow
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(BATCHES, st.lists(st.integers(-60, 60), min_size=20, max_size=20), st.integers(1, 9))
 def test_answers_stay_the_same(
     state: State, batches: list[Batch], begins: list[int], pages_a_step: int

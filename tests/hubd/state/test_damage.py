@@ -11,9 +11,12 @@ import sqlalchemy as sa
 import trio
 
 from hubd.log.base import Entry
-from hubd.project import Health, Live, Projectors, TelemetryProjector, run_projectors
+from hubd.project.base import Health
 from hubd.project.cursors import read_cursor
 from hubd.project.feed import Part
+from hubd.project.live import Live
+from hubd.project.projectors import Projectors, run_projectors
+from hubd.project.telemetry import TelemetryProjector
 from hubd.state import State, StateDamaged, open_state, points, tables, views
 from hubd.state.damage import is_damage
 from tests.hubd.batches import START_NS, Edge, Shelf

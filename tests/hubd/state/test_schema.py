@@ -11,7 +11,8 @@ import trio
 from edgesync.errors import StoreVersion
 from hubd.db.engine import parse_url
 from hubd.errors import DatabaseTaken
-from hubd.project import Health, base
+from hubd.project import base
+from hubd.project.base import Health
 from hubd.state import State, schema, tables, views
 from hubd.state.schema import Hub, StateSchema, open_schema
 from tests.hubd.batches import Edge, Shelf

@@ -1,5 +1,14 @@
 """The hub that the API's tests ask."""
 
-from tests.hubd.api.conftest import context, rpc
+from tests.hubd.api.conftest import (
+    context,
+    edge_service,
+    logins,
+    objects,
+    registry,
+    rpc,
+    rules,
+    tunnels,
+)
 
-__all__ = ["context", "rpc"]
+__all__ = ["context", "edge_service", "logins", "objects", "registry", "rpc", "rules", "tunnels"]

@@ -8,12 +8,19 @@ import pytest
 from starlette.testclient import TestClient
 
 from hubd.api import ApiSettings, Context, make_app
+from hubd.errors import OwnedUnusable
 from hubd.web.entity import read_value
+from tests.hubd.still import of_tenant
 
 pytestmark = pytest.mark.feature("S8")
 
 PAGE = "/edges/barn/entity"
 SCALE = {"entity": "Scale <7>/a"}
+
+
+@pytest.fixture
+def context(context: Context) -> Context:
+    return of_tenant(context, "acme")  # whose they are in the registry
 
 
 @pytest.fixture
@@ -43,6 +50,49 @@ def test_attributes_are_set_and_deleted(client: httpx2.Client) -> None:
     assert "Scale &lt;7&gt;/a" in client.get("/edges/barn").text
 
 
+@pytest.mark.feature("S24")
+def test_a_call_is_made_and_listed(client: httpx2.Client) -> None:
+    assert "No calls yet" in client.get(PAGE, params=SCALE).text
+    shown = press(client, do="call", name="<i>tare", value='{"to": "<0>"}', ttl_s="3600")
+    assert "&lt;i&gt;tare" in shown.text
+    assert "{&#34;to&#34;:&#34;&lt;0&gt;&#34;}" in shown.text
+    assert "queued" in shown.text
+    press(client, do="call", name="blink", ttl_s="60", one_way="true")
+    calls = client.get("/api/v1/edges/barn/rpc", params={"device": SCALE["entity"]}).json()["calls"]
+    tare, blink = sorted(calls, key=lambda one: str(one["method"]))
+    assert (tare["params"], tare["one_way"], tare["by"]) == ({"to": "<0>"}, False, "dashboard")
+    assert (blink["params"], blink["one_way"]) == (None, True)
+    assert tare["expires_ns"] - tare["created_ns"] == 3600 * 10**9
+    others = client.get(PAGE, params={"entity": SCALE["entity"], "kind": "asset"})
+    assert "Calls" not in others.text
+
+
+def test_calls_that_cannot_be_read_are_said_to_be_unknown(
+    client: httpx2.Client, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert context.rpc is not None
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OwnedUnusable("registry.db", "is held by another process; try again")
+
+    monkeypatch.setattr(context.rpc.calls, "some", refuse)
+    shown = client.get(PAGE, params=SCALE)
+    assert shown.status_code == 200
+    assert "Not known now: registry.db: is held by another process" in shown.text
+    assert "No calls yet" not in shown.text
+
+
+def test_the_newest_readings_of_an_entity_are_shown(client: httpx2.Client) -> None:
+    known = client.get("/api/v1/edges/barn/latest").json()["latest"]
+    (entity, keys), *others = known.items()
+    shown = client.get(PAGE, params={"entity": entity}).text
+    for key, one in keys.items():
+        assert f"key={key}" in shown
+        assert f'data-cell="{one["series"]}"' in shown
+    for one in (one for keys in dict(others).values() for one in keys.values()):
+        assert one["series"] not in shown
+
+
 @pytest.mark.parametrize(
     ("form", "said"),
     [
@@ -53,6 +103,11 @@ def test_attributes_are_set_and_deleted(client: httpx2.Client) -> None:
         ({"do": "ack", "id": "nonsense"}, "is no alarm"),
         ({"do": "clear", "id": "0" * 24}, "no such alarm"),
         ({"do": "explode"}, "do"),
+        ({"do": "call", "name": ""}, "1 to 255 characters"),
+        ({"do": "call", "name": "m", "ttl_s": "0"}, "1 to 604800"),
+        ({"do": "call", "name": "m", "ttl_s": "soon"}, "ttl_s"),
+        ({"do": "call", "name": "m", "value": "1e999"}, "params"),
+        ({"do": "call", "name": "m", "value": "[" * 500 + "]" * 500}, "nested too deeply"),
     ],
 )
 def test_the_page_says_what_was_wrong(
@@ -73,6 +128,7 @@ def test_who_may_read_sees_no_button_and_presses_none(context: Context) -> None:
     with TestClient(make_app(narrowed), backend="trio") as client:
         assert client.get(PAGE, params=SCALE).status_code == 401
         assert press(client, do="set", name="a", value="1").status_code in (401, 403)
+        assert press(client, do="call", name="tare").status_code in (401, 403)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from hubd.api import Context
 from hubd.api.context import EdgeView, LaneView
 from hubd.state import tables
 from hubd.state.views import Totals
+from hubd.web.events import EventsQuery
 from hubd.web.fleet import FleetQuery
-from hubd.web.pages import EventsQuery, Pages
+from hubd.web.pages import Pages
 from hubd.web.shown import PAGES_MAX, Board, Shown, escaped
 from tests.hubd.still import StillHub, an_edge
 

@@ -88,6 +88,7 @@ class LaneSender(LaneWindow):
     def begin(self, epoch: int, incarnation: bytes, limits: Limits) -> None:
         """Let batches go, of a session that was granted; `resume` says from where on."""
         self._epoch, self._incarnation, self._limits = epoch, incarnation, limits
+        self.quickest_s = math.inf
 
     def end(self) -> None:
         self._epoch = 0

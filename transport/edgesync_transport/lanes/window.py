@@ -1,15 +1,22 @@
 """One lane of a sender: where it stands, what is under way, how much may be.         [sans-IO]"""
 
+import math
 from collections import deque
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgesync_transport.messages import Lane, Limits, Nack
 
+if TYPE_CHECKING:
+    from edgesync_transport.lanes.acktimes import AckTimes
+
 # Until the size of batches is found: so many are under way, and an ack that takes this part of the
 # time it may lets the next one be so many times as large.
 GROWING_BATCHES = 2
 QUICK_GROWTH = 4
+# A line by satellite takes 0.6 s, a bad mobile one a second; what takes longer is narrow, not long.
+LATENCY_MAX_S = 1.0
 
 
 class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +92,8 @@ class LaneWindow:
         self.in_flight: deque[InFlight] = deque()
         self.hold_until = 0.0
         self.grown_at: float | None = None
+        self.quickest_s = math.inf  # of all acks of this session
+        self.ack_times: AckTimes | None = None  # for whoever shows them
 
     @property
     def in_flight_bytes(self) -> int:
@@ -141,14 +150,19 @@ class LaneWindow:
         while self.in_flight and self.in_flight[0].last <= floor:
             batch = self.in_flight.popleft()
             self.floor_chain = batch.last_chain if batch.last == floor else 0
+            if self.ack_times is not None:
+                self.ack_times.note(now - batch.at)
             self._adapt(batch, now)
 
     def _adapt(self, batch: InFlight, now: float) -> None:
         """AIMD on the time to the ack (S13); only full batches tell what a larger one would do."""
         settings, took_s = self.settings, now - batch.at
-        if took_s > 2 * settings.ack_target_s:
-            self.shrink()
-        elif took_s <= settings.ack_target_s and (
+        self.quickest_s = min(self.quickest_s, took_s)
+        # What the way itself takes, no smaller batch would save.
+        waited_s = took_s - min(self.quickest_s, LATENCY_MAX_S)
+        if waited_s > 2 * settings.ack_target_s:
+            self.shrink(min(self.batch_records, settings.batch_records_min))
+        elif waited_s <= settings.ack_target_s and (
             batch.last - batch.first + 1 >= self.batch_records
         ):
             step = max(64, self.batch_records // 2)
@@ -157,10 +171,10 @@ class LaneWindow:
             self.batch_records = min(self.batch_records + step, settings.batch_records_max)
             self.is_growing &= self.batch_records < settings.batch_records_max
 
-    def shrink(self) -> None:
+    def shrink(self, least: int = 1) -> None:
         self.is_growing = False
-        # Below batch_records_min only the receiver's refusal leads: a record may be that large.
-        self.batch_records = max(1, self.batch_records // 2)
+        # To one record only refusals and silence lead: it may be that large.
+        self.batch_records = max(least, self.batch_records // 2)
 
     def bisect(self, nack: Nack) -> None:
         """S14: halve the refused range until the bad record stands alone.

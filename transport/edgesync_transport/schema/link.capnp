@@ -25,6 +25,14 @@ struct Control {
     fullSync @10 :Page;
     deltaSync @11 :Page;
     conflictReport @12 :ConflictReport;
+    tunnelOpen @13 :TunnelOpen;
+    tunnelOpened @14 :TunnelOpened;
+    tunnelData @15 :TunnelData;
+    tunnelClose @16 :TunnelClose;
+    objectReport @17 :ObjectReport;
+    objectListing @18 :ObjectListing;
+    objectPull @19 :ObjectPull;
+    objectPart @20 :ObjectPart;
   }
 }
 
@@ -65,7 +73,8 @@ struct Hello {
   heartbeatS @7 :Float64;      # the sender intends a message at least this often
   configRevision @8 :UInt64;
   lastStart @9 :UInt64;        # the start of the receiver it spoke with last; 0: none, or not known
-  features @10 :UInt64;        # bits: 0 lanes from the hub to the edge
+  features @10 :UInt64;        # bits: 0 lanes from the hub to the edge, 1 readings once more,
+                               # 2 tunnels, 3 large objects
   downIncarnation @11 :Data;   # 16 bytes, of the hub's journal for this edge; none: not known
   downFloors @12 :List(LaneFloor);  # 3 with bit 0, where each lane from the hub stands; else none
 }
@@ -85,6 +94,7 @@ struct Welcome {
   features @11 :UInt64;        # of those of the Hello, what this session has
   downIncarnation @12 :Data;   # 16 bytes with bit 0
   downOffers @13 :List(LaneOffer);  # 3 with bit 0: the hub's journal for the edge
+  edge @14 :Text;              # what the receiver calls the sender; empty: not told
 }
 
 enum RefuseCode {
@@ -217,6 +227,7 @@ struct Page {
   told @14 :UInt64;       # the state an edge told last that is carried out to its end; 0: none
   seen @15 :List(UInt64);  # replica, number, ...: operations up to that are in this state, or replaced
   grant @16 :List(Data);  # prefixes of keys that are granted; others than in the Pull: nothing else counts
+  head @17 :UInt64;       # number of the hub's newest change, for showing how far a pass is; 0: not told
 }
 
 struct ConflictReport {
@@ -225,4 +236,87 @@ struct ConflictReport {
   count @2 :UInt32;
   payloadBytes @3 :UInt32;
   payloadCrc32 @4 :UInt32;
+}
+
+# Tunnels: TCP connections to what the edge can reach, opened by the hub. Nothing of them is stored,
+# nothing is sent twice, and none outlives its session.
+
+struct TunnelOpen {
+  epoch @0 :UInt64;
+  tunnel @1 :UInt64;  # random
+  host @2 :Text;      # what the edge shall connect to: an address or a name
+  port @3 :UInt16;
+  forS @4 :Float64;   # for so long
+  by @5 :Text;        # who wants it
+}
+
+struct TunnelOpened {
+  epoch @0 :UInt64;
+  tunnel @1 :UInt64;
+  forS @2 :Float64;        # what the edge grants, at most what was asked for
+  connections @3 :UInt16;  # at a time
+}
+
+struct TunnelData {
+  epoch @0 :UInt64;
+  tunnel @1 :UInt64;
+  stream @2 :UInt32;  # number of a connection, from 1; the hub's first message of a new one opens it
+  offset @3 :UInt64;  # bytes of this direction before the payload
+  taken @4 :UInt64;   # bytes of the other direction that were handed on
+  isEnd @5 :Bool;     # nothing more follows in this direction
+  payloadBytes @6 :UInt32;
+  payloadCrc32 @7 :UInt32;
+}
+
+enum TunnelCode {
+  unspecified @0;
+  closed @1;       # on purpose
+  notAllowed @2;   # the edge does not let the hub connect there
+  full @3;         # as many as may be at a time
+  unreachable @4;  # the target did not take the connection
+  reset @5;        # the connection broke
+  idle @6;         # nothing was sent for too long
+  expired @7;      # its time is over
+  lost @8;         # the link lost a part of it
+}
+
+struct TunnelClose {
+  epoch @0 :UInt64;
+  tunnel @1 :UInt64;
+  stream @2 :UInt32;  # 0: the tunnel with all its connections
+  code @3 :TunnelCode;
+  reason @4 :Text;
+}
+
+# Large objects, beside the lanes: what an edge is to hold, and their bytes in parts that it asks
+# for. docs/objects.md has the payloads, which are MessagePack.
+
+struct ObjectReport {
+  epoch @0 :UInt64;
+  listing @1 :Text;  # SHA-256 of the listing the edge goes by, as hex
+  payloadBytes @2 :UInt32;
+  payloadCrc32 @3 :UInt32;
+}
+
+struct ObjectListing {
+  epoch @0 :UInt64;
+  payloadBytes @1 :UInt32;
+  payloadCrc32 @2 :UInt32;
+}
+
+struct ObjectPull {
+  epoch @0 :UInt64;
+  sha256 @1 :Text;   # of the whole object, as hex
+  offset @2 :UInt64;
+  length @3 :UInt32;
+}
+
+struct ObjectPart {
+  epoch @0 :UInt64;
+  sha256 @1 :Text;
+  offset @2 :UInt64;
+  size @3 :UInt64;   # of the whole object
+  reason @4 :Text;   # why there are no bytes
+  payloadBytes @5 :UInt32;
+  payloadCrc32 @6 :UInt32;
 }

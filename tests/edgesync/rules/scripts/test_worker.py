@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from edgesync.rules.node import ScriptAnswer, ScriptCall
@@ -24,7 +24,7 @@ from edgesync.rules.worker.supervisor import (
 
 pytestmark = pytest.mark.slow
 # A busy machine is no slow script.
-PATIENCE_S = 1.0
+PATIENCE_S = 30.0  # of a busy machine
 MSG: dict[str, Any] = {"t": 7.5, "items": [{"w": 1.5}, {"w": 2}], "text": "abc", "raw": "0f1a"}
 
 
@@ -146,12 +146,33 @@ def test_a_script_that_takes_too_long_again_and_again_is_left_out(
     call = ScriptCall("s", ({}, {}, "T"))
     for _ in range(SLOW_MAX):
         assert "50 ms" in worker.call(call, 0).problem
-    begun_s = time.monotonic()
     assert "left out for 1 s" in worker.call(call, 0).problem
-    assert time.monotonic() - begun_s < 0.05
     time.sleep(LEFT_OUT_S[0])
     assert "50 ms" in worker.call(call, 0).problem
     assert "left out for 2 s" in worker.call(call, 0).problem
+
+
+def test_entities_that_poison_a_script_are_left_out_and_others_are_not(
+    workers: list[ScriptWorker],
+) -> None:
+    worker = ScriptWorker([source("while (msg.forever) {} return 1;")])
+    workers.append(worker)
+    bad, good = {"forever": True}, {"forever": False}
+
+    def ask(entity: str, message: dict[str, bool]) -> str:
+        return worker.call(ScriptCall("s", (message, {}, "T"), entity), 0).problem
+
+    for _ in range(SLOW_MAX):
+        assert "50 ms" in ask("a", bad)
+    for _ in range(10):
+        assert "left out for 1 s" in ask("a", bad)
+    assert ask("b", good) == ""
+    assert "left out for 1 s" in ask("a", good)
+    time.sleep(LEFT_OUT_S[0])
+    assert ask("a", good) == ""
+    for entity in "bcd"[:SLOW_MAX]:  # of one script that is slow for everybody
+        assert "50 ms" in ask(entity, bad)
+    assert "left out for 1 s" in ask("e", good)
 
 
 def test_the_worker_has_no_files_and_little_memory(workers: list[ScriptWorker]) -> None:
@@ -227,6 +248,8 @@ def both() -> Iterator[ScriptWorker]:
     worker.close()
 
 
+@example("Math.round((1e21))")
+@example("Math.floor((-1e300))")
 @given(EXPRESSIONS)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_evaluators_agree(both: ScriptWorker, body: str) -> None:

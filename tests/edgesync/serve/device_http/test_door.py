@@ -153,8 +153,10 @@ async def test_a_device_posts_telemetry_and_attributes(tmp_path: Path) -> None:
             "POST", SCALE + "rpc", {"method": "getSessionLimits", "params": {}}
         )
         assert (status, json.loads(body)["maxPayloadSize"]) == (200, 65_536)
+        assert (await client.ask("POST", SCALE + "claim", {"secretKey": "s"}))[0] == 200
+        assert "claim" in door.node.entities.attributes("device", "Scale", "server")
         assert door.server.status().readings == 1
-        assert door.server.status().requests == 4
+        assert door.server.status().requests == 5
 
 
 @pytest.mark.feature("S29")
@@ -206,8 +208,9 @@ async def test_a_request_is_answered_when_it_is_on_disk(tmp_path: Path) -> None:
         ("GET", SCALE + "attributes?clientKeys", b"", 400, "query"),
         ("POST", SCALE + "rpc", {"no": "method"}, 400, '"field":"method"'),
         ("GET", SCALE + "rpc?timeout=ten", b"", 400, '"field":"timeout"'),
-        ("POST", SCALE + "claim", {}, 501, "not there yet"),
-        ("POST", SCALE + "other", {}, 404, "telemetry, attributes and rpc"),
+        ("POST", SCALE + "claim", {"durationMs": 0}, 400, '"field":"durationMs"'),
+        ("GET", SCALE + "claim", b"", 405, "takes POST"),
+        ("POST", SCALE + "other", {}, 404, "telemetry, attributes, rpc"),
         ("POST", "/api/v1/", {}, 404, "/api/v1/TOKEN/telemetry"),
         ("GET", "/", b"", 404, "/api/v1/TOKEN/telemetry"),
     ],
@@ -341,14 +344,18 @@ async def test_a_device_speaks_tls(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     settings = {"tls_port": port, "certificate": certificate.name, "key": key.name}
     async with open_door(tmp_path, settings):
-        context = ssl.create_default_context(cafile=str(certificate))
-        plain = await trio.open_tcp_stream("127.0.0.1", port)
-        stream = trio.SSLStream(plain, context, server_hostname="127.0.0.1", https_compatible=True)
-        async with stream:
-            client = Client(stream)
-            for _ in range(3):
-                posted = {f"key {k}": "x" * 200 for k in range(100)}
-                assert (await client.ask("POST", SCALE + "telemetry", posted))[0] == 200
+        for posts in (3, 1):  # the second time with a certificate that has taken its place
+            context = ssl.create_default_context(cafile=str(certificate))
+            plain = await trio.open_tcp_stream("127.0.0.1", port)
+            stream = trio.SSLStream(
+                plain, context, server_hostname="127.0.0.1", https_compatible=True
+            )
+            async with stream:
+                client = Client(stream)
+                for _ in range(posts):
+                    posted = {f"key {k}": "x" * 200 for k in range(100)}
+                    assert (await client.ask("POST", SCALE + "telemetry", posted))[0] == 200
+            make_certificate(tmp_path)
 
 
 @pytest.mark.setting(
@@ -373,13 +380,13 @@ async def test_the_door_is_as_the_file_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.setting("device_http.type_cast")
-@pytest.mark.parametrize(("is_on", "stored"), [(True, 5), (False, "5")])
-async def test_text_is_a_number_if_the_file_says_so(
-    tmp_path: Path, is_on: bool, stored: Any
-) -> None:
-    async with open_door(tmp_path, {"type_cast": is_on}) as door, door.client() as client:
-        assert (await client.ask("POST", SCALE + "telemetry", {"a": "5"}))[0] == 200
-        assert door.values() == {("Scale", "a"): stored}
+async def test_text_is_a_number_if_the_file_says_so(tmp_path: Path) -> None:
+    for is_on, stored in ((True, 5), (False, "5")):
+        folder = tmp_path / str(is_on)
+        folder.mkdir()
+        async with open_door(folder, {"type_cast": is_on}) as door, door.client() as client:
+            assert (await client.ask("POST", SCALE + "telemetry", {"a": "5"}))[0] == 200
+            assert door.values() == {("Scale", "a"): stored}
 
 
 async def test_curl_posts(tmp_path: Path) -> None:
@@ -394,3 +401,21 @@ async def test_curl_posts(tmp_path: Path) -> None:
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert door.server.status().readings == 2
+
+
+@pytest.mark.setting("device_http.guesses_max")
+async def test_who_guesses_is_held_up_and_who_was_let_in_is_not(tmp_path: Path) -> None:
+    async def status(door: Door, token: str, what: str = "telemetry") -> int:
+        async with door.client() as client:
+            return (await client.ask("POST", f"/api/v1/{token}/{what}", {"a": 1}))[0]
+
+    async with open_door(tmp_path, {"guesses_max": 5}) as door:
+        assert await status(door, "SCALE_TOKEN") == 200
+        for _ in range(7):
+            assert await status(door, "NOBODY") == 401
+        for number in range(4):
+            assert await status(door, f"GUESS_{number}", "attributes") == 401
+        assert await status(door, "GATE_TOKEN") == 429
+        assert await status(door, "GATE_TOKEN", "claim") == 429
+        assert await status(door, "SCALE_TOKEN") == 200
+        assert door.server.status().held_up == 2

@@ -14,6 +14,9 @@ class HeldAttributes:
     def report(self, name: str, values: Mapping[str, Any]) -> None:
         self.put(name, "client", values)
 
+    def offer(self, name: str, secret: str, until_ms: int) -> None:
+        self.put(name, "server", {"claim": (secret, until_ms)})
+
     def read(self, name: str, scope: str, names: Collection[str] | None = None) -> dict[str, Any]:
         found = self._held.get((name, scope), {})
         return {key: value for key, value in found.items() if names is None or key in names}

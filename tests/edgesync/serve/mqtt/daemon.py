@@ -69,10 +69,15 @@ class Daemon:
 
 
 @contextmanager
-def open_daemon(folder: Path, more: str = "") -> Iterator[Daemon]:
+def open_daemon(folder: Path, more: str = "", *, has_hub: bool = False) -> Iterator[Daemon]:
+    """Run an edge, with `more` behind its [mqtt]; `has_hub`: the edge barn-7 of a hub that runs."""
     (port,) = free_ports(1)
     with open_terminal(folder) as terminal:
-        terminal.out("edgesync", "init")
+        if has_hub:
+            terminal.start_hub()
+            terminal.enrol()
+        else:
+            terminal.out("edgesync", "init")
         text = terminal.edge_config.read_text().replace("port = 9464", "port = 0")
         terminal.edge_config.write_text(f"{text}\n[mqtt]\nport = {port}\n{more}")
         devices = terminal.edge_config.parent / "mqtt-devices.toml"

@@ -1,15 +1,16 @@
 """A real node with its door for MQTT, and a client that says exactly what a test wants."""
 
 import subprocess
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from edgesync import EdgeNode
+from edgesync import EdgeNode, Event, Reading
 from edgesync.demo.site import free_ports
+from edgesync.model import Lane
 from edgesync.serve.mqtt.decode import Parser
 from edgesync.serve.mqtt.door import mqtt_server
 from edgesync.serve.mqtt.encode import encode
@@ -53,7 +54,7 @@ class RawClient:
     def __init__(self, stream: trio.abc.Stream, level: int) -> None:
         self.stream = stream
         self.level = level
-        self.parser = Parser(1 << 20, level=level)
+        self.parser = Parser(2 << 20, level=level)
 
     async def say(self, *packets: Packet) -> None:
         await self.stream.send_all(b"".join(encode(one, self.level) for one in packets))
@@ -114,6 +115,22 @@ class Door:
 
     def values(self) -> dict[tuple[str, str], Any]:
         return {(one.entity, one.key): one.value for one in self.node.latest()}
+
+
+class Gated:
+    """The store, behind a gate."""
+
+    def __init__(self, node: EdgeNode) -> None:
+        self.node = node
+        self.gate = trio.Event()
+
+    async def ingest(self, readings: Sequence[Reading]) -> None:
+        await self.gate.wait()
+        await self.node.ingest(readings)
+
+    async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        await self.gate.wait()
+        await self.node.emit(event, lane)
 
 
 @asynccontextmanager

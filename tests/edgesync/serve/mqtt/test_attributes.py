@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import trio
 
-from edgesync.entities import attributes
+from edgesync import EdgeNode
+from edgesync.entities import attributes, claims
 from edgesync.entities.model import Scope, entity
 from edgesync.entities.view import SpaceView
+from edgesync.errors import EntityError
+from edgesync.serve.mqtt.client import UNSENT_MAX
+from edgesync.serve.mqtt.connection import OUTGOING_MAX
 from edgesync.serve.mqtt.packets import V5, V311, Filter, Puback, Publish, Suback, Subscribe
-from tests.edgesync.serve.mqtt.door import Door, RawClient, open_door
+from tests.edgesync.serve.mqtt.door import Door, Gated, RawClient, open_door
 from tests.sites import Sites, settle, until
 
 pytestmark = pytest.mark.feature("S29", "S11", "S15")
@@ -70,6 +74,18 @@ async def test_what_was_acknowledged_is_there_after_the_edge(tmp_path: Path) -> 
         assert door.node.entities.attributes("device", "Scale") == {"model": "S7"}
 
 
+@pytest.mark.parametrize("level", [V311, V5])
+async def test_reports_go_on_when_a_resource_is_critical(tmp_path: Path, level: int) -> None:
+    """Version 3.1.1 could not tell that they do not, and a device says it once."""
+    async with open_door(tmp_path) as door, door.client(level) as client:
+        door.node.entities.set_attributes("device", "Scale", {"seen": 1})
+        guard = door.node.part("keys").cells.call.guard
+        guard.refusal = lambda: "edge resource critical: disk"
+        assert await client.ask(publish(ME + "attributes", {"seen": 2}, 2)) == Puback(packet_id=2)
+        assert door.node.entities.attributes("device", "Scale") == {"seen": 2}
+        assert guard.refused() is not None
+
+
 async def test_shared_attributes_are_pushed_as_they_change(tmp_path: Path) -> None:
     async with (
         open_door(tmp_path) as door,
@@ -104,6 +120,52 @@ async def test_what_changed_between_asking_and_subscribing_is_pushed(tmp_path: P
         assert json.loads(message.payload) == {"limit": 950}
 
 
+async def test_an_answer_is_no_older_than_what_was_pushed_before_it(tmp_path: Path) -> None:
+    """It may have waited for the disk; a device keeps what comes last."""
+    gates: list[Gated] = []
+
+    def gated(node: EdgeNode) -> Gated:
+        gates.append(Gated(node))
+        return gates[0]
+
+    async with (
+        open_door(tmp_path, recorder=gated) as door,
+        door.client() as client,
+        door.client(token="GATE_TOKEN") as gateway,
+    ):
+        entities = door.node.entities
+        await subscribe(client, ME + "attributes", ME + "attributes/response/+")
+        await subscribe(gateway, GATE + "attributes", GATE + "attributes/response")
+        await client.say(
+            publish(ME + "telemetry", {"a": 1}, 2), publish(ME + "attributes/request/1", {}, 3)
+        )
+        asked = {"id": 1, "device": "A", "client": False, "key": "limit"}
+        await gateway.say(publish(GATE + "attributes/request", asked, 4))
+        await until(lambda: door.server.status().messages == 3)
+        for name in ("Scale", "A"):
+            entities.set_attributes("device", name, {"limit": 950}, "shared")
+        assert await told(client) == (ME + "attributes", {"limit": 950})
+        assert (await told(gateway))[1] == {"device": "A", "data": {"limit": 950}}
+        gates[0].gate.set()
+        assert [await client.hear(), await client.hear()] == [
+            Puback(packet_id=2), Puback(packet_id=3)
+        ]  # fmt: skip
+        assert (await told(client))[1] == {"shared": {"limit": 950}}
+        assert await gateway.hear() == Puback(packet_id=4)
+        assert (await told(gateway))[1] == {"id": 1, "device": "A", "value": 950}
+
+
+async def test_a_session_that_is_kept_is_pushed_to_without_a_new_subscription(
+    tmp_path: Path,
+) -> None:
+    async with open_door(tmp_path) as door:
+        async with door.client(clean_start=False) as client:
+            await subscribe(client, ME + "attributes")
+        async with door.client(clean_start=False) as client:
+            door.node.entities.set_attributes("device", "Scale", {"limit": 900}, "shared")
+            assert await told(client) == (ME + "attributes", {"limit": 900})
+
+
 async def test_a_gateway_is_told_of_the_devices_it_speaks_for(tmp_path: Path) -> None:
     async with open_door(tmp_path) as door, door.client(token="GATE_TOKEN") as client:
         await subscribe(client, GATE + "attributes", GATE + "attributes/response")
@@ -126,6 +188,72 @@ async def test_a_gateway_is_told_of_the_devices_it_speaks_for(tmp_path: Path) ->
         assert await told(client) == (
             GATE + "attributes/response", {"id": 3, "device": "B", "value": "S7"}
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_more_changes_at_once_than_a_client_takes_are_told_as_it_takes_them(
+    tmp_path: Path, qos: int
+) -> None:
+    """Such as those of devices behind a gateway whose edge was away; the newest count."""
+    names = [f"d{number}" for number in range(2 * OUTGOING_MAX + 100)]
+    large = "x" * (UNSENT_MAX // 100)
+    async with open_door(tmp_path) as door, door.client(token="GATE_TOKEN") as client:
+        entities = door.node.entities
+        filters = (Filter(GATE + "attributes", qos),)
+        await client.ask(Subscribe(packet_id=1, filters=filters))
+        await client.ask(publish(GATE + "telemetry", {name: [{"a": 1}] for name in names}, 2))
+        for turn in range(2):
+            for name in names:
+                entities.set_attributes("device", name, {"text": large, "turn": turn}, "shared")
+        (served,) = door.server._clients.values()
+        assert len(served.out) < 2 * UNSENT_MAX
+        entities.delete_attributes("device", names[-1], ["text"], "shared")
+        told: dict[str, dict[str, Any]] = {name: {} for name in names}
+        wanted = {name: {"text": large, "turn": 1} for name in names}
+        wanted[names[-1]] = {"turn": 1}
+        while told != wanted:
+            message = await client.hear()
+            assert isinstance(message, Publish)
+            if message.packet_id:
+                await client.say(Puback(packet_id=message.packet_id))
+            said = json.loads(message.payload)
+            for gone in said["data"].pop("deleted", ()):
+                told[said["device"]].pop(gone, None)
+            told[said["device"]].update(said["data"])
+
+
+async def test_a_name_that_no_entity_has_costs_only_its_attributes(tmp_path: Path) -> None:
+    """A name has 255 characters, and that of an entity 380 bytes."""
+    async with open_door(tmp_path) as door, door.client(token="GATE_TOKEN") as client:
+        await subscribe(client, GATE + "attributes")
+        await client.ask(publish(GATE + "connect", {"device": "\N{COW}" * 200}, 2))
+        await client.ask(publish(GATE + "connect", {"device": "A"}, 3))
+        door.node.entities.set_attributes("device", "A", {"limit": 900}, "shared")
+        wanted = {"device": "A", "data": {"limit": 900}}
+        assert await told(client) == (GATE + "attributes", wanted)
+
+
+class Later:
+    """Trio, two hours later."""
+
+    def current_time(self) -> float:
+        return trio.current_time() + 7200
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(trio, name)
+
+
+async def test_a_child_that_was_silent_for_hours_is_told_of_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A09."""
+    async with open_door(tmp_path) as door, door.client(token="GATE_TOKEN") as client:
+        await subscribe(client, GATE + "attributes")
+        await client.ask(publish(GATE + "connect", {"device": "A"}, 2))
+        monkeypatch.setattr("edgesync.serve.mqtt.server.trio", Later())
+        await trio.sleep(1.5)  # the door has looked around since
+        door.node.entities.set_attributes("device", "A", {"limit": 900}, "shared")
+        assert await told(client) == (GATE + "attributes", {"device": "A", "data": {"limit": 900}})
 
 
 async def test_nothing_is_kept_of_who_has_gone(tmp_path: Path) -> None:
@@ -249,3 +377,43 @@ async def test_a_watch_that_is_not_read_says_what_it_lost(tmp_path: Path) -> Non
         rooms = [(await anext(changes))[0] for _ in range(4)]
         assert rooms == ["entity", "client", "client", "overflow"]
         assert changes.lost == 8
+
+
+# -- claims ------------------------------------------------------------------------------------
+
+
+async def test_a_device_offers_itself_without_telling_its_secret(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client(V5) as client:
+        before_ms = door.node.wall_ns() // 1_000_000
+        offer = {"secretKey": "s3cret", "durationMs": 60_000}
+        assert await client.ask(publish(ME + "claim", offer, 2)) == Puback(packet_id=2)
+        held = door.node.entities.attributes("device", "Scale", "server")["claim"]
+        assert "s3cret" not in json.dumps(held)
+        assert 0 <= held["until_ms"] - before_ms - 60_000 < 60_000
+        made = claims.claim(held, None, "s3cret", "ana", before_ms)
+        assert made == {"by": "ana", "at_ms": before_ms}
+        for secret, at_ms in (("wrong", before_ms), ("s3cret", held["until_ms"])):
+            with pytest.raises(EntityError):
+                claims.claim(held, None, secret, "ana", at_ms)
+        # Without a payload: with no secret, for a day.
+        empty = Publish(topic=ME + "claim", payload=b"", qos=1, packet_id=3)
+        assert await client.ask(empty) == Puback(packet_id=3)
+        held = door.node.entities.attributes("device", "Scale", "server")["claim"]
+        assert claims.claim(held, None, "", "ana", before_ms + 86_000_000)
+    async with open_door(tmp_path) as door:  # what was acknowledged is on disk
+        assert door.node.entities.attributes("device", "Scale", "server")["claim"] == held
+
+
+async def test_a_gateway_offers_its_devices_and_a_mistake_costs_one(tmp_path: Path) -> None:
+    async with open_door(tmp_path) as door, door.client(V5, token="GATE_TOKEN") as client:
+        offers = {
+            "A": {"secretKey": "a"}, "Scale": {"secretKey": "b"}, "B": {"durationMs": "soon"},
+            "C": {"durationMs": 2**40}, "D": {"secretKey": 7}, "E": {"secretKey": "x" * 300},
+        }  # fmt: skip
+        answer = await client.ask(publish(GATE + "claim", offers, 2))
+        assert isinstance(answer, Puback)
+        refused = door.server.status().refusals
+        assert refused[-1].problem.startswith("Scale: 'Scale' is somebody who speaks for itself")
+        for name in ("A", "Scale", "B", "C", "D", "E"):
+            held = door.node.entities.attributes("device", name, "server")
+            assert ("claim" in held) == (name == "A"), name

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import paho.mqtt.client as paho
 import pytest
 import trio
@@ -13,20 +14,24 @@ from msgspec import Raw
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgesync import EdgeNode
-from edgesync.rpc.model import State
+from edgesync.rpc.model import Report, State
+from edgesync.serve.mqtt.connection import OUTGOING_MAX
 from edgesync.serve.mqtt.packets import (
     V5,
     V311,
     Connack,
     Connect,
     Filter,
+    Pingreq,
+    Pingresp,
     Puback,
     Publish,
     Suback,
     Subscribe,
 )
+from hubd.rpc.calls import CallView
 from tests.edgesync.serve.mqtt.door import RawClient
-from tests.edgesync.sync.rpc_hub import RpcHub, call, final
+from tests.edgesync.sync.rpc_hub import RpcHub, call, final, send_all
 from tests.edgesync.sync.test_driver import until
 
 pytestmark = [pytest.mark.feature("S24", "S29"), pytest.mark.slow]
@@ -135,6 +140,42 @@ async def test_a_sleeping_device_gets_in_order_what_has_not_expired(hub: RpcHub)
         assert got == [f"m{n}" for n in range(10) if n not in (2, 5)]
 
 
+async def test_nothing_is_kept_of_calls_that_a_client_left_unacknowledged(hub: RpcHub) -> None:
+    async with hub.serving() as service, open_site(hub) as site:
+        calls = site.node.part("mqtt")._server._calls
+        await service.send("default", "barn", call("set", device="Scale"))
+        async with site.client() as client:
+            await heard(client)
+            assert [len(one) for one in calls._tickets.values()] == [1]
+        await until(lambda: not calls._tickets)
+
+
+async def test_a_call_is_sent_when_it_was_and_delivered_when_the_device_says_so(
+    hub: RpcHub,
+) -> None:
+    """A01: no state is told before it is so."""
+
+    def seen(view: CallView) -> CallView:
+        found = hub.calls.one(None, view.id)
+        assert found is not None
+        return found
+
+    async with hub.serving() as service, open_site(hub) as site:
+        sent = await service.send("default", "barn", call("set", device="Scale"))
+        await until(lambda: seen(sent).edge_ns is not None)
+        async with site.client(subscribes=False) as client:  # it is there, and takes no calls
+            assert await client.ask(Pingreq()) == Pingresp()
+            assert seen(sent).state is State.QUEUED
+        async with site.client() as client:
+            asked = await heard(client)
+            await until(lambda: seen(sent).state is State.SENT)
+            await client.ask(Pingreq())
+            await site.node.sync(60)
+            assert (seen(sent).state, seen(sent).delivered_ns) == (State.SENT, None)
+            await client.say(Puback(packet_id=asked.packet_id))
+            await until(lambda: seen(sent).state is State.DELIVERED)
+
+
 async def test_a_session_that_is_kept_is_called_without_a_new_subscription(hub: RpcHub) -> None:
     async with hub.serving() as service, open_site(hub) as site:
         async with site.client(clean_start=False):
@@ -143,6 +184,44 @@ async def test_a_session_that_is_kept_is_called_without_a_new_subscription(hub: 
         async with site.client(clean_start=False, subscribes=False) as client:
             asked = await heard(client)
             await client.say(Puback(packet_id=asked.packet_id), answer(asked, 1))
+            assert (await final(service, sent)).state is State.ANSWERED
+
+
+HOSTILE = ["1e400", '"\\ud800"', '"\\udfff\\ud800 "', "[" * 900 + "]" * 900, "9" * 5000,
+           f'"{"x" * 50_000}"']  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", HOSTILE)
+async def test_an_answer_that_nobody_can_read_ends_its_call_and_nothing_else(
+    hub: RpcHub, raw: str
+) -> None:
+    async with hub.serving() as service, open_site(hub) as site:
+        async with site.client() as client:
+            sent = await service.send("default", "barn", call("set", device="Scale"))
+            local: list[Report] = []
+            await site.node.part("rpc").place(
+                "Scale", "own", 1, timeout_s=60, one_way=False, ended=local.append
+            )
+            asked: list[Publish] = []
+            for _ in range(2):
+                asked.append(await heard(client))
+                await client.say(Puback(packet_id=asked[-1].packet_id))
+            for one in asked:
+                said = msgspec.structs.replace(answer(one, 0), payload=raw.encode())
+                assert await client.ask(said) == Puback(packet_id=9)
+            assert (await final(service, sent)).error.startswith("an answer ")
+            await until(lambda: bool(local))
+            assert local[0].error.startswith("an answer ")
+        async with site.client(topic="v1/gateway/rpc", token="GATE_TOKEN") as client:
+            connect = Publish(
+                topic="v1/gateway/connect", payload=b'{"device":"Child"}', qos=1, packet_id=8
+            )
+            await client.ask(connect)
+            sent = await service.send("default", "barn", call("set", device="Child"))
+            number = json.loads((await heard(client)).payload)["data"]["id"]
+            payload = f'{{"device":"Child","id":{number},"data":{raw}}}'.encode()
+            said = Publish(topic="v1/gateway/rpc", payload=payload, qos=1, packet_id=9)
+            assert await client.ask(said) == Puback(packet_id=9)
             assert (await final(service, sent)).state is State.ANSWERED
 
 
@@ -179,6 +258,27 @@ async def test_a_gateway_is_called_for_the_devices_it_connects(hub: RpcHub) -> N
                 Publish(topic="v1/gateway/rpc", payload=json.dumps(told).encode()),
             )
             assert (await final(service, sent)).answer == Raw(b'{"is":"open"}')
+
+
+async def test_a_gateway_is_called_for_more_devices_than_it_takes_messages_at_once(
+    hub: RpcHub,
+) -> None:
+    names = [f"d{number}" for number in range(2 * OUTGOING_MAX + 100)]
+    async with hub.serving() as service, open_site(hub) as site:
+        send_all(hub.calls, "barn", [call("go", device=name, ttl_s=600) for name in names])
+        last = await service.send("default", "barn", call("go", device="d0", ttl_s=600))
+        async with site.client("v1/gateway/rpc", token="GATE_TOKEN") as client:
+            readings = json.dumps({name: [{"a": 1}] for name in names}).encode()
+            await client.say(Publish(topic="v1/gateway/telemetry", payload=readings))
+            rpc = site.node.part("rpc")
+            await until(lambda: rpc.status()["rpc"].sent == OUTGOING_MAX)
+            called: list[str] = []
+            while len(called) < len(names) + 1:
+                asked = await heard(client)
+                called.append(json.loads(asked.payload)["device"])
+                await client.say(Puback(packet_id=asked.packet_id))
+            assert sorted(called) == sorted([*names, "d0"])
+            await until(lambda: hub.calls.one(None, last.id).state is State.DELIVERED)  # type: ignore[union-attr]
 
 
 async def test_a_device_answers_nobody_elses_calls(hub: RpcHub) -> None:

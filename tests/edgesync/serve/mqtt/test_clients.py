@@ -22,6 +22,7 @@ from edgesync.serve.http import metrics
 from edgesync.serve.mqtt.encode import encode
 from edgesync.serve.mqtt.packets import V311, Connect
 from edgesync.status import Status
+from tests.edgesync.serve.mqtt.certificates import Made, make_self_signed
 from tests.edgesync.serve.mqtt.daemon import PATIENCE_S, Daemon, open_daemon
 from tests.edgesync.serve.mqtt.door import DEVICES, make_certificate
 from tests.terminal import open_terminal
@@ -225,13 +226,71 @@ def test_mosquitto_pub_speaks_tls(tmp_path: Path) -> None:
         assert published_again.returncode == 0
 
 
+@pytest.mark.feature("S29")
+def test_mosquitto_and_paho_show_certificates(tmp_path: Path) -> None:
+    """And are told why they are refused: a stranger by TLS, who has expired by a CONNACK."""
+    folder = tmp_path / "edge"
+    folder.mkdir()
+    certificate, _ = make_certificate(folder)
+    valve, stranger = make_self_signed(folder, "valve"), make_self_signed(folder, "stranger")
+    old = make_self_signed(folder, "old", days=-1)
+    (port,) = free_ports(1)
+    with open_daemon(
+        tmp_path, f'tls_port = {port}\ncertificate = "mqtt.crt"\nkey = "mqtt.key"\n'
+    ) as daemon:
+        devices = daemon.terminal.edge_config.parent / "mqtt-devices.toml"
+        entries = "".join(
+            f'\n[[device]]\nname = "{name}"\n{made.entry}'
+            for name, made in (("Valve 3", valve), ("Old", old))
+        )
+        devices.write_text(DEVICES + entries)
+        tls = Daemon(daemon.terminal, port)
+
+        def sent(made: Made, version: str) -> subprocess.CompletedProcess[str]:
+            return tls.mosquitto(
+                "mosquitto_pub", "-V", version, "--cafile", str(certificate),
+                "--cert", str(made.certificate), "--key", str(made.key), "-q", "1",
+                "-t", ME + "telemetry", "-m", '{"n":1}',
+            )  # fmt: skip
+
+        for version in ("mqttv311", "mqttv5"):
+            done = sent(valve, version)
+            assert (done.returncode, done.stderr) == (0, "")
+        assert daemon.values() == {("Valve 3", "n"): 1}
+        assert "Connection Refused: not authorised" in sent(old, "mqttv311").stderr
+        assert "Not authorized" in sent(old, "mqttv5").stderr
+        assert "The connection was lost" in sent(stranger, "mqttv311").stderr
+        assert daemon.status()["mqtt"]["rejected"] == 3
+
+        client = paho.Client(CallbackAPIVersion.VERSION2, client_id="p")
+        client.tls_set(str(certificate), str(valve.certificate), str(valve.key))
+        assert client.connect("127.0.0.1", port) == paho.MQTT_ERR_SUCCESS
+        client.loop_start()
+        published(client, ME + "telemetry", {"n": 2})
+        assert daemon.values() == {("Valve 3", "n"): 2}
+        ended_by: list[str] = []
+        left = threading.Event()
+
+        def on_disconnect(_c: Any, _d: Any, _flags: Any, reason: object, _p: Any) -> None:
+            ended_by.append(str(reason))
+            left.set()
+
+        client.on_disconnect = on_disconnect
+        devices.write_text(DEVICES)
+        assert left.wait(PATIENCE_S)
+        client.loop_stop()
+        assert ended_by[0] != "Success"
+        assert daemon.status()["mqtt"]["clients"] == 0
+    assert daemon.terminal.logged("edgesync", "not let in: address=127.0.0.1:")
+
+
 def test_status_and_metrics_count_what_came(tmp_path: Path) -> None:
     with open_daemon(tmp_path) as daemon:
         client = daemon.client()
         published(client, ME + "telemetry", {"a": 1})
         published(client, ME + "telemetry", "{")
         printed = daemon.terminal.out("edgesync", "status")
-        assert "mqtt      1 clients, 2 messages, 1 of them refused" in printed
+        assert "mqtt      1 clients, 2 messages, 1 of them refused, 0 not let in" in printed
         assert f"last refused: Scale {ME}telemetry: payload: is not JSON" in printed
         status = msgspec.convert(daemon.status(), Status)
         lines = metrics(status).decode().splitlines()
@@ -282,6 +341,10 @@ def test_check_says_where_devices_connect_and_what_is_doubtful(tmp_path: Path) -
         assert [one.partition(":")[0] for one in found["doubts"]] == [
             f"{devices} holds secrets and others may read it", "mqtt.port on 0.0.0.0",
         ]  # fmt: skip
+        door = '\n[device_http]\nport = 8081\nhost = "0.0.0.0"\n'
+        terminal.edge_config.write_text(terminal.edge_config.read_text() + door)
+        both = terminal.json("edgesync", "check")["doubts"]
+        assert sum("holds secrets" in one for one in both) == 1
         for more, field in (
             ("tls_port = 8883", "mqtt.tls_port"),
             ('tls_port = 8883\ncertificate = "no.crt"\nkey = "no.key"', "mqtt.certificate"),

@@ -323,15 +323,6 @@ def test_what_could_not_be_stored_is_not_remembered_as_received() -> None:
     after.publish(5, qos=2, dup=True)
 
 
-def test_receive_maximum_binds_clients_of_version_5() -> None:
-    client = Client(limits=Limits(inflight_max=2), will=WILL)
-    client.publish(1)
-    client.answer(client.publish(2))  # behind the first: still without acknowledgement
-    client.publish(qos=0)
-    reason, will = ended(client.step(Publish(topic="t", packet_id=3, qos=1)))
-    assert (reason, will) == (Reason.RECEIVE_MAXIMUM_EXCEEDED, WILL)
-
-
 def test_acknowledged_messages_make_room() -> None:
     client = Client(limits=Limits(inflight_max=2))
     for packet_id in range(1, 20):
@@ -339,8 +330,9 @@ def test_acknowledged_messages_make_room() -> None:
         client.step(Pubrel(packet_id=packet_id))
 
 
-def test_a_client_of_3_1_1_is_not_read_from_while_too_much_waits() -> None:
-    client = Client(V311, limits=Limits(inflight_max=2))
+@LEVELS
+def test_a_client_is_not_read_from_while_too_much_waits(level: int) -> None:
+    client = Client(level, limits=Limits(inflight_max=2))
     first = client.publish(1)
     assert not client.connection.is_saturated
     client.publish(qos=0)

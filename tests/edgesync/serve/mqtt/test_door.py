@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import trio
 
-from edgesync import EdgeNode, Event, Reading
+from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
+from edgesync.errors import StoreFull
 from edgesync.events import EventQuery
-from edgesync.model import Lane
+from edgesync.serve.followed import stamp
 from edgesync.serve.mqtt import server as server_module
+from edgesync.serve.mqtt.client import UNSENT_MAX
 from edgesync.serve.mqtt.packets import (
     V5,
     V311,
@@ -38,7 +40,7 @@ from edgesync.serve.mqtt.packets import (
     Subscribe,
     Will,
 )
-from tests.edgesync.serve.mqtt.door import Door, RawClient, make_certificate, open_door
+from tests.edgesync.serve.mqtt.door import Door, Gated, RawClient, make_certificate, open_door
 from tests.sites import until
 
 ME = "v1/devices/me/"
@@ -62,22 +64,6 @@ async def until_closed(client: RawClient) -> list[object]:
     while (packet := await client.hear()) is not None:
         found.append(packet)
     return found
-
-
-class Gated:
-    """The store, behind a gate."""
-
-    def __init__(self, node: EdgeNode) -> None:
-        self.node = node
-        self.gate = trio.Event()
-
-    async def ingest(self, readings: Sequence[Reading]) -> None:
-        await self.gate.wait()
-        await self.node.ingest(readings)
-
-    async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
-        await self.gate.wait()
-        await self.node.emit(event, lane)
 
 
 @pytest.mark.feature("F1", "S29")
@@ -325,6 +311,31 @@ async def test_a_device_is_who_its_credentials_say(
         assert door.server.status().rejected == (code != 0)
 
 
+@pytest.mark.setting("mqtt.guesses_max")
+@pytest.mark.parametrize(("level", "code"), [(V311, 3), (V5, Reason.QUOTA_EXCEEDED)])
+async def test_who_guesses_is_held_up_and_who_was_let_in_is_not(
+    tmp_path: Path, level: int, code: int
+) -> None:
+    async def reason(door: Door, **connect: Any) -> int:
+        async with door.stranger(level) as client:
+            answer = await client.ask(Connect(level=level, **connect))
+            assert isinstance(answer, Connack)
+            return answer.reason
+
+    wrong = {"client_id": "pump-1", "username": "pump"}
+    async with open_door(tmp_path, {"guesses_max": 5}) as door:
+        assert await reason(door, username="SCALE_TOKEN") == 0
+        for _ in range(7):  # the same one: a device that errs
+            assert await reason(door, username="NOBODY") not in (0, code)
+        for number in range(4):
+            assert await reason(door, **wrong, password=b"%d" % number) not in (0, code)
+        assert await reason(door, **wrong, password=b"secret") == code
+        assert await reason(door, username="GATE_TOKEN") == code
+        assert await reason(door, username="SCALE_TOKEN") == 0
+        assert door.server.status().held_up == 2
+        assert door.server.status().rejected == 7 + 4 + 2
+
+
 @pytest.mark.setting("mqtt.anonymous", "mqtt.topics")
 async def test_clients_without_credentials_have_the_name_the_file_gives(tmp_path: Path) -> None:
     settings = {"anonymous": "barn", "topics": [{"topic": "shelly/{device}/#"}]}
@@ -379,6 +390,45 @@ async def test_two_clients_with_one_token_are_both_served(tmp_path: Path) -> Non
                 )
         assert door.server.status().taken_over == 0
         assert door.server.status().clients == 3
+
+
+class FullOnce(Gated):
+    """A store that takes nothing of the first write, and then has room."""
+
+    is_full, is_asked = True, False
+
+    async def ingest(self, readings: Sequence[Reading]) -> None:
+        self.is_asked = True
+        await self.gate.wait()
+        is_full, self.is_full = self.is_full, False
+        if is_full:
+            raise StoreFull(used_bytes=1, limit_bytes=1)
+        await self.node.ingest(readings)
+
+
+async def test_nothing_is_stored_that_came_behind_what_was_not(tmp_path: Path) -> None:
+    """The client sends all of it again, in order; the others lose nothing."""
+    stores: list[FullOnce] = []
+
+    def full_once(node: EdgeNode) -> FullOnce:
+        stores.append(FullOnce(node))
+        return stores[0]
+
+    async with (
+        open_door(tmp_path, recorder=full_once) as door,
+        door.client() as client,
+        door.client(token="GATE_TOKEN") as other,
+    ):
+        await client.say(telemetry({"a": 1}, 1))
+        await until(lambda: stores[0].is_asked)
+        await client.say(telemetry({"a": 2}, 2), telemetry({"b": 2}, 3))
+        await other.say(telemetry({"c": 1}, 1))
+        await until(lambda: door.server.status().messages == 4)
+        stores[0].gate.set()
+        assert await other.hear() == Puback(packet_id=1)
+        assert await until_closed(client) == []
+        assert door.values() == {("Gate", "c"): 1}
+        assert door.server.status().problem == ""  # of the last time
 
 
 async def test_who_takes_over_waits_until_the_last_message_is_on_disk(tmp_path: Path) -> None:
@@ -452,8 +502,7 @@ async def test_devices_are_read_again_when_their_file_changes(tmp_path: Path) ->
     async with open_door(tmp_path) as door, door.client(V5) as client:
         path = tmp_path / "mqtt-devices.toml"
         path.write_text("[[device]]\nname = 'X'\n")  # has no credentials: nothing changes
-        seen = door.server._credentials
-        await until(lambda: seen._seen is not None and seen._seen[1] == path.stat().st_size)
+        await until(lambda: door.server._credentials._seen[0] == stamp(path))
         assert await client.ask(telemetry({"a": 1}, 1)) == Puback(packet_id=1)
         path.write_text("[[device]]\nname = 'New'\ntoken = 'NEW_TOKEN'\n")
         (goodbye,) = await until_closed(client)
@@ -536,26 +585,25 @@ async def test_a_packet_that_is_too_large_ends_its_connection(tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.setting("mqtt.inflight_max")
-async def test_messages_under_way_are_bounded(tmp_path: Path) -> None:
+@LEVELS
+async def test_messages_under_way_are_bounded(tmp_path: Path, level: int) -> None:
     gates: list[Gated] = []
 
     def gated(node: EdgeNode) -> Gated:
         gates.append(Gated(node))
         return gates[0]
 
-    async with open_door(tmp_path, {"inflight_max": 3}, recorder=gated) as door:
-        async with door.client(V5) as client:
-            await client.say(*(telemetry({"a": n}, n) for n in range(1, 6)))
-            (goodbye,) = await until_closed(client)
-            assert isinstance(goodbye, Disconnect)
-            assert goodbye.reason == Reason.RECEIVE_MAXIMUM_EXCEEDED
-        async with door.client(V311, client_id="d") as client:
-            await client.say(*(telemetry({"a": n}, n) for n in range(1, 500)))
-            await trio.testing.wait_all_tasks_blocked(0.05)
-            assert door.server.status().messages <= 3 + 3
-            gates[0].gate.set()
-            answers = [await client.hear() for _ in range(1, 500)]
-            assert answers == [Puback(packet_id=n) for n in range(1, 500)]
+    async with (
+        open_door(tmp_path, {"inflight_max": 3}, recorder=gated) as door,
+        door.client(level) as client,
+    ):
+        # Whatever Receive Maximum says, paho sends all it has after a connection was cut.
+        await client.say(*(telemetry({"a": n}, n) for n in range(1, 500)))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert door.server.status().messages <= 3
+        gates[0].gate.set()
+        answers = [await client.hear() for _ in range(1, 500)]
+        assert answers == [Puback(packet_id=n) for n in range(1, 500)]
 
 
 @pytest.mark.setting("mqtt.clients_max")
@@ -585,7 +633,7 @@ async def test_a_client_that_never_reads_holds_up_nobody(tmp_path: Path) -> None
                 await deaf.say(*packets)
         assert patience.cancelled_caught  # it is not read from any more
         (client,) = [one for one in door.server._clients.values() if one.key == ("Gate", "deaf")]
-        assert len(client.out) < 2 * server_module.UNSENT_MAX
+        assert len(client.out) < 2 * UNSENT_MAX
         for number in range(1, 20):
             assert await good.ask(telemetry({"a": number}, number)) == Puback(packet_id=number)
 

@@ -6,10 +6,10 @@ import pytest
 
 from edgesync.errors import ConfigError
 from edgesync.model import Reading
+from edgesync.serve.devices.thingsboard import Device, Refused
+from edgesync.serve.devices.values import BadPayload
 from edgesync.serve.mqtt.mapping import TopicMap
 from edgesync.serve.mqtt.packets import Reason
-from edgesync.serve.mqtt.thingsboard import Device, Refused
-from edgesync.serve.mqtt.values import BadPayload
 from edgesync.settings import from_table
 
 NOW = 1_790_000_000_000_000_000
@@ -63,6 +63,17 @@ def test_only_wanted_members_count() -> None:
 def test_a_number_alone(text: bytes, value: float) -> None:
     rule = {"topic": "shelly/{device}/status", "format": "number"}
     assert rows(text, rule) == [("pump", "status", value)]
+
+
+def test_a_number_that_no_number_holds_is_its_digits() -> None:
+    """As in JSON; what stood for it inside was stored."""
+    row = {"topic": "shelly/#", "format": "csv", "columns": ["temp"]}
+    alone = {"topic": "shelly/{device}/status", "format": "number"}
+    for rule in (row, alone):
+        ((_, _, value),) = rows(b"-12e25", rule)
+        assert (type(value), value) == (str, "-12" + "0" * 25)
+        with pytest.raises(BadPayload, match="digits"):
+            rows(b"1e99999", rule)
 
 
 def test_text_alone() -> None:

@@ -312,7 +312,7 @@ def test_large_arguments_and_replies_end_a_script_and_not_the_process(ours: Ours
 def test_limits_of_a_preset_hold_inside_a_script_that_can_still_be_taken_back(
     tmp_path: Path,
 ) -> None:
-    settings = {"edge": {"data_dir": str(tmp_path)}, "cells": {"preset": "iot"}}
+    settings = {"edge": {"data_dir": str(tmp_path)}, "cells": {"preset": "iot", "script_cpu": "1s"}}
     with EdgeNode(settings, folder=tmp_path) as node:
         many = (
             "for i = 1, 1100 do local r = redis.pcall('SET', 'k' .. i, i) "

@@ -1,0 +1,1 @@
+"""Tunnels at an edge: where the hub may connect to, and the connections themselves."""

@@ -1,0 +1,71 @@
+"""Alarms of rules whose process ends, or whose entities refuse, before the entities have them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from edgesync.errors import EntityError
+from edgesync.parts.entities import EntitiesPart
+from edgesync.rules.alarm import Alarm
+from edgesync.rules.facts import EdgeFacts
+from tests.edgesync.rules.chains import Node, exported
+from tests.edgesync.rules.test_part import counted, opened, reading, site, statuses
+from tests.sites import until
+
+pytestmark = [pytest.mark.feature("S18"), pytest.mark.slow]
+
+NODES: list[Node] = [
+    ("filter.TbMsgTypeSwitchNode", "Switch", {}),
+    ("filter.TbJsFilterNode", "Warm", {"jsScript": "return msg.t > 5;"}),
+    ("action.TbCreateAlarmNode", "Raise", {"alarmType": "Hot", "severity": "MAJOR"}),
+    ("action.TbClearAlarmNode", "Clear", {"alarmType": "Hot"}),
+    ("action.TbLogNode", "Created", {"jsScript": "return 'x';"}),
+    ("action.TbLogNode", "Updated", {"jsScript": "return 'x';"}),
+    ("action.TbLogNode", "Others", {"jsScript": "return 'x';"}),
+]
+CHAIN = exported(NODES, [
+    (0, 1, "Post telemetry"), (1, 2, "True"), (1, 3, "False"), (2, 4, "Created"),
+    (2, 5, "Updated"), (0, 6, "Alarm Cleared"),
+])  # fmt: skip
+
+
+async def share_nothing(_self: EdgeFacts, _alarms: Iterable[Alarm]) -> None:
+    """End where a process may: what nodes remember is stored, and the entities lack it."""
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_what_a_life_has_not_shared_the_next_one_shares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begins: bool
+) -> None:
+    settings = site(tmp_path, CHAIN)
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 1 if begins else 7)])
+        await until(lambda: statuses(node) == ([] if begins else ["ACTIVE_UNACK"]))
+        with monkeypatch.context() as ending:
+            ending.setattr(EdgeFacts, "share", share_nothing)
+            await node.ingest([reading("t", 7 if begins else 1)])
+        assert len(node.entities.alarms(is_active=True)) == (not begins)
+    async with opened(tmp_path, settings) as node:
+        status = "ACTIVE_UNACK" if begins else "CLEARED_UNACK"
+        await until(lambda: [one.status for one in node.entities.alarms()] == [status])
+
+
+async def test_an_alarm_that_is_not_shown_is_not_ended_by_the_end_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = site(tmp_path, CHAIN)
+
+    def refuse(*_: object) -> None:
+        raise EntityError("entity", problem="no room", remedy="wait")
+
+    async with opened(tmp_path, settings) as node:
+        for value in (7, 1):
+            await node.ingest([reading("t", value)])
+        assert [one.status for one in node.entities.alarms()] == ["CLEARED_UNACK"]
+        monkeypatch.setattr(EntitiesPart, "plan_save", refuse)
+        await node.ingest([reading("t", 8)])
+        assert counted(node, "Created") == 2
+    async with opened(tmp_path, settings) as node:
+        await node.ingest([reading("t", 9)])
+        assert [counted(node, name) for name in ("Created", "Updated", "Others")] == [0, 1, 0]
