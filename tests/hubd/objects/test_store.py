@@ -14,9 +14,9 @@ from edgesync.objects.model import OBJECTS_MAX, ObjectRef, listing_of
 from edgesync_transport.keys import new_key_pair
 from hubd.errors import EdgeUnknown, TenantUnknown
 from hubd.objects import store as module
-from hubd.objects.settings import ObjectsSection
 from hubd.objects.store import ObjectRefused, Objects, ObjectUnknown
 from hubd.registry import Registry, open_registry
+from tests.hubd.test_settings_act import settings_of
 
 pytestmark = pytest.mark.feature("S22")
 
@@ -79,8 +79,8 @@ def test_a_name_has_its_newest_bytes_and_the_old_ones_go_an_hour_later(objects: 
 def test_limits_are_named_with_what_to_do_and_nothing_is_left(
     registry: Registry, tmp_path: Path
 ) -> None:
-    section = ObjectsSection(size_max=10, tenant_max=15)  # type: ignore[arg-type]
-    objects = Objects(registry.owned, tmp_path / "objects", section)
+    settings = settings_of(objects={"size_max": 10, "tenant_max": 15})
+    objects = Objects(registry.owned, tmp_path / "objects", settings.objects)
     with pytest.raises(ObjectRefused, match=r"size: .*`size_max` under \[objects\]"):
         put(objects, "model", b"x" * 11)
     with pytest.raises(ObjectRefused, match="empty"):
