@@ -61,7 +61,8 @@ class LinkPart(Part):
 
     driver    None without a hub, and in a plain program
     handlers  whose business a kind of event from the hub is; a part adds itself when it is opened
-    restored  called when either side turns out to have been restored; parts add themselves
+    restored  called when either side turns out to have been restored, or this edge to have a
+              clone; parts add themselves
     tunnels   the part that lets the hub connect to something here; None lets it not
     objects   the part that holds large objects of the hub; None holds none
     """
@@ -128,6 +129,7 @@ class LinkPart(Part):
             edge=context.settings.edge.name,
             wall_ns=context.wall_ns,
             grown=context.recorder.note_grown,
+            missed=self._note_restored,
             handlers=self.handlers,
         )
 
@@ -224,8 +226,11 @@ class LinkPart(Part):
             if kind in REPORTED:
                 self.context.parts.start_soon(self.context.recorder.report, kind, told)
         if kind in RESTORED:
-            for note in self.restored:
-                note()
+            self._note_restored()
+
+    def _note_restored(self) -> None:
+        for note in self.restored:
+            note()
 
     def hub_forgot(self, generation: bytes) -> None:
         """Declare all series again to a hub that lost some; note a hub met for the first time."""

@@ -87,6 +87,8 @@ class Inbound:
 
     handlers   by kind of event; looked up when an event comes
     grown      called with the journal's tails after a commit that appended
+    missed     called after a commit that says what this edge is not sent again: somebody else had
+               it, a clone of this edge or its store of before
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Inbound:
         edge: str,
         wall_ns: Callable[[], int],
         grown: Callable[[Tails], None] = lambda _tails: None,
+        missed: Callable[[], None] = lambda: None,
         handlers: Mapping[int, Handler] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,6 +106,7 @@ class Inbound:
         self._edge = edge
         self._wall_ns = wall_ns
         self._grown = grown
+        self._missed = missed
         self.handlers: Mapping[int, Handler] = {} if handlers is None else handlers
         self._floors = load_floors(store)
         self.records = 0
@@ -187,6 +191,8 @@ class Inbound:
             }  # fmt: skip
             self._report(effect.write, what, facts)
             log.error("%s: %s", what, facts)
+            if batch.codec is Codec.GAP:
+                effect.done.append(self._missed)
             return effect
         _, records = codec.columns(batch.codec, batch.payload, limit_bytes=LIMIT_BYTES)
         count = batch.last - batch.first + 1

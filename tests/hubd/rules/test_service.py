@@ -78,10 +78,10 @@ async def running(yard: Yard) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def edge(yard: Yard, **settings: Any) -> AsyncIterator[EdgeNode]:
+async def edge(yard: Yard, place: str = "barn", **settings: Any) -> AsyncIterator[EdgeNode]:
     hub = {"endpoint": yard.settings.hub.listen[0], "server_key": yard.server_key}
     table = {"edge": {"name": "barn"}, "hub": hub, **settings}
-    async with EdgeNode(table, folder=yard.folder / "barn") as node:
+    async with EdgeNode(table, folder=yard.folder / place) as node:
         yield node
 
 
@@ -209,6 +209,26 @@ async def test_an_edge_restored_from_an_old_copy_comes_to_run_what_the_hub_says(
             await until_pushed(node, {"b"})
             assert node.part("chains").standing.version == second
             await told(yard, runs(second))
+
+
+async def test_an_edge_whose_clone_took_what_was_for_it_comes_to_run_what_the_hub_says(
+    yard: Yard,
+) -> None:
+    async with running(yard):
+        async with edge(yard) as node:
+            await told(yard, runs(assign(yard, only("a"))))
+            await node.sync(PATIENCE_S)
+        shutil.copytree(yard.folder / "barn", yard.folder / "clone")
+        async with edge(yard) as node:
+            await node.sync(PATIENCE_S)
+            async with edge(yard, "clone") as clone:
+                await clone.sync(PATIENCE_S)
+                with kept(yard) as bundles:
+                    bundles.unassign("default", ["barn"])
+                await until_pushed(clone, {"a", "b"})
+                await told(yard, lambda one: one["state"] == "none")
+            await node.sync(PATIENCE_S)
+            await until_pushed(node, {"a", "b"})
 
 
 async def test_a_hub_restored_from_an_old_copy_has_the_edge_run_what_it_says(yard: Yard) -> None:
