@@ -26,7 +26,7 @@ from tests.crash.caller import ABSENT, UNSURE, Caller, Keys, Made
 from tests.crash.daemons import unseen
 from tests.crash.devices import CREDENTIALS, Device, Told, site_devices
 
-PATIENCE_S = 120
+PATIENCE_S = 300
 AT_LEAST = 40
 
 Views = dict[str, Any]
