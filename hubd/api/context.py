@@ -8,6 +8,7 @@ import msgspec
 
 from hubd.api.logins import Logins
 from hubd.api.settings import ApiSettings
+from hubd.api.waits import Waits
 from hubd.cells import Answers, HubCells
 from hubd.edge_service import EdgeService
 from hubd.link.rates import Slowdowns
@@ -131,6 +132,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     edges              what may be done with an edge as a whole; None where nothing may
     tunnels            to what edges can reach; None where there is no link
     objects            large ones, for edges to hold; None where there are none
+    waits              requests that wait for something to happen
     """
 
     hub: Hub
@@ -151,6 +153,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     edges: EdgeService | None = None
     tunnels: Tunnels | None = None
     objects: ObjectService | None = None
+    waits: Waits = msgspec.field(default_factory=Waits)
 
     def sees(self, edge: str) -> bool:
         """Whether anything of this edge may be told here."""

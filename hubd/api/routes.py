@@ -399,7 +399,9 @@ def _endpoint(contexts: Contexts, one: Endpoint) -> Callable[[Request], Awaitabl
         wanted = read_params(request, one.params)
         if one.right is not None:
             check_may(request.scope, one.right)
-        found = await one.handler(contexts.of(request), wanted)
+        context = contexts.of(request)
+        with context.waits.place(context.tenant, getattr(wanted, "wait_s", 0.0)):
+            found = await one.handler(context, wanted)
         status = 503 if isinstance(found, answers.Healthz) and not found.is_working else 200
         return _json(found, status)
 
@@ -417,7 +419,8 @@ def _action(contexts: Contexts, one: Action) -> Callable[[Request], Awaitable[Re
             if one.right is Right.OPERATE and view is None:
                 raise errors.no_such_edge(edge)
             check_may(request.scope, one.right, view)
-        done = await one.handler(context, wanted, signed(request, body))
+        with context.waits.place(context.tenant, getattr(body, "wait_s", 0.0)):
+            done = await one.handler(context, wanted, signed(request, body))
         if one.is_noted and one.writes(body):
             await audit.note(context, request, one.path, body)
         return _json(done)

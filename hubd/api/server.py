@@ -53,7 +53,7 @@ async def serve_http(
     task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop`; `started` gives the address, http://host:port. Raises OSError."""
-    door = descriptors.Door("http", _connections_max(), reserved_max=descriptors.QUESTIONS)
+    door = descriptors.Door("http", connections_max(), reserved_max=descriptors.QUESTIONS)
     server = _Server(app)
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(settings.host, settings.port))
@@ -134,7 +134,7 @@ def _config() -> Config:
     return config
 
 
-def _connections_max() -> int:
+def connections_max() -> int:
     return min(CONNECTIONS_MAX, max(8, int(descriptors.limit() * PART_OF_DESCRIPTORS)))
 
 
