@@ -95,7 +95,9 @@ async def edge_rules(context: Context, params: OneEdge) -> EdgeRules:
     if service.reports.is_unknown(params.edge):
         await service.look_up(params.edge)
     assigned = (await asked(service.bundles.assignments)).get(params.edge)
-    return standing(params.edge, assigned, service.reports.of(params.edge))
+    has_decided = await asked(functools.partial(service.bundles.has_decided, params.edge))
+    known = service.reports.of(params.edge)
+    return standing(params.edge, assigned, known, has_decided=has_decided)
 
 
 async def run(context: Context, params: OneEdge, given: Run) -> RunAnswer:

@@ -33,6 +33,8 @@ STATES: Final = {
     "running": "runs {}",
     "refused": "does not run {}",
     "local": "goes by chains of its own; it is assigned {}",
+    "kept": "runs what this hub does not know of; `hubd rules unassign` ends that, `assign` has it "
+    "run something else",
 }
 
 
@@ -202,7 +204,7 @@ def unassign(config: Path, edges: Sequence[str], tenant: str) -> None:
     """Let each EDGE store and send everything again, or go by the chains it has of its own."""
     with _bundles_of(config) as bundles:
         had = bundles.unassign(tenant, edges)
-    click.echo(f"without a bundle now: {', '.join(had) or '(none had one)'}")
+    click.echo(f"without a bundle now: {', '.join(had) or '(none had one that this hub knew of)'}")
 
 
 @rules.command(epilog="Example: hubd rules status barn-7")

@@ -18,6 +18,7 @@ from edgesync.errors import ConfigError, ConfigErrors
 from edgesync.rules.build import Source, references
 from edgesync.rules.bundle import BYTES_MAX, FILES_MAX, PACKED_BYTES_MAX, Bundle
 from edgesync.rules.files import Rules, rules_of, sources_of
+from hubd.db.dialect import insert
 from hubd.errors import EdgeUnknown, HubError
 from hubd.owned import Owned, tables
 from hubd.registry.tenants import check_tenant
@@ -236,15 +237,31 @@ class Bundles:
     def unassign(self, tenant: str, edges: Sequence[str]) -> list[str]:
         """Let edges go back to what they have of their own; returns those that had a bundle.
 
-        Raises EdgeUnknown for one that is not the tenant's.
+        An edge of which this registry knows nothing may run what one before it assigned: that is
+        over as well. Raises EdgeUnknown for one that is not the tenant's.
         """
-        table = tables.rule_assignment
+        table, told = tables.rule_assignment, tables.rule_delivery
         with self.owned.change() as connection:
             self._check_edges(connection, tenant, edges)
             mine = table.c.edge.in_(edges)
             had = list(connection.scalars(sa.select(table.c.edge).where(mine)))
             connection.execute(table.delete().where(mine))
+            nothing = [
+                {"edge": edge, "digest": "", "seq": 0, "sent_ns": 0}
+                for edge in dict.fromkeys(edges)
+            ]
+            if nothing:
+                connection.execute(insert(told).on_conflict_do_nothing(), nothing)
         return sorted(had)
+
+    def has_decided(self, edge: str) -> bool:
+        """Return whether this registry knows what an edge is to run, if that is nothing, too."""
+        told, wanted = tables.rule_delivery.c, tables.rule_assignment.c
+        either = sa.or_(
+            sa.exists().where(told.edge == edge), sa.exists().where(wanted.edge == edge)
+        )
+        with self.owned.read() as connection:
+            return bool(connection.scalar(sa.select(either)))
 
     def assignments(self) -> dict[str, Assignment]:
         """Return what edges are to run, by edge."""

@@ -1,7 +1,8 @@
 """Has edges hold what they are assigned: compares with what they tell, and sends where it differs.
 
 Nothing else is remembered, so it ends the same whatever was lost on the way: a record that was
-given up, an edge restored from an old copy, a hub from a backup. What was sent is not sent again
+given up, an edge restored from an old copy, a hub from a backup. An edge of which the registry
+knows nothing keeps what it runs (I15). What was sent is not sent again
 before the edge has it on its disk, and then ever more seldom while the edge says nothing of it.
 """
 
@@ -103,6 +104,8 @@ class RuleService:
         known = self.reports.of(edge)
         held = "" if known is None or known.report is None else known.report.held
         has_told = known is not None and known.report is not None
+        if sent is None and not digest:  # whatever it holds, nobody here has taken it away: I15
+            return False
         if held == digest and (has_told or sent is None or not sent.digest):
             self._repeats.pop(edge, None)
             return False
@@ -135,14 +138,14 @@ class RuleService:
     def _read(self) -> tuple[Mapping[str, Assignment], dict[str, Sent]]:
         """Return what edges are to run, and what they were sent; of those that are let in."""
         table, lane, known = tables.rule_delivery, tables.downlink_lane.c, tables.edge.c
-        asked = sa.select(table, lane.floor).join(
+        asked = sa.select(table, lane.floor).outerjoin(
             tables.downlink_lane, sa.and_(lane.edge == table.c.edge, lane.lane == int(Lane.NORMAL))
         )
         with self.bundles.owned.read() as connection:
             rows = connection.execute(asked).all()
             edges = set(connection.scalars(sa.select(known.name).where(known.revoked_ns.is_(None))))
         sent = {
-            row.edge: Sent(row.digest, row.sent_ns, row.floor < row.seq)
+            row.edge: Sent(row.digest, row.sent_ns, (row.floor or 0) < row.seq)
             for row in rows
             if row.edge in edges
         }

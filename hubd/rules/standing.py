@@ -12,7 +12,8 @@ from hubd.rules.reports import TOO_OLD, KnownRules, NodeCounts
 # running   it runs what it is assigned
 # refused   it does not run that; `refused` says why
 # local     the settings there name chains, which count before what is assigned
-State = Literal["none", "waiting", "running", "refused", "local"]
+# kept      it runs what a hub assigned that this registry does not know of
+State = Literal["none", "waiting", "running", "refused", "local", "kept"]
 
 
 class EdgeRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,7 +40,10 @@ class EdgeRules(msgspec.Struct, frozen=True, kw_only=True):
     counted_ns: int | None = None
 
 
-def standing(edge: str, assigned: Assignment | None, known: KnownRules | None) -> EdgeRules:
+def standing(
+    edge: str, assigned: Assignment | None, known: KnownRules | None, *, has_decided: bool = True
+) -> EdgeRules:
+    """Return how it stands; has_decided: this registry knows what the edge is to run, or not to."""
     if known is None or known.report is None:
         is_too_old = known is not None and known.is_too_old and assigned is not None
         return EdgeRules(
@@ -48,18 +52,20 @@ def standing(edge: str, assigned: Assignment | None, known: KnownRules | None) -
         )  # fmt: skip
     one = known.report
     return EdgeRules(
-        edge=edge, state=_state(assigned, known), assigned=assigned,
+        edge=edge, state=_state(assigned, known, has_decided), assigned=assigned,
         bundle=one.bundle, version=one.version, since_ns=one.since_ns or None, source=one.source,
         root=one.root, chains=one.chains, refused=one.refused, problem=one.problem,
         told_ns=known.report_ns or None, nodes=known.nodes, counted_ns=known.nodes_ns or None,
     )  # fmt: skip
 
 
-def _state(assigned: Assignment | None, known: KnownRules) -> State:
+def _state(assigned: Assignment | None, known: KnownRules, has_decided: bool) -> State:
     one = known.report
     assert one is not None
     if one.is_local:
         return "local"
+    if one.held and not has_decided:
+        return "kept"
     if one.held != ("" if assigned is None else assigned.digest):
         return "waiting"
     if assigned is None:

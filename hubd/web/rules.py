@@ -23,6 +23,7 @@ from hubd.web.graph import Graph, draw
 # By state; what is assigned and not there yet is no mistake.
 RULES_TONES: Final = {
     "running": "good", "refused": "critical", "waiting": "warning", "local": "good", "none": "good",
+    "kept": "warning",
 }  # fmt: skip
 GRAPHS_MAX: Final = 20
 BUNDLES_KEPT: Final = 16

@@ -250,6 +250,25 @@ async def test_a_hub_restored_from_an_old_copy_has_the_edge_run_what_it_says(yar
         await told(yard, runs(first))
 
 
+async def test_what_a_hub_does_not_know_of_runs_on_until_it_is_unassigned(yard: Yard) -> None:
+    """I15: a registry from before the first bundle would have no chains to give back."""
+    copy = yard.folder.parent / "copy"
+    shutil.copytree(yard.folder, copy)
+    async with running(yard), edge(yard):
+        await told(yard, runs(assign(yard, only("b"))))
+    shutil.rmtree(copy / "barn")
+    shutil.copytree(yard.folder / "barn", copy / "barn")
+    shutil.rmtree(yard.folder)
+    copy.rename(yard.folder)
+    async with running(yard), edge(yard) as node:
+        await told(yard, lambda one: (one["state"], one["bundle"]) == ("kept", "cold"))
+        assert await pushed(node) == {"b"}
+        with kept(yard) as bundles:
+            assert bundles.unassign("default", ["barn"]) == []
+        await until_pushed(node, {"a", "b"})
+        await told(yard, lambda one: one["state"] == "none")
+
+
 async def test_a_bundle_of_many_parts_arrives_whole(yard: Yard) -> None:
     import random
 
