@@ -23,9 +23,11 @@ from edgesync.store.directory import is_there
 from edgesync_transport.messages import Codec
 from hubd import data_folder, serve
 from hubd.cells.keyspaces import cells_path, stored_tenants
+from hubd.cli.edges import registry_of
 from hubd.cli.options import database_option, settings_of
 from hubd.log.base import Entry
 from hubd.log.lmdb import LmdbLog
+from hubd.manifest import Manifest
 from hubd.project.beside import read_beside
 from hubd.registry import open_registry
 from hubd.settings import data_dir, read_settings
@@ -254,10 +256,12 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     "--registry",
     "only_registry",
     is_flag=True,
-    help="Only tenants, edges and tokens, for the hub as it is, stopped; into an empty database.",
+    help="Only tenants, edges, tokens and users, for the hub as it is, stopped; the database is empty.",
 )
 @click.option(
-    "--keep-registry", is_flag=True, help="Go on with tenants, edges and tokens that are there."
+    "--keep-registry",
+    is_flag=True,
+    help="Go on with tenants, edges, tokens and users that are there.",
 )
 @database_option
 @click.pass_obj
@@ -287,7 +291,10 @@ def restore(
         copies.restore_registry(
             source, data_dir(config, settings), data_folder.database_url(settings)
         )
-        click.echo("tenants, edges and tokens are those of the backup; hubd run lets them in")
+        click.echo(
+            "tenants, edges, tokens and users are those of the backup; hubd run lets them in"
+        )
+        _tell_who_is_back(config, manifest)
         return
     if not config.exists() and (source / "hub.toml").exists():
         config.parent.mkdir(parents=True, exist_ok=True)
@@ -301,6 +308,25 @@ def restore(
     if manifest is None:
         click.echo("an earlier version made this backup, without checksums", err=True)
     click.echo(f"restored up to position {head}; hubd run goes on from there")
+    if not keep_registry:
+        _tell_who_is_back(config, manifest)
+
+
+def _tell_who_is_back(config: Path, manifest: Manifest | None) -> None:
+    """Say that a registry of before lets in whom somebody has removed since."""
+    since = f" at {_time(manifest.made_at_ns)}" if manifest is not None else ""
+    click.echo(
+        f"who was removed, revoked or given less after the backup{since} is let in as before it: "
+        "look at `hubd edges`, `hubd users list`, `hubd tenant list`",
+        err=True,
+    )
+    with contextlib.closing(registry_of(config)) as registry:
+        if not registry.users.all():
+            click.echo(
+                "no users are in it: without tokens in hub.toml the dashboard and the API are open "
+                "to this machine; `hubd users add NAME --role admin`",
+                err=True,
+            )
 
 
 @click.command(epilog="Example: hubd alerts > /etc/prometheus/edgesync.yml")

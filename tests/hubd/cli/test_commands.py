@@ -28,6 +28,8 @@ from hubd.cli import COMMANDS
 from hubd.cli import main as hubd_command
 from hubd.cli.run import with_token
 from hubd.log.lmdb import LmdbLog
+from hubd.registry import open_registry
+from hubd.registry.users import Role
 from hubd.settings import data_dir, read_settings
 from tests.hubd.keys import meet
 from tests.terminal import Terminal, open_terminal
@@ -147,6 +149,24 @@ def test_a_restored_hub_is_sent_what_it_lacks(terminal: Terminal) -> None:
     assert terminal.stop(hub) == 0
     again = _log(terminal)
     assert again[: len(full)] == full
+
+
+@pytest.mark.feature("F24")
+def test_a_restore_says_who_may_be_let_in_again(tmp_path: Path) -> None:
+    with open_terminal(tmp_path) as terminal:
+        terminal.out("hubd", "init")
+        data = terminal.hub_config.parent / "data"
+        terminal.out("hubd", "backup", str(tmp_path / "first"))
+        with contextlib.closing(open_registry(data)) as registry:
+            registry.users.add("mallory", "correct horse battery", role=Role.ADMIN, tenant=None)
+        terminal.out("hubd", "backup", str(tmp_path / "second"))
+        for backup, has_users in (("first", False), ("second", True)):
+            for lost in data.glob("registry.*"):
+                lost.unlink()
+            told = terminal.run("hubd", "restore", "--registry", str(tmp_path / backup))
+            assert (told.returncode, "after the backup at 20" in told.stderr) == (0, True)
+            assert ("`hubd users list`" in told.stderr) is True
+            assert ("no users are in it" in told.stderr) is not has_users
 
 
 def _log(terminal: Terminal) -> list[tuple[int, int, str]]:
