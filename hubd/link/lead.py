@@ -2,9 +2,9 @@
 
 The log takes entries in order and so does their projection: whatever one edge sends at once, all
 others wait behind it. So the log is let no further ahead than what is projected in a quarter of a
-second, as fast as that goes here; beyond that large batches wait at the link, where each edge waits
-for itself alone, and small ones pass. Nobody waits for a projection that does not come: acks need
-the log alone.
+second, as fast as that goes here; beyond that large batches wait at the link, where each lane of an
+edge waits for itself alone, and small ones pass. Nobody waits for a projection that does not come:
+acks need the log alone.
 
 Work is counted in readings; another record is as much as so many of them.
 """
@@ -16,10 +16,13 @@ AHEAD_S: Final = 0.25
 # Whatever was measured; of a machine that does little, and of one that does much.
 LEAD_MIN: Final = 1 << 15
 LEAD_MAX: Final = 1 << 20
-# A batch of so much passes all the same, one at a time of each edge.
+# So much of each stream passes all the same.
 SMALL: Final = 2048
 # How much the newest measure counts.
 NEWEST: Final = 0.2
+
+# A lane of an edge.
+Stream = tuple[str, int]
 
 
 class Lead:
@@ -33,26 +36,26 @@ class Lead:
     def __init__(self, most: int = LEAD_MAX // 4) -> None:
         self.total = self.done = 0
         self.most = most
-        self._ahead: deque[tuple[int, str, int]] = deque()
-        self._edges: Counter[str] = Counter()
+        self._ahead: deque[tuple[int, Stream, int]] = deque()
+        self._streams: Counter[Stream] = Counter()
         self._resumes_at: int | None = None
         self._since = 0.0  # work has been waiting since then, without a break
 
-    def has_room(self, edge: str, work: int) -> bool:
+    def has_room(self, stream: Stream, work: int) -> bool:
         """Return whether a batch may go into the log now."""
         if self._resumes_at is not None or not work or self.total < self.most:
             return True
-        return work <= SMALL and not self._edges[edge]
+        return self._streams[stream] + work <= SMALL
 
-    def add(self, position: int, edge: str, work: int, now: float) -> None:
+    def add(self, position: int, stream: Stream, work: int, now: float) -> None:
         """Take in that a batch has come into the log."""
         if self._resumes_at is not None:
             self._resumes_at = max(self._resumes_at, position)
         elif work:
             if not self._ahead:
                 self._since = now
-            self._ahead.append((position, edge, work))
-            self._edges[edge] += work
+            self._ahead.append((position, stream, work))
+            self._streams[stream] += work
             self.total += work
 
     def reached(self, position: int, now: float) -> None:
@@ -61,11 +64,11 @@ class Lead:
             self._resumes_at = None
         done = 0
         while self._ahead and self._ahead[0][0] <= position:
-            _, edge, work = self._ahead.popleft()
+            _, stream, work = self._ahead.popleft()
             done += work
-            self._edges[edge] -= work
-            if not self._edges[edge]:
-                del self._edges[edge]
+            self._streams[stream] -= work
+            if not self._streams[stream]:
+                del self._streams[stream]
         if done:
             self.total -= done
             self.done += done
@@ -84,5 +87,5 @@ class Lead:
         if self._ahead:
             self._resumes_at = self._ahead[-1][0]
         self._ahead.clear()
-        self._edges.clear()
+        self._streams.clear()
         self.total = 0

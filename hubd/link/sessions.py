@@ -1,8 +1,8 @@
 """The shell around the receivers: hears edges, stores their batches, answers.
 
-One task an edge stores its batches in order, for as long as there are any; the log commits all
-edges together. So a slow or hostile edge has a queue of its own, bounded, and the others do not
-wait for it (I7, I8).
+One task a lane of an edge stores its batches in order, for as long as there are any; the log
+commits all edges together. So a slow or hostile edge has queues of its own, bounded, and the others
+do not wait for it (I7, I8), nor does an alarm for the backlog of its own edge.
 """
 
 import heapq
@@ -22,6 +22,7 @@ from edgesync_transport import receiver as core
 from edgesync_transport.link import Hearing, LinkClosed, Peer
 from edgesync_transport.messages import (
     Codec,
+    Lane,
     Message,
     NackCode,
     ObjectPull,
@@ -33,7 +34,7 @@ from edgesync_transport.messages import (
 from edgesync_transport.receiver import Receiver, ReceiverSettings
 from hubd.cells import Answers, Keyspaces
 from hubd.downlink.delivery import Delivery
-from hubd.link.lead import Lead
+from hubd.link.lead import Lead, Stream
 from hubd.link.rates import Rates
 from hubd.log.base import ENTRY_BYTES_MAX, Append, Appended, Log, LogFull, NotAppended
 from hubd.presence import Presence
@@ -41,7 +42,7 @@ from hubd.presence import Presence
 log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
-# Batches stored together for one edge; the log groups across edges by itself.
+# Batches stored together for one lane of an edge; the log groups across edges by itself.
 TOGETHER_MAX: Final = 16
 # Below this a payload is checked faster than a thread is woken; so many rows it may stand for.
 CHECK_INLINE_BYTES: Final = 8 * 1024
@@ -105,19 +106,26 @@ class _Sound(NamedTuple):
         return self.readings + OTHER_WORK * self.others
 
 
+class LaneQueue:
+    """Batches of one lane that are to be stored, in their order."""
+
+    def __init__(self) -> None:
+        self.batches: list[core.Store] = []
+        self.is_storing = False
+
+
 class EdgePort:
     """One edge: its receiver, the batches to be stored, and the newest greeting not yet granted.
 
-    The queue outlives a session: an edge that greets again and again while the disk is slow fills
-    it with batches of sessions that are over. So it has limits of its own (I7).
+    The queues outlive a session: an edge that greets again and again while the disk is slow fills
+    them with batches of sessions that are over. So they have limits of their own (I7).
     """
 
     def __init__(self, receiver: Receiver) -> None:
         limits = receiver.settings.limits
         self.receiver = receiver
         self.batches_max = 4 * limits.window_batches
-        self.batches: list[core.Store] = []
-        self.is_storing = False
+        self.queues = tuple(LaneQueue() for _ in Lane)
         self.queued_bytes = 0
         self.is_connected = False
         self.wanted: core.Open | None = None
@@ -126,7 +134,7 @@ class EdgePort:
 
     def has_room(self, nbytes: int) -> bool:
         return (
-            len(self.batches) < self.batches_max
+            sum(len(queue.batches) for queue in self.queues) < self.batches_max
             and self.queued_bytes + nbytes <= 2 * self.receiver.settings.limits.window_bytes
         )
 
@@ -315,11 +323,12 @@ class HubLink:
         elif port.has_room(nbytes):
             port.queued_bytes += nbytes
             self._queued_bytes += nbytes
-            port.batches.append(asked)
-            if not port.is_storing:
-                port.is_storing = True
+            queue = port.queues[asked.batch.lane]
+            queue.batches.append(asked)
+            if not queue.is_storing:
+                queue.is_storing = True
                 assert self._nursery is not None
-                self._nursery.start_soon(self._keep_storing, port)
+                self._nursery.start_soon(self._keep_storing, port, queue)
         else:
             busy = _refused(asked, NackCode.BUSY, "too much of this edge waits for the disk")
             await self._step(port, busy)
@@ -358,14 +367,14 @@ class HubLink:
             await self.downlink.begun(edge)
         self._time(port)
 
-    async def _keep_storing(self, port: EdgePort) -> None:
-        while asked := port.batches[:TOGETHER_MAX]:
-            del port.batches[:TOGETHER_MAX]
+    async def _keep_storing(self, port: EdgePort, queue: LaneQueue) -> None:
+        while asked := queue.batches[:TOGETHER_MAX]:
+            del queue.batches[:TOGETHER_MAX]
             await self._store(port, asked)
             nbytes = sum(len(one.batch.payload) for one in asked)
             port.queued_bytes -= nbytes
             self._queued_bytes -= nbytes
-        port.is_storing = False
+        queue.is_storing = False
 
     async def _store(self, port: EdgePort, asked: Sequence[core.Store]) -> None:
         """Check and store batches in order, and answer them. What follows a bad one is a gap."""
@@ -403,7 +412,8 @@ class HubLink:
         if not sound:
             return
         edge = port.receiver.edge
-        await self._wait_for_projection(edge, sum(one.work for one in sound))
+        stream = edge, sound[0].asked.batch.lane
+        await self._wait_for_projection(stream, sum(one.work for one in sound))
         try:
             results = await self._log.append([_append(edge, one.asked) for one in sound])
         except StoreError as error:
@@ -415,7 +425,7 @@ class HubLink:
             reason = "the hub failed, see its log"
             answers = [_refused(one.asked, NackCode.BUSY, reason) for one in sound]
         else:
-            self._note_lead(edge, sound, results)
+            self._note_lead(stream, sound, results)
             answers = [
                 self._stored(edge, one.asked, result)
                 for one, result in zip(sound, results, strict=True)
@@ -437,15 +447,15 @@ class HubLink:
         )
 
     def _note_lead(
-        self, edge: str, sound: Sequence[_Sound], results: Sequence[Appended | NotAppended]
+        self, stream: Stream, sound: Sequence[_Sound], results: Sequence[Appended | NotAppended]
     ) -> None:
         if self._projection is None:
             return
         for one, result in zip(sound, results, strict=True):
             if isinstance(result, Appended) and result.position:
-                self._lead.add(result.position, edge, one.work, trio.current_time())
+                self._lead.add(result.position, stream, one.work, trio.current_time())
 
-    async def _wait_for_projection(self, edge: str, work: int) -> None:
+    async def _wait_for_projection(self, stream: Stream, work: int) -> None:
         """Return when so much may go into the log without that others are shown late (I8).
 
         What is made again from its beginning moves, and does not come to what was added for long.
@@ -455,7 +465,7 @@ class HubLink:
         lead, done = self._lead, self._lead.done
         lead.reached(self._projection.position, trio.current_time())
         with trio.move_on_after(PROJECTION_WAIT_S) as patience:
-            while not lead.has_room(edge, work):
+            while not lead.has_room(stream, work):
                 await self._projection.changed()
                 lead.reached(self._projection.position, trio.current_time())
         if patience.cancelled_caught and lead.done == done:

@@ -1,5 +1,6 @@
 """What the sending half does, read like its contract."""
 
+from collections import Counter
 from random import Random
 
 import pytest
@@ -517,6 +518,34 @@ def test_a_critical_record_does_not_wait_for_the_bulk() -> None:
     (effect,) = sender.step(Grown(Lane.CRITICAL, 1), 0.3)
     assert isinstance(effect, Load)
     assert effect.lane is Lane.CRITICAL
+
+
+def endless(sender: Sender, rounds: int) -> Counter[Lane]:
+    """Return whose batches arrived, one after the other, while no lane ever ran empty."""
+    took, line = Counter[Lane](), list[Batch]()
+
+    def carry(effects: list[core.Effect]) -> None:
+        line.extend(one for one in sent(load(sender, effects)) if isinstance(one, Batch))
+
+    carry(welcome(sender, greet(sender)))
+    for lane in Lane:
+        carry(sender.step(Grown(lane, 10**6), 0.3))
+    for _ in range(rounds):
+        batch = line.pop(0)
+        took[batch.lane] += 1
+        stored = Ack(
+            epoch=1, incarnation=INCARNATION, lane=batch.lane, floor=batch.last, safe=batch.last
+        )
+        carry(sender.step(Received(stored), 0.4))
+    return took
+
+
+@pytest.mark.feature("S1")
+def test_lanes_that_never_run_empty_share_a_line_as_their_windows_are() -> None:
+    settings = SenderSettings(linger_s=(0.0, 0.0, 0.0), batch_records_max=10, batch_records_min=10)
+    took = endless(make(settings=settings), 1000)
+    shares = {lane: batches / settings.window_batches[lane] for lane, batches in took.items()}
+    assert shares == pytest.approx(dict.fromkeys(Lane, 50), rel=0.05)
 
 
 @pytest.mark.feature("S12")

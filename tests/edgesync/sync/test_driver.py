@@ -5,6 +5,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -68,7 +69,11 @@ class Hub:
         folder.mkdir(exist_ok=True)
         if not (folder / "edge.keys").exists():
             write_keys(folder / "edge.keys", keys or self.edge_keys)
-        settings = {
+        return EdgeNode(self.settings(retain), folder=folder)
+
+    def settings(self, retain: str = "8mb") -> dict[str, Any]:
+        """Return those of an edge that belongs to this hub."""
+        return {
             "edge": {"name": "barn"},
             "hub": {"endpoint": self.address, "server_key": self.keys.public},
             "store": {"retain": retain},
@@ -77,7 +82,6 @@ class Hub:
                 "breaker_failures": 1000,
             },
         }  # fmt: skip
-        return EdgeNode(settings, folder=folder)
 
 
 BARN = RegisteredEdge(name="barn", tenant="t", created_ns=0, is_revoked=False, keys=("key",))
@@ -152,7 +156,7 @@ async def test_the_clock_is_set_anew_when_something_is_due_earlier(hub: Hub) -> 
         driver = edge.part("link").driver
         assert driver is not None
         await edge.ingest(readings(0, 1))
-        # One record lingers for others, and is sent when its time is over: not at the next beat.
+        # What lingers for others is sent when its time is over: not at the next beat.
         assert driver.tick_at <= driver.sender.due_at(trio.current_time())
 
 

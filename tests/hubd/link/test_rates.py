@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync_transport.messages import Lane
-from hubd.link.lead import AHEAD_S, LEAD_MAX, LEAD_MIN, SMALL, Lead
+from hubd.link.lead import AHEAD_S, LEAD_MAX, LEAD_MIN, SMALL, Lead, Stream
 from hubd.link.rates import Rate, Rates, RateSettings
 
 pytestmark = pytest.mark.feature("S4", "C14")
 
 BURST_S = 10.0
+NOISY, QUIET = ("noisy", Lane.BULK), ("quiet", Lane.BULK)
 LARGEST = 5000
 EDGE = RateSettings(edge=Rate(1000, 100_000), burst_s=BURST_S)
 TENANT = RateSettings(tenant=Rate(1000, 0), burst_s=BURST_S)
@@ -118,12 +119,13 @@ def test_the_log_is_not_let_far_ahead_of_what_is_shown(
     offered: list[tuple[str, int, int, float]],
 ) -> None:
     lead, projected, now = Lead(), 0, 0.0
-    ahead: list[tuple[int, str, int]] = []
+    ahead: list[tuple[int, Stream, int]] = []
     for position, (edge, work, moves, seconds) in enumerate(offered, 1):
         now += seconds
-        if lead.has_room(edge, work):
-            lead.add(position, edge, work, now)
-            ahead.append((position, edge, work))
+        stream = edge, Lane.BULK
+        if lead.has_room(stream, work):
+            lead.add(position, stream, work, now)
+            ahead.append((position, stream, work))
         projected = min(projected + moves, position)
         lead.reached(projected, now)
         ahead = [one for one in ahead if one[0] > projected]
@@ -135,30 +137,33 @@ def test_the_log_is_not_let_far_ahead_of_what_is_shown(
 def test_the_lead_follows_what_is_projected_in_a_quarter_of_a_second() -> None:
     lead = Lead()
     for n in range(1, 50):
-        lead.add(n, "barn", 200_000, float(n))
+        lead.add(n, NOISY, 200_000, float(n))
         lead.reached(n, n + AHEAD_S)
     assert lead.most == pytest.approx(200_000, rel=0.01)
 
 
-def test_a_small_batch_passes_the_flood_and_a_second_one_waits() -> None:
+def test_small_batches_pass_the_flood_up_to_a_bound() -> None:
     lead = Lead()
-    lead.add(1, "noisy", LEAD_MAX, 0.0)
-    assert not lead.has_room("noisy", 1)
-    assert not lead.has_room("quiet", SMALL + 1)
-    assert lead.has_room("quiet", SMALL)
-    assert lead.has_room("noisy", 0)
-    lead.add(2, "quiet", SMALL, 0.0)
-    assert not lead.has_room("quiet", 1)
+    lead.add(1, NOISY, LEAD_MAX, 0.0)
+    assert not lead.has_room(NOISY, 1)
+    assert not lead.has_room(QUIET, SMALL + 1)
+    assert lead.has_room(QUIET, SMALL)
+    assert lead.has_room(NOISY, 0)
+    lead.add(2, QUIET, SMALL - 1, 0.0)
+    assert lead.has_room(QUIET, 1)
+    lead.add(3, QUIET, 1, 0.0)
+    assert not lead.has_room(QUIET, 1)
+    assert lead.has_room(("noisy", Lane.CRITICAL), 1)
 
 
 def test_a_projection_that_stands_still_holds_up_nobody() -> None:
     lead = Lead()
-    lead.add(1, "noisy", LEAD_MAX, 0.0)
+    lead.add(1, NOISY, LEAD_MAX, 0.0)
     lead.give_up()
-    assert lead.has_room("noisy", LEAD_MAX)
-    lead.add(7, "noisy", 10 * LEAD_MAX, 0.0)
+    assert lead.has_room(NOISY, LEAD_MAX)
+    lead.add(7, NOISY, 10 * LEAD_MAX, 0.0)
     lead.reached(6, 1.0)
-    assert lead.has_room("noisy", LEAD_MAX)
+    assert lead.has_room(NOISY, LEAD_MAX)
     lead.reached(7, 2.0)
-    lead.add(8, "noisy", LEAD_MAX, 2.0)
-    assert not lead.has_room("noisy", 1)
+    lead.add(8, NOISY, LEAD_MAX, 2.0)
+    assert not lead.has_room(NOISY, 1)

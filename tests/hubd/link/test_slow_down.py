@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from edgesync_transport.messages import Ack, Bye, Lane, Nack, NackCode
-from hubd.link import sessions
+from hubd.link import lead, sessions
 from hubd.link.lead import Lead
 from hubd.link.rates import Rate, Rates, RateSettings
 from hubd.project.base import Progress
@@ -18,6 +18,12 @@ pytestmark = pytest.mark.feature("S4", "C14")
 
 # So little a second that nothing comes back while a test lasts.
 SLOW = RateSettings(edge=Rate(readings=1e-3), burst_s=10_000.0)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let 30 readings pass of whoever outruns the projection, and no more."""
+    monkeypatch.setattr(lead, "SMALL", 30)
 
 
 async def test_over_its_rate_an_edge_is_told_to_pause_and_then_refused(tmp_path: Path) -> None:
@@ -96,6 +102,7 @@ async def test_what_cannot_be_used_counts_by_its_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.feature("S5")
+@pytest.mark.usefixtures("small")
 async def test_who_outruns_the_projection_waits_and_others_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +127,32 @@ async def test_who_outruns_the_projection_waits_and_others_pass(
         assert answer.floor == 60
 
 
+@pytest.mark.feature("S1", "S5")
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize(
+    ("flooded", "other"), [(Lane.BULK, Lane.CRITICAL), (Lane.NORMAL, Lane.BULK)]
+)
+async def test_a_lane_that_waits_holds_up_no_other_of_its_edge(
+    flooded: Lane, other: Lane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PROJECTION_WAIT_S", 1e6)
+    async with open_site(tmp_path, projection=Progress("telemetry")) as site:
+        site.link._lead = Lead(20)
+        barn, flood, few = site.edge(), Lanes(drafts(1, 60), flooded), Lanes(drafts(61, 63), other)
+        await barn.greet(tail=60)
+        await barn.send(flood, 1, 30)
+        assert isinstance(await barn.answer(), Ack)
+        await barn.send(flood, 31, 60)
+        for n in range(1, 4):
+            await barn.send(few, n, n)
+            answer = await barn.answer()
+            assert isinstance(answer, Ack)
+            assert (answer.lane, answer.floor) == (other, n)
+        assert site.log.head == 4
+
+
 @pytest.mark.feature("S5")
+@pytest.mark.usefixtures("small")
 async def test_a_projection_that_stands_still_holds_up_no_ack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +169,7 @@ async def test_a_projection_that_stands_still_holds_up_no_ack(
 
 
 @pytest.mark.feature("S5")
+@pytest.mark.usefixtures("small")
 async def test_a_projection_that_begins_anew_holds_up_no_ack(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
