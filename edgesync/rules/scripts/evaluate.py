@@ -46,8 +46,9 @@ class Expression:
 
     def __init__(self, source: str, names: tuple[str, ...], *, is_tbel: bool = False) -> None:
         self._names = names
-        tree = parse(source, is_value_last=is_tbel)
-        self._evaluate = _Compiler(frozenset(names), is_tbel).compiled(tree)
+        parsed = parse(source, is_value_last=is_tbel)
+        self._line = parsed.line
+        self._evaluate = _Compiler(frozenset(names), is_tbel, parsed.lines).compiled(parsed.tree)
 
     def __call__(self, arguments: tuple[Any, ...], now_ms: int) -> Any:
         """Return what the script returns, as JSON can say it; raises ScriptError."""
@@ -55,20 +56,25 @@ class Expression:
         names[NOW] = now_ms
         try:
             return plain(self._evaluate(names))
+        except ScriptError as error:
+            error.line = error.line or self._line
+            raise
         except RecursionError as error:
             raise ScriptError("a value that is nested too deeply") from error
 
 
 class _Compiler:
-    def __init__(self, names: frozenset[str], is_tbel: bool) -> None:
+    def __init__(self, names: frozenset[str], is_tbel: bool, lines: Mapping[int, int]) -> None:
         self._names = names
         self._is_tbel = is_tbel
+        self._lines = lines
         self._functions = {**builtins.FUNCTIONS, **(builtins.TBEL_FUNCTIONS if is_tbel else {})}
 
     def compiled(self, tree: Tree) -> Evaluate:
         kind, *parts = tree
         made: Evaluate = getattr(self, f"_{kind}")(*parts)
-        return made
+        line = self._lines.get(id(tree))
+        return made if line is None else _on_line(line, made)
 
     def _value(self, value: Any) -> Evaluate:
         return lambda names: value
@@ -187,6 +193,17 @@ METHODS: Final[tuple[tuple[Any, Mapping[str, Any]], ...]] = (
     ((int, float), builtins.NUMBER_METHODS),
     (dict, builtins.MAP_METHODS),
 )
+
+
+def _on_line(line: int, evaluate: Evaluate) -> Evaluate:
+    def call(names: Names) -> Any:
+        try:
+            return evaluate(names)
+        except ScriptError as error:
+            error.line = error.line or line
+            raise
+
+    return call
 
 
 def _is_optional(tree: Tree) -> bool:

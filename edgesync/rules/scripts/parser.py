@@ -5,8 +5,8 @@ else is NotUnderstood. There are no loops, functions or assignments, so evaluati
 about as many steps as it has nodes.
 """
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from edgesync.rules.scripts.lexer import NotUnderstood, Token, tokens
 
@@ -65,12 +65,21 @@ RESERVED: Final = frozenset(
 )
 
 
-def parse(source: str, *, is_value_last: bool = False) -> Tree:
+class Parsed(NamedTuple):
+    """`lines` has those of trees that are not on the line of the first word, by identity."""
+
+    tree: Tree
+    line: int
+    lines: Mapping[int, int]
+
+
+def parse(source: str, *, is_value_last: bool = False) -> Parsed:
     """Return the expression that a body returns; raises NotUnderstood.
 
     is_value_last   a body is its last expression, `return` or not, as in TBEL
     """
-    return _Parser(tokens(source)).body(is_value_last)
+    parser = _Parser(source)
+    return Parsed(parser.body(is_value_last), parser.first_line, parser.lines)
 
 
 def _trees(parts: Tree) -> Iterator[Any]:
@@ -85,10 +94,13 @@ def _trees(parts: Tree) -> Iterator[Any]:
 
 
 class _Parser:
-    def __init__(self, found: list[Token]) -> None:
-        self._tokens = found
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._tokens = tokens(source)
         self._at = 0
         self._nodes = 0
+        self.first_line = self._line()
+        self.lines: dict[int, int] = {}
         self._depths: dict[int, int] = {}  # of the trees made so far, by their identity
 
     def body(self, is_value_last: bool) -> Tree:
@@ -128,7 +140,13 @@ class _Parser:
         if below >= DEPTH_MAX * 2:
             raise NotUnderstood(f"an expression of more than {DEPTH_MAX * 2} parts in a row")
         self._depths[id(parts)] = below + 1
+        if (line := self._line()) != self.first_line:
+            self.lines[id(parts)] = line
         return parts
+
+    def _line(self) -> int:
+        """Return the line of the word or sign before the next one, or of the first."""
+        return self._source.count("\n", 0, self._tokens[max(self._at - 1, 0)].at) + 1
 
     def _expression(self, depth: int) -> Tree:
         if depth > DEPTH_MAX:

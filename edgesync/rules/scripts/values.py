@@ -9,13 +9,21 @@ import math
 import re
 from typing import Any, Final, NoReturn
 
+from edgesync.model import I64
+
 TEXT_CHARS_MAX: Final = 64 * 1024
 EXACT: Final = 1 << 53
 _DECIMAL: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 class ScriptError(Exception):
-    """What a script would have thrown."""
+    """What a script would have thrown; `line` is that of the script, 0 where nobody knows."""
+
+    line = 0
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        return f"{said} (line {self.line} of the script)" if self.line else said
 
 
 class Undefined:
@@ -37,6 +45,12 @@ def normal(value: float | int) -> float | int:
     if isinstance(value, int):
         return value if -EXACT <= value <= EXACT else float(value)
     return int(value) if -EXACT <= value <= EXACT and value.is_integer() else value
+
+
+def whole(text: str) -> float | int:
+    """Return a whole number as JSON has it; beyond 64 bits it is what a double holds."""
+    value = int(text)
+    return value if -I64 <= value < I64 else float(text)
 
 
 def is_number(value: Any) -> bool:
@@ -202,7 +216,9 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [plain(member, depth + 1) for member in value]
     if isinstance(value, float):
-        return normal(value) if math.isfinite(value) else None
+        if not math.isfinite(value):
+            return None
+        return whole(number_text(value)) if value.is_integer() and abs(value) < I64 else value
     return None if value is UNDEFINED else value
 
 

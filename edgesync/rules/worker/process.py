@@ -31,6 +31,12 @@ HERE: Final = Path(__file__).parent
 FOREACH: Final = re.compile(r"\b(?:foreach|for)\s*\(\s*(?:var\s+|let\s+)?([A-Za-z_$][\w$]*)\s*:\s*")
 LENGTH: Final = re.compile(r"\.length\s*\(\s*\)")
 RETURN: Final = re.compile(r"\breturn\b")
+# Where an exception comes from, and where a script cannot be read. QuickJS counts the lines of a
+# function's body from its third on; those of our own files are moved behind all that scripts have.
+FRAME: Final = re.compile(r"\(<input>:(\d+):\d+\)$", re.M)
+UNREADABLE: Final = re.compile(r"at <input>:(\d+):\d+$", re.M)
+HEADER_LINES: Final = 2
+OWN_LINES: Final = 1 << 13
 
 
 class Script:
@@ -39,9 +45,9 @@ class Script:
     def __init__(self, body: str, names: list[str], is_tbel: bool) -> None:
         if is_tbel:
             body = LENGTH.sub(".length", FOREACH.sub(r"for (var \1 of ", body))
-            if not RETURN.search(body):  # its value is that of its last expression
-                body = f"return eval({json.dumps(body)});"
-        self._body, self._names, self._is_tbel = body, names, is_tbel
+        self._bodies, self._names, self._is_tbel = [body], names, is_tbel
+        if is_tbel and not RETURN.search(body):  # its value is that of its last expression
+            self._bodies.append(f"return eval({json.dumps(HEADER_LINES * chr(10) + body)});")
         self._context: Any = None
         self._call: Any = None
         self._run: Any = None
@@ -52,11 +58,11 @@ class Script:
         context.set_memory_limit(MEMORY_BYTES)
         context.set_max_stack_size(STACK_BYTES)
         context.set_time_limit(CPU_S)
-        context.eval((HERE / "prelude.js").read_text())
-        if self._is_tbel:
-            context.eval((HERE / "tbel.js").read_text())
-        words = ", ".join(json.dumps(one) for one in [*self._names, self._body])
-        self._run = context.eval(f"new Function({words})")
+        for name in ("prelude.js", "tbel.js") if self._is_tbel else ("prelude.js",):
+            context.eval(OWN_LINES * "\n" + (HERE / name).read_text())
+        for body in self._bodies:  # the first tells what is wrong with it, the last runs
+            words = ", ".join(json.dumps(one) for one in [*self._names, body])
+            self._run = context.eval(f"new Function({words})")
         self._call = context.eval("__call")
         context.eval("delete globalThis.__call")
         self._context = context
@@ -78,14 +84,16 @@ def is_exhausted(problem: str) -> bool:
     return problem.startswith("InternalError") or "out of memory" in problem or problem == "null"
 
 
-def short(problem: str) -> str:
-    """Return a script's exception as one line for people."""
+def short(problem: str, where: re.Pattern[str] = FRAME) -> str:
+    """Return a script's exception as one line for people, with the line of the script."""
     first = problem.strip().splitlines()[0] if problem.strip() else ""
     if "interrupted" in first:
-        return f"the script took more than {CPU_S * 1000:.0f} ms"
-    if first == "null" or "out of memory" in first:
-        return f"the script took more than {MEMORY_BYTES >> 20} MB"
-    return first[:PROBLEM_CHARS_MAX]
+        first = f"the script took more than {CPU_S * 1000:.0f} ms"
+    elif first == "null" or "out of memory" in first:
+        first = f"the script took more than {MEMORY_BYTES >> 20} MB"
+    lines = (int(line) for line in where.findall(problem))
+    line = next((one - HEADER_LINES for one in lines if HEADER_LINES < one < OWN_LINES), None)
+    return first[:PROBLEM_CHARS_MAX] + ("" if line is None else f" (line {line} of the script)")
 
 
 def answer(scripts: dict[str, Script], request: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +104,8 @@ def answer(scripts: dict[str, Script], request: dict[str, Any]) -> dict[str, Any
             return {}
         found = scripts[request["call"]](request["json"], request["now"])
     except quickjs.JSException as error:
-        return {"problem": short(str(error)), "slow": "interrupted" in str(error)}
+        where = UNREADABLE if "load" in request else FRAME
+        return {"problem": short(str(error), where), "slow": "interrupted" in str(error)}
     except (KeyError, MemoryError, quickjs.StackOverflow) as error:
         return {"problem": f"{type(error).__name__}: {error}"[:PROBLEM_CHARS_MAX]}
     if len(found) > ANSWER_CHARS_MAX:

@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from edgesync.rules.node import ScriptAnswer, ScriptCall
 from edgesync.rules.scripts.script import ScriptSource
+from edgesync.rules.scripts.values import whole
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +152,7 @@ class ScriptWorker:
         if "problem" in reply:
             return ScriptAnswer(problem=str(reply["problem"]))
         try:
-            return ScriptAnswer(value=json.loads(reply["json"]))
+            return ScriptAnswer(value=json.loads(reply["json"], parse_int=whole))
         except (ValueError, RecursionError) as error:
             return ScriptAnswer(problem=f"the script returned what is no JSON: {error}")
 

@@ -392,6 +392,36 @@ async def test_a_script_for_ever_leaves_by_failure_and_others_do_not_notice(tmp_
         assert [value for _, value in sent(node) if value not in (3, 5.5)][:3] == [0, 2, 4]
 
 
+async def test_a_script_that_throws_costs_the_messages_that_it_throws_for(tmp_path: Path) -> None:
+    """One of a hundred, and then a thousand in a row: the next one is worked on all the same."""
+    strict: Node = (
+        "transform.TbTransformMsgNode", "Strict",
+        {"jsScript": "var t = msg.t;\nif (t < 0) {\n  throw new Error('below zero');\n}\n"
+         "return {msg: {good: t}, metadata, msgType};"},
+    )  # fmt: skip
+    why = "{msg: {bad: msg.t, of: metadata.failedNode, why: metadata.error}, metadata, msgType}"
+    tell: Node = ("transform.TbTransformMsgNode", "Tell", {"jsScript": f"return {why};"})
+    chain = exported(
+        [strict, tell, PUSH], [(0, 2, "Success"), (0, 1, "Failure"), (1, 2, "Success")]
+    )
+    mixed = [-n if n % 100 == 0 else n for n in range(1, 1001)]
+    numbers = [*mixed, *range(-3000, -2000), 5000]
+    async with opened(tmp_path, site(tmp_path, chain)) as node:
+        for at in range(0, len(numbers), 200):
+            some = numbers[at : at + 200]
+            await node.ingest([Reading("m", "t", n, at + nth) for nth, n in enumerate(some)])
+        found = sent(node)
+        assert [value for key, value in found if key == "good"] == [n for n in numbers if n > 0]
+        assert [value for key, value in found if key == "bad"] == [n for n in numbers if n < 0]
+        told = {value for key, value in found if key in ("of", "why")}
+        assert told == {"Root / Strict", "Error: below zero (line 3 of the script)"}
+        counts = next(one for one in rules_of(node).nodes if one.node == "Strict")
+        assert (counts.messages, counts.failures) == (2001, 1010)
+        lines = metrics(node.status()).decode().splitlines()
+        failures = 'edgesync_rules_failures_total{edge="barn",chain="Root",node="Strict"} 1010'
+        assert failures in lines
+
+
 async def test_messages_of_a_device_stay_in_order_whatever_their_scripts_take(
     tmp_path: Path,
 ) -> None:

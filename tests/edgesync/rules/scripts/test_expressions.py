@@ -112,6 +112,20 @@ def test_what_javascript_throws_is_an_error_with_its_reason(body: str, problem: 
 
 
 @pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        ("msg.nothing.more", 1),
+        ("{level: msg.level,\n more: msg\n  .nothing.more}", 3),
+        ("msg.level > 1\n // why\n && JSON.parse('{')", 3),
+        ("msg.level +\n ('x' in 5) +\n msg.nothing.more", 2),
+    ],
+)
+def test_an_error_is_told_with_its_line(body: str, line: int) -> None:
+    with pytest.raises(ScriptError, match=rf" \(line {line} of the script\)$"):
+        value(body)
+
+
+@pytest.mark.parametrize(
     "body",
     [
         "(" * 70 + "1" + ")" * 70,

@@ -60,12 +60,22 @@ def run(
           "msgType": "RPC message"}),
         ("JS", "var out = []; for (var i = 0; i < msg.list.length; i++) { out.push({msg: "
          "msg.list[i]}); } return out;", {"list": [1, 2]}, [{"msg": 1}, {"msg": 2}]),
+        ("JS", "var all = []; for (var one of msg.list) { all.push({msg: one, metadata: metadata, "
+         "msgType: msgType}); } return all;", {"list": [{"a": 1}, {"b": 2}]},
+         [{"msg": one, "metadata": {"ts": "1790000000123"}, "msgType": "T"}
+          for one in ({"a": 1}, {"b": 2})]),
+        ("JS", "var was = JSON.parse(metadata.ts); delete metadata.ts; "
+         "return {was: was + 1, left: Object.keys(metadata).length};", {},
+         {"was": 1790000000124, "left": 0}),
         ("JS", "var d = {}; if (metadata.prev) { d = JSON.parse(metadata.prev); } "
          "d.count = (d.count || 0) + 1; return d;", {}, {"count": 1}),
         ("TBEL", "var n = 0; foreach (p : msg.items) { n = n + p.w; } msg.total = n; "
          "return msg.total;", MSG, 3.5),
         ("TBEL", "msg.ts = parseLong(metadata.ts); msg.remove('raw'); return msg;",
          {"raw": "x"}, {"ts": 1790000000123}),
+        ("TBEL", "var m = {}; m.put('a', 1); var l = []; l.add(msg.get('t')); l.add(m.size()); "
+         "l.add(toInt(2.6)); l.remove(0); return [l, m.get('a'), m.containsKey('b')];", MSG,
+         [[1, 3], 1, False]),
         ("TBEL", "var a = []; a.add(msg.text.length()); a.add(msg.items.size()); a", MSG, [3, 2]),
         ("TBEL", "var b = hexToBytes(msg.raw); return [b, bytesToHex(b), parseHexToInt(msg.raw), "
          "bytesToString(base64ToBytes(bytesToBase64(stringToBytes('h\\u00e9'))))];", MSG,
@@ -80,6 +90,16 @@ def test_scripts_of_every_public_shape_give_what_they_should(
     workers: list[ScriptWorker], language: Language, body: str, msg: Any, expected: Any
 ) -> None:
     assert run(workers, body, language, msg) == ScriptAnswer(value=expected)
+
+
+def test_a_number_beyond_64_bits_is_what_a_double_holds(workers: list[ScriptWorker]) -> None:
+    """Whoever evaluates it: a store has no such integer, and a reading of it is no failure."""
+    for body, expected in (
+        ("1e21 / msg.a", 1e21 / 7), ("-1e19", -1e19), ("Math.pow(2, 62)", 4611686018427388000),
+    ):  # fmt: skip
+        ours = Expression(f"return {body};", MESSAGE)(({"a": 7}, {}, "T"), 0)
+        theirs = run(workers, f"var x = {body}; return x;", msg={"a": 7}).value
+        assert (ours, type(ours)) == (theirs, type(theirs)) == (expected, type(expected))
 
 
 def test_the_same_message_gives_the_same_chance(workers: list[ScriptWorker]) -> None:
@@ -116,6 +136,33 @@ def test_what_a_script_does_wrong_is_its_answer_in_time(
     assert problem in answer.problem
     assert worker.call(good, 0).value == 1
     assert worker.starts == 1
+
+
+@pytest.mark.parametrize(
+    ("language", "body", "line"),
+    [
+        ("JS", "var x = 1;\n\nthrow new Error('no');", 3),
+        ("JS", "var x = 1;\nmsg.items.forEach(function (one) {\n  one.q.r();\n});\nreturn 1;", 3),
+        ("JS", "var x = 1;\nJSON.parse('{');", 2),
+        ("JS", "function f() {\n  return f() + 1;\n}\nf();", 2),
+        ("TBEL", "var n = 0;\nforeach (p : msg.items) {\n  n = n + p.w.x.y;\n}\nreturn n;", 3),
+        ("TBEL", "var q = 1;\nmsg.a.b", 2),
+        ("TBEL", "var q = 1;\nmsg.items.forEach(\nfunction (one) {\n  one.q.r();\n});\n1;", 4),
+        ("TBEL", "var q = 1;\nreturn hexToBytes('xy');", 2),  # it is our own file that throws
+    ],
+)  # fmt: skip
+def test_what_a_script_throws_is_told_with_its_line(
+    workers: list[ScriptWorker], language: Language, body: str, line: int
+) -> None:
+    assert run(workers, body, language).problem.endswith(f" (line {line} of the script)")
+
+
+@pytest.mark.parametrize("language", ["JS", "TBEL"])
+def test_a_script_that_cannot_be_read_is_told_with_its_line_before_it_runs(
+    workers: list[ScriptWorker], language: Language
+) -> None:
+    workers.append(worker := ScriptWorker([source("var a = 1;\nvar b = ;\na", language)]))
+    assert worker.check()["s"].endswith(" (line 2 of the script)")
 
 
 def test_a_process_that_does_not_answer_is_ended_within_the_wall(
@@ -250,6 +297,7 @@ def both() -> Iterator[ScriptWorker]:
 
 @example("Math.round((1e21))")
 @example("Math.floor((-1e300))")
+@example("(1e21 / msg.a)")
 @given(EXPRESSIONS)
 @settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_both_evaluators_agree(both: ScriptWorker, body: str) -> None:
