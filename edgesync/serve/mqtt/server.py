@@ -8,7 +8,6 @@ costs that message (I8).
 
 import collections
 import logging
-import math
 import select
 import socket
 import time
@@ -17,29 +16,23 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
 from edgesync.errors import StoreError
-from edgesync.model import EntityType, Event, EventType
 from edgesync.serve.devices.attributes import Entities
 from edgesync.serve.devices.calls import Rpc
-from edgesync.serve.devices.certificates import digest_of
-from edgesync.serve.devices.credentials import Credentials, CredentialsFile, shown_by
+from edgesync.serve.devices.credentials import Credentials, CredentialsFile
 from edgesync.serve.devices.door import Recorder
-from edgesync.serve.devices.guesses import Guesses
 from edgesync.serve.devices.package_folder import PackageFolder
 from edgesync.serve.devices.provisioning import Provisioning
-from edgesync.serve.devices.refusals import Refusals, Rejections
+from edgesync.serve.devices.refusals import Rejections
 from edgesync.serve.devices.thingsboard import (
-    Device,
     Message,
     Refused,
-    ThingsBoard,
-    ToldLimits,
     may_subscribe,
 )
 from edgesync.serve.devices.values import BadPayload
+from edgesync.serve.listeners import Address, Listeners, clients_limit
 from edgesync.serve.mqtt.calls import DoorCalls
 from edgesync.serve.mqtt.chunks import ChunkSender
 from edgesync.serve.mqtt.client import READ, UNSENT_MAX, WRITE, Client
@@ -66,40 +59,34 @@ from edgesync.serve.mqtt.connection import (
 from edgesync.serve.mqtt.connection import Event as ConnectionEvent
 from edgesync.serve.mqtt.decode import Parser
 from edgesync.serve.mqtt.encode import encode
-from edgesync.serve.mqtt.mapping import TopicMap
+from edgesync.serve.mqtt.identities import Identities
 from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Connect, Reason, Will
 from edgesync.serve.mqtt.pushes import PushedAttributes
+from edgesync.serve.mqtt.reader import MessageReader
 from edgesync.serve.mqtt.sessions import Session, Sessions
 from edgesync.serve.mqtt.settings import MqttSection
 from edgesync.serve.mqtt.tls import MqttTls
 from edgesync.serve.mqtt.writer import MessageWriter, PendingMessage
 from edgesync.status import MqttStatus
-from edgesync_transport import descriptors
 
 log = logging.getLogger(__name__)
 
 EVENTS_A_TURN: Final = 256
-ACCEPTS_A_TURN: Final = 64  # a handshake of TLS takes about a millisecond
 # Of packets that are not complete, of all clients together.
 HELD_MAX: Final = 64 << 20
 # Of messages that wait for the disk: beyond, nobody is read from.
 PENDING_MAX: Final = 16 << 20
-MESSAGE_BYTES: Final = 500  # that one takes besides its payload
 BATCH_MAX: Final = 5000
 TICK_S: Final = 1.0
 # For a client to read why it was sent away.
 LINGER_S: Final = 2.0
-TOO_MANY_GUESSES: Final = "too many wrong credentials from this address"
 FULL: Final = "there are as many clients as there may be"
-NANOS_A_S: Final = 1_000_000_000
 # After a store that took nothing, clients are told to come later.
 UNAVAILABLE_S: Final = 5.0
 JUST_FULL: Final = "the store was full a moment ago; come later"
 # For a client to be provisioned, and what it may ask meanwhile.
 PROVISION_S: Final = 60.0
 PROVISION_REQUESTS_MAX: Final = 10
-REFUSALS_KEPT: Final = 10  # of one message, in its event
-SHOWN_BYTES: Final = 500  # of a payload that was refused
 KEEPALIVE_TCP: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 20),
                         (socket.TCP_KEEPCNT, 3))  # fmt: skip
 
@@ -128,12 +115,13 @@ class MqttServer:
     ) -> None:
         self._section = section
         self._credentials = credentials
+        self._identities = Identities(
+            credentials, section.guesses_max, self._send_away_unknown, wall_ns=wall_ns
+        )
         self._tls = tls
-        self._reserved = frozenset(reserved)
         self._provisioning = Provisioning(
             credentials, reserved={*reserved, section.anonymous}, wall_ns=wall_ns
         )
-        self._wall_ns = wall_ns
         self._limits = Limits(
             packet_max=int(section.packet_limit),
             inflight_max=section.inflight_max,
@@ -141,16 +129,15 @@ class MqttServer:
         )
         self._attributes = PushedAttributes(entities, self._push)
         self._chunks = ChunkSender(packages, self._deliver, self._note_problem)
-        self._api = ThingsBoard(
-            ToldLimits(int(section.packet_limit), section.inflight_max),
-            cast=section.type_cast, may_name=self._may_name, attributes=self._attributes,
-            answers=rpc.answers if rpc is not None else lambda _method: False,
+        self._reader = MessageReader(
+            section, credentials, self._attributes,
+            rpc.answers if rpc is not None else lambda _method: False,
+            reserved=reserved, wall_ns=wall_ns,
         )  # fmt: skip
         self._calls = DoorCalls(rpc, self._deliver) if rpc is not None else None
         self._writer = MessageWriter(
-            recorder, self._attributes, self._calls, self._provisioning, self._note_refusal
+            recorder, self._attributes, self._calls, self._provisioning, self._reader.note_refusal
         )
-        self._map = TopicMap(section.topics, cast=section.type_cast, may_name=self._may_name)
         self._clients: dict[int, Client] = {}
         self._strangers: dict[int, Client] = {}  # who has not said who it is, oldest first
         self._by_key: dict[tuple[str, str], Client] = {}
@@ -166,11 +153,10 @@ class MqttServer:
         self._problem = ""
         self._epoll: select.epoll
         self._nursery: trio.Nursery
-        self._listening: dict[int, tuple[socket.socket, MqttTls | None]] = {}
-        self._messages = self._taken_over = 0
-        self._refusals = Refusals(wall_ns)
+        self._listeners: Listeners
+        self._tls_number = -1
+        self._taken_over = 0
         self._rejections = Rejections("mqtt")
-        self._guesses = Guesses(section.guesses_max, "credentials")
 
     @property
     def credentials(self) -> Credentials:
@@ -180,14 +166,14 @@ class MqttServer:
         return MqttStatus(
             clients=len(self._by_key),
             sessions=len(self._sessions),
-            messages=self._messages,
+            messages=self._reader.messages,
             readings=self._writer.readings,
-            refused=self._refusals.count,
+            refused=self._reader.refusals.count,
             rejected=self._rejections.count,
-            held_up=self._guesses.refused + self._provisioning.guesses.refused,
+            held_up=self._identities.guesses.refused + self._provisioning.guesses.refused,
             taken_over=self._taken_over,
             problem=self._problem,
-            refusals=self._refusals.newest,
+            refusals=self._reader.refusals.newest,
         )
 
     # -- sockets -------------------------------------------------------------------------------
@@ -197,50 +183,31 @@ class MqttServer:
     ) -> None:
         """Listen and take messages; `started` gives the ports."""
         section = self._section
-        descriptors.raise_limit()
-        self._limit_clients()
-        wanted = [(section.port, None), (section.tls_port, self._tls)]
+        self._clients_max = clients_limit("mqtt", section.clients_max)
         with select.epoll() as self._epoll:
+            self._listeners = Listeners("mqtt", self._epoll)
             try:
-                for port, tls in wanted:
-                    if port:
-                        self._listen(section.host, port, tls)
-                ports = [one.getsockname()[1] for one, _ in self._listening.values()]
+                if section.port:
+                    self._listeners.listen(section.host, section.port)
+                if section.tls_port:
+                    self._tls_number = self._listeners.listen(section.host, section.tls_port)
                 async with trio.open_nursery() as self._nursery:
                     self._nursery.start_soon(self._commit)
                     self._nursery.start_soon(self._tick)
                     self._nursery.start_soon(self._flush_pushes)
                     self._nursery.start_soon(self._provisioning.run)
-                    task_status.started(ports)
+                    task_status.started(self._listeners.ports())
                     await self._serve()
             finally:
                 self._attributes.close()
                 self._close_all()
-
-    def _listen(self, host: str, port: int, tls: MqttTls | None) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-        listening.setblocking(False)
-        self._listening[listening.fileno()] = listening, tls
-        self._epoll.register(listening.fileno(), READ)
 
     def _close_all(self) -> None:
         for client in list(self._clients.values()):
             self._step(client, Expelled(Reason.SERVER_SHUTTING_DOWN, "the edge stops"))
             client.send()
             self._drop(client)
-        for listening, _ in self._listening.values():
-            listening.close()
-        self._listening.clear()
-
-    def _limit_clients(self) -> None:
-        """Leave descriptors to everything else."""
-        most = max(1, descriptors.limit() - 2 * descriptors.reserve())
-        if self._clients_max > most:
-            log.warning(
-                "mqtt: %d clients, not %d: descriptors are limited", most, self._clients_max
-            )
-            self._clients_max = most
+        self._listeners.close()
 
     async def _serve(self) -> None:
         while True:
@@ -253,8 +220,8 @@ class MqttServer:
         """Serve whoever is ready; returns whether anybody was."""
         ready = self._epoll.poll(0, EVENTS_A_TURN)
         for number, events in ready:
-            if number in self._listening:
-                self._accept(*self._listening[number])
+            if number in self._listeners:
+                self._accept(number)
                 continue
             client = self._clients.get(number)
             if client is None:
@@ -270,26 +237,14 @@ class MqttServer:
         self._flush()
         return bool(ready)
 
-    def _accept(self, listening: socket.socket, tls: MqttTls | None) -> None:
-        for _ in range(ACCEPTS_A_TURN):
-            try:
-                connection, address = listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in descriptors.EXHAUSTED:
-                    self._pause_intake(listening)
-                    return
-                continue  # of that connection
-            if descriptors.is_reserved(connection.fileno()):
-                connection.close()
-                self._pause_intake(listening)
-                return
-            if not self._has_room():
+    def _accept(self, number: int) -> None:
+        tls = self._tls if number == self._tls_number else None
+        for connection, address in self._listeners.accept(number, self._nursery):
+            if self._has_room():
+                self._let_in(connection, address, tls)
+            else:
                 self._rejections.note(address[0], FULL)
                 connection.close()
-                continue
-            self._let_in(connection, address, tls)
 
     def _has_room(self) -> bool:
         """Make room for one more, if need be of those who have not said who they are."""
@@ -301,16 +256,12 @@ class MqttServer:
             return True
         return False
 
-    def _let_in(
-        self, connection: socket.socket, address: tuple[str, int], tls: MqttTls | None
-    ) -> None:
-        connection.setblocking(False)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _let_in(self, connection: socket.socket, address: Address, tls: MqttTls | None) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in KEEPALIVE_TCP:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         if tls is not None:
-            self._refresh_credentials()  # TLS refuses a certificate that it does not know
+            self._identities.refresh()  # TLS refuses a certificate that it does not know
             tls.trust(self.credentials.certificates)
             try:
                 connection = tls.current.wrap_socket(
@@ -325,16 +276,6 @@ class MqttServer:
         )  # fmt: skip
         self._clients[client.number] = self._strangers[client.number] = client
         self._epoll.register(client.number, READ)
-
-    def _pause_intake(self, listening: socket.socket) -> None:
-        """Let nobody in for a moment: whoever waits would be seen again at each turn."""
-        descriptors.note_shortage("mqtt")
-        self._epoll.unregister(listening.fileno())
-        self._nursery.start_soon(self._resume_intake, listening)
-
-    async def _resume_intake(self, listening: socket.socket) -> None:
-        await trio.sleep(descriptors.PAUSE_S)
-        self._epoll.register(listening.fileno(), READ)
 
     def _is_there(self, client: Client) -> bool:
         return self._clients.get(client.number) is client  # another one may have its number now
@@ -449,7 +390,7 @@ class MqttServer:
         while True:
             await trio.sleep(TICK_S)
             now = trio.current_time()
-            self._refresh_credentials()
+            self._identities.refresh()
             if self._tls is not None:
                 self._tls.refresh()
             for client in list(self._clients.values()):
@@ -464,15 +405,12 @@ class MqttServer:
                 self._take_will(session, will)
             self._flush()
 
-    def _refresh_credentials(self) -> bool:
-        """Send away who is not known any more; returns whether that may have changed."""
-        if not self._credentials.refresh():
-            return False
+    def _send_away_unknown(self) -> None:
+        """Send away who is not known any more."""
         known = self.credentials.devices
         for client in list(self._by_key.values()):
             if client.device not in known:
                 self._step(client, Expelled(Reason.NOT_AUTHORIZED, "not known any more"))
-        return True
 
     # -- effects -------------------------------------------------------------------------------
 
@@ -511,7 +449,7 @@ class MqttServer:
         try:
             if trio.current_time() < self._unavailable_until:
                 raise Refused(Reason.QUOTA_EXCEEDED, self._problem or JUST_FULL)
-            device = self._identify(client, connect)
+            device = self._identities.identify(client, connect)
         except Refused as error:
             self._rejections.note(client.address, str(error))
             self._step(client, Denied(error.reason, str(error)))
@@ -534,37 +472,6 @@ class MqttServer:
             unsettled.successor = client  # it is admitted when that one's messages are answered
         else:
             self._admit(client, connect)
-
-    def _identify(self, client: Client, connect: Connect) -> Device:
-        """Return whose credentials a client shows, also new ones; raises Refused."""
-        if client.certificate is not None:  # which nobody guesses
-            return self._look_up(client, connect)
-        host, shown = client.host, shown_by(connect)
-        if (wait_s := self._guesses.wait_s(host, shown)) > 0:
-            raise Refused(
-                Reason.QUOTA_EXCEEDED, f"{TOO_MANY_GUESSES}; again in {math.ceil(wait_s)} s"
-            )
-        try:
-            device = self._look_up(client, connect)
-        except Refused:
-            self._guesses.wrong(host, shown)
-            raise
-        if not (device.is_anonymous or device.is_provisioning):
-            self._guesses.right(host, shown)
-        return device
-
-    def _look_up(self, client: Client, connect: Connect) -> Device:
-        shown = client.certificate
-        digest = digest_of(shown) if shown is not None else None
-        try:
-            device = self.credentials.identify(connect, digest)
-        except Refused:
-            if not self._refresh_credentials():
-                raise
-            device = self.credentials.identify(connect, digest)
-        if shown is not None and (problem := client.validity_problem(self._wall_ns() / NANOS_A_S)):
-            raise Refused(Reason.NOT_AUTHORIZED, problem)
-        return device
 
     def _admit(self, client: Client, connect: Connect) -> None:
         assert client.key is not None
@@ -607,19 +514,12 @@ class MqttServer:
 
     # -- messages ------------------------------------------------------------------------------
 
-    def _may_name(self, device: Device, name: str) -> bool:
-        """Whether a device speaks for an entity: for itself, or as a gateway or anonymous one."""
-        if name == device.name:
-            return True
-        if not (device.is_gateway or device.is_anonymous):
-            return False
-        return name not in self.credentials.names and name not in self._reserved
-
     def _take(self, client: Client, accept: Accept) -> None:
         assert client.device is not None
         publish = accept.publish
-        item = PendingMessage(client, accept.token, Message(), len(publish.payload) + MESSAGE_BYTES)
-        self._understand(item, client.device, publish.topic, publish.payload)
+        item = self._reader.read(
+            client, accept.token, client.device, publish.topic, publish.payload
+        )
         if item.message.provision is not None:
             client.provisions += 1
             if client.provisions > PROVISION_REQUESTS_MAX:
@@ -649,66 +549,16 @@ class MqttServer:
         name = session.key[0]  # type: ignore[index]
         device = next((one for one in self.credentials.devices if one.name == name), None)
         if device is not None and not device.is_provisioning:
-            item = PendingMessage(None, 0, Message(), len(will.payload) + MESSAGE_BYTES)
-            self._understand(item, device, will.topic, will.payload)
-            self._enqueue(item)
+            self._enqueue(self._reader.read(None, 0, device, will.topic, will.payload))
 
     def _enqueue(self, item: PendingMessage) -> None:
         self._pending_bytes += item.cost
         self._batch.append(item)
         self._arrived.set()
 
-    def _understand(self, item: PendingMessage, device: Device, topic: str, payload: bytes) -> None:
-        """Turn a message into what is to be stored; a refusal is an event of its own."""
-        self._messages += 1
-        now_ns = self._wall_ns()
-        try:
-            message = self._api.message(device, topic, payload, now_ns)
-            if message is None:
-                message = self._map.message(device, topic, payload, now_ns)
-            if message is None:
-                raise Refused(Reason.TOPIC_NAME_INVALID, f"{topic[:100]}: no such topic")
-            item.message = message
-        except BadPayload as error:
-            item.reason, item.problem = Reason.PAYLOAD_FORMAT_INVALID, str(error)
-        except Refused as error:
-            item.reason, item.problem = error.reason, str(error)
-        except Exception:  # a mistake of ours costs this message (I8)
-            log.exception("mqtt: a message failed: device=%s topic=%.100s", device.name, topic)
-            item.reason, item.problem = Reason.IMPLEMENTATION_SPECIFIC, "a mistake of the edge's"
-        if problems := item.message.refused or ([item.problem] if item.problem else []):
-            item.problem = problems[0]
-            self._note_refusal(item, device, topic, payload, problems)
-
-    def _note_refusal(
-        self,
-        item: PendingMessage,
-        device: Device,
-        topic: str,
-        payload: bytes,
-        problems: Sequence[str],
-    ) -> None:
-        now_ns = self._wall_ns()
-        self._refusals.note(device, topic, problems[0])
-        client = item.client
-        if device.is_provisioning:
-            return  # whoever has no credentials does not fill the store
-        if client is not None and not client.may_be_kept(trio.current_time()):
-            return
-        body = {
-            "state": "online", "refused": list(problems)[:REFUSALS_KEPT], "topic": topic[:200],
-            "payload": payload[:SHOWN_BYTES].decode(errors="replace"),
-        }  # fmt: skip
-        item.message.events.append(
-            Event(
-                type=EventType.SOURCE, entity_type=EntityType.DEVICE, entity_id=device.name,
-                body=msgspec.json.encode(body), time_ns=now_ns,
-            )
-        )  # fmt: skip
-
     def _note_problem(self, client: Client, topic: str, problem: str) -> None:
         if client.device is not None:
-            self._refusals.note(client.device, topic, problem)
+            self._reader.note_problem(client.device, topic, problem)
 
     async def _commit(self) -> None:
         """Store what has come, then answer it; while that lasts, the next write fills."""

@@ -8,6 +8,7 @@ A client that does not read its replies is not read from either, until it does; 
 pile up is cut off (I7).
 """
 
+import contextlib
 import logging
 import select
 import socket
@@ -22,10 +23,10 @@ from edgesync._native.connection import FAILED, GONE, HELD, LEFT, OPEN, Connecti
 from edgesync._native.resp import Parser, ReplyError
 from edgesync.cells import Reply
 from edgesync.errors import StoreError, StoreFull
+from edgesync.serve.listeners import Listeners, clients_limit
 from edgesync.serve.resp.edge import Later, Site
 from edgesync.serve.resp.session import House, Session
 from edgesync.store.edgecells import EdgeCells
-from edgesync_transport import descriptors
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.gather import Gather
@@ -110,7 +111,7 @@ class RespServer:
         self.house.notifications.configure(notify_keyspace_events)
         self._cells = cells
         self._epoll: select.epoll
-        self._listening: socket.socket
+        self._listeners: Listeners
         self._is_durable = durability == "always"
         self._clients: dict[int, Client] = {}
         self._of_session: dict[int, Client] = {}
@@ -124,18 +125,15 @@ class RespServer:
         self, host: str, port: int, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Listen and answer; `started` gives the port."""
-        descriptors.raise_limit()
-        self._limit_clients()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-        with listening, select.epoll() as epoll:
-            listening.setblocking(False)
-            epoll.register(listening.fileno(), READ)
-            self._epoll, self._listening = epoll, listening
-            self.house.facts.port = listening.getsockname()[1]
-            self._cells.on_commit(partial(self._committed, 0))
-            task_status.started(self.house.facts.port)
+        facts = self.house.facts
+        facts.clients_max = clients_limit("redis", facts.clients_max)
+        with select.epoll() as epoll:
+            self._epoll, self._listeners = epoll, Listeners("redis", epoll)
             try:
+                self._listeners.listen(host, port)
+                (facts.port,) = self._listeners.ports()
+                self._cells.on_commit(partial(self._committed, 0))
+                task_status.started(facts.port)
                 async with trio.open_nursery() as nursery:
                     self._nursery = nursery
                     nursery.start_soon(self._expire)
@@ -147,22 +145,15 @@ class RespServer:
             finally:
                 for client in list(self._clients.values()):
                     self._close(client)
-
-    def _limit_clients(self) -> None:
-        """Leave descriptors to everything else; Redis does the same."""
-        wanted = self.house.facts.clients_max
-        most = max(1, descriptors.limit() - 2 * descriptors.reserve())
-        if wanted > most:
-            log.warning("%d clients, not %d: descriptors are limited", most, wanted)
-            self.house.facts.clients_max = most
+                self._listeners.close()
 
     def _turn(self) -> bool:
         """Serve whoever is ready; returns whether anybody was."""
         ready = self._epoll.poll(0, EVENTS_A_TURN)
         self._is_in_turn = True
         for number, events in ready:
-            if number == self._listening.fileno():
-                self._accept()
+            if number in self._listeners:
+                self._accept(number)
                 continue
             client = self._clients.get(number)
             if client is None:
@@ -187,28 +178,13 @@ class RespServer:
 
     # -- connections ---------------------------------------------------------------------------
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, address = self._listening.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in descriptors.EXHAUSTED:
-                    self._pause_intake()
-                    return
-                continue  # of that connection
-            if descriptors.is_reserved(connection.fileno()):
-                connection.close()
-                self._pause_intake()
-                return
-            connection.setblocking(False)
+    def _accept(self, number: int) -> None:
+        for connection, address in self._listeners.accept(number, self._nursery):
             if len(self._clients) >= self.house.facts.clients_max:
                 self.house.facts.rejected += 1
-                connection.send(b"-ERR max number of clients reached\r\n")
-                connection.close()
+                with connection, contextlib.suppress(OSError):  # it may be gone already
+                    connection.send(b"-ERR max number of clients reached\r\n")
                 continue
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             client = Client(connection, self._parser())
             send = partial(self._push, client)
             client.session = self.house.admit(_shown(address), send, client)
@@ -216,16 +192,6 @@ class RespServer:
             self._clients[connection.fileno()] = client
             self._of_session[client.session.number] = client
             self._epoll.register(connection.fileno(), READ)
-
-    def _pause_intake(self) -> None:
-        """Let nobody in for a moment: whoever waits would be seen again at each turn."""
-        descriptors.note_shortage("redis")
-        self._epoll.unregister(self._listening.fileno())
-        self._nursery.start_soon(self._resume_intake)
-
-    async def _resume_intake(self) -> None:
-        await trio.sleep(descriptors.PAUSE_S)
-        self._epoll.register(self._listening.fileno(), READ)
 
     def _close(self, client: Client) -> None:
         if not self._is_open(client):

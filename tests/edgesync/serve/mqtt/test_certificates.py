@@ -128,7 +128,7 @@ async def test_a_certificate_holds_at_its_time(tmp_path: Path) -> None:
     made = make_self_signed(tmp_path, "valve")
     async with opened(tmp_path, entry("Valve 3", made)) as door:
         now_ns = 0
-        door.server._wall_ns = lambda: now_ns
+        door.server._identities._wall_ns = lambda: now_ns
         for now_s, said in ((0, "not valid before"), (32_503_680_000, "expired at")):
             now_ns = now_s * 1_000_000_000
             async with shown(door, made) as client:
