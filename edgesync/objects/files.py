@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from edgesync.objects.model import Listing, ObjectRef
-from edgesync.store.directory import replace_file, sync_directory, sync_file
+from edgesync.store.directory import free_bytes, replace_file, sync_directory, sync_file
 
 FOLDER: Final = "objects"
 INDEX: Final = "index.json"
@@ -117,9 +117,7 @@ class ObjectFiles:
 
     def free_bytes(self) -> int:
         """Return what the disk has free for this process."""
-        there = self.folder if self.folder.exists() else self.folder.parent
-        found = os.statvfs(there)
-        return found.f_bavail * found.f_frsize
+        return free_bytes(self.folder if self.folder.exists() else self.folder.parent)
 
     def _draft(self, sha256: str) -> Path:
         return self.folder / f"{sha256}{PART}"

@@ -256,7 +256,7 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
     "--registry",
     "only_registry",
     is_flag=True,
-    help="Only tenants, edges, tokens and users, for the hub as it is, stopped; the database is empty.",
+    help="Only tenants, edges, tokens, users, for the hub as it is, stopped: into an empty one.",
 )
 @click.option(
     "--keep-registry",

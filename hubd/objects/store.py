@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 from edgesync.objects.model import NAME_PATTERN as OBJECT_NAME_PATTERN
 from edgesync.objects.model import OBJECTS_MAX, Listing, ObjectRef, listing_of
-from edgesync.store.directory import sync_directory
+from edgesync.store.directory import free_bytes, sync_directory
 from hubd.errors import EdgeUnknown, HubError
 from hubd.objects.settings import ObjectsSection
 from hubd.owned import Owned, tables
@@ -62,36 +62,43 @@ class ObjectView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Draft:
-    """Bytes on their way: a file of its own until `finish` names it. Raises OSError."""
+    """Bytes on their way: a file of its own until `name` names it. Raises OSError."""
 
-    def __init__(self, folder: Path, size_max: int) -> None:
+    def __init__(self, folder: Path, settings: ObjectsSection) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.size = 0
-        self._size_max = size_max
+        self._settings = settings
         self._path = folder / f"{DRAFT}{secrets.token_hex(8)}"
         self._digest = hashlib.sha256()
         fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(fd, "wb")
 
     def write(self, data: bytes) -> None:
-        """Raises ObjectRefused for more than an object may have."""
+        """Raises ObjectRefused for more than an object may have, or the disk has room for."""
         self.size += len(data)
-        if self.size > self._size_max:
+        most, reserve = int(self._settings.size_max), int(self._settings.reserve)
+        if self.size > most:
             remedy = "make it smaller, or raise `size_max` under [objects] in hub.toml"
-            raise ObjectRefused("size", f"it has more than {self._size_max} bytes", remedy)
+            raise ObjectRefused("size", f"it has more than {most} bytes", remedy)
+        if (free := free_bytes(self._path.parent)) < reserve + len(data):
+            problem = f"the disk has {free} bytes free, and keeps {reserve}"
+            remedy = "make room on it, or lower `reserve` under [objects] in hub.toml"
+            raise ObjectRefused("size", problem, remedy)
         self._digest.update(data)
         self._file.write(data)
 
-    def finish(self) -> tuple[str, int]:
-        """Name the file by its SHA-256, durably; returns that and its size."""
+    def sync(self) -> str:
+        """Have the bytes on the disk; returns their SHA-256. Raises ObjectRefused for none."""
         if not self.size:
             raise ObjectRefused("size", "it is empty", "an object has a byte at least")
         self._file.flush()
         os.fsync(self._file.fileno())
-        sha256 = self._digest.hexdigest()
+        return self._digest.hexdigest()
+
+    def name(self, sha256: str) -> None:
+        """Give the file the name that `sync` returned, durably."""
         self._path.replace(self._path.with_name(sha256))  # the same bytes, if it is there
         sync_directory(self._path.parent)
-        return sha256, self.size
 
     def close(self) -> None:
         """Remove what was not finished."""
@@ -137,15 +144,16 @@ class Objects:
 
     def draft(self) -> "Draft":
         """Return where bytes are written to that `keep` takes; close it in any case."""
-        return Draft(self.folder, int(self.settings.size_max))
+        return Draft(self.folder, self.settings)
 
     def keep(self, tenant: str, name: str, draft: "Draft") -> ObjectView:
         """Do as `put` does, with what a draft has."""
-        sha256, size = draft.finish()
+        sha256, size = draft.sync(), draft.size
         table = tables.object_
         with self.owned.change() as connection:
             check_tenant(connection, tenant)
             self._check_room(connection, tenant, name, sha256, size)
+            draft.name(sha256)  # what is refused leaves nothing
             mine = sa.and_(table.c.tenant == tenant, table.c.name == name)
             connection.execute(table.delete().where(mine))
             connection.execute(table.insert().values(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgesync.objects.model import OBJECTS_MAX, ObjectRef, listing_of
+from edgesync.store.directory import free_bytes
 from edgesync_transport.keys import new_key_pair
 from hubd.errors import EdgeUnknown, TenantUnknown
 from hubd.objects import store as module
@@ -92,10 +93,22 @@ def test_limits_are_named_with_what_to_do_and_nothing_is_left(
     with pytest.raises(ObjectRefused, match=r"`tenant_max`") as refused:
         put(objects, "two", b"z" * 10)
     assert refused.value.field == "size"
+    assert len(files(objects)) == 2
     put(objects, "two", b"z" * 5)
     put(objects, "two", b"w" * 5)  # in its place
     with pytest.raises(TenantUnknown):
         put(objects, "x", tenant="nobody")
+
+
+@pytest.mark.setting("hub.toml objects.reserve")
+def test_objects_do_not_take_the_room_of_the_log(registry: Registry, tmp_path: Path) -> None:
+    objects = Objects(registry.owned, tmp_path / "objects", settings_of().objects)
+    put(objects, "model")
+    settings = settings_of(objects={"reserve": free_bytes(tmp_path) + (1 << 40)})
+    full = Objects(registry.owned, tmp_path / "objects", settings.objects)
+    with pytest.raises(ObjectRefused, match=r"size: the disk .*`reserve` under \[objects\]"):
+        put(full, "two", b"x")
+    assert files(objects) == {SHA256}
 
 
 def test_edges_are_assigned_objects_of_their_tenant(objects: Objects) -> None:
