@@ -203,8 +203,12 @@ class CellStore(Runner):
             raise
         self._stored(tails)
 
-    def _freeze(self, layers: Callable[[], Write]) -> Write:
+    def _complete(self) -> None:
+        """Add what is stored with each commit, whatever it is of."""
         self.space.save_counters()
+
+    def _freeze(self, layers: Callable[[], Write]) -> Write:
+        self._complete()
         self.generation += 1
         return layers()
 

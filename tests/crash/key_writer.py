@@ -14,7 +14,7 @@ from random import Random
 import trio
 
 from edgesync.cells import DATABASE
-from edgesync.store import edgecells as module
+from edgesync.store import logged_cells as module
 from edgesync.store.edgecells import EdgeCells
 from edgesync.store.journal import EdgeStore
 

@@ -21,7 +21,7 @@ import pytest
 from edgesync._native.journal import DamagedRecord
 from edgesync.errors import StoreError
 from edgesync.store.directory import DATA, WAL
-from edgesync.store.edgecells import WAL_BYTES_MIN
+from edgesync.store.logged_cells import WAL_BYTES_MIN
 from tests.crash import key_writer
 from tests.crash.survivors import APPENDER, check
 

@@ -20,11 +20,12 @@ from edgesync.cells import DATABASE
 from edgesync.cells.parts import ops_of
 from edgesync.errors import StoreError, StoreFull, StoreUnwritable
 from edgesync.model import Lane
-from edgesync.store import edgecells as module
+from edgesync.store import logged_cells as module
 from edgesync.store.cells import Disk
 from edgesync.store.directory import DATA, WAL, make_wal
-from edgesync.store.edgecells import LAP_ROW, Cursor, EdgeCells
+from edgesync.store.edgecells import Cursor, EdgeCells
 from edgesync.store.journal import EdgeStore
+from edgesync.store.logged_cells import LAP_ROW
 from tests.cells.memory import MemoryView
 
 pytestmark = pytest.mark.feature("S2", "L8", "L14")
