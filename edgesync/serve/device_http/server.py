@@ -8,7 +8,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Final, TypeVar
@@ -63,6 +64,9 @@ STRANGER_S: Final = 5.0
 LINGER_S: Final = 1.0
 LINGER_BYTES: Final = 1 << 20
 CREDENTIALS_S: Final = 1.0
+# Requests of one device that wait, for calls and for changes each: one that asks again, and has
+# left what it asked before on a dead line, does not keep others out (I8).
+WAITS_MAX: Final = 4
 # What a device is told to wait when the store takes nothing.
 RETRY_S: Final = "5"
 # Of a request for credentials, which comes from somebody who has none.
@@ -108,6 +112,7 @@ class DeviceHttpServer:
             answers=rpc.answers if rpc is not None else lambda _method: False,
         )
         self._looked_at = float("-inf")
+        self._waits: dict[tuple[str, str], deque[trio.CancelScope]] = {}
         self._connections = self._requests = self._readings = 0
         self._rejected = 0
         self._guesses = Guesses(section.guesses_max, "tokens")
@@ -283,25 +288,49 @@ class DeviceHttpServer:
             HTTPStatus.REQUEST_TIMEOUT, "there was nothing for this device; ask again"
         )
         async with exchange.while_there():
-            with trio.move_on_after(waits_s):
+            with self._place(device, asked.topic, waits_s):
                 try:
                     if asked.topic == CALLS:
-                        return await self._next_call(exchange, device)
-                    body, exchange.sent = await self._attributes.next_body(device.name)
+                        body, sent = await self._next_call(exchange, device)
+                    else:
+                        body, sent = await self._attributes.next_body(device.name)
+                    # It may have been removed meanwhile, or its token have been given away.
+                    self._identify(asked.token, exchange.address)
+                    exchange.sent = sent
                     return body
                 except (BadPayload, Refused) as error:
                     problem = Problem(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+                except Problem as error:
+                    problem = error
         raise problem
 
-    async def _next_call(self, exchange: "_Exchange", device: Device) -> bytes:
+    @contextlib.contextmanager
+    def _place(self, device: Device, topic: str, waits_s: float) -> Iterator[None]:
+        """Limit how long the block waits, and how many of one device do: the oldest ends."""
+        key = device.name, topic
+        with trio.move_on_after(waits_s) as scope:
+            waiting = self._waits.setdefault(key, deque())
+            waiting.append(scope)
+            if len(waiting) > WAITS_MAX:
+                waiting.popleft().cancel()
+            try:
+                yield
+            finally:
+                with contextlib.suppress(ValueError):  # it was the oldest
+                    waiting.remove(scope)
+                if not waiting and self._waits.get(key) is waiting:
+                    del self._waits[key]
+
+    async def _next_call(
+        self, exchange: "_Exchange", device: Device
+    ) -> tuple[bytes, Callable[[], None]]:
         rpc = self._rpc
         if rpc is None:
             await trio.sleep_forever()
         poll = exchange.enter(waiting_for_call(rpc, device.name))
         call = await poll.next_call()
-        exchange.sent = partial(rpc.delivered, device.name, call.number)
         said = {"id": call.number, "method": call.method, "params": Raw(call.params)}
-        return msgspec.json.encode(said)
+        return msgspec.json.encode(said), partial(rpc.delivered, device.name, call.number)
 
     def _refresh_credentials(self) -> None:
         now = trio.current_time()

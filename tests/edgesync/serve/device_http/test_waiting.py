@@ -1,5 +1,7 @@
 """What HTTP devices wait for: calls of a real hub, and shared attributes that change."""
 
+import contextlib
+import functools
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,6 +16,7 @@ from edgesync import EdgeNode
 from edgesync.rpc.model import State
 from edgesync.serve.device_http import server as server_module
 from tests.edgesync.serve.device_http.test_door import SCALE, Answer, Client, open_door
+from tests.edgesync.serve.mqtt.door import DEVICES
 from tests.edgesync.sync.rpc_hub import RpcHub, call, final
 from tests.edgesync.sync.test_driver import until
 
@@ -183,3 +186,53 @@ async def test_a_wait_is_longer_than_a_request_may_take(
     async with open_door(tmp_path) as door, door.client() as client:
         status, _, _ = await client.ask("GET", SCALE + "attributes/updates?timeout=500")
         assert status == 408
+
+
+@pytest.mark.feature("S29")
+async def test_one_device_does_not_take_the_places_of_others(tmp_path: Path) -> None:
+    """I8: with a client that asks again and leaves what it asked before."""
+    places = server_module.WAITS_MAX + 2
+    async with (
+        open_door(tmp_path, {"connections_max": places}) as door,
+        trio.open_nursery() as nursery,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        answers: list[tuple[int, int]] = []
+
+        def has_come(count: int) -> bool:
+            return door.server.status().requests >= count
+
+        async def wait(number: int, client: Client) -> None:
+            status, _, _ = await client.ask("GET", SCALE + "rpc?timeout=300000")
+            answers.append((number, status))
+
+        for number in range(places):
+            client = await stack.enter_async_context(door.client())
+            nursery.start_soon(wait, number, client)
+            await until(functools.partial(has_come, number + 1))
+        await until(lambda: len(answers) == 2)
+        assert answers == [(0, 408), (1, 408)]
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.feature("F24")
+async def test_who_was_removed_while_it_waits_is_told_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "CREDENTIALS_S", 0.0)
+    async with open_door(tmp_path) as door, trio.open_nursery() as nursery:
+        found: list[Answer] = []
+
+        async def wait(client: Client) -> None:
+            found.append(await client.ask("GET", SCALE + "attributes/updates"))
+
+        async with door.client() as client:
+            nursery.start_soon(wait, client)
+            await until(lambda: door.server.status().requests == 1)
+            (tmp_path / "mqtt-devices.toml").write_text(DEVICES.replace("SCALE_TOKEN", "ANOTHER"))
+            door.node.entities.set_attributes("device", "Scale", {"limit": 900}, "shared")
+            await until(lambda: bool(found))
+        assert found[0][0] == 401
+        async with door.client() as client:
+            _, _, body = await client.ask("GET", "/api/v1/ANOTHER/attributes/updates")
+            assert json.loads(body) == {"limit": 900}
