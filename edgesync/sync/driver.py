@@ -252,6 +252,8 @@ class SyncDriver:
                 pause_s = self._judge(hangup, has_served=is_stable or self._durable() > had)
             while not self._settled.is_set():
                 await self._settled.wait()  # a fork must be durable before the next greeting
+            if self._inbound_queue is not None:
+                await self._inbound_queue.empty()  # and so must what the hub told (D9)
             if pause_s:
                 await self._pause(pause_s)
 

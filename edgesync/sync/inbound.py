@@ -259,16 +259,33 @@ def _encode(floors: DownFloors) -> bytes:
 
 
 class InboundQueue:
-    """Batches that wait to be carried out, in order; the lanes bound how many there are."""
+    """Batches that wait to be carried out, in order; the lanes bound how many there are.
+
+    They outlive the session that brought them. So the next greeting waits until it is `empty`: a
+    floor told before would move once more, by a batch that the hub may have lost since (D9).
+    """
 
     def __init__(self, inbound: Inbound, answer: Callable[[Stored], None]) -> None:
         self._inbound = inbound
         self._answer = answer
         self._asked, self._waiting = trio.open_memory_channel[tuple[int, Batch]](1000)
+        self._count = 0
+        self._emptied = trio.Event()
 
     def put(self, token: int, batch: Batch) -> None:
         self._asked.send_nowait((token, batch))
+        self._count += 1
+
+    async def empty(self) -> None:
+        """Return once everything is carried out."""
+        while self._count:
+            await self._emptied.wait()
 
     async def run(self) -> None:
         async for token, batch in self._waiting:
-            self._answer(await self._inbound.store(token, batch))
+            stored = await self._inbound.store(token, batch)
+            self._count -= 1
+            if not self._count:
+                self._emptied.set()
+                self._emptied = trio.Event()
+            self._answer(stored)

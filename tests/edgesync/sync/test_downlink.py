@@ -1,7 +1,8 @@
 """What the hub tells an edge, over real sockets: once, in order, and seen when it cannot be."""
 
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -219,6 +220,50 @@ async def test_a_hub_restored_from_a_backup_forks_and_tells_what_it_has(
         await until(lambda: taker.taken == ["a", "b", "x", "y"])
         await until(lambda: hub.waiting() == 0)
         assert hub.journal.view("barn").forks == 1
+
+
+class SlowTaker(Taker):
+    """... after it has written a file, which takes until `may_write` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_writing, self.may_write = threading.Event(), threading.Event()
+
+    def has_file(self, event: Event) -> bool:
+        return True
+
+    def write_files(self, events: Sequence[Event]) -> None:
+        self.is_writing.set()
+        assert self.may_write.wait(PATIENCE_S)
+
+
+@pytest.mark.feature("S32")
+async def test_what_an_edge_is_storing_is_on_disk_before_it_greets_a_restored_hub(
+    hub: DownHub, tmp_path: Path
+) -> None:
+    """Else the hub would take what it lost for what it has told since, and delete that."""
+    taker = SlowTaker()
+    hub.journal.begin("barn", inbound.NOWHERE)
+    write_dump(hub.registry.owned, tmp_path / "dump")
+    (tmp_path / "restored").mkdir()
+    with closing(open_registry(tmp_path / "restored")) as other:
+        load_dump(other.owned, tmp_path / "dump")
+    async with running(hub, taker) as node:
+        async with hub.serving() as delivery:
+            await hub.tell(delivery, "a")
+            await until(taker.is_writing.is_set)
+            driver = node.part("link").driver
+            epoch = driver.epoch
+        hub.registry.close()
+        hub.open(tmp_path / "restored")
+        hub.append("x")
+        async with hub.serving():
+            lane = driver.sender.down_lanes[Lane.NORMAL]
+            with trio.move_on_after(1.0):  # it would greet, and have the other batch waiting
+                await until(lambda: driver.epoch not in (0, epoch) and len(lane.in_store) > 0)
+            taker.may_write.set()
+            await until(lambda: hub.waiting() == 0)
+            assert taker.taken == ["a", "x"]
 
 
 async def test_an_edge_and_a_hub_without_the_feature_work_as_before(hub: DownHub) -> None:
