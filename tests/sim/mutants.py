@@ -8,7 +8,7 @@ from edgesync_transport import receiver as hub_core
 from edgesync_transport.lanes.sender import LaneSender
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import Message, Welcome
-from edgesync_transport.receiver import DownLane, Receiver
+from edgesync_transport.receiver import DownLane, DownOffer, Receiver, Session
 from edgesync_transport.sender import Effect, Sender
 from hubd.log.base import Append, Appended, NotAppended
 from hubd.log.book import Book, Changes
@@ -103,12 +103,25 @@ class SilentDown(Receiver):
     down_lane = SilentDownLane
 
 
+class AnyGreeting(Receiver):
+    """D11: says at once what an edge does not have any more, though its greeting may be old."""
+
+    def _begin_downlink(
+        self, session: Session, offer: DownOffer | None, now: float
+    ) -> list[hub_core.Effect]:
+        effects = super()._begin_downlink(session, offer, now)
+        unproven, session.unproven = session.unproven, []
+        return [*unproven, *effects]
+
+
 # Of the second direction (R10).
 DOWNLINK_MUTANTS: Mapping[str, Rules] = {
     "R8 silent gaps to the edge": Rules(receiver=SilentDown),
     "R10 effect and floor in two steps": Rules(down_two_steps=True),
     "R10 acknowledged is sent again": Rules(down_keeps_acked=True),
     "R10 no ids where it takes effect": Rules(down_no_ids=True),
+    "R10 greets while a batch is being stored": Rules(down_greets_early=True),
+    "R10 believes the floors of any greeting": Rules(receiver=AnyGreeting),
 }
 
 MUTANTS: Mapping[str, Rules] = {

@@ -66,6 +66,7 @@ class Rules(msgspec.Struct, frozen=True):
     down_two_steps: bool = False  # the floor first, then the effect
     down_keeps_acked: bool = False  # what was acknowledged is sent again after a restore
     down_no_ids: bool = False  # what takes effect does not know doubles
+    down_greets_early: bool = False  # while a batch of an older session is being stored
 
 
 class Weather(msgspec.Struct, frozen=True, kw_only=True):
@@ -302,6 +303,18 @@ class World:
             count = self.happened[edge, content]
             assert count == 1, f"seed {self.seed}: {content} took effect {count} times"
 
+    def check_lost(self, lane: Lane, first: int, last: int) -> None:
+        """The hub tells who waits for these that the edge does not have them any more (D11)."""
+        both = self.weather.edge_restore_every_s and self.weather.hub_restore_every_s
+        if len(self.edges) > 1 or both:
+            return
+        said = {
+            content for content, (where, seq) in self.told.items()
+            if where is lane and first <= seq <= last and content not in self.untold
+        }  # fmt: skip
+        had = said & self.edges[0].journal.effects.done
+        assert not had, f"seed {self.seed}: said to be lost, and there: {sorted(had)}"
+
     def check_effects(self) -> None:
         """What the hub told took effect in its order, or a gap was stored that says so."""
         if len(self.edges) > 1:
@@ -433,7 +446,8 @@ class EdgeSim:
     # -- the shell -------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        if self.sender.state is not edge_core.State.DOWN:
+        is_storing = bool(self._storing) and not self.world.rules.down_greets_early
+        if is_storing or self.sender.state is not edge_core.State.DOWN:
             self._later(0.2, self._connect)
             return
         self.route = self.world.random.getrandbits(62) + 1
@@ -460,7 +474,7 @@ class EdgeSim:
             case edge_core.Store(token, one):
                 self._storing.append((token, one))
                 if len(self._storing) == 1:
-                    self._later(self.world.whims.uniform(0.0, 0.1), self._carry_out_next)
+                    self._later(self._storing_s(), self._carry_out_next)
             case edge_core.DownBegun(incarnation, floors):
                 if incarnation != self.down_floors.incarnation:
                     self.down_floors = DownFloors(incarnation, floors)
@@ -527,7 +541,12 @@ class EdgeSim:
         answer = refused or edge_core.Stored(token, floor, floor)
         self._step(msgspec.structs.replace(answer, token=token))
         if self._storing:
-            self._later(self.world.whims.uniform(0.0, 0.1), self._carry_out_next)
+            self._later(self._storing_s(), self._carry_out_next)
+
+    def _storing_s(self) -> float:
+        """Return how long a transaction takes; a worn card stalls now and then."""
+        whims = self.world.whims
+        return whims.uniform(0.0, 6.0 if whims.random() < 0.05 else 0.1)
 
     def _take_effect(self, contents: Sequence[int]) -> None:
         self.journal.effects.done |= set(contents)
@@ -659,6 +678,8 @@ class HubSim:
                     self._commit_soon()
                 case hub_core.Load():
                     self._later(self.world.whims.uniform(0.0, 0.02), partial(self._load, effect))
+                case hub_core.Lost(lane, first, last):
+                    self.world.check_lost(lane, first, last)
                 case hub_core.Mark(lane, floor):
                     self._later(
                         self.world.whims.uniform(0.0, 0.1), partial(self.down.mark, lane, floor)

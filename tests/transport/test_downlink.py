@@ -18,6 +18,7 @@ from edgesync_transport.messages import (
     Lane,
     LaneFloor,
     LaneOffer,
+    Ping,
     Welcome,
 )
 from edgesync_transport.receiver import FLOORS_NONE, DownFloors, DownOffer, Receiver
@@ -39,14 +40,16 @@ def hello(**more: object) -> Hello:
 
 
 def opened(
-    *, tail: int = 0, trimmed: int = 0, floor: int = 0, chain: int = 0, features: int = 1
-) -> tuple[Receiver, list[core.Effect]]:
+    *, tail: int = 0, trimmed: int = 0, floor: int = 0, chain: int = 0, features: int = 1,
+    knows: bytes = b"",
+) -> tuple[Receiver, list[core.Effect]]:  # fmt: skip
     """Return a receiver whose edge has been welcomed, and what that led to."""
     receiver = Receiver("barn")
-    asked = hello(features=features, down_floors=FLOORS_NONE if features else ())
+    floors = FLOORS_NONE if features else ()
+    asked = hello(features=features, down_incarnation=knows, down_floors=floors)
     (one,) = receiver.step(core.Received(PEER, asked), 0.0, 0)
     assert isinstance(one, core.Open)
-    assert one.down == (DownFloors(b"", FLOORS_NONE) if features else None)
+    assert one.down == (DownFloors(knows, FLOORS_NONE) if features else None)
     empty = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
     critical = LanePositions(tail=tail, floor=trimmed, safe=trimmed, trimmed=trimmed)
     stands = LaneFloor(floor=floor, chain=chain, safe=floor)
@@ -117,9 +120,39 @@ def test_what_an_edge_had_before_it_was_restored_is_a_gap_and_reported() -> None
     assert (gap.codec, gap.first, gap.last) == (Codec.GAP, 3, 4)
     assert (gap.prev_chain, gap.last_chain) == (77, 99)
     assert "before its store was restored" in gap.reason
+    effects = receiver.step(ack(4), 0.1, 0)
     (lost,) = [one for one in effects if isinstance(one, core.Lost)]
     assert (lost.first, lost.last) == (3, 4)
-    assert loads(receiver.step(ack(4), 0.1, 0)) == [(5, 5)]
+    assert loads(effects) == [(5, 5)]
+
+
+def test_what_an_old_greeting_says_of_floors_is_not_believed_until_the_edge_is_heard() -> None:
+    """A Hello of a line that was given up may come after the one that followed it."""
+    receiver, effects = opened(tail=5, trimmed=4, floor=2, chain=77)
+    newer = Peer(route=b"n", edge="barn")
+    assert not [one for one in effects if isinstance(one, core.Lost)]
+    assert not [one for one in effects if isinstance(one, core.Report) and one.kind == "loss"]
+    effects = receiver.step(core.Received(newer, hello(nonce=2)), 0.1, 0)
+    effects += receiver.step(core.Received(PEER, Ping(epoch=1, token=1, at_ns=0)), 0.2, 0)
+    assert not [one for one in effects if isinstance(one, core.Lost)]
+
+
+def test_the_first_word_of_an_edge_in_its_session_says_that_its_greeting_was_new() -> None:
+    receiver, _ = opened(tail=5, trimmed=4, floor=2, chain=77)
+    ping = core.Received(PEER, Ping(epoch=1, token=1, at_ns=0))
+    effects = receiver.step(ping, 0.1, 0)
+    assert [one.kind for one in effects if isinstance(one, core.Report)] == ["rewind", "loss"]
+    assert len([one for one in effects if isinstance(one, core.Lost)]) == 1
+    assert len(receiver.step(ping, 0.2, 0)) == 1  # the answer alone
+
+
+def test_of_an_edge_that_knows_another_journal_nobody_can_say_what_it_had() -> None:
+    """A hub restored twice from one backup has lost the journal that its edge knows since then."""
+    receiver, effects = opened(tail=5, trimmed=4, knows=b"k" * 16)
+    gap = batch_of(effects)
+    assert (gap.codec, gap.first, gap.last) == (Codec.GAP, 1, 4)
+    effects = receiver.step(ack(4), 0.1, 0)
+    assert not [one for one in effects if isinstance(one, core.Lost)]
 
 
 def test_an_edge_is_asked_to_greet_anew() -> None:

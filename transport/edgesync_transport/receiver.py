@@ -240,7 +240,13 @@ class DownLane(LaneSender):
 
 
 class Session:
-    """What a granted Hello has led to."""
+    """What a granted Hello has led to.
+
+    down_known   the hub's journal that the edge knew; of another than the one there is, nobody can
+                 say what the edge has had
+    unproven     what the floors of the Hello mean, if that is not an old one which came late: it
+                 counts once the edge has said something in this session (D11)
+    """
 
     def __init__(self, peer: Peer, hello: Hello, epoch: int, now: float) -> None:
         self.peer = peer
@@ -253,6 +259,8 @@ class Session:
         self.has_objects = bool(hello.features & Feature.OBJECTS)
         self.down: tuple[LaneSender, ...] = ()
         self.down_incarnation = b""
+        self.down_known = hello.down_incarnation
+        self.unproven: list[Effect] = []
 
 
 class Receiver:
@@ -329,6 +337,12 @@ class Receiver:
         if session is None or peer != session.peer or epoch != session.epoch:
             return self._fence(peer, message, epoch)
         self.heard_at = now
+        proven, session.unproven = session.unproven, []
+        return [*proven, *self._spoken(session, message, now, wall_ns)]
+
+    def _spoken(self, session: Session, message: Message, now: float, wall_ns: int) -> list[Effect]:
+        """Take what an edge says in its live session."""
+        peer = session.peer
         match message:
             case Batch():
                 return self._batch(session, message)
@@ -594,7 +608,11 @@ class Receiver:
         effects: list[Effect] = []
         for lane, floor in zip(session.down, offer.floors, strict=True):
             lane.begin(session.epoch, offer.incarnation, Limits())
-            effects += [*lane.resume(floor.floor, floor.chain, floor.safe), *lane.fill(now)]
+            stands = lane.resume(floor.floor, floor.chain, floor.safe)
+            effects += [one for one in stands if isinstance(one, Mark)]
+            if session.down_known in (b"", offer.incarnation):
+                session.unproven += [one for one in stands if not isinstance(one, Mark)]
+            effects += lane.fill(now)
         session.down_incarnation = offer.incarnation
         return self._addressed(session, effects)
 
