@@ -1,10 +1,11 @@
 """The hub's journal for each of its edges, in owned state.
 
-    trimmed <= floor <= tail, on each lane
+    start <= floor <= trimmed <= tail, on each lane
 
 A record is appended in the transaction of what caused it, and deleted once the edge has said that
 it is on its disk: what was acknowledged is never sent again, also to an edge whose store has been
-restored. The gap is declared then, and the edge stores that it was.
+restored. The gap is declared then, and the edge stores that it was. Between floor and trimmed is
+what was given up: the edge is told of it as of a gap.
 
 An incarnation names the life of a journal. A restored one, whose edge knows records that it does
 not have, takes a new incarnation and keeps its seqs; what it still has is told again, and whatever
@@ -223,6 +224,11 @@ class Journal:
         for lane, at, floor in zip(Lane, positions, floors, strict=True):
             sender = LaneSender(lane, at, DOWNLINK, chain_at, Slowdown())
             reason = sender.divergence(floor.floor, floor.chain)
+            if not reason and at.floor < floor.floor < at.trimmed:
+                reason = (
+                    f"lane {lane}: the edge has {floor.floor}; what was given up here, up to "
+                    f"{at.trimmed}, may have been another history"
+                )
             if reason:
                 return reason
         return ""
@@ -248,10 +254,9 @@ class Journal:
             .values(incarnation=life, forks=table.c.forks + 1)
         )
         for row in lanes:
-            self._update(
-                connection, edge, row.lane,
-                floor=row.trimmed, start=row.trimmed, start_chain=row.trimmed_chain,
-            )  # fmt: skip
+            # Before what was given up, whose hash is gone with it: the gap is still to be told.
+            chain = row.trimmed_chain if row.floor == row.trimmed else f"{0:016x}"
+            self._update(connection, edge, row.lane, start=row.floor, start_chain=chain)
         return life
 
     # -- out -------------------------------------------------------------------------------------

@@ -201,14 +201,35 @@ def test_what_has_waited_for_too_long_goes_and_the_edge_is_told_of_a_gap(
     offer, _ = journal.begin("barn", STRANGER)
     assert (offer.lanes[0].trimmed, offer.lanes[0].floor, offer.floors[0].floor) == (2, 0, 0)
     assert offer.trimmed_chains[0] == load(journal, 3).prev_chain
-    # A fork begins behind what is gone, though the edge has not said that it knows.
+    # A fork begins before what is gone: the edge has not been told of it yet.
     foreign = LaneFloor(floor=9, chain=77, safe=9)
     forked, reason = journal.begin("barn", DownFloors(offer.incarnation, (foreign, NONE, NONE)))
     assert reason
-    assert (forked.lanes[0].start, forked.lanes[0].floor, forked.floors[0].floor) == (2, 2, 2)
+    assert (forked.lanes[0].start, forked.lanes[0].floor, forked.floors[0]) == (0, 0, NONE)
     assert journal.clear("barn") == 1
     assert journal.clear("barn") == 0
     assert journal.view("barn").records == 0
+
+
+@pytest.mark.parametrize("edge_has", [2, 3])
+def test_what_a_restored_hub_has_given_up_the_edge_is_told_of(
+    journal: Journal, edge_has: int
+) -> None:
+    """What the edge has is as high as what is gone here; nobody knows whether it is the same."""
+    append(journal, "a")
+    journal.mark("barn", {Lane.CRITICAL: 1})
+    offer, _ = journal.begin("barn", STRANGER)
+    append(journal, "x", "y", "z")
+    assert journal.clear("barn") == 3
+    had = LaneFloor(floor=edge_has, chain=77, safe=edge_has)
+    again, reason = journal.begin("barn", DownFloors(offer.incarnation, (had, NONE, NONE)))
+    assert "given up" in reason
+    assert again.incarnation != offer.incarnation
+    assert (again.floors[0].floor, again.lanes[0].trimmed, again.lanes[0].tail) == (1, 4, 4)
+    # It takes the gap: what it is told of its start is what the gap follows on.
+    assert again.floors[0].chain == again.lanes[0].start_chain
+    known = DownFloors(again.incarnation, again.floors)
+    assert journal.begin("barn", known) == (again, "")
 
 
 @pytest.mark.feature("C1")
