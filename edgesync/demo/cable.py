@@ -6,6 +6,7 @@ nothing (the half-open case that only heartbeats find), `plug` lets bytes throug
 """
 
 import enum
+import math
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -31,6 +32,7 @@ class Cable:
         self.address: tuple[str, int] = ("", 0)
         # What went through, to the target and back: handshakes, heartbeats, all of it.
         self.bytes_to = self.bytes_back = 0
+        self._hush_at = math.inf  # bytes that came back
         self._connections: set[trio.CancelScope] = set()
         self._plugged = trio.Event()
         self._plugged.set()
@@ -44,8 +46,12 @@ class Cable:
         self.state = CableState.HUSHED
         self._plugged = trio.Event()
 
-    def plug(self) -> None:
-        """Let bytes through again. Connections that were hushed go on where they stopped."""
+    def plug(self, back: float = math.inf) -> None:
+        """Let bytes through again. Connections that were hushed go on where they stopped.
+
+        After `back` more bytes from the target, or a chunk more, it is hushed.
+        """
+        self._hush_at = self.bytes_back + back
         self.state = CableState.PLUGGED
         self._plugged.set()
 
@@ -84,6 +90,9 @@ class Cable:
                 await sink.send_all(data)
                 if is_back:
                     self.bytes_back += len(data)
+                    if self.bytes_back >= self._hush_at:
+                        self._hush_at = math.inf
+                        self.hush()
                 else:
                     self.bytes_to += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -178,8 +178,7 @@ class EdgeCells(LoggedCells):
 
     def _stored_cursor(self) -> Cursor:
         raw = self.rows.get(CURSOR_ROW)
-        found = msgspec.msgpack.decode(raw, type=Cursor) if raw else Cursor()
-        return found if found.base else msgspec.structs.replace(found, position=0)
+        return msgspec.msgpack.decode(raw, type=Cursor) if raw else Cursor()
 
     # -- room --------------------------------------------------------------------------------
 
@@ -441,6 +440,18 @@ class EdgeCells(LoggedCells):
 
     # -- from the hub ------------------------------------------------------------------------
 
+    def deliver(self, entries: list[Entry], applied: int) -> int:
+        """Take keys of a page that `take_in` ends; until then all of it is asked for again.
+
+        Returns up to which operation the hub had carried ours out.
+        """
+        done = self.applied = max(self.applied, self._done(applied))
+        self.space.now_ms = self.now_ms()
+        before = self.changes.before(entries)
+        self.space.deliver(entries, done)
+        self.changes.after(entries, before)
+        return done
+
     def take_in(
         self,
         cursor: Cursor,
@@ -451,17 +462,15 @@ class EdgeCells(LoggedCells):
         is_all: bool,
         seen: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
-        """Take a page of the hub's state, which leads to `cursor`.
+        """Take a page of the hub's state, or the rest of it, which leads to `cursor`.
 
         applied   seq of the lane up to which our operations are in it
         seen      operations that are in it or were replaced, up to which number of each replica
         """
         whole = cursor.base == 0
-        done = self._done(applied)
         self._looked_in_vain = 0
-        self.space.now_ms = self.now_ms()
-        before = self.changes.before(entries)
-        self.space.deliver(entries, done)
+        done = self.deliver(entries, applied)
+        before = self.changes.before(())
         if is_all:
             if whole and cursor.start:  # an older hub was not told all before
                 self.space.forget_unlisted(done, self.scope)
@@ -469,9 +478,8 @@ class EdgeCells(LoggedCells):
             self.space.note_seen(dict(seen))
         if self.scope:
             self.space.let_go(done, self.scope)
-        self.changes.after(entries, before)
+        self.changes.after((), before)
         self.space.settle(stable)  # rows of keys that were gone before: no change of theirs
-        self.applied = max(self.applied, done)
         self._move(cursor)
 
     def rejoin(

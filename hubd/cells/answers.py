@@ -40,7 +40,7 @@ from edgesync_transport.seldom import Seldom
 from hubd.cells import proposals
 from hubd.cells.feed import Feed, WholeLog
 from hubd.cells.proposals import Proposal, Proposer
-from hubd.cells.store import Answer, HubCells, operations_of, scope_of
+from hubd.cells.store import PAGE_TURNS, Answer, HubCells, operations_of, scope_of
 from hubd.cells.subscriptions import Subscription, Subscriptions
 from hubd.log.base import Entry, Log
 from hubd.registry import DEFAULT_TENANT
@@ -403,6 +403,11 @@ class Answers:
                 await self.propose(lacking)
                 continue
             answer = self.cells.answer(edge, pull, applied)
+
+            def is_exact(incarnation: bytes = incarnation, told: int = told) -> bool:
+                return self._hearing != edge and self.cells.heard_of(edge, incarnation) == told
+
+            answer = await self._whole_page(edge, pull, answer, applied, is_exact)
             digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
             await self.cells.wait_durable()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
@@ -413,6 +418,27 @@ class Answers:
             with trio.move_on_at(until):
                 await subscription.news.wait()
                 await trio.sleep(NEWS_PAUSE_S)
+
+    async def _whole_page(
+        self, edge: str, pull: Pull, answer: Answer, applied: int, is_exact: Callable[[], bool]
+    ) -> Answer:
+        """Add to an answer, turn by turn, what belongs to its page.
+
+        is_exact   whether `applied` says what of the edge's own operations is in the keys as they
+                   are now; a page ends before more is
+        """
+        rest = msgspec.structs.replace(pull, wants=())
+        for _ in range(PAGE_TURNS - 1):
+            if answer.is_all:
+                break
+            await trio.lowlevel.checkpoint()
+            is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
+            if not is_named or not is_exact() or self._grant_of(edge) != pull.grant:
+                break
+            rest = msgspec.structs.replace(rest, after=answer.position)
+            more = self.cells.answer(edge, rest, applied)
+            answer = msgspec.structs.replace(more, entries=answer.entries + more.entries)
+        return answer
 
     async def _reach(self, position: int, edge: str) -> None:
         """Return between two entries of the edge: what is told of its operations must be exact."""

@@ -59,6 +59,8 @@ from hubd.log.base import Entry as LogEntry
 log = logging.getLogger(__name__)
 
 COLLECTED_A_TURN: Final = 256
+# A page is made in so many turns, and others have theirs between.
+PAGE_TURNS: Final = 5
 PAGE_KEYS: Final = 500
 PAGE_BYTES: Final = 256 * 1024
 # Keys live this much longer here than at the edges: one that was given more time may say so late.
@@ -588,7 +590,8 @@ class HubCells(CellStore):
         return max(one.base, self.mark.collected) if one.base else 0
 
     def answer(self, edge: str, pull: Pull, applied: int) -> Answer:
-        """Note what the edge confirms, and return what it asks for, nothing of which is `lacking`.
+        """Note what the edge confirms, and return the first of what it asks for, nothing of which
+        is `lacking`: a turn's share of a page.
 
         applied   seq of its `normal` lane up to which its operations are carried out here
         """
@@ -599,8 +602,9 @@ class HubCells(CellStore):
         base = pull.base if applied >= pull.made else one.base
         self.names.confirm(edge, base, self.now_ms())
         entries, position, is_all = self.space.page(
-            pull.base, pull.after, PAGE_KEYS, PAGE_BYTES, scope_of(pull)
-        )
+            pull.base, pull.after, PAGE_KEYS // PAGE_TURNS, PAGE_BYTES // PAGE_TURNS,
+            scope_of(pull),
+        )  # fmt: skip
         entries += self.space.whole(pull.wants, PAGE_BYTES)
         seen = self.lineage.seen_since(pull.base) if is_all else []
         return Answer(

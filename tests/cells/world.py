@@ -47,6 +47,7 @@ class Reply:
         self.histories: History = {}
         self.keyspace = 0
         self.seen: dict[int, int] = {}
+        self.is_begun = False  # some of its keys were delivered, and others worked since
 
 
 class Edge:
@@ -94,6 +95,7 @@ class Edge:
             "made": self.made,
             "is_fresh": self.is_fresh,
             "delivered": set(self.delivered),
+            "listed": set(self.listed),
             "keyspace": self.keyspace,
         }
 
@@ -109,9 +111,7 @@ class Edge:
         self.lane = [one for one in saved["lane"] if one in self.lane]
         self.base, self.position, self.made = saved["base"], saved["position"], saved["made"]
         self.is_fresh, self.delivered = saved["is_fresh"], set(saved["delivered"])
-        self.keyspace = saved["keyspace"]
-        if self.base == 0:
-            self.position, self.listed = 0, set()
+        self.keyspace, self.listed = saved["keyspace"], set(saved["listed"])
         self.request = None
 
 
@@ -128,6 +128,7 @@ class World:
         self.losing = losing
         self.random = Random(seed)
         self.evicting = Random(seed)  # of its own: what else happens stays the same
+        self.splits = Random(seed)
         self.make_hub = make_hub
         self.view = MemoryView()
         self.hub = make_hub(self.view)
@@ -402,7 +403,7 @@ class World:
             return
         if isinstance(message, Request):
             self.answer(message)
-        else:
+        elif not self.begin(message):
             self.take_in(message)
 
     def answer(self, request: Request) -> None:
@@ -442,16 +443,8 @@ class World:
         if reply.r != edge.keys.r:
             self.rejoin(edge, reply.r)
             return
-        edge.keys.deliver(reply.entries, reply.acked)
-        for key, facts in reply.histories.items():
-            if request.whole:
-                edge.history[key] = edge.unheard(key, reply.acked)
-            edge.history[key] |= facts
-            edge.confirmed |= facts
-            edge.delivered.add(key)
+        self.deliver(edge, reply, reply.entries)
         edge.position = reply.position
-        if request.whole:
-            edge.listed |= {one.key for one in reply.entries}
         if reply.is_all:
             if request.whole:
                 edge.keys.forget_unlisted(reply.acked)
@@ -464,6 +457,29 @@ class World:
             edge.keys.note_seen(reply.seen)
         edge.keys.settle(reply.stable)
         edge.commit()
+
+    def begin(self, reply: Reply) -> bool:
+        """Now and then deliver some keys of a page, and let others work before the rest."""
+        edge, request = reply.request.edge, reply.request
+        is_taken = edge.request is request and reply.keyspace == edge.keyspace
+        if not is_taken or reply.r != edge.keys.r or len(reply.entries) < 2:
+            return False
+        if reply.is_begun or self.splits.random() < 0.7:
+            return False
+        reply.is_begun = True
+        self.deliver(edge, reply, reply.entries[: self.splits.randrange(1, len(reply.entries))])
+        self.air.append(reply)
+        return True
+
+    def deliver(self, edge: Edge, reply: Reply, entries: list[Entry]) -> None:
+        edge.keys.deliver(entries, reply.acked)
+        for key in {one.key for one in entries}:
+            if reply.request.whole:
+                edge.history[key] = edge.unheard(key, reply.acked)
+                edge.listed.add(key)
+            edge.history[key] |= reply.histories[key]
+            edge.confirmed |= reply.histories[key]
+            edge.delivered.add(key)
 
     def rejoin(self, edge: Edge, r: int) -> None:
         edge.keys.rejoin(r)

@@ -1,13 +1,21 @@
 """The daemon and its service manager."""
 
+import functools
+import gc
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trio
 
+from edgesync import EdgeNode, daemon
+from hubd.serve import run_until_signalled
+from tests.hubd.yard import Yard
+from tests.sites import until
 from tests.terminal import open_terminal
 
 
@@ -79,3 +87,23 @@ def test_a_plain_program_uses_a_node_without_a_loop(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[('scale0', 412.5)] 1\n", done.stderr
+
+
+async def test_a_full_collection_does_not_walk_through_what_a_start_has_made(
+    tmp_path: Path,
+) -> None:
+    """It stopped a hub, and all its edges, for 50 to 100 ms."""
+    stop, node = trio.Event(), EdgeNode({"edge": {"data_dir": str(tmp_path)}}, folder=tmp_path)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(functools.partial(daemon.run, lambda: node, stop=stop))
+            assert gc.get_freeze_count() > 10_000
+            stop.set()
+        gc.unfreeze()
+        yard = Yard(tmp_path / "hub", "")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_until_signalled, yard.settings, yard.folder)
+            await until(lambda: gc.get_freeze_count() > 10_000)
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        gc.unfreeze()

@@ -288,8 +288,8 @@ async def test_how_far_a_pass_is_is_known_and_shown(
     shares: list[float | None] = []
     take = CellSync._take
 
-    def noted(sync: CellSync, page: Page) -> None:
-        take(sync, page)
+    async def noted(sync: CellSync, page: Page) -> None:
+        await take(sync, page)
         if sync._cells is later.cells:
             shares.append(sync.share())
             # The hub has told what has come.
