@@ -88,9 +88,8 @@ class Crew:
         return [one for device in self.devices for one in device.told]
 
 
-@asynccontextmanager
-async def open_crew(site: Site, seed: int, pad: int = 0) -> AsyncIterator[Crew]:
-    """Give the edge doors for devices and Redis, and have the crew work."""
+async def open_doors(site: Site) -> tuple[int, int]:
+    """Give the edge doors for devices and for Redis; returns their ports."""
     mqtt_port, redis_port = free_ports(2)
     await site.kill("edge")
     credentials = site.edge_folder / "mqtt-devices.toml"
@@ -99,6 +98,13 @@ async def open_crew(site: Site, seed: int, pad: int = 0) -> AsyncIterator[Crew]:
     with (site.edge_folder / "edge.toml").open("a") as settings:
         settings.write(f"\n[mqtt]\nport = {mqtt_port}\n\n[cells]\nport = {redis_port}\n")
     await site.start_edge()
+    return mqtt_port, redis_port
+
+
+@asynccontextmanager
+async def open_crew(site: Site, seed: int, pad: int = 0) -> AsyncIterator[Crew]:
+    """Give the edge doors, and have the crew work."""
+    mqtt_port, redis_port = await open_doors(site)
     devices = site_devices(mqtt_port, pad)
     try:
         async with trio.open_nursery() as nursery:

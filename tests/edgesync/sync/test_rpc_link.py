@@ -13,15 +13,15 @@ import trio
 from msgspec import Raw
 
 from edgesync import EdgeNode
-from edgesync.parts.rpc import ServedCall
+from edgesync.parts.rpc import TICK_S, ServedCall
 from edgesync.rpc.model import DEPTH_MAX, State
 from edgesync.rpc.queue import UnknownCall
 from hubd.downlink.delivery import Delivery
 from hubd.log.lmdb import LmdbLog
 from hubd.rpc.calls import CallView
-from hubd.rpc.service import GIVEN_UP
-from tests.edgesync.sync.rpc_hub import RpcHub, call, final
-from tests.edgesync.sync.test_driver import until
+from hubd.rpc.service import EXPIRE_S, GIVEN_UP, RpcService
+from tests.edgesync.sync.rpc_hub import RpcHub, call, clocked, final
+from tests.edgesync.sync.test_driver import SECOND, until
 
 pytestmark = [pytest.mark.feature("S24", "S7", "S8"), pytest.mark.slow]
 
@@ -109,6 +109,89 @@ async def test_a_call_whose_time_passes_is_given_up_at_both_sides_and_never_made
     assert seen == ["long"]
 
 
+async def sent_for_a_minute(service: RpcService, node: EdgeNode) -> CallView:
+    """Call a device that is away; returns when the call waits at the edge."""
+    sender = node.part("link").driver.sender
+    await until(lambda: sender.clock_offset_s is not None)
+    # They go by one clock: what is measured besides is how busy the machine is.
+    sender.clock_offset_s, sender._ponged = 0.0, lambda *_: []
+    sent = await service.send("default", "barn", call("wake", ttl_s=60))
+    await until(lambda: waiting_at(node) == 1)
+    return sent
+
+
+async def until_looked() -> None:
+    """Let hub and edge look at their clock."""
+    await trio.sleep(2 * max(TICK_S, EXPIRE_S))
+
+
+def waiting_at(node: EdgeNode) -> int:
+    rpc = node.status().rpc
+    assert rpc is not None
+    return rpc.queued
+
+
+def is_over_in_time(found: CallView | None) -> bool:
+    assert found is not None
+    assert found.expires_ns - found.created_ns == 60 * SECOND
+    if found.state is State.QUEUED:
+        return False
+    assert found.state is State.EXPIRED
+    assert found.expired_ns is not None
+    assert abs(found.expired_ns - found.expires_ns) <= SECOND
+    return True
+
+
+async def test_an_edge_gives_a_call_up_when_its_time_is_over_and_not_before(
+    tmp_path: Path,
+) -> None:
+    """And tells the hub, which would have waited for a second more."""
+    told: list[CallView] = []
+    async with (
+        clocked(tmp_path) as (hub, clock), hub.serving() as service, hub.node() as node,
+        trio.open_nursery() as nursery,
+    ):  # fmt: skip
+
+        async def wait() -> None:
+            told.append(await final(service, sent))
+
+        sent = await sent_for_a_minute(service, node)
+        nursery.start_soon(wait)
+        clock.passed_s = 59.9
+        await until_looked()
+        assert not is_over_in_time(hub.calls.one(None, sent.id))
+        clock.passed_s = 60.0
+        await until(lambda: bool(told))
+        assert is_over_in_time(told[0])
+        assert waiting_at(node) == 0
+        clock.passed_s = 70.0
+        await until_looked()
+        assert (told, hub.calls.one(None, sent.id)) == (told[:1], told[0])
+
+
+async def test_a_hub_gives_a_call_up_a_second_after_its_time_while_the_edge_is_away(
+    tmp_path: Path,
+) -> None:
+    """The edge does the same by itself, and nothing is told twice when they meet."""
+    async with clocked(tmp_path) as (hub, clock):
+        async with hub.serving() as service:
+            async with hub.node() as node:
+                sent = await sent_for_a_minute(service, node)
+            clock.passed_s = 60.9
+            await until_looked()
+            assert not is_over_in_time(hub.calls.one(None, sent.id))
+            clock.passed_s = 61.0
+            gone = await final(service, sent)
+            assert is_over_in_time(gone)
+        seen: list[str] = []
+        async with hub.node() as node, programmed(node, seen):
+            await until(lambda: waiting_at(node) == 0)
+            async with hub.serving() as service:
+                later = await service.send("default", "barn", call("now"))
+                assert (await final(service, later)).state is State.ANSWERED
+                assert (seen, hub.calls.one(None, sent.id)) == (["now"], gone)
+
+
 @pytest.mark.parametrize("hours", [3, -3])
 async def test_a_clock_that_is_set_expires_no_call_and_keeps_none(hub: RpcHub, hours: int) -> None:
     step_ns = 0
@@ -151,7 +234,7 @@ async def test_whatever_a_program_says_is_told(hub: RpcHub) -> None:
 
 
 async def test_an_answer_to_a_store_that_is_gone_is_no_answer_to_another_call(hub: RpcHub) -> None:
-    """A04: a device that still has a call answers it when the edge has begun anew."""
+    """A device that still has a call answers it when the edge has begun anew."""
     numbers = []
     async with hub.serving() as service:
         for _ in range(2):

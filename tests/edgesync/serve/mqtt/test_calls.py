@@ -14,6 +14,7 @@ from msgspec import Raw
 from paho.mqtt.enums import CallbackAPIVersion
 
 from edgesync import EdgeNode
+from edgesync.events import EventQuery
 from edgesync.rpc.model import Report, State
 from edgesync.serve.mqtt.connection import OUTGOING_MAX
 from edgesync.serve.mqtt.packets import (
@@ -31,7 +32,7 @@ from edgesync.serve.mqtt.packets import (
 )
 from hubd.rpc.calls import CallView
 from tests.edgesync.serve.mqtt.door import RawClient
-from tests.edgesync.sync.rpc_hub import RpcHub, call, final, send_all
+from tests.edgesync.sync.rpc_hub import RpcHub, call, clocked, final, send_all
 from tests.edgesync.sync.test_driver import until
 
 pytestmark = [pytest.mark.feature("S24", "S29"), pytest.mark.slow]
@@ -153,7 +154,7 @@ async def test_nothing_is_kept_of_calls_that_a_client_left_unacknowledged(hub: R
 async def test_a_call_is_sent_when_it_was_and_delivered_when_the_device_says_so(
     hub: RpcHub,
 ) -> None:
-    """A01: no state is told before it is so."""
+    """No state is told before it is so."""
 
     def seen(view: CallView) -> CallView:
         found = hub.calls.one(None, view.id)
@@ -223,6 +224,64 @@ async def test_an_answer_that_nobody_can_read_ends_its_call_and_nothing_else(
             said = Publish(topic="v1/gateway/rpc", payload=payload, qos=1, packet_id=9)
             assert await client.ask(said) == Puback(packet_id=9)
             assert (await final(service, sent)).state is State.ANSWERED
+
+
+@pytest.mark.parametrize("is_child", [False, True])
+async def test_an_answer_that_comes_late_is_kept_with_its_own_call(
+    tmp_path: Path, is_child: bool
+) -> None:
+    """The caller was told that its time passed, and the device is asked for the same once more."""
+    device, topic = ("Child", "v1/gateway/rpc") if is_child else ("Scale", ME + "rpc/request/+")
+
+    def number_of(asked: Publish) -> int:
+        return int(json.loads(asked.payload)["data"]["id"]) if is_child else number(asked)
+
+    def answered(asked: Publish, value: str) -> Publish:
+        if not is_child:
+            return answer(asked, value)
+        said = {"device": device, "id": number_of(asked), "data": value}
+        return Publish(topic=topic, payload=json.dumps(said).encode(), qos=1, packet_id=9)
+
+    async with (
+        clocked(tmp_path) as (hub, clock), hub.serving() as service, open_site(hub) as site,
+        site.client(topic, token="GATE_TOKEN" if is_child else "SCALE_TOKEN") as client,
+    ):  # fmt: skip
+        if is_child:
+            connect = b'{"device":"Child"}'
+            await client.ask(
+                Publish(topic="v1/gateway/connect", payload=connect, qos=1, packet_id=8)
+            )
+        early = await service.send("default", "barn", call("open", device=device, ttl_s=60))
+        first = await heard(client)
+        await client.say(Puback(packet_id=first.packet_id))
+        clock.passed_s = 70.0
+        gone = await final(service, early)
+        assert (gone.state, gone.answer) == (State.EXPIRED, None)
+        again = await service.send("default", "barn", call("open", device=device, ttl_s=60))
+        second = await heard(client)
+        await client.say(Puback(packet_id=second.packet_id))
+        assert number_of(second) != number_of(first)
+        assert await client.ask(answered(first, "late")) == Puback(packet_id=9)
+        await until(lambda: is_late(hub, early))
+        still = hub.calls.one(None, again.id)
+        assert still is not None
+        assert (still.is_final, still.answer) == (False, None)
+        assert await client.ask(answered(second, "now")) == Puback(packet_id=9)
+        assert (await final(service, again)).answer == Raw(b'"now"')
+        kept = hub.calls.one(None, early.id)
+        assert kept is not None
+        assert (kept.state, kept.answer) == (State.EXPIRED, Raw(b'"late"'))
+        # It is an event of the edge, as every answer is.
+        told = [json.loads(one.body) for one in site.node.events(EventQuery(entity=device))
+                if one.type == "RPC_RESPONSE"]  # fmt: skip
+        answers = [(one["id"], one["answer"]) for one in reversed(told) if "answer" in one]
+        assert answers == [(early.id, "late"), (again.id, "now")]
+
+
+def is_late(hub: RpcHub, view: CallView) -> bool:
+    found = hub.calls.one(None, view.id)
+    assert found is not None
+    return found.is_late
 
 
 async def test_where_nothing_is_acknowledged_a_call_is_sent_once(hub: RpcHub) -> None:
