@@ -7,6 +7,7 @@ way comes with the next.
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,9 @@ REPORT_S: Final = 30.0
 # While bytes come in, the hub is told how many so often.
 PROGRESS_S: Final = 1.0
 DISK_RETRY_S: Final = 5.0
+# Listings that change what is on the disk: so many at once, then one in so long, the newest.
+LISTINGS_BURST: Final = 20
+LISTING_EVERY_S: Final = 10.0
 
 
 class ObjectsPart(Part):
@@ -63,6 +67,8 @@ class ObjectsPart(Part):
         self._unchecked: list[ObjectRef] = []  # since the start
         self._wake = trio.Event()
         self._seldom = Seldom()
+        self._changes = Seldom(LISTING_EVERY_S, trio.current_time, burst=LISTINGS_BURST)
+        self._listing_from = -math.inf
 
     def open(self) -> None:
         try:
@@ -179,22 +185,33 @@ class ObjectsPart(Part):
             if self._transfer is not None:
                 self._transfer.restart()
         await self._write_arrived()
-        if (listed := self._listed) is not None:
-            if listed != self.listing:
-                await self._save(listed, self.held)
-            if self._listed is listed:
-                self._listed = None
+        await self._take_listing()
         await self._take_steps()
         now = trio.current_time()
         if epoch and epoch == self._session():
             self._ask(epoch, now)
             self._report(epoch, now)
         due = [now + REPORT_S, core.again_at(self._failures, now)]
+        if self._listed is not None:
+            due.append(self._listing_from)
         if epoch and self._transfer is not None:
             due.append(self._transfer.due_at())
         if epoch and self._told != self._facts(epoch):
             due.append(now + PROGRESS_S)
         return max(min(due), now + 0.001)
+
+    async def _take_listing(self) -> None:
+        """Go by what the hub has listed last; what changes too often waits for its time (I7)."""
+        listed, now = self._listed, trio.current_time()
+        if listed is None or now < self._listing_from:
+            return
+        if listed != self.listing:
+            if self._changes.ask("listing") is None:
+                self._listing_from = now + LISTING_EVERY_S
+                return
+            await self._save(listed, self.held)
+        if self._listed is listed:
+            self._listed = None
 
     async def _take_steps(self) -> None:
         while True:

@@ -128,10 +128,9 @@ class AssignedPart(Part):
         if piece.is_last:
             wanted = f"{piece.digest} {piece.count}".encode()
             write.put(DATABASE, WANTED, wanted, essential=True)
-        if piece.nth == 0:
-            now = self.standing
-            kept = {piece.digest, self._wanted(), now.held, now.running}
-            self._drop(write, lambda digest: digest not in kept)
+        now = self.standing
+        kept = {piece.digest, self._wanted(), now.held, now.running}
+        self._drop(write, lambda digest: digest not in kept)
         return self.tell_again if piece.is_last else _nothing
 
     async def _settle(self) -> None:

@@ -18,6 +18,8 @@ from edgesync.demo.cable import Cable, open_cable
 from edgesync.errors import EdgesyncError
 from edgesync.objects import part as part_module
 from edgesync.objects import plan as plan_module
+from edgesync.objects.files import Index, ObjectFiles
+from edgesync.objects.model import ObjectRef, listing_of
 from edgesync_transport.messages import ObjectListing, ObjectPart
 from hubd import serve
 from hubd.objects import service as service_module
@@ -302,3 +304,32 @@ async def test_what_nobody_asked_for_is_counted_and_not_kept(yard: Yard) -> None
             assert status is not None
             assert status.strays == 4
             assert len(list(part.files.folder.iterdir())) == 2  # the object and the index
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+async def test_listings_that_change_without_end_are_taken_seldom_and_the_newest_counts(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch, is_over: bool
+) -> None:
+    """Each is written to the disk: no hub is to wear that out."""
+    saved = list[Index]()
+    save = ObjectFiles.save
+
+    def counted(files: ObjectFiles, index: Index) -> None:
+        saved.append(index)
+        save(files, index)
+
+    monkeypatch.setattr(ObjectFiles, "save", counted)
+    monkeypatch.setattr(part_module, "LISTING_EVERY_S", 0.2 if is_over else 3600.0)
+    async with edge(yard) as node:
+        part, burst = node.objects, part_module.LISTINGS_BURST
+        for n in range(burst + 20):
+            listing = listing_of([ObjectRef("model", f"{n:064x}", 7)])
+            part.hear(ObjectListing(epoch=1, payload=listing.pack()))
+            if n < burst:
+                await until(lambda: part._listed is None)
+            else:
+                await trio.sleep(0.01)
+        if is_over:
+            await until(lambda: part.listing == listing)
+        else:
+            assert len(saved) == burst

@@ -122,6 +122,17 @@ async def test_parts_of_a_bundle_change_nothing_before_the_last_is_there(yard: Y
         assert node.store.store.count(DATABASE) == 5  # three parts, what is wanted, what stands
 
 
+async def test_parts_of_bundles_that_never_come_whole_do_not_fill_the_store(yard: Yard) -> None:
+    """I7: a hub that sends the second part of ever another bundle."""
+    async with edge(yard) as node:
+        for n in range(20):
+            piece = BundlePiece(f"{n:064x}", 1, 3, b"x" * 1000)
+            await take(node, msgspec.msgpack.encode(piece))
+        assert node.store.store.count(DATABASE) == 1
+        await take(node, *pieces_of(bundle(SAVE, note=long_note())))
+        await until(lambda: part_of(node).standing.version == 1)
+
+
 async def test_a_bundle_that_begins_to_come_costs_the_one_before_nothing(yard: Yard) -> None:
     """The one before is whole and not taken over yet; and while that is read, the next begins."""
     first, second = bundle(SAVE), bundle(SAVE, SAVE, version=2, note=long_note())
