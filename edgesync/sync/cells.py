@@ -25,6 +25,7 @@ from edgesync.store.edgecells import EdgeCells
 from edgesync.sync.driver import SyncDriver
 from edgesync.sync.puller import Puller, entries_of, told_digest
 from edgesync_transport.messages import ConflictReport, Lane, Page, Pull
+from edgesync_transport.seldom import Seldom
 from edgesync_transport.wire import DEFAULT_LIMITS
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,9 @@ CHECKED_A_TURN: Final = 1000
 # With none, a reading waited 4 times as long for its ack while 20,000 keys came.
 TAKEN_A_TURN: Final = 50
 REST: Final = 1.0
+# What makes this edge tell all it has: so often at once, then once in so long.
+REJOINS_BURST: Final = 5
+REJOIN_EVERY_S: Final = 60.0
 # A command waits so long for values that are at the hub; and so many keys may be waited for.
 RESTORE_S: Final = 2.0
 WANTED_MAX: Final = 1000
@@ -101,6 +105,8 @@ class CellSync:
         self.rounds = self.full_rounds = self.pages = self.keys = 0
         self._head = 0  # the hub's newest change, as it told last
         self.last_problem = ""
+        self._seldom = Seldom()
+        self._rejoins = Seldom(REJOIN_EVERY_S, trio.current_time, burst=REJOINS_BURST)
         driver.on_hear = self._heard
         driver.on_session = self._session_changed
         cells.on_told = driver.grown
@@ -261,7 +267,9 @@ class CellSync:
 
     async def _pause(self, error: Exception) -> None:
         self.last_problem = str(error)
-        log.error("keys: not the same as the hub's for now: %s", error)
+        if (again := self._seldom.ask("pause")) is not None:
+            told = "keys: not the same as the hub's for now: %s; %d more before"
+            log.error(told, error, again)
         await trio.sleep(RETRY_S)
 
     # -- from the hub ------------------------------------------------------------------------
@@ -443,7 +451,14 @@ class CellSync:
         """Take the name the hub gives; it is told all that is here, if it ever knew any of it.
 
         covers   what is not here any more is gone, unless the hub has heard of it since
+
+        Raises RecordError, and changes nothing, for a hub that has that done again and again.
         """
+        if self._rejoins.ask("all") is None:
+            raise RecordError(
+                "the hub has lost all again and again, or has other keys than it says; it is told "
+                f"what is here once in {REJOIN_EVERY_S:.0f} s"
+            )
         cells = self._cells
         knew_a_hub = any(cells.cursor.keyspace)
         if knew_a_hub and page.keyspace != cells.cursor.keyspace:

@@ -14,6 +14,7 @@ from edgesync import EdgeNode, Event, EventType, Lane
 from edgesync._native.write import Write
 from edgesync.model import RecordKind
 from edgesync.store.edgecells import told_since
+from edgesync.sync import cells as cells_module
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Message
 from hubd.cells import answers
 from hubd.log.lmdb import LmdbLog
@@ -260,6 +261,40 @@ async def test_an_answer_that_is_no_page_stops_no_site(sites: Sites) -> None:
             await settle(a, b)
             assert b.get("k") == b"v"
             assert b.cell_sync.state() == "idle"
+
+
+async def test_a_hub_that_is_another_with_each_answer_is_told_all_but_seldom(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time all keys become records of this edge's lane: the store, and a line that is paid."""
+    monkeypatch.setattr(cells_module, "RETRY_S", 0.01)
+    spoiled = list[bytes]()
+
+    def spoil(message: Message) -> Message:
+        if isinstance(message, FullSync | DeltaSync):
+            spoiled.append(Random(len(spoiled)).randbytes(16))
+            return msgspec.structs.replace(message, keyspace=spoiled[-1], told=0)
+        return message
+
+    async with sites.node("a") as a:
+        a.set("k", "v" * 10_000)
+        async with sites.hub():
+            await settle(a)
+            joined = list[bytes]()
+            rejoin = a.cells.rejoin
+
+            def count(keyspace: bytes, *rest: Any, **named: Any) -> None:
+                joined.append(keyspace)
+                rejoin(keyspace, *rest, **named)
+
+            a.cells.rejoin = count  # type: ignore[method-assign]
+            sites.spoiled = spoil
+            a.set("k", "w")
+            await until(lambda: len(spoiled) > 5 * cells_module.REJOINS_BURST)
+            assert len(joined) <= cells_module.REJOINS_BURST
+            assert a.get("k") == b"w"
+            assert a.cell_sync is not None
+            assert "again and again" in a.cell_sync.last_problem
 
 
 async def test_a_question_the_hub_cannot_answer_costs_only_who_asks(sites: Sites) -> None:
