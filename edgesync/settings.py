@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +29,7 @@ from edgesync_transport.lanes.window import SenderSettings
 
 if TYPE_CHECKING:
     from edgesync_transport.keys import KeyPair
+    from edgesync_transport.proxy import Proxy
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Count = Annotated[int, Meta(ge=1)]
@@ -46,12 +48,14 @@ class HubSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     server_key  the hub's public key in Z85: no other hub is talked to
     keys        the edge's key pair; relative to the file's folder
     url         where the hub is said to be, for an edge that is still to join it
+    proxy       what the link goes through: a URL (edgesync_transport.proxy), or "environment"
     """
 
     endpoint: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
     server_key: Annotated[str, Meta(pattern=r"^(.{40})?$")] = ""
     keys: str = "edge.keys"
     url: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
+    proxy: str = ""
 
     @property
     def unjoined(self) -> str:
@@ -197,12 +201,23 @@ ALIASES: Final[Mapping[str, tuple[str, str, str]]] = {
     "CLOUD_RPC_TIMEOUT": ("sync", "ack_timeout", "s or ms"),
 }
 SECONDS_MAX: Final = 999
+# … ENABLED, HOST, PORT, USERNAME, PASSWORD: a proxy for CONNECT.
+PROXY_ALIAS: Final = "CLOUD_RPC_PROXY_"
 
 
 def _unit_of(value: str, unit: str) -> str:
     if unit != "s or ms":
         return unit
     return "ms" if value.isdecimal() and int(value) > SECONDS_MAX else "s"
+
+
+def _aliased_proxy(variables: Mapping[str, str]) -> str:
+    host, port, user, password = (
+        variables.get(f"{PROXY_ALIAS}{name}", "")
+        for name in ("HOST", "PORT", "USERNAME", "PASSWORD")
+    )
+    who = f"{quote(user, '')}:{quote(password, '')}@" if user else ""
+    return f"http://{who}{host}:{port}"
 
 
 def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> Settings:
@@ -215,6 +230,8 @@ def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
         name = f"EDGESYNC_{section}__{key}".upper()
         if alias in variables and name not in variables:
             variables[name] = f'"{variables[alias]}{_unit_of(variables[alias], unit)}"'
+    if variables.get(f"{PROXY_ALIAS}ENABLED", "").lower() == "true":
+        variables.setdefault("EDGESYNC_HUB__PROXY", _aliased_proxy(variables))
     return from_table(toml.read(path), file=str(path), environment=variables)
 
 
@@ -240,6 +257,15 @@ def _misfit(settings: Settings, file: str) -> ConfigError | None:
             field="hub.server_key",
             problem="is missing",
             remedy="an edge talks only to the hub it knows; `edgesync init --token …` writes it",
+        )
+    try:
+        link_proxy(settings)
+    except ValueError as error:
+        return ConfigError(
+            file=file,
+            field="hub.proxy",
+            problem=str(error),
+            remedy="docs/configuration.md has examples; write @ : / of a password as %40 %3A %2F",
         )
     cells = settings.cells
     if cells.port and not cells.password and cells.host not in LOOPBACK:
@@ -280,7 +306,18 @@ def options(settings: Settings) -> dict[str, object]:
             for name, value in msgspec.structs.asdict(values).items():
                 if name != "password":
                     found[f"{section}.{name}"] = value
+    found["hub.proxy"] = str(link_proxy(settings) or "")
     return found
+
+
+def link_proxy(settings: Settings) -> "Proxy | None":
+    """Return the proxy that the link goes through; raises ValueError for what is none."""
+    if not settings.hub.proxy:
+        return None
+    from edgesync_transport import proxy
+
+    address = settings.hub.endpoint or settings.hub.url
+    return proxy.chosen(settings.hub.proxy, address.removeprefix("tcp://").rpartition(":")[0])
 
 
 def link_keys(settings: Settings, folder: Path) -> "KeyPair":

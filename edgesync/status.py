@@ -49,6 +49,7 @@ class LaneStatus(msgspec.Struct, frozen=True, kw_only=True):
 class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """state is one of Connected, Processing, Disconnected, Queuing, Reconnecting, Draining.
 
+    via        the proxy it goes through, without its credentials; empty for none
     two_hubs   sessions have alternated between two hubs that share one identity, since the start
     slowed     why the hub takes less than there is, as it says; empty while it takes all
     sessions_recent   sessions that began in the last ten minutes
@@ -56,6 +57,7 @@ class LinkStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     state: str
     endpoint: str
+    via: str = ""
     problem: str = ""
     epoch: int = 0
     rtt_s: float | None = None

@@ -142,7 +142,8 @@ def status(config: Path, as_json: bool) -> None:
     state = f"up {found['uptime_s']:.0f} s" if found["running"] else "not running"
     click.echo(f"edge      {found['edge']}, {state}, {found['version']}")
     problem = f" ({link['problem']})" if link["problem"] else ""
-    click.echo(f"link      {link['state']} {link['endpoint']}{problem}")
+    via = f" through {link['via']}" if link.get("via") else ""
+    click.echo(f"link      {link['state']} {link['endpoint']}{via}{problem}")
     if link["slowed"]:
         click.echo(f"slowed    {link['slowed']}")
     for one in found["indicators"]:

@@ -21,11 +21,12 @@ import msgspec
 import trio
 
 from edgesync.cli.program import EX_UNAVAILABLE, MENDABLE, as_json_option
-from edgesync.settings import Settings, link_keys, read_settings
+from edgesync.settings import Settings, link_keys, link_proxy, read_settings
 
 if TYPE_CHECKING:
     from edgesync_transport.dealer import LinkLost
     from edgesync_transport.keys import KeyPair
+    from edgesync_transport.proxy import Proxy
 
 # Together below ten seconds.
 RESOLVE_S: Final = 2.5
@@ -62,9 +63,9 @@ class Finding(msgspec.Struct, frozen=True):
 def doctor(config: Path, as_json: bool) -> None:
     """Name the layer that fails, from the settings to the hub, and say what to do about it.
 
-    The layers are settings, disk, store, clock, DNS, TCP, CURVE, credentials and session. Takes
-    less than ten seconds, changes nothing, and works beside the daemon and without it. Exit code
-    69 if a layer is wrong.
+    The layers are settings, disk, store, clock, DNS, TCP, proxy if there is one, CURVE, credentials
+    and session. Takes less than ten seconds, changes nothing, and works beside the daemon and
+    without it. Exit code 69 if a layer is wrong.
     """
     findings = trio.run(examine, config)
     failing = next((one for one in findings if one.verdict is Verdict.WRONG), None)
@@ -192,15 +193,22 @@ async def _link(settings: Settings, folder: Path, status: Mapping[str, Any]) -> 
         return [Finding("hub", Verdict.GOOD, "none is set: everything is kept here")]
     link = status["link"] if status and status["running"] else None
     if link and link["state"] in IN_SESSION:
-        said = f"{link['state']}: {link['endpoint']} answers"
+        via = f" through {link['via']}" if link.get("via") else ""
+        said = f"{link['state']}: {link['endpoint']} answers{via}"
         return [Finding("session", Verdict.GOOD, said)]
     from edgesync_transport.dealer import split_address
 
     host, port = split_address(hub.endpoint)
+    proxy, field = link_proxy(settings), "hub.endpoint"
+    first = (host, port)
+    if proxy is not None:
+        first, field = (proxy.host, proxy.port), "hub.proxy"
     addresses: list[str] = []
-    found = [await _resolve(host, addresses)]
+    found = [await _resolve(first[0], addresses, field)]
     if found[-1].verdict is Verdict.GOOD:
-        found.append(await _connect(addresses, port))
+        found.append(await _connect(addresses, first[1], field))
+    if proxy is not None and found[-1].verdict is Verdict.GOOD:
+        found.append(await _ask_proxy(proxy, host, port))
     if found[-1].verdict is Verdict.GOOD:
         found += await _shake_hands(settings, folder)
     if found[-1].verdict is Verdict.GOOD:
@@ -208,8 +216,8 @@ async def _link(settings: Settings, folder: Path, status: Mapping[str, Any]) -> 
     return found
 
 
-async def _resolve(host: str, addresses: list[str]) -> Finding:
-    remedy = "mend the name in hub.endpoint, or the name server of this machine (/etc/resolv.conf)"
+async def _resolve(host: str, addresses: list[str], field: str) -> Finding:
+    remedy = f"mend the name in {field}, or the name server of this machine (/etc/resolv.conf)"
     try:
         with trio.fail_after(RESOLVE_S):
             found = await trio.socket.getaddrinfo(host, 0, type=trio.socket.SOCK_STREAM)
@@ -223,7 +231,7 @@ async def _resolve(host: str, addresses: list[str]) -> Finding:
     return Finding("DNS", Verdict.GOOD, said)
 
 
-async def _connect(addresses: list[str], port: int) -> Finding:
+async def _connect(addresses: list[str], port: int, field: str) -> Finding:
     problems = dict[str, str]()
     answered = list[str]()
 
@@ -245,11 +253,29 @@ async def _connect(addresses: list[str], port: int) -> Finding:
     silent = f"no answer in {CONNECT_S:g} s"
     said = "; ".join(f"{one} port {port}: {problems.get(one, silent)}" for one in addresses)
     remedy = (
-        "is the hub running, and is this its port?"
+        f"is {'the hub' if field == 'hub.endpoint' else 'the proxy'} running, and is this its port?"
         if problems
         else "a firewall drops what goes there, or there is no way: let out TCP to this port"
     )
     return Finding("TCP", Verdict.WRONG, said, remedy)
+
+
+async def _ask_proxy(proxy: "Proxy", host: str, port: int) -> Finding:
+    """Return what the proxy says when it is asked for the hub."""
+    from edgesync_transport.proxy import ProxyError, ProxyFault, connect
+
+    try:
+        stream, _ = await connect(proxy, host, port, timeout_s=CONNECT_S)
+    except ProxyError as error:
+        remedy = (
+            "the proxy does not reach the hub: is the hub running, and is this its port?"
+            if error.fault is ProxyFault.HUB_AWAY
+            else "mend user and password in hub.proxy, or have the proxy allow connections to "
+            f"{host} port {port}; many allow port 443 alone, where a hub may listen"
+        )
+        return Finding("proxy", Verdict.WRONG, str(error), remedy)
+    await stream.aclose()
+    return Finding("proxy", Verdict.GOOD, f"{proxy} connects to {host} port {port}")
 
 
 async def _shake_hands(settings: Settings, folder: Path) -> list[Finding]:
@@ -284,7 +310,11 @@ async def _handshake(settings: Settings, keys: "KeyPair") -> "LinkLost | None":
 
     hub, limits = settings.hub, LinkSettings(handshake_s=HANDSHAKE_S, connect_s=CONNECT_S)
     async with open_connect(
-        hub.endpoint, server_key=hub.server_key, keys=keys, settings=limits
+        hub.endpoint,
+        server_key=hub.server_key,
+        keys=keys,
+        settings=limits,
+        proxy=link_proxy(settings),
     ) as connect:
         try:
             link = await connect()

@@ -15,7 +15,7 @@ import trio
 
 from edgesync import toml
 from edgesync.errors import ConfigError
-from edgesync.settings import read_settings
+from edgesync.settings import link_proxy, read_settings
 from edgesync_transport.dealer import Cause, LinkLost, ask_as_guest
 from edgesync_transport.keys import (
     Token,
@@ -24,6 +24,7 @@ from edgesync_transport.keys import (
     load_or_create_keys,
     read_keys,
 )
+from edgesync_transport.proxy import Proxy
 
 TIMEOUT_S: Final = 15.0
 LINK_TIMEOUT_S: Final = 6.0
@@ -83,8 +84,9 @@ class Refused(click.ClickException):
 @click.option("--token", help="The line that `hubd enroll` printed; - reads it.")
 @click.option("--name", default="edge", show_default=True, help="Of an edge without a hub.")
 @click.option("--new-key", is_flag=True, help="Replace the edge's key pair by a new one.")
+@click.option("--proxy", metavar="URL", help="What the link goes through; it is written to [hub].")
 @click.pass_obj
-def init(config: Path, token: str | None, name: str, new_key: bool) -> None:
+def init(config: Path, token: str | None, name: str, new_key: bool, proxy: str | None) -> None:
     """Write edge.toml and make the edge's keys; with a token, register them at its hub.
 
     In a file that exists, only endpoint and server_key of [hub] are added or replaced, and a name
@@ -109,11 +111,14 @@ def init(config: Path, token: str | None, name: str, new_key: bool) -> None:
         if not is_new:
             shutil.copymode(config, draft)
         draft.write_text(text)
-        keys = config.parent / read_settings(draft).hub.keys
+        if proxy is not None:
+            draft.write_text(_edited(config, text, "hub", {"proxy": _quoted(proxy)}))
+        settings = read_settings(draft)
+        keys = config.parent / settings.hub.keys
         if parsed is None:
             load_or_create_keys(keys)
         else:
-            _register_keys(keys, parsed, is_new_wanted=new_key)
+            _register_keys(keys, parsed, link_proxy(settings), is_new_wanted=new_key)
         draft.replace(config)
     finally:
         draft.unlink(missing_ok=True)
@@ -139,7 +144,11 @@ def _facts(token: Token | None, name: str) -> dict[str, str]:
     facts = {"name": name, "endpoint": "", "server_key": ""}
     if token is not None:
         facts = {"name": token.edge, "endpoint": token.address, "server_key": token.server_key}
-    return {key: value.replace("\\", "\\\\").replace('"', '\\"') for key, value in facts.items()}
+    return {key: _quoted(value) for key, value in facts.items()}
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"')
 
 
 def _joined(config: Path, facts: dict[str, str]) -> str:
@@ -200,7 +209,7 @@ def _with_values(text: str, section: str, values: dict[str, str]) -> str:
     return "".join(f"{line}\n" for line in filled if line not in values)
 
 
-def _register_keys(path: Path, token: Token, *, is_new_wanted: bool) -> None:
+def _register_keys(path: Path, token: Token, proxy: Proxy | None, *, is_new_wanted: bool) -> None:
     """Leave a public key at the hub: that of `path`, or a new one, which then is in `path`.
 
     A new pair waits beside the old one until the hub has it. If its answer is lost, the next call
@@ -208,7 +217,7 @@ def _register_keys(path: Path, token: Token, *, is_new_wanted: bool) -> None:
     """
     if path.exists() and not is_new_wanted:
         try:
-            _register(token, read_keys(path).public)
+            _register(token, read_keys(path).public, proxy)
         except Refused as refused:
             if refused.code != "revoked":
                 raise
@@ -218,7 +227,7 @@ def _register_keys(path: Path, token: Token, *, is_new_wanted: bool) -> None:
             return
     waiting = path.with_name(f"{path.name}.new")
     try:
-        _register(token, load_or_create_keys(waiting).public)
+        _register(token, load_or_create_keys(waiting).public, proxy)
     except Refused as refused:
         if refused.code == "revoked":
             waiting.unlink()
@@ -227,11 +236,20 @@ def _register_keys(path: Path, token: Token, *, is_new_wanted: bool) -> None:
     click.echo(f"made a new key pair: {path}")
 
 
-def _register(token: Token, public: str) -> None:
+def _register(token: Token, public: str, proxy: Proxy | None) -> None:
     """Leave the public key at the hub; asking again with the same key is answered the same."""
     if not token.enrol_url:
-        _register_over_link(token, public)
+        _register_over_link(token, public, proxy)
         return
+    if proxy is not None and proxy.scheme != "http":
+        raise click.ClickException(
+            f"the token names {token.enrol_url}, and {proxy} is no proxy for HTTP; "
+            "ask for a token of a hub without hub.public_url, which goes over the link"
+        )
+    # Through the link's proxy, and through none that only the environment names.
+    url = proxy.url() if proxy else ""
+    through = urllib.request.ProxyHandler({"http": url, "https": url} if url else {})
+    opener = urllib.request.build_opener(through)
     body = {"routing_key": token.routing_key, "secret": token.secret, "public_key": public}
     request = urllib.request.Request(
         f"{token.enrol_url}/api/v1/enroll",
@@ -240,7 +258,7 @@ def _register(token: Token, public: str) -> None:
         method="POST",
     )
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
             answer.read(ANSWER_BYTES_MAX)
     except urllib.error.HTTPError as error:
         raise _refusal(error.read(ANSWER_BYTES_MAX)) from error
@@ -250,7 +268,7 @@ def _register(token: Token, public: str) -> None:
         ) from error
 
 
-def _register_over_link(token: Token, public: str) -> None:
+def _register_over_link(token: Token, public: str, proxy: Proxy | None) -> None:
     ask = functools.partial(
         ask_as_guest,
         token.address,
@@ -258,6 +276,7 @@ def _register_over_link(token: Token, public: str) -> None:
         secret=token.secret,
         question=json.dumps({"public_key": public}).encode(),
         timeout_s=LINK_TIMEOUT_S,
+        proxy=proxy,
     )
     try:
         answer = trio.run(ask)
@@ -267,6 +286,8 @@ def _register_over_link(token: Token, public: str) -> None:
                 "the hub does not know this token: it was withdrawn, or expired long ago; "
                 "ask for a new one"
             ) from lost
+        if lost.cause in (Cause.PROXY_AWAY, Cause.PROXY_REFUSED):
+            raise click.ClickException(f"{lost}; mend hub.proxy, or ask who runs it") from lost
         raise click.ClickException(f"{lost}; is the hub running there?") from lost
     except trio.TooSlowError as error:
         raise click.ClickException(f"{token.address}: no answer; try again") from error

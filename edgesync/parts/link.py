@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgesync.rules.assigned import AssignedPart
     from edgesync.sync.driver import Objects, SyncDriver, Tunnels
     from edgesync.sync.inbound import Handler, Inbound
+    from edgesync_transport.proxy import Proxy
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class LinkPart(Part):
         self._began: deque[float] = deque(maxlen=SESSIONS_COUNTED)
         self.handlers: dict[int, Handler] = {}
         self.restored: list[Callable[[], None]] = []
+        self._proxy: Proxy | None = None
         self.tunnels: Tunnels | None = None
         self.objects: Objects | None = None
         self._seldom = Seldom(burst=REPORTS_BURST)
@@ -92,6 +94,7 @@ class LinkPart(Part):
 
         context, sync, store = self.context, self.context.settings.sync, self.context.recorder.store
         pair = settings_module.link_keys(context.settings, context.folder)
+        self._proxy = settings_module.link_proxy(context.settings)
         vanished_s = max(sync.heartbeat * sync.heartbeats_missed_max, DEFAULT_SETTINGS.vanished_s)
         notes = hub_notes(store)
         if notes.is_owed:
@@ -101,6 +104,7 @@ class LinkPart(Part):
             server_key=hub.server_key,
             keys=pair,
             settings=LinkSettings(vanished_s=vanished_s),
+            proxy=self._proxy,
         ) as connect:
             driver = SyncDriver(
                 store,
@@ -302,6 +306,7 @@ class LinkPart(Part):
         return LinkStatus(
             state=sender.status().value,
             endpoint=endpoint,
+            via=str(self._proxy or ""),
             problem=self._problem() if sender.epoch else self.driver.last_problem,
             epoch=sender.epoch,
             rtt_s=sender.rtt_s,

@@ -7,7 +7,7 @@ import pytest
 
 from edgesync import EdgeNode
 from edgesync.errors import ConfigError
-from edgesync.settings import ALIASES, Settings, read_settings
+from edgesync.settings import ALIASES, Settings, link_proxy, read_settings
 from edgesync_transport.keys import new_key_pair, write_keys
 from hubd.settings import read_settings as read_hub_settings
 
@@ -38,6 +38,24 @@ def test_durations_and_sizes_are_written_as_people_do(tmp_path: Path) -> None:
     settings = read(tmp_path, '[sync]\nheartbeat = "30s"\n[store]\nlimit = "128mb"')
     assert float(settings.sync.heartbeat) == 30
     assert settings.store.limit == 128_000_000
+
+
+def test_the_proxy_of_another_system_is_understood(tmp_path: Path) -> None:
+    said = {"HOST": "proxy.example", "PORT": "3128", "USERNAME": "ana", "PASSWORD": "a/b@c"}
+    variables = {f"CLOUD_RPC_PROXY_{name}": value for name, value in said.items()}
+    assert read(tmp_path, "", **variables).hub.proxy == ""
+    variables["CLOUD_RPC_PROXY_ENABLED"] = "true"
+    found = link_proxy(read(tmp_path, "", **variables))
+    assert found is not None
+    assert (str(found), found.user, found.password) == (
+        "http://proxy.example:3128", "ana", "a/b@c",
+    )  # fmt: skip
+    own = read(tmp_path, "", **variables, EDGESYNC_HUB__PROXY="socks5://other:1080")
+    assert str(link_proxy(own)) == "socks5://other:1080"
+    del variables["CLOUD_RPC_PROXY_PORT"]
+    with pytest.raises(ConfigError, match=r"hub\.proxy") as refused:
+        read(tmp_path, "", **variables)
+    assert "a/b@c" not in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from edgesync._native import batch
 from edgesync.cli import main as edgesync_command
 from edgesync.demo.site import free_ports
 from edgesync.entities.keys import ROOT
-from edgesync.errors import CommandError, RecordError, StoreFull
+from edgesync.errors import CommandError, ConfigError, RecordError, StoreFull
 from edgesync.model import RecordKind, Strategy
 from edgesync.node import STORE
 from edgesync.resources import disk
@@ -35,6 +35,7 @@ from hubd import serve
 from hubd.log.lmdb import LmdbLog
 from hubd.settings import from_table
 from tests.edgesync.resources.trees import GIB, battery, grow, meminfo
+from tests.faults.forward import open_forward
 from tests.hubd.keys import proposed
 from tests.ignored import keys
 from tests.sites import PATIENCE_S, Sites, until
@@ -175,6 +176,32 @@ async def test_an_edge_talks_to_the_hub_of_the_file_with_its_key(tmp_path: Path)
     hub = {"endpoint": sites.address, "server_key": sites.keys.public, "keys": "my.keys"}
     async with sites.hub(), EdgeNode({"hub": hub}, folder=tmp_path) as node:
         await node.sync(PATIENCE_S)
+
+
+@pytest.mark.feature("K3")
+@pytest.mark.setting("hub.proxy")
+@pytest.mark.parametrize("scheme", ["http", "socks5"])
+async def test_an_edge_talks_to_its_hub_through_the_proxy_of_the_file(
+    tmp_path: Path, scheme: str
+) -> None:
+    sites = Sites(tmp_path)
+    hub = sites.settings("barn")["hub"]
+    async with open_forward(scheme, "ana", "secret/1") as forward, sites.hub():
+        hub["proxy"] = forward.url("ana:secret%2F1")
+        async with sites.node("barn", hub=hub) as node:
+            await node.ingest([Reading("scale", "kg", 1.0, 0)])
+            await node.sync(PATIENCE_S)
+            assert node.status().link.via == node.options()["hub.proxy"] == forward.url()
+            assert "secret" not in str((node.status(), node.options()))
+    assert [f"tcp://{host}:{port}" for host, port in forward.asked] == [sites.address]
+
+
+def test_a_proxy_that_is_none_is_refused_without_its_credentials() -> None:
+    with pytest.raises(ConfigError, match=r"hub\.proxy.*is no proxy.*http://host:port") as refused:
+        edge_settings(
+            {"hub": {"proxy": "https://ana:secret@proxy:3128"}}, file="edge.toml", environment={}
+        )
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.setting("hub.url")

@@ -77,9 +77,9 @@ class Hub:
 
 @asynccontextmanager
 async def open_hub(
-    settings: LinkSettings = QUICK, *, bind: str = "tcp://127.0.0.1:*"
+    settings: LinkSettings = QUICK, *, bind: str = "tcp://127.0.0.1:*", keys: KeyPair | None = None
 ) -> AsyncIterator[Hub]:
-    keys, edges = new_key_pair(), KeyTable()
+    keys, edges = keys or new_key_pair(), KeyTable()
     async with open_hearing([bind], server_keys=keys, edges=edges, settings=settings) as hearing:
         yield Hub(hearing, keys, edges)
 

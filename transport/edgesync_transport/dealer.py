@@ -6,6 +6,10 @@ and whoever drives the link decides when to try again (I5).
 
 What libzmq may do by itself is look for a hub that is not there: its I/O thread connects again and
 again, and nothing of Python runs until somebody answers. That is cheap enough to go on for weeks.
+
+Through a proxy a link is connected before libzmq has a part in it, and its hub is looked for more
+seldom, since others use the proxy too. libzmq then connects to a socket of this process, which
+passes the bytes on (carrier.py).
 """
 
 import enum
@@ -20,10 +24,12 @@ import trio
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from edgesync_transport import descriptors, pump, wire, zap
+from edgesync_transport import descriptors, proxy, pump, wire, zap
+from edgesync_transport.carrier import Carrier
 from edgesync_transport.keys import KeyPair, guest_keys
 from edgesync_transport.link import LinkClosed
 from edgesync_transport.messages import Message
+from edgesync_transport.proxy import Proxy, ProxyError, ProxyFault
 from edgesync_transport.seldom import Seldom
 from edgesync_transport.sockets import DEFAULT_SETTINGS, LinkSettings, new_context, prepare
 
@@ -38,6 +44,8 @@ LOOKS_MIN: Final = 3
 # Where packets vanish, a connection is given up so soon; every second link is patient instead, for
 # lines on which an answer takes longer.
 IMPATIENT_S: Final = 1.0
+# At least so long between two looks through a proxy: a hub that is back is found in 2 s.
+PROXY_LOOK_S: Final = 1.0
 # A name server that does not answer, or no descriptor that is free: asked again so soon.
 RETRY_S: Final = 1.0
 # A hub that hangs is tried again after two handshakes, four, … and so long; its fleet does not add
@@ -60,7 +68,9 @@ class Cause(enum.Enum):
     """Why a link ended; the value is a sentence for status pages."""
 
     UNRESOLVED = "the hub's name cannot be resolved"
-    UNREACHABLE = "nothing answers at the hub's address"
+    UNREACHABLE = ProxyFault.HUB_AWAY.value
+    PROXY_AWAY = ProxyFault.AWAY.value
+    PROXY_REFUSED = ProxyFault.REFUSED.value
     ABSENT = "something accepts connections there and closes them: the hub behind it is away"
     SILENT = "something accepts connections there but does not answer as a hub"
     UNPROVEN = "the hub has another server key than expected, or it is no hub"
@@ -119,8 +129,15 @@ class ZmqLink:
         past: Past,
         *,
         look_s: float | None,
+        proxy: Proxy | None = None,
+        nursery: trio.Nursery | None = None,
     ) -> None:
         self.address = address
+        self._proxy = proxy
+        self._nursery = nursery  # … of the carrier, which is there a moment longer than the link
+        self._proxy_look_s = look_s
+        if proxy is not None:
+            look_s = None  # libzmq has nothing to look for
         self.phase = Phase.CONNECTING
         self.handshakes = 0  # begun: more than one when the hub, or who stands before it, hung up
         self.malformed = 0  # messages of the hub that were dropped: not decodable
@@ -210,7 +227,8 @@ class ZmqLink:
         monitor = self._socket.get_monitor_socket(events=_LOOKED_AT | self._attempts)
         try:
             with self._scope:
-                self._endpoints = await self._resolve()
+                via = self._proxy
+                self._endpoints = [await self._carry(via)] if via else await self._resolve()
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(pump.serve, monitor, self._on_event)
                     for endpoint in self._endpoints:
@@ -266,6 +284,31 @@ class ZmqLink:
         shunned, past.shunned = past.shunned, ""
         return [one for one in past.addresses if one != shunned] or past.addresses
 
+    async def _carry(self, via: Proxy) -> str:
+        """Connect through the proxy; return the endpoint that stands for the hub."""
+        stream, early = await self._reach_through(via)
+        carrier = Carrier(stream, early, self._gone, self._settings.farewell_s)
+        assert self._nursery is not None
+        endpoint: str = await self._nursery.start(carrier.run)
+        return endpoint
+
+    async def _reach_through(self, via: Proxy) -> tuple[trio.SocketStream, bytes]:
+        """Do as `proxy.connect`, again and again where the hub is to be looked for."""
+        host, port = split_address(self.address)
+        look_s, until = self._proxy_look_s, trio.current_time()
+        if look_s is not None:
+            until += look_time_s(look_s)
+        while True:
+            try:
+                return await proxy.connect(via, host, port, timeout_s=self._settings.connect_s)
+            except ProxyError as error:
+                is_refusal = error.fault is ProxyFault.REFUSED
+                if is_refusal or trio.current_time() >= until:
+                    retry_s = None if is_refusal else PROXY_LOOK_S
+                    self._finish(Cause(error.fault.value), error.detail, retry_s)
+            # The end of the link ends this, too.
+            await trio.sleep(max(look_s or 0.0, PROXY_LOOK_S) * random.uniform(1.0, 2.0))
+
     def _on_event(self, frames: pump.Frames) -> None:
         """Follow the connection through libzmq's socket monitor (zmq_socket_monitor(3))."""
         report = parse_monitor_message(frames)
@@ -318,7 +361,7 @@ class ZmqLink:
             return
         self._past.shunned = endpoint
         if self._past.is_proven:
-            self._finish(Cause.ABSENT, retry_after_s=0.0)
+            self._finish(Cause.ABSENT, retry_after_s=PROXY_LOOK_S if self._proxy else 0.0)
         else:
             self._finish(Cause.UNPROVEN)
 
@@ -339,7 +382,13 @@ _LOOKED_AT: Final = int(
 
 
 async def ask_as_guest(
-    address: str, *, server_key: str, secret: str, question: bytes, timeout_s: float
+    address: str,
+    *,
+    server_key: str,
+    secret: str,
+    question: bytes,
+    timeout_s: float,
+    proxy: Proxy | None = None,
 ) -> bytes:
     """Connect as whoever holds the token with this secret, and put its question to the hub.
 
@@ -347,7 +396,7 @@ async def ask_as_guest(
     after it was made. Raises LinkLost with the last cause, TooSlowError if there was none.
     """
     keys, lost = guest_keys(secret), None
-    async with open_connect(address, server_key=server_key, keys=keys) as connect:
+    async with open_connect(address, server_key=server_key, keys=keys, proxy=proxy) as connect:
         with trio.move_on_after(timeout_s):
             while True:
                 link = await connect()
@@ -373,8 +422,10 @@ class ZmqConnect:
         settings: LinkSettings,
         context: zmq.Context[zmq.Socket[bytes]],
         nursery: trio.Nursery,
+        proxy: Proxy | None = None,
     ) -> None:
         split_address(address)
+        self._proxy = proxy
         self.address = address
         self._server_key = server_key
         self._keys = keys
@@ -404,7 +455,10 @@ class ZmqConnect:
         socket.curve_serverkey = self._server_key.encode()
         socket.curve_publickey = self._keys.public.encode()
         socket.curve_secretkey = self._keys.secret.encode()
-        link = ZmqLink(self.address, socket, self._settings, self._past, look_s=look_s)
+        link = ZmqLink(
+            self.address, socket, self._settings, self._past, look_s=look_s, proxy=self._proxy,
+            nursery=self._nursery,
+        )  # fmt: skip
         self._past.links += 1
         self._nursery.start_soon(link._run)
         return link
@@ -412,12 +466,18 @@ class ZmqConnect:
 
 @asynccontextmanager
 async def open_connect(
-    address: str, *, server_key: str, keys: KeyPair, settings: LinkSettings = DEFAULT_SETTINGS
+    address: str,
+    *,
+    server_key: str,
+    keys: KeyPair,
+    settings: LinkSettings = DEFAULT_SETTINGS,
+    proxy: Proxy | None = None,
 ) -> AsyncIterator[ZmqConnect]:
     """Yield a Connect for the hub at `address`; all its links end with the block.
 
     address     `tcp://host:port`, `tcp://[v6]:port`; ValueError otherwise
     server_key  the hub's public key in Z85; a hub that cannot prove it gets nothing
+    proxy       what all of it goes through
     """
     context = new_context()
     try:
@@ -429,6 +489,7 @@ async def open_connect(
                 settings=settings,
                 context=context,
                 nursery=nursery,
+                proxy=proxy,
             )
             nursery.cancel_scope.cancel()
     finally:
