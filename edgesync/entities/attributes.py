@@ -94,6 +94,14 @@ def plan_set(view: View, one: EntityId, scope: Scope, values: Mapping[str, Any])
     return set_fields(key, changed)
 
 
+def plan_add(view: View, one: EntityId, scope: Scope, name: str, value: Any) -> list[Command]:
+    """Return the commands that set an attribute, unless there is one when they are carried out.
+
+    Raises EntityError, and nothing of it is to be done then.
+    """
+    return [[b"HSETNX", *rest] for _, *rest in plan_set(view, one, scope, {name: value})]
+
+
 def plan_delete(view: View, one: EntityId, scope: Scope, names: Collection[str]) -> list[Command]:
     """Return the commands that remove attributes; none for those that are not there."""
     key = attributes_key(one, scope)

@@ -237,7 +237,8 @@ async def claim(context: Context, params: OfEdge, asked: Claim) -> Attributes:
             held.get(claims.OFFER), held.get(claims.CLAIMED), asked.secret, asked.by, keys.now_ms()
         )
         plan = [
-            *attributes.plan_set(keys.view, one, Scope.SERVER, {claims.CLAIMED: made}),
+            # Others may be on their way to the log: the first that is there counts.
+            *attributes.plan_add(keys.view, one, Scope.SERVER, claims.CLAIMED, made),
             *attributes.plan_delete(keys.view, one, Scope.SERVER, [claims.OFFER]),
         ]
     await keys.carry_out(plan)

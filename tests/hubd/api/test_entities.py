@@ -5,8 +5,10 @@ from typing import Any
 
 import httpx2
 import pytest
+import trio
 
 from edgesync.entities import claims
+from hubd.api.context import Context
 
 EDGE = "/api/v1/edges/barn"
 pytestmark = pytest.mark.feature("S8", "S19")
@@ -77,6 +79,43 @@ def test_a_device_that_offers_itself_is_claimed_once(client: httpx2.Client) -> N
     for odd in (7, {"digest": 1}, {"until_ms": soon}, {"until_ms": "x", "digest": "", "salt": ""}):
         post(client, "attributes", entity="odd", scope="server", set={"claim": odd})
         assert refused(client, "claim", {"entity": "odd", "secret": ""})["field"] == "secret"
+
+
+async def test_of_two_who_claim_a_device_at_once_one_has_it(
+    url: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have looked at the offer before either is in the log, and one of them is there late."""
+    until_ms = time.time_ns() // 1_000_000 + 600_000
+    async with httpx2.AsyncClient(base_url=f"{url}{EDGE}", timeout=60) as client:
+        offered = {"claim": claims.offer("secret", until_ms, "salt")}
+        await client.post("/attributes", json={"entity": "7", "scope": "server", "set": offered})
+        run, waiting, is_answered = context.answers.run_commands, list[object](), trio.Event()
+        both = trio.Event()
+
+        async def late(commands: Any) -> Any:
+            waiting.append(commands)
+            if len(waiting) == 2:
+                both.set()
+                await is_answered.wait()
+            await both.wait()
+            return await run(commands)
+
+        monkeypatch.setattr(context.answers, "run_commands", late)
+        answers: dict[str, int] = {}
+
+        async def claim(by: str) -> None:
+            body = {"entity": "7", "secret": "secret", "by": by}
+            answers[by] = (await client.post("/claim", json=body)).status_code
+            is_answered.set()
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for by in ("ana", "bob"):
+                    nursery.start_soon(claim, by)
+        found = (await client.get("/attributes", params={"entity": "7"})).json()
+        by = found["server"]["claimed"]["value"]["by"]
+        assert sorted(answers.values()) == [200, 409]
+        assert answers[by] == 200
 
 
 def test_attributes_are_edited(client: httpx2.Client) -> None:
