@@ -1,6 +1,7 @@
 """The process that runs scripts: frames on its standard input, one answer for each on its output.
 
-    4 bytes length, little-endian | JSON: {"load": id, body, names, tbel} or {"call": id, json, now}
+    4 bytes length, little-endian | JSON: {"load": id, body, names, tbel}
+                                    or {"call": id, json, now, cpu}
 
 It ends when its input does. `python -m edgesync.rules.worker.process` is started by the supervisor
 and by nobody else.
@@ -21,7 +22,7 @@ except ModuleNotFoundError:  # of the extra [scripts]; the supervisor says so
 
 MEMORY_BYTES: Final = 8 << 20  # of one script
 STACK_BYTES: Final = 256 * 1024
-CPU_S: Final = 0.05
+LOAD_CPU_S: Final = 0.05
 PROCESS_BYTES: Final = 512 << 20
 ANSWER_CHARS_MAX: Final = 1 << 20
 PROBLEM_CHARS_MAX: Final = 300
@@ -57,7 +58,7 @@ class Script:
         context = quickjs.Context()
         context.set_memory_limit(MEMORY_BYTES)
         context.set_max_stack_size(STACK_BYTES)
-        context.set_time_limit(CPU_S)
+        context.set_time_limit(LOAD_CPU_S)
         for name in ("prelude.js", "tbel.js") if self._is_tbel else ("prelude.js",):
             context.eval(OWN_LINES * "\n" + (HERE / name).read_text())
         for body in self._bodies:  # the first tells what is wrong with it, the last runs
@@ -67,9 +68,10 @@ class Script:
         context.eval("delete globalThis.__call")
         self._context = context
 
-    def __call__(self, arguments: str, now_ms: int) -> str:
+    def __call__(self, arguments: str, now_ms: int, cpu_s: float) -> str:
         if self._context is None:
             self._make()
+        self._context.set_time_limit(cpu_s)
         try:
             # A float: QuickJS would be handed the lower 32 bits of an int.
             found = self._call(self._run, arguments, float(now_ms))
@@ -84,11 +86,11 @@ def is_exhausted(problem: str) -> bool:
     return problem.startswith("InternalError") or "out of memory" in problem or problem == "null"
 
 
-def short(problem: str, where: re.Pattern[str] = FRAME) -> str:
+def short(problem: str, cpu_s: float, where: re.Pattern[str]) -> str:
     """Return a script's exception as one line for people, with the line of the script."""
     first = problem.strip().splitlines()[0] if problem.strip() else ""
     if "interrupted" in first:
-        first = f"the script took more than {CPU_S * 1000:.0f} ms"
+        first = f"the script took more than {cpu_s * 1000:.0f} ms"
     elif first == "null" or "out of memory" in first:
         first = f"the script took more than {MEMORY_BYTES >> 20} MB"
     lines = (int(line) for line in where.findall(problem))
@@ -97,15 +99,16 @@ def short(problem: str, where: re.Pattern[str] = FRAME) -> str:
 
 
 def answer(scripts: dict[str, Script], request: dict[str, Any]) -> dict[str, Any]:
+    cpu_s = request.get("cpu", LOAD_CPU_S)
     try:
         if "load" in request:
             names, is_tbel = request["names"], request["tbel"]
             scripts[request["load"]] = Script(request["body"], names, is_tbel)
             return {}
-        found = scripts[request["call"]](request["json"], request["now"])
+        found = scripts[request["call"]](request["json"], request["now"], cpu_s)
     except quickjs.JSException as error:
         where = UNREADABLE if "load" in request else FRAME
-        return {"problem": short(str(error), where), "slow": "interrupted" in str(error)}
+        return {"problem": short(str(error), cpu_s, where), "slow": "interrupted" in str(error)}
     except (KeyError, MemoryError, quickjs.StackOverflow) as error:
         return {"problem": f"{type(error).__name__}: {error}"[:PROBLEM_CHARS_MAX]}
     if len(found) > ANSWER_CHARS_MAX:

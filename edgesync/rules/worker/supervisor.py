@@ -4,7 +4,8 @@ Every call is answered within WALL_S, or the process is ended (STARVED_S where t
 little time: then it is not the script that is slow). It is started with the first
 call, again after it died (with a growing pause), and stopped when nobody has called for a while. A
 script that has taken too long several times in a row for one entity, or for several, is left out
-for it, or for all, for a time that doubles: so one poisoned device costs the others nothing.
+for it, or for all, for a time that doubles: so one poisoned device costs the others nothing. Left
+out it gets BRIEF_S, which is plenty for a message that is not poisoned, and now and then only.
 """
 
 import contextlib
@@ -35,6 +36,9 @@ IDLE_S: Final = 60.0
 PAUSE_S: Final = (0.1, 30.0)
 SLOW_MAX: Final = 3
 LEFT_OUT_S: Final = (1.0, 60.0)
+CPU_S: Final = 0.05
+BRIEF_S: Final = 0.002
+BRIEF_MAX: Final = 10  # of a script, in a second: so many that were too long even for that
 # Of a script: for how many entities it is known to have taken too long.
 ENTITIES_MAX: Final = 1000
 HEAD: Final = 4
@@ -80,6 +84,17 @@ class Breakers:
         self._all = Breaker()
         self._of: dict[str, Breaker] = {}
         self._slow: set[str] = set()
+        self._brief_since_s = 0.0
+        self._brief = 0
+
+    def may_be_brief(self, now_s: float) -> bool:
+        """Whether a message may be tried although the script is left out."""
+        if now_s - self._brief_since_s >= 1.0:
+            self._brief_since_s, self._brief = now_s, 0
+        return self._brief < BRIEF_MAX
+
+    def note_brief(self, is_slow: bool) -> None:
+        self._brief += is_slow
 
     def left_s(self, entity: str, now_s: float) -> float:
         own = self._of.get(entity)
@@ -127,18 +142,24 @@ class ScriptWorker:
         now_s = self._used_s = time.monotonic()
         breakers = self._breakers.setdefault(call.script, Breakers())
         left_s = breakers.left_s(call.entity, now_s)
-        if left_s > 0:
-            return ScriptAnswer(
-                problem=f"the script took too long {SLOW_MAX} times in a row: "
-                f"left out for {left_s:.0f} s"
-            )
+        is_brief = left_s > 0
+        left_out = ScriptAnswer(
+            problem=f"the script took too long {SLOW_MAX} times in a row: left out for "
+            f"{left_s:.0f} s where it takes more than {BRIEF_S * 1000:.0f} ms"
+        )
+        if is_brief and not breakers.may_be_brief(now_s):
+            return left_out
         try:
             if self._process is None:
                 if now_s < self._not_before_s:
                     return ScriptAnswer(problem="the script worker has died; it is started again")
                 self._start()
             arguments = json.dumps(call.arguments, ensure_ascii=False)
-            reply = self._ask({"call": call.script, "json": arguments, "now": now_ms}, WALL_S)
+            request = {
+                "call": call.script, "json": arguments, "now": now_ms,
+                "cpu": BRIEF_S if is_brief else CPU_S,
+            }  # fmt: skip
+            reply = self._ask(request, WALL_S)
         except WorkerGone as gone:
             breakers.note(call.entity, True, time.monotonic())
             return ScriptAnswer(problem=str(gone))
@@ -148,7 +169,13 @@ class ScriptWorker:
         except (ValueError, RecursionError) as error:
             return ScriptAnswer(problem=f"the message cannot be handed to a script: {error}")
         self._pause_s = 0.0
-        breakers.note(call.entity, bool(reply.get("slow")), time.monotonic())
+        is_slow = bool(reply.get("slow"))
+        if is_brief:
+            breakers.note_brief(is_slow)
+            if is_slow:
+                return left_out
+        else:
+            breakers.note(call.entity, is_slow, time.monotonic())
         if "problem" in reply:
             return ScriptAnswer(problem=str(reply["problem"]))
         try:
