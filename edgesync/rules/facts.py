@@ -53,6 +53,11 @@ class EdgeFacts:
             found.listen(self._note)
         return self._entities
 
+    def follow_hub(self) -> None:
+        """Have what the hub says of entities come here before a node asks for it."""
+        if self._context.settings.hub.endpoint:
+            self._context.parts.get("entities")
+
     def close(self) -> None:
         if self._entities is not None:
             self._entities.leave(self._note)

@@ -131,6 +131,7 @@ class RulesPart(Part):
         if left := self._facts.unshared():
             await self._facts.share(left)
         self._facts.watch_alarms()
+        self._facts.follow_hub()
         self._calls.attach()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch)

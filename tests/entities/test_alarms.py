@@ -69,7 +69,7 @@ def test_the_states_of_an_alarm() -> None:
 
 
 def test_raised_on_and_on_it_is_one_alarm_and_hardly_a_write() -> None:
-    """A05: over the threshold twice within a millisecond is created once."""
+    """Over the threshold twice within a millisecond is created once."""
     pair = Pair()
     assert raise_(pair.edge, details={"kg": 900}) == 1
     assert sum(raise_(pair.edge, details={"kg": 900}) for _ in range(50)) == 0
@@ -92,7 +92,7 @@ def test_raised_on_both_sides_it_is_one_alarm() -> None:
 
 
 def test_cleared_at_the_hub_while_the_edge_was_away() -> None:
-    """A06: it is cleared on both sides; the next value raises another, and nothing is blocked."""
+    """It is cleared on both sides; the next value raises another, and nothing is blocked."""
     pair = Pair()
     raise_(pair.edge)
     pair.meet()
@@ -123,7 +123,7 @@ def test_what_is_not_there_is_neither_acknowledged_nor_cleared() -> None:
     assert the_alarm(pair.edge.view) is None
     raise_(pair.edge, details={"kg": 1})
     clear(pair.edge)
-    assert there(pair.edge.view).raised.details == {"kg": 1}  # A07
+    assert there(pair.edge.view).raised.details == {"kg": 1}
     assert alarms.plan_clear(there(pair.edge.view), 1) == []
     ack(pair.edge)
     assert alarms.plan_ack(there(pair.edge.view), 1) == []

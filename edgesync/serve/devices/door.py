@@ -72,6 +72,9 @@ class DevicePart(DoorPart):
             log.error("no %s: %s", self.offer, error)
             task_status.started()
             return
+        if self.context.settings.hub.endpoint:
+            # What the hub says of devices comes here before they ask for it.
+            self.context.parts.get("entities")
         await self._server.serve(task_status=task_status)
 
     def status(self) -> Mapping[str, Any]:

@@ -472,7 +472,6 @@ def test_an_alarm_that_is_only_confirmed_is_not_told_again() -> None:
 
 
 def test_an_alarm_cleared_without_a_script_keeps_its_details_and_none_is_told_twice() -> None:
-    """A07."""
     raising = {"alarmType": "Hot", "alarmDetailsBuildJs": "return {seen: msg.t};"}
     nodes: list[Node] = [
         ("filter.TbJsFilterNode", "Warm", {"jsScript": "return msg.t > 6;"}),

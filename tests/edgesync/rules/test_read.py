@@ -153,7 +153,7 @@ def test_chains_that_lead_in_a_circle_are_refused() -> None:
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("is_bundle", [True, False])
 def test_chains_find_each_other_in_any_order(order: tuple[int, int], is_bundle: bool) -> None:
-    """Of a bundle or of two files; one that is not there is named (A11)."""
+    """Of a bundle or of two files; one that is not there is named."""
     there: Node = ("flow.TbRuleChainInputNode", "To B", {"ruleChainId": "b"})
     files = [
         exported([there, LOG], [(0, 1, "Done")], name="A", id={"id": "a"}),

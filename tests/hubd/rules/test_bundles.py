@@ -50,7 +50,6 @@ def bundles(registry: Registry) -> Bundles:
 
 
 def test_what_does_not_run_is_refused_with_every_type_and_name_at_once(bundles: Bundles) -> None:
-    """A12."""
     files = {
         "one.json": exported([SAVE, MAIL, ("no.SuchNode", "What", {})], name="One").decode(),
         "two.json": exported([KAFKA, into("77", "Else")], name="Two", is_root=False).decode(),
@@ -69,19 +68,24 @@ def test_what_does_not_run_is_refused_with_every_type_and_name_at_once(bundles: 
 def test_a_chain_finds_another_in_its_bundle_in_either_order(
     bundles: Bundles, order: tuple[str, str]
 ) -> None:
-    """A11, in one bundle."""
     texts = {"a": A, "b": B}
     made = bundles.upload("default", "cold", {f"{name}.json": texts[name] for name in order})
     assert (made.version, made.facts.root, set(made.facts.chains)) == (1, "A", {"A", "B"})
 
 
 def test_a_chain_finds_another_in_another_bundle_and_takes_it_along(bundles: Bundles) -> None:
-    """A11, in two bundles: before B is there, A is refused with its name."""
-    with pytest.raises(RulesRefused, match="names the chain 0b, which is not here"):
+    """Before B is there, A is refused with its name, and what is kept and runs stays as it is."""
+    bundles.upload("default", "a", {"a.json": exported([SAVE], name="A").decode()})
+    bundles.assign("default", "a", ["barn"])
+    before = bundles.all("default"), bundles.assignments(), bundles.bundle("default", "a")
+    with pytest.raises(RulesRefused, match=r"0b, which is not here.* called 'Go on'"):
         bundles.upload("default", "a", {"a.json": A})
     bundles.upload("acme", "b", {"b.json": B})  # another tenant's
     with pytest.raises(RulesRefused, match="0b"):
         bundles.upload("default", "a", {"a.json": A})
+    assert before == (
+        bundles.all("default"), bundles.assignments(), bundles.bundle("default", "a")
+    )  # fmt: skip
     bundles.upload("default", "b", {"b.json": B})
     made = bundles.upload("default", "a", {"a.json": A})
     assert made.facts.taken == {"b@1/b.json": "b 1"}

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from edgesync import EdgeNode
+from edgesync.demo.site import free_ports
 from edgesync.entities import attributes, claims
 from edgesync.entities.model import Scope, entity
 from edgesync.entities.view import SpaceView
@@ -17,7 +18,7 @@ from edgesync.errors import EntityError
 from edgesync.serve.mqtt.client import UNSENT_MAX
 from edgesync.serve.mqtt.connection import OUTGOING_MAX
 from edgesync.serve.mqtt.packets import V5, V311, Filter, Puback, Publish, Suback, Subscribe
-from tests.edgesync.serve.mqtt.door import Door, Gated, RawClient, open_door
+from tests.edgesync.serve.mqtt.door import DEVICES, Door, Gated, RawClient, open_door
 from tests.sites import Sites, settle, until
 
 pytestmark = pytest.mark.feature("S29", "S11", "S15")
@@ -243,17 +244,76 @@ class Later:
         return getattr(trio, name)
 
 
-async def test_a_child_that_was_silent_for_hours_is_told_of_changes(
+async def test_a_child_that_was_silent_for_hours_is_told_of_changes_at_the_hub(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A09."""
-    async with open_door(tmp_path) as door, door.client(token="GATE_TOKEN") as client:
+    sites = Sites(tmp_path)
+    async with (
+        site(sites) as door, door.client(token="GATE_TOKEN") as client, sites.hub()
+    ):  # fmt: skip
         await subscribe(client, GATE + "attributes")
         await client.ask(publish(GATE + "connect", {"device": "A"}, 2))
+        await settle(door.node)
         monkeypatch.setattr("edgesync.serve.mqtt.server.trio", Later())
         await trio.sleep(1.5)  # the door has looked around since
-        door.node.entities.set_attributes("device", "A", {"limit": 900}, "shared")
+        await edit(sites, Scope.SHARED, "A", limit=900)
         assert await told(client) == (GATE + "attributes", {"device": "A", "data": {"limit": 900}})
+
+
+@pytest.mark.parametrize("door", ["mqtt", "device_http"])
+async def test_what_the_hub_says_of_devices_is_here_before_one_asks(
+    tmp_path: Path, door: str
+) -> None:
+    """After a start of the edge, too: the first answer is not what the hub said before."""
+    sites = Sites(tmp_path)
+    (port,) = free_ports(1)
+    sections: dict[str, Any] = {door: {"port": port}}
+    made = sites.node("barn", **sections)
+    (sites.folder / "barn" / "mqtt-devices.toml").write_text(DEVICES)
+    (sites.folder / "barn" / "mqtt-devices.toml").chmod(0o600)
+    async with sites.hub():
+        async with made as node, node.serving():
+            await edit(sites, Scope.SHARED, limit=1)
+            await until(lambda: shared(node) == {"limit": 1})
+        await edit(sites, Scope.SHARED, limit=2)
+        async with sites.node("barn", **sections) as node, node.serving():
+            assert node.status().keys is not None
+            await until(lambda: shared(node) == {"limit": 2})
+
+
+def shared(node: EdgeNode) -> dict[str, Any]:
+    """Return what is here already; a question does not fetch it."""
+    return node.entities.attributes("device", "Scale", "shared") if node.status().keys else {}
+
+
+async def test_a_device_that_was_away_while_attributes_changed_asks_and_is_told_the_new_ones(
+    tmp_path: Path,
+) -> None:
+    """And no answer is older than one before, whatever it was away from."""
+    sites, seen = Sites(tmp_path), list[int]()
+
+    async def ask(door: Door) -> None:
+        async with door.client() as client:
+            await subscribe(client, ME + "attributes/response/+")
+            await client.ask(publish(ME + "attributes/request/1", {"sharedKeys": "limit"}, 2))
+            seen.append((await told(client))[1]["shared"]["limit"])
+
+    async with site(sites) as door:
+        async with sites.hub():
+            for limit in (1, 2, 3):
+                door.node.part("keys")
+                await edit(sites, Scope.SHARED, limit=limit)
+                await settle(door.node)
+                await ask(door)
+        await ask(door)  # without the hub
+    async with site(sites) as door:
+        await ask(door)  # after a start of the edge
+        async with sites.hub():
+            await edit(sites, Scope.SHARED, limit=4)
+            while seen[-1] != 4:
+                await ask(door)
+    assert seen == sorted(seen)
+    assert seen[:5] == [1, 2, 3, 3, 3]
 
 
 async def test_nothing_is_kept_of_who_has_gone(tmp_path: Path) -> None:
@@ -296,10 +356,10 @@ async def site(sites: Sites) -> AsyncIterator[Door]:
         yield door
 
 
-async def edit(sites: Sites, scope: Scope, **values: Any) -> None:
-    """Change attributes of the scale at the hub; None deletes one."""
+async def edit(sites: Sites, scope: Scope, device: str = "Scale", **values: Any) -> None:
+    """Change attributes of a device at the hub; None deletes one."""
     cells = sites.answers.cells
-    view, scale = SpaceView(cells.space, cells.now_ms), entity("barn", "device", "Scale")
+    view, scale = SpaceView(cells.space, cells.now_ms), entity("barn", "device", device)
     given = {name: value for name, value in values.items() if value is not None}
     gone = [name for name in values if values[name] is None]
     await sites.answers.run_commands([
@@ -316,7 +376,7 @@ def at_hub(sites: Sites, scope: Scope) -> dict[str, Any]:
 
 
 async def test_edited_at_the_hub_while_the_edge_is_away(tmp_path: Path) -> None:
-    """A2, A10: the device is connected all the time, and is told when the edge hears of it."""
+    """The device is connected all the time, and is told when the edge hears of it."""
     sites = Sites(tmp_path)
     async with site(sites) as door, door.client() as client:
         await subscribe(client, ME + "attributes", ME + "attributes/response/+")

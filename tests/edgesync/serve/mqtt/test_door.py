@@ -233,6 +233,31 @@ async def test_refusals_are_not_stored_without_end(tmp_path: Path) -> None:
         assert len(stored(door, "Scale")) == 20
 
 
+@pytest.mark.feature("F1", "S29")
+@LEVELS
+async def test_a_gateways_message_is_acknowledged_when_all_of_it_is_on_disk(
+    tmp_path: Path, level: int
+) -> None:
+    gates: list[Gated] = []
+
+    def gated(node: EdgeNode) -> Gated:
+        gates.append(Gated(node))
+        return gates[0]
+
+    async with (
+        open_door(tmp_path, recorder=gated) as door,
+        door.client(level, token="GATE_TOKEN") as client,
+    ):
+        payload = {name: [{"w": nth}] for nth, name in enumerate("ABC")}
+        await client.say(telemetry(payload, 7, "v1/gateway/telemetry"), Pingreq())
+        assert await client.hear() == Pingresp()
+        assert door.values() == {}
+        gates[0].gate.set()
+        assert await client.hear() == Puback(packet_id=7)
+        assert door.values() == {("A", "w"): 0, ("B", "w"): 1, ("C", "w"): 2}
+        assert await client.ask(Pingreq()) == Pingresp()  # and nothing else
+
+
 @pytest.mark.feature("S29")
 @LEVELS
 async def test_one_acknowledgement_for_all_devices_of_a_gateway(tmp_path: Path, level: int) -> None:
@@ -246,6 +271,9 @@ async def test_one_acknowledgement_for_all_devices_of_a_gateway(tmp_path: Path, 
         assert door.values() == {("A", "w"): 1, ("C", "w"): 3}
         (event,) = stored(door, "Gate")
         assert event["refused"] == ["B[0].ts: is no time in milliseconds since 1970"]
+        assert json.loads(event["payload"]) == payload
+        (refusal,) = door.server.status().refusals
+        assert (refusal.device, refusal.problem) == ("Gate", event["refused"][0])
         assert await client.ask(Pingreq()) == Pingresp()
 
 
