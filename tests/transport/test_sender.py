@@ -548,6 +548,19 @@ def test_lanes_that_never_run_empty_share_a_line_as_their_windows_are() -> None:
     assert shares == pytest.approx(dict.fromkeys(Lane, 50), rel=0.05)
 
 
+def test_what_nothing_is_under_way_before_waits_for_nothing_more() -> None:
+    """Lingering saves bytes where acks are slow; where they are quick, they say when to go on."""
+    sender = make(settings=SenderSettings(linger_s=(0.0, 0.0, 5.0)))
+    welcome(sender, greet(sender))
+    assert ranges(load(sender, sender.step(Grown(Lane.BULK, 1), 0.3))) == [(1, 1)]
+    assert sender.step(Grown(Lane.BULK, 2), 0.4) == []
+    assert sender.step(Grown(Lane.BULK, 3), 0.5) == []
+    assert ranges(load(sender, sender.step(ack(1), 0.6))) == [(2, 3)]
+    assert sender.step(Grown(Lane.BULK, 4), 0.7) == []
+    assert sender.due_at(0.7) < 1.8  # that of a heartbeat, or of its time to linger
+    assert ranges(load(sender, sender.step(Tick(), 5.7))) == [(4, 4)]
+
+
 @pytest.mark.feature("S12")
 def test_the_states_an_operator_sees() -> None:
     sender = make()

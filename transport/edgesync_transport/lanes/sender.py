@@ -170,6 +170,8 @@ class LaneSender(LaneWindow):
         lingering = self.grown_at is not None and (
             now - self.grown_at < self.settings.linger_s[self.lane]
         )
+        # An ack lets the next go: while one is awaited, more may come, and costs fewer bytes then.
+        lingering = lingering and bool(self.in_flight)
         if lingering and waiting < self.batch_records and self.ceiling is None:
             return []
         self.loading = self.sent + 1

@@ -24,7 +24,8 @@ class SenderSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_records_min   size adapts between these two (S13)
     window_batches      unacknowledged batches a lane may have
-    linger_s            how long a lane waits for more before it sends less than a full batch
+    linger_s            how long a lane waits for more before it sends less than a full batch, at
+                        most: with nothing under way it sends what there is
     """
 
     batch_records_min: int = 16
