@@ -469,6 +469,24 @@ def test_a_narrow_way_makes_batches_small_and_not_single_records() -> None:
 
 
 @pytest.mark.feature("S13")
+def test_a_line_that_stood_still_for_a_moment_halves_the_size_once() -> None:
+    """A lost packet delays all that is under way; what is sent after it says how narrow it is."""
+    settings = SenderSettings(linger_s=(0.0, 0.0, 0.0), batch_records_max=256)
+    sender = make(tail=100_000, settings=settings)
+    lane, effects = sender.lanes[Lane.BULK], welcome(sender, greet(sender))
+    load(sender, effects)
+    assert len(lane.in_flight) == settings.window_batches[Lane.BULK]
+    for nth in range(len(lane.in_flight)):
+        now = 3.0 + nth / 100
+        load(sender, sender.step(ack(lane.in_flight[0].last), now), now)
+    assert lane.batch_records == 128
+    # As at the beginning: few are under way until the size is found.
+    assert len(lane.in_flight) == 2
+    load(sender, sender.step(ack(lane.in_flight[0].last), 9.0), 9.0)
+    assert lane.batch_records == 64
+
+
+@pytest.mark.feature("S13")
 def test_the_size_of_batches_is_found_before_many_are_sent() -> None:
     sender = make(tail=1_000_000)
     lane, most = sender.lanes[Lane.BULK], sender.settings.batch_records_max

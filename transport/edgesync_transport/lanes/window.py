@@ -11,8 +11,9 @@ from edgesync_transport.messages import Lane, Limits, Nack
 if TYPE_CHECKING:
     from edgesync_transport.lanes.acktimes import AckTimes
 
-# Until the size of batches is found: so many are under way, and an ack that takes this part of the
-# time it may lets the next one be so many times as large.
+# Until the size of batches is found, and again where an ack took too long: so many are under way,
+# for of small batches each record costs more. An ack that takes this part of the time it may lets
+# the next one be so many times as large.
 GROWING_BATCHES = 2
 QUICK_GROWTH = 4
 # A line by satellite takes 0.6 s, a bad mobile one a second; what takes longer is narrow, not long.
@@ -94,6 +95,7 @@ class LaneWindow:
         self.hold_until = 0.0
         self.grown_at: float | None = None
         self.quickest_s = math.inf  # of all acks of this session
+        self.shrunk_at = -math.inf  # the last time that an ack took too long
         self.ack_times: AckTimes | None = None  # for whoever shows them
 
     @property
@@ -162,7 +164,10 @@ class LaneWindow:
         # What the way itself takes, no smaller batch would save.
         waited_s = took_s - min(self.quickest_s, LATENCY_MAX_S)
         if waited_s > 2 * settings.ack_target_s:
-            self.shrink(min(self.batch_records, settings.batch_records_min))
+            # What was under way when that was found waited for the same reason: that is told once.
+            if batch.at >= self.shrunk_at:
+                self.shrink(min(self.batch_records, settings.batch_records_min))
+                self.shrunk_at, self.is_growing = now, True
         elif waited_s <= settings.ack_target_s and (
             batch.last - batch.first + 1 >= self.batch_records
         ):
