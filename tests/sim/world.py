@@ -699,19 +699,24 @@ class HubSim:
         changes = Changes()
         answers = [self._judge(one, changes) for one in group]
         if self.world.rules.acks_early:
-            for answer in answers:
-                self._step(answer)
+            self._answer(answers)
 
         def durable() -> None:
             self.log.commit(changes)
             self.world.check_log()
             self._is_committing = False
             if not self.world.rules.acks_early:
-                for answer in answers:
-                    self._step(answer)
+                self._answer(answers)
             self._commit_soon()
 
         self._later(self.world.random.uniform(0.001, 0.1), durable)
+
+    def _answer(self, answers: Sequence[hub_core.Event]) -> None:
+        for answer in answers:
+            self._step(answer)
+            if isinstance(answer, hub_core.Opened):  # what was told since its journal was read
+                for lane, place in zip(Lane, self.down.lanes, strict=True):
+                    self._step(hub_core.Grown(lane, place.tail))
 
     def _slows_down(self) -> bool:
         world = self.world
