@@ -163,7 +163,7 @@ fuzz: build
 # A real edge and a real hub, each killed with SIGKILL 200 times: alone, and with devices connected
 # while the hub calls and edits (half an hour).
 crash: build
-	EDGESYNC_KILLS=200 $(PY) -m pytest -q -s --color=no --no-header tests/crash/test_kill_d*.py
+	EDGESYNC_KILLS=200 $(PY) -m pytest -q -s --color=no --no-header tests/crash/test_kill_[cd]*.py
 
 # Random schedules of three edges and a hub against the full history (about 14 minutes on 2 cores).
 converge: build

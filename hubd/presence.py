@@ -23,6 +23,8 @@ EVENTS_BURST: Final = 60
 # What a session that ended this way leaves its edge as.
 ENDS: Final = {"disconnected": "stopped", "lost": "lost"}
 # More than a batch or two: a backlog, not what has just been measured.
+# After two gateways with one key have fought for sessions.
+CLONE_SHOWN_S: Final = 600.0
 DRAINING_RECORDS: Final = 1000
 
 
@@ -189,6 +191,7 @@ class Presence:
             lag_records=lag,
             lag_s=self._lag_s(name, lag),
             two_hubs=receiver.two_hubs,
+            has_clone=trio.current_time() - receiver.clone_seen_at < CLONE_SHOWN_S,
             slowed=self._rates.slowed(name, trio.current_time()) if session else "",
             lanes=lanes,
         )

@@ -52,6 +52,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_s           age of the oldest of them, or time since the lag began
     clock_offset_s  the edge's wall clock minus the hub's
     two_hubs        it was with another hub of the same identity between two sessions here
+    has_clone       two machines with its key have had sessions in turn, lately
     prefixes        of the keys it may be told of; none: all of its tenant's
     label           what people call it; type: which kind of edge it is
     customer        for whom its tenant runs it
@@ -76,6 +77,7 @@ class EdgeView(msgspec.Struct, frozen=True, kw_only=True):
     lag_records: int | None = None
     lag_s: float | None = None
     two_hubs: bool = False
+    has_clone: bool = False
     prefixes: tuple[str, ...] = ()
     label: str = ""
     type: str = ""

@@ -53,6 +53,13 @@ async def hub_problems(context: Context) -> list[HubProblem]:
     if problem := context.registry_problem():
         found.append(HubProblem(problem, stops_work=True))
     found += _slowed_problems(context)
+    found += [
+        HubProblem(
+            f"edge {edge.edge}: two machines have its key and come in turn, each with what the "
+            "other lacks: stop one (a copied folder?)"
+        )
+        for edge in islice((one for one in context.hub.edges() if one.has_clone), EDGES_NAMED)
+    ]
     found += _keys_problems(context)
     found += [
         HubProblem(
@@ -211,6 +218,7 @@ def health_of(edge: EdgeView) -> Health:
     if not edge.is_connected or lag > LAG_CRITICAL_RECORDS or lag_s > LAG_CRITICAL_S:
         return "critical"
     has_lag = lag >= LAG_WARNING_RECORDS or lag_s >= LAG_WARNING_S
-    if has_lag or edge.slowed or abs(edge.clock_offset_s or 0.0) >= CLOCK_MISLEADING_S:
+    is_misleading = abs(edge.clock_offset_s or 0.0) >= CLOCK_MISLEADING_S
+    if has_lag or edge.slowed or edge.has_clone or is_misleading:
         return "warning"
     return "good"

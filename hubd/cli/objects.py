@@ -56,7 +56,10 @@ def put(config: Path, file: BinaryIO, name: str, tenant: str, as_json: bool) -> 
     Edges that are to hold that name fetch the new bytes, and have the old ones until then.
     """
     given = name or Path(getattr(file, "name", "")).name
-    checked_name(click.get_current_context(), None, given)  # type: ignore[arg-type]
+    try:
+        checked_name(click.get_current_context(), None, given)  # type: ignore[arg-type]
+    except click.BadParameter as error:
+        raise click.UsageError(f"{given!r} is no name: {error.message}; say --name") from None
     with _objects_of(config) as objects:
         made = objects.put(tenant, given, file)
     if as_json:

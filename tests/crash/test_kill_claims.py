@@ -41,7 +41,7 @@ class Crew:
         self.site = site
         self.fetched: list[tuple[str, bool]] = []
         self.claims: list[Claims] = []
-        self.versions: dict[str, bytes] = {}
+        self.versions: dict[str, str] = {}  # by SHA-256
         self.is_over = False
         self.chunks = 0
         self._door = f"http://127.0.0.1:{port}/api/v1/"
@@ -74,10 +74,12 @@ class Crew:
         path = self.site.edge_folder / "firmware" / "Valve" / version
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-        self.versions[version] = data
+        self.versions[version] = hashlib.sha256(data).hexdigest()
+        for old in list(self.versions)[:-3]:
+            path.with_name(old).unlink(missing_ok=True)
         values = {
             "fw_title": "Valve", "fw_version": version, "fw_size": len(data),
-            "fw_checksum": hashlib.sha256(data).hexdigest(),
+            "fw_checksum": self.versions[version],
         }  # fmt: skip
         body = {"kind": "device", "entity": "D0", "scope": "shared", "set": values}
         await self.ask("POST", self._hub + "attributes", body, until=lambda code: code == 200)
@@ -101,7 +103,8 @@ class Crew:
                 data += answer.content
                 self.chunks += 1
             else:
-                self.fetched.append((version, data == self.versions[version]))
+                digest = hashlib.sha256(data).hexdigest()
+                self.fetched.append((version, digest == self.versions[version]))
 
     # -- claims ----------------------------------------------------------------------------------
 

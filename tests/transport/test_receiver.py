@@ -216,13 +216,17 @@ def test_what_an_older_session_stored_is_not_acknowledged_in_the_new_one() -> No
 @pytest.mark.feature("S32")
 def test_two_gateways_with_one_key_are_noticed_and_held_off() -> None:
     receiver = Receiver("barn", ReceiverSettings(takeovers_max=3, holdoff_s=10))
-    told: list[str] = []
+    told, reasons = list[str](), list[str]()
     for turn in range(6):
-        peer = (HERE, THERE)[turn % 2]
+        peer, other = (HERE, THERE)[turn % 2], (THERE, HERE)[turn % 2]
         incarnation = (b"a", b"b")[turn % 2] * 16
         effects = greet(receiver, peer, epoch=turn + 1, now=float(turn), incarnation=incarnation)
         told += [effect.kind for effect in effects if isinstance(effect, Report)]
+        refused = [one for one in messages(effects, other) if isinstance(one, Refused)]
+        reasons += [one.reason for one in refused if one.code is RefuseCode.SUPERSEDED]
     assert "duplicate_identity" in told
+    assert receiver.clone_seen_at > 0
+    assert "copied folder" in reasons[-1]
     (answer,) = messages(greet(receiver, HERE, epoch=9, now=6.0), HERE)
     assert isinstance(answer, Refused)
     assert answer.code is RefuseCode.RATE_LIMITED

@@ -61,6 +61,9 @@ from edgesync_transport.messages import (
 
 # Beats between two pings that only measure round trip and clock.
 MEASURE_BEATS: Final = 4
+OTHER_MACHINE: Final = (
+    "another machine with this edge's key has begun a session: stop one (a copied folder?)"
+)
 FLOORS_NONE: Final = (FLOOR_NONE,) * 3
 
 __all__ = [
@@ -290,6 +293,7 @@ class Receiver:
         self._is_skewed = False
         self._granted = False
         self.two_hubs = False  # the edge was with another hub of the same identity meanwhile
+        self.clone_seen_at = float("-inf")  # when two gateways last fought for sessions
 
     @property
     def floors(self) -> list[LaneFloor]:
@@ -421,21 +425,23 @@ class Receiver:
             return []
         self._forget()
         effects: list[Effect] = []
+        is_other = old.incarnation != hello.incarnation
         if old.peer != peer:
             refused = Refused(
                 nonce=0, epoch=old.epoch, code=RefuseCode.SUPERSEDED,
-                reason="a newer session of this edge has begun",
+                reason=OTHER_MACHINE if is_other else "a newer session of this edge has begun",
             )  # fmt: skip
             effects = [
                 Transmit(old.peer, refused),
                 Report("superseded", {"epoch": old.epoch}),
             ]
-        if old.incarnation != hello.incarnation:
+        if is_other:
             since = now - self.settings.takeovers_window_s
             self._takeovers = [*(at for at in self._takeovers if at >= since), now]
             if len(self._takeovers) > self.settings.takeovers_max:
                 self._hold_until = now + self.settings.holdoff_s
                 self._takeovers.clear()
+                self.clone_seen_at = now
                 effects.append(
                     Report("duplicate_identity", {"incarnation": hello.incarnation.hex()})
                 )

@@ -264,7 +264,9 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
     beyond = tables.edge_totals.update().where(tables.edge_totals.c.edge == "barn")
     context.state.write_now(lambda c: c.execute(beyond.values(refused=7)))
     context.projectors.series.add("barn", 9000)
-    context.hub.all[0] = msgspec.structs.replace(context.hub.all[0], slowed="too much")
+    context.hub.all[0] = msgspec.structs.replace(
+        context.hub.all[0], slowed="too much", has_clone=True
+    )  # fmt: skip
     context.hub.slowdowns = Slowdowns([Slowed("north", "much too much")], {"barn": 3})
     response = client.get("/healthz")
     assert response.status_code == 200
@@ -277,6 +279,7 @@ def test_health_names_what_an_operator_should_know(client: httpx2.Client, contex
         "edge barn: 7 readings are in the log only",
         "edge barn has 9004 of 10000 series: at the limit new ones wait",
         "edge barn sends more than it may and keeps the rest: too much",
+        "edge barn: two machines have its key and come in turn",
         "tenant north sends more than it may and keeps the rest: much too much",
     ):
         assert any(words in problem for problem in answer["problems"]), words

@@ -21,6 +21,9 @@ def test_an_object_is_kept_listed_read_back_assigned_and_forgotten(tmp_path: Pat
         assert ("model.onnx is kept: 700 bytes" in told, "no edge yet" in told) == (True, True)
         assert terminal.json("hubd", "object", "put", str(file), "--name", "model")["size"] == 700
         assert "is for barn, shed" in terminal.out("hubd", "object", "assign", "model", "--all")
+        spaced = file.with_name("my model")
+        spaced.write_bytes(b"x")
+        assert "say --name" in terminal.run("hubd", "object", "put", str(spaced)).stderr
         listed = {one["name"]: one["edges"] for one in terminal.json("hubd", "object", "list")}
         assert listed == {"model": ["barn", "shed"], "model.onnx": []}
         assert "model: 700 bytes" in terminal.out("hubd", "object", "list")

@@ -56,7 +56,7 @@ OTHER: dict[str, Any] = {
     "state": "processing", "since_ns": 5, "known_at_ns": 7, "address": "10.0.0.9", "tenant": "t9",
     "software": "edgesync 9", "incarnation": "ff", "epoch": 99, "connected_at_ns": 3,
     "seen_at_ns": 4, "rtt_s": 9.0, "clock_offset_s": -77.0, "lag_records": 123_456, "lag_s": 99.0,
-    "two_hubs": True, "slowed": "slow down", "prefixes": ("a/", "b/"),
+    "two_hubs": True, "has_clone": True, "slowed": "slow down", "prefixes": ("a/", "b/"),
     "lanes": (LaneView(lane="bulk", tail=9, floor=8, safe=7),),
 }  # fmt: skip
 
