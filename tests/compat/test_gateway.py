@@ -23,12 +23,13 @@ from tests.compat.test_programs import INSTALLED
 from tests.edgesync.serve.mqtt.daemon import Daemon, open_daemon
 from tests.faults.proxy import Proxy, open_proxy
 
-pytestmark = [pytest.mark.feature("S29", "F1"), pytest.mark.long]
-
 SECONDS = float(os.environ.get("EDGESYNC_COMPAT_SECONDS", "60"))
 CUTS = 20
 A_SECOND = 20
 PATIENCE_S = 120
+pytestmark = [
+    pytest.mark.feature("S29", "F1"), pytest.mark.long, pytest.mark.timeout(SECONDS + 600),
+]  # fmt: skip
 KEPT = "\n[series]\ningested = true\nkeep = 1000000\n"
 
 
