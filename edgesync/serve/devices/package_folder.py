@@ -28,7 +28,9 @@ class PackageFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, tuple[object, Package]] = {}
+        # Checksums by file and algorithm, those that no device's attributes name, too: a mistake
+        # there must not have the file read anew with each request.
+        self._known: dict[tuple[Path, str], tuple[object, str]] = {}
         self._checking = threading.Lock()
         self._readers = trio.CapacityLimiter(READERS)
 
@@ -79,28 +81,33 @@ class PackageFolder:
         if number and number * size >= found.st_size:
             raise NoPackage(f"{_said(package)}: has {found.st_size} bytes, and no chunk {number}")
         identity = _identity(found)
-        with self._checking:  # once, whoever asks meanwhile
-            if self._known.get(path) != (identity, package):
-                self._check(descriptor, path, package)
-        data = os.pread(descriptor, size, number * size)
-        if _identity(os.fstat(descriptor)) != identity:
-            raise NoPackage(f"{_said(package)}: is being replaced; ask again")
-        return data
-
-    def _check(self, descriptor: int, path: Path, package: Package) -> None:
-        identity = _identity(os.fstat(descriptor))
-        with open(descriptor, "rb", closefd=False) as file:
-            checksum = hashlib.file_digest(file, package.algorithm).hexdigest()
+        checksum = self._checksum(descriptor, path, package.algorithm)
         if checksum != package.checksum:
             raise NoPackage(
                 f"{_said(package)}: its {package.algorithm} is {checksum}, and not "
                 f"{package.kind}_checksum"
             )
-        if _identity(os.fstat(descriptor)) == identity:
-            self._known.pop(path, None)
-            self._known[path] = identity, package
-            if len(self._known) > FILES_KNOWN_MAX:
-                del self._known[next(iter(self._known))]
+        data = os.pread(descriptor, size, number * size)
+        if _identity(os.fstat(descriptor)) != identity:
+            raise NoPackage(f"{_said(package)}: is being replaced; ask again")
+        return data
+
+    def _checksum(self, descriptor: int, path: Path, algorithm: str) -> str:
+        """Return the checksum of a file as it is now, computed once for as long as it is that."""
+        key, identity = (path, algorithm), _identity(os.fstat(descriptor))
+        if (known := self._known.get(key)) is not None and known[0] == identity:
+            return known[1]
+        with self._checking:  # whoever asks meanwhile
+            if (known := self._known.get(key)) is not None and known[0] == identity:
+                return known[1]
+            with open(descriptor, "rb", closefd=False) as file:
+                checksum = hashlib.file_digest(file, algorithm).hexdigest()
+            if _identity(os.fstat(descriptor)) == identity:
+                self._known.pop(key, None)
+                self._known[key] = identity, checksum
+                if len(self._known) > FILES_KNOWN_MAX:
+                    del self._known[next(iter(self._known))]
+        return checksum
 
 
 def _identity(found: os.stat_result) -> object:

@@ -107,6 +107,11 @@ async def test_a_checksum_is_computed_once(tmp_path: Path, monkeypatch: pytest.M
         for number in range(20):
             nursery.start_soon(folder.chunk, wanted, number % 2, 1000)
     assert computed == ["sha256"]
+    mistaken = package(put(tmp_path, version="2") | {"fw_checksum": "00"})
+    for _ in range(3):  # a device that asks again and again
+        with pytest.raises(NoPackage, match="and not fw_checksum"):
+            await folder.chunk(mistaken, 0, 1000)
+    assert computed == ["sha256"] * 2
 
 
 @pytest.mark.parametrize(
