@@ -94,6 +94,7 @@ class Answers:
     tenant           whose keys they are
     grant_of         prefixes of the keys an edge may be told of; none: all
     subscriptions    edges that wait for news
+    between_turns    is awaited between two turns of a page
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
     """
@@ -125,6 +126,7 @@ class Answers:
         self._asking: dict[str, _Asking] = {}
         self.changed = trio.Event()
         self.subscriptions = Subscriptions()
+        self.between_turns: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
         self.told: dict[str, Told] = {}  # of edges that were answered since this start
         self._told_seq = cells.space.seq  # changes up to here have woken whom they concern
         self._told_change = cells.conflicts.change
@@ -431,7 +433,7 @@ class Answers:
         for _ in range(PAGE_TURNS - 1):
             if answer.is_all:
                 break
-            await trio.lowlevel.checkpoint()
+            await self.between_turns()
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             if not is_named or not is_exact() or self._grant_of(edge) != pull.grant:
                 break

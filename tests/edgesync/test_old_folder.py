@@ -17,13 +17,18 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "edge_folder"
 START_NS: Final = 1_767_225_600 * 10**9
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def unpack(place: Path) -> Path:
+    """Return the folder of an earlier version, unpacked there."""
     with tarfile.open(GOLDEN / "before-batches.tar.xz") as archive:
         # Debian 12's Python 3.11.2 has no filters yet; the archive is our own.
         safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(tmp_path, **safely)
-    return tmp_path / "edge"
+        archive.extractall(place, **safely)
+    return place / "edge"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return unpack(tmp_path)
 
 
 async def test_points_of_before_rows_of_batches_are_there_and_go_on(folder: Path) -> None:

@@ -4,8 +4,6 @@ What a version before cannot be asked to do here, which is to refuse what this o
 one does with what the next will have written.
 """
 
-import shutil
-import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ import pytest
 from edgesync import EdgeNode, Lane, Reading
 from edgesync._native.write import Write
 from edgesync.errors import LaneFull, StoreVersion
-from tests.edgesync.test_old_folder import GOLDEN, START_NS
+from tests.edgesync.test_old_folder import START_NS, unpack
 from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard
 from tests.sites import PATIENCE_S, until
@@ -90,11 +88,7 @@ async def arrived(yard: Yard, count: int) -> None:
 
 
 async def test_a_full_queue_of_a_version_before_arrives_whole(yard: Yard, tmp_path: Path) -> None:
-    with tarfile.open(GOLDEN / "before-batches.tar.xz") as archive:
-        # Debian 12's Python 3.11.2 has no filters yet; the archive is our own.
-        safely: Any = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
-        archive.extractall(tmp_path, **safely)
-    shutil.move(tmp_path / "edge" / "data", yard.folder / EDGE / "data")
+    (unpack(tmp_path) / "data").rename(yard.folder / EDGE / "data")
     with stored_format(yard) as number:
         assert number == 1
     async with node(yard) as upgraded:
