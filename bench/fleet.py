@@ -13,6 +13,8 @@ figures are printed as a line of JSON with the machine's load:
     killed    the hub is killed and started again: how soon are all back, how late are the acks of
               those who are, and how old is what the API shows of a real edge among them
     vanished  half of the edges lie behind a network that swallows everything: what do they hold
+    stalled   twenty edges, a process of their own, stop where they are, links and all: how late
+              are the acks of the others, beside before, by turns
 
 `vanished` makes a network namespace, as root.
 """
@@ -22,12 +24,14 @@ import contextlib
 import json
 import math
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +58,8 @@ ASK_S: Final = 0.05
 LOOK_S: Final = 0.05
 # The kernel gives a peer up that answers nothing for 15 s, asked for the first time after 5.
 VANISHED_S: Final = 40.0
+# Less than after which a peer that says nothing is given up (three heartbeats).
+STALLED_S, STALLS, FEW = 20.0, 3, 20
 # The far end of the namespace; and a hardware address that nobody has.
 NAMESPACE, NEAR, FAR = "edgesync-fleet", "10.199.0.1", "10.199.0.2"
 NOBODY: Final = "02:00:00:00:00:99"
@@ -164,15 +170,15 @@ def register(data: Path, pairs: dict[str, KeyPair]) -> None:
 
 
 class Edges:
-    """Processes of `bench.edges`, and what they have seen together."""
+    """Processes of `bench.edges`, and what they have seen together; the last may have but a few."""
 
-    def __init__(self, hub: Hub, count: int, processes: int) -> None:
+    def __init__(self, hub: Hub, count: int, processes: int, few: int = 0) -> None:
         self.count = count
-        share = count // processes
+        many = count - few
+        firsts = [nth * many // processes for nth in range(processes)] + [many] * bool(few)
         self._processes = []
-        for nth in range(processes):
-            first = nth * share
-            part = count - first if nth == processes - 1 else share
+        for nth, (first, end) in enumerate(pairwise([*firsts, count])):
+            part = end - first
             plan = hub.plans[min(nth, len(hub.plans) - 1)]
             command = [sys.executable, "-m", "bench.edges", str(plan), str(first), str(part)]
             if plan != hub.plans[0]:
@@ -181,17 +187,22 @@ class Edges:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             ))  # fmt: skip
 
-    async def say(self, command: str) -> dict[str, Any]:
+    async def say(self, command: str, *, to_few: bool = True) -> dict[str, Any]:
         """Give all a command; returns what they have seen since the last one."""
-        for process in self._processes:
+        speaking = self._processes if to_few else self._processes[:-1]
+        for process in speaking:
             assert process.stdin is not None
             process.stdin.write(f"{command}\n")
             process.stdin.flush()
         return merged([
             json.loads(await trio.to_thread.run_sync(one.stdout.readline))
-            for one in self._processes
+            for one in speaking
             if one.stdout is not None
         ])  # fmt: skip
+
+    def stall(self, *, is_stalled: bool) -> None:
+        """Stop the few where they are, or let them go on."""
+        self._processes[-1].send_signal(signal.SIGSTOP if is_stalled else signal.SIGCONT)
 
     async def wait(self, is_enough: Callable[[int], bool]) -> dict[str, Any]:
         """Return what was seen until enough are connected, or few enough."""
@@ -314,6 +325,26 @@ class Fleet:
             "shown_late_before_ms": 1e3 * max(calm_s),
         } | percentiles_ms("ack", seen["acks_s"])  # fmt: skip
 
+    async def stalled(self) -> dict[str, Any]:
+        """Return medians of turns: the machine has moods."""
+        await self.edges.say("produce")
+        await trio.sleep(STALLED_S)
+        p99_ms: dict[bool, list[float]] = {False: [], True: []}
+        for is_stalled in (False, True) * STALLS:
+            self.edges.stall(is_stalled=is_stalled)
+            await trio.sleep(STALLED_S / 4)
+            await self.edges.say("figures", to_few=False)
+            await trio.sleep(STALLED_S)
+            seen = await self.edges.say("figures", to_few=False)
+            p99_ms[is_stalled].append(percentiles_ms("ack", seen["acks_s"])["ack_p99_ms"])
+        self.edges.stall(is_stalled=False)
+        calm_ms, then_ms = (statistics.median(p99_ms[is_so]) for is_so in (False, True))
+        return {
+            "calm_p99_ms": calm_ms, "stalled_p99_ms": then_ms, "of_calm": then_ms / calm_ms,
+            "turns_calm_ms": [round(one, 1) for one in p99_ms[False]],
+            "turns_stalled_ms": [round(one, 1) for one in p99_ms[True]],
+        }  # fmt: skip
+
     async def vanished(self) -> dict[str, float]:
         connected = self.hub.descriptors()
         begun = time.monotonic()
@@ -432,7 +463,8 @@ async def measure(
     """Connect the edges and ask one question after the other; returns all figures by question."""
     await hub.wait_ready()
     empty_bytes, cpu_s, begun = hub.memory(), hub.cpu_s(), trio.current_time()
-    with contextlib.closing(Edges(hub, edges, processes)) as running:
+    few = FEW if "stalled" in asked else 0
+    with contextlib.closing(Edges(hub, edges, processes, few)) as running:
         fleet = Fleet(hub, running, empty_bytes, seconds)
         seen = await running.wait_connected()
         found: dict[str, Any] = {"connect": {
@@ -467,7 +499,8 @@ def fleet(
 ) -> dict[str, Any]:
     """Run it; returns what was measured."""
     descriptors.raise_limit()
-    polls = 20 + 2 * round(seconds / every_s)
+    busy_s = seconds + ("stalled" in asked) * (1 + 2.5 * STALLS) * STALLED_S
+    polls = 20 + 2 * round(busy_s / every_s)
     plan = {
         "keys": keys, "poll": poll, "polls": polls, "every_s": every_s, "heartbeat_s": heartbeat_s
     }  # fmt: skip
@@ -480,7 +513,7 @@ def fleet(
             hub.close()
 
 
-QUESTIONS: Final = ("idle", "batches", "news", "killed", "vanished")
+QUESTIONS: Final = ("idle", "batches", "news", "killed", "vanished", "stalled")
 
 
 def main() -> None:

@@ -8,15 +8,23 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgesync import EdgeNode, Reading
+from edgesync import EdgeNode, EventType, Lane, Reading
+from edgesync._native import batch, event
+from edgesync._native.write import Write
 from edgesync.demo.site import free_ports
+from edgesync.model import Action, RecordKind, ValueType, series_id
 
 SERIES = 50
+COMMIT = 10_000
+# A handshake has three seconds, which a lost packet may take by itself on a long line.
+JOINS = 6
+# No program takes so long; one that does waits for what will not come.
+PROGRAM_S = 900.0
 MS = 1_000_000
 START_NS = 1_767_225_600 * 10**9
 
@@ -45,16 +53,55 @@ def preload(data_dir: Path, readings: int) -> None:
             node.ingest_sync(group)
 
 
-class Rig:
-    """A hub that runs, and an enrolled edge that does not yet."""
+def reading(number: int) -> bytes:
+    """Return a record of one reading, with a time that no other has."""
+    key = series_id("plant", f"s{number % SERIES}")
+    return batch.readings(START_NS + number * MS, ValueType.F64, [key], [number % 997 / 10])
 
-    def __init__(self, folder: Path, database: str = "") -> None:
+
+def told(number: int) -> bytes:
+    """Return an event about one key of an entity."""
+    at_ns, body = START_NS + number * MS, b'{"set":{"state":%d}}' % (number % 997)
+    entity = f"device-{number % SERIES:03}"
+    return event.encode(
+        EventType.ATTRIBUTES, Action.ATTRIBUTES_UPDATED, 0, entity, body, at_ns, at_ns, number
+    )
+
+
+SHAPES = {"readings": (RecordKind.READINGS, reading), "events": (RecordKind.EVENT, told)}
+
+
+def preload_records(
+    data_dir: Path, lane: Lane, shape: str, records: int, config: Path | None = None
+) -> None:
+    """Fill a lane with so many records of one reading or event each, without a hub."""
+    kind, make = SHAPES[shape]
+    with EdgeNode(config) if config else EdgeNode.local(data_dir) as node:
+        for first in range(0, records, COMMIT):
+            write = Write()
+            bodies = [make(number) for number in range(first, min(first + COMMIT, records))]
+            write.append_many(lane, kind, bodies)
+            node.store.submit_sync(write)
+
+
+class Rig:
+    """A hub that runs, and an enrolled edge that does not yet.
+
+    ip      where the hub listens
+    enter   what programs of the edge are run by, to be elsewhere
+    """
+
+    def __init__(
+        self, folder: Path, database: str = "", ip: str = "127.0.0.1", enter: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
+        self.ip = ip
+        self._enter = enter
         self.link_port, self.http_port = free_ports(2)
         self.url = f"http://127.0.0.1:{self.http_port}"
         self.config = folder / "edge" / "edge.toml"
         self.hub_config = folder / "hub" / "hub.toml"
-        listen = f"tcp://127.0.0.1:{self.link_port}"
+        listen = f"tcp://{ip}:{self.link_port}"
         self._hubd("init", "--listen", listen, "--port", str(self.http_port))
         if database:
             text = self.hub_config.read_text()
@@ -62,8 +109,17 @@ class Rig:
         self.start_hub()
         self.until_ready()
         token = json.loads(self._hubd("enroll", "edge", "--json"))["token"]
-        command = [sys.executable, "-m", "edgesync", "--config", str(self.config)]
-        subprocess.run([*command, "init", "--token", token], check=True, capture_output=True)
+        command = [*enter, sys.executable, "-m", "edgesync", "--config", str(self.config)]
+        problem = ""
+        for _ in range(JOINS):
+            join = [*command, "init", "--token", token]
+            done = subprocess.run(join, capture_output=True, text=True)
+            if not done.returncode:
+                break
+            problem = done.stderr
+        else:
+            self.close()
+            raise RuntimeError(problem)
         text = self.config.read_text().replace("port = 9464", "port = 0")
         self.config.write_text(text.replace("[hub]", '[store]\nretain = "0b"\n\n[hub]'))
 
@@ -90,7 +146,7 @@ class Rig:
     def plug_into(self, address: tuple[str, int]) -> None:
         """Let the edge reach the hub through something that listens there."""
         text = self.config.read_text()
-        direct = f"127.0.0.1:{self.link_port}"
+        direct = f"{self.ip}:{self.link_port}"
         assert direct in text
         self.config.write_text(text.replace(direct, f"{address[0]}:{address[1]}"))
 
@@ -108,12 +164,14 @@ class Rig:
 
     def program(self, name: str, *arguments: object) -> dict[str, Any]:
         """Run one of the programs beside this file as a process; returns the JSON it prints."""
-        command = [sys.executable, "-m", f"bench.benchmarks.{name}", *map(str, arguments)]
+        module = f"bench.benchmarks.{name}"
+        command = [*self._enter, sys.executable, "-m", module, *map(str, arguments)]
         root = str(Path(__file__).parents[2])
         environment = {**os.environ, "PYTHONPATH": root}
         done = subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=root, env=environment
-        )
+            command, check=True, capture_output=True, text=True, cwd=root, env=environment,
+            timeout=PROGRAM_S,
+        )  # fmt: skip
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
@@ -123,10 +181,10 @@ class Rig:
 
 
 @contextmanager
-def open_rig(database: str = "") -> Iterator[Rig]:
+def open_rig(database: str = "", ip: str = "127.0.0.1", enter: Sequence[str] = ()) -> Iterator[Rig]:
     """Yield a rig, its hub with a database by URL or with files."""
     with tempfile.TemporaryDirectory(prefix="edgesync-bench-") as folder:
-        rig = Rig(Path(folder), database)
+        rig = Rig(Path(folder), database, ip, enter)
         try:
             yield rig
         finally:
