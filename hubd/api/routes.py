@@ -33,9 +33,10 @@ from hubd.api import (
 from hubd.api.body import read_json
 from hubd.api.context import Context
 from hubd.api.rights import Right, check_may, user_of
-from hubd.api.tenancy import Contexts
+from hubd.api.tenancy import TENANT, Contexts
 from hubd.downlink.journal import DownlinkView
 from hubd.edge_service import EdgeToken
+from hubd.errors import OwnedUnusable
 from hubd.objects.service import EdgeObjects
 from hubd.objects.store import ObjectView
 from hubd.rpc.calls import CallView
@@ -465,9 +466,18 @@ def read_params(request: Request, shape: type[params.Params]) -> Any:
         raise errors.from_validation(error, errors.descriptions(shape)) from error
 
 
-async def on_api_error(_request: Request, error: Exception) -> Response:
+async def on_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.ApiError)
+    if isinstance(error.__cause__, OwnedUnusable) and _is_of_tenant(request):
+        return errors.answer(
+            errors.ApiError(503, "the registry cannot be used now", remedy="try again later")
+        )
     return errors.answer(error)
+
+
+def _is_of_tenant(request: Request) -> bool:
+    """Whether a tenant asks, who is not told where databases are and what their servers say."""
+    return request.scope.get(TENANT) is not None
 
 
 async def on_too_slow(_request: Request, error: Exception) -> Response:
@@ -476,9 +486,10 @@ async def on_too_slow(_request: Request, error: Exception) -> Response:
     return errors.answer(errors.ApiError(503, str(error), remedy=remedy))
 
 
-async def on_state_error(_request: Request, error: Exception) -> Response:
+async def on_state_error(request: Request, error: Exception) -> Response:
     """Answer for a state that is damaged, or whose disk refuses; the log has all of it."""
-    text = f"the state cannot be read: {getattr(error, 'orig', None) or error}"
+    why = "" if _is_of_tenant(request) else f": {getattr(error, 'orig', None) or error}"
+    text = f"the state cannot be read{why}"
     remedy = "ask again in a moment: a damaged state is made again from the log"
     return errors.answer(errors.ApiError(503, text, field="", remedy=remedy))
 

@@ -241,6 +241,22 @@ def test_a_probe_learns_how_the_hub_is_and_no_name(app: Guard, shared: Context) 
     assert found == {"status": "degraded", "problems": [], "is_working": True}
 
 
+def test_a_tenant_is_not_told_where_the_registry_is(
+    app: Guard, acme: httpx2.Client, shared: Context, tmp_path: Path
+) -> None:
+    """Its address, and what its server says, are of the hub's machine."""
+    for file in tmp_path.glob("registry.db*"):
+        file.unlink()
+    for path in ("/api/v1/objects", "/api/v1/rules", "/api/v1/rpc"):
+        answer = acme.get(path)
+        assert (answer.status_code, str(tmp_path) in answer.text) == (503, False), answer.text
+        assert "registry" in answer.json()["error"]
+    operators = msgspec.structs.replace(shared.settings, write_token_sha256=())
+    plain = make_app(msgspec.structs.replace(shared, settings=operators))
+    with TestClient(plain, backend="trio") as client:
+        assert str(tmp_path) in client.get("/api/v1/objects").text
+
+
 def test_the_operator_sees_all_and_may_name_a_tenant(
     shared: Context, keys_of: dict[str, Answers]
 ) -> None:
