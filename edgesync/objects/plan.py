@@ -83,11 +83,11 @@ def plan(
     for name in listing.removed:
         if name in held:
             return Drop(name)
-    contents = {ref.sha256 for ref in held.values()}
+    contents = {(ref.sha256, ref.size) for ref in held.values()}
     for ref in listing.wanted:
         if held.get(ref.name) == ref:
             continue
-        if ref.sha256 in contents:
+        if (ref.sha256, ref.size) in contents:
             return Adopt(ref)
         failure = failures.get(ref.sha256)
         if failure is not None and failure.until > now:
@@ -99,6 +99,8 @@ def plan(
 
 def refusal(ref: ObjectRef, held: Held, have: int, room: Room) -> str:
     """Return why there is no room for an object; empty when there is."""
+    if other := next((one for one in held.values() if one.sha256 == ref.sha256), None):
+        return f"its bytes are here and are {other.size}, and the hub lists {ref.size}"
     used = sum({one.sha256: one.size for one in held.values()}.values())
     if used + ref.size > room.limit:
         return (

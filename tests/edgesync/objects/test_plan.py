@@ -68,6 +68,14 @@ def test_bytes_that_are_here_under_another_name_are_not_fetched_again() -> None:
     assert step(listing_of([ALSO_A]), A) == Adopt(ALSO_A)
 
 
+def test_bytes_of_another_size_than_their_sha256_says_are_refused() -> None:
+    """A hub that is not well: what is called held would not be, after the next start."""
+    longer = ObjectRef("also", A.sha256, A.size + 1)
+    assert step(listing_of([A, longer]), A) is None
+    has, _, reason = standing(listing_of([A, longer]), A)["also"]
+    assert (has, "the hub lists 101" in reason) == (Standing.REFUSED, True)
+
+
 def test_only_what_the_hub_says_is_removed() -> None:
     assert step(Listing(), A) is None  # an empty hub, or an older one (I15)
     assert standing(Listing(), A)["a"] == (Standing.KEPT, 100, "")
