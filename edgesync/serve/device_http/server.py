@@ -404,7 +404,7 @@ class DeviceHttpServer:
                 await self._recorder.ingest(message.readings)
             for event in message.events:
                 await self._recorder.emit(event)
-            if message.has_reports:
+            if message.needs_disk:
                 await self._attributes.wait_durable()
             if message.answers and self._rpc is not None:
                 for problem in await store_answers(self._rpc, message.answers):

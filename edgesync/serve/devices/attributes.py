@@ -72,7 +72,7 @@ class DeviceAttributes:
             raise Refused(Reason.QUOTA_EXCEEDED, str(error)) from error
 
     async def wait_durable(self) -> None:
-        """Return when what was reported is on disk; raises StoreError."""
+        """Return when what was reported, or came from the hub, is on disk; raises StoreError."""
         if self._opened is not None:
             await self._opened.wait_durable()
 

@@ -135,6 +135,14 @@ class Message(msgspec.Struct):
     children: list[str] = []
     gone: str = ""
 
+    @property
+    def needs_disk(self) -> bool:
+        """Whether what it reports, or what is known when it asks, is to be on disk first.
+
+        An edge that was killed would give an answer older than the one before.
+        """
+        return self.has_reports or any(callable(payload) for _, payload in self.replies)
+
     def read_replies(self) -> Iterator[tuple[str, bytes]]:
         """Yield what is to be sent, as it is now; raises BadPayload, Refused as reading does."""
         for topic, payload in self.replies:

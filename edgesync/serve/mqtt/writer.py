@@ -99,7 +99,7 @@ class MessageWriter:
                     nursery.start_soon(self._emit, event, failures)
             if failures:
                 raise failures[0]
-        if any(item.message.has_reports for item in items):
+        if any(item.message.needs_disk for item in items):
             await self._attributes.wait_durable()
         answers = [one for item in items for one in item.message.answers]
         if answers and self._calls is not None:

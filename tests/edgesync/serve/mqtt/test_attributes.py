@@ -17,7 +17,17 @@ from edgesync.entities.view import SpaceView
 from edgesync.errors import EntityError
 from edgesync.serve.mqtt.client import UNSENT_MAX
 from edgesync.serve.mqtt.connection import OUTGOING_MAX
-from edgesync.serve.mqtt.packets import V5, V311, Filter, Puback, Publish, Suback, Subscribe
+from edgesync.serve.mqtt.packets import (
+    V5,
+    V311,
+    Filter,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+)
 from tests.edgesync.serve.mqtt.door import DEVICES, Door, Gated, RawClient, open_door
 from tests.sites import Sites, settle, until
 
@@ -154,6 +164,31 @@ async def test_an_answer_is_no_older_than_what_was_pushed_before_it(tmp_path: Pa
         assert (await told(client))[1] == {"shared": {"limit": 950}}
         assert await gateway.hear() == Puback(packet_id=4)
         assert (await told(gateway))[1] == {"id": 1, "device": "A", "value": 950}
+
+
+async def test_what_an_answer_tells_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the answer after a kill would be older than the one before."""
+    async with open_door(tmp_path) as door, door.client() as client:
+        await subscribe(client, ME + "attributes/response/+")
+        entities, cells = door.node.entities, door.node.part("keys").cells
+        entities.set_attributes("device", "Scale", {"limit": 1}, "shared")
+        commit, is_let = cells._commit_changes, trio.Event()
+
+        async def held() -> None:
+            await is_let.wait()
+            await commit()
+
+        monkeypatch.setattr(cells, "_commit_changes", held)
+        # In memory, as what comes from the hub is at first.
+        entities.apply(entities.plan_attributes(entities.id("device", "Scale"), "shared",
+                                                {"limit": 2}))  # fmt: skip
+        await client.say(publish(ME + "attributes/request/1", {"sharedKeys": "limit"}, 2))
+        assert await client.ask(Pingreq()) == Pingresp()
+        is_let.set()
+        assert await client.hear() == Puback(packet_id=2)
+        assert (await told(client))[1] == {"shared": {"limit": 2}}
 
 
 async def test_a_session_that_is_kept_is_pushed_to_without_a_new_subscription(
