@@ -190,12 +190,14 @@ def test_readings_go_as_the_file_says(tmp_path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def served(settings: Settings, folder: Path) -> AsyncIterator[serve.Running]:
+async def served(
+    settings: Settings, folder: Path, patience_s: float = PATIENCE_S
+) -> AsyncIterator[serve.Running]:
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         running = await nursery.start(partial(serve.run, settings, folder, stop=stop))
         try:
-            with trio.fail_after(PATIENCE_S):
+            with trio.fail_after(patience_s):
                 yield running
         finally:
             stop.set()

@@ -41,6 +41,7 @@ class Ship:
         self.yard = Yard(folder, "")
         self.yard.enrol("ship")
         self.clock = Clock()
+        self.endpoint = self.yard.settings.hub.listen[0]  # or that of a cable to it
         self.sync: dict[str, Any] = {
             "heartbeat": "1s", "reconnect_base": "50ms", "reconnect_cap": "200ms",
             "breaker_failures": 1000,
@@ -49,9 +50,7 @@ class Ship:
     def node(self) -> EdgeNode:
         settings = {
             "edge": {"name": "ship"},
-            "hub": {
-                "endpoint": self.yard.settings.hub.listen[0], "server_key": self.yard.server_key
-            },
+            "hub": {"endpoint": self.endpoint, "server_key": self.yard.server_key},
             "sync": self.sync,
         }  # fmt: skip
         return EdgeNode(
@@ -68,9 +67,9 @@ class Ship:
             yield Calls(registry.owned, Journal(registry.owned))
 
     @asynccontextmanager
-    async def hub(self) -> AsyncIterator["HubAsked"]:
+    async def hub(self, patience_s: float = PATIENCE_S) -> AsyncIterator["HubAsked"]:
         async with (
-            served(self.yard.settings, self.yard.folder),
+            served(self.yard.settings, self.yard.folder, patience_s),
             httpx2.AsyncClient(base_url=self.yard.url, timeout=60) as client,
         ):
             yield HubAsked(client)
@@ -81,6 +80,11 @@ class HubAsked:
 
     def __init__(self, client: httpx2.AsyncClient) -> None:
         self._client = client
+
+    async def tell(self, path: str, **body: Any) -> Any:
+        answer = await self._client.post(f"/api/v1{path}", json=body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
 
     async def one(self, path: str, **params: Any) -> Any:
         answer = await self._client.get(f"/api/v1{path}", params=params)
