@@ -113,7 +113,7 @@ async def cut_now_and_then(edge: EdgeNode, cable: Cable, cuts: int, events: int)
     ("events", "cuts"),
     [
         (20_000, 20),
-        pytest.param(1_000_000, 200, marks=[pytest.mark.long, pytest.mark.timeout(1800)]),
+        pytest.param(1_000_000, 200, marks=[pytest.mark.long, pytest.mark.timeout(7200)]),
     ],
 )
 async def test_events_of_an_entity_are_in_order_whatever_the_line_does(
@@ -141,7 +141,8 @@ async def test_events_of_an_entity_are_in_order_whatever_the_line_does(
                 for entity in range(ENTITIES):
                     nursery.start_soon(keep_emitting, entity)
                 nursery.start_soon(cut_now_and_then, edge, cable, cuts, events)
-            await edge.sync(PATIENCE_S)
+            # After the last cut it may take minutes on a busy machine until a handshake is in time.
+            await edge.sync(10 * PATIENCE_S)
             assert edge.part("link").driver.epoch >= cuts
     found = await seqs(log)
     wanted = list(range(events // ENTITIES))
