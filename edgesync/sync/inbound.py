@@ -108,14 +108,20 @@ class Inbound:
         self._grown = grown
         self._missed = missed
         self.handlers: Mapping[int, Handler] = {} if handlers is None else handlers
-        self._floors = load_floors(store)
+        self._stored = load_floors(store)
+        self._floors = self._stored  # of the session; of a journal met first its start
         self.records = 0
         # When RATE will have caught up with what was stored.
         self._clock = clock
         self._paid_at = 0.0
 
     def floors(self) -> DownFloors:
-        return self._floors
+        """Return what is on disk, which is what a greeting tells.
+
+        A journal of which nothing came yet is told as unknown: a hub that was restored once more
+        would take its start for something that this edge had (D11).
+        """
+        return self._stored
 
     async def store(self, token: int, batch: Batch) -> Stored:
         """Carry out a batch; durable when this returns, or refused with nothing changed."""
@@ -149,6 +155,7 @@ class Inbound:
         except StoreError as error:
             log.error("downlink waits for the disk: %s", error)
             return Stored(token, 0, 0, code=NackCode.BUSY, reason=str(error), pause_s=BUSY_S)
+        self._stored = reached
         if self._floors.incarnation == reached.incarnation:
             self._floors = reached
         for done in effect.done:
@@ -163,7 +170,7 @@ class Inbound:
         """Note of which journal batches come in this session; on disk with the first of them."""
         if incarnation != self._floors.incarnation:
             log.warning("downlink: another journal of the hub: %s", incarnation.hex())
-            self._floors = DownFloors(incarnation, floors)
+        self._floors = DownFloors(incarnation, floors)
 
     def _debt_s(self) -> float:
         """Return how far what was stored is ahead of RATE."""

@@ -389,7 +389,7 @@ class EdgeSim:
             wall_ns=lambda: world.wall_ns() + int(self.clock_s * 1e9),
             random=world.random,
             settings=SENDER,
-            down=(lambda: self.down_floors) if world.has_downlink else None,
+            down=(lambda: self.journal.effects.floors) if world.has_downlink else None,
         )
         self._later(world.random.uniform(0.01, 0.5), self._connect)
         self._later(0.0, self._tick)
@@ -476,8 +476,7 @@ class EdgeSim:
                 if len(self._storing) == 1:
                     self._later(self._storing_s(), self._carry_out_next)
             case edge_core.DownBegun(incarnation, floors):
-                if incarnation != self.down_floors.incarnation:
-                    self.down_floors = DownFloors(incarnation, floors)
+                self.down_floors = DownFloors(incarnation, floors)
             case edge_core.Mark(lane, floor, safe):
                 self._check_acknowledged(lane, floor)
                 self._later(random.uniform(0.0, 0.1), lambda: self._mark(lane, floor, safe))

@@ -55,6 +55,21 @@ async def test_a_sound_batch_is_carried_out_once_and_survives(store: EdgeStore) 
     assert load_floors(store).lanes[Lane.NORMAL].floor == 2
 
 
+async def test_a_greeting_tells_what_is_on_disk_and_not_what_a_session_began_with(
+    store: EdgeStore,
+) -> None:
+    """A journal of which nothing came is told as unknown: the hub may be restored once more."""
+    inbound = inbound_of(store)
+    assert inbound.floors() == NOWHERE
+    await inbound.store(5, batch_of())
+    told = inbound.floors()
+    assert told.incarnation == LIFE
+    inbound.begin(b"o" * 16, NOWHERE.lanes)
+    assert inbound.floors() == told
+    inbound.begin(LIFE, told.lanes)
+    assert (await inbound.store(6, batch_of())).floor == 2
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
