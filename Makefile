@@ -146,9 +146,14 @@ compat: build .cache/compat/.ready
 	cd .cache/compat/node && npm install --silent --no-audit --no-fund --legacy-peer-deps
 	@touch $@
 
-# The search of every state does not depend on Python: made again when the model or the protocol was.
-.cache/model: tests/model/test_model.py $(wildcard tests/model/*.pml) \
-		$(wildcard $(patsubst %,transport/edgesync_transport/%.py,sender receiver window messages)) \
+# The search of every state does not depend on Python: made again when the model or what it speaks of was.
+MODELLED := \
+	$(patsubst %,transport/edgesync_transport/%.py,sender receiver messages lanes/events lanes/sender \
+	  lanes/receiver lanes/window) \
+	edgesync/sync/driver.py edgesync/sync/inbound.py \
+	hubd/downlink/delivery.py hubd/downlink/journal.py hubd/link/sessions.py hubd/log/book.py
+
+.cache/model: tests/model/test_model.py $(wildcard tests/model/*.pml) $(MODELLED) \
 		| build .cache/test-packages
 	$(PYTEST) -n 2 tests/model
 	@touch $@

@@ -186,7 +186,7 @@ class Journal:
     def begin(self, edge: str, theirs: DownFloors) -> tuple[DownOffer, str]:
         """Return what a session of the edge is offered, and why the journal has forked, if it has.
 
-        Durable on return: the journal there is, or its new incarnation (R4, mirrored).
+        Durable on return: the journal there is, or its new incarnation (D4, D5).
         """
         with self._owned.write() as connection:
             life = self._life(connection, edge)
@@ -254,7 +254,7 @@ class Journal:
             .values(incarnation=life, forks=table.c.forks + 1)
         )
         for row in lanes:
-            # Before what was given up, whose hash is gone with it: the gap is still to be told.
+            # D8: before what was given up, whose hash is gone with it; its gap is still to be told.
             chain = row.trimmed_chain if row.floor == row.trimmed else f"{0:016x}"
             self._update(connection, edge, row.lane, start=row.floor, start_chain=chain)
         return life

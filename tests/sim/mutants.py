@@ -98,7 +98,7 @@ class SilentDownLane(DownLane):
 
 
 class SilentDown(Receiver):
-    """R8, mirrored: what an edge had before it was restored is passed over without a word."""
+    """D8: what an edge had before it was restored is passed over without a word."""
 
     down_lane = SilentDownLane
 
@@ -114,14 +114,14 @@ class AnyGreeting(Receiver):
         return [*unproven, *effects]
 
 
-# Of the second direction (R10).
+# Of the lanes to the edge.
 DOWNLINK_MUTANTS: Mapping[str, Rules] = {
-    "R8 silent gaps to the edge": Rules(receiver=SilentDown),
-    "R10 effect and floor in two steps": Rules(down_two_steps=True),
-    "R10 acknowledged is sent again": Rules(down_keeps_acked=True),
-    "R10 no ids where it takes effect": Rules(down_no_ids=True),
-    "R10 greets while a batch is being stored": Rules(down_greets_early=True),
-    "R10 believes the floors of any greeting": Rules(receiver=AnyGreeting),
+    "D8 silent gaps to the edge": Rules(receiver=SilentDown),
+    "D1 effect and floor in two steps": Rules(down_two_steps=True),
+    "D6 acknowledged is sent again": Rules(down_keeps_acked=True),
+    "D7 no ids where it takes effect": Rules(down_no_ids=True),
+    "D9 greets while a batch is being stored": Rules(down_greets_early=True),
+    "D11 believes the floors of any greeting": Rules(receiver=AnyGreeting),
 }
 
 MUTANTS: Mapping[str, Rules] = {

@@ -11,7 +11,7 @@ Events go in, effects come out; the shell carries them out. On every lane
 The session is here: who greets, who is believed, when a link is dead. What happens on a lane
 (`lanes/sender.py`) knows nothing of it, and serves either direction.
 
-Rules R1 to R12 are explained in docs/protocol.md.
+Rules R1 to R12, and D1 to D12 of the lanes from the hub, are explained in docs/protocol.md.
 """
 
 import enum
