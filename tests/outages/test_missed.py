@@ -47,21 +47,27 @@ def site(n: int) -> EntityId:
 
 
 def changes(view: "SpaceView", now_ms: int) -> "Iterator[list[Command]]":
-    """Yield 10,000 changes: of each five devices one of five kinds, twice over."""
+    """Yield 10,000 changes: four of each device, and one of seven kinds."""
     for n in range(ENTITIES):
         one = device(n)
         yield attributes.plan_set(view, one, Scope.SHARED, {"limit": n, "unit": "kg"})
         yield attributes.plan_set(view, one, Scope.SERVER, {"owner": f"team {n % 7}"})
         yield records.plan_save(view, one, {"label": f"by gate {n}"}, now_ms)
         yield [[b"HINCRBY", b"visits", b"pen %d" % (n // 100), b"1"]]
-        match n % 5:
+        match n % 10:
             case 0:
                 yield alarms.plan_raise(view, one, "recall", Severity.MAJOR, now_ms)
+            case 5:
+                found = alarms.find_alarm(view, "barn", alarms.alarm_id(one, "dusty"))
+                assert found is not None
+                yield alarms.plan_clear(found, now_ms, "ann")
             case 1:
                 yield relations.plan_relate(view, site(n), "Contains", one, None)
-            case 2:
+            case 6:
+                yield relations.plan_unrelate(view, site(n), "Contains", one)
+            case 2 | 7:
                 yield attributes.plan_delete(view, one, Scope.SHARED, ["old"])
-            case 3:
+            case 3 | 8:
                 yield [[b"SET", b"price:%d" % n, b"1.%d" % n]]
             case _:
                 yield plan_delete(view, one)
@@ -94,8 +100,14 @@ async def test_ten_thousand_changes_arrive_without_anybody_asking(tmp_path: Path
         view = hub.view
 
         def planned(n: int) -> "list[Command]":
-            plan = records.plan_save(view, device(n), {"label": "new"}, hub.now_ms())
-            return [*plan, *attributes.plan_set(view, device(n), Scope.SHARED, {"old": 1})]
+            one, now_ms = device(n), hub.now_ms()
+            plan = records.plan_save(view, one, {"label": "new"}, now_ms)
+            plan += attributes.plan_set(view, one, Scope.SHARED, {"old": 1})
+            if n % 10 == 5:
+                plan += alarms.plan_raise(view, one, "dusty", Severity.MINOR, now_ms)
+            elif n % 10 == 6:
+                plan += relations.plan_relate(view, site(n), "Contains", one, None)
+            return plan
 
         await carry_out(sites, map(planned, range(ENTITIES)))
         async with sites.node("barn") as node:
@@ -112,7 +124,8 @@ async def test_ten_thousand_changes_arrive_without_anybody_asking(tmp_path: Path
             await slowly_until(lambda: content(node.entities.view) == content(view))
             for n in range(3, ENTITIES, 5):
                 assert node.cells.ask("GET", [f"price:{n}"]) == b"1.%d" % n
-            assert len(node.entities.alarms()) == ENTITIES // 5
+            assert len(node.entities.alarms(is_active=True)) == ENTITIES // 10
+            assert len(node.entities.alarms(is_active=False)) == ENTITIES // 10
 
 
 async def slowly_until(is_so: Callable[[], bool]) -> None:
