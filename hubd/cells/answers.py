@@ -94,7 +94,7 @@ class Answers:
     tenant           whose keys they are
     grant_of         prefixes of the keys an edge may be told of; none: all
     subscriptions    edges that wait for news
-    between_turns    is awaited between two turns of a page
+    between_turns    is awaited between two turns of a page, with the seconds that the last one took
     retire_after_s   an edge that has not asked so long is waited for no more
     conflicts_s      a conflict nobody resolves is listed as open for so long
     """
@@ -126,7 +126,7 @@ class Answers:
         self._asking: dict[str, _Asking] = {}
         self.changed = trio.Event()
         self.subscriptions = Subscriptions()
-        self.between_turns: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+        self.between_turns: Callable[[float], Awaitable[None]] = trio.sleep
         self.told: dict[str, Told] = {}  # of edges that were answered since this start
         self._told_seq = cells.space.seq  # changes up to here have woken whom they concern
         self._told_change = cells.conflicts.change
@@ -429,17 +429,18 @@ class Answers:
         is_exact   whether `applied` says what of the edge's own operations is in the keys as they
                    are now; a page ends before more is
         """
-        rest = msgspec.structs.replace(pull, wants=())
+        rest, took_s = msgspec.structs.replace(pull, wants=()), 0.0
         for _ in range(PAGE_TURNS - 1):
             if answer.is_all:
                 break
-            await self.between_turns()
+            await self.between_turns(took_s)
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             if not is_named or not is_exact() or self._grant_of(edge) != pull.grant:
                 break
-            rest = msgspec.structs.replace(rest, after=answer.position)
+            rest, begun = msgspec.structs.replace(rest, after=answer.position), trio.current_time()
             more = self.cells.answer(edge, rest, applied)
             answer = msgspec.structs.replace(more, entries=answer.entries + more.entries)
+            took_s = trio.current_time() - begun
         return answer
 
     async def _reach(self, position: int, edge: str) -> None:
