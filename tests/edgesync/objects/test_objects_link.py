@@ -254,8 +254,8 @@ async def test_bytes_that_rotted_at_the_edge_come_again_and_those_of_nobody_stay
 async def test_bytes_that_rotted_at_the_hub_are_never_kept_and_come_when_they_are_mended(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_module, "AGAIN_S", 0.2)
-    monkeypatch.setattr(plan_module, "AGAIN_MAX_S", 0.2)
+    monkeypatch.setattr(plan_module, "AGAIN_S", 2.0)
+    monkeypatch.setattr(plan_module, "AGAIN_MAX_S", 2.0)
     data = random.Random(5).randbytes(200_000)
     async with running(yard):
         file = assign(yard, "model", data)
