@@ -6,9 +6,9 @@ from typing import Protocol
 
 import msgspec
 
+from hubd.api.connections import Waits
 from hubd.api.logins import Logins
 from hubd.api.settings import ApiSettings
-from hubd.api.waits import Waits
 from hubd.cells import Answers, HubCells
 from hubd.edge_service import EdgeService
 from hubd.link.rates import Slowdowns

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from edgesync_transport import descriptors
 from edgesync_transport.seldom import Seldom
+from hubd.api.connections import connections_max
 from hubd.api.settings import ApiSettings
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,6 @@ UNSENT_BYTES_MAX: Final = 32 * 1024
 HEAD_S: Final = 5.0
 HEAD_BYTES_MAX: Final = 16 * 1024
 BACKLOG: Final = 128
-# Pages that are open (64 streams of them, and 256 of the API) and requests beside them. On a small
-# limit of descriptors they leave the greater part to edges.
-CONNECTIONS_MAX: Final = 1024
-PART_OF_DESCRIPTORS: Final = 3 / 8
 
 
 async def serve_http(
@@ -132,10 +129,6 @@ def _config() -> Config:
     config.accesslog = None
     config.errorlog = logging.getLogger("hubd.api.http")
     return config
-
-
-def connections_max() -> int:
-    return min(CONNECTIONS_MAX, max(8, int(descriptors.limit() * PART_OF_DESCRIPTORS)))
 
 
 def _listen(host: str, port: int) -> trio.socket.SocketType:

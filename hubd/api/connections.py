@@ -1,18 +1,28 @@
-"""Requests that wait for something to happen: so many at a time that others are still answered.
-
-Each has a connection while it waits, and there are only so many of those (`server.py`).
-"""
+"""How many connections the API has, and how many of them may be taken by requests that wait."""
 
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
+from edgesync_transport import descriptors
 from hubd.api.errors import ApiError
-from hubd.api.server import connections_max
+
+# Pages that are open (64 streams of them, and 256 of the API) and requests beside them. On a small
+# limit of descriptors they leave the greater part to edges.
+CONNECTIONS_MAX: Final = 1024
+PART_OF_DESCRIPTORS: Final = 3 / 8
+
+
+def connections_max() -> int:
+    return min(CONNECTIONS_MAX, max(8, int(descriptors.limit() * PART_OF_DESCRIPTORS)))
 
 
 class Waits:
-    """At most half of all connections wait, and half of those for one tenant, or operators (I7)."""
+    """Requests that wait for something to happen: so many that others are still answered.
+
+    At most half of all connections wait, and half of those for one tenant, or operators (I7).
+    """
 
     def __init__(self) -> None:
         self._waiting: Counter[str | None] = Counter()

@@ -7,9 +7,9 @@ import pytest
 import trio
 
 from edgesync.rpc.model import Report, State
-from hubd.api import Context, server
+from hubd.api import Context, connections
+from hubd.api.connections import Waits
 from hubd.api.errors import ApiError
-from hubd.api.waits import Waits
 from tests.hubd.serving import serve
 from tests.sites import until
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.feature("F24")
 def test_half_of_all_connections_wait_and_half_of_those_for_one_tenant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 8)
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 8)
     waits = Waits()
     with waits.place("acme", 1.0), waits.place("acme", 1.0):
         with pytest.raises(ApiError, match="2 requests wait"), waits.place("acme", 1.0):
@@ -36,7 +36,7 @@ def test_half_of_all_connections_wait_and_half_of_those_for_one_tenant(
 async def test_who_waits_beyond_that_is_told_and_others_are_answered(
     context: Context, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 8)
+    monkeypatch.setattr(connections, "CONNECTIONS_MAX", 8)
     url = await serve(context, nursery)
     assert context.rpc is not None
     found: list[int] = []
