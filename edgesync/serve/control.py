@@ -50,11 +50,10 @@ async def serve_control(
     path = folder / name
     path.unlink(missing_ok=True)
     listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
-    try:
-        await listening.bind(os.fspath(path))
-    finally:
-        os.umask(mask)
+    # What it is bound to has the mode of the socket. The umask is of all threads: a folder that one
+    # of them makes meanwhile could not be entered.
+    os.fchmod(listening.fileno(), 0o600)
+    await listening.bind(os.fspath(path))
     listening.listen(ASKERS_MAX)
     door = Door(name, ASKERS_MAX, reserved_max=ASKERS_MAX)
 

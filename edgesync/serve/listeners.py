@@ -61,20 +61,23 @@ class Listeners:
                 if error.errno in descriptors.LISTENING_BROKEN:
                     raise
                 if error.errno in descriptors.EXHAUSTED:
-                    nursery.start_soon(self._rest, number)
+                    self._pause(number, nursery)
                     return
                 continue  # of that connection
             if descriptors.is_reserved(connection.fileno()):
                 connection.close()
-                nursery.start_soon(self._rest, number)
+                self._pause(number, nursery)
                 return
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             yield connection, address
 
-    async def _rest(self, number: int) -> None:
+    def _pause(self, number: int, nursery: trio.Nursery) -> None:
         descriptors.note_shortage(self._door)
-        self._epoll.unregister(number)
+        self._epoll.unregister(number)  # at once: the door may have its next turn before the task
+        nursery.start_soon(self._resume, number)
+
+    async def _resume(self, number: int) -> None:
         await trio.sleep(descriptors.PAUSE_S)
         self._epoll.register(number, select.EPOLLIN)
 

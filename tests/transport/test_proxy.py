@@ -1,5 +1,8 @@
 """A link through a proxy: what it is asked, what it refuses, and a hub that comes and goes."""
 
+import errno
+import os
+import tempfile
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -144,11 +147,27 @@ async def test_a_proxy_that_is_away_or_none_is_told_from_a_hub_that_is(forward: 
         other.port = target[1]  # the hub itself: no proxy
         lost = await reached(hub, other, "")
         assert lost.cause is Cause.PROXY_REFUSED
-        assert "does not answer as" in str(lost)
+        # What comes first: the hub's greeting, or that it hangs up.
+        said = ("does not answer as", "closed the connection", "reset", "roken pipe")
+        assert any(one in str(lost) for one in said), lost
     lost = await reached(hub, forward)
     assert lost.cause is Cause.UNREACHABLE
     assert lost.retry_after_s == dealer.PROXY_LOOK_S
     assert ("503" if forward.scheme == "http" else "connection refused") in str(lost)
+
+
+async def test_without_a_place_for_its_socket_a_link_ends_and_nothing_else(
+    forward: Forward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    async with open_hub() as hub:
+        lost = await reached(hub, forward)
+    assert lost.cause is Cause.EXHAUSTED
+    assert "No space left" in str(lost)
+    assert lost.retry_after_s is not None
 
 
 async def test_a_hub_that_comes_back_is_found_by_looking(

@@ -77,7 +77,7 @@ class Cause(enum.Enum):
     REFUSED = "the hub does not know this edge's key: not enrolled, or revoked"
     FULL = "the hub lets nobody in for now: it is short of file descriptors"
     LOST = "the connection was lost"
-    EXHAUSTED = "this machine has no file descriptors left for it"
+    EXHAUSTED = "this machine has no file descriptors, or no folder for temporary files, for it"
     CLOSED = "closed on this side"
 
 
@@ -289,7 +289,12 @@ class ZmqLink:
         stream, early = await self._reach_through(via)
         carrier = Carrier(stream, early, self._gone, self._settings.farewell_s)
         assert self._nursery is not None
-        endpoint: str = await self._nursery.start(carrier.run)
+        endpoint = ""
+        try:
+            endpoint = await self._nursery.start(carrier.run)
+        except* OSError as errors:
+            self._finish(Cause.EXHAUSTED, str(errors.exceptions[0]), RETRY_S)
+        await trio.lowlevel.checkpoint_if_cancelled()
         return endpoint
 
     async def _reach_through(self, via: Proxy) -> tuple[trio.SocketStream, bytes]:

@@ -11,6 +11,7 @@ import trio
 from edgesync import EdgeNode
 from edgesync.serve.listeners import ACCEPTS_A_TURN, Listeners
 from edgesync.serve.resp.server import RespServer
+from edgesync_transport import descriptors
 
 pytestmark = pytest.mark.feature("L9", "F1")
 
@@ -19,7 +20,7 @@ RESET_AT_CLOSE = struct.pack("ii", 1, 0)
 
 async def test_so_many_are_let_in_at_one_go_and_the_others_at_the_next() -> None:
     with select.epoll() as epoll:
-        listeners = Listeners("test", epoll)
+        listeners = Listeners("listeners", epoll)
         number = listeners.listen("127.0.0.1", 0)
         (port,) = listeners.ports()
         clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(ACCEPTS_A_TURN + 3)]
@@ -34,9 +35,26 @@ async def test_so_many_are_let_in_at_one_go_and_the_others_at_the_next() -> None
         listeners.close()
 
 
+async def test_nobody_is_let_in_for_a_moment_while_descriptors_are_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with select.epoll() as epoll:
+        listeners = Listeners("listeners", epoll)
+        number = listeners.listen("127.0.0.1", 0)
+        with socket.create_connection(("127.0.0.1", listeners.ports()[0])):
+            async with trio.open_nursery() as nursery:
+                monkeypatch.setattr(descriptors, "is_reserved", lambda _number: True)
+                assert list(listeners.accept(number, nursery)) == []
+                with socket.create_connection(("127.0.0.1", listeners.ports()[0])):
+                    assert epoll.poll(0.05) == []  # before any task has had its turn
+                    await trio.sleep(2 * descriptors.PAUSE_S)
+                    assert epoll.poll(5) == [(number, select.EPOLLIN)]
+        listeners.close()
+
+
 async def test_a_listening_socket_that_is_broken_ends_its_door() -> None:
     with select.epoll() as epoll:
-        listeners = Listeners("test", epoll)
+        listeners = Listeners("listeners", epoll)
         number = listeners.listen("127.0.0.1", 0)
         listeners._sockets[number].close()
         async with trio.open_nursery() as nursery:
