@@ -58,6 +58,7 @@ def confirm(cells: EdgeCells, hub: HubKeys) -> None:
     for op in cells.space.take():
         hub.hear(cells.space.r, op)
     cells.space.deliver(hub.page(0, 0)[0], cells.space.sent)
+    cells._looked_in_vain = 0  # as when a page is taken in: values may go that could not before
     cells.note_changes()
 
 
