@@ -5,6 +5,7 @@ from typing import Any
 import httpx2
 import pytest
 import trio
+from msgspec import Raw
 
 from edgesync.rpc.model import Report, State
 from hubd.api import Context, connections
@@ -56,7 +57,7 @@ async def test_who_waits_beyond_that_is_told_and_others_are_answered(
             full = await ask(25)
             assert (full.status_code, full.json()["field"]) == (503, "wait_s")
             assert (await ask(0)).json()["id"] == "basket"
-            report: Any = Report(id="basket", state=State.ANSWERED, at_ns=1, answer=b"{}")
+            report: Any = Report(id="basket", state=State.ANSWERED, at_ns=1, answer=Raw(b"{}"))
             await context.rpc._store(1, [("acme", "barn", "scale", report)])
             await until(lambda: context.waits.count == 0)
     assert found == [200, 200]
