@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio
 from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
 from edgesync_transport.keys import KeyPair, new_key_pair, write_keys
-from hubd import data_folder
+from hubd import data_folder, serve
 from hubd.registry import Invitation, Registry, open_registry
 from hubd.settings import Settings, from_table
 from tests.sites import PATIENCE_S
@@ -41,6 +42,18 @@ class Yard:
             registry.enrolments.redeem(token.routing_key, token.secret, pair.public)
         write_keys(self.folder / edge / "edge.keys", pair)
         return pair
+
+    @asynccontextmanager
+    async def running(self, patience_s: float = PATIENCE_S) -> AsyncIterator[None]:
+        """Run the hub inside the block, which may take so long."""
+        stop = trio.Event()
+        with trio.fail_after(patience_s):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(serve.run, self.settings, self.folder, stop=stop))
+                try:
+                    yield
+                finally:
+                    stop.set()
 
     @asynccontextmanager
     async def edge(self, name: str) -> AsyncIterator[EdgeNode]:

@@ -1,24 +1,19 @@
 """Messages of large objects, in sessions of which both sides have them."""
 
-from random import Random
-
 import msgspec
 import pytest
 
 from edgesync_transport import receiver as hub
 from edgesync_transport import sender
-from edgesync_transport.lanes.window import LanePositions
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     Feature,
-    Hello,
-    LaneFloor,
     ObjectListing,
     ObjectPart,
     ObjectPull,
     ObjectReport,
-    Welcome,
 )
+from tests.transport.greeting import greeted
 
 pytestmark = pytest.mark.feature("S22")
 
@@ -31,22 +26,8 @@ REPORT = ObjectReport(epoch=1, listing="0" * 64)
 
 @pytest.mark.parametrize(("holds", "hub_knows"), [(True, True), (True, False), (False, True)])
 def test_both_sides_hear_of_objects_when_both_have_them(holds: bool, hub_knows: bool) -> None:
-    nothing = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
-    edge = sender.Sender(
-        (nothing, nothing, nothing), incarnation=bytes(16), chain_at=lambda _lane, _seq: 0,
-        wall_ns=lambda: 0, random=Random(1), objects=holds,
-    )  # fmt: skip
-    (asked,) = edge.step(sender.LinkUp(), 0.0)
-    assert isinstance(asked, sender.Transmit)
-    hello = asked.message
-    assert isinstance(hello, Hello)
+    edge, hello = greeted(hub_knows=hub_knows, objects=holds)
     assert bool(hello.features & Feature.OBJECTS) == holds
-    floor = LaneFloor(floor=0, chain=0, safe=0)
-    welcome = Welcome(
-        nonce=hello.nonce, protocol=1, epoch=1, generation=b"g" * 16, lanes=(floor,) * 3,
-        clock_ns=0, features=hello.features if hub_knows else 0,
-    )  # fmt: skip
-    edge.step(sender.Received(welcome), 0.0)
     for message in (LISTING, PART):
         heard = [sender.ObjectsHeard(message)] if holds and hub_knows else []
         assert edge.step(sender.Received(message), 0.0) == heard

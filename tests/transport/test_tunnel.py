@@ -1,7 +1,6 @@
 """What a tunnel's two ends decide, without a link: nothing lost, nothing without bound."""
 
 from collections import deque
-from random import Random
 
 import msgspec
 import pytest
@@ -11,12 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edgesync_transport import receiver as hub
 from edgesync_transport import sender
-from edgesync_transport.lanes.window import LanePositions
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     Feature,
     Hello,
-    LaneFloor,
     LaneOffer,
     TunnelCode,
     TunnelData,
@@ -35,6 +32,7 @@ from edgesync_transport.tunnel.stream import (
     StreamFault,
 )
 from edgesync_transport.tunnel.tunnel import End, Tunnel
+from tests.transport.greeting import greeted
 
 pytestmark = pytest.mark.feature("S33")
 
@@ -299,22 +297,8 @@ def test_a_hub_hears_of_tunnels_from_edges_that_have_them_in_their_session() -> 
 
 @pytest.mark.parametrize(("allows", "hub_knows"), [(True, True), (True, False), (False, True)])
 def test_an_edge_hears_of_tunnels_when_both_sides_have_them(allows: bool, hub_knows: bool) -> None:
-    nothing = LanePositions(tail=0, floor=0, safe=0, trimmed=0)
-    edge = sender.Sender(
-        (nothing, nothing, nothing), incarnation=bytes(16), chain_at=lambda _lane, _seq: 0,
-        wall_ns=lambda: 0, random=Random(1), tunnels=allows,
-    )  # fmt: skip
-    (asked,) = edge.step(sender.LinkUp(), 0.0)
-    assert isinstance(asked, sender.Transmit)
-    hello = asked.message
-    assert isinstance(hello, Hello)
+    edge, hello = greeted(hub_knows=hub_knows, tunnels=allows)
     assert bool(hello.features & Feature.TUNNEL) == allows
-    floor = LaneFloor(floor=0, chain=0, safe=0)
-    welcome = Welcome(
-        nonce=hello.nonce, protocol=1, epoch=1, generation=b"g" * 16, lanes=(floor,) * 3,
-        clock_ns=0, features=hello.features if hub_knows else 0,
-    )  # fmt: skip
-    edge.step(sender.Received(welcome), 0.0)
     message = TunnelOpen(epoch=1, tunnel=7, host="plc", port=22, for_s=1.0)
     heard = [sender.Tunnelled(message)] if allows and hub_knows else []
     assert edge.step(sender.Received(message), 0.0) == heard

@@ -21,7 +21,6 @@ from edgesync.objects import plan as plan_module
 from edgesync.objects.files import Index, ObjectFiles
 from edgesync.objects.model import ObjectRef, listing_of
 from edgesync_transport.messages import ObjectListing, ObjectPart
-from hubd import serve
 from hubd.objects import service as service_module
 from hubd.objects.store import Objects
 from hubd.owned import tables
@@ -63,18 +62,6 @@ def assign(yard: Yard, name: str, data: bytes) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def running(yard: Yard) -> AsyncIterator[None]:
-    stop = trio.Event()
-    with trio.fail_after(PATIENCE_S):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(functools.partial(serve.run, yard.settings, yard.folder, stop=stop))
-            try:
-                yield
-            finally:
-                stop.set()
-
-
-@contextlib.asynccontextmanager
 async def edge(yard: Yard, cable: Cable | None = None, **settings: Any) -> AsyncIterator[EdgeNode]:
     endpoint = yard.settings.hub.listen[0]
     if cable is not None:
@@ -108,7 +95,7 @@ def here(node: EdgeNode, name: str = "model") -> str:
 
 async def test_an_object_arrives_whole_is_replaced_and_taken_back(yard: Yard) -> None:
     data = random.Random(1).randbytes(300_001)
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", data)
         waiting = await yard.wait_for(OBJECTS, lambda found: found["objects"] != [])
         assert (waiting["is_current"], waiting["told_ns"]) == (False, None)
@@ -146,7 +133,7 @@ async def test_a_transfer_goes_on_where_it_was_cut_wherever_that_was(yard: Yard)
     host, _, port = yard.settings.hub.listen[0].removeprefix("tcp://").rpartition(":")
     async with open_cable((host, int(port))) as cable:
         cable.cut()
-        async with running(yard), contextlib.AsyncExitStack() as stack:
+        async with yard.running(), contextlib.AsyncExitStack() as stack:
             assign(yard, "model", data)
             node = await stack.enter_async_context(edge(yard, cable))
             for cut in range(6):
@@ -184,7 +171,7 @@ def _is_cut(node: EdgeNode) -> bool:
 
 async def test_readings_are_acknowledged_while_an_object_is_on_its_way(yard: Yard) -> None:
     beside = 0
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", random.Random(4).randbytes(8 << 20))
         async with edge(yard) as node:
             await until(lambda: _have(node) > 0)
@@ -199,7 +186,7 @@ async def test_readings_are_acknowledged_while_an_object_is_on_its_way(yard: Yar
 
 
 async def test_what_a_hub_lost_is_kept_until_it_says_that_it_is_to_go(yard: Yard) -> None:
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", b"precious")
         async with edge(yard) as node:
             await told(yard, "model", stands("held"))
@@ -218,7 +205,7 @@ async def test_what_a_hub_lost_is_kept_until_it_says_that_it_is_to_go(yard: Yard
 
 
 async def test_an_edge_that_lost_its_files_has_them_again(yard: Yard) -> None:
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", b"precious")
         async with edge(yard) as node:
             await until(lambda: here(node) == "held")
@@ -232,7 +219,7 @@ async def test_an_edge_that_lost_its_files_has_them_again(yard: Yard) -> None:
 async def test_bytes_that_rotted_at_the_edge_come_again_and_those_of_nobody_stay(
     yard: Yard,
 ) -> None:
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", b"precious")
         assign(yard, "lost", b"nobody's")
         async with edge(yard) as node:
@@ -257,7 +244,7 @@ async def test_bytes_that_rotted_at_the_hub_are_never_kept_and_come_when_they_ar
     monkeypatch.setattr(plan_module, "AGAIN_S", 2.0)
     monkeypatch.setattr(plan_module, "AGAIN_MAX_S", 2.0)
     data = random.Random(5).randbytes(200_000)
-    async with running(yard):
+    async with yard.running():
         file = assign(yard, "model", data)
         file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         async with edge(yard) as node:
@@ -278,7 +265,7 @@ async def test_bytes_that_rotted_at_the_hub_are_never_kept_and_come_when_they_ar
 
 @pytest.mark.setting("objects.limit", "objects.reserve")
 async def test_an_edge_without_room_says_why_it_fetches_nothing(yard: Yard) -> None:
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", b"x" * 1000)
         async with edge(yard, objects={"limit": 999}):
             shown = await told(yard, "model", stands("refused"))
@@ -291,7 +278,7 @@ async def test_an_edge_without_room_says_why_it_fetches_nothing(yard: Yard) -> N
 
 
 async def test_what_nobody_asked_for_is_counted_and_not_kept(yard: Yard) -> None:
-    async with running(yard):
+    async with yard.running():
         assign(yard, "model", b"x" * 1000)
         async with edge(yard) as node:
             part = node.objects

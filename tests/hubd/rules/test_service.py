@@ -1,7 +1,6 @@
 """Chains that a hub assigns, at an edge, over real sockets: run, refused, taken back, converged."""
 
 import contextlib
-import functools
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +13,6 @@ import trio
 from edgesync import EdgeNode, Reading
 from edgesync.rules import assigned as assigned_module
 from edgesync.rules.bundle import Bundle, pieces_of
-from hubd import serve
 from hubd.rules import service as service_module
 from hubd.rules.bundles import Bundles
 from tests.edgesync.rules.chains import Node, exported
@@ -66,18 +64,6 @@ def assign(yard: Yard, *texts: str) -> int:
 
 
 @contextlib.asynccontextmanager
-async def running(yard: Yard) -> AsyncIterator[None]:
-    stop = trio.Event()
-    with trio.fail_after(PATIENCE_S):
-        async with trio.open_nursery() as nursery:
-            await nursery.start(functools.partial(serve.run, yard.settings, yard.folder, stop=stop))
-            try:
-                yield
-            finally:
-                stop.set()
-
-
-@contextlib.asynccontextmanager
 async def edge(yard: Yard, place: str = "barn", **settings: Any) -> AsyncIterator[EdgeNode]:
     hub = {"endpoint": yard.settings.hub.listen[0], "server_key": yard.server_key}
     table = {"edge": {"name": "barn"}, "hub": hub, **settings}
@@ -110,7 +96,7 @@ async def until_pushed(node: EdgeNode, keys: set[str]) -> None:
 async def test_an_assignment_waits_for_its_edge_runs_there_and_is_told_with_counters(
     yard: Yard,
 ) -> None:
-    async with running(yard):
+    async with yard.running(PATIENCE_S):
         first = assign(yard, only("a"))
         waiting = await told(yard, lambda one: one["assigned"] is not None)
         assert (waiting["state"], waiting["told_ns"]) == ("waiting", None)
@@ -133,7 +119,7 @@ async def test_an_assignment_waits_for_its_edge_runs_there_and_is_told_with_coun
 
 
 async def test_an_edge_that_is_unassigned_stores_and_sends_everything_again(yard: Yard) -> None:
-    async with running(yard), edge(yard) as node:
+    async with yard.running(PATIENCE_S), edge(yard) as node:
         await told(yard, lambda one: one["state"] == "none")
         await told(yard, runs(assign(yard, only("a"))))
         with kept(yard) as bundles:
@@ -148,7 +134,7 @@ async def test_an_edge_that_is_unassigned_stores_and_sends_everything_again(yard
 async def test_what_an_edge_cannot_run_is_refused_with_reasons_and_the_chains_before_go_on(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with running(yard):
+    async with yard.running(PATIENCE_S):
         async with edge(yard) as node:
             first = assign(yard, only("a"))
             await told(yard, runs(first))
@@ -173,7 +159,7 @@ async def test_chains_in_the_settings_count_before_those_of_the_hub(yard: Yard) 
     folder = yard.folder / "barn" / "rules"
     folder.mkdir()
     (folder / "root.json").write_text(only("a"))
-    async with running(yard):
+    async with yard.running(PATIENCE_S):
         async with edge(yard, rules={"chains": "rules"}) as node:
             await told(yard, lambda one: one["state"] == "local")
             assign(yard, only("b"))
@@ -191,7 +177,7 @@ async def test_an_edge_restored_from_an_old_copy_comes_to_run_what_the_hub_says(
     yard: Yard, had: str
 ) -> None:
     place, copy = yard.folder / "barn", yard.folder / "copy"
-    async with running(yard):
+    async with yard.running(PATIENCE_S):
         async with edge(yard) as node:
             if had == "another version":
                 await told(yard, runs(assign(yard, only("a"))))
@@ -214,7 +200,7 @@ async def test_an_edge_restored_from_an_old_copy_comes_to_run_what_the_hub_says(
 async def test_an_edge_whose_clone_took_what_was_for_it_comes_to_run_what_the_hub_says(
     yard: Yard,
 ) -> None:
-    async with running(yard):
+    async with yard.running(PATIENCE_S):
         async with edge(yard) as node:
             await told(yard, runs(assign(yard, only("a"))))
             await node.sync(PATIENCE_S)
@@ -232,19 +218,19 @@ async def test_an_edge_whose_clone_took_what_was_for_it_comes_to_run_what_the_hu
 
 
 async def test_a_hub_restored_from_an_old_copy_has_the_edge_run_what_it_says(yard: Yard) -> None:
-    async with running(yard), edge(yard):
+    async with yard.running(PATIENCE_S), edge(yard):
         first = assign(yard, only("a"))
         await told(yard, runs(first))
     copy = yard.folder.parent / "copy"
     shutil.copytree(yard.folder, copy)
-    async with running(yard), edge(yard):
+    async with yard.running(PATIENCE_S), edge(yard):
         await told(yard, runs(assign(yard, only("b"))))
     barn = yard.folder / "barn"
     shutil.rmtree(copy / "barn")
     shutil.copytree(barn, copy / "barn")
     shutil.rmtree(yard.folder)
     copy.rename(yard.folder)
-    async with running(yard), edge(yard) as node:
+    async with yard.running(PATIENCE_S), edge(yard) as node:
         await until_pushed(node, {"a"})
         assert node.part("chains").standing.version == first
         await told(yard, runs(first))
@@ -254,13 +240,13 @@ async def test_what_a_hub_does_not_know_of_runs_on_until_it_is_unassigned(yard: 
     """I15: a registry from before the first bundle would have no chains to give back."""
     copy = yard.folder.parent / "copy"
     shutil.copytree(yard.folder, copy)
-    async with running(yard), edge(yard):
+    async with yard.running(PATIENCE_S), edge(yard):
         await told(yard, runs(assign(yard, only("b"))))
     shutil.rmtree(copy / "barn")
     shutil.copytree(yard.folder / "barn", copy / "barn")
     shutil.rmtree(yard.folder)
     copy.rename(yard.folder)
-    async with running(yard), edge(yard) as node:
+    async with yard.running(PATIENCE_S), edge(yard) as node:
         await told(yard, lambda one: (one["state"], one["bundle"]) == ("kept", "cold"))
         assert await pushed(node) == {"b"}
         with kept(yard) as bundles:
@@ -275,7 +261,7 @@ async def test_a_bundle_of_many_parts_arrives_whole(yard: Yard) -> None:
     noise = random.Random(7).randbytes(120_000).hex()
     text = exported([SAVE, PUSH], [(0, 1, "Success")], name="Root", note=noise).decode()
     assert len(pieces_of(Bundle(name="cold", version=1, root="Root", files={"0.json": text}))) > 2
-    async with running(yard), edge(yard) as node:
+    async with yard.running(PATIENCE_S), edge(yard) as node:
         version = assign(yard, text)
         await told(yard, runs(version))
         assert await pushed(node) == {"a", "b"}
