@@ -16,7 +16,7 @@ from edgesync._native.write import Write
 from edgesync.errors import EdgesyncError, RecordError
 from edgesync.events import EventQuery
 from edgesync.model import Lane, RecordKind, series_id
-from edgesync.parts.resend import NO_HUB, OLD_HUB, ResendPart, ResendUnderWay
+from edgesync.parts.resend import NO_HUB, OLD_HUB, ResendJob, ResendPart, ResendUnderWay
 from edgesync.resend import Range
 from edgesync.status import ResendStatus
 from edgesync.store.resend import NotStored
@@ -75,6 +75,29 @@ def state_of(node: EdgeNode) -> ResendStatus:
     found = node.status().resend
     assert found is not None
     return found
+
+
+def since_in(refusal: NotStored) -> int:
+    """Return the time that a refusal says to give, in nanoseconds."""
+    return resend.parse_time(str(refusal).partition("--from ")[2].split()[0], 0)
+
+
+def checked_from_oldest(node: EdgeNode, to_ns: int) -> ResendJob:
+    """Ask for all that is still there; what is told of can go before it is asked for."""
+    since_ns = 0
+    while True:
+        try:
+            return part_of(node)._checked(Range(since_ns, to_ns))
+        except NotStored as refusal:
+            since_ns = since_in(refusal)
+
+
+async def begun_from_oldest(node: EdgeNode, to_ns: int) -> Range:
+    while True:
+        wanted = checked_from_oldest(node, to_ns).wanted
+        with contextlib.suppress(NotStored):
+            await part_of(node).begin(wanted)
+            return wanted
 
 
 async def done(node: EdgeNode) -> ResendStatus:
@@ -150,10 +173,9 @@ async def test_a_range_that_is_not_there_any_more_is_refused(hub: Hub, keep: int
             await part_of(edge).begin(Range(1, 1))
         assert edge.status().resend is None
         if keep:  # from where the refusal says on, it goes
-            since = str(refused.value).partition("--from ")[2].split()[0]
-            await part_of(edge).begin(Range(resend.parse_time(since, 0), 40_000 * SECOND))
+            wanted = await begun_from_oldest(edge, 40_000 * SECOND)
             await done(edge)
-            assert min(times(await resent(hub.log))) * SECOND == resend.parse_time(since, 0)
+            assert min(times(await resent(hub.log))) * SECOND == wanted.from_ns
 
 
 async def test_without_a_link_nothing_piles_up_and_with_one_all_of_it_comes(hub: Hub) -> None:
@@ -347,16 +369,14 @@ async def test_a_store_that_lets_records_go_meanwhile_counts_them(hub: Hub) -> N
             return state.stored_bytes < 400_000
 
         await until(is_trimmed)
-        with pytest.raises(NotStored, match="give --from") as refused:
+        with pytest.raises(NotStored, match="give --from"):
             await part_of(edge).begin(Range(0, 20_000 * SECOND))
-        since = resend.parse_time(str(refused.value).partition("--from ")[2].split()[0], 0)
-        part = part_of(edge)
-        await part.begin(Range(since, 20_000 * SECOND))
+        wanted = await begun_from_oldest(edge, 20_000 * SECOND)
         found = await done(edge)
         await edge.sync(PATIENCE_S)
         sent = times(await resent(hub.log))
         assert sum(sent.values()) == found.readings
-        lacking = set(range(since // SECOND, 20_000)) - set(sent)
+        lacking = set(range(wanted.from_ns // SECOND, 20_000)) - set(sent)
         assert bool(lacking) == bool(found.missed)
         assert len(sent) > 1000
 
@@ -367,13 +387,12 @@ async def test_what_goes_between_the_asking_and_the_first_step_is_counted(hub: H
             await edge.ingest(seconds(first, 1000))
         await edge.sync(PATIENCE_S)
         await until(lambda: edge.store.state(Lane.BULK).stored_bytes < 400_000)
-        with pytest.raises(NotStored) as refused:
-            part_of(edge)._checked(Range(0, 30_000 * SECOND))
-        since = resend.parse_time(str(refused.value).partition("--from ")[2].split()[0], 0)
-        asked = {
-            start_ns: part_of(edge)._checked(Range(start_ns, 30_000 * SECOND))
-            for start_ns in (since, 19_990 * SECOND)
-        }
+        jobs = [
+            checked_from_oldest(edge, 30_000 * SECOND),
+            part_of(edge)._checked(Range(19_990 * SECOND, 30_000 * SECOND)),
+        ]
+        since, _ = asked = {job.wanted.from_ns: job for job in jobs}
+        assert since > 0
         oldest = edge.store.state(Lane.BULK).trimmed
         await edge.ingest(seconds(20_000, 2000))
         await edge.sync(PATIENCE_S)
