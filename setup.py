@@ -174,7 +174,7 @@ def extensions() -> list[Extension]:
         # LMDB is linked into `store` alone, which lends it to the others (native/README.md): an
         # environment must be opened once in a process, by one copy of the library.
         for name, needed in (
-            ("lmdb", source.stem in ("store", "journal", "overlay", "write")),
+            ("lmdb", source.stem in ("store", "journal", "overlay", "write", "intake")),
             ("lz4", re.search(r"^\s*(?:cimport|from)\s+(?:\w+\.)*lz4\b", text, re.M)),
         ):
             if not needed:

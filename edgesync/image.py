@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgesync._native.intake import Ready, ReadyTable, put_newest
+from edgesync._native.intake import Newest, Ready, put_newest
 from edgesync.model import I64, Reading, Value
 from edgesync.status import LatestView
 
@@ -39,14 +39,13 @@ class ProcessImage:
     def __len__(self) -> int:
         return len(self._values)
 
-    def update(self, readings: Sequence[Reading], ready: ReadyTable) -> None:
-        """Take readings that are stored; `ready` finds the names of most."""
-        values = self._values
-        if len(values) + len(readings) > self.limit:
-            for reading in readings:
-                self.put(reading.entity, reading.key, reading)
+    def update(self, readings: Sequence[Reading], newest: Newest | None = None) -> None:
+        """Take readings that are stored; `newest` are the same, if none needed a look."""
+        if newest is not None and len(self._values) + len(readings) <= self.limit:
+            newest.note(self._values)
             return
-        ready.note_newest(values, readings)
+        for reading in readings:
+            self.put(reading.entity, reading.key, reading)
 
     def put(self, entity: str, key: str, value: LatestValue | Reading) -> None:
         """Set the newest value of a series."""

@@ -1,10 +1,10 @@
 """Readings into records: grouped by time and type, each series declared before its first use."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from edgesync._native import batch
-from edgesync._native.intake import Ready, ReadyTable, bodies
+from edgesync._native import batch, intake
+from edgesync._native.intake import Newest, Ready, ReadyTable
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, TooManySeries
 from edgesync.model import (
@@ -33,6 +33,17 @@ EXACT_FLOAT: Final = 1 << 53
 Group = tuple[list[int], list[Value]]
 
 
+class Staged(NamedTuple):
+    """What a write has of readings, to be told once it is committed.
+
+    declared   series for `Intake.confirm`
+    newest     readings for the image; None when some needed a look, and it takes them as they came
+    """
+
+    declared: Sequence[Series]
+    newest: Newest | None = None
+
+
 class Intake:
     """Turns readings into what one `Write` must do; see the module. One task at a time.
 
@@ -54,10 +65,8 @@ class Intake:
         self.ready = ReadyTable()
         self._ready_of = table.incarnation
 
-    def stage(
-        self, write: Write, readings: Iterable[Reading], lane: Lane = Lane.BULK
-    ) -> list[Series]:
-        """Add `readings` to `write`; returns the series to `confirm` once it is committed.
+    def stage(self, write: Write, readings: Iterable[Reading], lane: Lane = Lane.BULK) -> Staged:
+        """Add `readings` to `write`; returns what to tell once it is committed.
 
         Raises RecordError, naming the reading, for one that cannot be stored, TooManySeries beyond
         the limit; then `write` must not be used.
@@ -102,16 +111,15 @@ class Intake:
                 declared.append(series)
         return declared
 
-    def _stage(self, write: Write, readings: Iterable[Reading], lane: Lane) -> list[Series]:
+    def _stage(self, write: Write, readings: Iterable[Reading], lane: Lane) -> Staged:
         if self._ready_of != self._table.incarnation:  # a fork: the hub is told everything again
             self.ready.clear()
             self._ready_of = self._table.incarnation
         readings = readings if isinstance(readings, list | tuple) else list(readings)
-        found = self.ready.bodies(readings, READINGS_PER_RECORD)
-        if found is None:
-            return self._stage_each(write, readings, lane)
-        write.append_many(lane, RecordKind.READINGS, found)
-        return []
+        newest = self.ready.stage(write, lane, readings, READINGS_PER_RECORD)
+        if newest is None:
+            return Staged(self._stage_each(write, readings, lane))
+        return Staged((), newest)
 
     def _stage_each(
         self, write: Write, readings: Iterable[Reading], lane: Lane = Lane.BULK
@@ -152,8 +160,7 @@ class Intake:
         """
         # A declaration's time tells people when a series began; that of the batch is near enough.
         declared = [one for one in used if self._table.stage(write, Lane.BULK, one, times[0])]
-        found = bodies(places, ids, times, values, READINGS_PER_RECORD)
-        write.append_many(Lane.BULK, RecordKind.READINGS, found)
+        intake.stage(write, Lane.BULK, places, ids, times, values, READINGS_PER_RECORD)
         return declared
 
     def series_of(self, entity: str, key: str, unit: str, kind: ValueType) -> Series:

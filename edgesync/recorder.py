@@ -16,7 +16,7 @@ from edgesync import __version__, events
 from edgesync._native import event as event_codec
 from edgesync._native.write import Write
 from edgesync.errors import RecordError, StoreError
-from edgesync.intake import Intake
+from edgesync.intake import Intake, Staged
 from edgesync.model import (
     Action,
     EntityType,
@@ -36,7 +36,6 @@ from edgesync.store.journal import EdgeStore, Retain
 from edgesync.sync.pace import Pace
 
 if TYPE_CHECKING:
-    from edgesync.store.series import Series
     from edgesync.sync.driver import SyncDriver
 
 log = logging.getLogger(__name__)
@@ -133,11 +132,10 @@ class Recorder(Part):
             await rules.ingest(readings)
             return
         write = Write()
-        declared = self.intake.stage(write, readings)
+        staged = self.intake.stage(write, readings)
         with self._keeping(write, readings):
             tails = await self.store.submit(write)
-        self.intake.confirm(declared)
-        self.note_readings(readings)
+        self.note_readings(readings, staged)
         self.note_grown(tails)
         if self.context.settings.series.ingested:
             self.context.parts.get("points").flush_soon()
@@ -147,11 +145,10 @@ class Recorder(Part):
         if not readings:
             return
         write = Write()
-        declared = self.intake.stage(write, readings)
+        staged = self.intake.stage(write, readings)
         with self._keeping(write, readings):
             self.store.submit_sync(write)
-        self.intake.confirm(declared)
-        self.note_readings(readings)
+        self.note_readings(readings, staged)
         if self.context.settings.series.ingested:
             self.context.parts.get("points").flush_sync()
 
@@ -171,10 +168,14 @@ class Recorder(Part):
         ).store.keeping(write, readings)
         return keeping
 
-    def note_readings(self, readings: Sequence[Reading]) -> None:
+    def note_readings(self, readings: Sequence[Reading], staged: Staged) -> None:
         """Count readings that are stored, and show them."""
         self.readings += len(readings)
-        self.context.image.update(readings, self.intake.ready)
+        self._note(readings, staged)
+
+    def _note(self, readings: Sequence[Reading], staged: Staged) -> None:
+        self.intake.confirm(staged.declared)
+        self.context.image.update(readings, staged.newest)
 
     async def store_together(
         self,
@@ -190,19 +191,19 @@ class Recorder(Part):
         database  where `rows` are put
         """
         write = Write()
-        declared: list[Series] = []
-        for lane, readings in pushed.items():
-            declared += self.intake.stage(write, readings, lane)
-        declared += self.intake.stage_names(write, kept)
+        staged = [
+            (readings, self.intake.stage(write, readings, lane))
+            for lane, readings in pushed.items()
+        ]
+        staged.append((kept, Staged(self.intake.stage_names(write, kept))))
         for event, lane in told:
             write.append(lane, RecordKind.EVENT, self._encoded(event))
         write.put_all(database, rows)
         with self._points_keeping(write, kept) if kept else contextlib.nullcontext():
             tails = await self.store.submit(write)
-        self.intake.confirm(declared)
         self.events += len(told)
-        for readings in (kept, *pushed.values()):
-            self.context.image.update(readings, self.intake.ready)
+        for readings, one in staged:
+            self._note(readings, one)
         self.readings += max(len(kept), sum(len(one) for one in pushed.values()))
         self.note_grown(tails)
         if kept:

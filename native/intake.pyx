@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, cdivision=True
-"""Readings become bodies of journal records, grouped by time and type.
+"""Readings become records of a `Write`, grouped by time and type.
 
 They come as objects, or as a column. An object costs some 50 nanoseconds where its series is known:
 the fields are read where `Reading` has them, and the series is found by the addresses of the two
@@ -7,7 +7,7 @@ strings that name it, which a program's readings of a series share.
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_REFCNT, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
@@ -16,12 +16,14 @@ from libc.string cimport memcpy, memset
 
 from collections.abc import Sequence
 
-from edgesync._native.points import check
-from edgesync.errors import RecordError
-from edgesync.model import Reading
-
 from buffer cimport store64
 from rows cimport READINGS_HEAD_BYTES, READINGS_MAX, VT_BOOL, VT_F64
+
+from edgesync._native.write cimport Write
+
+from edgesync._native.points import check
+from edgesync.errors import RecordError
+from edgesync.model import Reading, RecordKind
 
 cdef extern from *:
     """
@@ -59,15 +61,18 @@ cdef Py_ssize_t KEY = edgesync_slot_of(Reading.key)
 cdef Py_ssize_t VALUE = edgesync_slot_of(Reading.value)
 cdef Py_ssize_t TIME_NS = edgesync_slot_of(Reading.time_ns)
 cdef Py_ssize_t UNIT = edgesync_slot_of(Reading.unit)
+cdef int READINGS = RecordKind.READINGS
 cdef bint HAS_SLOTS = min(ENTITY, KEY, VALUE, TIME_NS, UNIT) > 0
 
 
 # A reading as a record has it.
 cdef struct Item:
+    PyObject *ready  # whose reading it is; NULL if it came in a column
     uint64_t series
     int64_t time_ns
     uint64_t bits
     uint8_t kind
+    bint is_whole  # came as a whole number, also to a series of floats
 
 
 @cython.final
@@ -78,20 +83,70 @@ cdef class Ready:
     number   its id in records
     unit     its unit
     kind     the type of its values: F64, I64 or BOOL
-    newest   the last reading noted of it; None for none
     """
 
     cdef readonly tuple name
     cdef readonly uint64_t number
     cdef readonly str unit
     cdef readonly int kind
-    cdef readonly object newest
+    cdef int64_t time_ns
+    cdef uint64_t bits
+    cdef bint is_whole
+    cdef bint has_newest
     cdef bint is_shown  # a dict of newest readings has this in the place of one
 
     def __init__(self, name: tuple[str, str], number: int, unit: str, kind: int) -> None:
         if not VT_F64 <= kind <= VT_BOOL:
             raise ValueError(f"values of type {kind} need a look each")
         self.name, self.number, self.unit, self.kind = name, number, unit, kind
+
+    @property
+    def newest(self) -> Reading | None:
+        """The last reading noted of it, with the series' unit; None for none."""
+        cdef double number
+        if not self.has_newest:
+            return None
+        entity, key = self.name
+        if self.kind == VT_F64:
+            memcpy(&number, &self.bits, 8)
+            value = int(number) if self.is_whole else number
+        else:
+            value = bool(self.bits) if self.kind == VT_BOOL else <int64_t>self.bits
+        return Reading(entity, key, value, self.time_ns, self.unit)
+
+
+@cython.final
+cdef class Newest:
+    """Readings of a `Write` that is on its way, to be noted once it is stored."""
+
+    cdef Item *items
+    cdef Py_ssize_t count
+
+    def __len__(self):
+        return self.count
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            Py_XDECREF(self.items[i].ready)
+        free(self.items)
+
+    def note(self, dict newest not None) -> None:
+        """Set what `newest` has of each series, by entity and key, to the last reading of it.
+
+        Its Ready is there, which has the reading.
+        """
+        cdef Ready known
+        cdef const Item *item
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            item = &self.items[i]
+            known = <Ready>item.ready
+            known.time_ns, known.bits, known.is_whole = item.time_ns, item.bits, item.is_whole
+            known.has_newest = True
+            if not known.is_shown:
+                put_newest(newest, known.name, known)
+                known.is_shown = True
 
 
 cdef struct Slot:
@@ -205,49 +260,28 @@ cdef class ReadyTable:
         Py_XDECREF(old.entity)
         Py_XDECREF(old.key)
 
-    def bodies(self, readings: Sequence[Reading], Py_ssize_t limit) -> list[bytes] | None:
-        """Return the bodies of READINGS records, as `bodies` does; None if any needs a look.
+    def stage(
+        self, Write write not None, Py_ssize_t lane, readings: Sequence[Reading], Py_ssize_t limit,
+    ) -> Newest | None:
+        """Append READINGS records to `write`, as `stage` does; None, and nothing, if any needs a look.
 
         readings   a list or tuple of `Reading`
 
         A reading needs a look when its series is not here, has another unit, or its value or time
         would not be stored as it is.
         """
-        cdef Py_ssize_t n = len(readings), i
-        cdef Item *items = <Item *>malloc((n + 1) * sizeof(Item))
-        try:
-            if items == NULL:
-                raise MemoryError
-            for i in range(n):
-                if not take_item(self, &items[i], readings[i]):
-                    return None
-            return bodies_of(items, n, limit)
-        finally:
-            free(items)
-
-    def note_newest(self, dict newest not None, readings: Sequence[Reading]) -> None:
-        """Set what `newest` has of each series, by entity and key, to the last reading of it.
-
-        A series that is here has its Ready there, which has the reading: to note another one is to
-        set a pointer.
-        """
-        cdef PyObject *found
-        cdef Ready known
-        for one in readings:
-            if HAS_SLOTS and type(one) is Reading:
-                found = self.find(edgesync_slot(<PyObject *>one, ENTITY),
-                                  edgesync_slot(<PyObject *>one, KEY))
-            else:
-                entity, key = one.entity, one.key
-                found = self.find(<PyObject *>entity, <PyObject *>key)
-            if found == NULL:
-                put_newest(newest, (one.entity, one.key), one)
-                continue
-            known = <Ready>found
-            known.newest = one
-            if not known.is_shown:
-                put_newest(newest, known.name, known)
-                known.is_shown = True
+        cdef Py_ssize_t n = len(readings)
+        cdef Newest found = Newest.__new__(Newest)
+        found.items = <Item *>malloc((n + 1) * sizeof(Item))
+        if found.items == NULL:
+            raise MemoryError
+        while found.count < n:
+            if not take_item(self, &found.items[found.count], readings[found.count]):
+                return None
+            Py_INCREF(<object>found.items[found.count].ready)
+            found.count += 1
+        put_records(write, lane, found.items, n, limit)
+        return found
 
 
 def put_newest(dict newest not None, tuple name not None, one) -> None:
@@ -291,7 +325,7 @@ cdef bint take_fields(
         return False
     if type(<object>time_ns) is not int:
         return False
-    item.series, item.kind = known.number, known.kind
+    item.ready, item.series, item.kind = found, known.number, known.kind
     item.time_ns = PyLong_AsLongLongAndOverflow(<object>time_ns, &overflow)
     return not overflow and take_value(item, <object>value)
 
@@ -302,9 +336,11 @@ cdef bint take_value(Item *item, object value) except -1:
     if item.kind == VT_F64 and type(value) is float:
         number = value
         memcpy(&item.bits, &number, 8)
+        item.is_whole = False
         return True
     if type(value) is not (bool if item.kind == VT_BOOL else int):
         return False
+    item.is_whole = True
     item.bits = <uint64_t>PyLong_AsLongLongAndOverflow(value, &overflow)
     if overflow:
         return False
@@ -316,8 +352,10 @@ cdef bint take_value(Item *item, object value) except -1:
     return True
 
 
-def bodies(places, ids, times, values, Py_ssize_t limit) -> list[bytes]:
-    """Return the bodies of READINGS records: one for each time, at most `limit` readings in one.
+def stage(
+    Write write not None, Py_ssize_t lane, places, ids, times, values, Py_ssize_t limit,
+) -> None:
+    """Append READINGS records to `write`: one for each time, at most `limit` readings in one.
 
     ids   array("Q"): the series id of each place
 
@@ -338,24 +376,26 @@ def bodies(places, ids, times, values, Py_ssize_t limit) -> list[bytes]:
         for i in range(n):
             items[i].series, items[i].time_ns, items[i].kind = names[where[i]], at[i], VT_F64
             memcpy(&items[i].bits, &what[i], 8)
-        return bodies_of(items, n, limit)
+        put_records(write, lane, items, n, limit)
     finally:
         free(items)
 
 
-cdef list bodies_of(const Item *items, Py_ssize_t n, Py_ssize_t limit):
-    """Bodies of records for items of any times and types: one for each pair of both."""
+cdef int put_records(
+    Write write, Py_ssize_t lane, const Item *items, Py_ssize_t n, Py_ssize_t limit,
+) except -1:
+    """Append records of items of any times and types: for each pair of both, as few as can be."""
     cdef uint32_t *heads = NULL  # of each time and type, its first reading
     cdef uint32_t *next_ = NULL  # of each reading, the next one of the same
     cdef uint32_t *lasts = NULL  # of a first reading, the last one so far
     cdef uint32_t *table = NULL
-    cdef uint32_t groups = 0
-    cdef Py_ssize_t i
-    cdef list found = []
+    cdef uint32_t groups = 0, i
+    cdef bytes bodies
+    cdef uint8_t *out
     if not 1 <= limit <= READINGS_MAX:
         raise RecordError(f"{limit} readings in a record; 1..{READINGS_MAX}")
     if n == 0:
-        return found
+        return 0
     if n >= EMPTY:
         raise RecordError("more than 4,294,967,294 readings at once")
     heads = <uint32_t *>malloc(n * sizeof(uint32_t))
@@ -366,14 +406,17 @@ cdef list bodies_of(const Item *items, Py_ssize_t n, Py_ssize_t limit):
         if heads == NULL or next_ == NULL or lasts == NULL or table == NULL:
             raise MemoryError
         groups = link(items, <uint32_t>n, heads, next_, lasts, table)
+        # Each record but the last of its group is full.
+        bodies = write.hold_room(READINGS_HEAD_BYTES * (groups + n // limit) + 16 * n)
+        out = <uint8_t *>PyBytes_AS_STRING(bodies)
         for i in range(groups):
-            put_bodies(found, items, next_, heads[i], limit)
-        return found
+            out = put_group(write, lane, out, items, next_, heads[i], limit)
     finally:
         free(heads)
         free(next_)
         free(lasts)
         free(table)
+    return 0
 
 
 cdef uint64_t table_size(Py_ssize_t n) noexcept nogil:
@@ -415,25 +458,23 @@ cdef uint32_t link(
     return found
 
 
-cdef put_bodies(
-    list found, const Item *items, const uint32_t *next_, uint32_t head, Py_ssize_t limit,
-):
-    cdef uint32_t i = head, count, j
-    cdef bytes body
-    cdef uint8_t *out
+cdef uint8_t *put_group(
+    Write write, Py_ssize_t lane, uint8_t *out, const Item *items, const uint32_t *next_,
+    uint32_t head, Py_ssize_t limit,
+) except NULL:
+    """Append the records of one time and type, with their bodies at `out`; returns their end."""
+    cdef uint32_t i = head, count
+    cdef uint8_t *body
     while i != EMPTY:
-        count, j = 0, i
-        while j != EMPTY and count < limit:
-            count += 1
-            j = next_[j]
-        body = PyBytes_FromStringAndSize(NULL, READINGS_HEAD_BYTES + 16 * <Py_ssize_t>count)
-        out = <uint8_t *>PyBytes_AS_STRING(body)
-        store64(out, <uint64_t>items[i].time_ns)
-        store64(out + 8, <uint64_t>items[i].kind | <uint64_t>count << 16)
+        body, count = out, 0
+        store64(body, <uint64_t>items[i].time_ns)
         out += READINGS_HEAD_BYTES
-        while i != j:
+        while i != EMPTY and count < limit:
             store64(out, items[i].series)
             store64(out + 8, items[i].bits)
             out += 16
+            count += 1
             i = next_[i]
-        found.append(body)
+        store64(body + 8, <uint64_t>items[head].kind | <uint64_t>count << 16)
+        write.append_at(lane, READINGS, body, out - body)
+    return out

@@ -4,7 +4,7 @@ The operations are C structs that point into the bytes handed in, which are held
 carrying them out needs no Python at all.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -203,6 +203,23 @@ cdef class Write:
         self.point(op, body)
         self.count_record(op, lane)
         self.held.append(body)
+
+    cdef bytes hold_room(self, Py_ssize_t nbytes):
+        """Hold room for bodies that are made in place, for `append_at`."""
+        cdef bytes room = PyBytes_FromStringAndSize(NULL, nbytes)
+        self.held.append(room)
+        return room
+
+    cdef int append_at(
+        self, Py_ssize_t lane, int kind, const void *body, size_t nbytes,
+    ) except -1:
+        """Append a record whose body is within what is held."""
+        cdef Op *op = self.add(OP_APPEND, lane)
+        op.kind = kind
+        op.value, op.value_size = body, nbytes
+        self.size += nbytes
+        self.count_record(op, lane)
+        return 0
 
     def append_many(self, Py_ssize_t lane, int kind, bodies):
         # Our own tuple: a list may be emptied by another thread before the transaction runs.

@@ -211,6 +211,7 @@ class Intake:
         *known, self.batch = batches(50_000)
         for batch in known:
             self.node.ingest_sync(batch)
+        self.staged = self.node.recorder.intake.stage(Write(), self.batch)
 
     def teardown(self) -> None:
         self.open.close()
@@ -220,7 +221,7 @@ class Intake:
         self.node.recorder.intake.stage(Write(), self.batch)
 
     def time_note(self) -> None:
-        self.node.recorder.note_readings(self.batch)
+        self.node.recorder.note_readings(self.batch, self.staged)
 
 
 def main() -> None:

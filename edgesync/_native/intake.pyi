@@ -1,9 +1,10 @@
-"""Readings become bodies of journal records, grouped by time and type."""
+"""Readings become records of a `Write`, grouped by time and type."""
 
 import array
 from collections.abc import Sequence
 from typing import TypeVar, final
 
+from edgesync._native.write import Write
 from edgesync.model import Reading
 
 _T = TypeVar("_T")
@@ -16,7 +17,6 @@ class Ready:
     number   its id in records
     unit     its unit
     kind     the type of its values: F64, I64 or BOOL
-    newest   the last reading noted of it; None for none
 
     Raises ValueError for another type.
     """
@@ -31,7 +31,19 @@ class Ready:
     @property
     def kind(self) -> int: ...
     @property
-    def newest(self) -> Reading | None: ...
+    def newest(self) -> Reading | None:
+        """The last reading noted of it, with the series' unit; None for none."""
+
+@final
+class Newest:
+    """Readings of a `Write` that is on its way, to be noted once it is stored."""
+
+    def __len__(self) -> int: ...
+    def note(self, newest: dict[tuple[str, str], _T | Reading | Ready]) -> None:
+        """Set what `newest` has of each series, by entity and key, to the last reading of it.
+
+        Its Ready is there, which has the reading.
+        """
 
 @final
 class ReadyTable:
@@ -46,8 +58,10 @@ class ReadyTable:
         """Let the readings of a series be looked at again."""
 
     def clear(self) -> None: ...
-    def bodies(self, readings: Sequence[Reading], limit: int) -> list[bytes] | None:
-        """Return the bodies of READINGS records, as `bodies` does; None if any needs a look.
+    def stage(
+        self, write: Write, lane: int, readings: Sequence[Reading], limit: int
+    ) -> Newest | None:
+        """Append READINGS records to `write`, as `stage` does; None, and nothing, if any needs a look.
 
         readings   a list or tuple of `Reading`
 
@@ -55,28 +69,21 @@ class ReadyTable:
         would not be stored as it is.
         """
 
-    def note_newest(
-        self, newest: dict[tuple[str, str], _T | Reading | Ready], readings: Sequence[Reading]
-    ) -> None:
-        """Set what `newest` has of each series, by entity and key, to the last reading of it.
-
-        A series that is here has its Ready there, which has the reading: to note another one is to
-        set a pointer.
-        """
-
 def put_newest(
     newest: dict[tuple[str, str], _T | Reading | Ready], name: tuple[str, str], one: _T | Reading
 ) -> None:
     """Set what a dict of newest readings has under a name."""
 
-def bodies(
+def stage(
+    write: Write,
+    lane: int,
     places: array.array[int],
     ids: array.array[int],
     times: array.array[int],
     values: array.array[float],
     limit: int,
-) -> list[bytes]:
-    """Return the bodies of READINGS records: one for each time, at most `limit` readings in one.
+) -> None:
+    """Append READINGS records to `write`: one for each time, at most `limit` readings in one.
 
     ids   array("Q"): the series id of each place
 

@@ -21,6 +21,8 @@ cdef class Write:
     cdef Py_ssize_t unsorted_at, unsorted
 
     cdef Op *add(self, uint8_t code, Py_ssize_t lane) except NULL
+    cdef bytes hold_room(self, Py_ssize_t nbytes)
+    cdef int append_at(self, Py_ssize_t lane, int kind, const void *body, size_t nbytes) except -1
     cdef int count_record(self, Op *op, uint64_t lane) except -1
     cdef int index(self, str db) except -1
     cdef int point(self, Op *op, bytes value) except -1

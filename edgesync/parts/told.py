@@ -73,13 +73,8 @@ class ToldPart(Part):
         readings = readings_of(event, self.context.wall_ns())
         if not readings:
             return _nothing
-        declared = recorder.intake.stage(write, readings)
-
-        def done() -> None:
-            recorder.intake.confirm(declared)
-            recorder.note_readings(readings)
-
-        return done
+        staged = recorder.intake.stage(write, readings)
+        return lambda: recorder.note_readings(readings, staged)
 
     def has_file(self, event: Event) -> bool:
         return (event.type, event.action) == (EventType.ENTITY, Action.CREDENTIALS_UPDATED)

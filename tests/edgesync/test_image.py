@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync._native.intake import Ready, ReadyTable
+from edgesync._native.write import Write
 from edgesync.image import ProcessImage
-from edgesync.model import Reading, ValueType
+from edgesync.model import Lane, Reading, ValueType
 from edgesync.store.point_rows import Point
 from edgesync.store.series import Series
 
@@ -43,7 +44,7 @@ def test_the_image_is_the_last_value_of_the_first_series(
                 table.discard((entity, key))
             elif at == number:
                 table.add(Ready((entity, key), 1, "", ValueType.F64))
-        image.update(group, table)
+        image.update(group, table.stage(Write(), Lane.BULK, group, 120))
         for reading in group:
             name = (reading.entity, reading.key)
             if name in model or len(model) < limit:
@@ -58,7 +59,7 @@ def test_the_image_is_the_last_value_of_the_first_series(
 
 def test_of_a_value_held_elsewhere_too_the_later_is_shown() -> None:
     image = ProcessImage(2)
-    image.update([Reading("a", "x", 1.0, 5), Reading("b", "x", 1.0, 5)], ReadyTable())
+    image.update([Reading("a", "x", 1.0, 5), Reading("b", "x", 1.0, 5)])
     points = [("a", 4), ("b", 6), ("c", 1)]
     image.suppliers.append(
         lambda: [(Series(entity, "x", "kg", 1), Point(at, 2.0)) for entity, at in points]

@@ -27,9 +27,9 @@ def store(tmp_path: Path) -> Iterator[EdgeStore]:
 
 def ingest(store: EdgeStore, intake: Intake, *readings: Reading) -> None:
     write = Write()
-    declared = intake.stage(write, readings)
+    staged = intake.stage(write, readings)
     store.submit_sync(write)
-    intake.confirm(declared)
+    intake.confirm(staged.declared)
 
 
 def records(store: EdgeStore) -> list[batch.Record]:
@@ -215,16 +215,20 @@ def test_readings_that_need_no_look_make_the_records_of_those_that_do(
     store: EdgeStore, readings: list[Reading]
 ) -> None:
     intake = knowing(store.series)
-    found = intake.ready.bodies(readings, READINGS_PER_RECORD)
-    assert found is not None
     fast, plain = Write(), Write()
-    assert intake.stage(fast, readings) == []
+    declared, newest = intake.stage(fast, readings)
+    assert newest is not None
+    assert len(newest) == len(readings)
+    assert declared == ()
     assert intake._stage_each(plain, readings) == []
+    assert (fast.nbytes, fast.appends) == (plain.nbytes, plain.appends)
     before = store.state(Lane.BULK).tail
     store.submit_sync(fast)
     store.submit_sync(plain)
     bodies = [one.body for one in batch.records(store.read(Lane.BULK, before + 1).data)]
-    assert bodies == found * 2
+    half = len(bodies) // 2
+    assert bodies[:half] == bodies[half:]
+    assert len(bodies) == sum(fast.appends) * 2
 
 
 @pytest.mark.parametrize(
@@ -246,15 +250,18 @@ def test_readings_that_need_no_look_make_the_records_of_those_that_do(
     ],
 )
 def test_what_is_not_stored_as_it_is_needs_a_look(store: EdgeStore, reading: Reading) -> None:
-    ready = knowing(store.series).ready
-    assert ready.bodies([Reading("m", "f", 1.0, 1)], 120) is not None
-    assert ready.bodies([Reading("m", "f", 1.0, 1), reading], 120) is None
+    ready, write = knowing(store.series).ready, Write()
+    assert ready.stage(write, Lane.BULK, [Reading("m", "f", 1.0, 1), reading], 120) is None
+    assert len(write) == 0
+    assert ready.stage(write, Lane.BULK, [Reading("m", "f", 1.0, 1)], 120) is not None
+    assert len(write) == 1
 
 
 def test_after_a_fork_every_series_is_declared_again(store: EdgeStore) -> None:
     intake = knowing(store.series)
     reading = Reading("m", "f", 1.0, 1, unit="W")
     write = Write()
-    assert intake.stage(write, [reading]) == []
+    assert intake.stage(write, [reading]).declared == ()
     store.series.forget_told(b"another")
-    assert intake.stage(write, iter([reading])) == [Series("m", "f", "W", ValueType.F64)]
+    staged = intake.stage(write, iter([reading]))
+    assert staged == ([Series("m", "f", "W", ValueType.F64)], None)

@@ -2,16 +2,21 @@
 
 import array
 from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgesync._native import batch
-from edgesync._native.intake import bodies
+from edgesync._native.intake import stage
 from edgesync._native.points import latest, parts
+from edgesync._native.write import Write
 from edgesync.errors import RecordError
-from edgesync.model import ValueType
+from edgesync.model import Lane, ValueType
+from edgesync.store.journal import EdgeStore
+from tests.native.journalled import bodies
 
 pytestmark = pytest.mark.feature("L10")
 
@@ -50,8 +55,15 @@ def test_each_series_gets_its_readings_in_order(rows: Rows) -> None:
         assert part.newest == max(range(len(times)), key=lambda i: (times[i], i))
 
 
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EdgeStore]:
+    with EdgeStore(tmp_path / "store", sync="none") as opened:
+        yield opened
+
+
 @given(ROWS, st.integers(1, 7))
-def test_records_are_those_of_the_plain_path(rows: Rows, limit: int) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_records_are_those_of_the_plain_path(store: EdgeStore, rows: Rows, limit: int) -> None:
     ids = array.array("Q", [(1 << 63) + 7 * n for n in range(SERIES)])
     groups: dict[int, tuple[list[int], list[float]]] = {}
     for place, time_ns, value in rows:
@@ -66,7 +78,11 @@ def test_records_are_those_of_the_plain_path(rows: Rows, limit: int) -> None:
         for at in range(0, len(numbers), limit)
     ]  # fmt: skip
     places, times, column = columns(rows)
-    assert bodies(places, ids, times, column, limit) == wanted
+    write = Write()
+    stage(write, Lane.BULK, places, ids, times, column, limit)
+    assert write.appends == (0, 0, len(wanted))
+    assert write.nbytes == sum(map(len, wanted))
+    assert bodies(store, write) == wanted
 
 
 def test_columns_that_do_not_belong_together_are_refused() -> None:
@@ -76,4 +92,4 @@ def test_columns_that_do_not_belong_together_are_refused() -> None:
     with pytest.raises(RecordError, match="series 1 of 1"):
         parts(places, times, values, 1)
     with pytest.raises(RecordError, match="0 readings in a record"):
-        bodies(places, array.array("Q", [1, 2]), times, values, 0)
+        stage(Write(), Lane.BULK, places, array.array("Q", [1, 2]), times, values, 0)
