@@ -10,6 +10,7 @@ from edgesync._native.batch import Record
 from edgesync.errors import RecordError
 from edgesync.model import Action, EventType, Lane, RecordKind, Value, ValueType
 from edgesync.redaction import hidden_bytes
+from edgesync.refusal import refusal_reason
 from edgesync.status import EventView, LatestView
 from edgesync.store.journal import EdgeStore
 
@@ -110,7 +111,7 @@ def _view(
         kind, action, _, entity, body, time_ns, _, _ = event.decode(record.body)
     except RecordError:
         return None
-    if (lane.name.lower(), seq) in dead:
+    if (lane.name.lower(), seq) in dead or refusal_reason(kind, body):
         state = "DEAD"
     elif seq <= floor:
         state = "DEPLOYED"

@@ -303,7 +303,10 @@ class EdgeNode(KeyMethods, EntityMethods):
         return self.recorder.find_events(query or EventQuery())
 
     def dead(self, limit: int = LISTED) -> list[DeadView]:
-        """Return the records the hub refused for good; `replay_dead` sends them once more."""
+        """Return what was refused for good: records by the hub, devices' messages by this edge.
+
+        `replay_dead` sends the records once more, and empties the list.
+        """
         return dead_letters(self.store, limit)
 
     @awaited

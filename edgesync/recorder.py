@@ -29,9 +29,10 @@ from edgesync.model import (
 from edgesync.parts import table
 from edgesync.parts.part import Context, Part
 from edgesync.redaction import hidden_bytes
+from edgesync.refusal import refusal_reason
 from edgesync.status import EventView, LaneStatus, StoreStatus, resident_bytes
 from edgesync.store.commit import Tails
-from edgesync.store.dead import dead_letters
+from edgesync.store.dead import dead_letters, note_refusal
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.sync.pace import Pace
 
@@ -235,6 +236,8 @@ class Recorder(Part):
         write = Write()
         for event, lane in events:
             write.append(lane, RecordKind.EVENT, self._encoded(event))
+            if reason := refusal_reason(event.type, event.body):
+                note_refusal(self.store, write, event.entity_id, reason, self.context.wall_ns())
         return write
 
     def _encoded(self, event: Event) -> bytes:

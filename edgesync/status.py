@@ -342,8 +342,11 @@ class LatestView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeadView(msgspec.Struct, frozen=True, kw_only=True):
-    lane: str
-    seq: int
+    """A record that the hub refused: its lane and seq; or what a device sent and the edge did."""
+
+    lane: str = ""
+    seq: int = 0
+    device: str = ""
     reason: str
     at_ns: int
 

@@ -242,7 +242,7 @@ def troubles(source: Mapping[str, Any]) -> list[str]:
 @as_json_option
 @click.pass_obj
 def queue(config: Path, replay: bool, as_json: bool) -> None:
-    """Show what waits for the hub, and what it refused for good."""
+    """Show what waits for the hub, and what it or this edge refused for good."""
     if replay:
         _printed(ask(data_dir(config), "replay"))
         return
@@ -253,7 +253,7 @@ def queue(config: Path, replay: bool, as_json: bool) -> None:
     columns = ("lane", "tail", "sent", "floor", "pending", "stored_bytes", "overflow", "dropped")
     _table(found["lanes"], columns)
     if dead:
-        _table(dead, ("lane", "seq", "reason", "at_ns"))
+        _table(dead, ("lane", "seq", "device", "reason", "at_ns"))
 
 
 def _query_options(command: Callable[..., None]) -> Callable[..., None]:

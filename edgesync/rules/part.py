@@ -25,6 +25,7 @@ import trio.lowlevel
 from edgesync.errors import ConfigError, RecordError, StoreError
 from edgesync.model import Event, EventType, Lane, Reading
 from edgesync.parts.part import Context, Part
+from edgesync.refusal import refusal_reason
 from edgesync.rules import effects as wanted
 from edgesync.rules.calls import DeviceCalls
 from edgesync.rules.engine import ALARMS, PROFILES, Engine, NodeCount, Run
@@ -259,7 +260,7 @@ class RulesPart(Part):
     def _note_connection(self, event: Event) -> None:
         body = _facts_of(event)
         state = body.get("state")
-        if state not in ("online", "offline") or "refused" in body:
+        if state not in ("online", "offline") or refusal_reason(event.type, event.body):
             return
         kind = CONNECT if state == "online" else DISCONNECT
         message = device_message(kind, event.entity_id, body, event.time_ns)

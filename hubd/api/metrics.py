@@ -165,7 +165,7 @@ def _held(totals: Mapping[str, Totals]) -> list[Metric]:
     texts = {
         "readings": "Readings in the state",
         "events": "Events in the state",
-        "dead": "Records refused for good",
+        "dead": "Records, and messages of devices, refused for good",
         "lost": "Records that are lost, as edges and links told",
         "refused": "Readings of series beyond [limits] series, in the log only",
     }

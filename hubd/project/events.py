@@ -11,6 +11,7 @@ from edgesync import resend
 from edgesync._native import batch, event
 from edgesync.errors import RecordError
 from edgesync.model import Action, EventType, RecordKind
+from edgesync.refusal import refusal_reason
 from edgesync_transport.messages import Codec
 from hubd.db.dialect import insert_rows
 from hubd.log.base import ENTRY_BYTES_MAX, Entry
@@ -22,7 +23,7 @@ from hubd.rules.reports import is_of_rules
 from hubd.state import tables
 
 STORED: Final = "stored"
-DEAD: Final = "dead"  # refused for good; kept as it came
+DEAD: Final = "dead"  # refused for good, by the hub or by the edge of its device; kept as it came
 LOST: Final = "lost"  # does not exist any more; the row stands in its place
 UNREADABLE: Final = "unreadable"  # stored, but this hub cannot decode it
 
@@ -174,7 +175,9 @@ def _decoded(kind: int, body: bytes) -> dict[str, Any]:
         type_, action, entity_type, entity, content, time_ns, created_ns, hlc = event.decode(body)
     except RecordError as error:
         return {"status": UNREADABLE, "body": body, "reason": str(error)}
+    reason = refusal_reason(type_, content)
     return {
+        "status": DEAD if reason else STORED, "reason": reason,
         "type": type_, "action": action, "entity_type": entity_type, "entity": entity,
         "body": content, "time_ns": time_ns, "created_ns": created_ns, "hlc": tables.signed(hlc),
     }  # fmt: skip

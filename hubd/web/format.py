@@ -99,7 +99,7 @@ TERMS: Final = {
     "session": "Counts how often this edge has connected; an older connection can write nothing.",
     "round trip": "How long an answer takes over this link.",
     "clock offset": "The edge's wall clock minus the hub's. Nothing is ordered by it.",
-    "dead": "Records the hub refused for good; the edge still has them.",
+    "dead": "Refused for good: records by the hub, devices' messages by the edge; it has them.",
     "lost": "Records that a policy or a damaged disk took, each with its reason in the events.",
     "series": "One quantity of one device, such as meter0 ActivePower.",
     "conflict": "Two edges wrote to one key and had not seen each other's value.",

@@ -47,11 +47,12 @@ class Ship:
             "breaker_failures": 1000,
         }  # fmt: skip
 
-    def node(self) -> EdgeNode:
+    def node(self, **sections: Any) -> EdgeNode:
         settings = {
             "edge": {"name": "ship"},
             "hub": {"endpoint": self.endpoint, "server_key": self.yard.server_key},
             "sync": self.sync,
+            **sections,
         }  # fmt: skip
         return EdgeNode(
             settings,

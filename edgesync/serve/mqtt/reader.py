@@ -5,10 +5,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-import msgspec
 import trio
 
-from edgesync.model import EntityType, Event, EventType
+from edgesync.refusal import refusal_event
 from edgesync.serve.devices.credentials import CredentialsFile
 from edgesync.serve.devices.refusals import Refusals
 from edgesync.serve.devices.thingsboard import (
@@ -29,8 +28,6 @@ from edgesync.serve.mqtt.writer import PendingMessage
 log = logging.getLogger(__name__)
 
 MESSAGE_BYTES: Final = 500  # that one takes besides its payload
-REFUSALS_KEPT: Final = 10  # of one message, in its event
-SHOWN_BYTES: Final = 500  # of a payload that was refused
 
 
 class MessageReader:
@@ -109,7 +106,7 @@ class MessageReader:
         payload: bytes,
         problems: Sequence[str],
     ) -> None:
-        """Count a message that is refused, and have it stored as an event, the first of a client.
+        """Count a message that is refused, and have it stored as dead, the first of a client.
 
         Whoever has no credentials does not fill the store.
         """
@@ -119,16 +116,9 @@ class MessageReader:
             client is not None and not client.may_be_kept(trio.current_time())
         ):
             return
-        body = {
-            "state": "online", "refused": list(problems)[:REFUSALS_KEPT], "topic": topic[:200],
-            "payload": payload[:SHOWN_BYTES].decode(errors="replace"),
-        }  # fmt: skip
         item.message.events.append(
-            Event(
-                type=EventType.SOURCE, entity_type=EntityType.DEVICE, entity_id=device.name,
-                body=msgspec.json.encode(body), time_ns=self._wall_ns(),
-            )
-        )  # fmt: skip
+            refusal_event(device.name, topic, payload, problems, self._wall_ns())
+        )
 
     def note_problem(self, device: Device, topic: str, problem: str) -> None:
         """Count something that is wrong, and show it in the status."""

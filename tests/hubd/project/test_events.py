@@ -5,6 +5,7 @@ import pytest
 import sqlalchemy as sa
 
 from edgesync.model import Action, EventType
+from edgesync.refusal import refusal_event
 from hubd.log.base import Entry
 from hubd.project.base import apply_entries
 from hubd.project.events import EventsProjector
@@ -57,6 +58,22 @@ def test_what_was_refused_is_kept_with_the_reason(state: State) -> None:
     (dead,) = found(state, status="dead")
     assert (dead.body, dead.reason, dead.seq) == ("ff00", "checksum does not fit", 1)
     assert state.read_now(views.totals)["barn"].dead == 1
+
+
+def test_what_an_edge_refused_from_a_device_is_dead_as_well(state: State) -> None:
+    told = refusal_event("Gate", "v1/gateway/telemetry", b'{"B": 1}', ["B: is no list"], START_NS)
+    edge = Edge("barn")
+    edge.event(told.type, told.body, entity=told.entity_id)
+    for body in (b'{"refused": 1}', b'{"refused": []}', b'"refused"', b'{"state": "offline"}'):
+        edge.event(EventType.SOURCE, body)
+    edge.event(EventType.RULES, told.body)
+    project(state, edge.entry(1))
+    (dead,) = found(state, status="dead")
+    assert (dead.entity, dead.reason, dead.seq) == ("Gate", "B: is no list", 1)
+    assert isinstance(dead.body, dict)
+    assert dead.body["payload"] == '{"B": 1}'
+    totals = state.read_now(views.totals)["barn"]
+    assert (totals.dead, totals.events) == (1, 5)
 
 
 def test_losses_are_counted_whoever_tells_them(state: State) -> None:

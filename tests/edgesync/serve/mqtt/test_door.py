@@ -16,6 +16,7 @@ from edgesync import EdgeNode, Reading
 from edgesync.demo.site import free_ports
 from edgesync.errors import StoreFull
 from edgesync.events import EventQuery
+from edgesync.model import Lane
 from edgesync.serve.followed import stamp
 from edgesync.serve.mqtt import server as server_module
 from edgesync.serve.mqtt.client import UNSENT_MAX
@@ -40,6 +41,7 @@ from edgesync.serve.mqtt.packets import (
     Subscribe,
     Will,
 )
+from edgesync.store import dead
 from tests.edgesync.serve.mqtt.door import Door, Gated, RawClient, make_certificate, open_door
 from tests.sites import until
 
@@ -274,7 +276,27 @@ async def test_one_acknowledgement_for_all_devices_of_a_gateway(tmp_path: Path, 
         assert json.loads(event["payload"]) == payload
         (refusal,) = door.server.status().refusals
         assert (refusal.device, refusal.problem) == ("Gate", event["refused"][0])
+        (letter,) = door.node.dead()
+        assert (letter.device, letter.lane, letter.reason) == ("Gate", "", event["refused"][0])
+        assert [one.entity for one in door.node.events(EventQuery(state="DEAD"))] == ["Gate"]
         assert await client.ask(Pingreq()) == Pingresp()
+        assert await door.node.replay_dead() == 0  # only the gateway has the message whole
+        assert door.node.dead() == []
+
+
+async def test_of_what_was_refused_the_newest_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead, "LISTED", 3)
+    async with open_door(tmp_path) as door, door.client() as client:
+        for number in range(1, 6):
+            await client.ask(telemetry(b"%d" % number, number))
+        values = [one["payload"] for one in stored(door, "Scale")]
+        assert values == ["1", "2", "3", "4", "5"]
+        door.node.part("link").record_dead(Lane.NORMAL, 1, "odd")
+        await until(lambda: len(door.node.dead()) == 4)
+        await client.ask(telemetry(b"6", 6))
+        assert [one.device for one in door.node.dead()] == ["", "Scale", "Scale"]
 
 
 async def test_one_series_too_many_costs_its_message_only(tmp_path: Path) -> None:
