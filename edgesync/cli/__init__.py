@@ -20,7 +20,7 @@ COMMANDS: Final = {
         "edgesync.cli.ask",
         "Show how the edge is: link, store, what waits for the hub, devices.",
     ),
-    "queue": ("edgesync.cli.ask", "Show what waits for the hub, and what it or this edge refused for good."),
+    "queue": ("edgesync.cli.ask", "Show what waits for the hub, and what was refused for good."),
     "events": ("edgesync.cli.ask", "List events of the journal, the newest first."),
     "latest": ("edgesync.cli.ask", "List the newest reading of every series."),
     "sync": (

@@ -242,7 +242,7 @@ def troubles(source: Mapping[str, Any]) -> list[str]:
 @as_json_option
 @click.pass_obj
 def queue(config: Path, replay: bool, as_json: bool) -> None:
-    """Show what waits for the hub, and what it or this edge refused for good."""
+    """Show what waits for the hub, and what was refused for good."""
     if replay:
         _printed(ask(data_dir(config), "replay"))
         return
