@@ -21,7 +21,7 @@ from edgesync.model import RecordKind
 from edgesync.serve.control import NotRunning, ask_hub
 from edgesync.store.directory import is_there
 from edgesync_transport.messages import Codec
-from hubd import data_folder, serve
+from hubd import data_folder
 from hubd.cells.keyspaces import cells_path, stored_tenants
 from hubd.cli.edges import registry_of
 from hubd.cli.options import database_option, settings_of
@@ -112,6 +112,8 @@ def ledger(config: Path, edge: str) -> None:
     For audits: what `edgesync demo --chaos` compares. A hub that is running may still be bringing
     the newest entries of its log into its state.
     """
+    from hubd import serve
+
     folder, hub_log = _open(config)
     with contextlib.closing(hub_log):
         for entry in _entries(hub_log):
@@ -210,6 +212,8 @@ def backup(config: Path, target: Path, as_json: bool) -> None:
         )
         head, stored = made["head"], made["stored"]
     except NotRunning:
+        from hubd import serve
+
         limit = int(settings.log.limit)
         with contextlib.ExitStack() as opened:
             hub_log = LmdbLog(folder / data_folder.LOG, map_bytes_max=limit)

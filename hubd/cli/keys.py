@@ -21,7 +21,7 @@ from edgesync.cells.conflicts import STATES
 from edgesync.cli.program import as_json_option
 from edgesync.cli.tables import print_table
 from edgesync.store.cells import checked, request_of
-from hubd import data_folder, serve
+from hubd import data_folder
 from hubd.api import conflicts as conflict_answers
 from hubd.api.answers import ConflictView
 from hubd.api.redis_json import plain
@@ -79,6 +79,8 @@ def hub_url(api: ApiSettings) -> str:
 
 def _read(config: Path, tenant: str, look: Callable[[HubCells], T], folder: Path) -> T:
     """Look into the keys of a hub that stands still."""
+    from hubd import serve
+
     settings = read_settings(config)
     with (
         contextlib.closing(LmdbLog(folder / data_folder.LOG)) as hub_log,
@@ -89,6 +91,8 @@ def _read(config: Path, tenant: str, look: Callable[[HubCells], T], folder: Path
 
 def _write(config: Path, tenant: str, change: Callable[[Answers], Awaitable[T]], folder: Path) -> T:
     """Change the keys of a hub that stands still."""
+    from hubd import serve
+
     return trio.run(serve.change_keys, read_settings(config), folder, tenant, change)
 
 

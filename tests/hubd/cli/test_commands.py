@@ -555,8 +555,10 @@ def test_the_first_user_closes_the_hub_and_the_last_opens_it(terminal: Terminal)
 
 
 LIGHT = """
-import sys
-import hubd.cli.edges, hubd.cli.run, hubd.client
+import importlib, sys
+import hubd.cli, hubd.client
+for module, _ in hubd.cli.COMMANDS.values():
+    importlib.import_module(module)
 print({"alembic", "anycorn"} & sys.modules.keys())
 """
 
