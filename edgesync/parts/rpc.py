@@ -31,7 +31,7 @@ from edgesync.rpc.model import (
     parse_request,
     report_event,
 )
-from edgesync.rpc.queue import Call, CallQueue, Effect, Forget, Keep, Note, Send
+from edgesync.rpc.queue import Call, CallQueue, Effect, Forget, Keep, Mark, Note, Send
 from edgesync.status import RpcStatus
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ class Speaker(Protocol):
     """Who speaks for a device: a connection, or a program."""
 
     def send_call(self, call: Call) -> bool | None:
-        """Write a call; returns whether the device acknowledges it, None when it is gone.
+        """Begin to write a call; returns whether the device acknowledges it, None if it is gone.
 
-        Where nothing is acknowledged, one is written once that is noted of it, and not before.
+        `sent` is told once it is written. Where nothing is acknowledged, one is written once that
+        is noted of it (`call.is_unacknowledged`), and not before.
         """
         ...
 
@@ -212,6 +213,10 @@ class RpcPart(Part):
             del self._speakers[device]
             self.queue.left(device)
 
+    def sent(self, device: str, number: int) -> None:
+        """A call was written to the device's connection."""
+        self._carry_out(self.queue.sent(device, number, self.now_ns()))
+
     def delivered(self, device: str, number: int) -> None:
         """The device has acknowledged a call."""
         self._carry_out(self.queue.delivered(device, number, self.now_ns()))
@@ -300,10 +305,8 @@ class RpcPart(Part):
             is_acknowledged = None if speaker is None else speaker.send_call(call)
             if is_acknowledged is None:
                 self.queue.left(call.device)
-            else:
-                pending += self.queue.sent(
-                    call.number, self.now_ns(), is_acknowledged=is_acknowledged
-                )
+            elif not is_acknowledged:
+                pending += self.queue.unacknowledged(call.number)
 
     async def flush(self) -> None:
         """Store what is noted; raises StoreError, and keeps it for later."""
@@ -315,9 +318,9 @@ class RpcPart(Part):
                 self._write(write, note)
             tails = await self.context.recorder.store.submit(write)
             del self._notes[: len(notes)]
-            stored = [note for note in notes if isinstance(note, Note)]
+            stored = [note for note in notes if isinstance(note, Note | Mark)]
             for note in stored:
-                if note.report.id in self._local:
+                if isinstance(note, Note) and note.report.id in self._local:
                     self._tell_local(note.report)
             self.context.recorder.note_grown(tails)
             self._carry_out(self.queue.stored(stored, self.now_ns()))
@@ -333,7 +336,7 @@ class RpcPart(Part):
                 write.put(DATABASE, _key(call.number), raw, essential=True)
                 if not call.id.startswith(LOCAL):
                     _append(write, report_event(call.device, report))
-            case Keep(call):
+            case Keep(call) | Mark(call):
                 write.put(DATABASE, _key(call.number), msgspec.msgpack.encode(call), essential=True)
             case Forget(number):
                 write.delete(DATABASE, _key(number))
@@ -392,6 +395,7 @@ class ServedCalls:
             self._sent.send_nowait(call)
         except trio.WouldBlock:
             return None
+        self._part.sent(self._device, call.number)
         return True
 
     def __aiter__(self) -> "ServedCalls":

@@ -97,6 +97,7 @@ class ToldPart(Part):
             self._calls.send_nowait(call)
         except trio.WouldBlock:
             return None
+        self._rpc.sent(SELF, call.number)
         return True
 
     async def _answer(self, call: Call) -> None:

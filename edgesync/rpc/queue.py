@@ -59,11 +59,17 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class Send(Effect, frozen=True):
-    """Send the call to its device; then tell `sent`.
+    """Send the call to its device; tell `sent` once it is written to the device's connection.
 
-    One that will not be acknowledged is only told then: it is to be sent when this comes again,
-    with `call.is_unacknowledged`, since that is on disk.
+    Of one that will not be acknowledged tell `unacknowledged` instead: it is to be sent when this
+    comes again, with `call.is_unacknowledged`, since that is on disk.
     """
+
+    call: Call
+
+
+class Mark(Effect, frozen=True):
+    """Store the call as it is now, which is not acknowledged; then tell `stored`."""
 
     call: Call
 
@@ -166,25 +172,33 @@ class CallQueue:
     def is_reached(self, device: str) -> bool:
         return device in self._in_flight
 
-    def sent(self, number: int, now_ns: int, *, is_acknowledged: bool) -> list[Effect]:
-        """The call was written to the device, which will acknowledge it; or would not."""
+    def unacknowledged(self, number: int) -> list[Effect]:
+        """The device would not acknowledge the call, which was not sent yet."""
         call = self._calls.get(number)
         if call is None or call.state is not State.QUEUED:
             return []
+        call.is_unacknowledged = True
+        self._settle(call)
+        self._unstored[call.device] += 1
+        return [Mark(msgspec.structs.replace(call))]
+
+    def sent(self, device: str, number: int, now_ns: int) -> list[Effect]:
+        """The call was written to the device."""
+        call = self._calls.get(number)
+        if call is None or call.device != device or call.state is not State.QUEUED:
+            return []
         call.state = State.SENT
-        if not is_acknowledged:
-            call.is_unacknowledged = True
-            self._settle(call)
         return [self._note(call, now_ns)]
 
-    def stored(self, notes: Sequence[Note], now_ns: int) -> list[Effect]:
+    def stored(self, done: Sequence[Note | Mark], now_ns: int) -> list[Effect]:
         """What was to be noted is on disk."""
         effects: list[Effect] = []
-        for note in notes:
-            self._unstored[note.call.device] -= 1
-            if note.report.state is State.SENT and note.call.is_unacknowledged:
-                effects.append(Send(note.call))
-        for device in dict.fromkeys(note.call.device for note in notes):
+        for one in done:
+            self._unstored[one.call.device] -= 1
+            call = self._calls.get(one.call.number)
+            if isinstance(one, Mark) and call is not None and call.state is State.QUEUED:
+                effects.append(Send(call))
+        for device in dict.fromkeys(one.call.device for one in done):
             if not self._unstored[device]:
                 del self._unstored[device]
             effects += self._pump(device, now_ns)

@@ -7,6 +7,7 @@ behind a gateway by the gateway, once it says that the device is connected.
 import itertools
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -106,6 +107,7 @@ class DoorCalls:
         """Send a call; returns whether it will be acknowledged, None when it cannot be sent.
 
         One that will not be is sent when that is noted: it is not sent again, whatever happens.
+        `sent` is told once the socket has it, and not while it waits here for who does not read.
         """
         assert client.device is not None
         data: dict[str, Any] = {"method": call.method, "params": Raw(call.params)}
@@ -130,7 +132,8 @@ class DoorCalls:
         if ticket:
             self._tickets.setdefault(client, {})[ticket] = device, call.number
         self._deliver(client, Deliver(topic, payload, ticket))
-        return bool(qos)
+        client.when_sent(partial(self._rpc.sent, device, call.number))
+        return True
 
     def catch_up(self, client: "Client") -> None:
         """Go on with calls for which the client had no room."""

@@ -3,6 +3,8 @@
 import select
 import socket
 import ssl
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -34,16 +36,17 @@ class Client:
     close_by    when its socket is closed at the latest; inf while it is served
     chunks      of firmware that it has asked for and not taken
     expires_at  when it is sent away, if it only came to be provisioned
+    is_blocked  its socket takes no more for now: it does not read
     provisions  what it has asked for then
     successor   a client that took it over, and waits until its last message is answered
     children    of a gateway, the devices it spoke for on this connection, the newest last
     """
 
     __slots__ = (
-        "_refusals", "_refused_at", "_taken", "address", "children", "chunks", "close_by",
-        "connection", "device", "events", "expires_at", "is_due", "is_given_up", "is_greeting",
-        "key", "number", "out", "parser", "provisions", "sent_bytes", "socket", "successor",
-        "tls_problem",
+        "_marks", "_refusals", "_refused_at", "_taken", "address", "children", "chunks", "close_by",
+        "connection", "device", "events", "expires_at", "is_blocked", "is_due", "is_given_up",
+        "is_greeting", "key", "number", "out", "parser", "provisions", "sent_bytes", "socket",
+        "successor", "tls_problem",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +67,8 @@ class Client:
         self.chunks = self.provisions = self.sent_bytes = 0
         self.tls_problem = ""
         self._taken: trio.Event | None = None
+        self._marks: deque[tuple[int, Callable[[], None]]] = deque()
+        self.is_blocked = False
         self.is_due = self.is_given_up = False
         self.is_greeting = isinstance(connection, ssl.SSLSocket)
         self._refusals = REFUSALS_MAX
@@ -81,7 +86,7 @@ class Client:
     @property
     def has_room(self) -> bool:
         """Whether it takes one more message now."""
-        return self.connection.has_room and len(self.out) < UNSENT_MAX
+        return self.connection.has_room and not self.is_blocked and len(self.out) < UNSENT_MAX
 
     def receive(self) -> bytes | None:
         """Return what has arrived, b"" for nothing now, None for the end."""
@@ -135,11 +140,19 @@ class Client:
                 self.sent_bytes += sent
                 del self.out[:sent]
         except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            return True
+            pass
         except OSError:
             return False
-        self.note_taken()
+        self.is_blocked = bool(self.out)
+        while self._marks and self._marks[0][0] <= self.sent_bytes:
+            self._marks.popleft()[1]()
+        if not self.out:
+            self.note_taken()
         return True
+
+    def when_sent(self, told: Callable[[], None]) -> None:
+        """Call `told` when the socket has all that is to be sent now; never if that ends before."""
+        self._marks.append((self.sent_bytes + len(self.out), told))
 
     def will_be_taken(self) -> trio.Event:
         """Return what is set when all that is to be sent has been, or never will be."""

@@ -17,6 +17,7 @@ from edgesync.rpc.queue import (
     Effect,
     Forget,
     Keep,
+    Mark,
     Note,
     Send,
     UnknownCall,
@@ -44,7 +45,7 @@ def states(effects: list[Effect]) -> list[tuple[str, str]]:
 
 def following(queue: CallQueue, effects: list[Effect], now_ns: int = 0) -> list[int]:
     """Store what is to be noted; returns the calls that are sent then."""
-    return sends(queue.stored([one for one in effects if isinstance(one, Note)], now_ns))
+    return sends(queue.stored([one for one in effects if isinstance(one, Note | Mark)], now_ns))
 
 
 def test_calls_of_a_device_go_in_order_one_without_acknowledgement_at_a_time() -> None:
@@ -52,7 +53,7 @@ def test_calls_of_a_device_go_in_order_one_without_acknowledgement_at_a_time() -
     assert sends(queue.add(call(1), 0)) == []
     queue.add(call(2), 0)
     assert sends(queue.reached("pump", (), 0)) == [1]
-    effects = queue.sent(1, 0, is_acknowledged=True)
+    effects = queue.sent("pump", 1, 0)
     assert (states(effects), following(queue, effects)) == ([("id1", "SENT")], [])
     assert queue.add(call(3), 0) == []
     effects = queue.delivered("pump", 1, 0)
@@ -64,7 +65,7 @@ def test_a_call_does_not_go_before_it_is_on_disk_what_became_of_the_one_before_i
     """Or a device would see the first again, after a kill, when it has seen the second."""
     queue = CallQueue([call(1), call(2), call(3, "fan")])
     assert sends(queue.reached("pump", (), 0)) == [1]
-    waiting = queue.sent(1, 0, is_acknowledged=True) + queue.delivered("pump", 1, 0)
+    waiting = queue.sent("pump", 1, 0) + queue.delivered("pump", 1, 0)
     assert sends(waiting + queue.reached("pump", (), 0)) == []
     assert queue.add(call(4), 0) == []
     assert sends(queue.reached("fan", (), 0)) == [3]
@@ -77,7 +78,7 @@ def test_calls_of_an_earlier_start_go_first_whatever_their_numbers() -> None:
     queue = CallQueue([msgspec.structs.replace(call(n), order=order) for n, order in made])
     numbers = sends(queue.reached("pump", (), 0))
     while len(numbers) < len(made):
-        effects = queue.sent(numbers[-1], 0, is_acknowledged=True)
+        effects = queue.sent("pump", numbers[-1], 0)
         numbers += following(queue, effects + queue.delivered("pump", numbers[-1], 0))
     assert numbers == [8, 9, 7, 3, 5]
 
@@ -85,7 +86,7 @@ def test_calls_of_an_earlier_start_go_first_whatever_their_numbers() -> None:
 def test_an_answer_stands_for_the_acknowledgement() -> None:
     queue = CallQueue([call(1), call(2)])
     queue.reached("pump", (), 0)
-    sent = queue.sent(1, 0, is_acknowledged=True)
+    sent = queue.sent("pump", 1, 0)
     effects = queue.answered("pump", 1, 5, Raw(b'"done"'))
     assert states(effects) == [("id1", "ANSWERED")]
     assert following(queue, sent + effects) == [2]
@@ -96,7 +97,7 @@ def test_an_answer_stands_for_the_acknowledgement() -> None:
 def test_a_device_that_left_is_sent_again_what_it_did_not_acknowledge() -> None:
     queue = CallQueue([call(1), call(2)])
     queue.reached("pump", (), 0)
-    assert following(queue, queue.sent(1, 0, is_acknowledged=True)) == []
+    assert following(queue, queue.sent("pump", 1, 0)) == []
     queue.left("pump")
     assert queue.add(call(3), 0) == []
     assert sends(queue.reached("pump", (), 0)) == [1]
@@ -108,18 +109,39 @@ def test_a_device_that_left_is_sent_again_what_it_did_not_acknowledge() -> None:
 def test_what_nothing_acknowledges_is_sent_once_and_holds_up_nobody() -> None:
     queue = CallQueue([call(1), call(2)])
     assert sends(queue.reached("pump", (), 0)) == [1]
-    effects = queue.sent(1, 0, is_acknowledged=False)
-    assert (states(effects), sends(effects)) == ([("id1", "SENT")], [])
-    assert following(queue, effects) == [1, 2]  # written now, when it is on disk that it was
+    effects = queue.unacknowledged(1)
+    assert (states(effects), sends(effects)) == ([], [])
+    assert following(queue, effects) == [1, 2]  # when it is on disk that it is on its way
+    effects = queue.sent("pump", 1, 0)
+    assert (states(effects), following(queue, effects)) == ([("id1", "SENT")], [])
     queue.left("pump")
     assert sends(queue.reached("pump", (), 0)) == [2]
     assert states(queue.answered("pump", 1, 1, Raw(b"1"))) == [("id1", "ANSWERED")]
 
 
+def test_what_nothing_acknowledges_is_not_sent_when_its_time_has_passed_meanwhile() -> None:
+    queue = CallQueue([call(1, expires=100), call(2)])
+    queue.reached("pump", (), 0)
+    marked = queue.unacknowledged(1)
+    expired = queue.elapsed(100)
+    assert states(expired) == [("id1", "EXPIRED")]
+    assert following(queue, marked + expired, 100) == [2]
+    assert queue.sent("pump", 1, 100) == []
+
+
+def test_a_call_that_is_not_written_yet_expires_as_one_that_was_not_sent() -> None:
+    queue = CallQueue([call(1, expires=100), call(2)])
+    assert sends(queue.reached("pump", (), 0)) == [1]
+    expired = queue.elapsed(100)
+    assert states(expired) == [("id1", "EXPIRED")]
+    assert queue.sent("pump", 1, 101) == []  # its connection takes it after all
+    assert following(queue, expired, 101) == [2]
+
+
 def test_a_call_whose_time_has_passed_is_given_up_once_and_the_next_goes() -> None:
     queue = CallQueue([call(1, expires=100), call(2)])
     queue.reached("pump", (), 0)
-    following(queue, queue.sent(1, 0, is_acknowledged=True))
+    following(queue, queue.sent("pump", 1, 0))
     assert queue.elapsed(99) == []
     effects = queue.elapsed(100)
     assert states(effects) == [("id1", "EXPIRED")]
@@ -151,7 +173,7 @@ def test_devices_do_not_wait_for_each_other_nor_answer_for_another() -> None:
 def test_one_way_ends_with_the_acknowledgement() -> None:
     queue = CallQueue([call(1, one_way=True, expires=50)])
     queue.reached("pump", (), 0)
-    queue.sent(1, 0, is_acknowledged=True)
+    queue.sent("pump", 1, 0)
     assert states(queue.delivered("pump", 1, 0)) == [("id1", "DELIVERED")]
     assert queue.elapsed(50) == [Forget(1)]
 
@@ -204,7 +226,7 @@ def test_whatever_happens_a_device_sees_calls_in_order_and_only_the_last_again(s
                 sent = effect.call.number
                 assert sent not in over
                 assert not order or sent >= order[-1]
-                pending += queue.sent(sent, now, is_acknowledged=True)
+                pending += queue.sent("pump", sent, now)
                 if random.random() < 0.8:
                     order.append(sent)
                     if random.random() < 0.8:
@@ -237,20 +259,20 @@ def test_what_was_sent_where_nothing_is_acknowledged_is_not_sent_after_a_restart
     one = call(1)
     queue = CallQueue([one])
     queue.reached("pump", (), 0)
-    queue.sent(1, 0, is_acknowledged=False)
+    queue.unacknowledged(1)
     assert sends(CallQueue([one]).reached("pump", (), 0)) == []
 
 
 def test_that_a_call_was_sent_is_told_once_and_not_of_one_that_has_gone_on() -> None:
     queue = CallQueue([call(1)])
     queue.reached("pump", (), 0)
-    effects = queue.sent(1, 0, is_acknowledged=True)
+    effects = queue.sent("pump", 1, 0)
     assert (states(effects), following(queue, effects)) == ([("id1", "SENT")], [])
     queue.left("pump")
     assert sends(queue.reached("pump", (), 1)) == [1]
-    assert queue.sent(1, 1, is_acknowledged=True) == []
+    assert queue.sent("pump", 1, 1) == []
     queue.delivered("pump", 1, 2)
-    assert queue.sent(1, 3, is_acknowledged=True) == []
+    assert queue.sent("pump", 1, 3) == []
     assert [one.state for one in queue.open_calls()] == [State.DELIVERED]
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,59 @@ async def test_a_call_is_sent_when_it_was_and_delivered_when_the_device_says_so(
             assert (seen(sent).state, seen(sent).delivered_ns) == (State.SENT, None)
             await client.say(Puback(packet_id=asked.packet_id))
             await until(lambda: seen(sent).state is State.DELIVERED)
+
+
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_a_call_is_not_sent_while_its_bytes_wait_for_who_does_not_read(
+    tmp_path: Path, qos: int
+) -> None:
+    """It was not written to its device's socket: its time passes, and who called is told so once.
+
+    A gateway with calls for more devices than its socket takes.
+    """
+    names, large = [f"d{n:03}" for n in range(120)], "x" * 40_000
+
+    async with clocked(tmp_path) as (hub, clock), hub.serving() as service, open_site(hub) as site:
+        asked = [call("go", large, device=name, ttl_s=3600) for name in names]
+        ids = send_all(hub.calls, "barn", asked)
+        await service.send("default", "barn", call("go", device="other"))  # and all of them go
+
+        def found() -> list[CallView]:
+            return [one for one in map(partial(hub.calls.one, None), ids) if one is not None]
+
+        def sent_at_edge() -> int:
+            count: int = site.node.part("rpc").status()["rpc"].sent
+            return count
+
+        with trio.socket.socket() as raw:
+            raw.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+            await raw.connect(("127.0.0.1", site.port))
+            client = RawClient(trio.SocketStream(raw), V311)
+            greeting = Connect(level=V311, client_id="g", username="GATE_TOKEN")
+            assert isinstance(await client.ask(greeting), Connack)
+            filters = (Filter("v1/gateway/rpc", qos),)
+            assert isinstance(await client.ask(Subscribe(packet_id=1, filters=filters)), Suback)
+            readings = json.dumps({name: [{"a": 1}] for name in names}).encode()
+            await client.say(Publish(topic="v1/gateway/telemetry", payload=readings))
+            (served,) = site.node.part("mqtt")._server._clients.values()
+            await until(lambda: served.is_blocked)
+            await until(lambda: {one.edge_ns for one in found()}.isdisjoint({None}))
+            assert 0 < sent_at_edge() * len(large) <= served.sent_bytes
+            await until(lambda: sum(one.sent_ns is not None for one in found()) == sent_at_edge())
+            told, buffered = sent_at_edge(), len(served._marks)
+            assert told + buffered < len(names)
+            assert {one.state for one in found() if one.sent_ns is None} == {State.QUEUED}
+            clock.passed_s += 4000
+            for one in found():
+                done = await final(service, one)
+                assert (done.state, done.reason) == (State.EXPIRED, "its time passed")
+            await client.say(Pingreq())  # and it reads again, too late
+            called = [await client.hear()]
+            while called[-1] != Pingresp():
+                called.append(await client.hear())
+            assert len(called) - 1 <= told + buffered + 1
+            assert {one.state for one in found()} == {State.EXPIRED}
+            assert sum(one.sent_ns is not None for one in found()) <= told + 1
 
 
 async def test_a_session_that_is_kept_is_called_without_a_new_subscription(hub: RpcHub) -> None:
