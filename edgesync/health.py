@@ -23,6 +23,7 @@ from edgesync.status import Indicator, LaneStatus, Level, Status
 def indicators(status: Status) -> list[Indicator]:
     """Return what is out of bounds, the worst first."""
     found = [*_store(status), *_clock(status)]
+    found += [Indicator("door", "warning", problem) for problem in status.closed_doors]
     if status.link.endpoint:  # without a hub nothing waits for one
         found += [*_queue(status), *_link(status)]
     return sorted(found, key=lambda one: one.level != "critical")

@@ -281,6 +281,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     granted          prefixes of the keys the hub tells this edge of; none: all it wishes to have
 
     running          False: a program reads what is stored, and no link or device is at work
+    closed_doors     what is missing while a door cannot be opened, and why: its port is taken, say
     indicators       what is out of bounds, the worst first (edgesync/health.py)
     resource_level   the worst of all resources: normal, warning, high, critical; or unwatched
     """
@@ -310,6 +311,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     resend: ResendStatus | None = None
     tunnels: TunnelsStatus | None = None
     objects: ObjectsStatus | None = None
+    closed_doors: tuple[str, ...] = ()
     indicators: tuple[Indicator, ...] = ()
     rss_bytes: int = 0
     resource_level: str = "unwatched"

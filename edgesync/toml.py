@@ -22,6 +22,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 # A settings file is written by people; a larger one is something else.
 FILE_BYTES_MAX: Final = 4 << 20
+MISSING: Final = "name another file with --config, or make one with `init`"
 
 BYTE_ORDER_MARKS: Final = {
     b"\xef\xbb\xbf": "UTF-8", b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16",
@@ -34,8 +35,8 @@ _UNKNOWN = re.compile(r"unknown field `(?P<name>[^`]*)`")
 _MISSING = re.compile(r"missing required field `(?P<name>[^`]*)`")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return the table in the file `path`; raises ConfigError."""
+def read(path: Path, remedy: str = MISSING) -> dict[str, Any]:
+    """Return the table in the file `path`; raises ConfigError, with `remedy` if it is not there."""
     try:
         raw = path.read_bytes()[: FILE_BYTES_MAX + 1]
     except OSError as error:
@@ -43,7 +44,7 @@ def read(path: Path) -> dict[str, Any]:
             file=str(path),
             field="(file)",
             problem=error.strerror or str(error),
-            remedy="name another file with --config, or make one with `init`",
+            remedy=remedy,
         ) from error
     return parse(raw, file=str(path))
 

@@ -21,6 +21,7 @@ import msgspec
 import trio
 
 from edgesync.cli.program import EX_UNAVAILABLE, MENDABLE, as_json_option
+from edgesync.cli.run import files_checked
 from edgesync.settings import Settings, link_keys, link_proxy, read_settings
 
 if TYPE_CHECKING:
@@ -88,13 +89,34 @@ async def examine(config: Path) -> list[Finding]:
         settings = read_settings(config)
     except MENDABLE as error:
         return [Finding("settings", Verdict.WRONG, str(error), "edgesync check says all of it")]
-    found = [Finding("settings", Verdict.GOOD, str(config))]
+    found = [_settings(settings, config)]
+    if found[0].verdict is Verdict.WRONG:
+        return found
     folder = (config.parent / settings.edge.data_dir).absolute()
     status, problem = await trio.to_thread.run_sync(_status, config, folder)
     found += _disk(folder, settings, status)
     found.append(_store(folder, status, problem))
     found.append(_clock(status))
     return found + await _link(settings, config.parent, status)
+
+
+def _settings(settings: Settings, config: Path) -> Finding:
+    """Return what is wrong with the settings and the files that they name.
+
+    Without a profile of a Modbus device the daemon does not start; all else only stays closed.
+    """
+    from edgesync.sources.modbus.source import modbus_lines
+
+    verdict = Verdict.WRONG
+    try:
+        modbus_lines(settings.modbus, config.parent)
+        verdict = Verdict.DOUBTFUL
+        facts, _ = files_checked(settings, config.parent)
+    except MENDABLE as error:
+        return Finding("settings", verdict, str(error), "edgesync check says all of it")
+    if doubts := facts["doubts"]:
+        return Finding("settings", Verdict.DOUBTFUL, f"{config}; {'; '.join(doubts)}")
+    return Finding("settings", Verdict.GOOD, str(config))
 
 
 def _status(config: Path, folder: Path) -> tuple[Mapping[str, Any], str]:

@@ -11,12 +11,14 @@ import click
 
 from edgesync import short_form, toml
 from edgesync.cli.program import EX_UNAVAILABLE, as_json_option
-from edgesync.settings import link_keys, read_settings
+from edgesync.settings import Settings, link_keys, read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from edgesync.sources.modbus.layout import Layout
+
+    Lines = Mapping[tuple[str, int], Sequence[Layout]]
 
 
 @click.command(epilog="Example: edgesync --config /etc/edgesync/edge.toml run")
@@ -47,44 +49,10 @@ def _become_hub(config: Path, log_text: bool) -> NoReturn:
 @click.pass_obj
 def check(config: Path, is_asked: bool, as_json: bool) -> None:
     """Check edge.toml and say what it would do; exit code 78 if it is wrong."""
-    from edgesync.sources.modbus.doubts import doubts
-    from edgesync.sources.modbus.source import modbus_lines, modbus_sources
-
     settings = read_settings(config)
-    lines = modbus_lines(settings.modbus, config.parent)
-    sources = modbus_sources(settings.modbus, folder=config.parent)
+    facts, lines = files_checked(settings, config.parent)
     if settings.hub.endpoint:
         link_keys(settings, config.parent)
-    found = [doubt for layouts in lines.values() for doubt in doubts(layouts)]
-    if settings.mqtt.is_open:
-        from edgesync.serve.mqtt.door import mqtt_doubts
-
-        found += mqtt_doubts(settings, config.parent)
-    if settings.device_http.is_open:
-        from edgesync.serve.device_http.door import device_http_doubts
-
-        found += device_http_doubts(settings, config.parent)
-    chains: list[str] = []
-    if settings.rules.chains:
-        from edgesync.rules.files import read_rules
-
-        place = config.parent / settings.rules.chains
-        rules = read_rules(place, root=settings.rules.root).loaded
-        chains = list(rules.chains.firsts)
-        found += rules.doubts
-    facts: dict[str, Any] = {
-        "edge": settings.edge.name,
-        "hub": settings.hub.endpoint or None,
-        "to_join": settings.hub.unjoined or None,
-        "devices": [device.name for device in settings.modbus],
-        "connections": [source.name for source in sources],
-        **{
-            name: [port for port in (door.port, door.tls_port) if port]
-            for name, door in (("mqtt", settings.mqtt), ("device_http", settings.device_http))
-        },
-        "rules": chains,
-        "doubts": list(dict.fromkeys(found)),  # two doors may share a file of devices
-    }
     answers = {} if not is_asked else _answers(lines)
     if is_asked:
         facts["answers"] = answers
@@ -101,8 +69,8 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         if facts[name]:
             ports = " and ".join(str(port) for port in facts[name])
             click.echo(f"  {name:12} {host}, port {ports}")
-    if chains:
-        click.echo(f"  rules        {', '.join(chains)}")
+    if facts["rules"]:
+        click.echo(f"  rules        {', '.join(facts['rules'])}")
     for doubt in facts["doubts"] or ():
         click.echo(f"  doubtful     {doubt}")
     for name, problem in answers.items():
@@ -111,7 +79,49 @@ def check(config: Path, is_asked: bool, as_json: bool) -> None:
         raise SystemExit(EX_UNAVAILABLE)
 
 
-def _answers(lines: "Mapping[tuple[str, int], Sequence[Layout]]") -> dict[str, str]:
+def files_checked(settings: Settings, folder: Path) -> "tuple[dict[str, Any], Lines]":
+    """Read the files of devices and rules; returns what there is, and the Modbus connections.
+
+    Raises ConfigError for what is missing or wrong.
+    """
+    from edgesync.sources.modbus.doubts import doubts
+    from edgesync.sources.modbus.source import modbus_lines, modbus_sources
+
+    lines = modbus_lines(settings.modbus, folder)
+    sources = modbus_sources(settings.modbus, folder=folder)
+    found = [doubt for layouts in lines.values() for doubt in doubts(layouts)]
+    if settings.mqtt.is_open:
+        from edgesync.serve.mqtt.door import mqtt_doubts
+
+        found += mqtt_doubts(settings, folder)
+    if settings.device_http.is_open:
+        from edgesync.serve.device_http.door import device_http_doubts
+
+        found += device_http_doubts(settings, folder)
+    chains: list[str] = []
+    if settings.rules.chains:
+        from edgesync.rules.files import read_rules
+
+        rules = read_rules(folder / settings.rules.chains, root=settings.rules.root).loaded
+        chains = list(rules.chains.firsts)
+        found += rules.doubts
+    facts: dict[str, Any] = {
+        "edge": settings.edge.name,
+        "hub": settings.hub.endpoint or None,
+        "to_join": settings.hub.unjoined or None,
+        "devices": [device.name for device in settings.modbus],
+        "connections": [source.name for source in sources],
+        **{
+            name: [port for port in (door.port, door.tls_port) if port]
+            for name, door in (("mqtt", settings.mqtt), ("device_http", settings.device_http))
+        },
+        "rules": chains,
+        "doubts": list(dict.fromkeys(found)),  # two doors may share a file of devices
+    }
+    return facts, lines
+
+
+def _answers(lines: "Lines") -> dict[str, str]:
     """Ask each device, those of one connection one after the other; name -> problem or ""."""
     import trio
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 import trio
 
 from edgesync.parts import table
-from edgesync.parts.part import Context, Life, Part
+from edgesync.parts.part import Context, DoorPart, Life, Part
 
 NOT_OPEN: Final = "the node is not open; use `async with` or `with`"
 NEEDS: Final = {
@@ -51,7 +51,8 @@ class Parts:
         fields: dict[str, Any] = {}
         for _, part in self._open.values():
             fields |= part.status()
-        return fields
+        doors = (part for _, part in self._open.values() if isinstance(part, DoorPart))
+        return fields | {"closed_doors": tuple(door.problem for door in doors if door.problem)}
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Start a task of the node; without a nursery, as in a plain program, nothing happens."""

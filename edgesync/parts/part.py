@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
+from edgesync.errors import ConfigError
 from edgesync.image import ProcessImage
 from edgesync.settings import Settings
 from edgesync.sources.base import Source
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from edgesync.recorder import Recorder
 
 log = logging.getLogger(__name__)
+
+# Between two attempts to open a door whose port is taken, or a file of which is wrong.
+RETRY_S: Final = 1.0
 
 
 class Life(enum.IntEnum):
@@ -102,13 +106,18 @@ class Part:
 
 
 class DoorPart(Part):
-    """A part that listens for other programs; if it cannot, the others go on (I8).
+    """A part that listens for other programs; while it cannot, the others go on (I8).
 
-    offer     what is missing then, for the log
+    offer     what is missing then, for log and status
     address   setting, port and host
+    problem   why the door is closed, until it can be opened; empty while it is open
     """
 
     offer = "clients"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self.problem = ""
 
     @property
     def address(self) -> str:
@@ -117,14 +126,40 @@ class DoorPart(Part):
     async def serve(
         self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Answer until cancelled; `started` when the door listens, OSError before if it cannot."""
+        """Answer until cancelled; `started` when the door listens.
+
+        Before that raises OSError, as for a port that is taken, and ConfigError for a file of the
+        door that is missing or wrong.
+        """
         raise NotImplementedError
 
     async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(self.serve)
-            except* OSError as failed:
-                # A port that is taken must not keep a site from being measured.
-                log.error("no %s: %s: %s", self.offer, self.address, failed.exceptions[0])
+            is_open = await self._open_door(nursery)
+            # A door that is closed must not keep a site from being measured.
             task_status.started()
+            while not is_open:
+                await trio.sleep(RETRY_S)
+                is_open = await self._open_door(nursery)
+
+    async def _open_door(self, nursery: trio.Nursery) -> bool:
+        """Try to open the door; the log has each reason why not once, and that it is open now."""
+        problem = ""
+        try:
+            await nursery.start(self.serve)
+        except* OSError as failed:
+            problem = f"no {self.offer}: {self.address}: {_first(failed)}"
+        except* ConfigError as failed:
+            problem = f"no {self.offer}: {_first(failed)}"
+        if problem and problem != self.problem:
+            log.error("%s", problem)
+        elif self.problem and not problem:
+            log.info("%s: the door is open now", self.offer)
+        self.problem = problem
+        return not problem
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

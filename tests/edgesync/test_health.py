@@ -62,6 +62,7 @@ def out_of_bounds(
         ({"store": {"used_bytes": 80}}, [("store", "warning")]),
         ({"store": {"used_bytes": 90}}, [("store", "critical")]),
         ({"lane": {"filled": 0.8}}, [("lane", "warning")]),
+        ({"closed_doors": ("no metrics: taken",)}, [("door", "warning")]),
         (
             {"link": {"clock_offset_s": 9.0}, "store": {"used_bytes": 95}},
             [("store", "critical"), ("clock", "warning")],

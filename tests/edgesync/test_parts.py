@@ -61,6 +61,24 @@ async def test_a_door_that_cannot_listen_stops_no_other(
         assert f"no counts: {tmp_path / 'data' / 'count'}: " in caplog.text
         await edge.ingest([Reading("scale0", "Weight", 1.5, 1)])
         assert Noted.log == ["open noted"]
+        [door] = [one for one in edge.status().indicators if one.name == "door"]
+        assert door.text.startswith("no counts: ")
+
+
+async def test_a_door_opens_once_it_can(
+    tmp_path: Path, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    register("CountDoor", Life.SERVING)
+    path = tmp_path / "data" / "count"
+    path.parent.mkdir()
+    path.touch()
+    async with node(tmp_path) as edge, edge.serving():
+        assert edge.status().closed_doors
+        path.unlink()
+        await until(lambda: not edge.status().closed_doors)
+        async with await trio.open_unix_socket(path) as client:
+            assert await client.receive_some() == b"0\n"
+        assert caplog.text.count("no counts: ") == 1
 
 
 async def test_a_source_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

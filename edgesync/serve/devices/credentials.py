@@ -273,7 +273,8 @@ def shown_by(connect: Connect) -> bytes:
 
 
 def read_devices(path: Path) -> DevicesFile:
-    return toml.convert(toml.read(path), DevicesFile, file=str(path))
+    remedy = "write one, a [[device]] with a token; docs/mqtt.md shows what may be in it"
+    return toml.convert(toml.read(path, remedy), DevicesFile, file=str(path))
 
 
 def is_readable_by_others(path: Path) -> bool:

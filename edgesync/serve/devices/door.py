@@ -1,19 +1,15 @@
 """A door for devices as a part of the node, and what is doubtful about any."""
 
-import logging
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
-from edgesync.errors import ConfigError
 from edgesync.model import Event, Reading
 from edgesync.parts.part import Context, DoorPart
 from edgesync.serve.devices.credentials import is_readable_by_others
 from edgesync.settings import LOOPBACK
-
-log = logging.getLogger(__name__)
 
 
 class Recorder(Protocol):
@@ -42,7 +38,7 @@ class Server(Protocol):
 
 
 class DevicePart(DoorPart):
-    """A door for devices; one whose files are wrong stays closed, and the log says why.
+    """A door for devices; one whose files are wrong stays closed until they are right.
 
     section   of the settings, and the field of the status
     """
@@ -66,19 +62,15 @@ class DevicePart(DoorPart):
     async def serve(
         self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        try:
-            self._server = self.make_server()
-        except ConfigError as error:
-            log.error("no %s: %s", self.offer, error)
-            task_status.started()
-            return
+        self._server = self.make_server()
         if self.context.settings.hub.endpoint:
             # What the hub says of devices comes here before they ask for it.
             self.context.parts.get("entities")
         await self._server.serve(task_status=task_status)
 
     def status(self) -> Mapping[str, Any]:
-        return {} if self._server is None else {self.section: self._server.status()}
+        is_open = self._server is not None and not self.problem
+        return {self.section: self._server.status()} if is_open else {}
 
 
 def device_doubts(section: Section, name: str, folder: Path, shown: str) -> list[str]:

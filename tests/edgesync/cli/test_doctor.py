@@ -143,6 +143,8 @@ def test_keys_that_are_missing(site: Terminal) -> None:
         ('[edge]\nfoo = "barn"\n', "settings", "edge.foo"),
         ('[edge]\nname = "barn"\ndata_dir = "/proc/nowhere"\n', "disk", "cannot be written"),
         ('[edge]\nname = "barn"\n[store]\nlimit = "1000 TiB"\n', None, "store.limit"),
+        ("[mqtt]\nport = 1883\n", None, "[[device]] with a token; docs/mqtt.md"),
+        ('[[modbus]]\nname = "a"\nhost = "h"\nprofile = "no.toml"\n', "settings", "no.toml"),
     ],
 )
 def test_without_a_hub(tmp_path: Path, text: str, failing: str | None, said: str) -> None:

@@ -366,8 +366,12 @@ def test_a_door_that_cannot_open_leaves_the_rest_running(tmp_path: Path) -> None
         assert terminal.logged("edgesync", "no MQTT clients: ")
         assert terminal.logged("edgesync", "device[0] (Scale): has no credentials")
         assert daemon.status()["mqtt"] is None
-        assert terminal.stop(daemon.process) == 0
+        [door] = daemon.status()["indicators"]
+        assert "add token, username, client_id or certificate" in door["text"]
         devices.write_text(DEVICES)
+        terminal.until(lambda: daemon.status()["mqtt"] is not None)
+        assert daemon.status()["indicators"] == []
+        assert terminal.stop(daemon.process) == 0
         with socket.create_server(("127.0.0.1", daemon.port)):
             daemon.start()
             assert terminal.logged("edgesync", f"no MQTT clients: mqtt.port {daemon.port}")
