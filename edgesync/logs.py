@@ -5,9 +5,11 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from edgesync_transport.seldom import Seldom
+
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 # Lines of one kind a minute, whatever they are about: what they name may come from outside.
 KIND_LINES_MAX: Final = 20

@@ -13,6 +13,7 @@ from msgspec import Meta
 from edgesync import short_form, toml
 from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
+from edgesync.logs import LogLevel
 from edgesync.model import Lane
 from edgesync.objects.settings import ObjectsSection
 from edgesync.resources.settings import ResourcesSection
@@ -31,7 +32,16 @@ if TYPE_CHECKING:
     from edgesync_transport.keys import KeyPair
     from edgesync_transport.proxy import Proxy
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="letters, digits, . _ -, at most 63, beginning with a letter or digit",
+    ),
+]
+HubAddress = Annotated[
+    str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$", description="tcp://host:port of the hub's link")
+]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -51,10 +61,13 @@ class HubSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     proxy       what the link goes through: a URL (edgesync_transport.proxy), or "environment"
     """
 
-    endpoint: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
-    server_key: Annotated[str, Meta(pattern=r"^(.{40})?$")] = ""
+    endpoint: HubAddress = ""
+    server_key: Annotated[
+        str,
+        Meta(pattern=r"^(.{40})?$", description="the 40 characters that `edgesync init` writes"),
+    ] = ""
     keys: str = "edge.keys"
-    url: Annotated[str, Meta(pattern=r"^(tcp://.+:\d{1,5})?$")] = ""
+    url: HubAddress = ""
     proxy: str = ""
 
     @property
@@ -167,7 +180,7 @@ class HttpSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    level: LogLevel = "info"
     json: bool = True
 
 
@@ -243,8 +256,8 @@ def from_mapping(table: Mapping[str, Any]) -> Settings:
 def from_table(table: dict[str, Any], *, file: str, environment: Mapping[str, str]) -> Settings:
     """Return settings that fit together; changes `table`. Raises ConfigError."""
     names = short_form.for_edge(table, file)
-    toml.override(table, environment, "EDGESYNC")
-    settings = toml.convert(table, Settings, file=file, names=names)
+    variables = toml.override(table, environment, "EDGESYNC")
+    settings = toml.convert(table, Settings, file=file, names=names, variables=variables)
     if problem := _misfit(settings, file):
         raise toml.renamed(problem, names)
     return settings

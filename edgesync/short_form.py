@@ -210,8 +210,9 @@ def _check_known(said: Table, file: str, names: Iterable[str], also: Iterable[st
         if name in known:
             continue
         section, _, key = name.rpartition(".")
+        inner = f"{section}."
         allowed = sorted(
-            one.rpartition(".")[2] for one in known if one.rpartition(".")[0] == section
+            {one[len(inner) :].split(".")[0] for one in known if one.startswith(inner)}
         )
         near = difflib.get_close_matches(key, allowed, n=1)
         guess = f"did you mean `{near[0]}`? " if near else ""

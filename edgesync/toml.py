@@ -66,20 +66,26 @@ def parse(raw: bytes, *, file: str) -> dict[str, Any]:
 
 
 def convert(
-    table: Mapping[str, Any], kind: type[T], *, file: str, names: Mapping[str, str] | None = None
+    table: Mapping[str, Any],
+    kind: type[T],
+    *,
+    file: str,
+    names: Mapping[str, str] | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> T:
     """Return `table` as `kind`, with durations and sizes as text; raises ConfigError.
 
     All mistakes are told at once (ConfigErrors): after each the field is left out, and the rest is
     read again.
 
-    names   what fields are called for whoever wrote the table, where that differs
+    names      what fields are called for whoever wrote the table, where that differs
+    variables  of the environment, by the fields that they have set (`override`)
     """
     try:
         return msgspec.convert(table, kind, dec_hook=units.dec_hook)
     except (msgspec.ValidationError, ValueError) as error:
         mistakes = _mistakes(table, kind, file)
-        raise gathered([renamed(mistake, names or {}) for mistake in mistakes]) from error
+        raise gathered([_as_said(one, names or {}, variables or {}) for one in mistakes]) from error
 
 
 def _mistakes(table: Mapping[str, Any], kind: type[msgspec.Struct], file: str) -> list[ConfigError]:
@@ -141,6 +147,17 @@ def _fill_in(
     return False
 
 
+def _as_said(
+    error: ConfigError, names: Mapping[str, str], variables: Mapping[str, str]
+) -> ConfigError:
+    """Tell the same where it was said: in a file under its own names, or in the environment."""
+    if (variable := variables.get(error.field)) is None:
+        return renamed(error, names)
+    return ConfigError(
+        file="environment", field=variable, problem=error.problem, remedy=error.remedy
+    )
+
+
 def renamed(error: ConfigError, names: Mapping[str, str]) -> ConfigError:
     """Tell the same of the field under the name it was written with."""
     return ConfigError(
@@ -151,20 +168,44 @@ def renamed(error: ConfigError, names: Mapping[str, str]) -> ConfigError:
     )
 
 
-def override(table: dict[str, Any], environment: Mapping[str, str], prefix: str) -> None:
-    """Put PREFIX_SECTION__KEY=value over the file's value; numbers as TOML has them."""
+def override(
+    table: dict[str, Any], environment: Mapping[str, str], prefix: str
+) -> Mapping[str, str]:
+    """Put PREFIX_SECTION__KEY=value over the file's value; numbers as TOML has them.
+
+    Returns the variable that set each field, such as `sync.heartbeat`, or made each section.
+    """
+    variables: dict[str, str] = {}
     for name, text in sorted(environment.items()):
         if not name.startswith(f"{prefix}_") or "__" not in name:
             continue
         *sections, key = name.removeprefix(f"{prefix}_").lower().split("__")
         place: dict[str, Any] = table
+        path = ""
         for section in sections:
+            path = f"{path}.{section}".lstrip(".")
+            if section not in place:
+                variables[path] = name
             inner = place.setdefault(section, {})
             if not isinstance(inner, dict):
                 break  # no table: reading it into the struct says so
             place = inner
         else:
             place[key] = _literal(text)
+            variables[f"{path}.{key}"] = name
+    return variables
+
+
+def unread(environment: Mapping[str, str], prefix: str, kind: type[msgspec.Struct]) -> list[str]:
+    """Return what is doubtful of the environment: a section's key after one underscore only."""
+    sections = [field.encode_name for field in msgspec.structs.fields(kind)]
+    fields = [(section, key) for section in sections for key in _fields_at(kind, [section])]
+    return [
+        f"{name} is not read: write {prefix}_{section.upper()}__{key.upper()}"
+        for name in sorted(environment)
+        for section, key in fields
+        if name == f"{prefix}_{section}_{key}".upper()
+    ]
 
 
 def _literal(text: str) -> Any:
@@ -224,12 +265,22 @@ def _in_plain_words(problem: str, value: Any, wanted: Any, where: str) -> tuple[
     ):
         kind = "tab" if "\t" in value else "slash" if "/" in value else "blank"
         return f"{value!r} has a {kind}", "names are without blanks, tabs and slashes"
+    if "Expected `array`, got `str`" in problem:
+        return problem, f'write a list: ["{value}"]'
+    if "matching regex" in problem and (described := _description(wanted)):
+        return "has the wrong form", f"write {described}"  # it may be a secret: not shown
     return problem, ""
 
 
 def _guess(word: str, allowed: Sequence[str]) -> str:
     near = difflib.get_close_matches(word, [str(one) for one in allowed], n=1)
     return f"did you mean `{near[0]}`? " if near else ""
+
+
+def _description(wanted: Any) -> str:
+    """Return what a type with a pattern says of itself, in words."""
+    metas = [one for one in getattr(wanted, "__metadata__", ()) if isinstance(one, msgspec.Meta)]
+    return next((one.description for one in metas if one.description), "")
 
 
 def _choices(wanted: Any) -> Iterator[str]:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from edgesync import short_form, toml
 from edgesync.cells.settings import PrefixStrategy, StrategyName, ranking
+from edgesync.logs import LogLevel
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
@@ -20,7 +21,20 @@ from hubd.project.limits import SERIES_MAX, TENANT_SERIES_MAX, SeriesLimits
 # Room for some of the largest batches: with less, an edge could hand over none, ever.
 LIMIT_LEAST_MIB: Final = 4
 
-Address = Annotated[str, Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$")]
+Address = Annotated[
+    str,
+    Meta(pattern=r"^tcp://.+:(\d{1,5}|\*)$", description="tcp://address:port, as edges connect"),
+]
+PublicAddress = Annotated[
+    str,
+    Meta(
+        pattern=r"^(tcp://.+:\d{1,5})?$",
+        description="tcp://host:port, as edges reach it, such as tcp://hub.example.org:7400",
+    ),
+]
+PublicUrl = Annotated[
+    str, Meta(pattern=r"^(https?://.+)?$", description="https://host, as edges reach it")
+]
 
 
 class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,8 +53,8 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     database: str = ""
     password_file: str = ""
     listen: tuple[Address, ...] = ("tcp://0.0.0.0:7400",)
-    public: str = ""
-    public_url: str = ""
+    public: PublicAddress = ""
+    public_url: PublicUrl = ""
 
 
 class LinkSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -161,7 +175,7 @@ class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: Annotated[str, Meta(pattern="^(debug|info|warning|error)$")] = "info"
+    level: LogLevel = "info"
     json: bool = True
 
 
@@ -195,8 +209,8 @@ def read_settings(path: Path, environment: Mapping[str, str] | None = None) -> S
 def from_table(table: dict[str, Any], *, file: str, environment: Mapping[str, str]) -> Settings:
     """Return the settings in `table`, which may be in the short form; changes it."""
     names = short_form.for_hub(table, file)
-    toml.override(table, environment, "HUBD")
-    return toml.convert(table, Settings, file=file, names=names)
+    variables = toml.override(table, environment, "HUBD")
+    return toml.convert(table, Settings, file=file, names=names, variables=variables)
 
 
 def data_dir(path: Path, settings: Settings) -> Path:

@@ -63,7 +63,13 @@ class CellsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     eviction: Literal["none", "lru"] = "none"
 
     flush: Flush = "refuse"
-    notify_keyspace_events: Annotated[str, Meta(pattern=r"^[KEg$lshzxetdmnA]*$")] = "KEA"
+    notify_keyspace_events: Annotated[
+        str,
+        Meta(
+            pattern=r"^[KEg$lshzxetdmnA]*$",
+            description='letters as of Redis, such as "KEA" for all events',
+        ),
+    ] = "KEA"
     # Nothing else happens at the edge while a script of a client runs.
     script_cpu: Period = Period(0.1)
 

@@ -22,7 +22,10 @@ COMMANDS: Final = {
     ),
     "queue": ("edgesync.cli.ask", "Show what waits for the hub, and what was refused for good."),
     "events": ("edgesync.cli.ask", "List events of the journal, the newest first."),
-    "latest": ("edgesync.cli.ask", "List the newest reading of every series."),
+    "latest": (
+        "edgesync.cli.ask",
+        "List the newest reading of each series since the start of the daemon.",
+    ),
     "sync": (
         "edgesync.cli.ask",
         "Wait until the hub durably has everything stored so far; exit code 69 if not in time.",

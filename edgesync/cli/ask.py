@@ -102,7 +102,8 @@ def _listing(question: str, columns: Sequence[str], text: str, example: str) -> 
 latest = _listing(
     "latest",
     ("entity", "key", "value", "unit", "time_ns"),
-    "List the newest reading of every series.",
+    "List the newest reading of each series since the start of the daemon.\n\n"
+    "While no daemon runs: of each series in the newest 20,000 records of the store.",
     "edgesync latest --json",
 )
 

@@ -102,7 +102,7 @@ def init(config: Path, token: str | None, name: str, new_key: bool, proxy: str |
             )
     config.parent.mkdir(parents=True, exist_ok=True)
     is_new = not config.exists()
-    draft = config.with_suffix(".draft")
+    draft = config.with_name(f"{config.name}.draft")
     facts = _facts(parsed, name)
     text = TEMPLATE.format(**facts) if is_new else _joined(config, facts)
     try:

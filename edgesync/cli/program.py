@@ -1,5 +1,6 @@
 """What `edgesync` and `hubd` have in common: settings, exit codes, one line instead of a trace."""
 
+import difflib
 import functools
 import importlib
 import json
@@ -106,6 +107,14 @@ class Lazy(Program):
         found = getattr(importlib.import_module(self.load[name][0]), name)
         assert isinstance(found, click.Command)
         return found
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = [] if args[0] in self.load else difflib.get_close_matches(args[0], self.load, n=1)
+        if near and not context.resilient_parsing:
+            context.fail(f"No such command {args[0]!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

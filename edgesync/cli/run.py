@@ -98,6 +98,7 @@ def files_checked(settings: Settings, folder: Path) -> "tuple[dict[str, Any], Li
         from edgesync.serve.device_http.door import device_http_doubts
 
         found += device_http_doubts(settings, folder)
+    found += toml.unread(toml.environment(), "EDGESYNC", Settings)
     chains: list[str] = []
     if settings.rules.chains:
         from edgesync.rules.files import read_rules

@@ -169,7 +169,9 @@ class Inbound:
     def begin(self, incarnation: bytes, floors: tuple[LaneFloor, ...]) -> None:
         """Note of which journal batches come in this session; on disk with the first of them."""
         if incarnation != self._floors.incarnation:
-            log.warning("downlink: another journal of the hub: %s", incarnation.hex())
+            # The first one of an edge is no surprise; with another one the hub was restored.
+            level = logging.WARNING if self._floors.incarnation else logging.INFO
+            log.log(level, "downlink: another journal of the hub: %s", incarnation.hex())
         self._floors = DownFloors(incarnation, floors)
 
     def _debt_s(self) -> float:

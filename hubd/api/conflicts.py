@@ -60,7 +60,7 @@ async def resolve(context: Context, params: OneConflict, asked: Choice) -> Confl
 def _known(context: Context, number: int) -> Conflict:
     found = context.cells.conflicts.get(number)
     if found is None:
-        remedy = "GET /api/v1/conflicts lists them; the oldest of many are forgotten"
+        remedy = "`hubd conflicts` lists them; the oldest of many are forgotten"
         raise ApiError(404, f"no conflict {number}", field="id", remedy=remedy)
     return found
 

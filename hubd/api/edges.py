@@ -259,7 +259,7 @@ def _refused(error: Exception) -> ApiError:
         case DownlinkFull():
             return ApiError(
                 429, str(error), field="edge",
-                remedy="GET /api/v1/edges/{edge}/downlink says what waits",
+                remedy=f"GET /api/v1/edges/{error.edge}/downlink says what waits",
             )  # fmt: skip
     return ApiError(503, str(error), remedy="the registry is needed for this; try again")
 

@@ -51,7 +51,12 @@ def from_validation(error: msgspec.ValidationError, descriptions: dict[str, str]
 
 
 def no_such_edge(name: str) -> ApiError:
-    return ApiError(404, f"no edge {name!r}", field="edge", remedy="GET /api/v1/edges lists them")
+    return ApiError(
+        404,
+        f"no edge {name!r}",
+        field="edge",
+        remedy="`hubd edges`, or GET /api/v1/edges, lists them",
+    )
 
 
 def descriptions(shape: type[msgspec.Struct]) -> dict[str, str]:

@@ -70,7 +70,8 @@ async def send(context: Context, params: OneEdge, asked: CallBody) -> CallView:
         full = not isinstance(error, CallIdTaken)
         raise ApiError(
             429 if full else 409, str(error), field="edge" if full else "id",
-            remedy="GET /api/v1/edges/{edge}/downlink says what waits" if full else "another id",
+            remedy=f"GET /api/v1/edges/{params.edge}/downlink says what waits"
+            if full else "another id",
         ) from error  # fmt: skip
     except HubError as error:
         raise _unusable(error) from error
@@ -113,7 +114,7 @@ async def one_call(context: Context, params: OneCall) -> CallView:
         raise _unusable(error) from error
     if found is None:
         raise ApiError(
-            404, f"no call {params.call!r}", field="call", remedy="GET /api/v1/rpc lists them"
+            404, f"no call {params.call!r}", field="call", remedy="`hubd rpc list` shows them"
         )
     return found
 

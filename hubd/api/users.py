@@ -194,7 +194,12 @@ def _logins(context: Context) -> Logins:
 
 
 def _no_such_user(name: str) -> ApiError:
-    return ApiError(404, f"no user {name!r}", field="user", remedy="GET /api/v1/users lists them")
+    return ApiError(
+        404,
+        f"no user {name!r}",
+        field="user",
+        remedy="`hubd users list`, or GET /api/v1/users, lists them",
+    )
 
 
 def _view(user: User) -> UserView:

@@ -24,6 +24,10 @@ COMMANDS: Final = {
         "Write hub.toml and make the hub's keys; nothing that exists is overwritten.",
     ),
     "run": ("hubd.cli.run", "Serve edges, the API and the dashboard until SIGTERM or SIGINT."),
+    "check": (
+        "hubd.cli.run",
+        "Check hub.toml and say what it would do; exit code 78 if it is wrong.",
+    ),
     "status": (
         "hubd.cli.inspect",
         "Say how the running hub is: its log, its projectors, and what is wrong.",

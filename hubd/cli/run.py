@@ -1,4 +1,4 @@
-"""`hubd init` and `hubd run`."""
+"""`hubd init`, `hubd check`, `hubd token` and `hubd run`."""
 
 import functools
 import hashlib
@@ -12,12 +12,14 @@ from pathlib import Path
 import click
 import trio
 
+from edgesync import toml
 from edgesync.cli.program import as_json_option
 from edgesync.cli.unit import Service, make_group
 from edgesync.logs import set_up_logging
 from hubd import data_folder
 from hubd.api.settings import is_loopback
 from hubd.cli.options import database_option, settings_of
+from hubd.registry.enrol import public_address
 from hubd.settings import Settings, data_dir, read_settings
 
 TEMPLATE = """\
@@ -36,6 +38,8 @@ heartbeat = "{heartbeat}"
 host = "{host}"
 port = {port}
 """
+# What libraries tell about themselves, and no operator asks.
+QUIET = ("alembic.runtime.plugins", "hubd.db.engine._Pool")
 TOKENS = 'write_token_sha256 = ["{digest}"]  # of the token that `hubd init` printed\n'
 
 
@@ -85,7 +89,7 @@ def init(config: Path, /, **values: str) -> None:
 
 def _checked(config: Path, text: str) -> Settings:
     """Put `text` into the file `config`, whole, if it is good; returns the settings."""
-    draft = config.with_suffix(".draft")
+    draft = config.with_name(f"{config.name}.draft")
     try:
         draft.write_text(text)
         settings = read_settings(draft)
@@ -152,6 +156,42 @@ def with_token(text: str, key: str, digest: str) -> str:
     return head + section + body + mark + others
 
 
+@click.command(epilog="Example: hubd check && systemctl restart hubd")
+@as_json_option
+@database_option
+@click.pass_obj
+def check(config: Path, as_json: bool) -> None:
+    """Check hub.toml and say what it would do; exit code 78 if it is wrong."""
+    settings = settings_of(config)
+    url = data_folder.database_url(settings)
+    doubts = toml.unread(toml.environment(), "HUBD", Settings)
+    public = ""
+    try:
+        public = public_address(settings)
+    except ValueError as error:
+        doubts.append(f"{error}; until then `hubd enroll` makes no tokens")
+    facts = {
+        "listen": list(settings.hub.listen),
+        "public": public or None,
+        "http": f"http://{settings.api.host}:{settings.api.port}",
+        "wants_token": settings.api.has_tokens,
+        "data_dir": str(data_dir(config, settings)),
+        "database": url.render_as_string() if url else None,
+        "doubts": doubts,
+    }
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    tokens = "asks for a token" if settings.api.has_tokens else "asks for no token of hub.toml"
+    click.echo(f"{config} is good")
+    click.echo(f"  edges        {', '.join(settings.hub.listen)}, as {public or 'not known'}")
+    click.echo(f"  dashboard    {facts['http']}, {tokens}")
+    click.echo(f"  data         {facts['data_dir']}")
+    click.echo(f"  database     {facts['database'] or 'files in the data folder'}")
+    for doubt in doubts:
+        click.echo(f"  doubtful     {doubt}")
+
+
 @click.command(epilog="Example: hubd --config /etc/edgesync/hub.toml run")
 @click.option("--log-text", is_flag=True, help="Plain log lines instead of JSON.")
 @database_option
@@ -163,6 +203,9 @@ def run(config: Path, log_text: bool) -> None:
     settings = settings_of(config)
     level = logging.getLevelName(settings.logging.level.upper())
     set_up_logging(level, as_json=settings.logging.json and not log_text)
+    if level > logging.DEBUG:
+        for name in QUIET:
+            logging.getLogger(name).setLevel(logging.WARNING)
     folder = data_dir(config, settings)
     trio.run(functools.partial(serve.run_until_signalled, settings, folder))
 

@@ -46,7 +46,7 @@ class DownlinkFull(HubError):
     def __init__(self, edge: str, records: int, nbytes: int) -> None:
         super().__init__(
             f"{records} records of {nbytes} bytes wait for the edge {edge}, at most {RECORDS_MAX} "
-            f"of {BYTES_MAX} bytes may; bring it back to the hub, or `hubd downlink clear {edge}`"
+            f"of {BYTES_MAX} bytes may; bring it back to the hub, or `hubd downlink {edge} --clear`"
         )
         self.edge = edge
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgesync import EdgeNode
+from edgesync import EdgeNode, toml
 from edgesync.errors import ConfigError
 from edgesync.settings import ALIASES, Settings, link_proxy, read_settings
 from edgesync_transport.keys import new_key_pair, write_keys
@@ -105,7 +105,7 @@ def test_the_environment_goes_over_the_file(tmp_path: Path) -> None:
     settings = read(tmp_path, text, **changed)
     assert float(settings.sync.heartbeat) == 9
     assert settings.http.port == 0
-    assert refused(tmp_path, text, EDGESYNC_SYNC__HEARTBEAT="soon").field == "sync.heartbeat"
+    assert refused(tmp_path, text, EDGESYNC_SYNC__HEARTBEAT="soon").file == "environment"
 
 
 def test_the_environment_cannot_hide_that_a_section_is_no_table(tmp_path: Path) -> None:
@@ -154,6 +154,40 @@ async def test_variables_of_other_systems_reach_the_link(
         assert words[unit] in said[1]
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[hub]\nendpoint = "http://hub:7400"', "hub.endpoint: has the wrong form; write tcp://"),
+        ('[edge]\nname = "-a"', "edge.name: has the wrong form; write letters, digits"),
+        ('[logging]\nlevel = "warn"', "did you mean `warning`?"),
+        ("[edge.resource]\nmemory_limit = 1", "did you mean `resources`?"),
+    ],
+)
+def test_a_mistake_says_what_to_write(tmp_path: Path, text: str, said: str) -> None:
+    assert said in str(refused(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("EDGESYNC_SYNC__HEARTBAET", "is not a known key; did you mean `heartbeat`?"),
+        ("EDGESYNC_SYCN__HEARTBEAT", "is not a known key; did you mean `sync`?"),
+        ("EDGESYNC_SYNC__HEARTBEAT", "'10q' has no known unit of time"),
+    ],
+)
+def test_a_mistake_in_the_environment_is_looked_for_there(
+    tmp_path: Path, variable: str, said: str
+) -> None:
+    found = refused(tmp_path, "[sync]\ninterval = 1", **{variable: "10q"})
+    assert str(found).startswith(f"environment: {variable}: {said}")
+
+
+def test_a_variable_with_one_underscore_is_doubtful() -> None:
+    variables = {"EDGESYNC_SYNC_HEARTBEAT": "9s", "EDGESYNC_CONFIG": "edge.toml", "PATH": ""}
+    [found] = toml.unread(variables, "EDGESYNC", Settings)
+    assert found.endswith("write EDGESYNC_SYNC__HEARTBEAT")
+
+
 def test_the_hubs_settings_follow_the_same_rules(tmp_path: Path) -> None:
     path = tmp_path / "hub.toml"
     path.write_text('[link]\nheartbeats = "5s"')
@@ -162,6 +196,17 @@ def test_the_hubs_settings_follow_the_same_rules(tmp_path: Path) -> None:
     path.write_text('[api]\nhost = "0.0.0.0"')
     with pytest.raises(ConfigError, match="token_sha256"):
         read_hub_settings(path, {})
+    for text, said in (
+        ('listen = "tcp://0.0.0.0:7400"', 'write a list: ["tcp://0.0.0.0:7400"]'),
+        (
+            'listen = ["0.0.0.0:7400"]',
+            "hub.listen[0]: has the wrong form; write tcp://address:port",
+        ),
+        ('public = "hub.example.org:7400"', "such as tcp://hub.example.org:7400"),
+    ):
+        path.write_text(f"[hub]\n{text}\n")
+        with pytest.raises(ConfigError, match=re.escape(said)):
+            read_hub_settings(path, {})
     path.write_text("")
     settings = read_hub_settings(path, {"HUBD_API__PORT": "9000"})
     assert settings.api.port == 9000

@@ -48,7 +48,9 @@ class DeviceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     name: Annotated[str, Meta(min_length=1, max_length=255)]
     token: str = ""
-    token_sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    token_sha256: Annotated[
+        str, Meta(pattern="^([0-9a-f]{64})?$", description="the token's SHA-256, 64 hex digits")
+    ] = ""
     client_id: str = ""
     username: str = ""
     password: str = ""

@@ -69,8 +69,9 @@ class DevicePart(DoorPart):
         await self._server.serve(task_status=task_status)
 
     def status(self) -> Mapping[str, Any]:
-        is_open = self._server is not None and not self.problem
-        return {self.section: self._server.status()} if is_open else {}
+        if self._server is None or self.problem:
+            return {}
+        return {self.section: self._server.status()}
 
 
 def device_doubts(section: Section, name: str, folder: Path, shown: str) -> list[str]:

@@ -81,7 +81,9 @@ class ProfileSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A profile's file: one kind of device."""
 
     profile: Name
-    version: Annotated[str, Meta(pattern=r"^\d+\.\d+\.\d+$")] = "1.0.0"
+    version: Annotated[
+        str, Meta(pattern=r"^\d+\.\d+\.\d+$", description='three numbers, such as "1.0.0"')
+    ] = "1.0.0"
     vendor: str = ""
     models: tuple[str, ...] = ()
     description: str = ""

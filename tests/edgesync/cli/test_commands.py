@@ -226,6 +226,15 @@ def test_help_shows_an_example(command: str) -> None:
     assert "Example:" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("words", "meant"), [(("edgesync", "statsu"), "status"), (("hubd", "enrol", "a"), "enroll")]
+)
+def test_a_command_that_is_misspelt_is_guessed(words: tuple[str, ...], meant: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"Did you mean '{meant}'?" in done.stderr
+
+
 @pytest.mark.parametrize("program", ["edgesync", "hubd"])
 def test_completion_knows_the_commands(program: str) -> None:
     words = [sys.executable, "-m", "edgesync", "completion", "bash", "--program", program]

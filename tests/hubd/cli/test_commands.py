@@ -569,6 +569,25 @@ def test_a_command_loads_no_more_than_it_needs() -> None:
     assert done.stdout == "set()\n"
 
 
+def test_hub_toml_is_checked_before_a_restart(tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    words = ["--config", str(config), "check"]
+    config.write_text('[hub]\npublic = "tcp://hub.example.org:7400"\n')
+    shown = CliRunner().invoke(hubd_command, [*words, "--json"], env={"HUBD_API_PORT": "1"})
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.output)
+    assert found["public"] == "tcp://hub.example.org:7400"
+    assert found["doubts"] == ["HUBD_API_PORT is not read: write HUBD_API__PORT"]
+    assert not (tmp_path / "data").exists()
+    config.write_text("")
+    shown = CliRunner().invoke(hubd_command, words)
+    assert "doubtful     hub.listen is tcp://0.0.0.0:7400, which no edge can" in shown.output
+    config.write_text("[api]\nprot = 1\n")
+    shown = CliRunner().invoke(hubd_command, words)
+    assert shown.exit_code == 78
+    assert "did you mean `port`?" in shown.output
+
+
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_each_command_is_where_the_list_says_and_has_help(name: str) -> None:
     shown = CliRunner().invoke(hubd_command, [name, "--help"])
