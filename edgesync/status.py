@@ -284,6 +284,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     closed_doors     what is missing while a door cannot be opened, and why: its port is taken, say
     indicators       what is out of bounds, the worst first (edgesync/health.py)
     resource_level   the worst of all resources: normal, warning, high, critical; or unwatched
+    resources_worst  those that have it, if it is not normal
     """
 
     edge: str
@@ -315,6 +316,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     indicators: tuple[Indicator, ...] = ()
     rss_bytes: int = 0
     resource_level: str = "unwatched"
+    resources_worst: tuple[str, ...] = ()
 
     @property
     def pending(self) -> int:

@@ -187,7 +187,8 @@ def status(config: Path, as_json: bool) -> None:
     for one in (found["tunnels"] or {"open": ()})["open"]:
         click.echo(f"tunnel    {one['tunnel']} to {one['target']} by {one['by']}")
     if found["resource_level"] != "unwatched":
-        click.echo(f"resources {found['resource_level']}")
+        worst = ", ".join(found["resources_worst"])
+        click.echo(f"resources {found['resource_level']}{worst and ': ' + worst}")
     _table(found["lanes"], ("lane", "tail", "sent", "floor", "safe", "trimmed", "pending"))
     if found["sources"]:
         columns = ("name", "state", "age_s", "polls", "readings", "errors", "unread")
@@ -265,7 +266,9 @@ def _query_options(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.command(epilog="Example: edgesync events --type LIFECYCLE --state PENDING")
 @_query_options
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 1000), help="Most events."
+)
 @as_json_option
 @click.pass_obj
 def events(config: Path, /, as_json: bool, **query: Any) -> None:

@@ -48,7 +48,13 @@ def modbus() -> None:
 
 def _line_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--port", default=502, show_default=True, type=click.IntRange(1, 65535)),
+        click.option(
+            "--port",
+            default=502,
+            show_default=True,
+            type=click.IntRange(1, 65535),
+            help="Of the device, or of its gateway.",
+        ),
         click.option("--timeout", "timeout_s", default=1.0, show_default=True, help="Seconds."),
         as_json_option,
     ):
@@ -58,7 +64,7 @@ def _line_options(command: Callable[..., None]) -> Callable[..., None]:
 
 _table_option = click.option(
     "--table", default="holding", show_default=True,
-    type=click.Choice(["holding", "input", "coil", "discrete"]),
+    type=click.Choice(["holding", "input", "coil", "discrete"]), help="Where the registers are.",
 )  # fmt: skip
 
 
@@ -66,12 +72,20 @@ _table_option = click.option(
 @click.argument("host")
 @click.argument("address", type=click.IntRange(0, 65535))
 @click.argument("count", type=click.IntRange(1, 2000), default=1)
-@click.option("--unit", "unit_id", default=1, show_default=True, type=click.IntRange(0, 255))
+@click.option(
+    "--unit",
+    "unit_id",
+    default=1,
+    show_default=True,
+    type=click.IntRange(0, 255),
+    help="The unit id behind a gateway.",
+)
 @_table_option
 @click.option("--type", "kind", default="uint16", show_default=True,
               type=click.Choice([*WORDS]), help="How to read the registers.")  # fmt: skip
 @click.option("--word-order", default="big", show_default=True,
-              type=click.Choice(["big", "little"]))  # fmt: skip
+              type=click.Choice(["big", "little"]),
+              help="Of values of several registers.")  # fmt: skip
 @click.option("--frames", "with_frames", is_flag=True, help="Show the frames as hex with times.")
 @_line_options
 def read(

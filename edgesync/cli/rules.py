@@ -64,7 +64,9 @@ def check(place: Path, root: str, as_json: bool) -> None:
 @click.option(
     "--message", "data", required=True, help="Its data: JSON, or @FILE with a JSON a line."
 )
-@click.option("--type", "kind", default="POST_TELEMETRY_REQUEST", show_default=True)
+@click.option(
+    "--type", "kind", default="POST_TELEMETRY_REQUEST", show_default=True, help="Of the message."
+)
 @click.option("--entity", default="DEVICE:device", show_default=True, help="KIND:NAME it is about.")
 @click.option("--metadata", multiple=True, metavar="NAME=TEXT", help="May be given several times.")
 @click.option("--attribute", multiple=True, metavar="SCOPE.NAME=JSON", help="Known of the entity.")

@@ -11,8 +11,14 @@ def simulate() -> None:
 
 
 @simulate.command(epilog="Example: edgesync simulate modbus --speed 60   (a day in 24 minutes)")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=5020, show_default=True, type=click.IntRange(0, 65535))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Where to listen.")
+@click.option(
+    "--port",
+    default=5020,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Where to listen; 0 for a free one.",
+)
 @click.option("--seed", default=0, show_default=True, help="Weather and habits.")
 @click.option("--speed", default=1.0, show_default=True, help="Site seconds a real second.")
 def modbus(host: str, port: int, seed: int, speed: float) -> None:

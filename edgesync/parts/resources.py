@@ -43,4 +43,4 @@ class ResourcesPart(Part):
         await self.monitor.run()
 
     def status(self) -> Mapping[str, Any]:
-        return {"resource_level": self.monitor.level}
+        return {"resource_level": self.monitor.level, "resources_worst": self.monitor.worst}

@@ -62,21 +62,25 @@ class UpkeepPart(Part):
         await trio.sleep(REPORT_FIRST_S)
         reported, at_s = "", float("-inf")
         while True:
-            level = self._level()
+            level, worst = self._level()
             now_s = trio.current_time()
             if level != reported or now_s - at_s >= REPORT_S:
                 reported, at_s = level, now_s
-                await self.context.recorder.report("resources", self._facts(level))
+                await self.context.recorder.report("resources", self._facts(level, worst))
             await trio.sleep(REPORT_FIRST_S)
 
-    def _level(self) -> str:
+    def _level(self) -> tuple[str, str]:
+        """Return the worst level of all resources, and those that have it."""
         resources: ResourcesPart | None = self.context.parts.find("resources")
-        return "unwatched" if resources is None else resources.monitor.level
+        if resources is None:
+            return "unwatched", ""
+        return resources.monitor.level, ", ".join(resources.monitor.worst)
 
-    def _facts(self, level: str) -> dict[str, str | int | float]:
+    def _facts(self, level: str, worst: str) -> dict[str, str | int | float]:
         store = self.context.recorder.store.store
         return {
             "level": level,
+            "worst": worst,
             "store_used_bytes": store.used_bytes,
             "store_limit_bytes": store.map_bytes_max,
             "rss_bytes": resident_bytes(),

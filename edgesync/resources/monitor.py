@@ -58,6 +58,12 @@ class ResourceMonitor:
         """The worst level of all resources: normal, warning, high, critical."""
         return self.watch.level.name.lower()
 
+    @property
+    def worst(self) -> tuple[str, ...]:
+        """The resources that have this level; none while all are normal."""
+        found = self.report().items()
+        return tuple(name for name, one in found if one.level == self.level != "normal")
+
     def report(self) -> dict[str, ResourceStatus]:
         """Return how it stands with each resource, as of the last look."""
         return self.watch.report(self._clock())

@@ -103,7 +103,7 @@ def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
 
 
 @click.command(epilog="Example: hubd ledger --edge barn-7 > rows.jsonl")
-@click.option("--edge", required=True)
+@click.option("--edge", required=True, help="Whose records.")
 @database_option
 @click.pass_obj
 def ledger(config: Path, edge: str) -> None:

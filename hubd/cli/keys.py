@@ -130,7 +130,10 @@ def _carry_out(
 
 
 @click.command(epilog="Example: hubd conflicts --status open --prefix till: --json")
-@click.option("--status", type=click.Choice([*STATES, "all"]), default="open", show_default=True)
+@click.option(
+    "--status", type=click.Choice([*STATES, "all"]), default="open", show_default=True,
+    help="Only those in this state.",
+)  # fmt: skip
 @click.option("--prefix", default="", help="Only keys that begin so.")
 @as_json_option
 @token_option

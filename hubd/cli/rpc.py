@@ -72,7 +72,9 @@ def send(
     type=click.Choice(["", "QUEUED", "SENT", "DELIVERED", "ANSWERED", "EXPIRED"]),
     help="In one state.",
 )  # fmt: skip
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 1000))
+@click.option(
+    "--limit", default=50, show_default=True, type=click.IntRange(1, 1000), help="Most calls."
+)
 @as_json_option
 @click.pass_obj
 def list_(config: Path, edge: str, device: str, state: str, limit: int, as_json: bool) -> None:

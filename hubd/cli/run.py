@@ -54,9 +54,12 @@ TOKENS = 'write_token_sha256 = ["{digest}"]  # of the token that `hubd init` pri
 )
 @click.option("--public-url", default="", help="Let edges enrol there, over HTTP.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Where HTTP listens.")
-@click.option("--port", default=8080, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--port", default=8080, show_default=True, type=click.IntRange(1, 65535),
+    help="Of the dashboard and the API.",
+)  # fmt: skip
 @click.option("--heartbeat", default="5s", show_default=True, help="Between signs of life.")
-@click.option("--data-dir", default="data", show_default=True)
+@click.option("--data-dir", default="data", show_default=True, help="Beside hub.toml.")
 @click.pass_obj
 def init(config: Path, /, **values: str) -> None:
     """Write hub.toml and make the hub's keys; nothing that exists is overwritten.

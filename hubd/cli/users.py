@@ -54,7 +54,13 @@ def users() -> None:
 
 @users.command(epilog="Example: hubd users add joe --role operator --site 'Hall 4'")
 @click.argument("name", callback=checked_text)
-@click.option("--role", type=role_type, default=Role.VIEWER.value, show_default=True)
+@click.option(
+    "--role",
+    type=role_type,
+    default=Role.VIEWER.value,
+    show_default=True,
+    help="What the user may do.",
+)
 @site_option
 @click.option("--tenant", default=DEFAULT_TENANT, show_default=True, help="Whose user it is.")
 @click.option("--all-tenants", is_flag=True, help="Of the hub as a whole, with all tenants.")

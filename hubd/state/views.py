@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from edgesync.model import Action, EntityType, EventType, Value, ValueType, series_id
 from edgesync.redaction import hidden_bytes
+from edgesync.refusal import refusal_reason
 from edgesync_transport.messages import Lane
 from hubd.db.dialect import Text, as_text, indexed
 from hubd.state import tables
@@ -226,7 +227,10 @@ def _is_shown(row: sa.Row[Any], text: str | None) -> bool:
 
 
 def device_events(connection: sa.Connection, edge: str, limit: int) -> list[EventRow]:
-    """The newest event of each device of `edge`, by name, looking at the newest `limit` events."""
+    """The newest event on the state of each device of `edge`, by name, of its newest `limit`.
+
+    That a message of a device was refused says nothing of whether it is there.
+    """
     table = tables.edge_events
     question = (
         sa.select(table)
@@ -236,7 +240,7 @@ def device_events(connection: sa.Connection, edge: str, limit: int) -> list[Even
     )
     found: dict[str, EventRow] = {}
     for row in connection.execute(question):
-        if row.entity not in found:
+        if row.entity not in found and not refusal_reason(row.type, row.body):
             found[row.entity] = _event_row(row)
     return [found[entity] for entity in sorted(found)]
 

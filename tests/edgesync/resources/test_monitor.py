@@ -116,7 +116,7 @@ async def test_at_warning_the_link_is_asked_and_what_the_hub_has_is_deleted(
     assert edge.store.state(Lane.BULK).trimmed == 0
     edge.memory(85)
     await edge.monitor.look()
-    assert edge.monitor.level == "warning"
+    assert (edge.monitor.level, edge.monitor.worst) == ("warning", ("memory",))
     assert edge.asked == 1
     assert edge.store.state(Lane.BULK).trimmed == 90
     for _ in range(59):

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from edgesync.model import series_id
+from edgesync.model import EventType, series_id
 from hubd.project import directory
 from hubd.project.directory import Declaration
 from hubd.state import open_state, tables, views
@@ -47,3 +47,20 @@ def test_a_series_is_found_by_its_name_without_reading_the_others(tmp_path: Path
                 state.read_now(partial(views.find_series, edge="barn", entity=edge, key=key))
                 is None
             )
+
+
+def test_a_message_that_was_refused_says_nothing_of_where_its_device_is(tmp_path: Path) -> None:
+    bodies = [b'{"state":"offline","reason":"gone"}', b'{"state":"online","refused":["no JSON"]}']
+    rows = [
+        {
+            "position": nth, "nth": 0, "edge": "barn", "lane": 1, "seq": nth, "origin": 1,
+            "number": nth, "status": "stored", "type": int(EventType.SOURCE), "action": 0,
+            "entity_type": 0, "entity": "pump", "body": body, "reason": "", "time_ns": nth,
+            "created_ns": nth, "stored_at_ns": nth, "hlc": 0,
+        }
+        for nth, body in enumerate(bodies, 1)
+    ]  # fmt: skip
+    with contextlib.closing(open_state(tmp_path / "state.db", b"g" * 16)) as state:
+        state.write_now(lambda c: c.execute(tables.edge_events.insert(), rows))
+        [found] = state.read_now(partial(views.device_events, edge="barn", limit=10))
+    assert found.body == {"state": "offline", "reason": "gone"}
