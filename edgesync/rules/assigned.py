@@ -47,7 +47,7 @@ NODES_TOGETHER: Final = 100
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What of the hub's bundles is here, by digest; "" is none.
+    """The bundles of the hub that are here, by digest; "" is none.
 
     held      what the hub assigned last, as far as it came whole
     running   what was good last, and runs unless the settings name chains
@@ -280,7 +280,7 @@ class AssignedPart(Part):
 
 
 class _Told(msgspec.Struct, frozen=True):
-    """What nodes had counted when the hub was told. life: of what their numbers are."""
+    """Counts of nodes as the hub was told them; `life` says which nodes their numbers mean."""
 
     epoch: int
     life: int
@@ -288,7 +288,7 @@ class _Told(msgspec.Struct, frozen=True):
 
 
 def _nothing() -> None:
-    """What is done after a commit of a part that is not the last."""
+    """Do nothing after the commit of a part that is not the last."""
 
 
 def _whole(key: str, one: "NodeCount") -> list[object]:

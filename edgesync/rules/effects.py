@@ -1,4 +1,4 @@
-"""What a chain wants done, as plain values: whoever runs the engine carries them out.   [sans-IO]
+"""Effects of chains as plain values, carried out by the part that runs the engine.   [sans-IO]
 
 All effects of a message belong together: they are stored in one transaction (I2), and only then is
 the message acknowledged (I1). Calls that leave the edge follow after that commit.
@@ -58,7 +58,7 @@ class DeleteAttributes(msgspec.Struct, frozen=True):
 
 
 class ReplyTo(msgspec.Struct, frozen=True):
-    """Where an answer goes on: behind the node that asked, with the message it asked for."""
+    """The place where an answer goes on: behind the node that asked, with its message."""
 
     node: str
     message: Message
@@ -102,7 +102,7 @@ class LogLine(msgspec.Struct, frozen=True):
 
 
 class PutState(msgspec.Struct, frozen=True):
-    """What a node remembers from here on; None: it forgets."""
+    """The value that a node remembers from here on; None: it forgets."""
 
     key: bytes
     value: bytes | None

@@ -62,7 +62,7 @@ MINUTE_NS: Final = 60 * 1_000_000_000
 
 
 class NodeCount(msgspec.Struct, kw_only=True):
-    """What a node has done since the start."""
+    """Counts of a node since the start."""
 
     chain: str
     node: str

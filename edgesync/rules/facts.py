@@ -1,4 +1,4 @@
-"""What an edge knows about its entities, for nodes that ask; and what nodes do to them.
+"""Facts about the edge's entities, for nodes that ask; and changes that nodes make to them.
 
 Attributes, relations and alarms are those of the entities of the edge, which the hub shares. What
 nodes change is noted here first: nodes behind see it. It reaches the entities once the effects of
@@ -120,7 +120,7 @@ class EdgeFacts:
     # -- what nodes have done --------------------------------------------------------------------
 
     def forget_changes(self) -> None:
-        """What was noted has reached the entities, or never will."""
+        """Forget pending changes: they have reached the entities, or never will."""
         self._pending.clear()
 
     async def share(self, alarms: Iterable[Alarm]) -> None:
@@ -187,7 +187,7 @@ class EdgeFacts:
 
     @property
     def has_news(self) -> bool:
-        """Whether an alarm has changed since `messages_of_others` was asked."""
+        """True if an alarm has changed since `messages_of_others` was asked."""
         return bool(self._changed)
 
     def watch_alarms(self) -> None:

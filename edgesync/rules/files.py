@@ -17,7 +17,7 @@ FILES_MAX: Final = 200
 
 
 class Rules(msgspec.Struct, kw_only=True):
-    """What the files say.
+    """Chains and device profiles, as read from the files.
 
     profiles  alarm rules of device profiles, by the profile's name
     """

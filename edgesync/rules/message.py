@@ -1,4 +1,4 @@
-"""What travels through a chain.   [sans-IO]"""
+"""Messages, which travel through chains.   [sans-IO]"""
 
 from collections.abc import Mapping
 from typing import Any, Final

@@ -1,4 +1,4 @@
-"""What a node is: a message comes in, messages leave by relations, effects are noted.   [sans-IO]
+"""The interface of nodes: a message comes in, messages leave, effects are noted.   [sans-IO]
 
 A node holds its configuration and nothing else. What it remembers of earlier messages is in the
 engine's state, under its own id and a name of its choice, so that it outlives a swap of the chain
@@ -58,14 +58,14 @@ class ScriptCall(msgspec.Struct, frozen=True):
 
 
 class ScriptAnswer(msgspec.Struct, frozen=True):
-    """What a script returned, or why it did not."""
+    """The value that a script returned, or why it did not."""
 
     value: Any = None
     problem: str = ""
 
 
 class Facts(Protocol):
-    """What is known at this edge about entities: asked by nodes, answered from memory."""
+    """Knowledge of this edge about entities: asked by nodes, answered from memory."""
 
     def profile(self, entity: Originator) -> str:
         """Return the type of a device, "default" if nobody said."""
@@ -91,7 +91,7 @@ class Facts(Protocol):
 
 
 class Step(Protocol):
-    """What a node may do while it works on a message."""
+    """The means of a node while it works on a message."""
 
     now: Now
     facts: Facts
@@ -136,7 +136,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Which node this is.
+    """The identity of a node.
 
     key    unique among all chains, the same after a swap
     label  for people: chain and name

@@ -1,4 +1,4 @@
-"""What nodes remember, and when they want to be woken.   [sans-IO]
+"""Memory of nodes, and the times at which they want to be woken.   [sans-IO]
 
 A value is one row: its key is made of the node's id and the name, so a swap of the chain and a
 restart of the edge find it again. Changes are collected until they are committed together with the

@@ -166,7 +166,7 @@ class CellStore(Runner):
             self._refused(problem)
 
     def _is_overtaken(self) -> bool:
-        """Whether `commit` has told already what became of the commit under way."""
+        """True if `commit` has told already what became of the commit under way."""
         overtaken, self._overtaken = self._overtaken, False
         return overtaken
 
@@ -224,7 +224,7 @@ class CellStore(Runner):
         """A commit that another one has overtaken was stored as well."""
 
     def _refused(self, error: StoreError) -> None:
-        """What ran on top of a refused commit has not happened either."""
+        """Undo what ran on top of a refused commit as well."""
         self.rows.abandon()
         self.space.load_counters()
         self._announce(self.generation, error)

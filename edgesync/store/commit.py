@@ -116,7 +116,7 @@ class GroupCommit:
 
     @property
     def broken(self) -> StoreError | None:
-        """Why nothing can be written any more: the disk refused twice in a row (D8)."""
+        """The reason why nothing can be written any more: the disk refused twice in a row (D8)."""
         return self._broken
 
     def stats(self) -> CommitStats:

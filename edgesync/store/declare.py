@@ -1,4 +1,4 @@
-"""What a hub must be told again when it has lost it: the series of this edge, and their metadata.
+"""Declares the series of this edge and their metadata again to a hub that has lost them.
 
 A declaration travels once, and its record may be trimmed long since. So the hub's generation is
 kept, and a note that all is to be declared, until it has been.
@@ -25,7 +25,7 @@ DECLARED_A_WRITE: Final = 500
 
 
 class HubNotes(msgspec.Struct, frozen=True):
-    """What is remembered of the hub.
+    """Notes about the hub that outlive a start.
 
     generation   of its store, when a session was begun last
     is_owed      all series are to be declared, for it has lost some

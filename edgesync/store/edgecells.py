@@ -57,7 +57,7 @@ CLOCK_ROW: Final = b"t"
 
 
 class Cursor(msgspec.Struct, frozen=True):
-    """How far an edge knows the hub's keys.
+    """The position up to which an edge knows the hub's keys.
 
     keyspace   the hub's, 16 bytes; zeros before the first contact
     base       the hub's state up to here is known in full
@@ -203,16 +203,16 @@ class EdgeCells(LoggedCells):
 
     @property
     def has_untold(self) -> bool:
-        """Whether there is something the link has not been given."""
+        """True if the link has not been given everything."""
         return self.is_telling or self.space.has_untaken()
 
     @property
     def is_telling(self) -> bool:
-        """Whether the hub lost what it had, and has not been told all yet."""
+        """True while a hub that lost its keys has not been told all of them."""
         return bool(self.cursor.telling) and not self.told_at
 
     def has_pending(self, made: int) -> bool:
-        """Whether some operation up to number `made` has not come back from the hub."""
+        """Return whether an operation up to number `made` has not come back from the hub."""
         oldest = self.space.oldest_pending()
         return oldest != 0 and oldest <= made
 

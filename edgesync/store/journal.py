@@ -47,7 +47,7 @@ PRESSED: Final = 0.8
 
 
 class Retain(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of what is safe stays for a hub that is restored from an even older backup."""
+    """The amount of safe records that stays for a hub restored from an even older backup."""
 
     records: int = 0
     nbytes: int = 0
@@ -57,7 +57,7 @@ NOTHING_EXTRA: Final = Retain()
 
 
 class LaneStart(msgspec.Struct, frozen=True):
-    """Where this incarnation begins in a lane: the seq before its first record, and its chain."""
+    """The begin of this incarnation in a lane: the seq before its first record, and its chain."""
 
     seq: int
     chain: int

@@ -55,7 +55,7 @@ WAL_S: Final = 5.0
 
 
 class LapPlan(msgspec.Struct, frozen=True):
-    """How many rows a lap of the write-ahead log has, and what LMDB must have room for.
+    """The rows of a lap of the write-ahead log, and the room that LMDB must have for them.
 
     room_bytes      both laps, the one on its way to LMDB and the one that is written
     reserved_bytes  what is allocated of the disk with a lap, so that there is room_bytes after it
@@ -208,7 +208,7 @@ class LoggedCells(CellStore):
         super().commit()
 
     def _may_log(self) -> bool:
-        """Whether what changes may go to the log: else it is for LMDB."""
+        """Return whether changes may go to the log; otherwise they go to LMDB."""
         return (
             self._wal is not None
             and self._wal.is_usable
@@ -217,7 +217,7 @@ class LoggedCells(CellStore):
         )
 
     def _is_lap_over(self) -> bool:
-        """Whether what is logged should begin to go to LMDB now."""
+        """Return whether the logged rows should go to LMDB now."""
         if not self.rows.rows_logged or self._settling is not None:
             if self._is_due():
                 self._due_at = trio.current_time() + WAL_S
@@ -288,7 +288,7 @@ class LoggedCells(CellStore):
         return True
 
     def _has_landed(self) -> bool:
-        """Whether the entry on its way is in the log, waiting for it; who waits for it is told."""
+        """Wait for the pending entry, wake its waiters, and return whether it is in the log."""
         assert self._wal is not None
         self._is_logging = False
         if not self._wal.landed():

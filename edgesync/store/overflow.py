@@ -1,4 +1,4 @@
-"""What gives way when more waits for the hub than a lane may hold.
+"""Overflow policies: the records that give way when a lane is full.
 
 Asked by the store's one writer right before each transaction, so nothing changes a lane between the
 decision and the write; what has to go goes in that very transaction, together with the loss record
@@ -43,7 +43,7 @@ class Excess(msgspec.Struct, frozen=True):
 
 
 class Shed(msgspec.Struct, frozen=True, array_like=True):
-    """What a lane has lost to its policy, ever: records, readings in them, and how often."""
+    """The losses of a lane by its policy, ever: records, readings in them, and how often."""
 
     records: int = 0
     readings: int = 0
@@ -77,7 +77,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct):
-    """What is taken from the front of a lane, and what of it is put back at its end."""
+    """Records taken from the front of a lane, and those of them put back at its end."""
 
     up_to: int = 0
     records: int = 0
@@ -107,7 +107,7 @@ class Load(msgspec.Struct):
         return self.records >= wanted.records and self.nbytes >= wanted.nbytes
 
     def is_hopeless(self, wanted: Excess) -> bool:
-        """Whether so little of what was looked at could go that the rest will not do it either."""
+        """True if so few records could go so far that the rest will not suffice either."""
         return (
             self.looked > HOPE * max(wanted.records, SHED_LEAST)
             and self.looked_bytes > HOPE * wanted.nbytes

@@ -291,7 +291,7 @@ class PointStore(PointHistory):
 
     @contextlib.contextmanager
     def carried_out(self, staged: Staged) -> Iterator[None]:
-        """What is inside carries the write out; if it raises, nothing of it has happened."""
+        """Confirm a write when the block ends; if the block raises, withdraw it."""
         try:
             yield
         except BaseException:

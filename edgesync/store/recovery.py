@@ -1,4 +1,4 @@
-"""What a start takes from the write-ahead log, and what the log of the program says of the rest.
+"""Recovery at a start: the entries taken from the write-ahead log, and a log line on the rest.
 
 A file that is gone, damaged, cut short, or of another state of the store than `data.mdb`, is read
 as far as nothing is missing. What was lost by that was told to nobody else: operations that the hub
@@ -79,7 +79,7 @@ def _counted(raw: bytes) -> dict[str, int]:
 
 
 def _is_foreign(theirs: dict[str, int], ours: dict[str, int]) -> bool:
-    """Whether entries are of a later state than ours, or of another store: not just older ones."""
+    """Return whether entries belong to a later state or another store, not just to an older one."""
     if not theirs or not ours:
         return bool(theirs)
     is_later = theirs["n"] > ours["n"] or theirs["life"] > ours["life"]

@@ -1,4 +1,4 @@
-"""What an edge still has of a range of past readings, as RESENT records, a bounded part at a time.
+"""Reads a range of past readings from the store as RESENT records, a bounded part at a time.
 
 Two places have readings: the point store, of the series that are kept for questions here, and the
 journal, of everything as far back as it is retained. What the point store has of a series is taken

@@ -19,7 +19,7 @@ DATABASE: Final = "series"
 
 
 class Series(msgspec.Struct, frozen=True):
-    """What a series id stands for."""
+    """The series that an id stands for."""
 
     entity: str
     key: str
@@ -74,7 +74,7 @@ class SeriesTable:
         return dict(self._known)
 
     def is_told(self, series: Series) -> bool:
-        """Whether the hub knows `series`, as it is."""
+        """Return whether the hub knows `series` as it is."""
         number = series.id
         return number in self._told and self._known[number] == series
 
@@ -102,7 +102,7 @@ class SeriesTable:
 
     @property
     def incarnation(self) -> bytes:
-        """What the hub is told of is told under this one."""
+        """The incarnation under which series are declared to the hub."""
         return self._incarnation
 
     def confirm(self, series: Series) -> None:

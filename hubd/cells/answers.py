@@ -80,7 +80,7 @@ class _Asking:
 
 
 class Told(msgspec.Struct, frozen=True):
-    """How far an edge was told of the keys by the last answer it was given, and when."""
+    """The position up to which an edge was told of the keys by its last answer, and when."""
 
     share: float
     at_ms: int

@@ -54,7 +54,7 @@ class Conflicts:
 
     @property
     def detected(self) -> int:
-        """How many there ever were."""
+        """The number of conflicts there ever were."""
         return self._last
 
     def get(self, number: int) -> Conflict | None:
@@ -92,7 +92,7 @@ class Conflicts:
         return bool(met)
 
     def has_open(self, before_ms: int) -> bool:
-        """Whether there is one to be resolved that was found before."""
+        """Return whether an open conflict was found before this time."""
         one = self.get(next(iter(self._open.values()), 0))
         return one is not None and one.found_ms < before_ms
 

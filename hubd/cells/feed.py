@@ -90,7 +90,7 @@ class SharedFeed:
 
 
 class Share:
-    """What of a shared feed is one tenant's: it is on time, or reads the log by itself.
+    """One tenant's part of a shared feed: it keeps up, or reads the log by itself.
 
     nbytes   held for the tenant
     """

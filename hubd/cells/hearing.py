@@ -36,7 +36,7 @@ DONE: Final = object()
 
 
 class Keyspace(Protocol):
-    """What the keys are called, and up to where they miss entries of the log: see `Mark`."""
+    """The name of the keys, and the position up to which they miss entries: see `Mark`."""
 
     @property
     def keyspace(self) -> bytes: ...
@@ -45,7 +45,7 @@ class Keyspace(Protocol):
 
 
 class Told(msgspec.Struct, frozen=True, array_like=True):
-    """How far what an edge holds has been told."""
+    """Progress of an edge that tells all it holds."""
 
     token: int
     opening: Opening
@@ -71,7 +71,7 @@ class Hearing:
         self._rows.put(b"l" + edge.encode(), incarnation)
 
     def is_new(self, record: Record) -> bool:
-        """Whether it comes for the first time; numbers of one origin come in order."""
+        """Return whether a record comes for the first time; numbers of one origin come in order."""
         raw = self._rows.get(b"e" + record.origin.to_bytes(8, "big"))
         return raw is None or record.number > int.from_bytes(raw, "big")
 
@@ -217,7 +217,7 @@ class Hearing:
             yield
 
     def _told_all(self, edge: str, token: int, opening: Opening) -> None:
-        """What an edge has seen has been seen here, too, now that all it has is here."""
+        """Take over what an edge has seen, now that all it holds is here."""
         one = self._logged(edge)
         acked = max(one.acked, opening.sent)
         self._names.forget_confirmed(edge)
@@ -241,7 +241,7 @@ class Hearing:
         return one
 
     def knows(self, r: int, n: int) -> bool | None:
-        """Whether operation `n` of a replica has come; None for one that was passed over."""
+        """Return whether operation `n` of a replica has come; None for one that was passed over."""
         if r == self._lineage.r:
             return n <= self._space.n
         one = self._names.logged(self._names.edge_of(r))

@@ -1,4 +1,4 @@
-"""What the hub knows of its own past: its starts, and up to where operations are carried out.
+"""The hub's own past: its starts, and the operations carried out by each.
 
 i | start u64 BE      where the feed stood when that start of the hub was over, in number and order
 q | r u32 BE          operations of that replica up to this number are carried out here, or were
@@ -77,7 +77,7 @@ class Lineage:
             self._rows.delete(_row(oldest))
 
     def has_told(self, start: int, base: int) -> bool:
-        """Whether what an edge was told in that start, up to `base`, is part of this past."""
+        """Return whether what that start told an edge, up to `base`, is part of this past."""
         if start in (0, self.start):  # 0: an edge that does not say
             return base <= self._space.seq
         return base <= self._ends.get(start, -1)

@@ -1,4 +1,4 @@
-"""What the hub does to keys by itself, as entries of its log.
+"""Changes of keys by the hub itself, as entries of its log.
 
 Writes of the hub's own clients, names for edges, deadlines that are over, what nobody needs any
 more: each is proposed, appended to the log, and carried out when the log is read up to there, by

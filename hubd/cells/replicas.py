@@ -1,4 +1,4 @@
-"""What the edges that keep a copy of the keys are called, and what each has confirmed.
+"""Replicas of the keys: the name of each edge that keeps a copy, and what it has confirmed.
 
 r | edge       its replica: see Replica
 n | r u32 BE   the edge that replica is, or was
@@ -24,7 +24,7 @@ HOLES_MAX: Final = 1000
 
 
 class Replica(msgspec.Struct, frozen=True):
-    """What an edge is called, and what it has confirmed.
+    """The name of an edge as a replica, and what it has confirmed.
 
     acked     its operations up to this number are carried out
     base      it has all changes up to here
@@ -42,7 +42,7 @@ class Replica(msgspec.Struct, frozen=True):
     told: int = 0
 
     def has(self, n: int) -> bool | None:
-        """Whether operation `n` has come; None for one that was passed over."""
+        """Return whether operation `n` has come; None for one that was passed over."""
         if n > self.acked:
             return False
         return None if any(first <= n <= last for first, last in self.holes) else True
@@ -70,7 +70,7 @@ class Replica(msgspec.Struct, frozen=True):
 
 
 class Confirmed(msgspec.Struct, frozen=True, array_like=True):
-    """What an edge has confirmed as that replica: see Replica."""
+    """The confirmation of an edge as that replica: see Replica."""
 
     edge: str
     r: int
@@ -188,7 +188,7 @@ class Replicas:
                 self.put(said.edge, msgspec.structs.replace(one, base=base, seen_ms=seen_ms))
 
     def forget_confirmed(self, edge: str = "") -> None:
-        """What was confirmed before means nothing any more, of one edge or of all."""
+        """Forget what was confirmed, by one edge or by all."""
         if edge:
             self._confirmed.pop(edge, None)
         else:

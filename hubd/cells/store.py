@@ -103,7 +103,7 @@ PASSED_BY_MAX: Final = 10_000
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Where this keyspace stands; which start of the hub wrote so, as which replica, whose
+    """The position of this keyspace; which start of the hub wrote so, as which replica, whose
     operations come after number `born`.
 
     lacks   of entries up to here some are not in these keys, for the log had dropped them
@@ -131,7 +131,7 @@ FIRST_RULES: Final = Rules((), 1 << 20)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a question leads to: the edge's name, and unless that is new to it, a page."""
+    """The answer to a question: the edge's name, and unless that is new to it, a page."""
 
     replica: int
     entries: list[Entry]
@@ -264,7 +264,7 @@ class HubCells(CellStore):
         self.position = self.mark.position
 
     def _miss(self, lacks: int) -> None:
-        """What is in entries up to there is missing, of every edge."""
+        """Note that entries up to this position are missing, of every edge."""
         self._set_mark(lacks=lacks)
         for edge, one in self.names.all().items():
             self.hearing.miss(edge, one.incarnation)
@@ -400,7 +400,7 @@ class HubCells(CellStore):
 
     @property
     def is_started(self) -> bool:
-        """Whether this start of the hub is known to the log, and carried out."""
+        """True if this start of the hub is in the log and carried out."""
         return self.mark.start == self.start
 
     def _carry_out_entry(self, entry: LogEntry) -> None:

@@ -1,4 +1,4 @@
-"""Which edges wait for news of which keys: news wakes those it concerns, and nobody else.
+"""Subscriptions of edges to keys: news wakes the edges it concerns, and no other.
 
 A fleet's edges want prefixes of their own, mostly. So the question "who wants this key?" is a look
 at each length of prefix somebody has, whatever the size of the fleet.

@@ -28,7 +28,7 @@ LOADS_MAX: Final = 100_000
 
 
 class Observer(Protocol):
-    """Who is told what became of records."""
+    """Hears what became of records."""
 
     def arrived(self, edge: str, lane: Lane, floor: int) -> None:
         """All up to `floor` is on the edge's disk. Called from a thread, after it was noted."""

@@ -52,7 +52,7 @@ class DownlinkFull(HubError):
 
 
 class DownlinkView(msgspec.Struct, frozen=True, kw_only=True):
-    """What waits for an edge.
+    """The records that wait for an edge.
 
     oldest_ns   since when the oldest record waits; None: nothing does
     forks       how often the journal took a new incarnation: this hub was restored

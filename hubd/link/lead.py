@@ -1,4 +1,4 @@
-"""How far the log is ahead of what is shown.                                           [sans-IO]
+"""The lead of the log over its projection, and its limit.                              [sans-IO]
 
 The log takes entries in order and so does their projection: whatever one edge sends at once, all
 others wait behind it. So the log is let no further ahead than what is projected in a quarter of a

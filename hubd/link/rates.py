@@ -1,4 +1,4 @@
-"""How much one edge, and one tenant, may send a second; who is ahead of that pauses.   [sans-IO]
+"""Limits of what an edge, and a tenant, may send a second; beyond them edges pause.   [sans-IO]
 
 What was sent pushes the time at which all of it is within the rate ahead: what is beyond now is
 *debt*, in seconds. Nothing is ever too large, it only makes a longer debt, and nothing is dropped:
@@ -22,7 +22,7 @@ SHOWN_S: Final = 10.0
 
 
 class Rate(msgspec.Struct, frozen=True):
-    """What may be sent a second; 0 is without end."""
+    """The amount that may be sent a second; 0 is without limit."""
 
     readings: float = 0.0
     nbytes: float = 0.0
@@ -37,7 +37,7 @@ class RateSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """What an edge is told: send nothing more for `seconds`, and why."""
+    """A pause asked of an edge: send nothing more for `seconds`, for this reason."""
 
     seconds: float
     reason: str
@@ -58,7 +58,7 @@ class Slowdowns(msgspec.Struct, frozen=True):
 
 
 class Meter:
-    """How far one sender is ahead of a rate."""
+    """The lead of one sender over a rate."""
 
     def __init__(self, rate: Rate, burst_s: float) -> None:
         self._rate = rate
@@ -148,7 +148,7 @@ class Rates:
         return Pause(seconds, f"slow down: `{whose}_{what}` under [limits] in hub.toml")
 
     def refuses(self, pause: Pause | None) -> bool:
-        """Whether what comes now is not stored: it was asked to pause, and goes on all the same."""
+        """Return whether a sender is refused: it was asked to pause and goes on all the same."""
         return pause is not None and pause.seconds > self.settings.burst_s
 
     def slowed(self, edge: str, now: float) -> str:

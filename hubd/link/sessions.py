@@ -73,7 +73,7 @@ Problem = tuple[NackCode, str]
 
 
 class Projection(Protocol):
-    """What follows the log and shows it."""
+    """Follows the log and shows it."""
 
     @property
     def position(self) -> int: ...
@@ -81,14 +81,14 @@ class Projection(Protocol):
 
 
 class Tunnels(Protocol):
-    """Whose business is what edges send through tunnels."""
+    """Takes messages of tunnels."""
 
     def hear(self, edge: str, message: TunnelOpened | TunnelData | TunnelClose) -> None: ...
     def session_over(self, edge: str) -> None: ...
 
 
 class Objects(Protocol):
-    """Whose business is what edges ask and tell of large objects."""
+    """Takes messages about large objects."""
 
     def hear(self, edge: str, message: ObjectReport | ObjectPull) -> None: ...
     def session_over(self, edge: str) -> None: ...
@@ -233,12 +233,12 @@ class HubLink:
 
     @property
     def spread_s(self) -> float:
-        """How long the fleet should take to come back, were it to lose this hub now."""
+        """The time the fleet should take to come back, were it to lose this hub now."""
         return SESSION_S * max(len(self._ports), self._presence.registered)
 
     @property
     def window_bytes(self) -> int:
-        """What an edge may have under way, so that all of them together stay within bounds."""
+        """The bytes an edge may have under way, so that all of them together stay within bounds."""
         return max(WINDOW_MIN, QUEUED_MAX // max(1, len(self._ports), self._presence.registered))
 
     async def farewell(self) -> None:

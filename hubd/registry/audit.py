@@ -1,4 +1,4 @@
-"""What users have changed: who, when, where, what. The newest are kept, of each tenant some."""
+"""Changes by users: who, when, where, what. The newest are kept, of each tenant some."""
 
 from collections.abc import Callable, Iterable
 from typing import Final

@@ -21,7 +21,7 @@ TOKENS_KEPT_NS: Final = 10**15
 
 
 class Invitation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a token carries; the secret is known only here and there."""
+    """The contents of a token; the secret is known only here and there."""
 
     edge: str
     routing_key: str

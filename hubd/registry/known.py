@@ -1,4 +1,4 @@
-"""What a hub knows of its registry, and the file of its folder that keeps it for a start without.
+"""A hub's knowledge of its registry, and the file that keeps it for a start without.
 
 The file says which registry that was, too: of another one in its place, or of an empty one, the hub
 would learn that every edge is revoked (I15).
@@ -18,7 +18,7 @@ FILE: Final = "registry.known"
 
 
 class Changes(msgspec.Struct, frozen=True, kw_only=True):
-    """What a hub that runs has to know of the registry."""
+    """The contents of the registry that a running hub has to know."""
 
     keys: dict[str, str]
     edges: list[RegisteredEdge]
@@ -30,7 +30,7 @@ class Changes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
-    """What the registry `identity` said when it was read; a file of before has no identity."""
+    """The contents of the registry `identity` when it was read; older files have no identity."""
 
     read_at_ns: int
     changes: Changes

@@ -25,7 +25,7 @@ NAME_RULE: Final = "letters, digits, . _ @ + -, at most 63, beginning with a let
 
 
 class Role(enum.StrEnum):
-    """What a user may do; everybody sees all of the tenant."""
+    """Rights of a user; everybody sees all of the tenant."""
 
     ADMIN = "admin"  # everything, and may change users
     OPERATOR = "operator"  # alarms, attributes and calls of devices, at the sites that are given

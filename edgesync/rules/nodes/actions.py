@@ -69,7 +69,7 @@ def needs_type(message: Message, *kinds: str) -> None:
 
 
 class Processing(NodeConfig, frozen=True, kw_only=True):
-    """When each message is stored: as new exports say it; old ones store every message."""
+    """The choice of messages to store: as new exports say it; old ones store every message."""
 
     type: Literal["ON_EVERY_MESSAGE", "DEDUPLICATE", "WEBSOCKETS_ONLY", "ADVANCED"] = (
         "ON_EVERY_MESSAGE"
@@ -79,7 +79,7 @@ class Processing(NodeConfig, frozen=True, kw_only=True):
     attributes: Mapping[str, Any] | None = None
 
     def is_due(self, message: Message, step: Step, part: str) -> bool:
-        """Whether a message is stored; notes that it is, where that matters for the next."""
+        """Return whether a message is stored; notes that it is, where that matters for the next."""
         kind: str = self.type
         interval_s = self.deduplication_interval_secs
         if kind == "ADVANCED":
@@ -308,7 +308,7 @@ class ReplyConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 class ReplyToDeviceNode(Node):
-    """What a device that has called is answered: the data."""
+    """Answers a device that has called, with the data."""
 
     node_type = "rpc.TbSendRPCReplyNode"
     config = ReplyConfig

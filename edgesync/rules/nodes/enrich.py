@@ -210,7 +210,7 @@ class DeltaConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 class CalculateDelta(Node):
-    """How much a value has grown since the last message; 0 the first time."""
+    """Growth of a value since the last message; 0 the first time."""
 
     node_type = "metadata.CalculateDeltaNode"
     config = DeltaConfig

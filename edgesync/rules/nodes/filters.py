@@ -116,7 +116,7 @@ class CheckFieldsConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 class CheckFields(Node):
-    """Whether fields are there: all of them, or any."""
+    """True if all fields, or any of them, are there."""
 
     node_type = "filter.TbCheckMessageNode"
     config = CheckFieldsConfig
@@ -139,7 +139,7 @@ class AlarmStatusConfig(NodeConfig, frozen=True, kw_only=True):
 
 
 class AlarmStatusFilter(Node):
-    """Whether the alarm in a message has one of these states."""
+    """True if the alarm in the message has one of these states."""
 
     node_type = "filter.TbCheckAlarmStatusNode"
     config = AlarmStatusConfig

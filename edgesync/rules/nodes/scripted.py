@@ -1,4 +1,4 @@
-"""What nodes with a script have in common.   [sans-IO]"""
+"""Base of nodes with a script.   [sans-IO]"""
 
 from collections.abc import Generator
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""What can be said of a script before it runs.   [sans-IO]"""
+"""Checks of a script before it runs.   [sans-IO]"""
 
 from typing import Final
 

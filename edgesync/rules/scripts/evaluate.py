@@ -207,7 +207,7 @@ def _on_line(line: int, evaluate: Evaluate) -> Evaluate:
 
 
 def _is_optional(tree: Tree) -> bool:
-    """Whether a chain of members has a ?. before: then its end is undefined, too."""
+    """Return whether a chain of members has a ?. before: then its end is undefined, too."""
     while tree[0] in ("member", "method", "index"):
         if tree[0] != "index" and tree[-1]:
             return True

@@ -24,7 +24,7 @@ class ScriptSource(msgspec.Struct, frozen=True):
 
 
 class Scripts(Protocol):
-    """Where nodes leave what the worker is to run."""
+    """Collects the scripts that the worker is to run."""
 
     def foreign(self, source: ScriptSource, problem: str) -> None:
         """Take a script that is no single expression; `problem` says what in it is not.

@@ -17,7 +17,7 @@ _DECIMAL: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 
 
 class ScriptError(Exception):
-    """What a script would have thrown; `line` is that of the script, 0 where nobody knows."""
+    """An error as a script would have thrown it; `line` is that of the script, 0 if unknown."""
 
     line = 0
 

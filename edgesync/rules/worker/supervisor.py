@@ -46,7 +46,7 @@ ANSWER_BYTES_MAX: Final = 16 << 20
 
 
 def is_installed() -> bool:
-    """Whether QuickJS is here: the extra [scripts] brings it."""
+    """Return whether QuickJS is here: the extra [scripts] brings it."""
     return importlib.util.find_spec("quickjs") is not None
 
 
@@ -88,7 +88,7 @@ class Breakers:
         self._brief = 0
 
     def may_be_brief(self, now_s: float) -> bool:
-        """Whether a message may be tried although the script is left out."""
+        """Return whether a message may be tried although the script is left out."""
         if now_s - self._brief_since_s >= 1.0:
             self._brief_since_s, self._brief = now_s, 0
         return self._brief < BRIEF_MAX

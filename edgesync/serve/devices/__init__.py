@@ -1,1 +1,1 @@
-"""What doors for devices share, whatever devices speak: who may come in, and what messages mean."""
+"""Doors for devices, whatever protocol they speak: who may come in, and what messages mean."""

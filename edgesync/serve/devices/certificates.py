@@ -99,7 +99,7 @@ def validity_problem(decoded: Mapping[str, Any], now_s: float) -> str:
 
 
 def _is_one_sequence(der: bytes) -> bool:
-    """Whether nothing follows the outermost element: its digest is that of a certificate."""
+    """Return whether nothing follows the outermost element: its digest is a certificate's."""
     if len(der) < 2 or der[0] != SEQUENCE:
         return False
     size, head = der[1], 2

@@ -1,4 +1,4 @@
-"""Who may come in: the file with the devices' access tokens, users and passwords, certificates.
+"""Credentials of devices: the file with access tokens, users and passwords, certificates.
 
 Beside it there is one of the same form, which the edge writes, of devices that were provisioned.
 Both are read again when they change; one that cannot be read changes nothing, as the log says.
@@ -199,11 +199,11 @@ class Credentials:
 
     @property
     def has_fingerprints(self) -> bool:
-        """Whether there are certificates that are not here themselves."""
+        """True if there are devices whose certificate is known by its fingerprint alone."""
         return len(self._fingerprints) > len(self.certificates)
 
     def is_taken(self, name: str) -> bool:
-        """Whether a user name or token is somebody's."""
+        """Return whether a user name or token is in use."""
         return name == PROVISION or name in self._users or self.of_token(name) is not None
 
     def identify(self, connect: Connect, certificate: bytes | None = None) -> Device:

@@ -13,7 +13,7 @@ from edgesync.settings import LOOPBACK
 
 
 class Recorder(Protocol):
-    """Where readings and events are stored; both return when they are on disk."""
+    """Stores readings and events; both calls return when they are on disk."""
 
     def ingest(self, readings: Sequence[Reading]) -> Awaitable[None]: ...
     def emit(self, event: Event) -> Awaitable[None]: ...

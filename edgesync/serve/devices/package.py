@@ -1,4 +1,4 @@
-"""Which firmware or software a device is to have, by its shared attributes.   [sans-IO]
+"""The firmware or software a device is to have, by its shared attributes.   [sans-IO]
 
 ThingsBoard sets them: `fw_title`, `fw_version`, `fw_checksum`, `fw_checksum_algorithm`, `fw_size`;
 or `sw_…`.
@@ -22,7 +22,7 @@ class NoPackage(Exception):
 
 
 class Package(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device is to have; `kind` is fw or sw."""
+    """A package for a device; `kind` is fw or sw."""
 
     kind: str
     title: str

@@ -62,7 +62,7 @@ HEAD: Final = "# Written by the edge. To revoke a device, delete its entry.\n"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a device asks for; what it leaves out of its credentials is made up."""
+    """A device's request; what it leaves out of its credentials is made up."""
 
     key: str
     secret: str

@@ -1,4 +1,4 @@
-"""What a door for devices did not take, and who it did not let in: how many, and the newest few."""
+"""Refused messages and rejected clients of a door: counts, and the newest few."""
 
 import logging
 from collections import deque

@@ -52,7 +52,7 @@ GATEWAY_PATTERNS: Final = (
 
 
 class Device(msgspec.Struct, frozen=True):
-    """Who a client is, by what it proved: `name` is the entity of its readings.
+    """The identity that a client has proved: `name` is the entity of its readings.
 
     proof   changes with its credentials
     """
@@ -69,14 +69,14 @@ PROVISIONING: Final = Device("", is_provisioning=True)
 
 
 class ToldLimits(msgspec.Struct, frozen=True):
-    """What a client is told of limits."""
+    """The limits that a client is told."""
 
     payload_max: int
     inflight_max: int
 
 
 class CallAnswer(msgspec.Struct, frozen=True):
-    """What a device answers to the call it was sent under `number`."""
+    """A device's answer to the call it was sent under `number`."""
 
     device: str
     number: int
@@ -84,7 +84,7 @@ class CallAnswer(msgspec.Struct, frozen=True):
 
 
 class DeviceCall(msgspec.Struct, frozen=True):
-    """What a device calls here; the answer goes to `topic`."""
+    """A call by a device; the answer goes to `topic`."""
 
     device: str
     method: str
@@ -110,7 +110,7 @@ ReadReply = Callable[[], bytes]
 
 
 class Message(msgspec.Struct):
-    """What a message comes to: what to store, what to answer, and what of it was refused.
+    """The outcome of a message: what to store, what to answer, and what of it was refused.
 
     replies      topics and payloads, or what reads the payload when it is sent: what the device was
                  told while its question waited for the disk is no newer than the answer then
@@ -137,7 +137,7 @@ class Message(msgspec.Struct):
 
     @property
     def needs_disk(self) -> bool:
-        """Whether what it reports, or what is known when it asks, is to be on disk first.
+        """True if attributes it reports, or asks for, are to be on disk before it is answered.
 
         An edge that was killed would give an answer older than the one before.
         """
@@ -559,7 +559,7 @@ def _call_number(text: str) -> int:
 
 
 def may_subscribe(device: Device, topic_filter: str) -> bool:
-    """Whether something is ever sent to this device that a valid filter matches."""
+    """Return whether anything is ever sent to this device that a valid filter matches."""
     if device.is_provisioning:
         return topic_filter == PROVISION_RESPONSE
     patterns = DEVICE_PATTERNS + GATEWAY_PATTERNS if device.is_gateway else DEVICE_PATTERNS

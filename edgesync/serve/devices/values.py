@@ -25,7 +25,7 @@ _FIRST: Final = frozenset("-.0123456789")
 
 
 class BadPayload(ValueError):
-    """What a device sent cannot be stored; `field` says where in it.
+    """A device's message that cannot be stored; `field` says where in it.
 
     Both are told, stored and shown, so halves of surrogate pairs, which JSON may have, are `?`.
     """

@@ -85,7 +85,7 @@ class Client:
 
     @property
     def has_room(self) -> bool:
-        """Whether it takes one more message now."""
+        """True if it takes one more message now."""
         return self.connection.has_room and not self.is_blocked and len(self.out) < UNSENT_MAX
 
     def receive(self) -> bytes | None:
@@ -116,7 +116,7 @@ class Client:
 
     @property
     def certificate(self) -> bytes | None:
-        """The one that it has shown, in DER; it has the key of it."""
+        """The certificate it has shown, in DER; the handshake proved that it has the key."""
         if not isinstance(self.socket, ssl.SSLSocket):
             return None
         return self.socket.getpeercert(binary_form=True)
@@ -166,7 +166,7 @@ class Client:
             self._taken = None
 
     def may_be_kept(self, now: float) -> bool:
-        """Whether one more refusal of this client's messages is worth an event."""
+        """Count a refusal of this client's messages; return whether it is worth an event."""
         if now - self._refused_at >= REFUSALS_S:
             self._refused_at, self._refusals = now, REFUSALS_MAX
         self._refusals -= 1

@@ -181,7 +181,7 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 class Subscribed(msgspec.Struct, frozen=True):
-    """What the client subscribes to has changed."""
+    """The client's subscriptions have changed."""
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -266,12 +266,12 @@ class Connection:
 
     @property
     def is_settled(self) -> bool:
-        """Whether every message it accepted has been answered."""
+        """True if every message it accepted has been answered."""
         return not self._unanswered
 
     @property
     def is_saturated(self) -> bool:
-        """Whether nothing more is to be taken from the client for now.
+        """True while nothing more is to be taken from the client.
 
         One that sends more than its Receive Maximum waits as well. To end its connection would
         be right (3.3.4) and help nobody: paho sends all it has when it is back, is not told what
@@ -283,7 +283,7 @@ class Connection:
 
     @property
     def has_room(self) -> bool:
-        """Whether a message to the client is sent at once; some more wait, and then it is lost."""
+        """True if a message to the client is sent at once; some more wait, then they are lost."""
         session = self.session
         return session is not None and not session.queue and len(session.unacked) < self._window
 
@@ -552,7 +552,7 @@ class Connection:
         )
 
     def takes(self, topic: str, size: int) -> bool:
-        """Whether a message of `size` bytes is none too large for the client."""
+        """Return whether the client takes a message of `size` bytes."""
         return len(topic.encode()) + size + PUBLISH_HEAD_MAX <= self._packet_max
 
     def _reply(self, event: Reply) -> list[Effect]:

@@ -1,4 +1,4 @@
-"""Who a client is, by what it shows: a token, a name and password, a certificate, or nothing."""
+"""The identity of a client, by its credentials: token, name and password, certificate, or none."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""What MQTT clients sent, read: what of it is to be stored, and what is refused."""
+"""Reads messages of MQTT clients: what of them is to be stored, and what is refused."""
 
 import logging
 import time
@@ -91,7 +91,7 @@ class MessageReader:
         return item
 
     def _may_name(self, device: Device, name: str) -> bool:
-        """Whether a device speaks for an entity: for itself, or as a gateway or anonymous one."""
+        """Return whether a device may name an entity: itself, or any as a gateway or anonymous."""
         if name == device.name:
             return True
         if not (device.is_gateway or device.is_anonymous):

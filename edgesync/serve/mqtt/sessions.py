@@ -1,4 +1,4 @@
-"""What outlives a connection: subscriptions, messages under way, the will.   [sans-IO]
+"""Sessions, which outlive connections: subscriptions, messages under way, the will.   [sans-IO]
 
 Sessions are in memory. After a restart of the edge none is present, and clients are told so; what
 they had published and was acknowledged is in the store.

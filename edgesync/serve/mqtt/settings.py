@@ -12,7 +12,7 @@ TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 
 
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How messages on topics that match a pattern are read.
+    """The reading of messages on topics that match a pattern.
 
     topic    levels are text, `+`, `{name}`; `#` may stand at the end
     entity   with `{name}` of the pattern, or `{client}`, the device that sent it

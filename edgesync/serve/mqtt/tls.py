@@ -1,4 +1,4 @@
-"""What the door speaks TLS with: its certificate, and which ones it takes from devices."""
+"""TLS of the door: its own certificate, and the ones it takes from devices."""
 
 import ssl
 from collections.abc import Collection, Mapping, Sequence

@@ -9,7 +9,7 @@ LEVELS_MAX = 64
 
 
 def is_valid_filter(topic_filter: str) -> bool:
-    """Whether `+` and `#` stand where they may."""
+    """Return whether `+` and `#` stand where they may."""
     levels = topic_filter.split("/")
     if not topic_filter or len(levels) > LEVELS_MAX or "#" in levels[:-1]:
         return False
@@ -17,7 +17,7 @@ def is_valid_filter(topic_filter: str) -> bool:
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a valid filter matches a topic's name."""
+    """Return whether a valid filter matches a topic's name."""
     if topic_filter == topic:
         return True
     if topic.startswith("$") and not topic_filter.startswith("$"):
@@ -35,7 +35,7 @@ def _match(wanted: Sequence[str], levels: Sequence[str]) -> bool:
 
 
 def overlap(first: str, second: str) -> bool:
-    """Whether some topic is matched by both of two valid filters."""
+    """Return whether some topic is matched by both of two valid filters."""
     one, other = first.split("/"), second.split("/")
     for mine, theirs in zip(one, other, strict=False):
         if "#" in (mine, theirs):

@@ -1,4 +1,4 @@
-"""What MQTT clients sent, stored: messages of all of them in one write.
+"""Stores messages of MQTT clients, those of all clients in one write.
 
 A message that spoils the write costs itself alone (I8); a store that takes nothing costs all.
 """
