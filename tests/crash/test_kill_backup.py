@@ -178,9 +178,11 @@ async def test_what_a_killed_backup_holds_is_not_forgotten(
             if is_whole(target):
                 whole.append(target)
         assert whole
-        assert dropped(hub) > 0
         with hub.running():
             await hub.shows(2 * sent)
+            with trio.fail_after(PATIENCE_S):  # a busy hub was killed before it came to that
+                while not dropped(hub):  # noqa: ASYNC110 - it is another process
+                    await trio.sleep(0.05)
             assert await hub.values() == [float(value) for value in range(sent)]
         # And now it is lost, with all that came after the newest copy.
         hub.configure("restored", "")
