@@ -1,12 +1,21 @@
 """How far projectors have come in the log, beside what they made of it (I9)."""
 
+from functools import partial
+from typing import Final
+
 import msgspec
 import sqlalchemy as sa
 
 from hubd.db.dialect import insert
 from hubd.project.feed import Cursor
 from hubd.state import tables
+from hubd.state.fresh import after_commit
 from hubd.state.sync import make_durable
+
+# Entries that brought nothing and are read again by whoever starts after a kill, and for how long
+# the log rests before that need not be.
+UNSTORED_MAX: Final = 1024
+REST_S: Final = 1.0
 
 
 def read_cursor(connection: sa.Connection, name: str) -> Cursor:
@@ -41,25 +50,50 @@ def durable_cursors(connection: sa.Connection) -> dict[str, int]:
 
 
 class CommitsEach:
-    """What a projector does whose rows are stored with each transaction."""
+    """What a projector does whose rows are stored with each transaction.
+
+    What brought no row needs no transaction of its own: most entries are readings, and nothing to
+    these projectors. The cursor is stored with the next row, or with others, or once the log rests.
+    Whoever begins before entries that brought nothing reads them again, and they bring nothing.
+    """
 
     name: str
     is_full = False
+    brought = True  # whether the last `apply` made or changed a row
+
+    def __init__(self) -> None:
+        self._seen = self._stored = Cursor()
+        self._pressed = 0
 
     def begin(self, connection: sa.Connection) -> Cursor:
-        return read_cursor(connection, self.name)
+        self._seen = self._stored = read_cursor(connection, self.name)
+        return self._seen
 
     def move(self, connection: sa.Connection, cursor: Cursor) -> None:
+        if self.brought:
+            self._store(connection, cursor)
+        else:
+            after_commit(connection, partial(setattr, self, "_seen", cursor))
+        self.brought = True
+
+    def _store(self, connection: sa.Connection, cursor: Cursor) -> None:
+        def stored() -> None:
+            self._seen = self._stored = cursor
+
         move_cursor(connection, self.name, cursor)
+        after_commit(connection, stored)
 
     def press(self, position: int) -> None:
-        pass
+        self._pressed = max(self._pressed, position)
 
     def wait_s(self) -> float:
-        return float("inf")
+        return float("inf") if self._seen == self._stored else REST_S
 
     def is_due(self, *, is_idle: bool) -> bool:
-        return False
+        seen, stored = self._seen.position, self._stored.position
+        if is_idle:
+            return self._seen != self._stored
+        return seen >= stored + UNSTORED_MAX or stored < min(seen, self._pressed)
 
     def store(self, connection: sa.Connection, *, is_idle: bool) -> None:
-        pass
+        self._store(connection, self._seen)

@@ -49,17 +49,23 @@ class LossBody(msgspec.Struct, frozen=True):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """What a part makes: rows of `edge_events` and of `loss`, and rows that tell of rule chains."""
+    """What a part makes: rows of `edge_events` and of `loss`, and rows that tell of rule chains.
+
+    is_counted   whether the entry counts here as something heard of its edge: one of readings alone
+                 counts where these are
+    """
 
     events: list[dict[str, Any]]
     losses: list[dict[str, Any]]
     rules: list[dict[str, Any]]
+    is_counted: bool = True
 
 
 class EventsProjector(CommitsEach):
     name = "events"
 
     def __init__(self, live: Live) -> None:
+        super().__init__()
         self._live = live
         self._touched: set[str] = set()
         self._rules: list[dict[str, Any]] = []
@@ -72,11 +78,11 @@ class EventsProjector(CommitsEach):
         if entry.codec in (Codec.DEAD, Codec.GAP):
             yield Part(entry, _instead(entry), 1, 0, True)
             return
-        rows, cost = Rows([], [], []), 1
         if entry.codec is Codec.PROPOSAL:  # the business of hubd/cells
-            yield Part(entry, rows, cost, 0, True)
+            yield Part(entry, Rows([], [], [], is_counted=False), 1, 0, True)
             return
         records = batch.events(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
+        rows, cost = Rows([], [], [], is_counted=bool(records)), 1
         for nth in range(done, len(records)):
             index, record = records[nth]
             if record.kind in (RecordKind.CELLS, RecordKind.WINDOWS):
@@ -99,17 +105,17 @@ class EventsProjector(CommitsEach):
             self._rules += part.content.rules
             rows += new
             losses += lost
-            if part.entry.codec is Codec.PROPOSAL:
-                continue
-            totals.add(
-                part.entry,
-                events=sum(row["status"] in (STORED, UNREADABLE) for row in new),
-                dead=sum(row["status"] == DEAD for row in new),
-                lost=sum(row["last"] - row["first"] + 1 for row in lost),
-            )
+            if part.content.is_counted:
+                totals.add(
+                    part.entry,
+                    events=sum(row["status"] in (STORED, UNREADABLE) for row in new),
+                    dead=sum(row["status"] == DEAD for row in new),
+                    lost=sum(row["last"] - row["first"] + 1 for row in lost),
+                )
         insert_rows(connection, tables.edge_events, rows)
         insert_rows(connection, tables.loss, losses)
         totals.store(connection)
+        self.brought = any(part.content.is_counted for part in parts)
         self._touched = {row["edge"] for row in rows + self._rules}
 
     def committed(self) -> None:

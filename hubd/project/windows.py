@@ -72,6 +72,7 @@ class WindowsProjector(CommitsEach):
             for part in parts:
                 totals.add(part.entry, events=len(part.content.unreadable))
             totals.store(connection)
+        self.brought = bool(rows or unreadable)
 
     def committed(self) -> None:
         pass
