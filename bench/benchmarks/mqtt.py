@@ -4,6 +4,8 @@ Decides whether a site's devices can publish to the edge as they would to a loca
 in the same run, Mosquitto with persistence, which writes its file every second and not before an
 acknowledgement: figures are ratios too. `python -m bench.benchmarks.mqtt` prints both, how long an
 acknowledgement takes at 1,000 publishes a second, and what 5,000 idle clients take.
+`python -m bench.benchmarks.mqtt endless` prints how long others wait for theirs while a device
+sends messages that a script of a rule chain never ends with: wanted are less than 100 ms (p99).
 """
 
 import json
@@ -14,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,20 +31,47 @@ from edgesync.serve.mqtt.packets import V311, Connect, Publish
 
 CLIENTS = 50
 TOKEN = "A1_TEST_TOKEN"
+ENDLESS_TOKEN = "A2_TEST_TOKEN"
 MESSAGES = 60_000
 IDLE = 5_000
 RATE = 1_000
 RATE_S = 10.0
 PUBACK_BYTES = 4
+ENDLESS = 10
+ENDLESS_RATE = 200  # of all others together; in a chain, each second one runs a script
+
+
+def endless_chain() -> bytes:
+    """Return a chain whose script runs for messages with `script`, for ever if it is "endless"."""
+    types = "org.thingsboard.rule.engine."
+    save = {"type": f"{types}telemetry.TbMsgTimeseriesNode", "configuration": {"defaultTTL": 0}}
+    nodes = [
+        {"type": f"{types}filter.TbCheckMessageNode", "name": "Has a script",
+         "configuration": {"messageNames": ["script"], "metadataNames": [], "checkAllKeys": True}},
+        {"type": f"{types}filter.TbJsFilterNode", "name": "Script",
+         "configuration": {"jsScript": "while (msg.script == 'endless') {} return true;"}},
+        {"name": "Save", **save}, {"name": "Save all the same", **save},
+    ]  # fmt: skip
+    wires = [(0, 1, "True"), (0, 2, "False"), (1, 2, "True"), (1, 3, "Failure")]
+    connections = [{"fromIndex": a, "toIndex": b, "type": relation} for a, b, relation in wires]
+    metadata = {"firstNodeIndex": 0, "nodes": nodes, "connections": connections}
+    chain = {"ruleChain": {"name": "Root", "root": True}, "metadata": metadata}
+    return json.dumps(chain).encode()
 
 
 @contextmanager
-def open_edge(folder: Path) -> Iterator[tuple[int, psutil.Process]]:
+def open_edge(folder: Path, chain: bytes = b"") -> Iterator[tuple[int, psutil.Process]]:
     (port,) = free_ports(1)
     config = folder / "edge.toml"
     config.write_text(f"[http]\nport = 0\n[mqtt]\nport = {port}\n")
+    if chain:
+        (folder / "chain.json").write_bytes(chain)
+        config.write_text(config.read_text() + '[rules]\nchains = "chain.json"\n')
     devices = folder / "mqtt-devices.toml"
-    devices.write_text(f'[[device]]\nname = "Scale"\ntoken = "{TOKEN}"\n')
+    devices.write_text(
+        f'[[device]]\nname = "Scale"\ntoken = "{TOKEN}"\n'
+        f'[[device]]\nname = "Endless"\ntoken = "{ENDLESS_TOKEN}"\n'
+    )
     devices.chmod(0o600)
     command = [sys.executable, "-m", "edgesync", "--config", str(config), "run"]
     with running(command, folder, port) as process:
@@ -77,16 +107,17 @@ def running(command: list[str], folder: Path, port: int) -> Iterator[psutil.Proc
         process.wait()
 
 
-def connected(port: int, client_id: str) -> socket.socket:
+def connected(port: int, client_id: str, token: str = TOKEN) -> socket.socket:
     found = socket.create_connection(("127.0.0.1", port))
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    found.sendall(encode(Connect(level=V311, client_id=client_id, username=TOKEN), V311))
+    found.sendall(encode(Connect(level=V311, client_id=client_id, username=token), V311))
     assert found.recv(4) == b"\x20\x02\x00\x00"
     return found
 
 
-def packet(packet_id: int, number: int) -> bytes:
-    payload = json.dumps({"ts": 1_790_000_000_000 + number, "values": {"w": number / 4}}).encode()
+def packet(packet_id: int, number: int, **more: str) -> bytes:
+    values = {"w": number / 4, **more}
+    payload = json.dumps({"ts": 1_790_000_000_000 + number, "values": values}).encode()
     return encode(
         Publish(topic="v1/devices/me/telemetry", payload=payload, qos=1, packet_id=packet_id), V311
     )
@@ -118,8 +149,11 @@ def per_s(port: int, inflight: int, messages: int = MESSAGES) -> float:
         return answered / (time.perf_counter() - begun)
 
 
-def latencies_ms(port: int) -> list[float]:
-    """Publish at a steady rate from 50 clients in turn; return how long each PUBACK took."""
+def latencies_ms(port: int, rate: int = RATE, script: str = "") -> list[float]:
+    """Publish at a steady rate from 50 clients in turn; return how long each PUBACK took.
+
+    script   is said by every second message; each message's own packet is what is waited for
+    """
     found: list[float] = []
     with ExitStack() as stack:
         clients = [stack.enter_context(connected(port, f"c{n}")) for n in range(CLIENTS)]
@@ -129,15 +163,16 @@ def latencies_ms(port: int) -> list[float]:
         for number in due:
             epoll.register(number, select.EPOLLIN)
         begun, sent = time.perf_counter(), 0
-        while len(found) < RATE * RATE_S:
+        while len(found) < rate * RATE_S:
             now = time.perf_counter()
-            if sent < RATE * RATE_S and now >= begun + sent / RATE:
+            if sent < rate * RATE_S and now >= begun + sent / rate:
                 client = clients[sent % CLIENTS]
-                client.sendall(packet(sent % 65_535 + 1, sent))
+                more = {"script": script} if script and sent % 2 else {}
+                client.sendall(packet(sent % 65_535 + 1, sent, **more))
                 due[client.fileno()].append(now)
                 sent += 1
                 continue
-            for number, _ in epoll.poll(max(0.0, begun + sent / RATE - now)):
+            for number, _ in epoll.poll(max(0.0, begun + sent / rate - now)):
                 count = len(by_number[number].recv(65_536)) // PUBACK_BYTES
                 at = time.perf_counter()
                 for _ in range(count):
@@ -174,7 +209,59 @@ class Idle:
             return idle_bytes(port, process)
 
 
+def endless() -> tuple[list[float], list[float], float]:
+    """Return PUBACKs of others, without and beside messages that a script never ends with.
+
+    The third is how long all of those took until they were acknowledged, in seconds.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open_edge(Path(folder), endless_chain()) as (port, _),
+    ):
+        latencies_ms(port, ENDLESS_RATE, "short")  # and the worker is there
+        quiet = latencies_ms(port, ENDLESS_RATE, "short")
+        took_s: list[float] = []
+
+        def send_endless() -> None:
+            with connected(port, "endless", ENDLESS_TOKEN) as client:
+                begun = time.perf_counter()
+                for number in range(1, ENDLESS + 1):
+                    client.sendall(packet(number, number, script="endless"))
+                left = ENDLESS * PUBACK_BYTES
+                while left:
+                    left -= len(client.recv(left))
+                took_s.append(time.perf_counter() - begun)
+
+        thread = threading.Thread(target=send_endless)
+        thread.start()
+        beside = latencies_ms(port, ENDLESS_RATE, "short")
+        thread.join()
+        return quiet, beside, took_s[0]
+
+
+class Endless:
+    timeout = 300
+    unit = "ms"
+
+    def track_p99_of_others_beside_a_script_that_never_ends(self) -> float:
+        _, beside, _ = endless()
+        return statistics.quantiles(beside, n=100)[98]
+
+
+def show_endless() -> None:
+    for _ in range(3):
+        quiet, beside, took_s = endless()
+        for name, found in (("without", quiet), ("beside ten", beside)):
+            took = statistics.quantiles(found, n=100)
+            worst = max(found)
+            print(f"{name:10}: p50 {took[49]:.1f}, p99 {took[98]:.1f}, worst {worst:.1f} ms")
+        load = os.getloadavg()[0]
+        print(f"the ten were acknowledged within {took_s:.2f} s; load {load:.1f}", flush=True)
+
+
 def main() -> None:
+    if sys.argv[1:] == ["endless"]:
+        return show_endless()
     with (
         tempfile.TemporaryDirectory() as one,
         tempfile.TemporaryDirectory() as two,
