@@ -76,14 +76,6 @@ def entity(edge: str, kind: str, name: str) -> EntityId:
     return EntityId(edge, kind, checked_name("name", name, NAME_BYTES_MAX))
 
 
-def parse_entity(edge: str, text: str) -> EntityId:
-    """Return the entity that `device/Scale 7` says; raises EntityError."""
-    kind, slash, name = text.partition("/")
-    if not slash:
-        raise EntityError("entity", f"{text[:SHOWN]!r} has no kind", "write device/NAME")
-    return entity(edge, kind, name)
-
-
 def checked_name(field: str, name: str, bytes_max: int) -> str:
     """Return a name of an entity, an attribute or an alarm; raises EntityError."""
     try:

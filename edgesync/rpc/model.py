@@ -20,12 +20,10 @@ from edgesync.errors import RecordError
 from edgesync.model import Action, EntityType, Event, EventType
 
 METHOD_CHARS_MAX: Final = 255
-DEVICE_CHARS_MAX: Final = 255
 # An event holds no more, and much of it may be quoted.
 PARAMS_BYTES_MAX: Final = 48 * 1024
 ANSWER_BYTES_MAX: Final = 48 * 1024
 DEPTH_MAX: Final = 64
-TTL_S_MIN: Final = 1.0
 TTL_S_MAX: Final = 7 * 86_400.0
 # The edge itself, as a device that is called, and what it can be asked for.
 SELF: Final = "@edge"

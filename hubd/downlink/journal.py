@@ -88,10 +88,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal:
-    """See the module. Calls are short and synchronous, from any thread; errors are those of Owned.
-
-    grown   called with edge, lane and tail after a commit that appended
-    """
+    """See the module. Calls are short and synchronous, from any thread; errors: those of Owned."""
 
     def __init__(self, owned: Owned, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._owned = owned

@@ -55,11 +55,6 @@ def write_dump(owned: Owned, path: Path) -> None:
         out.write(encoder.encode(Line(rows=count)) + b"\n")
 
 
-def read_revision(path: Path) -> str:
-    """Return the revision of the tables in a dump; raises DumpRefused."""
-    return next(_lines(path)).revision
-
-
 def load_dump(owned: Owned, path: Path) -> None:
     """Put a dump into a database that nobody has used yet, all at once; raises DumpRefused."""
     lines = _lines(path)

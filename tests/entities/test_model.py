@@ -30,7 +30,6 @@ from edgesync.entities.model import (
     decode_value,
     encode_value,
     entity,
-    parse_entity,
 )
 from edgesync.errors import EntityError
 from edgesync.model import Strategy
@@ -69,9 +68,7 @@ def test_a_wrong_name_says_which_and_what_would_do(
 
 
 def test_an_unknown_kind_is_kept() -> None:
-    assert parse_entity("barn-7", "Quantum_Gate/a/b") == EntityId("barn-7", "quantum_gate", "a/b")
-    with pytest.raises(EntityError, match="write device/NAME"):
-        parse_entity("barn-7", "Scale")
+    assert entity("barn-7", "Quantum_Gate", "a/b") == EntityId("barn-7", "quantum_gate", "a/b")
     with pytest.raises(EntityError, match="one of client, shared, server"):
         Scope.named("private")
     assert Scope.named("SHARED_SCOPE") is Scope.SHARED

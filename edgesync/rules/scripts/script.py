@@ -50,10 +50,6 @@ class Script:
         except NotUnderstood as problem:
             scripts.foreign(ScriptSource(id_, body, names, language), str(problem))
 
-    @property
-    def is_expression(self) -> bool:
-        return self._expression is not None
-
     def run(self, arguments: tuple[Any, ...], now: Now) -> Generator[ScriptCall, ScriptAnswer, Any]:
         """Return what the script returns; raises NodeFailure with what it would have thrown."""
         if self._expression is not None:

@@ -126,7 +126,6 @@ def _unwritten(value: Value) -> bytes:
     raise AssertionError(value)
 
 
-_BYTE = _Kind(lambda reader: reader.number(1), _written(1))
 _FLAG = _Kind(Reader.flag, _written(1))
 _U16 = _Kind(lambda reader: reader.number(2), _written(2))
 _U32 = _Kind(lambda reader: reader.number(4), _written(4))

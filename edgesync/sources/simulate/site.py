@@ -71,10 +71,6 @@ class Site:
             self._step(dt_s / pieces)
 
     @property
-    def stored_wh(self) -> float:
-        return self.soc * CAPACITY_WH
-
-    @property
     def is_day(self) -> bool:
         return SUNRISE_H < self.hour < SUNSET_H
 

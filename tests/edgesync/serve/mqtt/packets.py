@@ -40,7 +40,6 @@ PACKET_ID = st.integers(1, 65_535)
 PAIRS = st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=3).map(tuple)
 # By what a property's kind writes.
 VALUES: Final[Mapping[str, st.SearchStrategy[object]]] = {
-    "_BYTE": st.integers(0, 255),
     "_FLAG": st.integers(0, 1),
     "_U16": st.integers(1, 65_535),
     "_U32": st.integers(1, 2**32 - 1),
