@@ -2,24 +2,23 @@
 
 import functools
 
-from edgesync.serve.mqtt.connection import (
+from edgesync.serve.mqtt.connection import Connection, Limits
+from edgesync.serve.mqtt.decode import Parser
+from edgesync.serve.mqtt.encode import encode
+from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Packet, Puback, Reason
+from edgesync.serve.mqtt.sessions import Session
+from edgesync.serve.mqtt.steps import (
     Accept,
     Admitted,
     Answered,
     Authenticate,
     Close,
-    Connection,
     Effect,
     Garbage,
-    Limits,
     Lost,
     Release,
     Send,
 )
-from edgesync.serve.mqtt.decode import Parser
-from edgesync.serve.mqtt.encode import encode
-from edgesync.serve.mqtt.packets import V5, V311, BadPacket, Packet, Puback, Reason
-from edgesync.serve.mqtt.sessions import Session
 from tests.edgesync.serve.mqtt.packets import SAMPLES
 from tests.fuzz.fuzz import Target
 

@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from edgesync.serve.devices.calls import Rpc, answer_of, store_answers
 from edgesync.serve.devices.thingsboard import DEVICE, GATEWAY, CallAnswer, DeviceCall
-from edgesync.serve.mqtt.connection import Deliver
+from edgesync.serve.mqtt.steps import Deliver
 
 if TYPE_CHECKING:
     from edgesync.rpc.queue import Call

@@ -7,8 +7,8 @@ import trio
 
 from edgesync.serve.devices.package import NoPackage
 from edgesync.serve.devices.package_folder import PackageFolder
-from edgesync.serve.mqtt.connection import Deliver, Event, Expelled, Reply
 from edgesync.serve.mqtt.packets import Reason
+from edgesync.serve.mqtt.steps import Deliver, Event, Expelled, Reply
 
 if TYPE_CHECKING:
     from edgesync.serve.devices.thingsboard import PackageRequest

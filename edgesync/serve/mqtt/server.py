@@ -36,27 +36,7 @@ from edgesync.serve.listeners import Address, Listeners, clients_limit
 from edgesync.serve.mqtt.calls import DoorCalls
 from edgesync.serve.mqtt.chunks import ChunkSender
 from edgesync.serve.mqtt.client import READ, UNSENT_MAX, WRITE, Client
-from edgesync.serve.mqtt.connection import (
-    Accept,
-    Admitted,
-    Answered,
-    Authenticate,
-    Close,
-    Connection,
-    Deliver,
-    Delivered,
-    Denied,
-    Effect,
-    Elapsed,
-    Expelled,
-    Garbage,
-    Limits,
-    Lost,
-    Release,
-    Send,
-    Subscribed,
-)
-from edgesync.serve.mqtt.connection import Event as ConnectionEvent
+from edgesync.serve.mqtt.connection import Connection, Limits
 from edgesync.serve.mqtt.decode import Parser
 from edgesync.serve.mqtt.encode import encode
 from edgesync.serve.mqtt.identities import Identities
@@ -65,6 +45,25 @@ from edgesync.serve.mqtt.pushes import PushedAttributes
 from edgesync.serve.mqtt.reader import MessageReader
 from edgesync.serve.mqtt.sessions import Session, Sessions
 from edgesync.serve.mqtt.settings import MqttSection
+from edgesync.serve.mqtt.steps import (
+    Accept,
+    Admitted,
+    Answered,
+    Authenticate,
+    Close,
+    Deliver,
+    Delivered,
+    Denied,
+    Effect,
+    Elapsed,
+    Expelled,
+    Garbage,
+    Lost,
+    Release,
+    Send,
+    Subscribed,
+)
+from edgesync.serve.mqtt.steps import Event as ConnectionEvent
 from edgesync.serve.mqtt.tls import MqttTls
 from edgesync.serve.mqtt.writer import MessageWriter, PendingMessage
 from edgesync.status import MqttStatus

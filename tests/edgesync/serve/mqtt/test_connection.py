@@ -6,29 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgesync.serve.mqtt.connection import (
-    UNRELEASED_MAX,
-    Accept,
-    Admitted,
-    Answered,
-    Authenticate,
-    Close,
-    Connection,
-    Deliver,
-    Delivered,
-    Denied,
-    Effect,
-    Elapsed,
-    Event,
-    Expelled,
-    Garbage,
-    Limits,
-    Lost,
-    Release,
-    Send,
-    State,
-    Subscribed,
-)
+from edgesync.serve.mqtt.connection import UNRELEASED_MAX, Connection, Limits, State
 from edgesync.serve.mqtt.packets import (
     V5,
     V311,
@@ -55,6 +33,25 @@ from edgesync.serve.mqtt.packets import (
     Will,
 )
 from edgesync.serve.mqtt.sessions import Session, Sessions
+from edgesync.serve.mqtt.steps import (
+    Accept,
+    Admitted,
+    Answered,
+    Authenticate,
+    Close,
+    Deliver,
+    Delivered,
+    Denied,
+    Effect,
+    Elapsed,
+    Event,
+    Expelled,
+    Garbage,
+    Lost,
+    Release,
+    Send,
+    Subscribed,
+)
 
 REASON, EXPIRY = Property.REASON_STRING, Property.SESSION_EXPIRY
 WILL = Will(topic="gone", payload=b"1")
