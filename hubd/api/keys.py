@@ -39,8 +39,8 @@ from hubd.api.params import (
 )
 from hubd.api.redis_json import argument, blob, plain
 from hubd.cells import Answers, HubCells
+from hubd.cells.budget import TOO_LARGE, TooLarge
 from hubd.cells.proposals import OutcomeUnknown
-from hubd.cells.store import TOO_LARGE, TooLarge
 
 if TYPE_CHECKING:
     from edgesync._native.cells import Entry

@@ -4,15 +4,11 @@ Operations of edges, and what the hub proposes itself (proposals.py), are carrie
 of the log, with the cursor in it in the same transaction (I9). Clocks, chance and settings come
 from the log as well: whoever reads it reaches the same bytes. Numbers of the feed that were told to
 an edge never mean something else later: a log that was restored makes a new *keyspace*, and so do
-keys that are made again by other rules than they were made by (RULES).
+keys that are made again by other rules than they were made by (PROJECTION_VERSION).
 
-Besides the keys (native/hubkeys.pyx):
-
-    p              the keyspace's id, the log's generation, the cursor in it, what was collected
-    g              the settings that count: see Rules
-
-What edges are called (replicas.py), what was heard of them (hearing.py), conflicts (conflicts.py)
-and what the hub knows of its past (lineage.py) have rows of their own.
+Besides the keys (native/hubkeys.pyx) the cursor in the log and the settings that count (mark.py),
+names of edges (replicas.py), what was heard of them (hearing.py), conflicts (conflicts.py) and the
+hub's past (lineage.py) have rows of their own.
 """
 
 import hashlib
@@ -28,15 +24,12 @@ import msgspec
 from edgesync._native import batch
 from edgesync._native.batch import Record
 from edgesync._native.cells import Entry
-from edgesync._native.commands import keys_of
 from edgesync._native.hubkeys import HubKeys
-from edgesync._native.keyspace import STRING
 from edgesync._native.overlay import Overlay
 from edgesync._native.resp import ReplyError
 from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.cells import DATABASE, Reply
-from edgesync.cells.commands import TABLE
 from edgesync.cells.conflicts import resolve
 from edgesync.cells.guard import Savepoint
 from edgesync.cells.scope import GRANT_MAX
@@ -48,9 +41,11 @@ from edgesync.store.cells import EXPIRED_A_TURN, CellStore
 from edgesync.store.commit import GroupCommit, Tails
 from edgesync_transport.messages import Codec, Lane, Pull
 from hubd.cells import proposals
+from hubd.cells.budget import Budget
 from hubd.cells.conflicts import Conflicts
 from hubd.cells.hearing import Hearing
 from hubd.cells.lineage import HUB, Lineage
+from hubd.cells.mark import FIRST_RULES, LOST, MARK_ROW, PROJECTION_VERSION, RULES_ROW, Mark, Rules
 from hubd.cells.proposals import Proposal
 from hubd.cells.replicas import Replica, Replicas
 from hubd.log.base import ENTRY_BYTES_MAX
@@ -68,66 +63,8 @@ GRACE_MS: Final = 60_000
 RULES_MAX: Final = 1000
 # What edges confirm is in the log so often.
 CONFIRMED_EVERY_MS: Final = 3_600_000
-MARK_ROW: Final = b"p"
-RULES_ROW: Final = b"g"
-# Of the rules by which keys are made of the log. Raise it when an entry comes to lead to other rows
-# than it did: keys that are made again by other rules are another keyspace.
-RULES: Final = 2
-# Bytes of the replies to commands that are carried out together.
-REPLIES_BYTES_MAX: Final = 16 << 20
-# Of what they write, 512 for each operation besides: about a second of work. An entry of the log
-# that takes more memory than there is would end each start of the hub.
-WRITTEN_BYTES_MAX: Final = 64 << 20
-# Of elements that they look at, of sets and sorted sets ten times, for one takes as long: about two
-# seconds of work. The first that goes beyond it is the last: so it depends on what there is.
-LOOKED_AT_MAX: Final = 2_000_000
-ELEMENTS: Final = {
-    **dict.fromkeys(
-        b"sdiff sdiffstore sinter sintercard sinterstore sunion sunionstore zdiff zdiffstore "
-        b"zinter zintercard zinterstore zunion zunionstore".split(), 10,
-    ),
-    **dict.fromkeys(
-        b"hgetall hkeys hrandfield hvals lindex linsert lpos lrange lrem lset ltrim smembers sort "
-        b"sort_ro srandmember zcount zlexcount zrange zrangebylex zrangebyscore zrangestore zrank "
-        b"zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex "
-        b"zrevrangebyscore zrevrank".split(), 1,
-    ),
-}  # fmt: skip
-# Besides what stands in it, an element of a reply counts as so much.
-ELEMENT_BYTES: Final = 16
-# Instead of a generation in the mark, from when keys are found not to be those of the log until a
-# start has said so: whoever opens them before that must find it, too.
-LOST: Final = b"lost".ljust(16, b"\0")
 # Entries of others that are passed by before the mark is stored: what a start reads once more.
 PASSED_BY_MAX: Final = 10_000
-
-
-class Mark(msgspec.Struct, frozen=True):
-    """The position of this keyspace; which start of the hub wrote so, as which replica, whose
-    operations come after number `born`.
-
-    lacks   of entries up to here some are not in these keys, for the log had dropped them
-    """
-
-    keyspace: bytes
-    generation: bytes
-    position: int = 0
-    collected: int = 0
-    start: int = 0
-    r: int = 0
-    born: int = 0
-    lacks: int = 0
-
-
-class Rules(msgspec.Struct, frozen=True):
-    """Settings that decide what commands and operations lead to, as the last start had them."""
-
-    strategies: tuple[tuple[bytes, int], ...]
-    value_max: int
-
-
-# Until the first start: what edges told before it was heard by a hub whose settings nobody knows.
-FIRST_RULES: Final = Rules((), 1 << 20)
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -271,7 +208,8 @@ class HubCells(CellStore):
 
     def _keyspace_of(self, chosen: bytes, lacks: int) -> bytes:
         """Return what keys are called that were made by these rules, of what the log has."""
-        return hashlib.blake2b(b"%d %d " % (RULES, lacks) + chosen, digest_size=16).digest()
+        made_by = b"%d %d " % (PROJECTION_VERSION, lacks)
+        return hashlib.blake2b(made_by + chosen, digest_size=16).digest()
 
     def _renew(self, chosen: bytes) -> None:
         """Begin another keyspace: edges tell all they have, and are waited for until they did."""
@@ -320,41 +258,16 @@ class HubCells(CellStore):
         return reply
 
     def run_all(self, requests: Iterable[Sequence[bytes]]) -> list[Reply]:
-        """Carry out commands; those for whose replies there is no room are not: TOO_LARGE.
-
-        Nor are those that write behind others that have written much, or look at elements behind
-        others that have looked at many: TOO_MUCH, TOO_MANY.
-        """
-        room, replies = REPLIES_BYTES_MAX, list[Reply]()
-        most, left = self.space.written + WRITTEN_BYTES_MAX, LOOKED_AT_MAX
+        """Carry out commands; those that go beyond the budget of all of them are not: TooLarge."""
+        budget, replies = Budget(self.space), list[Reply]()
         self.space.now_ms = self.now_ms()
         for request in requests:
-            if self.space.written > most and _writes(request):
-                replies.append(TOO_MUCH)
+            if (refusal := budget.refusal(request)) is not None:
+                replies.append(refusal)
                 continue
-            if looked_at := self._elements(request):
-                if left <= 0:
-                    replies.append(TOO_MANY)
-                    continue
-                left -= looked_at
-            self.call.reply_max = max(room, 0)
-            reply = self.run(list(request)) if room > 0 else TOO_LARGE
-            room -= weight_of(reply)
-            # What was taken away has to be given, however large.
-            replies.append(reply if room >= 0 or _writes(request) else TOO_LARGE)
+            self.call.reply_max = budget.reply_bytes
+            replies.append(budget.taken(request, self.run(list(request))))
         return replies
-
-    def _elements(self, request: Sequence[bytes]) -> int:
-        """Return how many elements a command may look at, weighed as ELEMENTS says."""
-        name = request[0].lower()
-        if name not in ELEMENTS:
-            return 0
-        found = 0
-        for key in keys_of(TABLE[name], list(request)):
-            kind = self.space.type_of(key)
-            if kind and kind != STRING:
-                found += self.space.count(key, kind)
-        return found * ELEMENTS[name]
 
     def resolve(self, number: int, choice: Sequence[bytes]) -> None:
         """Resolve a conflict: WINNER, DOT r n or VALUE v; raises CommandError."""
@@ -663,31 +576,6 @@ class HubCells(CellStore):
                 self.space.give_up_deadline(key)
         self.conflicts.note(self.now_ms())
         return len(gone)
-
-
-class TooLarge(ReplyError):
-    """Instead of a reply: commands before it have taken what there is for all of them."""
-
-
-TOO_LARGE: Final = TooLarge(f"TOOLARGE replies of over {REPLIES_BYTES_MAX} bytes")
-TOO_MANY: Final = TooLarge(f"TOOLARGE commands that look at over {LOOKED_AT_MAX} elements")
-TOO_MUCH: Final = TooLarge(f"TOOLARGE commands that write over {WRITTEN_BYTES_MAX} bytes")
-
-
-def _writes(request: Sequence[bytes]) -> bool:
-    command = TABLE.get(request[0].lower())
-    return command is not None and command.writes
-
-
-def weight_of(reply: Reply) -> int:
-    """Return about how many bytes a reply takes."""
-    if isinstance(reply, bytes | str):
-        return ELEMENT_BYTES + len(reply)
-    if isinstance(reply, dict):
-        return ELEMENT_BYTES + sum(weight_of(k) + weight_of(v) for k, v in reply.items())
-    if isinstance(reply, list | tuple | set | frozenset):
-        return ELEMENT_BYTES + sum(map(weight_of, reply))
-    return ELEMENT_BYTES
 
 
 def _nobody(_entry: LogEntry, _result: Any) -> None:

@@ -25,7 +25,7 @@ from edgesync.errors import CommandError, StoreFull
 from hubd.api import Context, keys, make_app
 from hubd.api.params import make_cursor
 from hubd.api.redis_json import plain, reply_of
-from hubd.cells import store
+from hubd.cells import budget
 from hubd.cells.proposals import Run, decode
 from hubd.client import HubClient
 from hubd.errors import HubRefused, HubUnreachable
@@ -184,7 +184,7 @@ async def test_a_body_that_is_wrong_is_told_what_is_wrong(
 async def test_replies_have_a_limit_and_what_writes_is_not_cut_off(
     hub: HubClient, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "REPLIES_BYTES_MAX", 300)
+    monkeypatch.setattr(budget, "REPLIES_BYTES_MAX", 300)
     monkeypatch.setattr(keys, "KEYS_LOOKED_AT_MAX", 5)
     await hub.rpush("list", *(["x" * 20] * 10))
     with pytest.raises(CommandError, match="TOOLARGE"):

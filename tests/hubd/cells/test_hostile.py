@@ -18,11 +18,11 @@ from edgesync.errors import RecordError, StoreError
 from edgesync.model import RecordKind
 from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec
-from hubd.cells import Answers, HubCells, conflicts, store
+from hubd.cells import Answers, HubCells, budget, conflicts
 from hubd.cells import answers as module
+from hubd.cells.budget import TOO_MANY, TOO_MUCH
 from hubd.cells.keyspaces import CELLS
 from hubd.cells.proposals import ExpireConflicts, GiveUp, Name, OutcomeUnknown, Run, Start, decode
-from hubd.cells.store import TOO_MANY, TOO_MUCH
 from hubd.log.base import Entry, LogFull
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
@@ -231,7 +231,7 @@ def test_commands_look_at_so_many_elements_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A thousand intersections of large sets held everybody up for minutes (I16)."""
-    monkeypatch.setattr(store, "LOOKED_AT_MAX", 500)
+    monkeypatch.setattr(budget, "LOOKED_AT_MAX", 500)
     with open_answers(tmp_path) as answers:
         cells = begun(answers.cells)
         for name, command in ((b"a", b"SADD"), (b"l", b"RPUSH")):
@@ -241,7 +241,7 @@ def test_commands_look_at_so_many_elements_and_no_more(
         assert cells.run_all([[b"LPOS", b"l", b"x"]] * 30) == [None] * 25 + [TOO_MANY] * 5
         assert cells.run_all([empty] * 4 + [[b"SCARD", b"a"]]) == [0] * 3 + [TOO_MANY, 20]
         # Each is carried out alone, however much there is.
-        monkeypatch.setattr(store, "LOOKED_AT_MAX", 1)
+        monkeypatch.setattr(budget, "LOOKED_AT_MAX", 1)
         assert cells.run_all([empty]) == [0]
         odd = [[b"SINTERCARD"], [b"SINTERCARD", b"9" * 99, b"a"], [b"SORT"], [b"LPOS", b"a", b"x"]]
         assert all(isinstance(reply, ReplyError) for reply in cells.run_all(odd))
