@@ -170,7 +170,19 @@ def all_alarms(view: View, edge: str, after: str = "") -> Iterator[Alarm]:
 
 
 def alarms_of(view: View, originator: EntityId) -> list[Alarm]:
-    return [one for one in all_alarms(view, originator.edge) if one.originator == originator]
+    """Return the alarms of an entity; of the others of its edge only whose they are is read."""
+    prefix, quoted = room_of(ALARM, originator.edge), b'"%s"' % originator.name.encode()
+    found: list[Alarm] = []
+    for key in view.keys(prefix):
+        about = view.field(key, b"about") or b""
+        if (
+            quoted not in about and b"\\" not in about
+        ):  # with an escape it may say the name otherwise
+            continue
+        one = find_alarm(view, originator.edge, key[len(prefix) :].decode(errors="replace"))
+        if one is not None and one.originator == originator:
+            found.append(one)
+    return found
 
 
 def plan_raise(

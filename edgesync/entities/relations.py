@@ -70,6 +70,11 @@ def field_of(type_: str, to: EntityId) -> bytes:
     return b"\0".join((type_.encode(), to.kind.encode(), to.name.encode()))
 
 
+def end_of(to: EntityId) -> bytes:
+    """Return how the fields of all relations to an entity end; others may, too."""
+    return b"\0%s\0%s" % (to.kind.encode(), to.name.encode())
+
+
 def relations_from(view: View, source: EntityId) -> list[Relation]:
     found = view.fields(relations_key(source)).items()
     told = (relation_of(source, field, raw) for field, raw in found)
@@ -83,8 +88,15 @@ def all_relations(view: View, edge: str) -> Iterator[Relation]:
             yield from relations_from(view, named[1])
 
 
-def relations_to(view: View, to: EntityId) -> list[Relation]:
-    return [one for one in all_relations(view, to.edge) if one.to == to]
+def relations_to(view: View, to: EntityId) -> Iterator[list[Relation]]:
+    """Yield for each entity of the edge that has relations those of them that lead to `to`."""
+    end = end_of(to)
+    for key in view.keys(room_of(RELATION, to.edge)):
+        if (named := entity_of(key)) is None:
+            continue
+        fields = [(field, raw) for field, raw in view.fields(key).items() if field.endswith(end)]
+        told = (relation_of(named[1], field, raw) for field, raw in fields)
+        yield [one for one in told if one is not None and one.to == to]
 
 
 def plan_relate(

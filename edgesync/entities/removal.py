@@ -4,7 +4,7 @@ from edgesync.entities.alarms import alarms_of
 from edgesync.entities.keys import RELATION, alarm_key, entity_key, keys_of, room_of
 from edgesync.entities.model import EntityId, Scope
 from edgesync.entities.records import find
-from edgesync.entities.relations import relation_of
+from edgesync.entities.relations import end_of, relation_of
 from edgesync.entities.view import Command, View, delete_fields
 
 
@@ -17,10 +17,12 @@ def plan_delete(view: View, one: EntityId) -> list[Command]:
 
 def _unrelate_all(view: View, one: EntityId) -> list[Command]:
     found: list[Command] = []
+    end = end_of(one)
     for key in view.keys(room_of(RELATION, one.edge)):
         names = [
             name for name in view.fields(key)
-            if (relation := relation_of(one, name)) is not None and relation.to == one
+            if name.endswith(end)
+            and (relation := relation_of(one, name)) is not None and relation.to == one
         ]  # fmt: skip
         found += delete_fields(key, names)
     return found

@@ -26,6 +26,10 @@ class View(Protocol):
         """Return a hash; empty when it is absent, or when some client made something else of it."""
         ...
 
+    def field(self, key: bytes, name: bytes) -> bytes | None:
+        """Return one field of a hash that is there."""
+        ...
+
     def changeable(self, key: bytes) -> dict[bytes, bytes]:
         """Return a hash that is to be changed; raises EntityError when it is none."""
         ...
@@ -62,6 +66,9 @@ class SpaceView:
 
     def fields(self, key: bytes) -> dict[bytes, bytes]:
         return dict(self._space.cells(key, HASH)) if self._type_of(key) == HASH else {}
+
+    def field(self, key: bytes, name: bytes) -> bytes | None:
+        return self._space.get(key, b"h" + name)
 
     def changeable(self, key: bytes) -> dict[bytes, bytes]:
         if self._type_of(key) not in (0, HASH):

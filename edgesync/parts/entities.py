@@ -215,8 +215,10 @@ class EntitiesPart(Part):
     def relations(self, kind: str, name: str) -> "list[Relation]":
         """Return the relations from an entity and those to it."""
         one = self.id(kind, name)
-        found = relations.all_relations(self.view, self.edge)
-        return [it for it in found if one in (it.source, it.to)]
+        found = relations.relations_from(self.view, one)
+        for some in relations.relations_to(self.view, one):
+            found += [it for it in some if it.source != one]
+        return found
 
     def waiting(self) -> "list[Waiting]":
         """Return what is kept and has no effect before something that it lacks is there."""

@@ -262,9 +262,8 @@ async def relations_of(context: Context, params: OneEntity) -> Relations:
 async def _relations(keys: _Keys, one: EntityId) -> Relations:
     with told():
         found = relations.relations_from(keys.view, one)
-        for at, other in enumerate(relations.all_relations(keys.view, one.edge)):
-            if other.to == one and other.source != one:
-                found.append(other)
+        for at, some in enumerate(relations.relations_to(keys.view, one)):
+            found += [other for other in some if other.source != one]
             if at % LOOKED_AT_MAX == 0:
                 await trio.lowlevel.checkpoint()
     return Relations(

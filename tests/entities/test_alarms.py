@@ -217,3 +217,35 @@ def test_both_sides_see_the_same_alarm(acts: list[tuple[str, object, bool]]) -> 
                 highest = found[0]
     pair.meet()
     both(pair, shown)
+
+
+@pytest.mark.parametrize("name", ["Scale 7", 'a "b"', "back\\slash", "Wägezelle ½"])
+def test_an_entitys_alarms_are_found_whatever_its_name_and_whoever_wrote_it(name: str) -> None:
+    pair, mine = Pair(), entity("barn-7", "device", name)
+    side = pair.edge
+    for one in (mine, entity("barn-7", "asset", name), entity("barn-7", "device", f"{name}7")):
+        side.do(alarms.plan_raise(side.view, one, HEAVY, Severity.MINOR, 1))
+    id_ = alarms.alarm_id(mine, HEAVY)
+    assert [one.id for one in alarms.alarms_of(side.view, mine)] == [id_]
+    escaped = "".join(f"\\u{ord(one):04x}" for one in name)
+    about = f'["device", "{escaped}", "{HEAVY}"]'.encode()
+    side.do([[b"HSET", alarm_key("barn-7", id_), b"about", about]])
+    assert [one.id for one in alarms.alarms_of(side.view, mine)] == [id_]
+
+
+def test_of_alarms_of_others_only_whose_they_are_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or to remove one of a thousand devices with alarms would cost what all of them did."""
+    side = Pair().edge
+    for n in range(50):
+        other = entity("barn-7", "device", f"Scale {n}")
+        side.do(alarms.plan_raise(side.view, other, HEAVY, Severity.MINOR, 1))
+    read: list[str] = []
+    find = alarms.find_alarm
+
+    def noting(view: Any, edge: str, id_: str) -> Alarm | None:
+        read.append(id_)
+        return find(view, edge, id_)
+
+    monkeypatch.setattr(alarms, "find_alarm", noting)
+    assert [one.originator for one in alarms.alarms_of(side.view, SCALE)] == [SCALE]
+    assert read == [alarms.alarm_id(SCALE, HEAVY)]
