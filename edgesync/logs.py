@@ -7,14 +7,21 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
-from edgesync_transport.seldom import Seldom
+import msgspec
 
-LogLevel = Literal["debug", "info", "warning", "error"]
+from edgesync_transport.seldom import Seldom
 
 # Lines of one kind a minute, whatever they are about: what they name may come from outside.
 KIND_LINES_MAX: Final = 20
 SUBJECT_CHARS_MAX: Final = 100
 TEXT: Final = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[logging]` of edge.toml and hub.toml."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    json: bool = True
 
 
 class JsonFormatter(logging.Formatter):

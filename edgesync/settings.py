@@ -13,7 +13,7 @@ from msgspec import Meta
 from edgesync import short_form, toml
 from edgesync.cells.settings import CellsSection
 from edgesync.errors import ConfigError
-from edgesync.logs import LogLevel
+from edgesync.logs import LoggingSection
 from edgesync.model import Lane
 from edgesync.objects.settings import ObjectsSection
 from edgesync.resources.settings import ResourcesSection
@@ -177,11 +177,6 @@ class HttpSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     host: str = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 9464
-
-
-class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: LogLevel = "info"
-    json: bool = True
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from edgesync import short_form, toml
 from edgesync.cells.settings import PrefixStrategy, StrategyName, ranking
-from edgesync.logs import LogLevel
+from edgesync.logs import LoggingSection
 from edgesync.model import Strategy
 from edgesync.units import Bytes, Period, Seconds
 from hubd.api.settings import ApiSettings
@@ -172,11 +172,6 @@ class EnrolSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A token can be redeemed once, within this time."""
 
     valid: Period = Period(900.0)
-
-
-class LoggingSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    level: LogLevel = "info"
-    json: bool = True
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -124,14 +124,15 @@ def _redeem(connection: sa.Connection, routing_key: str, public: str, now_ns: in
     if row is None:
         raise EnrolRefused("bad_credentials", "this token is not known any more")
     edge = str(row.edge)
+    again = f"`hubd enroll {edge} --again`"
     if connection.scalar(sa.select(revoked.c.edge).where(revoked.c.public == public)) is not None:
         raise EnrolRefused("revoked", "this key was revoked; make a new one")
     if row.redeemed_key == public:
         return edge
     if row.redeemed_key is not None:
-        raise EnrolRefused("used", "this token was used already; ask for a new one")
+        raise EnrolRefused("used", f"this token was used already; ask for a new one: {again}")
     if now_ns > row.expires_ns:
-        raise EnrolRefused("expired", "this token has expired; ask for a new one")
+        raise EnrolRefused("expired", f"this token has expired; ask for a new one: {again}")
     holder = connection.scalar(sa.select(key.c.edge).where(key.c.public == public))
     if holder not in (None, edge):
         raise EnrolRefused("bad_key", "this key belongs to another edge; make a new one")

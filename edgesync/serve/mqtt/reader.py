@@ -76,7 +76,8 @@ class MessageReader:
             if message is None:
                 message = self._map.message(device, topic, payload, now_ns)
             if message is None:
-                raise Refused(Reason.TOPIC_NAME_INVALID, f"{topic[:100]}: no such topic")
+                problem = f"{topic[:100]}: no topic of ThingsBoard, and no [[mqtt.topics]] maps it"
+                raise Refused(Reason.TOPIC_NAME_INVALID, problem)
             item.message = message
         except BadPayload as error:
             item.reason, item.problem = Reason.PAYLOAD_FORMAT_INVALID, str(error)

@@ -70,3 +70,10 @@ async def test_a_slow_reader_gets_more_before_it_is_taken_for_gone() -> None:
             while not wants_more.poll(20):
                 nbytes += len(slow.recv(4096))
     assert nbytes <= server.CHUNK_S * server.BYTES_A_SECOND
+
+
+def test_a_port_that_is_taken_is_told_with_its_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"api.port {port} on 127.0.0.1: Address already in use"):
+            server._listen("127.0.0.1", port)
