@@ -87,7 +87,9 @@ class Raised(msgspec.Struct, frozen=True):
             raise ValueError(f"details of {size} bytes")
 
 
-class Told(msgspec.Struct, frozen=True):
+class JournalState(msgspec.Struct, frozen=True):
+    """An alarm as the edge's journal has it: occurrence `n`, and its transitions told there."""
+
     n: int = 0
     severity: str = ""
     is_acked: bool = False
@@ -104,7 +106,7 @@ class Alarm(msgspec.Struct, frozen=True):
     raised: Raised
     ack: Mark | None = None
     clear: Mark | None = None
-    told: Told = Told()
+    told: JournalState = JournalState()
 
     @property
     def is_active(self) -> bool:
@@ -144,7 +146,7 @@ def find_alarm(view: View, edge: str, id_: str) -> Alarm | None:
         id_, *about, n, raised,
         ack=_convert(fields.get(b"ack:%d" % n), Mark),
         clear=_convert(fields.get(b"clear:%d" % n), Mark),
-        told=_convert(fields.get(b"told"), Told) or Told(),
+        told=_convert(fields.get(b"told"), JournalState) or JournalState(),
     )  # fmt: skip
 
 
@@ -270,7 +272,7 @@ def checked_by(by: str) -> str:
 
 def untold(alarm: Alarm) -> list[Transition]:
     """Return what has happened to an alarm that the edge's journal does not have yet, in order."""
-    told = alarm.told if alarm.told.n == alarm.n else Told()
+    told = alarm.told if alarm.told.n == alarm.n else JournalState()
     found = []
     if not told.n:
         found.append(Transition.RAISED)
@@ -285,7 +287,7 @@ def untold(alarm: Alarm) -> list[Transition]:
 
 def plan_told(alarm: Alarm) -> list[Command]:
     """Return the command that notes that the journal has all of an alarm."""
-    told = Told(
+    told = JournalState(
         alarm.n, alarm.raised.severity,
         is_acked=alarm.ack is not None, is_cleared=alarm.clear is not None,
     )  # fmt: skip

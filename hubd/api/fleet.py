@@ -80,7 +80,7 @@ async def one_edge(context: Context, params: OneEdge) -> Edge:
     totals = await context.state.read(lambda c: views.totals(c, params.edge))
     shown = _shown_edge(view, totals)
     answers = context.seen_answers().get(view.tenant)
-    told = None if answers is None else answers.told.get(view.edge)
+    told = None if answers is None else answers.shares.get(view.edge)
     if told is None:
         return shown
     keys = KeysTold(share=told.share, at_ns=told.at_ms * 1_000_000)

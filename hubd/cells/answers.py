@@ -79,8 +79,8 @@ class _Asking:
         self.epoch = self.applied = 0
 
 
-class Told(msgspec.Struct, frozen=True):
-    """The position up to which an edge was told of the keys by its last answer, and when."""
+class KeysShare(msgspec.Struct, frozen=True):
+    """The share of what is new for an edge that its last answer led to, and when."""
 
     share: float
     at_ms: int
@@ -127,7 +127,7 @@ class Answers:
         self.changed = trio.Event()
         self.subscriptions = Subscriptions()
         self.between_turns: Callable[[float], Awaitable[None]] = trio.sleep
-        self.told: dict[str, Told] = {}  # of edges that were answered since this start
+        self.shares: dict[str, KeysShare] = {}  # of edges that were answered since this start
         self._told_seq = cells.space.seq  # changes up to here have woken whom they concern
         self._told_change = cells.conflicts.change
         self._told_names = cells.namings
@@ -190,7 +190,7 @@ class Answers:
     async def give_up(self, edge: str) -> None:
         """Wait for this edge no longer: see HubCells.give_up; raises StoreError."""
         await self.propose(proposals.GiveUp((edge,)))
-        self.told.pop(edge, None)
+        self.shares.pop(edge, None)
 
     async def reach_told(self) -> None:
         """Return when the keys have all that was answered: in the log, it is on disk (I1).
@@ -519,7 +519,7 @@ class Answers:
         coming = answer.head - pull.base
         come = answer.position - pull.base
         share = 1.0 if answer.is_all or coming <= 0 else max(0.0, come / coming)
-        self.told[edge] = Told(share, self.cells.now_ms())
+        self.shares[edge] = KeysShare(share, self.cells.now_ms())
 
     def _page_of(
         self, pull: Pull, answer: Answer, applied: int, digest: int

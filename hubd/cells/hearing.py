@@ -44,7 +44,7 @@ class Keyspace(Protocol):
     def lacks(self) -> int: ...
 
 
-class Told(msgspec.Struct, frozen=True, array_like=True):
+class Retelling(msgspec.Struct, frozen=True, array_like=True):
     """Progress of an edge that tells all it holds."""
 
     token: int
@@ -179,12 +179,12 @@ class Hearing:
         """Take a piece of what an edge holds, told because this hub had lost it, or may have."""
         row = b"t" + entry.edge.encode()
         raw = self._rows.get(row)
-        told = msgspec.msgpack.decode(raw, type=Told) if raw else None
+        retelling = msgspec.msgpack.decode(raw, type=Retelling) if raw else None
         if piece.opening is not None:
-            told = Told(piece.token, piece.opening, b"")
-        elif told is None or (piece.token, piece.after) != (told.token, told.until):
+            retelling = Retelling(piece.token, piece.opening, b"")
+        elif retelling is None or (piece.token, piece.after) != (retelling.token, retelling.until):
             raise RecordError("a piece of what an edge holds, without those before it")
-        opening = told.opening
+        opening = retelling.opening
         self._names.name(entry.edge, entry.incarnation, opening.r, entry)
         entries = piece.entries
         for nth, one in enumerate(entries):
@@ -195,7 +195,9 @@ class Hearing:
         if opening.covers:
             yield from self._remove_unlisted(piece, opening, {one.key for one in entries})
         if piece.until is not None:
-            self._rows.put(row, msgspec.msgpack.encode(Told(piece.token, opening, piece.until)))
+            self._rows.put(
+                row, msgspec.msgpack.encode(Retelling(piece.token, opening, piece.until))
+            )
         else:
             self._rows.delete(row)
             self._told_all(entry.edge, piece.token, opening)

@@ -293,7 +293,7 @@ async def test_how_far_a_pass_is_is_known_and_shown(
         if sync._cells is later.cells:
             shares.append(sync.share())
             # The hub has told what has come.
-            told = sites.answers.told["shop"].share
+            told = sites.answers.shares["shop"].share
             assert told == pytest.approx(shares[-1], abs=0.05)
 
     sites = Sites(tmp_path)
@@ -314,7 +314,7 @@ async def test_how_far_a_pass_is_is_known_and_shown(
             assert known == sorted(known)
             assert 0 < known[0] < 0.5
             assert known[-1] == 1.0
-            assert sites.answers.told["shop"].share == 1.0
+            assert sites.answers.shares["shop"].share == 1.0
             node.set("more", 1)
             await settle(node)
             await settle(later)

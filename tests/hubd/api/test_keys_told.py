@@ -4,7 +4,7 @@ import httpx2
 import pytest
 
 from hubd.api import Context
-from hubd.cells.answers import Told
+from hubd.cells.answers import KeysShare
 from tests.hubd.still import of_tenant
 
 pytestmark = pytest.mark.feature("S21")
@@ -19,7 +19,7 @@ def test_what_an_edge_was_told_last_is_shown(
     of_tenant(context, "default")
     assert client.get("/api/v1/edges/barn").json()["keys"] is None
     assert "it has not asked since the hub&#39;s start" in client.get("/edges/barn").text
-    context.answers.told["barn"] = Told(share, context.now_ns() // 1_000_000 - 7_000)
+    context.answers.shares["barn"] = KeysShare(share, context.now_ns() // 1_000_000 - 7_000)
     keys = client.get("/api/v1/edges/barn").json()["keys"]
     assert keys["share"] == share
     page = client.get("/edges/barn").text
