@@ -74,6 +74,10 @@ class Listeners:
 
     def _pause(self, number: int, nursery: trio.Nursery) -> None:
         descriptors.note_shortage(self._door)
+        self.rest(number, nursery)
+
+    def rest(self, number: int, nursery: trio.Nursery) -> None:
+        """Let nobody in for a moment."""
         self._epoll.unregister(number)  # at once: the door may have its next turn before the task
         nursery.start_soon(self._resume, number)
 

@@ -59,7 +59,7 @@ def conversations(level: int) -> list[bytes]:
 def converse(data: bytes) -> None:
     """Serve a client that says `data`: nothing is acknowledged that was not answered."""
     parser, connection = Parser(PACKET_MAX), Connection(Limits(inflight_max=3), 0.0)
-    session, waiting = Session("k"), list[int]()
+    session, waiting = Session(("k", "")), list[int]()
     answered = acknowledged = 0
     is_closed = False
     refused: BadPacket | None = None

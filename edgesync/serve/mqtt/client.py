@@ -38,6 +38,7 @@ class Client:
     expires_at  when it is sent away, if it only came to be provisioned
     is_blocked  its socket takes no more for now: it does not read
     provisions  what it has asked for then
+    since       when it came
     successor   a client that took it over, and waits until its last message is answered
     children    of a gateway, the devices it spoke for on this connection, the newest last
     """
@@ -45,18 +46,20 @@ class Client:
     __slots__ = (
         "_marks", "_refusals", "_refused_at", "_taken", "address", "children", "chunks", "close_by",
         "connection", "device", "events", "expires_at", "is_blocked", "is_due", "is_given_up",
-        "is_greeting", "key", "number", "out", "parser", "provisions", "sent_bytes", "socket",
-        "successor", "tls_problem",
+        "is_greeting", "key", "number", "out", "parser", "provisions", "sent_bytes", "since",
+        "socket", "successor", "tls_problem",
     )  # fmt: skip
 
     def __init__(
-        self, connection: socket.socket, address: str, parser: Parser, protocol: Connection
-    ) -> None:
+        self, connection: socket.socket, address: str, parser: Parser, protocol: Connection, *,
+        since: float,
+    ) -> None:  # fmt: skip
         self.socket = connection
         self.number = connection.fileno()
         self.address = address
         self.parser = parser
         self.connection = protocol
+        self.since = since
         self.out = bytearray()
         self.events = READ
         self.key: tuple[str, str] | None = None

@@ -32,6 +32,7 @@ from edgesync.serve.devices.thingsboard import (
     may_subscribe,
 )
 from edgesync.serve.devices.values import BadPayload
+from edgesync.serve.holdings import Holdings
 from edgesync.serve.listeners import Address, Listeners, clients_limit
 from edgesync.serve.mqtt.calls import DoorCalls
 from edgesync.serve.mqtt.chunks import ChunkSender
@@ -71,6 +72,12 @@ from edgesync.status import MqttStatus
 log = logging.getLogger(__name__)
 
 EVENTS_A_TURN: Final = 256
+# A handshake of TLS takes a millisecond, on a small gateway 20; the whole edge waits for a turn.
+HANDSHAKES_A_TURN: Final = 4
+# With TLS one is 45 KB. When there are as many the oldest gives way, but not before it has had time
+# for its handshake.
+STRANGERS_MAX: Final = 1000
+STRANGER_S: Final = 1.0
 # Of packets that are not complete, of all clients together.
 HELD_MAX: Final = 64 << 20
 # Of messages that wait for the disk: beyond, nobody is read from.
@@ -80,6 +87,7 @@ TICK_S: Final = 1.0
 # For a client to read why it was sent away.
 LINGER_S: Final = 2.0
 FULL: Final = "there are as many clients as there may be"
+GIVES_WAY: Final = "there are as many clients as there may be, and most of them are this device's"
 # After a store that took nothing, clients are told to come later.
 UNAVAILABLE_S: Final = 5.0
 JUST_FULL: Final = "the store was full a moment ago; come later"
@@ -140,6 +148,7 @@ class MqttServer:
         self._clients: dict[int, Client] = {}
         self._strangers: dict[int, Client] = {}  # who has not said who it is, oldest first
         self._by_key: dict[tuple[str, str], Client] = {}
+        self._by_device = Holdings[Client]()
         self._unsettled: dict[tuple[str, str], Client] = {}
         self._starved: set[Client] = set()
         self._due: list[Client] = []
@@ -218,6 +227,7 @@ class MqttServer:
     def _turn(self) -> bool:
         """Serve whoever is ready; returns whether anybody was."""
         ready = self._epoll.poll(0, EVENTS_A_TURN)
+        handshakes = HANDSHAKES_A_TURN
         for number, events in ready:
             if number in self._listeners:
                 self._accept(number)
@@ -225,19 +235,33 @@ class MqttServer:
             client = self._clients.get(number)
             if client is None:
                 continue
-            if events & READ:
-                self._read(client)
-            elif events & (select.EPOLLHUP | select.EPOLLERR):
-                self._lose(client)
-                continue
-            if events & WRITE and self._is_there(client):
-                self._send(client)
-                self._work(client)
+            if client.is_greeting:
+                if not handshakes:
+                    continue  # at the next turn
+                handshakes -= 1
+            try:
+                self._serve_one(client, events)
+            except Exception:  # One bad peer must never end the others (I8).
+                log.exception("mqtt: a connection failed: %s", client.address)
+                self._drop(client)
         self._flush()
         return bool(ready)
 
+    def _serve_one(self, client: Client, events: int) -> None:
+        if events & READ:
+            self._read(client)
+        elif events & (select.EPOLLHUP | select.EPOLLERR):
+            self._lose(client)
+            return
+        if events & WRITE and self._is_there(client):
+            self._send(client)
+            self._work(client)
+
     def _accept(self, number: int) -> None:
         tls = self._tls if number == self._tls_number else None
+        if self._are_all_new():
+            self._listeners.rest(number, self._nursery)
+            return
         for connection, address in self._listeners.accept(number, self._nursery):
             if self._has_room():
                 self._let_in(connection, address, tls)
@@ -245,15 +269,33 @@ class MqttServer:
                 self._rejections.note(address[0], FULL)
                 connection.close()
 
+    def _are_all_new(self) -> bool:
+        """Whether there are as many strangers as may be, and none has had its time."""
+        if len(self._strangers) < STRANGERS_MAX:
+            return False
+        oldest = next(iter(self._strangers.values()))
+        return trio.current_time() - oldest.since < STRANGER_S
+
     def _has_room(self) -> bool:
-        """Make room for one more, if need be of those who have not said who they are."""
-        if len(self._clients) < self._clients_max:
+        """Make room for one more, if need be.
+
+        First those who have not said who they are give way, then the device with most clients.
+        """
+        if len(self._clients) < self._clients_max and len(self._strangers) < STRANGERS_MAX:
             return True
         for client in self._strangers.values():
             self._rejections.note(client.address, FULL)
             self._lose(client)
             return True
-        return False
+        theirs = self._by_device.most()
+        if len(theirs) < 2:
+            return False
+        newest = next(reversed(theirs))
+        self._rejections.note(newest.address, GIVES_WAY)
+        self._step(newest, Expelled(Reason.QUOTA_EXCEEDED, GIVES_WAY, is_will_due=True))
+        newest.send()
+        self._drop(newest)
+        return True
 
     def _let_in(self, connection: socket.socket, address: Address, tls: MqttTls | None) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -263,15 +305,17 @@ class MqttServer:
             self._identities.refresh()  # TLS refuses a certificate that it does not know
             tls.trust(self.credentials.certificates)
             try:
+                connection.getpeername()  # of one that is gone already `ssl` makes no TLS at all
                 connection = tls.current.wrap_socket(
                     connection, server_side=True, do_handshake_on_connect=False
                 )
+                connection.getpeername()
             except OSError:
                 connection.close()
                 return
         client = Client(
             connection, f"{address[0]}:{address[1]}", Parser(self._limits.packet_max),
-            Connection(self._limits, trio.current_time()),
+            Connection(self._limits, trio.current_time()), since=trio.current_time(),
         )  # fmt: skip
         self._clients[client.number] = self._strangers[client.number] = client
         self._epoll.register(client.number, READ)
@@ -375,6 +419,8 @@ class MqttServer:
         del self._clients[client.number]
         self._strangers.pop(client.number, None)
         self._starved.discard(client)
+        if client.device is not None:
+            self._by_device.remove(client.device.name, client)
         self._attributes.released(client)
         if client.key is not None and self._by_key.get(client.key) is client:
             del self._by_key[client.key]  # it was gone before it was admitted
@@ -457,6 +503,7 @@ class MqttServer:
             client.expires_at = trio.current_time() + PROVISION_S
         else:
             self._strangers.pop(client.number, None)
+            self._by_device.add(device.name, client)
             self._provisioning.note_used(device.name)
         client.device = device
         own_id = "" if device.is_provisioning else connect.client_id  # many may have the same
@@ -545,7 +592,7 @@ class MqttServer:
             self._flush()
 
     def _take_will(self, session: Session, will: Will) -> None:
-        name = session.key[0]  # type: ignore[index]
+        name = session.key[0]
         device = next((one for one in self.credentials.devices if one.name == name), None)
         if device is not None and not device.is_provisioning:
             self._enqueue(self._reader.read(None, 0, device, will.topic, will.payload))

@@ -4,15 +4,18 @@ Sessions are in memory. After a restart of the edge none is present, and clients
 they had published and was acknowledged is in the store.
 """
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from edgesync.serve.holdings import Holdings
 from edgesync.serve.mqtt.packets import Property, Publish, TrackedPublish, Will
 
 if TYPE_CHECKING:
     import collections
 
 PACKET_ID_MAX: Final = 65_535
+# The device that it proved to be, and the client id that it named.
+SessionKey = tuple[str, str]
 
 
 class Session:
@@ -27,7 +30,7 @@ class Session:
     __slots__ = ("dropped", "expires_at", "key", "last_id", "queue", "received", "subscriptions",
                  "unacked", "will", "will_at")  # fmt: skip
 
-    def __init__(self, key: Hashable) -> None:
+    def __init__(self, key: SessionKey) -> None:
         self.key = key
         self.subscriptions: dict[str, int] = {}
         self.unacked: dict[int, Publish] = {}
@@ -60,22 +63,27 @@ class Session:
 
 
 class Sessions:
-    """All sessions; of those without a connection at most `offline_max` are kept (I7)."""
+    """All sessions; of those without a connection at most `offline_max` are kept (I7).
+
+    Beyond, the device that has most of them loses its oldest.
+    """
 
     def __init__(self, offline_max: int) -> None:
         self._offline_max = offline_max
-        self._online: dict[Hashable, Session] = {}
-        self._offline: dict[Hashable, Session] = {}  # the first was left first
+        self._by_device = Holdings[SessionKey]()
+        self._online: dict[SessionKey, Session] = {}
+        self._offline: dict[SessionKey, Session] = {}  # the first was left first
 
     def __len__(self) -> int:
         return len(self._online) + len(self._offline)
 
-    def open(self, key: Hashable, *, clean: bool) -> tuple[Session, bool, Will | None]:
+    def open(self, key: SessionKey, *, clean: bool) -> tuple[Session, bool, Will | None]:
         """Return the session for a new connection, whether it was there, and a will now due.
 
         The will of a session that goes on is cancelled; that of one that ends is due (3.1.3.2.2).
         """
         known = self._offline.pop(key, None)
+        self._by_device.remove(key[0], key)
         will = None
         if known is not None:
             known.expires_at = known.will_at = float("inf")
@@ -104,8 +112,10 @@ class Sessions:
             session.will, session.will_at = will, now + min(delay_s, expiry_s)
         session.expires_at = now + expiry_s
         self._offline[session.key] = session
+        self._by_device.add(session.key[0], session.key)
         while len(self._offline) > self._offline_max:
-            oldest = self._offline.pop(next(iter(self._offline)))
+            oldest = self._offline.pop(next(iter(self._by_device.most())))
+            self._by_device.remove(oldest.key[0], oldest.key)
             due += [oldest.will] if oldest.will is not None else []
         return due
 
@@ -117,3 +127,4 @@ class Sessions:
                 yield session, will
             if now >= session.expires_at:
                 del self._offline[session.key]
+                self._by_device.remove(session.key[0], session.key)

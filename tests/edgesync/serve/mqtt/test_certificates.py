@@ -5,6 +5,7 @@ import json
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from edgesync.demo.site import free_ports
 from edgesync.errors import ConfigError
 from edgesync.serve.devices import certificates
 from edgesync.serve.devices.credentials import Credentials, DeviceSettings
+from edgesync.serve.mqtt import server as server_module
+from edgesync.serve.mqtt.client import Client as DoorClient
 from edgesync.serve.mqtt.door import certificate_doubt
 from edgesync.serve.mqtt.encode import encode
 from edgesync.serve.mqtt.packets import V5, V311, Connack, Connect, Disconnect, Puback, Reason
@@ -31,6 +34,7 @@ from tests.edgesync.serve.mqtt.certificates import (
 )
 from tests.edgesync.serve.mqtt.door import DEVICES, Door, RawClient, make_certificate, open_door
 from tests.edgesync.serve.mqtt.test_door import telemetry
+from tests.sites import until
 
 pytestmark = [pytest.mark.feature("S29"), pytest.mark.slow]
 
@@ -80,6 +84,95 @@ async def refused_by_tls(door: Door, made: Made, **connect: Any) -> str:
     except trio.BrokenResourceError as error:
         return str(error.__cause__)
     return ""
+
+
+async def test_who_has_gone_before_it_is_let_in_ends_nobody(tmp_path: Path) -> None:
+    """I8: a reset that comes before the door's turn."""
+    made = make_self_signed(tmp_path, "valve")
+    async with opened(tmp_path, entry("Valve 3", made)) as door:
+        for _ in range(20):
+            gone = socket.create_connection(("127.0.0.1", door.port))
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.close()
+        async with shown(door, made) as client:
+            assert (await asked_in(client)).reason == 0
+        await until(lambda: len(door.server._clients) == 0)
+
+
+async def test_what_one_connection_meets_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made, receive = make_self_signed(tmp_path, "valve"), DoorClient.receive
+
+    def fail(client: DoorClient) -> bytes | None:
+        if client.device is None and len(door.server._clients) > 1:
+            raise RuntimeError("a mistake of ours")
+        return receive(client)
+
+    async with opened(tmp_path, entry("Valve 3", made)) as door, shown(door, made) as client:
+        assert (await asked_in(client)).reason == 0
+        await until(lambda: len(door.server._clients) == 1)
+        monkeypatch.setattr(DoorClient, "receive", fail)
+        async with door.stranger() as other:
+            await other.stream.send_all(b"x")
+            assert await other.hear_nothing()
+        assert await client.ask(telemetry({"n": 1})) == Puback(packet_id=1)
+        assert "a connection failed" in caplog.text
+
+
+async def test_a_flood_of_handshakes_takes_a_few_of_each_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole edge waits for a turn of the door."""
+    most = done = 0
+    turn, receive = server_module.MqttServer._turn, DoorClient.receive
+
+    def counted_turn(server: server_module.MqttServer) -> bool:
+        nonlocal most, done
+        done = 0
+        had_work = turn(server)
+        most = max(most, done)
+        return had_work
+
+    def counted_receive(client: DoorClient) -> bytes | None:
+        nonlocal done
+        done += client.is_greeting
+        return receive(client)
+
+    monkeypatch.setattr(server_module.MqttServer, "_turn", counted_turn)
+    monkeypatch.setattr(DoorClient, "receive", counted_receive)
+    made = make_self_signed(tmp_path, "valve")
+    async with opened(tmp_path, entry("Valve 3", made)) as door:
+        flood = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(40)]
+        for one in flood:
+            one.sendall(b"\x16\x03\x01")  # what every handshake begins with
+        async with shown(door, made) as client:
+            assert (await asked_in(client)).reason == 0
+        assert 1 <= most <= server_module.HANDSHAKES_A_TURN
+        for one in flood:
+            one.close()
+
+
+async def test_strangers_take_a_bound_of_memory_and_have_their_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "STRANGERS_MAX", 5)
+    made = make_self_signed(tmp_path, "valve")
+    async with opened(tmp_path, entry("Valve 3", made)) as door, shown(door, made) as early:
+        assert (await asked_in(early, client_id="early")).reason == 0
+        strangers = door.server._strangers
+        silent = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(5)]
+        await until(lambda: len(strangers) == 5)
+        first = set(strangers.values())
+        async with shown(door, made) as client:
+            assert (await asked_in(client)).reason == 0
+        gone = first - set(strangers.values())
+        assert len(gone) >= 1
+        assert all(trio.current_time() - one.since >= server_module.STRANGER_S for one in gone)
+        assert len(strangers) <= 5
+        assert await early.ask(telemetry({"n": 1})) == Puback(packet_id=1)
+        for one in silent:
+            one.close()
 
 
 @TLS_VERSIONS

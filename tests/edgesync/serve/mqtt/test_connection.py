@@ -77,7 +77,7 @@ class Client:
         self.connection = Connection(limits or Limits(), 0.0)
         asked = Connect(level=level, client_id="c", **connect)  # type: ignore[arg-type]
         assert self.step(asked) == [Authenticate(asked)]
-        self.session = session or Session("c")
+        self.session = session or Session(("c", ""))
         admitted = self.step(Admitted(self.session, session is not None, grants))
         self.welcome, self.again = admitted[0], admitted[1:]
 
@@ -117,7 +117,7 @@ def ended(effects: list[Effect]) -> tuple[int | None, Will | None]:
 
 def test_a_client_of_3_1_1_is_welcomed() -> None:
     assert Client(V311).welcome == Send(Connack())
-    assert Client(V311, session=Session("c"), clean_start=False).welcome == Send(
+    assert Client(V311, session=Session(("c", "")), clean_start=False).welcome == Send(
         Connack(session_present=True)
     )
 
@@ -541,30 +541,30 @@ def test_disconnect_may_change_the_expiry_but_not_begin_one() -> None:
 
 def test_a_session_ends_when_it_expires() -> None:
     sessions = Sessions(10)
-    session, is_present, _ = sessions.open("c", clean=False)
+    session, is_present, _ = sessions.open(("c", ""), clean=False)
     assert not is_present
     assert sessions.release(session, 60, None, 0.0) == []
     assert list(sessions.expire(59.0)) == []
-    assert sessions.open("c", clean=False) == (session, True, None)
+    assert sessions.open(("c", ""), clean=False) == (session, True, None)
     sessions.release(session, 60, None, 100.0)
     assert list(sessions.expire(160.0)) == []
-    assert sessions.open("c", clean=False)[1] is False
+    assert sessions.open(("c", ""), clean=False)[1] is False
 
 
 def test_a_clean_start_forgets_the_session() -> None:
     sessions = Sessions(10)
-    sessions.release(sessions.open("c", clean=False)[0], 60, None, 0.0)
-    assert sessions.open("c", clean=True)[1] is False
+    sessions.release(sessions.open(("c", ""), clean=False)[0], 60, None, 0.0)
+    assert sessions.open(("c", ""), clean=True)[1] is False
 
 
 def test_a_delayed_will_waits_for_the_client_to_come_back() -> None:
     sessions = Sessions(10)
     delayed = Will(topic="gone", payload=b"", properties={Property.WILL_DELAY: 10})
-    session, _, _ = sessions.open("c", clean=False)
+    session, _, _ = sessions.open(("c", ""), clean=False)
     assert sessions.release(session, 60, delayed, 0.0) == []
     assert list(sessions.expire(9.0)) == []
-    assert sessions.open("c", clean=False) == (session, True, delayed) or True
-    session, _, _ = sessions.open("d", clean=False)
+    assert sessions.open(("c", ""), clean=False) == (session, True, delayed) or True
+    session, _, _ = sessions.open(("d", ""), clean=False)
     sessions.release(session, 60, delayed, 0.0)
     assert list(sessions.expire(10.0)) == [(session, delayed)]
     assert list(sessions.expire(11.0)) == []
@@ -573,23 +573,34 @@ def test_a_delayed_will_waits_for_the_client_to_come_back() -> None:
 def test_a_will_is_due_at_the_latest_with_the_end_of_its_session() -> None:
     sessions = Sessions(10)
     delayed = Will(topic="gone", payload=b"", properties={Property.WILL_DELAY: 100})
-    first, _, _ = sessions.open("c", clean=False)
+    first, _, _ = sessions.open(("c", ""), clean=False)
     assert sessions.release(first, 0, delayed, 0.0) == [delayed]
-    second, _, _ = sessions.open("c", clean=False)
+    second, _, _ = sessions.open(("c", ""), clean=False)
     sessions.release(second, 50, delayed, 0.0)
     assert list(sessions.expire(50.0)) == [(second, delayed)]
-    third, _, _ = sessions.open("c", clean=False)
+    third, _, _ = sessions.open(("c", ""), clean=False)
     sessions.release(third, 50, delayed, 0.0)
-    assert sessions.open("c", clean=True)[2] == delayed
+    assert sessions.open(("c", ""), clean=True)[2] == delayed
 
 
 def test_sessions_without_a_client_are_bounded() -> None:
     sessions = Sessions(2)
     for name in "abc":
-        sessions.release(sessions.open(name, clean=False)[0], 60, WILL, 0.0)
+        sessions.release(sessions.open((name, ""), clean=False)[0], 60, WILL, 0.0)
     assert len(sessions) == 2
-    assert not sessions.open("a", clean=False)[1]
-    assert sessions.open("c", clean=False)[1]
+    assert not sessions.open(("a", ""), clean=False)[1]
+    assert sessions.open(("c", ""), clean=False)[1]
+
+
+def test_one_device_does_not_take_the_kept_sessions_of_others() -> None:
+    sessions = Sessions(3)
+    names = [("pump", "1"), *(("flood", str(number)) for number in range(9))]
+    for name in names:
+        sessions.release(sessions.open(name, clean=False)[0], 60, None, 0.0)
+    assert len(sessions) == 3
+    assert [sessions.open(name, clean=False)[1] for name in names] == [
+        True, *[False] * 7, True, True,
+    ]  # fmt: skip
 
 
 # -- every order of things ---------------------------------------------------------------------
@@ -621,7 +632,7 @@ def test_in_any_order_of_answers_nothing_is_acknowledged_early_twice_or_out_of_o
 
 
 def test_a_packet_id_that_is_not_acknowledged_is_not_used_again() -> None:
-    session = Session("c")
+    session = Session(("c", ""))
     session.last_id = 65_534
     session.unacked = {65_535: Publish(topic="t"), 1: Publish(topic="t")}
     assert session.next_packet_id() == 2

@@ -659,13 +659,36 @@ async def test_messages_under_way_are_bounded(tmp_path: Path, level: int) -> Non
 @pytest.mark.setting("mqtt.clients_max")
 async def test_clients_are_bounded_and_strangers_give_way(tmp_path: Path) -> None:
     async with open_door(tmp_path, {"clients_max": 2}) as door, door.client() as client:
-        async with door.stranger(V311) as silent, door.client(client_id="d") as second:
+        other = door.client(client_id="d", token="GATE_TOKEN")
+        async with door.stranger(V311) as silent, other as second:
             assert await silent.hear() is None
             async with door.stranger(V311) as third:
                 assert await third.hear() is None
             for one in (client, second):
                 assert await one.ask(telemetry({"a": 1})) == Puback(packet_id=1)
         assert door.server.status().rejected == 2
+
+
+@pytest.mark.parametrize("level", [V311, V5])
+async def test_a_device_that_takes_all_places_gives_way_to_another(
+    tmp_path: Path, level: int
+) -> None:
+    """I8: the newest of its clients, so that the others stay."""
+    async with (
+        open_door(tmp_path, {"clients_max": 3}) as door,
+        door.client(level, client_id="1") as first,
+        door.client(level, client_id="2") as second,
+        door.client(level, client_id="3") as third,
+        door.client(level, client_id="other", token="GATE_TOKEN") as other,
+    ):
+        if level == V5:
+            goodbye = await third.hear()
+            assert isinstance(goodbye, Disconnect)
+            assert goodbye.reason == Reason.QUOTA_EXCEEDED
+        assert await third.hear() is None
+        for one in (first, second, other):
+            assert await one.ask(telemetry({"a": 1})) == Puback(packet_id=1)
+        assert door.server.status().clients == 3
 
 
 @pytest.mark.slow
