@@ -19,6 +19,7 @@ from edgesync._native import batch
 from edgesync.errors import StoreError
 from edgesync.store.journal import EdgeStore
 from edgesync.sync.inbound import Inbound, InboundQueue
+from edgesync.sync.outbox import Outbox
 from edgesync_transport import sender as core
 from edgesync_transport.backoff import Backoff, BackoffSettings
 from edgesync_transport.breaker import Breaker, BreakerSettings
@@ -47,7 +48,6 @@ INLINE_RECORDS: Final = 64
 RELEASE_BYTES: Final = 256 * 1024
 # Marks of the floor are stored together: losing one costs a resend, never a record.
 MARK_INTERVAL_S: Final = 0.05
-OUTBOX_MESSAGES: Final = 256
 DISK_RETRY_S: Final = 0.5
 # How often a hub that does not answer is looked for, at most twice as seldom.
 LOOK_S: Final = 0.05
@@ -142,7 +142,7 @@ class SyncDriver:
         # Who keeps the keys; without any, nobody asks the hub for them.
         self.on_hear: Callable[[Page | ConflictReport], None] = lambda _message: None
         self.on_session: Callable[[], None] = lambda: None
-        self._outbox: trio.MemorySendChannel[Message] | None = None
+        self._outbox: Outbox | None = None
         self._session: trio.CancelScope | None = None
         self._hangup: core.Hangup | None = None
         self._loads: dict[Lane, core.Load] = {}
@@ -206,11 +206,8 @@ class SyncDriver:
 
         Returns whether it is on its way.
         """
-        if self._outbox is not None and getattr(message, "epoch", 0) == self.epoch:
-            with contextlib.suppress(trio.WouldBlock):
-                self._outbox.send_nowait(message)
-                return True
-        return False
+        is_of_now = getattr(message, "epoch", 0) == self.epoch
+        return self._outbox is not None and is_of_now and self._outbox.put_extra(message)
 
     async def wait_durable(self, tails: tuple[int, int, int]) -> None:
         """Return once the hub has everything up to `tails`."""
@@ -372,17 +369,16 @@ class SyncDriver:
                 await link.send(effect.message)
 
     async def _talk(self, link: Link) -> None:
-        outbox, messages = trio.open_memory_channel[Message](OUTBOX_MESSAGES)
-        self._outbox = outbox
+        self._outbox = Outbox()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_sending, link, messages)
+            nursery.start_soon(self._keep_sending, link, self._outbox)
             self._step(core.LinkUp())
             while True:
                 self._step(core.Received(await link.receive()))
 
-    async def _keep_sending(self, link: Link, messages: trio.MemoryReceiveChannel[Message]) -> None:
-        async for message in messages:
-            await link.send(message)
+    async def _keep_sending(self, link: Link, outbox: Outbox) -> None:
+        while True:
+            await link.send(await outbox.take())
 
     async def _keep_time(self) -> None:
         while True:
@@ -527,11 +523,7 @@ class SyncDriver:
                     self._session.cancel()
 
     def _transmit(self, message: Message) -> None:
-        if self._outbox is None:
-            return
-        try:
-            self._outbox.send_nowait(message)
-        except trio.WouldBlock:
+        if self._outbox is not None and not self._outbox.put_needed(message):
             # The windows keep far fewer under way: the link does not move at all.
             self._carry_out(core.Hangup("the link takes no more messages"))
 

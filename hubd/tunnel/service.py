@@ -22,6 +22,7 @@ import trio
 from edgesync_transport import descriptors
 from edgesync_transport.link import LinkClosed, Peer
 from edgesync_transport.messages import (
+    CONNECTIONS_MAX,
     Message,
     TunnelClose,
     TunnelCode,
@@ -32,7 +33,7 @@ from edgesync_transport.messages import (
 from edgesync_transport.receiver import Session
 from edgesync_transport.seldom import Seldom
 from edgesync_transport.tunnel.end import FAREWELL_S, TunnelEnd
-from edgesync_transport.tunnel.stream import StreamFault
+from edgesync_transport.tunnel.stream import FRAMES_MAX, StreamFault
 from edgesync_transport.tunnel.tunnel import End, Tunnel
 from hubd.errors import HubError
 
@@ -46,8 +47,9 @@ LONGEST_S: Final = 86_400.0
 ANSWER_S: Final = 20.0
 # Tunnels that are over and still shown.
 OVER_KEPT: Final = 100
-# Messages for edges that wait to be handed to the link, which takes each at once.
-OUTGOING_MAX: Final = 1024
+# Messages for edges that wait to be handed to the link, which takes each at once: what may be under
+# way in all connections of all tunnels, and 3 of each that say what became of others.
+OUTGOING_MAX: Final = TUNNELS_MAX * CONNECTIONS_MAX * (FRAMES_MAX + 3)
 BACKLOG: Final = 16
 
 

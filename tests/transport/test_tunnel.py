@@ -165,6 +165,7 @@ def said(**more: object) -> TunnelData:
         ([said(taken=1)], "takes what was not sent"),
         ([said(payload=bytes(WINDOW_BYTES)), said(offset=WINDOW_BYTES, payload=b"x")], "more than"),
         ([said(is_end=True), said(payload=b"x")], "after its end"),
+        ([said(offset=n, payload=b"x") for n in range(FRAMES_MAX + 1)], "more than"),
     ],
 )
 def test_an_end_that_breaks_the_rules_loses_the_connection_alone(

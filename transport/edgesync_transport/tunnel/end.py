@@ -87,7 +87,10 @@ class TunnelEnd:
         opened: Stream | None = None
         try:
             opened = self.tunnel.accept(message, now) if accepts else None
-            self.tunnel.hear(message, now)
+            is_open = self.tunnel.hear(message, now) is not None
+            if not is_open and (message.payload or message.is_end):
+                # What said so may have been lost, and the other end would wait.
+                raise StreamFault(TunnelCode.LOST, "the connection is over")
         except StreamFault as fault:
             self._send(self._closing(message.stream, End(fault.code, str(fault))))
             if message.stream in self.tunnel.streams:

@@ -107,7 +107,8 @@ class Stream:
             return
         if self.is_received:
             raise StreamFault(TunnelCode.LOST, "the other end goes on after its end")
-        if len(self.buffer) + len(message.payload) > WINDOW_BYTES:
+        is_more = len(self._untold_frames) >= FRAMES_MAX and message.payload
+        if is_more or len(self.buffer) + len(message.payload) > WINDOW_BYTES:
             raise StreamFault(TunnelCode.LOST, "the other end sends more than it may")
         self.moved_at = now
         self.received += len(message.payload)
