@@ -86,6 +86,23 @@ async def test_others_wait_until_there_is_room(
         await stream.aclose()
 
 
+async def test_a_door_keeps_no_place_free_for_a_socket_that_nobody_comes_to(
+    listening: trio.socket.SocketType, nursery: trio.Nursery
+) -> None:
+    door = descriptors.Door("test", 1)
+    with trio.socket.socket() as other:
+        await other.bind(("127.0.0.1", 0))
+        other.listen()
+        nursery.start_soon(door.serve, other, echo, nursery)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(door.serve, listening, echo, nursery)
+        async with await trio.open_tcp_stream(*listening.getsockname()) as stream:
+            await stream.send_all(b"x")
+            with trio.fail_after(60):
+                assert await stream.receive_some(1) == b"x"
+        nursery.cancel_scope.cancel()
+
+
 async def test_one_that_fails_costs_the_others_nothing(
     listening: trio.socket.SocketType, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,7 +162,7 @@ def test_what_was_short_or_full_is_told_for_a_minute(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(descriptors, "_full", {})
     monkeypatch.setattr(descriptors, "_short_at", float("-inf"))
-    descriptors.Door("test", 2)._note_full(now[0])
+    descriptors._full["test"] = now[0], 2
     descriptors.note_shortage("test")
     now[0] += descriptors.TOLD_S
     full, short = descriptors.problems()

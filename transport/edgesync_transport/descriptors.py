@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from edgesync_transport.places import Places
 from edgesync_transport.seldom import Seldom
 
 log = logging.getLogger(__name__)
@@ -114,19 +115,29 @@ def problems() -> list[str]:
 
 
 class Door:
-    """Lets peers in through one listening socket, at most so many at a time.
+    """Lets peers in through its listening sockets, at most so many at a time.
 
-    connections_max  others wait in the kernel's queue until one of them has gone
+    connections_max  others wait, one of each socket here and the rest in the kernel's queue, until
+                     one of them has gone
+    places           whose holders give way for those who wait; without, nobody does
     reserved_max     so many at a time may have of the reserve: whoever asks why nobody is let in
     """
 
-    def __init__(self, name: str, connections_max: int, *, reserved_max: int = 0) -> None:
+    def __init__(
+        self,
+        name: str,
+        connections_max: int,
+        *,
+        reserved_max: int = 0,
+        places: Places | None = None,
+    ) -> None:
         self.name = name
         self.reserved_max = reserved_max
         self.connections_max = connections_max
         self.connections = 0
+        self._places = places
         self._reserved = 0
-        self._room = trio.Semaphore(connections_max)
+        self._gone = trio.lowlevel.ParkingLot()
 
     async def serve(
         self,
@@ -136,25 +147,28 @@ class Door:
     ) -> None:
         """Start `handle` in `nursery` for each peer, until cancelled; it closes the connection."""
         while True:
-            await self._acquire_room()
+            connection = await self._accept(listening)
             try:
-                connection = await self._accept(listening)
+                await self._wait_for_room()
             except BaseException:
-                self._room.release()
+                connection.close()
                 raise
             self.connections += 1
+            if self.connections >= self.connections_max:
+                _full[self.name] = float("inf"), self.connections_max  # as long as it takes
             self._reserved += (has_reserved := is_reserved(connection.fileno()))
             nursery.start_soon(self._handle, handle, connection, has_reserved)
 
-    async def _acquire_room(self) -> None:
-        if self.connections < self.connections_max:
-            await self._room.acquire()
-            return
-        self._note_full(float("inf"))  # as long as it takes
-        try:
-            await self._room.acquire()
-        finally:
-            self._note_full(time.monotonic())
+    async def _wait_for_room(self) -> None:
+        while self.connections >= self.connections_max:
+            if (again := _seldom.ask((self.name, "full"))) is not None:
+                log.warning(
+                    "%s: %d connections, others wait; %d times more before",
+                    self.name, self.connections_max, again,
+                )  # fmt: skip
+            may_give_way = self._places is not None and not self._places.make_room()
+            with trio.move_on_after(PAUSE_S if may_give_way else float("inf")):
+                await self._gone.park()
 
     async def _accept(self, listening: trio.socket.SocketType) -> trio.socket.SocketType:
         while True:
@@ -185,14 +199,8 @@ class Door:
             log.exception("%s: a connection failed", self.name)
         finally:
             connection.close()
+            if self.connections >= self.connections_max:
+                _full[self.name] = time.monotonic(), self.connections_max
             self.connections -= 1
             self._reserved -= has_reserved
-            self._room.release()
-
-    def _note_full(self, at: float) -> None:
-        _full[self.name] = at, self.connections_max
-        if (again := _seldom.ask((self.name, "full"))) is not None:
-            log.warning(
-                "%s: %d connections, others wait; %d times more before",
-                self.name, self.connections_max, again,
-            )  # fmt: skip
+            self._gone.unpark()

@@ -43,10 +43,12 @@ from edgesync.serve.devices.thingsboard import (
     ToldLimits,
 )
 from edgesync.serve.devices.values import BadPayload
+from edgesync.serve.failed_attempts import network_of
 from edgesync.serve.tls import DoorTls
 from edgesync.status import DeviceHttpStatus
 from edgesync_transport import descriptors
 from edgesync_transport.descriptors import Door
+from edgesync_transport.places import Place, Places
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -112,6 +114,7 @@ class DeviceHttpServer:
             answers=rpc.answers if rpc is not None else lambda _method: False,
         )
         self._looked_at = float("-inf")
+        self._places = Places()
         self._waits: dict[tuple[str, str], deque[trio.CancelScope]] = {}
         self._connections = self._requests = self._readings = 0
         self._rejected = 0
@@ -140,7 +143,7 @@ class DeviceHttpServer:
         section = self._section
         descriptors.raise_limit()
         most = max(1, min(section.connections_max, descriptors.limit() - 2 * descriptors.reserve()))
-        door = Door("device http", most)
+        door = Door("device http", most, places=self._places)
         with contextlib.ExitStack() as stack:
             stack.callback(self._attributes.close)
             found = []
@@ -165,8 +168,10 @@ class DeviceHttpServer:
                     https_compatible=True,
                 )
             self._connections += 1
+            address = _host_of(connection)
             try:
-                await self._converse(stream, _host_of(connection))
+                with self._places.hold(network_of(address)) as place:
+                    await self._converse(stream, address, place)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return  # The device went away; it has no answer, and sends it again.
             finally:
@@ -176,17 +181,17 @@ class DeviceHttpServer:
 
         return handle
 
-    async def _converse(self, stream: trio.abc.Stream, address: str) -> None:
+    async def _converse(self, stream: trio.abc.Stream, address: str, place: Place) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         is_known = False
         while True:
-            with trio.move_on_after(IDLE_S if is_known else STRANGER_S) as waiting:
+            with trio.move_on_after(IDLE_S if is_known else STRANGER_S) as waiting, place.idle():
                 if not await _has_more(stream, connection):
                     return
             if waiting.cancelled_caught:
                 return
             with trio.move_on_after(REQUEST_S if is_known else STRANGER_S) as taking:
-                exchange = _Exchange(stream, connection, taking, address)
+                exchange = _Exchange(stream, connection, taking, address, place)
                 is_known = await self._answer_one(exchange) or is_known
             if taking.cancelled_caught:
                 return
@@ -234,6 +239,7 @@ class DeviceHttpServer:
         # Before the body: who is not known does not fill the memory.
         device = self._identify(asked.token, exchange.address)
         exchange.note_known()
+        exchange.place.hand_over(device.name)
         limit = int(self._section.body_limit)
         body = await self._body(exchange.stream, exchange.connection, request, limit)
         if asked.waits_s is not None:
@@ -430,6 +436,7 @@ class _Exchange:
     kind       of the body of the answer
     is_known   the request has shown a token: it may take its time
     sent       called when the answer has been written
+    place      of the connection, at the door
     """
 
     def __init__(
@@ -438,8 +445,10 @@ class _Exchange:
         connection: h11.Connection,
         limit: trio.CancelScope,
         address: str,
+        place: Place,
     ) -> None:
         self.stream, self.connection, self.address = stream, connection, address
+        self.place = place
         self.is_known = False
         self.kind = JSON
         self.sent: Callable[[], None] = _nothing

@@ -20,6 +20,7 @@ from edgesync.model import Lane
 from edgesync.serve.device_http import server as server_module
 from edgesync.serve.device_http.door import device_http_server
 from edgesync.serve.device_http.server import DeviceHttpServer
+from edgesync_transport import places
 from tests.edgesync.serve.mqtt.door import DEVICES, make_certificate
 from tests.sites import until
 
@@ -324,6 +325,32 @@ async def test_a_stranger_does_not_hold_a_connection(
         assert (await known.ask("POST", SCALE + "telemetry", {"a": 3}))[0] == 200
 
 
+@pytest.mark.feature("S29")
+@pytest.mark.parametrize("is_idle", [True, False])
+async def test_a_device_that_holds_all_connections_gives_way_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_idle: bool
+) -> None:
+    """I8: with keep-alive, or with requests that do not come to their end."""
+    monkeypatch.setattr(places, "BUSY_S", 0.2)
+    monkeypatch.setattr(places, "IDLE_S", 0.1)
+    async with open_door(tmp_path, {"connections_max": 4}) as door, AsyncExitStack() as stack:
+        gate = await stack.enter_async_context(door.client())
+        assert (await gate.ask("POST", "/api/v1/GATE_TOKEN/telemetry", {"a": 1}))[0] == 200
+        held = [await stack.enter_async_context(door.client()) for _ in range(3)]
+        for one in held:
+            assert (await one.ask("POST", SCALE + "telemetry", {"a": 1}))[0] == 200
+            if not is_idle:
+                head = f"POST {SCALE}telemetry HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
+                await one.stream.send_all(head.encode())
+        if not is_idle:
+            await until(lambda: door.server.status().requests == 7)
+            await gate.stream.send_all(b"G")  # in the midst of a request, and its only one
+        late = await stack.enter_async_context(door.client())
+        assert (await late.ask("POST", "/api/v1/GATE_TOKEN/telemetry", {"a": 2}))[0] == 200
+        assert await held[0].is_closed()
+        assert door.server.status().connections == 4
+
+
 async def test_a_token_that_is_taken_away_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,9 +400,15 @@ async def test_the_door_is_as_the_file_says(tmp_path: Path) -> None:
     ):
         client, waiting = Client(stream), Client(second)
         assert (await client.ask("POST", SCALE + "telemetry", {"x": "x" * 900}))[0] == 200
+        await stream.send_all(b"G")  # busy: it gives way to nobody
         with trio.move_on_after(0.3) as limit:
             await waiting.ask("POST", SCALE + "telemetry", {"b": 1})
         assert limit.cancelled_caught
+    async with (
+        open_door(tmp_path, settings) as door,
+        await trio.open_tcp_stream("127.0.0.2", door.ports[0]) as stream,
+    ):
+        client = Client(stream)
         assert (await client.ask("POST", SCALE + "telemetry", {"x": "x" * 1100}))[0] == 413
 
 
