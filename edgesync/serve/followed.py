@@ -1,11 +1,16 @@
-"""What a door makes of files, made again when they change and kept when that cannot be done."""
+"""What a door makes of files, made again when they change and kept when that cannot be done.
+
+What could not be read is tried again: a file that lacks the second half of a pair, or a process
+without a descriptor to spare, is no reason to go on with what is old for ever.
+"""
 
 import logging
 import os
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from edgesync.errors import ConfigError
 
@@ -13,18 +18,23 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+AGAIN_S: Final = 5.0
+
 
 class FollowedFiles(ABC, Generic[T]):
     """See the module.
 
     what      of several, for the log
     current   what the files said when they could be read last
+    problem   why they cannot be read now, "" if they can
     """
 
     what = "files"
 
     def __init__(self) -> None:
         """Read the files; raises ConfigError."""
+        self.problem = ""
+        self._again_at = float("inf")
         self._seen = self._stamps()
         self.current = self.read()
 
@@ -39,14 +49,18 @@ class FollowedFiles(ABC, Generic[T]):
     def refresh(self) -> bool:
         """Read the files again if one changed; returns whether `current` is another now."""
         stamps = self._stamps()
-        if stamps == self._seen:
+        if stamps == self._seen and time.monotonic() < self._again_at:
             return False
         self._seen = stamps
         try:
             self.current = self.read()
         except ConfigError as error:  # of two files the other one may follow
-            log.error("%s stay as they were: %s", self.what, error)
+            self._again_at = time.monotonic() + AGAIN_S
+            if str(error) != self.problem:
+                log.error("%s stay as they were: %s", self.what, error)
+            self.problem = str(error)
             return False
+        self.problem, self._again_at = "", float("inf")
         log.info("%s read again: file=%s", self.what, self.files[0])
         return True
 
