@@ -10,6 +10,7 @@ A power cut may leave a draft that is wrong; the comparison finds that, and it b
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from edgesync.store.directory import free_bytes, replace_file, sync_directory, s
 FOLDER: Final = "objects"
 INDEX: Final = "index.json"
 PART: Final = ".part"
+OURS: Final = re.compile(r"[0-9a-f]{64}(\.part)?|index\.json\.draft")
 CHUNK_BYTES: Final = 256 * 1024
 
 
@@ -63,10 +65,11 @@ class ObjectFiles:
         return {path.stem: self._size(path) for path in self.folder.glob(f"*{PART}")}
 
     def tidy(self, held: Mapping[str, ObjectRef], draft: str) -> None:
-        """Remove all that is neither held nor the draft that is under way.
+        """Remove contents and drafts that are neither held nor under way.
 
-        Contents that were renamed, and that the index does not know yet, are the draft again: they
-        are compared once more.
+        What else is there is somebody else's, as lost+found on a disk of its own. Contents that
+        were renamed, and that the index does not know yet, are the draft again: they are compared
+        once more.
         """
         if not self.folder.exists():
             return
@@ -74,7 +77,7 @@ class ObjectFiles:
         for path in self.folder.iterdir():
             if path.name == draft and draft not in contents:
                 path.replace(self._draft(draft))
-            elif path.name not in {*contents, INDEX, f"{draft}{PART}"}:
+            elif OURS.fullmatch(path.name) and path.name not in {*contents, f"{draft}{PART}"}:
                 path.unlink(missing_ok=True)
 
     def begin(self, ref: ObjectRef) -> int:

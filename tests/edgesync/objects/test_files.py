@@ -70,3 +70,13 @@ def test_nothing_is_left_of_what_is_not_wanted(files: ObjectFiles) -> None:
     files.tidy({"model": REF}, other)
     left = {path.name for path in files.folder.iterdir()}
     assert left == {SHA256, f"{other}.part", INDEX}  # renamed before a kill: a draft again
+
+
+def test_what_is_somebody_elses_stays(files: ObjectFiles) -> None:
+    """A disk of its own has a folder of the file system's."""
+    files.save(Index(Listing(), (REF,)))
+    (files.folder / "lost+found").mkdir(mode=0o700)
+    (files.folder / "README").write_bytes(b"x")
+    files.tidy({"model": REF}, "")
+    left = {path.name for path in files.folder.iterdir()}
+    assert left == {"lost+found", "README", INDEX}
