@@ -114,6 +114,7 @@ class RespServer:
         self._listeners: Listeners
         self._is_durable = durability == "always"
         self._clients: dict[int, Client] = {}
+        self._strangers: dict[int, Client] = {}  # who has not shown the password, oldest first
         self._of_session: dict[int, Client] = {}
         self._due: list[Client] = []
         self._waiting: set[Client] = set()  # for commits
@@ -180,7 +181,7 @@ class RespServer:
 
     def _accept(self, number: int) -> None:
         for connection, address in self._listeners.accept(number, self._nursery):
-            if len(self._clients) >= self.house.facts.clients_max:
+            if not self._has_room():
                 self.house.facts.rejected += 1
                 with connection, contextlib.suppress(OSError):  # it may be gone already
                     connection.send(b"-ERR max number of clients reached\r\n")
@@ -188,15 +189,31 @@ class RespServer:
             client = Client(connection, self._parser())
             send = partial(self._push, client)
             client.session = self.house.admit(_shown(address), send, client)
-            client.parser.is_stranger = not client.session.is_known
             self._clients[connection.fileno()] = client
+            self._note_known(client)
             self._of_session[client.session.number] = client
             self._epoll.register(connection.fileno(), READ)
+
+    def _has_room(self) -> bool:
+        """Make room for one more, if need be of those who have not shown the password."""
+        if len(self._clients) >= self.house.facts.clients_max and self._strangers:
+            self.house.facts.rejected += 1
+            self._close(next(iter(self._strangers.values())))
+        return len(self._clients) < self.house.facts.clients_max
+
+    def _note_known(self, client: Client) -> None:
+        """Take in whether it has shown the password."""
+        client.parser.is_stranger = is_stranger = not client.session.is_known
+        if is_stranger:
+            self._strangers.setdefault(client.number, client)
+        else:
+            self._strangers.pop(client.number, None)
 
     def _close(self, client: Client) -> None:
         if not self._is_open(client):
             return
         del self._clients[client.number]
+        self._strangers.pop(client.number, None)
         self._waiting.discard(client)
         self._epoll.unregister(client.number)
         del self._of_session[client.session.number]
@@ -268,7 +285,7 @@ class RespServer:
         client.pushed.clear()
         if replies and isinstance(replies[-1], Later):
             self._hold(client, replies.pop())
-        client.parser.is_stranger = not session.is_known
+        self._note_known(client)
         self._owe(client, replies, session.proto)
 
     def _parser(self) -> Parser:

@@ -306,6 +306,21 @@ def test_without_the_password_nothing_is_said(tmp_path: Path) -> None:
         edge.kill()
 
 
+def test_who_does_not_show_the_password_gives_way_to_who_does(tmp_path: Path) -> None:
+    edge = Edge(tmp_path, password="s3cret", clients_max=4)
+    try:
+        silent = [edge.socket() for _ in range(6)]
+        with edge.client(password="s3cret") as client:
+            assert client.set("k", "v")
+            silent += [edge.socket() for _ in range(6)]
+            assert client.get("k") == b"v"
+        assert silent[0].recv(100) == b""
+        for one in silent:
+            one.close()
+    finally:
+        edge.kill()
+
+
 @pytest.mark.parametrize(
     "raw",
     [
