@@ -1,5 +1,7 @@
 """A link through a proxy: what it is asked, what it refuses, and a hub that comes and goes."""
 
+import base64
+import contextlib
 import errno
 import os
 import tempfile
@@ -222,3 +224,37 @@ async def test_whatever_a_proxy_says_ends(scheme: str, said: bytes) -> None:
             await proxy.connect(asked, "hub", 1, timeout_s=5.0)
         assert ended.value.fault is ProxyFault.REFUSED
         nursery.cancel_scope.cancel()
+
+
+async def answered_by(said: bytes, *, timeout_s: float = 60.0) -> ProxyError:
+    """Return what comes of a proxy that says something over and over."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            while True:
+                await stream.send_all(said)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, serve, 0)
+        port = listeners[0].socket.getsockname()[1]
+        asked = proxy.Proxy(
+            scheme="http", host="127.0.0.1", port=port, user="ana", password="s3 et"
+        )
+        with pytest.raises(ProxyError) as ended:
+            await proxy.connect(asked, "hub", 1, timeout_s=timeout_s)
+        nursery.cancel_scope.cancel()
+    return ended.value
+
+
+async def test_a_proxy_that_goes_on_and_on_is_given_up() -> None:
+    ended = await answered_by(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+    assert "goes on without an end" in str(ended)
+
+
+async def test_a_proxy_that_repeats_the_credentials_does_not_tell_them() -> None:
+    pair = base64.b64encode(b"ana:s3 et").decode()
+    for told in ("ana:s3 et", "ana:s3%20et", f"Basic {pair}"):
+        ended = await answered_by(f"HTTP/1.1 407 not {told}\r\n\r\n".encode())
+        assert "407 not" in str(ended)
+        assert "***" in str(ended)
+        assert told.rpartition(":")[2].removeprefix("Basic ") not in str(ended)

@@ -161,17 +161,19 @@ def _reason(error: BaseException) -> str:
 
 
 class _Answers:
-    """What a proxy sends, up to where the hub's bytes begin."""
+    """What a proxy sends, up to where the hub's bytes begin, in HEAD_BYTES_MAX at most."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream
         self._got = b""
+        self._room = HEAD_BYTES_MAX
 
     async def take(self, proxy: Proxy, end: Callable[[bytes], int]) -> bytes:
         """Return what comes up to where `end` says, which is -1 while that is not known."""
         while (at := end(self._got)) < 0:
             more = await self.stream.receive_some(CHUNK_BYTES)
-            if not more or len(self._got) > HEAD_BYTES_MAX:
+            self._room -= len(more)
+            if not more or self._room < 0:
                 what = "goes on without an end" if more else "closed the connection"
                 raise ProxyError(ProxyFault.REFUSED, f"{proxy} {what}")
             self._got += more
@@ -189,8 +191,7 @@ async def _ask_http(answers: _Answers, proxy: Proxy, host: str, port: int) -> by
     target = f"[{host}]:{port}" if ":" in host else f"{host.encode('idna').decode()}:{port}"
     lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
     if proxy.user or proxy.password:
-        pair = base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {pair}")
+        lines.append(f"Proxy-Authorization: Basic {_basic(proxy)}")
     await answers.stream.send_all("\r\n".join([*lines, "", ""]).encode())
 
     def end(got: bytes) -> int:
@@ -208,9 +209,20 @@ async def _ask_http(answers: _Answers, proxy: Proxy, host: str, port: int) -> by
         if code[0] == "2":
             return answers.rest()
         if code[0] != "1":
-            shown = "".join(one for one in said if one.isprintable())[:SAID_CHARACTERS_MAX]
+            shown = _without(proxy, said)[:SAID_CHARACTERS_MAX]
             fault = ProxyFault.HUB_AWAY if int(code) in HUB_AWAY else ProxyFault.REFUSED
             raise ProxyError(fault, f"{proxy} says {shown}")
+
+
+def _without(proxy: Proxy, said: str) -> str:
+    """Return what a proxy said as it can be shown: without credentials, should it repeat them."""
+    for secret in (_basic(proxy), proxy.password, urllib.parse.quote(proxy.password, "")):
+        said = said.replace(secret, "***") if secret else said
+    return "".join(one for one in said if one.isprintable())
+
+
+def _basic(proxy: Proxy) -> str:
+    return base64.b64encode(f"{proxy.user}:{proxy.password}".encode()).decode()
 
 
 async def _ask_socks(answers: _Answers, proxy: Proxy, host: str, port: int) -> bytes:
