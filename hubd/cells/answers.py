@@ -366,6 +366,7 @@ class Answers:
         if page is not None and is_next_part and page.grant == grant:
             pass
         else:
+            asking.page = None  # it may be large, and the next is waited for
             page = await self._page(asking, peer.edge, pull, receiver)
             asking.token, asking.page = pull.token, page if page.parts > 1 else None
         if not pull.part and page.replica == pull.replica and page.grant == pull.grant:

@@ -23,8 +23,6 @@ MARK_INTERVAL_S: Final = 0.05
 RETRY_S: Final = 1.0
 # How often what has waited for too long is looked for.
 UPKEEP_S: Final = 600.0
-# Loads and floors of this many edges wait; a lane has one load at a time, so there are no more.
-LOADS_MAX: Final = 100_000
 
 
 class Observer(Protocol):
@@ -45,7 +43,9 @@ class Delivery:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.observer: Observer | None = None
-        self._loads, self._wanted = trio.open_memory_channel[tuple[str, core.Load]](LOADS_MAX)
+        # One a lane: an edge that greets again and again waits for its newest alone (I7, I8).
+        self._loads: dict[tuple[str, Lane], core.Load] = {}
+        self._has_loads = trio.Event()
         self._floors: dict[str, dict[Lane, int]] = {}
         self._losses: list[tuple[str, core.Lost]] = []
         self._has_notes = trio.Event()
@@ -63,7 +63,8 @@ class Delivery:
         """Begin to carry out what a lane to `edge` wants."""
         match effect:
             case core.Load():
-                self._loads.send_nowait((edge, effect))
+                self._loads[edge, effect.lane] = effect
+                self._has_loads.set()
             case core.Mark(lane, floor):
                 self._floors.setdefault(edge, {})[lane] = floor
                 self._has_notes.set()
@@ -145,8 +146,12 @@ class Delivery:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_notes)
             nursery.start_soon(self._keep_up)
-            async for edge, asked in self._wanted:
-                await self._load(edge, asked, step)
+            while True:
+                await self._has_loads.wait()
+                self._has_loads = trio.Event()
+                while self._loads:
+                    edge, lane = next(iter(self._loads))
+                    await self._load(edge, self._loads.pop((edge, lane)), step)
 
     async def _load(self, edge: str, asked: core.Load, step: Step) -> None:
         while True:
