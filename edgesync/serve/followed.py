@@ -1,7 +1,7 @@
 """What a door makes of files, made again when they change and kept when that cannot be done.
 
-What could not be read is tried again: a file that lacks the second half of a pair, or a process
-without a descriptor to spare, is no reason to go on with what is old for ever.
+What could not be read is tried again: that a process has no descriptor to spare for a moment is no
+reason to go on with what is old for ever.
 """
 
 import logging
@@ -55,7 +55,8 @@ class FollowedFiles(ABC, Generic[T]):
         try:
             self.current = self.read()
         except ConfigError as error:  # of two files the other one may follow
-            self._again_at = time.monotonic() + AGAIN_S
+            is_passing = isinstance(error.__cause__, OSError)
+            self._again_at = time.monotonic() + AGAIN_S if is_passing else float("inf")
             if str(error) != self.problem:
                 log.error("%s stay as they were: %s", self.what, error)
             self.problem = str(error)

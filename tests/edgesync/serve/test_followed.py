@@ -18,7 +18,7 @@ class Text(FollowedFiles[str]):
     """The text of a file, unless reading fails."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.fails = path, ""
+        self.path, self.fails, self.is_passing = path, "", True
         super().__init__()
 
     @property
@@ -27,7 +27,8 @@ class Text(FollowedFiles[str]):
 
     def read(self) -> str:
         if self.fails:
-            raise ConfigError(file="text", field="", problem=self.fails, remedy="wait")
+            cause = OSError(self.fails) if self.is_passing else None
+            raise ConfigError(file="text", field="", problem=self.fails, remedy="wait") from cause
         return self.path.read_text()
 
 
@@ -53,3 +54,9 @@ def test_what_could_not_be_read_once_is_read_again(
     assert (text.current, text.problem) == ("newer", "")
     now[0] += 10 * followed.AGAIN_S
     assert not text.refresh()
+    text.fails, text.is_passing = "a mistake in the file", False
+    path.write_text("wrong")
+    assert not text.refresh()
+    text.fails = ""
+    now[0] += 10 * followed.AGAIN_S
+    assert not text.refresh()  # it is read when it changes
