@@ -111,9 +111,12 @@ class ObjectsPart(Part):
         """Return how each object stands, those that are assigned first."""
         is_moving = self._transfer is not None and self._epoch > 0
         fetching = self._transfer.ref.sha256 if self._transfer and is_moving else ""
-        return core.states(
-            self.listing, self.held, self._have, self._room(), self._failures, fetching
-        )
+        listing, failures = self.listing, self._failures
+        if self.problem:  # that of the disk, where what is listed now cannot be noted, either
+            listing = self._listed or listing
+            failure = core.Failure(self.problem, math.inf)
+            failures = {ref.sha256: failure for ref in listing.wanted}
+        return core.states(listing, self.held, self._have, self._room(), failures, fetching)
 
     def status(self) -> Mapping[str, Any]:
         found = tuple(
@@ -172,6 +175,8 @@ class ObjectsPart(Part):
                 self.problem = str(error)
                 if (again := self._seldom.ask("disk")) is not None:
                     log.error("objects wait for the disk: %s; %d more before", error, again)
+                if epoch := self._session():
+                    self._report(epoch, trio.current_time())
                 await trio.sleep(DISK_RETRY_S)
                 continue
             with trio.move_on_at(at):

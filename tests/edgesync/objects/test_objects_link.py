@@ -1,6 +1,7 @@
 """Objects of a real hub at a real edge, over real sockets: cut, damaged, refused, taken back."""
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -275,6 +276,28 @@ async def test_an_edge_without_room_says_why_it_fetches_nothing(yard: Yard) -> N
         async with edge(yard) as node:
             await told(yard, "model", stands("held"))
             assert node.objects.path("model").stat().st_size == 1000
+
+
+async def test_a_disk_that_takes_nothing_is_told_and_then_it_goes_on_by_itself(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the listing nor bytes can be kept: the hub is told why, and not what it assigned."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(part_module, "DISK_RETRY_S", 0.1)
+    async with yard.running(), edge(yard) as node:
+        for method, size in (("save", 1000), ("write", 2000)):
+            with monkeypatch.context() as full:
+                full.setattr(ObjectFiles, method, refuse)
+                assign(yard, "model", b"x" * size)
+                await yard.wait_for(OBJECTS, lambda found: any(
+                    one["standing"] == "refused" and "No space left" in one["reason"]
+                    for one in found["objects"]
+                ))  # fmt: skip
+            await told(yard, "model", stands("held"))
+            assert node.objects.path("model").stat().st_size == size
 
 
 async def test_what_nobody_asked_for_is_counted_and_not_kept(yard: Yard) -> None:
