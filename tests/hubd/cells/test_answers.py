@@ -1,8 +1,10 @@
 """Questions of edges about the hub's keys, at the hub."""
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -15,6 +17,7 @@ from hubd.cells import Answers, HubCells
 from hubd.cells import answers as module
 from hubd.log.memory import MemoryLog
 from tests.hubd.keys import open_answers, running
+from tests.sites import until
 
 pytestmark = pytest.mark.feature("L8")
 
@@ -77,3 +80,38 @@ async def test_edges_are_told_nothing_before_the_start_is_in_the_log(
                     log._limit_bytes = limit
                 await until_told(start)
                 assert told[-1].start == cells.start
+
+
+async def test_what_an_edge_has_taken_is_not_kept_while_it_waits_for_more(tmp_path: Path) -> None:
+    """A large value would be in memory once for each edge of a fleet."""
+    told: list[FullSync | DeltaSync] = []
+
+    async def send(_peer: Peer, message: Message) -> None:
+        assert isinstance(message, FullSync | DeltaSync)
+        told.append(message)
+
+    with open_answers(tmp_path) as answers:
+        async with running(answers):
+            await answers.run_commands([[b"set", b"k", Random(1).randbytes(600_000)]])
+
+            async def ask(count: int, **more: Any) -> FullSync | DeltaSync:
+                named = told[-1] if told else None
+                whose = (named.replica, named.keyspace) if named else (7, bytes(16))
+                facts = {"token": 1, "base": 0, "after": 0, "made": 0, **more}
+                pull = Pull(epoch=1, replica=whose[0], keyspace=whose[1], **facts)
+                answers.ask(Peer(route=b"r", edge="till"), pull, Receiver("till"), send)
+                await until(lambda: len(told) == count)
+                return told[-1]
+
+            await ask(1)
+            first = await ask(2, token=2)
+            assert first.parts == 3
+            for part in (1, 2):
+                assert (await ask(2 + part, token=2, part=part)).parts == 3
+            assert answers._asking["till"].page is not None  # it may have been lost on the way
+            at = {"base": first.position, "after": first.position}
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(partial(ask, 5, token=3, wait_s=60.0, **at))
+                await until(lambda: answers._asking["till"].page is None)
+                assert len(told) == 4
+                nursery.cancel_scope.cancel()

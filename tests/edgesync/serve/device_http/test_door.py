@@ -345,6 +345,8 @@ async def test_a_device_that_holds_all_connections_gives_way_to_another(
         if not is_idle:
             await until(lambda: door.server.status().requests == 7)
             await gate.stream.send_all(b"G")  # in the midst of a request, and its only one
+            held_by = door.server._places._held.values()
+            await until(lambda: not any(one.is_idle for every in held_by for one in every))
         late = await stack.enter_async_context(door.client())
         assert (await late.ask("POST", "/api/v1/GATE_TOKEN/telemetry", {"a": 2}))[0] == 200
         assert await held[0].is_closed()
@@ -401,6 +403,8 @@ async def test_the_door_is_as_the_file_says(tmp_path: Path) -> None:
         client, waiting = Client(stream), Client(second)
         assert (await client.ask("POST", SCALE + "telemetry", {"x": "x" * 900}))[0] == 200
         await stream.send_all(b"G")  # busy: it gives way to nobody
+        (held,) = door.server._places._held.values()
+        await until(lambda: not any(one.is_idle for one in held))
         with trio.move_on_after(0.3) as limit:
             await waiting.ask("POST", SCALE + "telemetry", {"b": 1})
         assert limit.cancelled_caught
