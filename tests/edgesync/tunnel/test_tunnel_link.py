@@ -12,6 +12,7 @@ from edgesync.errors import StoreFull
 from edgesync_transport import receiver
 from edgesync_transport.messages import TunnelCode, TunnelData, TunnelOpen
 from edgesync_transport.seldom import Seldom
+from edgesync_transport.tunnel.pace import CREDIT_MAX
 from edgesync_transport.tunnel.stream import WINDOW_BYTES
 from hubd.tunnel.service import TunnelRefused, Tunnels, TunnelView
 from tests.edgesync.sync.test_driver import until
@@ -93,7 +94,7 @@ async def test_bytes_go_both_ways_and_what_was_done_is_on_record_at_both_ends(
 
 async def test_a_flood_both_ways_has_a_bound_and_acks_go_on_beside_it(hub: TunnelHub) -> None:
     data = bytes(range(256)) * (LARGE // 256)
-    most = acked = 0
+    most = acked = credit = 0
 
     async with (
         hub.serving() as service,
@@ -116,12 +117,13 @@ async def test_a_flood_both_ways_has_a_bound_and_acks_go_on_beside_it(hub: Tunne
                 found.extend(some)
 
         async def measure(scope: trio.CancelScope) -> None:
-            nonlocal most, acked
+            nonlocal most, acked, credit
             with scope:
                 while True:
                     await node.ingest([Reading("m", "P", float(acked), acked + 1)])
                     await node.sync(60)
                     acked += 1
+                    credit = max(credit, one.end.tunnel.pace._under_way)
                     for stream in one.end.tunnel.streams.values():
                         most = max(most, stream.sent - stream.there, len(stream.buffer))
 
@@ -134,6 +136,7 @@ async def test_a_flood_both_ways_has_a_bound_and_acks_go_on_beside_it(hub: Tunne
             scope.cancel()
         assert bytes(found) == data
         assert 0 < most <= WINDOW_BYTES
+        assert 0 < credit <= CREDIT_MAX
         assert acked >= 10  # each a commit, a batch and an ack beside the flood
 
 

@@ -28,6 +28,7 @@ class TunnelEnd:
         self._send = send
         self._scopes: dict[int, trio.CancelScope] = {}
         self._moved = trio.lowlevel.ParkingLot()
+        self._turn = trio.Lock()
         self._nap = trio.CancelScope()
 
     # -- the tunnel ------------------------------------------------------------------------------
@@ -131,8 +132,19 @@ class TunnelEnd:
         while not stream.is_sent:
             while not (room := stream.room(self.tunnel.share)):
                 await self._moved.park()
-            data = bytes(await socket.receive_some(room))
-            self._send(self.tunnel.send(stream, data, trio.current_time()))
+            await trio.lowlevel.wait_readable(socket.socket)
+            # One after the other: each takes of the credit, which is not for those without bytes.
+            async with self._turn:
+                data = bytes(await socket.receive_some(min(room, await self._credit())))
+                self._send(self.tunnel.send(stream, data, trio.current_time()))
+
+    async def _credit(self) -> int:
+        """Wait until the link takes more; returns how many bytes."""
+        pace = self.tunnel.pace
+        while not (room := pace.room(trio.current_time())):
+            with trio.move_on_at(pace.due_at()):
+                await self._moved.park()
+        return room
 
     async def _write(self, stream: Stream, socket: trio.SocketStream) -> None:
         while not stream.is_handed_on:

@@ -16,6 +16,7 @@ from collections import deque
 from typing import Final
 
 from edgesync_transport.messages import TunnelCode, TunnelData
+from edgesync_transport.tunnel.pace import Pace, Sent
 
 # Of one message: what an urgent one waits for while it is written, 8 ms at 1 MB/s.
 FRAME_BYTES: Final = 8 * 1024
@@ -44,12 +45,16 @@ class Stream:
     is_sent           the end of this direction has been sent; `is_received`: that of the other came
     is_handed_on      the other's end has been handed on as well
     moved_at          when something was last sent or came
+    pace              of its tunnel, which what it sends counts for
     """
 
-    def __init__(self, epoch: int, tunnel: int, number: int, now: float) -> None:
+    def __init__(
+        self, epoch: int, tunnel: int, number: int, now: float, pace: Pace | None = None
+    ) -> None:
         self.epoch = epoch
         self.tunnel = tunnel
         self.number = number
+        self.pace = pace or Pace()
         self.sent = 0
         self.there = 0
         self.received = 0
@@ -59,7 +64,7 @@ class Stream:
         self.is_received = False
         self.is_handed_on = False
         self.moved_at = now
-        self._frames = deque[int]()  # the offsets behind messages under way
+        self._frames = deque[tuple[int, Sent]]()  # messages under way, and the offsets behind them
         self._told = 0
         self._untold_frames = deque[int]()  # the offsets behind messages not told as taken
 
@@ -81,7 +86,7 @@ class Stream:
         self.sent += len(data)
         self.moved_at = now
         if data:
-            self._frames.append(self.sent)
+            self._frames.append((self.sent, self.pace.send(len(data), now)))
         else:
             self.is_sent = True
         return message
@@ -98,7 +103,7 @@ class Stream:
 
     def receive(self, message: TunnelData, now: float) -> None:
         """Take what the other end sent; raises StreamFault."""
-        self._note_taken(message.taken)
+        self._note_taken(message.taken, now)
         if message.offset < self.received:
             return  # it came before
         if message.offset > self.received:
@@ -117,12 +122,12 @@ class Stream:
             self._untold_frames.append(self.received)
         self.is_received = message.is_end
 
-    def _note_taken(self, taken: int) -> None:
+    def _note_taken(self, taken: int, now: float) -> None:
         if taken > self.sent:
             raise StreamFault(TunnelCode.LOST, "the other end takes what was not sent")
         self.there = max(self.there, taken)
-        while self._frames and self._frames[0] <= self.there:
-            self._frames.popleft()
+        while self._frames and self._frames[0][0] <= self.there:
+            self.pace.take(self._frames.popleft()[1], now)
 
     def take(self, count: int, now: float) -> TunnelData | None:
         """Note that the first `count` bytes of the buffer were handed on.

@@ -9,6 +9,7 @@ import math
 import msgspec
 
 from edgesync_transport.messages import CONNECTIONS_MAX, TunnelCode, TunnelData
+from edgesync_transport.tunnel.pace import Pace
 from edgesync_transport.tunnel.stream import SHARE_LEAST, WINDOW_BYTES, Stream, StreamFault
 
 
@@ -28,6 +29,7 @@ class Tunnel:
     connections   at a time; CONNECTIONS_MAX at most, whatever the other end grants
     opened        how many there have been
     sent, received   bytes, of connections that are over, too
+    pace          of what it sends
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Tunnel:
         self.connections = min(max(1, connections), CONNECTIONS_MAX)
         self.opened_at = now
         self.streams: dict[int, Stream] = {}
+        self.pace = Pace()
         self.opened = 0
         self.sent = 0
         self.received = 0
@@ -92,7 +95,7 @@ class Tunnel:
             )
         self.opened += 1
         self._moved_at = now
-        stream = self.streams[number] = Stream(self.epoch, self.number, number, now)
+        stream = self.streams[number] = Stream(self.epoch, self.number, number, now, self.pace)
         return stream
 
     def send(self, stream: Stream, data: bytes, now: float) -> TunnelData:
