@@ -6,7 +6,6 @@ Both forms may stand in one file. A key that is said in both is refused, and so 
 known; what a rewritten value does wrong is told under the name it was written with.
 """
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn
 
@@ -14,6 +13,7 @@ import msgspec
 
 from edgesync.errors import ConfigError
 from edgesync.model import Strategy
+from edgesync.nearest import guess
 
 Table = dict[str, Any]
 
@@ -214,9 +214,8 @@ def _check_known(said: Table, file: str, names: Iterable[str], also: Iterable[st
         allowed = sorted(
             {one[len(inner) :].split(".")[0] for one in known if one.startswith(inner)}
         )
-        near = difflib.get_close_matches(key, allowed, n=1)
-        guess = f"did you mean `{near[0]}`? " if near else ""
-        _refuse(file, name, "is not a known key", f"{guess}allowed here: {', '.join(allowed)}")
+        remedy = f"{guess(key, allowed)}allowed here: {', '.join(allowed)}"
+        _refuse(file, name, "is not a known key", remedy)
 
 
 def _enabled(said: Table, file: str) -> bool:

@@ -4,7 +4,6 @@ Environment variables override single fields: PREFIX_SECTION__KEY, e.g. EDGESYNC
 """
 
 import copy
-import difflib
 import os
 import re
 import tomllib
@@ -17,6 +16,7 @@ import msgspec
 
 from edgesync import units
 from edgesync.errors import ConfigError, gathered
+from edgesync.nearest import guess
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -230,7 +230,7 @@ def explained(
         allowed = _fields_at(kind, steps)
         return ConfigError(
             file=file, field=f"{where}.{name}".lstrip("."), problem=f"is not a known key{of}",
-            remedy=f"{_guess(name, allowed)}allowed here: {', '.join(sorted(allowed))}",
+            remedy=f"{guess(name, allowed)}allowed here: {', '.join(sorted(allowed))}",
         )  # fmt: skip
     if missing := _MISSING.search(problem):
         field = f"{where}.{missing['name']}".lstrip(".")
@@ -247,7 +247,7 @@ def _in_plain_words(problem: str, value: Any, wanted: Any, where: str) -> tuple[
     if "Invalid enum value" in problem and choices:
         listed = ", ".join(f'"{choice}"' for choice in choices)
         more = ", or a list such as [0xFFFF]" if _has_list(wanted) else ""
-        return f"{value!r} is not allowed", f"{_guess(str(value), choices)}allowed: {listed}{more}"
+        return f"{value!r} is not allowed", f"{guess(str(value), choices)}allowed: {listed}{more}"
     if "Expected `array`, got `object`" in problem and where and "." not in where:
         return problem, f"write [[{where}]]: there may be several"
     if "Expected `int`, got `str`" in problem and isinstance(value, str):
@@ -270,11 +270,6 @@ def _in_plain_words(problem: str, value: Any, wanted: Any, where: str) -> tuple[
     if "matching regex" in problem and (described := _description(wanted)):
         return "has the wrong form", f"write {described}"  # it may be a secret: not shown
     return problem, ""
-
-
-def _guess(word: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(word, [str(one) for one in allowed], n=1)
-    return f"did you mean `{near[0]}`? " if near else ""
 
 
 def _description(wanted: Any) -> str:

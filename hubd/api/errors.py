@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from edgesync.nearest import guess
+
 _AT = re.compile(r" - at `\$\.?([^`]*)`$")
 _FIELD = re.compile(r"(?:unknown|required) field `([^`]*)`")
 
@@ -45,8 +47,11 @@ def from_validation(error: msgspec.ValidationError, descriptions: dict[str, str]
     found = _AT.search(text) or _FIELD.search(text)
     field = found.group(1) if found else ""
     field = re.sub(r"\[.*", "", field)
+    described = descriptions.get(field)
+    if described and "matching regex" in text:
+        text = "has the wrong form"
     known = ", ".join(sorted(descriptions))
-    remedy = descriptions.get(field) or f"parameters are: {known}"
+    remedy = described or f"{guess(field, descriptions)}parameters are: {known}"
     return ApiError(400, _AT.sub("", text), field=field, remedy=remedy)
 
 
