@@ -12,6 +12,8 @@ from hubd.registry.names import DEFAULT_TENANT
 
 # Each has keys of its own, in a store and a thread of their own.
 TENANTS_MAX: Final = 100
+# What goes with a tenant; what its edges had went with them.
+OWN: Final = (tables.api_token, tables.hub_user, tables.object_, tables.rule_bundle)
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +82,7 @@ class Tenants:
             )
             if count:
                 raise TenantRefused(f"{name} has {count} edges; `hubd forget` each of them first")
-            for theirs in (tables.api_token, tables.hub_user, tables.object_):
+            for theirs in OWN:
                 connection.execute(theirs.delete().where(theirs.c.tenant == name))
             connection.execute(
                 table.update().where(table.c.name == name).values(removed_ns=self._clock_ns())
