@@ -124,6 +124,10 @@ def test_guessing_is_told_to_stop_and_keeps_nobody_out(
     assert answer.status_code == 429
     assert "wait" in msgspec.json.decode(answer.content)["error"]
     # The whole site may come from that address, behind one proxy.
+    used = body(registry)
+    assert client.post(PATH, json=used).status_code == 200
+    used["public_key"] = new_key_pair().public
+    assert client.post(PATH, json=used).status_code == 409  # its holder is told why
     assert client.post(PATH, json=body(registry)).status_code == 200
 
 

@@ -13,6 +13,8 @@ import pytest
 import sqlalchemy as sa
 
 from edgesync_transport.keys import new_key_pair
+from edgesync_transport.messages import Lane
+from hubd.downlink.journal import DownlinkView, Journal
 from hubd.errors import (
     EdgeExists,
     EdgeOfAnother,
@@ -171,6 +173,21 @@ def test_keys_of_an_edge_that_was_forgotten_stay_revoked(registry: Registry) -> 
     for name in ("barn", "shop"):
         with pytest.raises(EnrolRefused, match="was revoked"):
             registry.enrolments.redeem(*invite(registry, name), public)
+
+
+def test_an_edge_that_is_forgotten_leaves_no_token_and_nothing_that_it_was_to_be_told(
+    registry: Registry,
+) -> None:
+    token, journal = invite(registry), Journal(registry.owned)
+    journal.send("barn", Lane.NORMAL, [b"open the gate"])
+    registry.edges.forget("barn")
+    with pytest.raises(EnrolRefused, match="unknown"):
+        registry.enrolments.redeem(*token, new_key_pair().public)
+    with pytest.raises(EnrolRefused, match="not known any more"):
+        registry.enrolments.redeem_as_guest(token[0], new_key_pair().public)
+    assert registry.enrolments.guests() == {}
+    invite(registry)
+    assert journal.view("barn") == DownlinkView(edge="barn")
 
 
 def test_a_tokens_holder_is_told_for_a_day_that_it_has_expired(
