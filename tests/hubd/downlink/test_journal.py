@@ -14,6 +14,7 @@ from edgesync_transport.lanes.events import DownFloors, Load, Loaded, LoadedNoth
 from edgesync_transport.messages import Lane, LaneFloor
 from hubd.downlink import journal as journal_module
 from hubd.downlink.journal import DownlinkFull, Journal
+from hubd.errors import EdgeUnknown
 from hubd.owned.dump import load_dump, write_dump
 from hubd.registry import Registry, open_registry
 from tests.native.rowsmith import Draft, make_rows
@@ -127,6 +128,8 @@ def test_what_the_edge_has_is_forgotten_and_the_chain_goes_on(journal: Journal) 
     assert load(journal, 3).prev_chain == before.last_chain
     journal.mark("barn", {Lane.CRITICAL: 1})  # a late one changes nothing
     assert journal.view("barn").lanes[0].floor == 2
+    journal.mark("barn", {Lane.CRITICAL: 9})  # nor does it have what there is not
+    assert journal.view("barn").lanes[0].floor == 3
 
 
 def test_an_edge_goes_on_where_it_stands_also_if_its_answer_was_lost(journal: Journal) -> None:
@@ -182,9 +185,50 @@ def test_a_full_journal_refuses_by_name_and_counts_it(
     append(journal, "x", edge="mill")  # a neighbour has room of its own
     journal.mark("barn", {Lane.CRITICAL: 1})
     assert append(journal, "c") == 3
-    monkeypatch.setattr(journal_module, "BYTES_MAX", 400)
+
+
+def test_bytes_fill_a_journal_too_and_are_free_again_once_they_have_arrived(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "BYTES_MAX", 1000)
+    append(journal, "a" * 600)
     with pytest.raises(DownlinkFull):
-        append(journal, "d" * 400)
+        append(journal, "b" * 600, lane=Lane.BULK)
+    append(journal, "m" * 600, edge="mill")
+    journal.mark("barn", {Lane.CRITICAL: 1})
+    assert append(journal, "b" * 600) == 2
+
+
+def test_who_is_revoked_or_unknown_is_told_nothing(journal: Journal, registry: Registry) -> None:
+    registry.edges.revoke("barn")
+    for edge in ("barn", "nobody"):
+        with pytest.raises(EdgeUnknown):
+            journal.send(edge, Lane.NORMAL, [event("a")])
+    assert journal.send("mill", Lane.NORMAL, [event("a")]) == 1
+    assert journal.view("barn").records == 0
+
+
+def test_what_is_given_up_is_told_of_once_and_had_up_to_where_it_arrived(
+    journal: Journal,
+) -> None:
+    append(journal, "a", "b", "c")
+    assert journal.give_up_before("barn", 10**18 + 1) == [(Lane.CRITICAL, 1, 3)]
+    append(journal, "d")
+    assert journal.give_up_before("barn", 10**18) == []
+    assert journal.give_up_before("barn", 10**18 + 1) == [(Lane.CRITICAL, 4, 4)]
+    journal.mark("barn", {Lane.CRITICAL: 2})  # it was on its way when it was given up
+    lane = journal.view("barn").lanes[0]
+    assert (lane.floor, lane.trimmed) == (2, 4)
+
+
+def test_an_edge_that_has_just_what_was_given_up_goes_on(journal: Journal) -> None:
+    append(journal, "a", "b")
+    offer, _ = journal.begin("barn", STRANGER)
+    told = at(load(journal, 1), offer.incarnation)
+    assert journal.clear("barn") == 2
+    again, reason = journal.begin("barn", told)
+    assert (again.incarnation, reason) == (offer.incarnation, "")
+    assert (again.floors[0], again.lanes[0].floor) == (told.lanes[0], 2)
 
 
 def test_what_has_waited_for_too_long_goes_and_the_edge_is_told_of_a_gap(

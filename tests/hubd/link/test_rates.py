@@ -142,6 +142,38 @@ def test_the_lead_follows_what_is_projected_in_a_quarter_of_a_second() -> None:
     assert lead.most == pytest.approx(200_000, rel=0.01)
 
 
+def test_a_projection_that_is_never_done_is_measured_from_one_step_to_the_next() -> None:
+    lead = Lead()
+    lead.add(1, NOISY, 200_000, 0.0)
+    for n in range(1, 50):
+        lead.add(n + 1, NOISY, 200_000, (n - 1) * AHEAD_S)
+        lead.reached(n, n * AHEAD_S)
+    assert lead.most == pytest.approx(200_000, rel=0.01)
+
+
+def test_little_that_is_projected_at_once_tells_nothing_of_how_fast_that_goes() -> None:
+    lead = Lead()
+    most = lead.most
+    lead.add(1, QUIET, SMALL, 0.0)
+    lead.reached(1, 1e-6)
+    assert lead.most == most
+
+
+def test_small_batches_pass_again_when_those_before_are_projected_or_given_up() -> None:
+    lead = Lead()
+    lead.add(1, QUIET, SMALL, 0.0)
+    lead.add(2, NOISY, LEAD_MAX, 0.0)
+    assert not lead.has_room(QUIET, 1)
+    lead.reached(1, 1.0)
+    assert lead.has_room(QUIET, SMALL)
+    lead.add(3, QUIET, SMALL, 1.0)
+    lead.give_up()
+    lead.reached(3, 2.0)
+    assert lead.has_room(NOISY, LEAD_MAX)
+    lead.add(4, NOISY, LEAD_MAX, 2.0)
+    assert lead.has_room(QUIET, SMALL)
+
+
 def test_small_batches_pass_the_flood_up_to_a_bound() -> None:
     lead = Lead()
     lead.add(1, NOISY, LEAD_MAX, 0.0)
