@@ -1,9 +1,12 @@
 """What the receiving half does, read like its contract."""
 
+import os
+
 import msgspec
 import pytest
 
 from edgesync_transport import receiver as core
+from edgesync_transport.lanes.receiver import RETRY_S
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     Ack,
@@ -179,7 +182,19 @@ def test_after_a_refusal_the_pipe_begins_again_at_the_floor() -> None:
     assert isinstance(refusal, Nack)
     assert refusal.floor == 0
     step(receiver, Stored(second, 0, 0, code=NackCode.GAP, reason="expected 1"))
+    (refusal,) = messages(step(receiver, Received(HERE, batch(10, 12))))  # was in the pipe, too
+    assert isinstance(refusal, Nack)
+    assert (refusal.code, refusal.reason) == (NackCode.GAP, "expected 1")
     assert store(receiver, 1, 2)
+
+
+def test_a_refusal_names_the_floor_as_it_is_known_by_then() -> None:
+    receiver = live()
+    first = store(receiver, 1, 5)
+    refused = Stored(first, 3, 3, code=NackCode.GAP, reason="expected 4")
+    (refusal,) = messages(step(receiver, refused))
+    assert isinstance(refusal, Nack)
+    assert (refusal.floor, refusal.retry_after_s) == (3, RETRY_S)
 
 
 def test_a_refusal_does_not_hide_what_is_stored_after_it() -> None:
@@ -230,6 +245,24 @@ def test_two_gateways_with_one_key_are_noticed_and_held_off() -> None:
     (answer,) = messages(greet(receiver, HERE, epoch=9, now=6.0), HERE)
     assert isinstance(answer, Refused)
     assert answer.code is RefuseCode.RATE_LIMITED
+
+
+def test_a_store_that_is_replaced_now_and_then_is_no_other_gateway() -> None:
+    settings = ReceiverSettings(takeovers_max=3, takeovers_window_s=60, holdoff_s=10)
+    receiver, now = Receiver("barn", settings), 0.0
+
+    def come(seconds: float) -> list[str]:
+        nonlocal now
+        now += seconds
+        effects = greet(receiver, epoch=round(now) + 1, now=now, incarnation=os.urandom(16))
+        return [effect.kind for effect in effects if isinstance(effect, Report)]
+
+    for _ in range(9):
+        assert come(21.0) == ["connected"]  # three in any minute
+    assert come(1.0) == ["duplicate_identity", "connected"]
+    assert come(1.0) == ["refused"]
+    for _ in range(3):  # counted anew from here on
+        assert come(10.0) == ["connected"]
 
 
 def test_another_protocol_version_is_refused_in_words() -> None:
@@ -339,6 +372,36 @@ def test_a_revoked_key_ends_the_session() -> None:
     assert isinstance(answer, Refused)
     assert answer.code is RefuseCode.BAD_CREDENTIALS
     assert receiver.session is None
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_a_key_revoked_while_a_session_is_opened_gets_none(is_live: bool) -> None:
+    receiver = live() if is_live else Receiver("barn")
+    asked = step(receiver, Received(THERE, hello(7)))
+    (opens,) = [effect for effect in asked if isinstance(effect, Open)]
+    step(receiver, Revoked())
+    assert step(receiver, Opened(opens.token, 2, GENERATION, (ZERO, ZERO, ZERO))) == []
+    assert receiver.session is None
+
+
+def test_the_shorter_heartbeat_of_both_sides_counts() -> None:
+    for theirs, ours in ((3600.0, 5.0), (5.0, 3600.0)):
+        receiver = Receiver("barn", ReceiverSettings(heartbeat_s=ours))
+        asked = msgspec.structs.replace(hello(1), heartbeat_s=theirs)
+        (opens,) = [one for one in step(receiver, Received(HERE, asked)) if isinstance(one, Open)]
+        step(receiver, Opened(opens.token, 1, GENERATION, (ZERO, ZERO, ZERO)))
+        assert receiver.due_at() <= 5.0
+        step(receiver, Tick(), 15.0)
+        assert receiver.session is None
+
+
+def test_an_edge_that_answers_no_ping_costs_no_memory() -> None:
+    receiver = live()
+    for now in range(0, 1000, 4):
+        step(receiver, Received(HERE, Ping(epoch=1, token=1, at_ns=0)), float(now))
+        step(receiver, Tick(), float(now))
+    assert receiver.session is not None
+    assert len(receiver._pings) <= 6
 
 
 def test_a_goodbye_ends_the_session_at_once() -> None:
