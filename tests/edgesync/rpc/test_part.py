@@ -1,15 +1,21 @@
 """The part of a node that keeps calls: on disk when it says so, and each once."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import pytest
 from msgspec import Raw
 
+from edgesync import EdgeNode
 from edgesync._native.write import Write
-from edgesync.parts.rpc import DATABASE, RpcPart
-from edgesync.rpc.model import Report, Request, State, request_event
+from edgesync.errors import StoreFull
+from edgesync.parts import rpc as rpc_module
+from edgesync.parts.rpc import DATABASE, NUMBER_MAX, RpcPart
+from edgesync.rpc import queue as queue_module
+from edgesync.rpc.model import SELF, Report, Request, State, request_event
 from edgesync.rpc.queue import Call
+from edgesync.store.commit import Tails
 from tests.edgesync.sync.test_driver import Hub, until
 
 pytestmark = [pytest.mark.feature("S24"), pytest.mark.slow]
@@ -63,6 +69,158 @@ async def test_a_hub_whose_clock_is_set_changes_no_time_that_is_left(
         (after,) = stored(rpc)
         assert abs(after.expires_ns - before.expires_ns - by_s * 10**9) < 600 * 10**9
         assert [one.state for one in rpc.queue.open_calls()] == [State.QUEUED]
+
+
+async def place(rpc: RpcPart, device: str = "pump", timeout_s: float = 600) -> int:
+    """Call a device; returns the call's number."""
+    known = {call.number for call in stored(rpc)}
+    await rpc.place(device, "go", 1, timeout_s=timeout_s, one_way=False, ended=lambda _: None)
+    (number,) = {call.number for call in stored(rpc)} - known
+    return number
+
+
+async def test_a_call_gets_no_number_that_another_one_has(tmp_path: Path) -> None:
+    """Or it would lie on top of that in the store, and its answer be the other's."""
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        rpc._number = NUMBER_MAX - 1
+        assert [await place(rpc) for _ in range(3)] == [NUMBER_MAX, 1, 2]
+        rpc._number = NUMBER_MAX - 1
+        assert await place(rpc) == 3
+        assert len(stored(rpc)) == len(rpc.queue) == 4
+
+
+async def test_calls_go_in_their_order_over_restarts(tmp_path: Path) -> None:
+    placed = list[int]()
+    for count in (2, 1, 1):
+        async with Hub(tmp_path).node() as node:
+            rpc: RpcPart = node.part("rpc")
+            placed += [await place(rpc) for _ in range(count)]
+            if len(placed) == 4:
+                assert [call.number for call in rpc.queue.open_calls()] == placed
+    async with Hub(tmp_path).node() as node:
+        rpc = node.part("rpc")
+        assert [call.number for call in rpc.queue.open_calls()] == placed
+
+
+@pytest.mark.parametrize("is_of_the_hub", [False, True])
+async def test_what_made_room_for_a_call_is_gone_from_the_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_of_the_hub: bool
+) -> None:
+    monkeypatch.setattr(queue_module, "ROWS_MAX", 1)
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        old = await place(rpc, timeout_s=0)
+        await until(lambda: stored(rpc)[0].state is State.EXPIRED)
+        if is_of_the_hub:
+            now_ns, write = rpc.now_ns(), Write()
+            request = Request(id="a", method="go", expires_ns=now_ns + 60 * 10**9)
+            done = rpc.stage(write, request_event("pump", request, now_ns))
+            await rpc.context.recorder.store.submit(write)
+            done()
+        else:
+            await rpc.place("pump", "go", 1, timeout_s=60, one_way=False, ended=lambda _: None)
+        (call,) = stored(rpc)
+        assert (call.number != old, call.state) == (True, State.QUEUED)
+
+
+def submitting(node: EdgeNode, monkeypatch: pytest.MonkeyPatch, before: Callable[[], None]) -> None:
+    """Have `before` called before each write of what became of calls."""
+    store = node.part("rpc").context.recorder.store
+    submit = store.submit
+
+    async def first(write: Write) -> Tails:
+        before()
+        tails: Tails = await submit(write)
+        return tails
+
+    monkeypatch.setattr(store, "submit", first)
+
+
+async def test_what_the_disk_refuses_of_calls_is_stored_once_it_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_module, "RETRY_S", 0.01)
+    refusals = 0
+
+    def refuse() -> None:
+        nonlocal refusals
+        refusals += 1
+        if refusals <= 3:
+            raise StoreFull(used_bytes=9, limit_bytes=9)
+
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        number = await place(rpc)
+        submitting(node, monkeypatch, refuse)
+        with pytest.raises(StoreFull):
+            await rpc.answered("pump", number, Raw(b"2"))
+        await until(lambda: stored(rpc)[0].state is State.ANSWERED)
+        assert refusals > 3
+
+
+async def test_an_answer_that_comes_while_another_is_stored_is_stored_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        number, others = await place(rpc), [await place(rpc, "fan")]
+
+        def answer() -> None:
+            while others:
+                rpc.take_answer("fan", others.pop(), Raw(b"3"))
+
+        submitting(node, monkeypatch, answer)
+        await rpc.answered("pump", number, Raw(b"2"))
+        await until(lambda: {one.state for one in stored(rpc)} == {State.ANSWERED})
+
+
+class Ear:
+    """Speaks for a device, and acknowledges nothing yet."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def send_call(self, call: Call) -> bool:
+        self.calls.append(call.number)
+        return True
+
+
+async def test_who_spoke_for_a_device_before_takes_no_call_from_who_does_now(
+    tmp_path: Path,
+) -> None:
+    old, new, own = Ear(), Ear(), Ear()
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        rpc.attach("pump", old)
+        rpc.attach("pump", new)
+        rpc.detach("pump", old)
+        number = await place(rpc)
+        assert (old.calls, new.calls) == ([], [number])
+        rpc.resume("pump", old)
+        assert (old.calls, new.calls) == ([], [number])
+        rpc.detach("pump", new)
+        rpc.delivered("pump", number)
+        await rpc.flush()
+        await place(rpc)
+        assert (old.calls, new.calls) == ([], [number])
+        rpc.attach_self(own)
+        rpc.attach(SELF, old)  # a device of that name is not the edge
+        mine = await place(rpc, SELF)
+        assert (old.calls, own.calls) == ([], [mine])
+
+
+async def test_no_more_calls_of_an_edges_own_wait_than_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_module, "UNDER_WAY_MAX", 2)
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        numbers = [await place(rpc) for _ in range(2)]
+        with pytest.raises(LookupError, match="no more may"):
+            await place(rpc)
+        await rpc.answered("pump", numbers[0], Raw(b"2"))
+        await place(rpc)
 
 
 def stored(rpc: RpcPart) -> list[Call]:
