@@ -224,15 +224,17 @@ class Walk:
             yield from self._steps_of_lane(lane, seq, window_ns)
 
     def _steps_of_lane(self, lane: Lane, seq: int, window_ns: int) -> Iterator[WalkStep]:
-        packing, begun = _Packing(), WalkPosition(window_ns, 0, lane, seq)
+        packing, begun = _Packing(), WalkPosition(window_ns, 0, lane, seq)  # of what is gathered
         while True:
             oldest = self._store.state(lane).trimmed + 1
             gone_to = min(oldest, self._upto[lane] + 1)
             missed = max(0, gone_to - seq) if seq else self._gone_since_asked(lane, gone_to)
             seq = max(seq, oldest)
+            if packing.is_empty:
+                begun = WalkPosition(window_ns, 0, lane, seq)
             count = self._upto[lane] - seq + 1
             if count <= 0:
-                yield WalkStep(WalkPosition(window_ns, 0, lane, seq), missed=missed)
+                yield WalkStep(begun, missed=missed)
                 break
             rows = self._store.read(
                 lane, seq, limit_records=min(count, 4096), limit_bytes=READ_BYTES

@@ -13,9 +13,10 @@ import trio
 from edgesync import EdgeNode, Event, EventType, Reading, resend
 from edgesync._native import batch
 from edgesync._native.write import Write
-from edgesync.errors import EdgesyncError, RecordError
+from edgesync.errors import EdgesyncError, RecordError, StoreFull
 from edgesync.events import EventQuery
 from edgesync.model import Lane, RecordKind, series_id
+from edgesync.parts import resend as resend_part
 from edgesync.parts.resend import NO_HUB, OLD_HUB, ResendJob, ResendPart, ResendUnderWay
 from edgesync.resend import Range
 from edgesync.status import ResendStatus
@@ -300,6 +301,63 @@ async def test_a_program_without_a_link_may_ask_for_it(hub: Hub) -> None:
             assert (await done(edge)).readings == 10
             await edge.sync(PATIENCE_S)
     assert times(await resent(hub.log)) == Counter(range(10))
+
+
+async def test_a_range_that_could_not_be_stored_is_in_nobodys_way(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_write: Write) -> None:
+        raise StoreFull(used_bytes=9, limit_bytes=9)
+
+    async with node_of(hub) as edge:
+        await edge.ingest(seconds(0, 10))
+        with monkeypatch.context() as full:
+            full.setattr(part_of(edge).context.recorder.store, "submit", refuse)
+            with pytest.raises(StoreFull):
+                await part_of(edge).begin(ALL)
+        assert edge.status().resend is None
+        await part_of(edge).begin(Range(0, 10 * SECOND))
+        await part_of(edge).stop()
+    async with node_of(hub) as edge:  # it stays ended
+        assert state_of(edge).is_done
+
+
+async def test_a_store_that_is_full_delays_a_range_and_costs_none_of_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resend_part, "RETRY_S", 0.01)
+    async with hub.running(), node_of(hub) as edge:
+        await edge.ingest(seconds(0, 100))
+        await edge.sync(PATIENCE_S)
+        store, refusals = part_of(edge).context.recorder.store, 0
+        submit = store.submit
+
+        async def refuse(write: Write) -> tuple[int, int, int]:
+            nonlocal refusals
+            if part_of(edge)._job is not None and refusals < 3:
+                refusals += 1
+                raise StoreFull(used_bytes=9, limit_bytes=9)
+            return await submit(write)
+
+        monkeypatch.setattr(store, "submit", refuse)
+        await part_of(edge).begin(ALL)
+        assert (await done(edge)).readings == 100
+        assert refusals == 3
+        await edge.sync(PATIENCE_S)
+    assert times(await resent(hub.log)) == Counter(range(100))
+
+
+async def test_a_walk_goes_on_from_any_of_its_steps_and_leaves_nothing_out(hub: Hub) -> None:
+    async with hub.running(), node_of(hub) as edge:
+        await edge.ingest(seconds(0, 3000))
+        await edge.sync(PATIENCE_S)
+        part = part_of(edge)
+        job = part._checked(ALL)
+        steps = list(part._walk(job).steps(job.position))
+        for nth, step in enumerate(steps):
+            walked = [*steps[: nth + 1], *part._walk(job).steps(step.position)]
+            runs = [run for one in walked if one.body for run in resend.decode(one.body)]
+            assert set(times(runs)) == set(range(3000)), nth
 
 
 async def test_without_a_hub_there_is_nobody_to_send_to(tmp_path: Path) -> None:
