@@ -256,6 +256,7 @@ async def test_bytes_that_rotted_at_the_hub_are_never_kept_and_come_when_they_ar
             status = node.status().objects
             assert status is not None
             assert status.broken > 0
+            await until(lambda: here(node) == "refused")  # between two tries
             with pytest.raises(EdgesyncError, match="refused"):
                 node.objects.path("model")
             with kept(yard) as objects:
