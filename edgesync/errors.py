@@ -23,7 +23,19 @@ There is no LinkError: a hub out of reach is a state (`EdgeNode.status`), since 
 acknowledged is safe in the journal meanwhile.
 """
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+
+
+def sentence_of(error: BaseException) -> str:
+    """Return what an operator is told of an error; of one of the system, of which file it is."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes | os.PathLike):
+        return str(error)
+    path = Path(os.fsdecode(error.filename))
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        return f"{path}: there is no folder {path.parent}; make it, or name another one"
+    return f"{path}: {error.strerror}"
 
 
 class EdgesyncError(Exception):

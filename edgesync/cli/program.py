@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn
 
 import click
 
-from edgesync.errors import ConfigError, EdgesyncError, StoreLocked
+from edgesync.errors import ConfigError, EdgesyncError, StoreLocked, sentence_of
 
 # sysexits.h: a service manager and a script can tell these apart.
 EX_UNAVAILABLE: Final = 69
@@ -86,9 +86,9 @@ class Program(click.Group):
         if context.meta.get(AS_JSON):
             facts = {name: getattr(errors[0], name, None) for name in FACTS}
             known = {name: value for name, value in facts.items() if _is_plain(value)}
-            _print_json("; ".join(map(str, errors)), code, **known)
+            _print_json("; ".join(map(sentence_of, errors)), code, **known)
         for error in errors:
-            click.echo(f"{context.find_root().info_name}: {error}", err=True)
+            click.echo(f"{context.find_root().info_name}: {sentence_of(error)}", err=True)
         sys.exit(code)
 
 

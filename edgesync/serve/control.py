@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from edgesync.errors import EdgesyncError
+from edgesync.errors import EdgesyncError, sentence_of
 from edgesync_transport.descriptors import Door
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ async def _answer(
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         return msgspec.json.encode({"error": f"not a question: {error}"})
     except mendable as error:
-        return msgspec.json.encode({"error": str(error)})
+        return msgspec.json.encode({"error": sentence_of(error)})
     except trio.TooSlowError:
         return msgspec.json.encode({"error": "the hub did not have everything in time"})
     except Exception:

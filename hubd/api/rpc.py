@@ -81,7 +81,10 @@ async def send(context: Context, params: OneEdge, asked: CallBody) -> CallView:
 
 
 async def calls(context: Context, params: CallsPage) -> CallPage:
-    return await _page(context, params, params.edge or "")
+    found = await _page(context, params, params.edge or "")
+    if params.edge and not found.calls and context.hub.edge(params.edge) is None:
+        raise no_such_edge(params.edge)  # of one that was forgotten there may be calls
+    return found
 
 
 async def edge_calls(context: Context, params: EdgeCallsPage) -> CallPage:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def _registry(config: Path) -> tuple[Settings, Path, Registry]:
 def registry_of(config: Path) -> Registry:
     """Open the registry of the hub with these settings; close it after use."""
     return _registry(config)[2]
+
+
+@contextlib.contextmanager
+def registry_for(config: Path, tenant: str) -> Iterator[Registry]:
+    """Open the registry for what is a tenant's, "" for everybody's; raises TenantUnknown."""
+    with contextlib.closing(registry_of(config)) as registry:
+        if tenant:
+            registry.tenants.check(tenant)
+        yield registry
 
 
 def _checked_texts(

@@ -84,10 +84,12 @@ def record_rows(entry: Entry) -> Iterator[dict[str, Any]]:
 def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
     """List what is in the log; the hub may be running."""
     _, hub_log = _open(config)
+    is_found = edge is None
     with contextlib.closing(hub_log):
         for entry in _entries(hub_log, after):
             if edge is not None and entry.edge != edge:
                 continue
+            is_found = True
             facts = {
                 "position": entry.position,
                 "edge": entry.edge,
@@ -100,6 +102,14 @@ def log(config: Path, edge: str | None, after: int, as_json: bool) -> None:
             }
             text = json.dumps(facts) if as_json else "  ".join(map(str, facts.values()))
             click.echo(text)
+    if not is_found:
+        _check_known(config, edge)
+
+
+def _check_known(config: Path, edge: str | None) -> None:
+    """Raise EdgeUnknown; of an edge that was forgotten there may be something all the same."""
+    with contextlib.closing(registry_of(config)) as registry:
+        registry.edges.one(edge or "")
 
 
 @click.command(epilog="Example: hubd ledger --edge barn-7 > rows.jsonl")
@@ -115,11 +125,15 @@ def ledger(config: Path, edge: str) -> None:
     from hubd import serve
 
     folder, hub_log = _open(config)
+    is_found = False
     with contextlib.closing(hub_log):
         for entry in _entries(hub_log):
             if entry.edge == edge:
+                is_found = True
                 for row in record_rows(entry):
                     click.echo(json.dumps({"place": "log", **row}))
+        if not is_found:
+            _check_known(config, edge)
         state = serve.open_derived_beside(settings_of(config), folder)
         if state is None:
             return  # restored, and not started yet: it is made from the log

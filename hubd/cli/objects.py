@@ -13,7 +13,7 @@ import msgspec
 
 from edgesync.cli.program import as_json_option
 from edgesync.serve.control import ask_hub
-from hubd.cli.edges import checked_name, registry_of
+from hubd.cli.edges import checked_name, registry_for
 from hubd.cli.options import database_option, settings_of
 from hubd.objects.store import FOLDER, Objects
 from hubd.registry import DEFAULT_TENANT
@@ -28,9 +28,9 @@ _all_option = click.option("--all", "is_all", is_flag=True, help="All edges of t
 
 
 @contextlib.contextmanager
-def _objects_of(config: Path) -> Iterator[Objects]:
+def _objects_of(config: Path, tenant: str) -> Iterator[Objects]:
     settings = settings_of(config)
-    with contextlib.closing(registry_of(config)) as registry:
+    with registry_for(config, tenant) as registry:
         yield Objects(registry.owned, data_dir(config, settings) / FOLDER, settings.objects)
 
 
@@ -60,7 +60,7 @@ def put(config: Path, file: BinaryIO, name: str, tenant: str, as_json: bool) -> 
         checked_name(click.get_current_context(), None, given)  # type: ignore[arg-type]
     except click.BadParameter as error:
         raise click.UsageError(f"{given!r} is no name: {error.message}; say --name") from None
-    with _objects_of(config) as objects:
+    with _objects_of(config, tenant) as objects:
         made = objects.put(tenant, given, file)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(made)))
@@ -77,7 +77,7 @@ def put(config: Path, file: BinaryIO, name: str, tenant: str, as_json: bool) -> 
 @click.pass_obj
 def list_(config: Path, tenant: str, as_json: bool) -> None:
     """List the objects, each with the edges that are to hold it."""
-    with _objects_of(config) as objects:
+    with _objects_of(config, tenant) as objects:
         found = objects.all(tenant or None)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)))
@@ -97,7 +97,7 @@ def list_(config: Path, tenant: str, as_json: bool) -> None:
 @click.pass_obj
 def get(config: Path, name: str, target: Path | None, tenant: str) -> None:
     """Write the bytes of the object NAME."""
-    with _objects_of(config) as objects:
+    with _objects_of(config, tenant) as objects:
         one = objects.one(tenant, name)
         with objects.path(one.sha256).open("rb") as source:
             if target is None:
@@ -118,7 +118,7 @@ def get(config: Path, name: str, target: Path | None, tenant: str) -> None:
 def assign(config: Path, name: str, edges: Sequence[str], is_all: bool, tenant: str) -> None:
     """Have each EDGE hold the object NAME, all or none; one that is away fetches it later."""
     _check_chosen(edges, is_all)
-    with _objects_of(config) as objects:
+    with _objects_of(config, tenant) as objects:
         chosen = objects.assign(tenant, name, edges)
     click.echo(f"{name} is for {', '.join(chosen) or '(there are no edges)'}")
 
@@ -133,7 +133,7 @@ def assign(config: Path, name: str, edges: Sequence[str], is_all: bool, tenant: 
 def unassign(config: Path, name: str, edges: Sequence[str], is_all: bool, tenant: str) -> None:
     """Have each EDGE remove what it holds under NAME; this hub need not have such an object."""
     _check_chosen(edges, is_all)
-    with _objects_of(config) as objects:
+    with _objects_of(config, tenant) as objects:
         chosen = objects.unassign(tenant, name, edges)
     click.echo(f"{name} is to be removed at {', '.join(chosen) or '(there are no edges)'}")
 
@@ -150,7 +150,7 @@ def _check_chosen(edges: Sequence[str], is_all: bool) -> None:
 @click.pass_obj
 def remove(config: Path, name: str, tenant: str) -> None:
     """Forget the object NAME; refused while an edge is to hold it."""
-    with _objects_of(config) as objects:
+    with _objects_of(config, tenant) as objects:
         objects.remove(tenant, name)
     click.echo(f"{name} is forgotten")
 

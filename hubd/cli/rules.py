@@ -13,7 +13,7 @@ from edgesync.cli.program import EX_CONFIG, as_json_option
 from edgesync.errors import ConfigError
 from edgesync.rules.files import paths_of, read_file
 from edgesync.serve.control import ask_hub
-from hubd.cli.edges import checked_name, registry_of
+from hubd.cli.edges import checked_name, registry_for
 from hubd.cli.options import checked_text, database_option, settings_of
 from hubd.registry import DEFAULT_TENANT
 from hubd.rules.bundles import Bundles, BundleView, RulesRefused
@@ -39,8 +39,8 @@ STATES: Final = {
 
 
 @contextlib.contextmanager
-def _bundles_of(config: Path) -> Iterator[Bundles]:
-    with contextlib.closing(registry_of(config)) as registry:
+def _bundles_of(config: Path, tenant: str) -> Iterator[Bundles]:
+    with registry_for(config, tenant) as registry:
         yield Bundles(registry.owned)
 
 
@@ -73,7 +73,7 @@ def upload(
     checked_name(click.get_current_context(), None, name)  # type: ignore[arg-type]
     try:
         files = _read(places)
-        with _bundles_of(config) as bundles:
+        with _bundles_of(config, tenant) as bundles:
             made = bundles.upload(tenant, name, files, root=root)
     except RulesRefused as refused:
         _tell_mistakes(refused, as_json)
@@ -137,7 +137,7 @@ def _show_facts(one: BundleView) -> None:
 @click.pass_obj
 def list_(config: Path, tenant: str, as_json: bool) -> None:
     """List the bundles, each with its versions and the edges that are to run them."""
-    with _bundles_of(config) as bundles:
+    with _bundles_of(config, tenant) as bundles:
         found = bundles.all(tenant or None)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)))
@@ -161,7 +161,7 @@ def show(
     config: Path, bundle: str, version: int, folder: Path | None, tenant: str, as_json: bool
 ) -> None:  # fmt: skip
     """Show a version of BUNDLE, its newest if none is named."""
-    with _bundles_of(config) as bundles:
+    with _bundles_of(config, tenant) as bundles:
         found = bundles.one(tenant, bundle, version)
         kept = bundles.bundle(tenant, bundle, found.version)
     if folder is not None:
@@ -190,7 +190,7 @@ def assign(config: Path, bundle: str, edges: Sequence[str], version: int, tenant
 
     It waits for an edge that is away. An edge with `[rules] chains` of its own goes on with those.
     """
-    with _bundles_of(config) as bundles:
+    with _bundles_of(config, tenant) as bundles:
         made = bundles.assign(tenant, bundle, edges, version=version)
     click.echo(f"{bundle} {made[0].version} is for {', '.join(one.edge for one in made)}")
 
@@ -202,7 +202,7 @@ def assign(config: Path, bundle: str, edges: Sequence[str], version: int, tenant
 @click.pass_obj
 def unassign(config: Path, edges: Sequence[str], tenant: str) -> None:
     """Let each EDGE store and send everything again, or go by the chains it has of its own."""
-    with _bundles_of(config) as bundles:
+    with _bundles_of(config, tenant) as bundles:
         had = bundles.unassign(tenant, edges)
     click.echo(f"without a bundle now: {', '.join(had) or '(none had one that this hub knew of)'}")
 
@@ -280,6 +280,6 @@ def run(
 @click.pass_obj
 def remove(config: Path, bundle: str, tenant: str) -> None:
     """Forget BUNDLE with all its versions; refused while an edge is to run it."""
-    with _bundles_of(config) as bundles:
+    with _bundles_of(config, tenant) as bundles:
         count = bundles.remove(tenant, bundle)
     click.echo(f"{bundle} is forgotten, {count} versions")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgesync.cli.program import as_json_option
-from hubd.cli.edges import checked_name, registry_of
+from hubd.cli.edges import checked_name, registry_for, registry_of
 from hubd.cli.options import checked_text, database_option
 from hubd.cli.run import new_token
 from hubd.web import format
@@ -93,7 +93,7 @@ def token(config: Path, name: str, read: bool, label: str, as_json: bool) -> Non
 @click.pass_obj
 def tokens(config: Path, name: str, as_json: bool) -> None:
     """List the tokens of the tenant NAME by their hash: the hub does not know them."""
-    with contextlib.closing(registry_of(config)) as registry:
+    with registry_for(config, name) as registry:
         found = [one for one in registry.api_tokens.all() if one.tenant == name]
     if as_json:
         rows = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgesync.cli.program import as_json_option
-from hubd.cli.edges import registry_of
+from hubd.cli.edges import registry_for, registry_of
 from hubd.cli.options import checked_text, database_option
 from hubd.errors import UserRefused
 from hubd.registry import DEFAULT_TENANT, Role, User
@@ -73,7 +73,7 @@ def add(
 
     A running hub lets them in within a second.
     """
-    with contextlib.closing(registry_of(config)) as registry:
+    with registry_for(config, "" if all_tenants else tenant) as registry:
         is_first = not registry.users.all()
         made = registry.users.add(
             name, _read_password(name), role=Role(role), sites=sites,

@@ -52,6 +52,11 @@ class Tenants:
             key=lambda each: each.name,
         )
 
+    def check(self, name: str) -> None:
+        """Raise TenantUnknown unless there is such a tenant."""
+        with self._owned.read() as connection:
+            check_tenant(connection, name)
+
     def add(self, name: str) -> None:
         """Make a tenant; raises TenantRefused for a name that is or was taken."""
         table = tables.tenant

@@ -14,7 +14,8 @@ def test_a_call_is_made_followed_and_given_up(tmp_path: Path) -> None:
         hub = terminal.start_hub()
         terminal.enrol()
         assert terminal.out("hubd", "rpc", "list") == "no calls of devices\n"
-        assert "with edge barn-7" in terminal.out("hubd", "rpc", "list", "--edge", "barn-7")
+        listing = ("rpc", "list", "--edge", "barn-7")  # of an edge that it hears of within a second
+        terminal.until(lambda: "with edge barn-7" in terminal.run("hubd", *listing).stdout)
         assert terminal.json("hubd", "rpc", "list", "--json") == []
         # The edge is not there: the call waits at the hub, and what waits can be given up.
         sent = terminal.json("hubd", "rpc", "send", "barn-7", "pump", "go", '{"a":1}', "--json")
