@@ -1,7 +1,7 @@
 """The running hash of a lane: compares two histories at one position (R4), inline.
 
 Not against an attacker: the link is authenticated. It tells "the same records" from "others" after
-a restore or a copy. All loads are little-endian; tests/native/test_batch_rows.py holds the same in
+a restore or a copy. All loads are little-endian; tests/native/rowsmith.py holds the same in
 Python.
 
     fold(a, b)          low xor high half of the 128-bit product
