@@ -263,7 +263,7 @@ cdef class ReadyTable:
     def stage(
         self, Write write not None, Py_ssize_t lane, readings: Sequence[Reading], Py_ssize_t limit,
     ) -> Newest | None:
-        """Append READINGS records to `write`, as `stage` does; None, and nothing, if any needs a look.
+        """Append READINGS records to `write`, as `stage` does; if any needs a look, none and None.
 
         readings   a list or tuple of `Reading`
 

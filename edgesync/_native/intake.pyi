@@ -61,7 +61,7 @@ class ReadyTable:
     def stage(
         self, write: Write, lane: int, readings: Sequence[Reading], limit: int
     ) -> Newest | None:
-        """Append READINGS records to `write`, as `stage` does; None, and nothing, if any needs a look.
+        """Append READINGS records to `write`, as `stage` does; if any needs a look, none and None.
 
         readings   a list or tuple of `Reading`
 
