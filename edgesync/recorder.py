@@ -196,7 +196,8 @@ class Recorder(Part):
             (readings, self.intake.stage(write, readings, lane))
             for lane, readings in pushed.items()
         ]
-        staged.append((kept, Staged(self.intake.stage_names(write, kept))))
+        # Of a series that is kept and sent, what is sent is shown.
+        staged.insert(0, (kept, Staged(self.intake.stage_names(write, kept))))
         for event, lane in told:
             write.append(lane, RecordKind.EVENT, self._encoded(event))
         write.put_all(database, rows)

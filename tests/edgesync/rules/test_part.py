@@ -559,3 +559,14 @@ async def test_chains_that_change_under_load_lose_and_double_nothing(tmp_path: P
         assert versions == sorted(versions)
         # What the node remembered went with it from version to version.
         assert [value for key, value in found if key == "d"] == [0, *[1] * (number - 1)]
+
+
+async def test_of_a_series_that_is_kept_and_sent_what_is_sent_is_shown(tmp_path: Path) -> None:
+    """Whether or not its readings need a look: the first do, the second do not."""
+    async with opened(tmp_path, site(tmp_path, exported([SAVE], []))) as node:
+        for value in (1.0, 3.0):
+            kept, pushed = (Reading("m", "P", value + n, time.time_ns()) for n in range(2))
+            await node.recorder.store_together([kept], {Lane.BULK: [pushed]}, [], "meta", {})
+            held = node.recorder.context.image.newest("m", "P")
+            assert held is not None
+            assert held.value == pushed.value
