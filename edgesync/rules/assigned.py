@@ -111,6 +111,7 @@ class AssignedPart(Part):
                 await self._settle()
                 await self._tell()
             except StoreError as error:  # a full store, for now: I8
+                self.tell_again()
                 if (again := self._seldom.ask("store")) is not None:
                     told = "rules: what the hub is to know of chains waits: %s; %d more before"
                     log.error(told, error, again)
@@ -217,8 +218,8 @@ class AssignedPart(Part):
         body = msgspec.json.encode(self._facts())
         is_nothing = not (self.is_local or self.standing.held or self.standing.running)
         if body != self._told and (self._told or self._must_tell or not is_nothing):
-            await self._append(Action.NONE, [body])
             self._told, self._must_tell = body, False
+            await self._append(Action.NONE, [body])
         await self._tell_counts()
 
     def _facts(self) -> dict[str, Any]:
@@ -262,12 +263,13 @@ class AssignedPart(Part):
                 for _, rows in _together(changed)
                 if rows
             ]
-        if bodies:
-            await self._append(Action.UPDATED, bodies)
         now = {key: (one.messages, one.failures) for key, one in counts.items()}
         self._counted = _Told(epoch, life, now)
+        if bodies:
+            await self._append(Action.UPDATED, bodies)
 
     async def _append(self, action: Action, bodies: list[bytes]) -> None:
+        """Store what is told. What was told is noted before this waits: it may change meanwhile."""
         write, now_ns = Write(), self.context.wall_ns()
         edge = self.context.settings.edge.name
         for body in bodies:

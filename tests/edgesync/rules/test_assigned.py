@@ -224,6 +224,25 @@ async def test_an_edge_that_was_never_assigned_any_tells_the_hub_nothing(yard: Y
         assert told(node, EventType.RULES)[0]["held"] == ""
 
 
+async def test_a_hub_that_is_restored_while_it_is_told_is_told_again(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with edge(yard) as node:
+        submit, restores = node.store.submit, [1]
+
+        async def slow(write: Write) -> object:
+            done = await submit(write)
+            if restores[0] and any(write.appends):
+                restores[0] -= 1
+                part_of(node).tell_again()
+            return done
+
+        monkeypatch.setattr(node.store, "submit", slow)
+        await take(node, *pieces_of(bundle(SAVE)))
+        await until(lambda: len(told(node, EventType.RULES)) == 2)
+        assert [one["source"] for one in told(node, EventType.RULES)] == ["hub", "hub"]
+
+
 async def test_what_the_hub_is_to_know_waits_for_a_full_store(
     yard: Yard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

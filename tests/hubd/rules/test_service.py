@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import trio
 
-from edgesync import EdgeNode, Reading
+from edgesync import Action, EdgeNode, Reading
 from edgesync.rules import assigned as assigned_module
+from edgesync.rules.assigned import AssignedPart
 from edgesync.rules.bundle import Bundle, pieces_of
 from hubd.rules import service as service_module
 from hubd.rules.bundles import Bundles
@@ -116,6 +117,26 @@ async def test_an_assignment_waits_for_its_edge_runs_there_and_is_told_with_coun
         # What runs is on the edge's disk.
         async with edge(yard) as node:
             assert await pushed(node) == {"b"}
+
+
+async def test_what_nodes_count_while_the_hub_is_told_is_told_next(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with yard.running(PATIENCE_S), edge(yard) as node:
+        first = assign(yard, only("a"))
+        await told(yard, runs(first))
+        part: AssignedPart = node.part("chains")
+        append, pushes = part._append, [2]
+
+        async def slow(action: Action, bodies: list[bytes]) -> None:
+            await append(action, bodies)
+            if pushes[0] and b'"changed":' in bodies[0]:
+                pushes[0] -= 1
+                await pushed(node)
+
+        monkeypatch.setattr(part, "_append", slow)
+        await pushed(node)
+        await told(yard, lambda one: [n["messages"] for n in one["nodes"]] == [6, 6, 3])
 
 
 async def test_an_edge_that_is_unassigned_stores_and_sends_everything_again(yard: Yard) -> None:
