@@ -20,11 +20,12 @@ from hubd.project import scratch
 from hubd.project.feed import BadEntry, Cursor, Feed, Part, Parted
 from hubd.project.gaps import Gap, note_gap
 from hubd.state import State, StateAway, StateReplaced, tables
-from hubd.state.fresh import FreshLost
+from hubd.state.fresh import Fresh, FreshLost
 
 log = logging.getLogger(__name__)
 
 READ_BYTES: Final = 1 << 20
+LIGHT_ENTRIES: Final = 16
 RETRY_DELAYS_S: Final = (0.1, 0.5, 1.0, 5.0)
 ERROR_CHARS: Final = 500
 
@@ -36,6 +37,14 @@ class Projector(Parted, Protocol):
 
     def begin(self, connection: sa.Connection) -> Cursor:
         """Return from where the log is to be read, in a new life of the state or of the hub."""
+        ...
+
+    def takes_light(self, entry: Entry, fresh: Fresh) -> bool:
+        """Bring the view past a small entry that makes no row, in Trio's thread.
+
+        False, and nothing is done, for any other, or one that cannot be decoded, which may raise
+        anything: it goes by `parts` and `apply`.
+        """
         ...
 
     def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
@@ -101,7 +110,7 @@ class Progress:
         self.error = ""
         self.newest_skip = ""
         self._changed = trio.Event()
-        self._pressed = trio.Event()
+        self.idling = trio.CancelScope()  # of a projector that waits for the log to go on
 
     def note(self) -> None:
         """Wake those who wait for a change."""
@@ -114,11 +123,7 @@ class Progress:
 
     def press(self) -> None:
         """Have an idle projector look at what is due."""
-        self._pressed.set()
-        self._pressed = trio.Event()
-
-    async def pressed(self) -> None:
-        await self._pressed.wait()
+        self.idling.cancel()
 
     async def reach(self, position: int) -> None:
         """Return once everything up to `position` is projected."""
@@ -149,23 +154,31 @@ class Source(Protocol):
 
 async def follow(projector: Projector, source: Source, state: State, progress: Progress) -> None:
     """Drive `projector` along the log until cancelled; from its start when the state is new."""
-    blamed: set[int] = set()
-    losses = 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_press_when_replaced, state, progress)
+        blamed: set[int] = set()
+        losses = 0
+        while True:
+            try:
+                await _Follower(projector, source, state, progress, blamed).run()
+            except StateReplaced:
+                projector.undone()
+                progress.position, progress.lost_at = 0, -1
+                progress.note()
+            except FreshLost as error:
+                projector.undone()
+                losses = losses + 1 if progress.position <= progress.lost_at else 0
+                progress.lost_at = progress.position
+                if progress.health is not Health.FAILING:
+                    log.error("projector %s begins again: %s", projector.name, error)
+                progress.fail(f"begins again: {error}")
+                await trio.sleep(RETRY_DELAYS_S[min(losses, len(RETRY_DELAYS_S) - 1)])
+
+
+async def _press_when_replaced(state: State, progress: Progress) -> None:
     while True:
-        try:
-            await _Follower(projector, source, state, progress, blamed).run()
-        except StateReplaced:
-            projector.undone()
-            progress.position, progress.lost_at = 0, -1
-            progress.note()
-        except FreshLost as error:
-            projector.undone()
-            losses = losses + 1 if progress.position <= progress.lost_at else 0
-            progress.lost_at = progress.position
-            if progress.health is not Health.FAILING:
-                log.error("projector %s begins again: %s", projector.name, error)
-            progress.fail(f"begins again: {error}")
-            await trio.sleep(RETRY_DELAYS_S[min(losses, len(RETRY_DELAYS_S) - 1)])
+        await state.replaced(state.life)
+        progress.press()
 
 
 class _Follower:
@@ -207,7 +220,13 @@ class _Follower:
             if not entries:  # what is there is damaged, and was reported
                 await self._wait_beyond(head)
                 continue
-            feed = Feed(self._projector, entries, cursor)
+            light = self._take_light(entries, cursor)
+            if light:
+                cursor = Cursor(entries[light - 1].position)
+                progress.position = cursor.position
+                progress.note()
+                await self._store(is_idle=False)
+            feed = Feed(self._projector, entries[light:], cursor)
             while not feed.is_empty or feed.taken:
                 cursor = await self._step(feed) or cursor
                 progress.position = cursor.position
@@ -284,22 +303,32 @@ class _Follower:
 
     async def _wait_beyond(self, position: int) -> None:
         """Return once the log goes on, or when pressed; raises StateReplaced, also meanwhile."""
-        async with trio.open_nursery() as nursery:
-
-            async def end_with_state() -> None:
-                await self._state.replaced(self._life)
-                nursery.cancel_scope.cancel()
-
-            async def end_when_pressed() -> None:
-                await self._progress.pressed()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(end_with_state)
-            nursery.start_soon(end_when_pressed)
-            await self._source.wait_beyond(position)
-            nursery.cancel_scope.cancel()
+        with trio.CancelScope() as self._progress.idling:
+            if self._state.life == self._life:
+                await self._source.wait_beyond(position)
         if self._state.life != self._life:
             raise StateReplaced
+
+    def _take_light(self, entries: Sequence[Entry], cursor: Cursor) -> int:
+        """Go on behind the first entries that make no row; returns how many. See `Projector`.
+
+        A transaction, and the thread that it takes, cost many times as much. What has piled up goes
+        by transactions: together it costs less, and Trio's thread has other work.
+        """
+        is_simple = not cursor.part_of and self._progress.health is Health.FOLLOWING
+        if len(entries) > LIGHT_ENTRIES or not is_simple or self._state.life != self._life:
+            return 0
+        taken = 0
+        for entry in entries:
+            try:
+                if not self._projector.takes_light(entry, self._state.fresh):
+                    break
+            except FreshLost:
+                raise
+            except Exception:  # A bad entry may be bad in any way: I8. `parts` says in which.
+                break
+            taken += 1
+        return taken
 
     async def _step(self, feed: Feed) -> Cursor | None:
         """Project what `feed` gives, in one transaction; None when it has to be tried again."""

@@ -1,15 +1,21 @@
 """How far projectors have come in the log, beside what they made of it (I9)."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 
+from edgesync._native import batch
+from edgesync._native.batch import Record
+from edgesync_transport.messages import Codec
 from hubd.db.dialect import insert
-from hubd.project.feed import Cursor
+from hubd.log.base import Entry
+from hubd.project.feed import LIGHT_BYTES, Cursor, is_light
 from hubd.state import tables
-from hubd.state.fresh import after_commit
+from hubd.state.fresh import Fresh, after_commit
 from hubd.state.sync import make_durable
 
 # Entries that brought nothing and are read again by whoever starts after a kill, and for how long
@@ -49,7 +55,7 @@ def durable_cursors(connection: sa.Connection) -> dict[str, int]:
     return {name: position for name, position in found}  # of rows
 
 
-class CommitsEach:
+class CommitsEach(ABC):
     """What a projector does whose rows are stored with each transaction.
 
     What brought no row needs no transaction of its own: most entries are readings, and nothing to
@@ -68,6 +74,19 @@ class CommitsEach:
     def begin(self, connection: sa.Connection) -> Cursor:
         self._seen = self._stored = read_cursor(connection, self.name)
         return self._seen
+
+    def takes_light(self, entry: Entry, fresh: Fresh) -> bool:
+        if entry.codec is not Codec.PROPOSAL:
+            if not is_light(entry):
+                return False
+            if self.wants(batch.events(entry.codec, entry.payload, limit_bytes=LIGHT_BYTES)):
+                return False
+        self._seen = Cursor(entry.position)
+        return True
+
+    @abstractmethod
+    def wants(self, records: Sequence[tuple[int, Record]]) -> bool:
+        """Whether these records of a batch, those beside readings, may make a row."""
 
     def move(self, connection: sa.Connection, cursor: Cursor) -> None:
         if self.brought:

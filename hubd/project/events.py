@@ -73,6 +73,9 @@ class EventsProjector(CommitsEach):
     def blank(self) -> "EventsProjector":
         return EventsProjector(Live())
 
+    def wants(self, records: Sequence[tuple[int, batch.Record]]) -> bool:
+        return bool(records)
+
     def parts(self, entry: Entry, done: int) -> Iterator[Part]:
         """Yield the records beside telemetry in order; raises RecordError. See `Projector`."""
         if entry.codec in (Codec.DEAD, Codec.GAP):

@@ -10,6 +10,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from edgesync._native import batch
+from edgesync_transport.messages import Codec
 from hubd.log.base import Entry
 
 # Units of one transaction. A unit costs about what a point does: 16 bytes and some tenths of a
@@ -18,6 +20,8 @@ from hubd.log.base import Entry
 WORK_MAX: Final = 1 << 17
 # Units of one part of an entry: what is made of it in memory at a time.
 PART_WORK: Final = 1 << 16
+# A batch of no more rows, unpacked, is looked at where edges are answered: some 500 readings.
+LIGHT_BYTES: Final = 16 * 1024
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -36,6 +40,13 @@ class Cursor(msgspec.Struct, frozen=True):
     position: int = 0
     part_of: int = 0
     done: int = 0
+
+
+def is_light(entry: Entry) -> bool:
+    """Whether an entry is a small batch, of which a look takes some tens of microseconds."""
+    if entry.codec not in (Codec.ROWS, Codec.COLUMNS) or len(entry.payload) < 4:
+        return False
+    return batch.raw_size(entry.payload) <= LIGHT_BYTES
 
 
 class Parted(Protocol):

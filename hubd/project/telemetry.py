@@ -23,7 +23,7 @@ from hubd.log.base import ENTRY_BYTES_MAX, Entry
 from hubd.project import directory
 from hubd.project.cursors import move_cursor, read_cursor
 from hubd.project.directory import Declaration, Names, Waiting, read_declaration
-from hubd.project.feed import Cursor, Part
+from hubd.project.feed import LIGHT_BYTES, Cursor, Part, is_light
 from hubd.project.flush import flush
 from hubd.project.limits import SeriesLimits
 from hubd.project.live import Live, Update
@@ -123,9 +123,7 @@ class TelemetryProjector:
 
         Raises RecordError.
         """
-        if entry.codec not in (Codec.ROWS, Codec.COLUMNS) or (
-            entry.position <= self._stored.get(entry.edge, 0)
-        ):
+        if self._is_none_of_ours(entry):
             yield Part(entry, Content([], None), 1, 0, True)
             return
         table, events = batch.table(entry.codec, entry.payload, limit_bytes=ENTRY_BYTES_MAX)
@@ -150,6 +148,29 @@ class TelemetryProjector:
         cost = 1 + DECLARATION_COST * len(declared) + SERIES_COST * len(table.series)
         cost += len(table.times) + sum(map(len, table.texts)) // CHARS_A_UNIT
         return Part(entry, Content(declared, table if table.series else None), cost, 1, is_last)
+
+    def takes_light(self, entry: Entry, fresh: Fresh) -> bool:
+        """Take readings of series that are in memory. See `Projector`."""
+        if self._is_none_of_ours(entry):
+            self._visible = Cursor(entry.position)
+            return True
+        one = fresh.edges.get(entry.edge)
+        if one is None or self.is_full or self._live.watches(entry.edge) or not is_light(entry):
+            return False
+        table, records = batch.table(entry.codec, entry.payload, limit_bytes=LIGHT_BYTES)
+        if one.table.missing(table) or any(_makes_rows(record) for _, record in records):
+            return False
+        if table.series:
+            self._take(fresh, {}, [_Step(entry, one, [], table, None, (), {})])
+        self._log_ns = max(self._log_ns, entry.stored_at_ns)
+        self._visible = Cursor(entry.position)
+        return True
+
+    def _is_none_of_ours(self, entry: Entry) -> bool:
+        """Whether an entry brings no readings, or those of one whose edge is stored further."""
+        return entry.codec not in (Codec.ROWS, Codec.COLUMNS) or (
+            entry.position <= self._stored.get(entry.edge, 0)
+        )
 
     def apply(self, connection: sa.Connection, parts: Sequence[Part]) -> None:
         """Enter and name series; points go into memory with the commit."""
@@ -327,6 +348,10 @@ class TelemetryProjector:
     def undone(self) -> None:
         self._names.forget()
         self._updates = []
+
+
+def _makes_rows(record: batch.Record) -> bool:
+    return record.kind == RecordKind.RESENT or read_declaration(record.body) is not None
 
 
 def _load(connection: sa.Connection, edge: str) -> EdgeFresh:

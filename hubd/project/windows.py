@@ -38,6 +38,9 @@ class WindowsProjector(CommitsEach):
     def blank(self) -> "WindowsProjector":
         return WindowsProjector()
 
+    def wants(self, records: Sequence[tuple[int, batch.Record]]) -> bool:
+        return any(record.kind == RecordKind.WINDOWS for _, record in records)
+
     def parts(self, entry: Entry, done: int) -> Iterator[Part]:
         """Yield the windows by record; one that cannot be read is listed. See `Projector`."""
         rows, cost = Rows([], []), 1
