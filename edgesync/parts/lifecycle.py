@@ -8,6 +8,7 @@ import trio
 
 from edgesync.parts import table
 from edgesync.parts.part import Context, DoorPart, Life, Part
+from edgesync.store.commit import hurry_threads
 
 NOT_OPEN: Final = "the node is not open; use `async with` or `with`"
 NEEDS: Final = {
@@ -94,6 +95,7 @@ class Parts:
     async def running(self) -> AsyncIterator[None]:
         """Open the node with its tasks, and close all of it at the end."""
         self.open(Life.LOCAL)
+        hurry_threads()
         try:
             await self._context.recorder.announce()
             async with self.living(Life.RUNNING):

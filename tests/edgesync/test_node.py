@@ -50,6 +50,19 @@ async def test_what_was_ingested_is_there_after_a_restart(tmp_path: Path) -> Non
 
 
 @pytest.mark.feature("L1")
+@pytest.mark.parametrize(("before", "then"), [(0.005, 0.0002), (0.0001, 0.0001)])
+async def test_a_node_that_runs_has_threads_take_turns_soon(
+    tmp_path: Path, before: float, then: float
+) -> None:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(before)
+    try:
+        async with EdgeNode({"edge": {"name": "barn"}}, folder=tmp_path):
+            assert sys.getswitchinterval() == pytest.approx(then, abs=2e-6)
+    finally:
+        sys.setswitchinterval(usual)
+
+
 async def test_an_edge_without_a_hub_keeps_everything_and_says_so(tmp_path: Path) -> None:
     async with node(tmp_path) as alone:
         await alone.ingest([reading(1)])

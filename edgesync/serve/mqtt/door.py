@@ -1,8 +1,7 @@
 """The door as the file says: what is checked before it opens, and what is doubtful about it."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from edgesync.serve.devices.credentials import Credentials, CredentialsFile
 from edgesync.serve.devices.door import DevicePart, device_doubts
@@ -20,21 +19,15 @@ if TYPE_CHECKING:
     from edgesync.serve.devices.door import Recorder
 
 
-SWITCH_S: Final = 0.0002
-
-
 class MqttPart(DevicePart):
     offer, section = "MQTT clients", "mqtt"
 
     def make_server(self) -> MqttServer:
         context = self.context
-        made = mqtt_server(
+        return mqtt_server(
             context.settings, context.folder, context.recorder, wall_ns=context.wall_ns,
             entities=lambda: context.parts.get("entities"), rpc=context.parts.get("rpc"),
         )  # fmt: skip
-        # A commit ends on a thread of its own, which would wait up to 5 ms for this one.
-        sys.setswitchinterval(SWITCH_S)
-        return made
 
 
 def mqtt_server(

@@ -1,7 +1,6 @@
 """The door for Redis clients, as a part of a node."""
 
-import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -10,8 +9,6 @@ from edgesync.serve.resp.server import RespServer
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.gather import Gather
-
-SWITCH_S: Final = 0.0002
 
 
 class RedisPart(DoorPart):
@@ -30,9 +27,6 @@ class RedisPart(DoorPart):
     ) -> None:
         node, settings = self.context.node, self.context.settings
         cells = settings.cells
-        # A commit begins and ends on a thread of its own; by default it would wait up to 5 ms for
-        # each, several times as long as the disk takes, while clients keep this one busy.
-        sys.setswitchinterval(SWITCH_S)
         server = RespServer(
             node.cells,
             site=node,
