@@ -211,21 +211,23 @@ class ResendPart(Part):
     async def _carry_out(self, job: ResendJob) -> None:
         walk = self._walk(job)
         for step in walk.steps(job.position):
-            job = msgspec.structs.replace(
+            before, job = job, msgspec.structs.replace(
                 job, position=step.position, readings=job.readings + step.readings,
                 missed=job.missed + step.missed,
             )  # fmt: skip
             if step.body:
                 driver = await self._hub()
-                await self._send(driver, step, job)
-            self._job, self._share = job, walk.share(job.position)
+                await self._send(driver, step, before, job)
+            else:
+                self._note(before, job)
+            self._share = walk.share(job.position)
             await trio.lowlevel.checkpoint()
         ended, write = msgspec.structs.replace(job, is_done=True), Write()
         _put(write, ended)
         facts = {**_facts(job.wanted), "readings": job.readings, "missed": job.missed}
         self._report(write, "resent", facts)
         tails = await self.context.recorder.store.submit(write)
-        self._job = ended
+        self._note(job, ended)
         self.context.recorder.note_grown(tails)
         log.info("resent: %s", facts)
 
@@ -243,7 +245,9 @@ class ResendPart(Part):
                 self._problem = NO_HUB
             await trio.sleep(LOOK_S)
 
-    async def _send(self, driver: "SyncDriver", step: "WalkStep", job: ResendJob) -> None:
+    async def _send(
+        self, driver: "SyncDriver", step: "WalkStep", before: ResendJob, job: ResendJob
+    ) -> None:
         recorder, write = self.context.recorder, Write()
         now_ns = self.context.wall_ns()
         series = recorder.store.series
@@ -252,10 +256,15 @@ class ResendPart(Part):
         _put(write, job)
         tails = await recorder.store.submit(write)
         recorder.intake.confirm(declared)
-        self._job = job
+        self._note(before, job)
         recorder.note_grown(tails)
         recorder.flush()
         await driver.wait_floor(Lane.BULK, tails[Lane.BULK])
+
+    def _note(self, before: ResendJob, job: ResendJob) -> None:
+        """Note how far `before` has come; a `stop` while that was stored ended it."""
+        if self._job is before:
+            self._job = job
 
     def _report(self, write: Write, what: str, facts: Mapping[str, object]) -> None:
         now_ns, edge = self.context.wall_ns(), self.context.settings.edge.name

@@ -322,6 +322,33 @@ async def test_a_range_that_could_not_be_stored_is_in_nobodys_way(
         assert state_of(edge).is_done
 
 
+async def test_a_stop_that_meets_the_commit_of_a_record_ends_the_range(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with hub.running():
+        async with node_of(hub) as edge:
+            await edge.ingest(seconds(0, 100))
+            await edge.sync(PATIENCE_S)
+            part, stopped = part_of(edge), trio.Event()
+            store = part.context.recorder.store
+            submit = store.submit
+
+            async def stop_meanwhile(write: Write) -> tuple[int, int, int]:
+                tails = await submit(write)
+                if part._job is not None and not part._job.is_done:
+                    with trio.CancelScope(shield=True):
+                        await part.stop()
+                    stopped.set()
+                return tails
+
+            monkeypatch.setattr(store, "submit", stop_meanwhile)
+            await part.begin(ALL)
+            await stopped.wait()
+            assert state_of(edge).is_done
+        async with node_of(hub) as edge:
+            assert (state_of(edge).is_done, state_of(edge).readings) == (True, 0)
+
+
 async def test_a_store_that_is_full_delays_a_range_and_costs_none_of_it(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
