@@ -26,6 +26,8 @@ class Notices:
         self._next_state_s = float("-inf")
         self._next_points_s = float("-inf")
         self._points: frozenset[str] = frozenset()
+        # What was so before the newest was taken, for `put_back`.
+        self._before: tuple[tuple[Body, int] | None, int, frozenset[str]] = None, 0, self._points
 
     @property
     def state(self) -> SourceState | None:
@@ -57,14 +59,15 @@ class Notices:
         """
         if self._pending is None or now_s < self._next_state_s:
             return None
-        found, self._pending, self._changes = self._pending, None, 0
+        self._before = self._pending, self._changes, self._points
+        (body, time_ns), self._pending, self._changes = self._pending, None, 0
         if self._is_told:
             self._next_state_s = now_s + EVERY_S
         self._is_told = True
         if unread and self._state is SourceState.ONLINE:
             self._points = frozenset(unread)
-            found[0].update(_listed(unread))
-        return found
+            body = body | _listed(unread)
+        return body, time_ns
 
     def take_points(self, unread: dict[str, str], now_s: float) -> Body | None:
         """Return what to tell of points that are not read, if that changed and may be told."""
@@ -73,8 +76,16 @@ class Notices:
         names = frozenset(unread)
         if names == self._points or now_s < self._next_points_s:
             return None
+        self._before = None, 0, self._points
         self._points, self._next_points_s = names, now_s + EVERY_S
         return {"state": str(self._state)} | _listed(unread)
+
+    def put_back(self, now_s: float) -> None:
+        """Tell what was taken last in a minute, or what is newer then: it is not stored."""
+        pending, changes, self._points = self._before
+        self._pending = self._pending or pending
+        self._changes += changes
+        self._next_state_s = self._next_points_s = now_s + EVERY_S
 
 
 def _listed(unread: dict[str, str]) -> Body:

@@ -542,7 +542,8 @@ class Unit:
             await self._tell(sink, body, self._wall_ns())
 
     async def _tell(self, sink: Sink, body: Body, time_ns: int) -> None:
-        body |= {"source": "modbus", "address": f"{self._line.address}/{self._layout.unit_id}"}
+        address = f"{self._line.address}/{self._layout.unit_id}"
+        body = body | {"source": "modbus", "address": address}
         event = Event(
             type=EventType.SOURCE, entity_type=EntityType.DEVICE, entity_id=self.name,
             body=msgspec.json.encode(body), time_ns=time_ns, created_ns=self._wall_ns(),
@@ -551,3 +552,4 @@ class Unit:
             await sink.event(event)
         except StoreFull as error:
             self._last_error = str(error)
+            self._notices.put_back(trio.current_time())

@@ -51,6 +51,8 @@ class Notes:
         self.values.extend(readings)
 
     async def event(self, event: Event) -> None:
+        if self.refuse is not None:
+            raise self.refuse
         self.events.append((event.entity_id, json.loads(event.body)))
 
     def states(self, name: str) -> list[str]:

@@ -306,6 +306,21 @@ async def test_a_full_store_stops_no_polling_and_loses_the_deadband_memory_of_no
     assert len(lab.notes.arrivals["d1"]) == 1, "offered again once there is room, then unchanged"
 
 
+async def test_a_device_that_goes_away_while_the_store_is_full_is_told_of_later(
+    autojump_clock: MockClock,
+) -> None:
+    lab = Lab(device(1))
+    async with running(lab):
+        await trio.sleep(3.5)
+        lab.notes.refuse = StoreFull(used_bytes=1, limit_bytes=1)
+        lab.is_reachable = False
+        await lab.server.drop_all()
+        await trio.sleep(30)
+        lab.notes.refuse = None
+        await trio.sleep(64)
+    assert lab.notes.states("d1") == ["online", "offline"]
+
+
 async def test_pauses_between_requests_are_kept(autojump_clock: MockClock) -> None:
     far = tuple(PointSettings(name=f"P{i}", address=1000 * i, group="fast") for i in range(3))
     asked: list[tuple[int, float]] = []
