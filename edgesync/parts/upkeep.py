@@ -60,13 +60,14 @@ class UpkeepPart(Part):
     async def _report_resources(self) -> None:
         """Tell the hub of this edge's own resources now and then, and when their level changes."""
         await trio.sleep(REPORT_FIRST_S)
-        reported, at_s = "", float("-inf")
+        reported, at_s, report = "", float("-inf"), self.context.recorder.report
         while True:
             level, worst = self._level()
             now_s = trio.current_time()
-            if level != reported or now_s - at_s >= REPORT_S:
+            is_due = level != reported or now_s - at_s >= REPORT_S
+            # A store that is full, say, is asked again with the next look.
+            if is_due and await report("resources", self._facts(level, worst)):
                 reported, at_s = level, now_s
-                await self.context.recorder.report("resources", self._facts(level, worst))
             await trio.sleep(REPORT_FIRST_S)
 
     def _level(self) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from edgesync.errors import ConfigError, RecordError, StoreFull, StoreLocked
 from edgesync.events import EventQuery
 from edgesync.model import Action
 from edgesync.node import STORE
+from edgesync.recorder import Recorder
 from edgesync.settings import from_mapping
 from edgesync.sources.base import Sink, SourceStatus
 
@@ -331,3 +332,23 @@ async def test_the_hub_is_told_how_full_the_edge_is(
     assert 0 < report["store_used_bytes"] < report["store_limit_bytes"] == 1 << 30
     assert report["rss_bytes"] > 1 << 20
     assert report["level"] == "unwatched"
+
+
+async def test_a_level_that_the_store_had_no_room_for_is_told_with_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgesync.parts.upkeep.REPORT_FIRST_S", 0.01)
+    emit, refused = Recorder.emit, trio.Event()
+
+    async def refuse(self: Recorder, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        if b'"what":"resources"' in event.body and not refused.is_set():
+            refused.set()
+            raise StoreFull(used_bytes=9, limit_bytes=9)
+        await emit(self, event, lane)
+
+    monkeypatch.setattr(Recorder, "emit", refuse)
+    async with node(tmp_path) as open_node:
+        with trio.fail_after(100):
+            await refused.wait()
+            while not open_node.events(EventQuery(text='"what":"resources"')):  # noqa: ASYNC110
+                await trio.sleep(0.01)
