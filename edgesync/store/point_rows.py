@@ -60,12 +60,14 @@ class Kept:
     place     of it in columns
     blocks    and `raws`, the number of readings behind them in rows of their own, are confirmed
     moving    what a flush that is under way does with it
+    metadata  is confirmed; `staged_metadata` is it with each write under way, as they were staged
     next      the n to come
     """
 
     __slots__ = (
         "age_ns", "asides", "blocks", "id", "is_loaded", "is_new", "keep", "metadata", "moving",
         "newest", "next", "place", "promised", "raws", "row", "series", "set_aside",
+        "staged_metadata",
     )  # fmt: skip
 
     def __init__(self, series: Series, place: int, keep: int) -> None:
@@ -73,6 +75,7 @@ class Kept:
         self.id = series.id
         self.row = self.id.to_bytes(8, "big")
         self.metadata: dict[str, str] = {}
+        self.staged_metadata: dict[object, dict[str, str]] = {}
         self.blocks: deque[Block] = deque()
         self.newest: Point | None = None  # of what is in rows of its own
         self.moving: Moving | None = None

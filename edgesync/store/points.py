@@ -101,7 +101,7 @@ class Staged:
         self.summed: list[Part] = []
         self.promised: list[Kept] = []
         self.aside: list[tuple[Kept, int]] = []
-        self.metadata: list[tuple[Kept, dict[str, str]]] = []
+        self.metadata: list[Kept] = []
         self.flushed: Batches | None = None
         self.moved: list[Kept] = []
 
@@ -454,8 +454,13 @@ class PointStore(PointHistory):
         Raises RecordError for metadata beyond 4 KiB.
         """
         kept = self.kept_at(place)
-        told = {**kept.metadata, **metadata}
-        if told == kept.metadata and not kept.is_new:
+        under_way = kept.staged_metadata
+        newest = next(reversed(under_way), staged)
+        before = under_way.get(newest, kept.metadata)
+        told = {**before, **metadata}
+        # What another write brings may be refused with it.
+        is_known = told == before and newest is staged
+        if is_known and not kept.is_new:
             return False
         raw = msgspec.msgpack.encode(told)
         if len(raw) > METADATA_BYTES_MAX:
@@ -467,9 +472,11 @@ class PointStore(PointHistory):
         ):
             staged.declared.append(kept.series)
         self._promise(staged, kept)
-        staged.metadata.append((kept, told))
-        if told == kept.metadata:
+        if is_known:
             return True
+        under_way.pop(staged, None)
+        under_way[staged] = told
+        staged.metadata.append(kept)
         staged.write.put(DATABASE, b"m" + kept.row, raw)
         add_metadata(staged.write, kept.series, told, self._wall_ns())
         return True
@@ -484,8 +491,11 @@ class PointStore(PointHistory):
             self.rollups.add(self._places[part.place], part.times, part.values)
         for kept, count in staged.aside:
             kept.set_aside += count
-        for kept, metadata in staged.metadata:
-            kept.metadata = metadata
+        for kept in staged.metadata:
+            # With what was staged before it: writes are carried out in that order, but those who
+            # wait for them are not told in it.
+            while staged in kept.staged_metadata:
+                kept.metadata = kept.staged_metadata.pop(next(iter(kept.staged_metadata)))
         self._keep_promises(staged, is_new=False)
         if self._marks_of == self._store.series.incarnation:
             for place in staged.used:
@@ -516,6 +526,8 @@ class PointStore(PointHistory):
             batch.batches.recent.drop(batch.first, batch.size)
         for kept, count in staged.aside:
             kept.asides -= count
+        for kept in staged.metadata:
+            kept.staged_metadata.pop(staged, None)
         self._keep_promises(staged, is_new=True)
         if staged.flushed is not None:
             for kept in staged.moved:

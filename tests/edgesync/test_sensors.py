@@ -12,9 +12,11 @@ from random import Random
 
 import msgspec
 import pytest
+import trio
 
 from edgesync import EdgeNode, Reading, SensorConfig, SensorIngestion, SensorReading
 from edgesync._native import batch, event
+from edgesync._native.write import Write
 from edgesync.errors import RecordError, StoreFull
 from edgesync.model import EventType, Lane, RecordKind
 
@@ -157,6 +159,60 @@ def test_metadata_is_told_once(tmp_path: Path) -> None:
             {"room": "attic"},
         ]
         assert sensors.metadata("t") == {"room": "attic", "unit": ""}
+
+
+@pytest.mark.parametrize("is_one_batch", [True, False])
+async def test_metadata_of_readings_that_are_stored_together_adds_up(
+    tmp_path: Path, is_one_batch: bool
+) -> None:
+    one, two, again = (
+        SensorReading("t", 1.0, metadata=some) for some in ({"a": "1"}, {"b": "2"}, {"a": "1"})
+    )
+    expected = {"a": "1", "b": "2", "unit": ""}
+    async with local(tmp_path) as node:
+        sensors = SensorIngestion(node)
+        if is_one_batch:
+            await sensors.ingest_batch([one, two, again])
+        else:
+            async with trio.open_nursery() as nursery:
+                for some in (one, two, again):
+                    nursery.start_soon(sensors.ingest, some)
+        assert sensors.metadata("t") == expected
+        told = [event.decode(some)[4] for some in records(node, Lane.NORMAL, RecordKind.EVENT)]
+        assert [msgspec.json.decode(some)["attributes"] for some in told if b"key" in some][-1] == {
+            "a": "1", "b": "2",
+        }  # fmt: skip
+    async with local(tmp_path) as node:
+        sensors = SensorIngestion(node)
+        await sensors.ingest(SensorReading("t", 2.0))
+        assert sensors.metadata("t") == expected
+
+
+async def test_metadata_that_came_with_a_refused_reading_is_stored_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with one that was on its way when the first was refused."""
+    reading, refused = SensorReading("t", 1.0, metadata={"a": "1"}), 0
+    async with local(tmp_path) as node:
+        sensors = SensorIngestion(node)
+        submit = node.store.submit
+
+        async def refuse_first(write: Write) -> tuple[int, int, int]:
+            nonlocal refused
+            refused += 1
+            if refused == 1:
+                await sensors.ingest(reading)
+                raise StoreFull(used_bytes=9, limit_bytes=9)
+            return await submit(write)
+
+        monkeypatch.setattr(node.store, "submit", refuse_first)
+        with pytest.raises(StoreFull):
+            await sensors.ingest(reading)
+        assert sensors.metadata("t") == {"a": "1", "unit": ""}
+    async with local(tmp_path) as node:
+        sensors = SensorIngestion(node)
+        await sensors.ingest(SensorReading("t", 2.0))
+        assert sensors.metadata("t") == {"a": "1", "unit": ""}
 
 
 def test_limits_say_what_to_do(tmp_path: Path) -> None:
