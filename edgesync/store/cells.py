@@ -48,6 +48,8 @@ class CellStore(Runner):
     wall_ns      deadlines and stamps; order never depends on it alone (clock.pyx)
     monotonic_ns how steps of it are noticed; without, they are taken for time that has passed
     on_evicted   is told of keys whose values somebody asked for, and only the hub has
+
+    refusals     commits that were refused since the start: each has taken back what was not on disk
     """
 
     space: EdgeKeys | HubKeys
@@ -69,6 +71,8 @@ class CellStore(Runner):
         self._disk = disk
         self.rows = rows
         self.on_evicted: Callable[[Sequence[bytes]], object] = _nobody
+        self.refusals = 0
+        self._problem = ""  # of the last of them
         self._busy_since = 0.0
         self._overtaken = False
         self._due_at = math.inf  # for a commit although nothing has changed
@@ -91,8 +95,18 @@ class CellStore(Runner):
         """Call `listener` with each generation on disk, or why it and all after it failed."""
         self._listeners.append(listener)
 
-    async def wait_durable(self) -> None:
-        """Return when everything changed so far is on disk; raises StoreError if it was refused."""
+    def check_refusals(self, since: int) -> None:
+        """Raise StoreError if changes were taken back since `refusals` was this."""
+        if self.refusals != since:
+            raise StoreError(f"what was changed is taken back: {self._problem}")
+
+    async def wait_durable(self, since: int | None = None) -> None:
+        """Return when everything changed so far is on disk; raises StoreError if it was refused.
+
+        since   `refusals` before the changes, if something else was waited for in between
+        """
+        if since is not None:
+            self.check_refusals(since)
         gate = self.gate()
         if not gate:
             return
@@ -225,6 +239,8 @@ class CellStore(Runner):
 
     def _refused(self, error: StoreError) -> None:
         """Undo what ran on top of a refused commit as well."""
+        self.refusals += 1
+        self._problem = str(error)
         self.rows.abandon()
         self.space.load_counters()
         self._announce(self.generation, error)

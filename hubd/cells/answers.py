@@ -210,14 +210,19 @@ class Answers:
 
     async def _follow(self) -> None:
         while True:
+            stood = self.cells.refusals
             portion = await self._feed.read(self.cells.position, self._pass_over)
-            for entry in portion.entries:
-                self._hearing = entry.edge
-                await self._project(entry)
-                self._hearing = ""
-                self._has_moved()
-            self._pass_over(portion.upto)
-            await self._keep_pace()
+            try:
+                for entry in portion.entries:
+                    self._hearing = entry.edge
+                    await self._project(entry, stood)
+                    self._hearing = ""
+                    self._has_moved()
+                self._pass_over(portion.upto)
+                # Commits are to keep up: what is not on disk is held in memory (I7).
+                await self.cells.wait_durable(stood)
+            except StoreError as error:  # The keys' file is to blame: read again.
+                await self._wait_for_disk(error)
 
     def _pass_over(self, position: int) -> None:
         """Go on behind entries up to a position: those not carried out are no business of these."""
@@ -226,24 +231,28 @@ class Answers:
             self.cells.pass_over(position)
             self._has_moved()
 
-    async def _project(self, entry: Entry) -> None:
-        while True:
-            try:
-                records = await self._decode(entry)
-                for _ in self.cells.project(entry, records):
-                    await trio.lowlevel.checkpoint()
-            except StoreError as error:  # The file of the keys is to blame, not the entry.
-                await self._wait_for_disk(error)
-                continue
-            except Exception as error:  # A bad entry may be bad in any way: I8.
-                self.cells.skipped += 1
-                log.error(
-                    "keys: skipped entry %d (%s %d..%d): %s",
-                    entry.position, entry.edge, entry.first, entry.last, error,
-                )  # fmt: skip
-                self.cells.pass_over(entry.position)
-                self._proposer.not_carried_out(entry, error)
-            return
+    async def _project(self, entry: Entry, stood: int) -> None:
+        """Carry out an entry; raises StoreError.
+
+        stood   `HubCells.refusals` before the entry was read: nothing goes on top of a gap, which
+                what was taken back leaves
+        """
+        try:
+            records = await self._decode(entry)
+            self.cells.check_refusals(stood)
+            for _ in self.cells.project(entry, records):
+                await trio.lowlevel.checkpoint()
+                self.cells.check_refusals(stood)
+        except StoreError:
+            raise
+        except Exception as error:  # A bad entry may be bad in any way: I8.
+            self.cells.skipped += 1
+            log.error(
+                "keys: skipped entry %d (%s %d..%d): %s",
+                entry.position, entry.edge, entry.first, entry.last, error,
+            )  # fmt: skip
+            self.cells.pass_over(entry.position)
+            self._proposer.not_carried_out(entry, error)
 
     async def _decode(self, entry: Entry) -> Sequence[Record]:
         """Return the operations of an entry; what stands for much is unpacked in a thread."""
@@ -252,13 +261,6 @@ class Answers:
         if batch.raw_size(entry.payload) <= DECODE_INLINE_ROWS:
             return operations_of(entry)
         return await trio.to_thread.run_sync(operations_of, entry)
-
-    async def _keep_pace(self) -> None:
-        """Let commits keep up: what is not on disk is held in memory (I7)."""
-        try:
-            await self.cells.wait_durable()
-        except StoreError as error:
-            await self._wait_for_disk(error)
 
     async def _wait_for_disk(self, error: Exception) -> None:
         now = trio.current_time()

@@ -21,6 +21,7 @@ from edgesync_transport.messages import Codec
 from hubd.cells import Answers, HubCells, budget, conflicts
 from hubd.cells import answers as module
 from hubd.cells.budget import TOO_MANY, TOO_MUCH
+from hubd.cells.hearing import OPS_A_TURN
 from hubd.cells.keyspaces import CELLS
 from hubd.cells.proposals import ExpireConflicts, GiveUp, Name, OutcomeUnknown, Run, Start, decode
 from hubd.log.base import Entry, LogFull
@@ -53,7 +54,7 @@ async def test_an_entry_that_is_too_large_is_skipped_and_counted(tmp_path: Path)
         till.do("SET", "k", "1")
         entry = till.entry(1)
         bad = msgspec.structs.replace(entry, codec=Codec.ROWS, payload=b"\xff\xff\xff\xff\1\0\0\0")
-        await answers._project(bad)
+        await answers._project(bad, 0)
         assert answers.skipped == 1
         assert answers.cells.position == 1
 
@@ -272,6 +273,33 @@ async def test_what_was_answered_is_seen_though_its_commit_was_refused(
                 await trio.lowlevel.checkpoint()
             await answers.reach_told()
             assert cells.run([b"GET", b"k"]) == b"w"
+
+
+@pytest.mark.parametrize("entries", [1, 5])
+async def test_a_refused_commit_takes_back_entries_that_are_carried_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: int
+) -> None:
+    """Also the first half of the entry that is carried out just then."""
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    till, log = Till("till"), MemoryLog()
+    for position in range(1, entries + 1):
+        for number in range(3 * OPS_A_TURN):
+            till.do("SET", f"k{position}/{number}", "v")
+        log._entries.append(till.entry(position))
+    with closing(HubCells(tmp_path, log.generation, 0, random=random.Random(1))) as cells:
+        submit = cells._own.submit
+
+        async def refuse(write: Write) -> Tails:
+            cells._own.submit = submit  # type: ignore[method-assign]
+            await trio.lowlevel.checkpoint()
+            raise StoreError("no space left on the device")
+
+        cells._own.submit = refuse  # type: ignore[method-assign]
+        async with running(Answers(cells, log)):
+            with trio.fail_after(20):
+                while not cells.is_started:  # noqa: ASYNC110  # behind the entries in the log
+                    await trio.sleep(0.01)
+            assert cells.space.keys == entries * 3 * OPS_A_TURN
 
 
 def test_a_conflict_that_is_forgotten_leaves_a_later_one_of_its_cell_open(
