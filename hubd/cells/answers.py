@@ -401,6 +401,7 @@ class Answers:
             incarnation = b"" if session is None else session.incarnation
             floor = receiver.floors[Lane.NORMAL].floor
             await self._reach(self.log.head, edge)
+            stood = self.cells.refusals
             told = self.cells.heard_of(edge, incarnation)
             applied = max(floor, told)
             lacking = self.cells.lacking(edge, incarnation, pull)
@@ -414,7 +415,7 @@ class Answers:
 
             answer = await self._whole_page(edge, pull, answer, applied, is_exact)
             digest = await self._digest(pull) if pull.wants_digest and answer.is_all else 0
-            await self.cells.wait_durable()
+            await self.cells.wait_durable(stood)
             is_named = (pull.replica, pull.keyspace) == (answer.replica, self.cells.mark.keyspace)
             is_news = bool(answer.entries or digest) or not is_named or told > asking.applied
             if is_news or self._unreported(pull)[1] or trio.current_time() >= until:

@@ -10,11 +10,16 @@ import pytest
 import trio
 import trio.testing
 
+from edgesync._native.write import Write
+from edgesync.errors import StoreError
+from edgesync.store.commit import Tails
+from edgesync.sync.puller import entries_of
 from edgesync_transport.link import Peer
 from edgesync_transport.messages import DeltaSync, FullSync, Message, Pull
 from edgesync_transport.receiver import Receiver
 from hubd.cells import Answers, HubCells
 from hubd.cells import answers as module
+from hubd.cells.store import PAGE_KEYS, PAGE_TURNS
 from hubd.log.memory import MemoryLog
 from tests.hubd.keys import open_answers, running
 from tests.sites import until
@@ -115,3 +120,55 @@ async def test_what_an_edge_has_taken_is_not_kept_while_it_waits_for_more(tmp_pa
                 await until(lambda: answers._asking["till"].page is None)
                 assert len(told) == 4
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_page_is_made_of_keys_that_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that a refused commit took back in the middle of a page was not told: as if removed."""
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    told: list[FullSync | DeltaSync] = []
+    turned, taken_back = trio.Event(), trio.Event()
+
+    async def send(_peer: Peer, message: Message) -> None:
+        assert isinstance(message, FullSync | DeltaSync)
+        told.append(message)
+
+    with open_answers(tmp_path) as answers:
+        cells = answers.cells
+        submit = cells._own.submit
+
+        async def refuse(write: Write) -> Tails:
+            cells._own.submit = submit  # type: ignore[method-assign]
+            await turned.wait()
+            raise StoreError("no space left on the device")
+
+        async def wait_for_refusal(_took_s: float) -> None:
+            turned.set()
+            await taken_back.wait()
+
+        def note(_generation: int, error: StoreError | None) -> None:
+            if error is not None:
+                taken_back.set()
+
+        def ask(token: int, **named: Any) -> None:
+            pull = Pull(epoch=1, token=token, base=0, after=0, made=0, **named)
+            answers.ask(Peer(route=b"r", edge="till"), pull, Receiver("till"), send)
+
+        async with running(answers):
+            names = [b"%d" % number for number in range(2 * PAGE_KEYS // PAGE_TURNS)]
+            await answers.run_commands([[b"SET", name, b"v"] for name in names])
+            ask(1, keyspace=bytes(16), replica=7)
+            await until(lambda: bool(told))
+            named = {"keyspace": told[-1].keyspace, "replica": told.pop().replica}
+            answers.between_turns = wait_for_refusal
+            cells.on_commit(note)
+            cells._own.submit = refuse  # type: ignore[method-assign]
+            await answers.run_commands([[b"SET", names[0], b"w"]])
+            ask(2, **named)
+            await taken_back.wait()
+            await answers.reach_told()
+            if not told:  # it asks again
+                ask(3, **named)
+            await until(lambda: bool(told))
+            assert {one.key for one in entries_of(told[-1])} == set(names)
