@@ -70,6 +70,7 @@ class AssignedPart(Part):
         self.standing = Standing()
         self.is_local = bool(context.settings.rules.chains)
         self._news = trio.Event()
+        self._settling = ""  # what is taken over now, or was last
         self._told = b""  # the standing as the hub was told last, in this life
         self._must_tell = False
         self._counted: _Told | None = None
@@ -130,7 +131,7 @@ class AssignedPart(Part):
             wanted = f"{piece.digest} {piece.count}".encode()
             write.put(DATABASE, WANTED, wanted, essential=True)
         now = self.standing
-        kept = {piece.digest, self._wanted(), now.held, now.running}
+        kept = {piece.digest, self._wanted(), self._settling, now.held, now.running}
         self._drop(write, lambda digest: digest not in kept)
         return self.tell_again if piece.is_last else _nothing
 
@@ -140,7 +141,7 @@ class AssignedPart(Part):
         wanted = self._wanted()
         if wanted == self.standing.held:
             return
-        rules = None
+        self._settling, rules = wanted, None
         if wanted and not self.is_local:
             packed = self._packed(wanted)
             if packed is None:  # the hub is told what is held instead, and sends it once more

@@ -19,6 +19,8 @@ from edgesync.model import Lane
 from edgesync.rules.assigned import DATABASE, AssignedPart
 from edgesync.rules.bundle import Bundle, BundlePiece, parse_piece, pieces_of
 from edgesync.rules.defaults import default_chain
+from edgesync.rules.files import Rules
+from edgesync.rules.part import RulesPart
 from tests.edgesync.rules.chains import Node, exported
 from tests.edgesync.rules.test_part import rules_of, told
 from tests.hubd.yard import Yard
@@ -174,6 +176,30 @@ async def test_what_runs_since_a_kill_runs_after_the_next_if_what_came_then_cann
         assert (standing.version, standing.running) == (2, second.digest())
         assert "no.SuchNode" in str(standing.refused)
         assert len(rules_of(node).nodes) == 2
+
+
+async def test_what_begins_to_run_while_others_come_runs_after_a_restart_if_they_cannot(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = bundle(SAVE, SAVE, version=2), bundle(BAD, version=3)
+    worse = pieces_of(bundle(BAD, version=4, note=long_note()))
+    async with edge(yard) as node:
+        await take(node, *pieces_of(bundle(SAVE)))
+        await until(lambda: part_of(node).standing.version == 1)
+        swap = RulesPart.swap
+
+        async def while_others_come(self: RulesPart, rules: Rules | None) -> None:
+            await take(node, *pieces_of(bad), worse[0])
+            await swap(self, rules)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RulesPart, "swap", while_others_come)
+            await take(node, *pieces_of(good))
+            await until_refused(node, "no.SuchNode")
+        assert part_of(node).standing.running == good.digest()
+    async with edge(yard) as node:
+        assert part_of(node).standing.running == good.digest()
+        assert rules_of(node).chains == ("Root",)
 
 
 async def test_what_is_no_bundle_or_cannot_run_is_refused_with_reasons(yard: Yard) -> None:
