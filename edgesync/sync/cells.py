@@ -284,6 +284,7 @@ class CellSync:
                 continue
             if self._cells.told_at:
                 await self._driver.wait_floor(Lane.NORMAL, self._cells.told_at)
+            stood = self._cells.refusals
             page = await self._ask(epoch, wait_s)
             if page is None:
                 wait_s = 0.0
@@ -291,11 +292,11 @@ class CellSync:
                     self._give(())  # no answer: what asks for much may be why
                 continue
             try:
-                await self._take(page)
+                await self._take(page, stood)
                 if page.digest:
                     await self._compare(page)
                 # What is confirmed with the next question must not be forgotten by a power cut.
-                await self._cells.wait_durable()
+                await self._cells.wait_durable(stood)
             except Exception as error:  # Whatever the hub has sent, this site goes on: I8.
                 self._give(())
                 await self._pause(error)
@@ -403,8 +404,13 @@ class CellSync:
             return
         self._cells.take_conflicts(changed, report.last)
 
-    async def _take(self, page: Page) -> None:
+    async def _take(self, page: Page, stood: int) -> None:
+        """Take an answer; raises StoreError when what it goes on from, or some of it, is gone.
+
+        stood   `EdgeCells.refusals` before it was asked for
+        """
         cells = self._cells
+        cells.check_refusals(stood)
         if page.grant != cells.cursor.grant:
             prefixes = [prefix.decode(errors="replace") for prefix in page.grant]
             log.info("keys: the hub grants those with %s", prefixes or "any prefix")
@@ -420,7 +426,7 @@ class CellSync:
                 raise RecordError("the hub did not take all that it was told")
             return  # it has not come to it
         entries = entries_of(page)
-        rest = await self._deliver(entries, page.applied)
+        rest = await self._deliver(entries, page.applied, stood)
         cursor = msgspec.structs.replace(
             cells.cursor, position=page.position, start=page.start, telling=0
         )
@@ -435,7 +441,7 @@ class CellSync:
         )  # fmt: skip
         self._give(entries)
 
-    async def _deliver(self, entries: list[Entry], applied: int) -> list[Entry]:
+    async def _deliver(self, entries: list[Entry], applied: int, stood: int) -> list[Entry]:
         """Take the keys of a page but the last of them, which are returned; others work between.
 
         bench/benchmarks/syncing.py says how much later readings are meanwhile.
@@ -445,6 +451,7 @@ class CellSync:
             begun = trio.current_time()
             self._cells.deliver(entries[start : start + TAKEN_A_TURN], applied)
             await trio.sleep(REST * (trio.current_time() - begun))
+            self._cells.check_refusals(stood)
         return entries[last:]
 
     def _rejoin(self, page: Page, *, covers: bool) -> None:

@@ -245,7 +245,11 @@ async def test_the_hub_may_hold_back_only_the_answer_that_tells_nothing_new(
     parts: tuple[EdgeNode, CellSync, Driver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node, sync, driver = parts
-    monkeypatch.setattr(node.cells, "wait_durable", trio.lowlevel.checkpoint)
+
+    async def stored(_since: int) -> None:
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(node.cells, "wait_durable", stored)
     driver.epoch = 1
     sync._check_at = trio.current_time() + 1000
     async with trio.open_nursery() as nursery:
@@ -288,8 +292,8 @@ async def test_how_far_a_pass_is_is_known_and_shown(
     shares: list[float | None] = []
     take = CellSync._take
 
-    async def noted(sync: CellSync, page: Page) -> None:
-        await take(sync, page)
+    async def noted(sync: CellSync, page: Page, stood: int) -> None:
+        await take(sync, page, stood)
         if sync._cells is later.cells:
             shares.append(sync.share())
             # The hub has told what has come.

@@ -12,7 +12,9 @@ import trio
 
 from edgesync import EdgeNode, Event, EventType, Lane
 from edgesync._native.write import Write
+from edgesync.errors import StoreFull
 from edgesync.model import RecordKind
+from edgesync.store.commit import Tails
 from edgesync.store.edgecells import told_since
 from edgesync.sync import cells as cells_module
 from edgesync_transport.messages import ConflictReport, DeltaSync, FullSync, Message
@@ -261,6 +263,35 @@ async def test_an_answer_that_is_no_page_stops_no_site(sites: Sites) -> None:
             await settle(a, b)
             assert b.get("k") == b"v"
             assert b.cell_sync.state() == "idle"
+
+
+async def test_a_page_of_which_a_refused_commit_took_some_back_is_asked_for_again(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody writes while it comes in, and there is no room for that."""
+    monkeypatch.setattr(cells_module, "RETRY_S", 0.01)
+    monkeypatch.setattr(cells_module, "REST", 100.0)
+    async with sites.node("a") as a, sites.hub() as hub:
+        await sites.answers.run_commands([[b"SET", b"k%d" % n, b"v"] for n in range(300)])
+        cells, submit = a.cells, a.store.submit
+
+        async def refuse(write: Write) -> Tails:
+            a.store.submit = submit  # type: ignore[method-assign]
+            await trio.lowlevel.checkpoint()
+            raise StoreFull(used_bytes=1, limit_bytes=1)
+
+        cells._may_log = lambda: False  # type: ignore[method-assign]
+        while not cells.space.keys:
+            await trio.lowlevel.checkpoint()
+        a.store.submit = refuse  # type: ignore[method-assign]
+        assert cells.run([b"SET", b"own", b"v"]) == "OK"
+        with pytest.raises(StoreFull):
+            await cells.wait_durable()
+        assert cells.space.keys == 0
+        await settle(a)
+        assert cells.space.keys == hub.space.keys == 300
+        assert a.cell_sync is not None
+        assert a.cell_sync.refetches == 0
 
 
 async def test_a_hub_that_is_another_with_each_answer_is_told_all_but_seldom(
