@@ -21,6 +21,8 @@ state gives numbers another time, before it hears of that; the *opening* tells w
 apart.
 """
 
+from itertools import islice
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -50,6 +52,7 @@ cdef enum:
     EVICTED_CELLS_MAX = 4096
     EVICTED_BYTES_MAX = 4 << 20
     NAMES_A_LOOK = 8  # each comes with its value
+    SETTLED = 1000  # in one go; a page has fewer keys
 
 # A deadline that never comes.
 cdef bytes NO_END = b"\xff" * 8
@@ -613,20 +616,22 @@ cdef class EdgeKeys(Keyspace):
                 key.tombs = without_pending(key.tombs, one.n)
             self.save(key)
 
-    def forget_unlisted(self, acked: int, scope=()) -> None:
+    def forget_unlisted(
+        self, acked: int, scope=(), after: bytes | None = None, limit: int = 1000,
+    ) -> bytes | None:
         """End a pass from the beginning: what the hub did not list, it does not have.
 
         Listed are the keys delivered since the hub gave this name: it forgets nothing before an
-        edge has confirmed a whole pass.
+        edge has confirmed a whole pass. Looks at `limit` keys behind `after`, and returns where to
+        go on; None at the end.
         """
         cdef Key key
-        last = None
-        while names := self.names(last):
-            for name in names:
-                key = self.load(name)
-                if (key.kseq == 0 or key.life != self.life) and is_in(name, scope):
-                    self.deliver_key(Entry(name, 0, True, [], []), acked)
-            last = names[-1]
+        names = self.names(after, limit=limit)
+        for name in names:
+            key = self.load(name)
+            if (key.kseq == 0 or key.life != self.life) and is_in(name, scope):
+                self.deliver_key(Entry(name, 0, True, [], []), acked)
+        return names[-1] if len(names) == limit else None
 
     def digest(
         self, after: bytes | None = None, limit: int = 1000, scope=(),
@@ -727,9 +732,12 @@ cdef class EdgeKeys(Keyspace):
     # -- care --------------------------------------------------------------------------------
 
     def settle(self, stable: int) -> None:
-        """Forget keys that are gone and that the hub has forgotten too, up to that number."""
+        """Forget keys that are gone and that the hub has forgotten too, up to that number.
+
+        At most `SETTLED` of them; a page brings fewer that are gone.
+        """
         cdef Key key
-        for row, _ in list(self.walk(b"g", b"g" + be64(stable + 1))):
+        for row, _ in list(islice(self.walk(b"g", b"g" + be64(stable + 1)), SETTLED)):
             self.drop(row)
             key = self.load(row[9:])
             if key is not None and key.is_empty() and key.kseq <= stable:

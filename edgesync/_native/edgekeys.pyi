@@ -171,11 +171,18 @@ class EdgeKeys(Keyspace):
     def let_go(self, acked: int, scope: Sequence[tuple[bytes, bool]]) -> None:
         """Take operations up to `acked` on keys outside `scope` as done: they do not come back."""
 
-    def forget_unlisted(self, acked: int, scope: Sequence[tuple[bytes, bool]] = ()) -> None:
+    def forget_unlisted(
+        self,
+        acked: int,
+        scope: Sequence[tuple[bytes, bool]] = (),
+        after: bytes | None = None,
+        limit: int = 1000,
+    ) -> bytes | None:
         """End a pass from the beginning: what the hub did not list, it does not have.
 
         Listed are the keys delivered since the hub gave this name: it forgets nothing before an
-        edge has confirmed a whole pass.
+        edge has confirmed a whole pass. Looks at `limit` keys behind `after`, and returns where to
+        go on; None at the end.
         """
 
     def digest(
@@ -214,4 +221,7 @@ class EdgeKeys(Keyspace):
         """Whether the hub has confirmed all of them."""
 
     def settle(self, stable: int) -> None:
-        """Forget keys that are gone and that the hub has forgotten too, up to that number."""
+        """Forget keys that are gone and that the hub has forgotten too, up to that number.
+
+        At most `SETTLED` of them; a page brings fewer that are gone.
+        """

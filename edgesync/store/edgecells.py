@@ -452,6 +452,18 @@ class EdgeCells(LoggedCells):
         self.changes.after(entries, before)
         return done
 
+    def forget_unlisted(self, after: bytes | None = None, limit: int = 1000) -> bytes | None:
+        """End a pass from the beginning: what the hub did not list, it does not have.
+
+        For once all pages are delivered, before `take_in` says that they are. Looks at `limit` keys
+        behind `after`, and returns where to go on; None at the end.
+        """
+        before = self.changes.before(())
+        after = self.space.forget_unlisted(self.applied, self.scope, after, limit)
+        self.changes.after((), before)
+        self.note_changes()
+        return after
+
     def take_in(
         self,
         cursor: Cursor,
@@ -464,16 +476,15 @@ class EdgeCells(LoggedCells):
     ) -> None:
         """Take a page of the hub's state, or the rest of it, which leads to `cursor`.
 
+        The last page of a pass from the beginning comes after `forget_unlisted`.
+
         applied   seq of the lane up to which our operations are in it
         seen      operations that are in it or were replaced, up to which number of each replica
         """
-        whole = cursor.base == 0
         self._looked_in_vain = 0
         done = self.deliver(entries, applied)
         before = self.changes.before(())
         if is_all:
-            if whole and cursor.start:  # an older hub was not told all before
-                self.space.forget_unlisted(done, self.scope)
             cursor = msgspec.structs.replace(cursor, base=cursor.position, made=self.space.n)
             self.space.note_seen(dict(seen))
         if self.scope:

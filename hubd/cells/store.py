@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 COLLECTED_A_TURN: Final = 256
 # A page is made in so many turns, and others have theirs between.
-PAGE_TURNS: Final = 5
+PAGE_TURNS: Final = 10
 PAGE_KEYS: Final = 500
 PAGE_BYTES: Final = 256 * 1024
 # Keys live this much longer here than at the edges: one that was given more time may say so late.

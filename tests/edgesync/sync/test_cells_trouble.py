@@ -229,6 +229,43 @@ async def test_an_edge_given_up_comes_back_with_its_writes(sites: Sites) -> None
             assert number(away, "n") == number(b, "n") == 11
 
 
+async def test_others_work_while_an_edge_looks_for_what_the_hub_has_not(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cells_module, "LOOKED_AT_A_TURN", 2)
+    async with sites.node("away") as away, sites.node("b") as b:
+        for n in range(9):
+            away.set(f"old:{n}", n)
+        b.set("b", 1)
+        async with sites.hub():
+            await settle(away, b)
+        for n in range(9):
+            b.delete(f"old:{n}")
+        away.set("mine", 1)
+        forget, turns = away.cells.forget_unlisted, [0]
+
+        def forget_some(after: bytes | None, limit: int) -> bytes | None:
+            turns[0] += 1
+            # Of keys that were looked at already, and of those that come.
+            away.set("between", turns[0])
+            away.set(f"old:{turns[0]}", "again")
+            return forget(after, limit)
+
+        monkeypatch.setattr(away.cells, "forget_unlisted", forget_some)
+        async with sites.hub() as hub:
+            hub.give_up("away")
+            await settle(b)
+        async with sites.hub():
+            await settle(away, b)
+            assert turns[0] >= 5
+            wrote = {f"old:{n}".encode() for n in range(1, turns[0] + 1)}
+            for node in (away, b):
+                keys = set(node.cells.space.names())
+                assert {key for key in keys if node.get(key.decode()) is not None} == {
+                    b"b", b"mine", b"between", *wrote,
+                }  # fmt: skip
+
+
 @pytest.mark.parametrize("body", [b"", b"\0", b"\0nonsense", b"\2goes on", b"\1half", b"\7?"])
 async def test_a_record_that_is_no_operations_holds_up_nobody(sites: Sites, body: bytes) -> None:
     async with sites.hub() as hub, sites.node("a") as a, sites.node("b") as b:

@@ -12,7 +12,6 @@ import trio
 
 from edgesync import Action, EdgeNode, Reading
 from edgesync.rules import assigned as assigned_module
-from edgesync.rules.assigned import AssignedPart
 from edgesync.rules.bundle import Bundle, pieces_of
 from hubd.rules import service as service_module
 from hubd.rules.bundles import Bundles
@@ -125,7 +124,7 @@ async def test_what_nodes_count_while_the_hub_is_told_is_told_next(
     async with yard.running(PATIENCE_S), edge(yard) as node:
         first = assign(yard, only("a"))
         await told(yard, runs(first))
-        part: AssignedPart = node.part("chains")
+        part: assigned_module.AssignedPart = node.part("chains")
         append, pushes = part._append, [2]
 
         async def slow(action: Action, bodies: list[bytes]) -> None:
