@@ -456,8 +456,7 @@ class CellSync:
         for start in range(0, last, TAKEN_A_TURN):
             begun = trio.current_time()
             self._cells.deliver(entries[start : start + TAKEN_A_TURN], applied)
-            await trio.sleep(REST * (trio.current_time() - begun))
-            self._cells.check_refusals(stood)
+            await self._rest(begun, stood)
         return entries[last:]
 
     async def _forget_unlisted(self, stood: int) -> None:
@@ -468,8 +467,12 @@ class CellSync:
             after = self._cells.forget_unlisted(after, LOOKED_AT_A_TURN)
             if after is None:
                 return
-            await trio.sleep(REST * (trio.current_time() - begun))
-            self._cells.check_refusals(stood)
+            await self._rest(begun, stood)
+
+    async def _rest(self, begun: float, stood: int) -> None:
+        """Let others work after a turn; raises StoreError if what was taken is gone by then."""
+        await trio.sleep(REST * (trio.current_time() - begun))
+        self._cells.check_refusals(stood)
 
     def _rejoin(self, page: Page, *, covers: bool) -> None:
         """Take the name the hub gives; it is told all that is here, if it ever knew any of it.
