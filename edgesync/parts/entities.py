@@ -265,9 +265,14 @@ class EntitiesPart(Part):
         finally:
             call.guard = guard
 
-    async def wait_durable(self) -> None:
-        """Return when what was applied is on disk; raises StoreError."""
-        await self._keys.cells.wait_durable()
+    @property
+    def refusals(self) -> int:
+        """How often what was applied has been taken back."""
+        return self._keys.cells.refusals
+
+    async def wait_durable(self, since: int | None = None) -> None:
+        """Return when what was applied is on disk; raises StoreError. See `CellStore`."""
+        await self._keys.cells.wait_durable(since)
 
     async def wait_settled(self) -> None:
         """Return when the hub has what was done here, and its newest is here; or there is none."""

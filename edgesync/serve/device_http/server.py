@@ -405,13 +405,14 @@ class DeviceHttpServer:
         return message
 
     async def _store(self, device: Device, asked: Asked, message: Message) -> None:
+        stood = self._attributes.refusals
         try:
             if message.readings:
                 await self._recorder.ingest(message.readings)
             for event in message.events:
                 await self._recorder.emit(event)
             if message.needs_disk:
-                await self._attributes.wait_durable()
+                await self._attributes.wait_durable(stood)
             if message.answers and self._rpc is not None:
                 for problem in await store_answers(self._rpc, message.answers):
                     raise Problem(HTTPStatus.NOT_FOUND, problem)

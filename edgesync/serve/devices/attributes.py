@@ -27,7 +27,9 @@ class Entities(Protocol):
     def report(self, name: str, values: Mapping[str, Any], scope: str = ...) -> None: ...
     def listen(self, listener: "Callable[[bytes, EntityId], None]") -> None: ...
     def leave(self, listener: "Callable[[bytes, EntityId], None]") -> None: ...
-    def wait_durable(self) -> Awaitable[None]: ...
+    @property
+    def refusals(self) -> int: ...
+    def wait_durable(self, since: int | None = ...) -> Awaitable[None]: ...
 
 
 class DeviceAttributes:
@@ -71,10 +73,18 @@ class DeviceAttributes:
         except Evicted as error:
             raise Refused(Reason.QUOTA_EXCEEDED, str(error)) from error
 
-    async def wait_durable(self) -> None:
-        """Return when what was reported, or came from the hub, is on disk; raises StoreError."""
+    @property
+    def refusals(self) -> int:
+        """How often what was reported has been taken back, for the store refused it."""
+        return 0 if self._opened is None else self._opened.refusals
+
+    async def wait_durable(self, since: int) -> None:
+        """Return when what was reported, or came from the hub, is on disk; raises StoreError.
+
+        since   `refusals` when the report was taken: others have been waited for since
+        """
         if self._opened is not None:
-            await self._opened.wait_durable()
+            await self._opened.wait_durable(since)
 
 
 class HeardAttributes(DeviceAttributes, ABC):

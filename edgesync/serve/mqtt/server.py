@@ -598,6 +598,7 @@ class MqttServer:
             self._enqueue(self._reader.read(None, 0, device, will.topic, will.payload))
 
     def _enqueue(self, item: PendingMessage) -> None:
+        item.stood = self._attributes.refusals
         self._pending_bytes += item.cost
         self._batch.append(item)
         self._arrived.set()

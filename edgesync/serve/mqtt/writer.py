@@ -31,16 +31,18 @@ class PendingMessage:
 
     token    what the connection wants back with the answer
     cost     bytes that it counts for while it waits
+    stood    `DeviceAttributes.refusals` when it was read
     reason   of the answer, and `problem` says why where it is none of success
     """
 
-    __slots__ = ("client", "cost", "message", "problem", "reason", "token")
+    __slots__ = ("client", "cost", "message", "problem", "reason", "stood", "token")
 
     def __init__(self, client: Client | None, token: int, message: Message, cost: int) -> None:
         self.client = client
         self.token = token
         self.message = message
         self.cost = cost
+        self.stood = 0
         self.reason = Reason.SUCCESS
         self.problem = ""
 
@@ -99,8 +101,8 @@ class MessageWriter:
                     nursery.start_soon(self._emit, event, failures)
             if failures:
                 raise failures[0]
-        if any(item.message.needs_disk for item in items):
-            await self._attributes.wait_durable()
+        if stood := [item.stood for item in items if item.message.needs_disk]:
+            await self._attributes.wait_durable(min(stood))
         answers = [one for item in items for one in item.message.answers]
         if answers and self._calls is not None:
             for problem in await self._calls.store(answers):

@@ -21,7 +21,7 @@ from edgesync.serve.device_http import server as server_module
 from edgesync.serve.device_http.door import device_http_server
 from edgesync.serve.device_http.server import DeviceHttpServer
 from edgesync_transport import places
-from tests.edgesync.serve.mqtt.door import DEVICES, make_certificate
+from tests.edgesync.serve.mqtt.door import DEVICES, RefusingKeys, make_certificate
 from tests.sites import until
 
 PATIENCE_S = 60
@@ -298,6 +298,15 @@ async def test_a_full_store_acknowledges_nothing_and_says_when_to_come_again(
         assert (status, headers["retry-after"]) == (503, "5")
         assert json.loads(body)["message"] == door.server.status().problem != ""
         assert door.server.status().readings == 0
+
+
+async def test_what_the_store_took_back_is_not_acknowledged(tmp_path: Path) -> None:
+    """Its event was stored, and by then nothing was refused any more."""
+    async with open_door(tmp_path, recorder=RefusingKeys) as door, door.client() as client:
+        for wanted in (503, 200):
+            status, _, _ = await client.ask("POST", SCALE + "attributes", {"seen": 1})
+            assert status == wanted
+        assert door.node.entities.attributes("device", "Scale") == {"seen": 1}
 
 
 async def test_more_series_than_there_may_be_are_refused_alone(tmp_path: Path) -> None:

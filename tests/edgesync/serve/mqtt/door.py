@@ -6,16 +6,20 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from edgesync import EdgeNode, Event, Reading
+from edgesync._native.write import Write
 from edgesync.demo.site import free_ports
+from edgesync.errors import StoreFull
 from edgesync.model import Lane
 from edgesync.serve.mqtt.decode import Parser
 from edgesync.serve.mqtt.door import mqtt_server
 from edgesync.serve.mqtt.encode import encode
 from edgesync.serve.mqtt.packets import V5, V311, Connack, Connect, Packet
 from edgesync.serve.mqtt.server import MqttServer
+from edgesync.store.commit import Tails
 
 PATIENCE_S = 60
 DEVICES = """
@@ -131,6 +135,30 @@ class Gated:
     async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
         await self.gate.wait()
         await self.node.emit(event, lane)
+
+
+class RefusingKeys(Gated):
+    """A store that has no room for the next keys, and stores events once it has said so."""
+
+    def __init__(self, node: EdgeNode) -> None:
+        super().__init__(node)
+        node.part("keys").cells._may_log = lambda: False
+
+    async def emit(self, event: Event, lane: Lane = Lane.NORMAL) -> None:
+        if not self.gate.is_set():
+            store, cells = self.node.store, self.node.part("keys").cells
+            submit = store.submit
+
+            async def refuse(write: Write) -> Tails:
+                store.submit = submit  # type: ignore[method-assign]
+                await trio.lowlevel.checkpoint()
+                raise StoreFull(used_bytes=1, limit_bytes=1)
+
+            store.submit = refuse  # type: ignore[method-assign]
+            with pytest.raises(StoreFull):
+                await cells.wait_durable()
+            self.gate.set()
+        await super().emit(event, lane)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from edgesync.serve.mqtt.packets import (
     Suback,
     Subscribe,
 )
-from tests.edgesync.serve.mqtt.door import DEVICES, Door, Gated, RawClient, open_door
+from tests.edgesync.serve.mqtt.door import DEVICES, Door, Gated, RawClient, RefusingKeys, open_door
 from tests.sites import Sites, settle, until
 
 pytestmark = pytest.mark.feature("S29", "S11", "S15")
@@ -83,6 +83,18 @@ async def test_what_was_acknowledged_is_there_after_the_edge(tmp_path: Path) -> 
         await client.ask(publish(ME + "attributes", {"model": "S7"}, 2))
     async with open_door(tmp_path) as door:
         assert door.node.entities.attributes("device", "Scale") == {"model": "S7"}
+
+
+async def test_what_the_store_took_back_is_not_acknowledged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event was stored, and by then nothing was refused any more."""
+    monkeypatch.setattr("edgesync.serve.mqtt.server.UNAVAILABLE_S", 0.0)
+    async with open_door(tmp_path, recorder=RefusingKeys) as door:
+        for answer in (None, Puback(packet_id=2)):
+            async with door.client() as client:
+                assert await client.ask(publish(ME + "attributes", {"seen": 1}, 2)) == answer
+        assert door.node.entities.attributes("device", "Scale") == {"seen": 1}
 
 
 @pytest.mark.parametrize("level", [V311, V5])
