@@ -1,6 +1,7 @@
 """The route table: the one place that says what can be asked or done. OpenAPI is made from it."""
 
-from collections.abc import Awaitable, Callable
+import functools
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -447,7 +448,7 @@ def _json(found: Any, status: int = 200) -> Response:
 def read_params(request: Request, shape: type[params.Params]) -> Any:
     """Path and query as a `shape`; raises ApiError."""
     given: dict[str, Any] = {}
-    lists = {f.encode_name for f in msgspec.structs.fields(shape) if f.default == ()}
+    lists = _lists_of(shape)
     pairs = request.query_params.multi_items()
     if len(pairs) > PARAMETERS_MAX:
         raise errors.ApiError(400, "too many parameters", remedy=f"at most {PARAMETERS_MAX}")
@@ -464,6 +465,12 @@ def read_params(request: Request, shape: type[params.Params]) -> Any:
         return msgspec.convert({**given, **request.path_params}, shape, strict=False)
     except msgspec.ValidationError as error:
         raise errors.from_validation(error, errors.descriptions(shape)) from error
+
+
+@functools.cache
+def _lists_of(shape: type[params.Params]) -> Collection[str]:
+    """Return the parameters that may be given more than once."""
+    return {f.encode_name for f in msgspec.structs.fields(shape) if f.default == ()}
 
 
 async def on_api_error(request: Request, error: Exception) -> Response:
