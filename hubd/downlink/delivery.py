@@ -123,11 +123,14 @@ class Delivery:
         tail = await trio.to_thread.run_sync(self.journal.send, edge, lane, [body])
         await self.grown(edge, lane, tail)
 
-    async def clear(self, edge: str) -> int:
-        """Give up all that waits for an edge; it is told. Returns how many records."""
-        count = await trio.to_thread.run_sync(self.journal.clear, edge)
+    async def clear(self, edge: str) -> list[tuple[Lane, int, int]]:
+        """Give up all that waits for an edge; it is told.
+
+        Returns lane, first and last of what was given up.
+        """
+        gone = await trio.to_thread.run_sync(self.journal.clear, edge)
         await self._tell(edge, core.Regreet("what waited was given up"))
-        return count
+        return gone
 
     async def clean(self, edge: str, before_ns: int) -> list[tuple[Lane, int, int]]:
         """Give up what has waited for an edge since before a time; it is told.

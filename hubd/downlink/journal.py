@@ -330,19 +330,21 @@ class Journal:
                 .group_by(table.c.edge, table.c.lane)
             ).all()
             for edge, lane, upto in oldest:
-                gone[edge] = gone.get(edge, 0) + self._give_up(connection, edge, lane, upto)
+                for _, first, last in self._give_up(connection, edge, lane, upto):
+                    gone[edge] = gone.get(edge, 0) + last - first + 1
         return gone
 
-    def clear(self, edge: str) -> int:
-        """Give up all that waits for an edge, which is told; returns how many records.
+    def clear(self, edge: str) -> list[tuple[Lane, int, int]]:
+        """Give up all that waits for an edge, which is told.
 
-        A session that lasts must begin anew then.
+        Returns lane, first and last of what was given up. A session that lasts must begin anew
+        then.
         """
+        gone: list[tuple[Lane, int, int]] = []
         with self._owned.write() as connection:
-            return sum(
-                self._give_up(connection, edge, row.lane, row.tail)
-                for row in self._lanes(connection, edge)
-            )
+            for row in self._lanes(connection, edge):
+                gone += self._give_up(connection, edge, row.lane, row.tail)
+        return gone
 
     def give_up_before(self, edge: str, before_ns: int) -> list[tuple[Lane, int, int]]:
         """Trim what was stored for an edge before a time, from the front of each lane.
@@ -358,18 +360,21 @@ class Journal:
                     sa.select(sa.func.min(table.seq)).where(mine, table.created_ns >= before_ns)
                 )
                 upto = row.tail if kept is None else kept - 1
-                first = max(row.trimmed, row.floor) + 1
-                if upto > row.trimmed and self._give_up(connection, edge, row.lane, upto):
-                    gone.append((Lane(row.lane), first, upto))
+                gone += self._give_up(connection, edge, row.lane, upto)
         return gone
 
-    def _give_up(self, connection: sa.Connection, edge: str, lane: int, upto: int) -> int:
+    def _give_up(
+        self, connection: sa.Connection, edge: str, lane: int, upto: int
+    ) -> list[tuple[Lane, int, int]]:
+        """Trim a lane; return it with first and last of what was given up, nothing for none."""
         row = next(row for row in self._lanes(connection, edge) if row.lane == lane)
+        if upto <= row.trimmed:
+            return []
         chain = self._chain_at(connection, edge, lane, upto)
         if chain is None:
-            return 0
+            return []
         self._trim(connection, edge, row, upto, chain)
-        return int(upto - max(row.trimmed, row.floor))
+        return [(Lane(lane), row.trimmed + 1, upto)]
 
     # -- shown -----------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ One task reads the log for what edges tell of calls, from a cursor in the same t
 gives up what is due. Whoever waits for a call is woken when it changes.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -62,23 +63,18 @@ class RpcService:
 
     async def clear(self, edge: str) -> int:
         """Give up all that waits for an edge, calls among it; returns how many records."""
-        view = await trio.to_thread.run_sync(self.delivery.journal.view, edge)
-        count = await self.delivery.clear(edge)
-        for lane in view.lanes[:1]:
-            await self._give_up(edge, Lane.CRITICAL, lane.floor + 1, lane.tail)
-        return count
+        return await self._give_up(edge, await self.delivery.clear(edge))
 
     async def clean(self, edge: str, before_ns: int) -> int:
         """Give up what waits for an edge since before a time; returns how many records."""
-        gone = await self.delivery.clean(edge, before_ns)
-        for lane, first, last in gone:
-            await self._give_up(edge, lane, first, last)
-        return sum(last - first + 1 for _, first, last in gone)
+        return await self._give_up(edge, await self.delivery.clean(edge, before_ns))
 
-    async def _give_up(self, edge: str, lane: Lane, first: int, last: int) -> None:
-        self._wake(
-            await trio.to_thread.run_sync(self.calls.lost, edge, lane, first, last, GIVEN_UP)
-        )
+    async def _give_up(self, edge: str, gone: list[tuple[Lane, int, int]]) -> int:
+        """Give up the calls among records that were; returns how many records."""
+        lost = functools.partial(self.calls.lost, reason=GIVEN_UP)
+        for lane, first, last in gone:
+            self._wake(await trio.to_thread.run_sync(lost, edge, lane, first, last))
+        return sum(last - first + 1 for _, first, last in gone)
 
     async def wait(self, tenant: str | None, id: str, wait_s: float) -> CallView | None:
         """Return a call once it is final, or as it is after `wait_s`."""

@@ -225,7 +225,7 @@ def test_an_edge_that_has_just_what_was_given_up_goes_on(journal: Journal) -> No
     append(journal, "a", "b")
     offer, _ = journal.begin("barn", STRANGER)
     told = at(load(journal, 1), offer.incarnation)
-    assert journal.clear("barn") == 2
+    assert journal.clear("barn") == [(Lane.CRITICAL, 1, 2)]
     again, reason = journal.begin("barn", told)
     assert (again.incarnation, reason) == (offer.incarnation, "")
     assert (again.floors[0], again.lanes[0].floor) == (told.lanes[0], 2)
@@ -250,8 +250,8 @@ def test_what_has_waited_for_too_long_goes_and_the_edge_is_told_of_a_gap(
     forked, reason = journal.begin("barn", DownFloors(offer.incarnation, (foreign, NONE, NONE)))
     assert reason
     assert (forked.lanes[0].start, forked.lanes[0].floor, forked.floors[0]) == (0, 0, NONE)
-    assert journal.clear("barn") == 1
-    assert journal.clear("barn") == 0
+    assert journal.clear("barn") == [(Lane.CRITICAL, 3, 3)]
+    assert journal.clear("barn") == []
     assert journal.view("barn").records == 0
 
 
@@ -264,7 +264,7 @@ def test_what_a_restored_hub_has_given_up_the_edge_is_told_of(
     journal.mark("barn", {Lane.CRITICAL: 1})
     offer, _ = journal.begin("barn", STRANGER)
     append(journal, "x", "y", "z")
-    assert journal.clear("barn") == 3
+    assert journal.clear("barn") == [(Lane.CRITICAL, 2, 4)]
     had = LaneFloor(floor=edge_has, chain=77, safe=edge_has)
     again, reason = journal.begin("barn", DownFloors(offer.incarnation, (had, NONE, NONE)))
     assert "given up" in reason
@@ -318,5 +318,5 @@ def test_what_waits_is_listed_by_edge_lane_and_seq(journal: Journal) -> None:
     assert listed([]) == []
     journal.mark("barn", {Lane.CRITICAL: 2})
     assert listed(["barn"]) == everything[2:4]
-    assert journal.clear("barn") == 2
+    assert journal.clear("barn") == [(Lane.CRITICAL, 3, 3), (Lane.BULK, 1, 1)]
     assert listed(["barn"]) == []

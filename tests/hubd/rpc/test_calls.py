@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import sqlalchemy as sa
+import trio
 from msgspec import Raw
 
 from edgesync._native import batch
@@ -16,11 +17,14 @@ from edgesync.rpc.model import Report, State, parse_report, parse_request
 from edgesync_transport.lanes.events import Load, Loaded
 from edgesync_transport.messages import Lane
 from hubd.downlink import journal as journal_module
+from hubd.downlink.delivery import Delivery
 from hubd.downlink.journal import DownlinkFull, Journal
 from hubd.errors import EdgeUnknown
+from hubd.log.memory import MemoryLog
 from hubd.registry import Registry, open_registry
 from hubd.rpc import calls as calls_module
 from hubd.rpc.calls import CallRefused, Calls, CallView, NewCall
+from hubd.rpc.service import GIVEN_UP, RpcService
 
 pytestmark = pytest.mark.feature("S24")
 
@@ -155,6 +159,29 @@ def test_what_a_restored_edge_had_is_given_up_by_its_place(calls: Calls) -> None
     states = [(one.state, one.reason) for one in calls.some("default", limit=2)]
     assert sorted(states) == [(State.ANSWERED, ""), (State.EXPIRED, "restored")]
     assert calls.one("default", second.id) is not None
+
+
+async def test_calls_are_given_up_with_their_records_and_no_others(calls: Calls) -> None:
+    """Until the journal gives them up, more can be sent and some can arrive."""
+    arrived, _ = calls.send("default", "barn", new())
+    later: list[CallView] = []
+
+    class Busy(Delivery):
+        async def clear(self, edge: str) -> list[tuple[Lane, int, int]]:
+            self.journal.mark(edge, {Lane.CRITICAL: 1})
+            calls.arrived(edge, Lane.CRITICAL, 1)
+            later.append(calls.send("default", edge, new())[0])
+            return await super().clear(edge)
+
+    service = RpcService(calls, Busy(calls._journal), MemoryLog(), lambda _edge: "default")
+    with trio.fail_after(60):
+        assert await service.clear("barn") == 1
+    assert [(one.id, one.state) for one in calls.some("default", state="QUEUED")] == [
+        (arrived.id, State.QUEUED)
+    ]
+    assert [(one.id, one.reason) for one in calls.some("default", state="EXPIRED")] == [
+        (later[0].id, GIVEN_UP)
+    ]
 
 
 def test_when_it_was_on_the_edges_disk_is_noted(calls: Calls, clock: Clock) -> None:
