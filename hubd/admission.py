@@ -130,15 +130,18 @@ class Admission:
 
     async def save(self) -> None:
         """Keep what is known for a start without the registry."""
-        changes, self._unsaved = self._unsaved, None
+        changes = self._unsaved
         if changes is None:
             return
         try:
             known = Known(self._read_at_ns, changes, self._registry.owned.identity)
             await trio.to_thread.run_sync(save, self._folder, known)
-        except OSError as error:  # it is for another day
+        except OSError as error:  # it is for another day, and tried again until then
             if (again := self._seldom.ask("file")) is not None:
                 log.error("%s not written: %s; %d more before", FILE, error, again)
+        else:
+            if self._unsaved is changes:  # else there is something newer by now
+                self._unsaved = None
 
     def _apply(self, changes: Changes) -> list[str]:
         self._tokens.set(changes.tokens)

@@ -21,6 +21,7 @@ from hubd.owned import open_owned
 from hubd.owned.database import FILE
 from hubd.registry import ApiToken, Changes, RegisteredEdge, Registry, open_registry
 from hubd.registry.known import FILE as KNOWN
+from hubd.registry.known import load
 from hubd.settings import HubSettings
 from tests.hubd.conftest import RegistryPlace
 from tests.hubd.test_settings_act import served
@@ -240,6 +241,28 @@ async def test_what_was_read_first_is_applied_first(tmp_path: Path) -> None:
                 await heard.has_edges.wait()
             go_on.set()
         assert heard.edges == ["barn"]
+
+
+async def test_what_could_not_be_written_once_is_written_later(tmp_path: Path) -> None:
+    """A hub that starts without its registry knows the newest edges, after a full disk too."""
+    with closing(open_registry(tmp_path)) as registry, closing(DatabaseHold(None)) as hold:
+        heard: Any = Recorder()
+        admission = Admission(registry, hold, tmp_path, KeyTable(), heard, heard, heard, heard)
+        registry.enrolments.invite("barn", valid_s=900)
+        await admission.refresh()
+        in_the_way = tmp_path / f"{KNOWN}.draft"
+        in_the_way.mkdir()
+        await admission.save()
+        assert load(tmp_path) is None
+        in_the_way.rmdir()
+        await admission.refresh()  # finds nothing new
+        await admission.save()
+        known = load(tmp_path)
+        assert known is not None
+        assert [edge.name for edge in known.changes.edges] == ["barn"]
+        written = (tmp_path / KNOWN).stat().st_ino
+        await admission.save()
+        assert (tmp_path / KNOWN).stat().st_ino == written  # once
 
 
 @pytest.mark.feature("C14")
