@@ -123,7 +123,10 @@ class EntityJournal:
             events = [one for alarm in found for one in events_of(alarm)]
             await self._part.context.recorder.emit_together(events)
             for alarm in found:
-                self._part.note(alarms.plan_told(alarm))
+                # Removed meanwhile, and perhaps raised anew, it has nothing that was told.
+                now = self._alarm(alarm.id)
+                if now is not None and now.raised.at == alarm.raised.at:
+                    self._part.note(alarms.plan_told(alarm))
             await self._part.wait_durable()
             for id_ in ids:
                 self._alarms.pop(id_, None)
@@ -137,10 +140,10 @@ class EntityJournal:
             await self._part.wait_settled()
             one = next(iter(self._gone))
             left = remains(self._part.view, one)
-            plan = plan_sweep(self._part.view, one)
-            if plan:
+            if plan_sweep(self._part.view, one):
                 await self._part.context.recorder.emit(removal_event(one, left, self._now_ns()))
-                self._part.apply(plan)
+                # What has made it anew meanwhile was acknowledged.
+                self._part.apply(plan_sweep(self._part.view, one))
                 await self._part.wait_durable()
             del self._gone[one]
 

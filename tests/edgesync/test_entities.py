@@ -1,16 +1,18 @@
 """Entities of a node: alarms and their events, what is removed elsewhere, plain programs."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from edgesync import EdgeNode, Lane
+from edgesync import EdgeNode, Event, Lane
 from edgesync.entities import alarms, attributes, records
 from edgesync.entities.alarms import Alarm
-from edgesync.entities.keys import own_rooms
+from edgesync.entities.keys import alarm_key, own_rooms
 from edgesync.entities.model import Scope, entity
 from edgesync.entities.removal import plan_delete, remains
 from edgesync.entities.view import SpaceView
@@ -176,6 +178,52 @@ async def test_what_looks_like_an_orphan_may_have_been_made_anew_at_the_hub(
         await until(lambda: not entities._journal._gone)
         assert entities.attributes("device", "Scale 7", "client") == {"firmware": "v1"}
         assert told(node, "ENTITY") == before
+
+
+async def test_what_a_device_reports_while_an_orphan_is_told_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report makes the entity anew, and was acknowledged."""
+    async with Sites(tmp_path).node("barn") as node:
+        entities, emit = node.entities, node.recorder.emit
+        entities.save("device", "Scale 7")
+        entities.delete("device", "Scale 7")
+        entities.apply(attributes.plan_set(entities.view, SCALE, Scope.CLIENT, {"old": 1}))
+
+        async def emit_late(event: Event, lane: Lane = Lane.NORMAL) -> None:
+            await emit(event, lane)
+            entities.report("Scale 7", {"firmware": "v2"})
+            await entities.wait_durable()
+
+        monkeypatch.setattr(entities, "wait_settled", trio.lowlevel.checkpoint)
+        monkeypatch.setattr(node.recorder, "emit", emit_late)
+        entities._journal.note_gone(SCALE)
+        await until(lambda: not entities._journal._gone)
+        assert entities.find("device", "Scale 7") is not None
+        assert entities.attributes("device", "Scale 7")["firmware"] == "v2"
+
+
+@pytest.mark.parametrize("is_raised_anew", [False, True])
+async def test_of_an_alarm_that_is_removed_while_it_is_told_nothing_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_raised_anew: bool
+) -> None:
+    async with Sites(tmp_path).node("barn") as node:
+        entities, emit = node.entities, node.recorder.emit_together
+        await trio.testing.wait_all_tasks_blocked()  # from here on a task tells of alarms
+        raised = entities.raise_alarm("device", "Scale 7", "Too heavy")
+
+        async def emit_late(events: Sequence[tuple[Event, Lane]]) -> None:
+            monkeypatch.undo()
+            await emit(events)
+            entities.delete("device", "Scale 7")
+            if is_raised_anew:
+                entities.raise_alarm("device", "Scale 7", "Too heavy")
+
+        monkeypatch.setattr(node.recorder, "emit_together", emit_late)
+        await until(lambda: bool(told(node)) and not entities._journal._alarms)
+        key = alarm_key("barn", raised.id)
+        assert entities.view.is_there(key) == is_raised_anew
+        assert transitions(node) == [(1, "raised", "")] * (1 + is_raised_anew)
 
 
 async def test_what_is_written_to_an_entity_that_never_was_stays(tmp_path: Path) -> None:
