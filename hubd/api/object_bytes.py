@@ -37,8 +37,10 @@ class ObjectBytes:
         _acquire(self._downloads)
         try:
             file = await trio.to_thread.run_sync(store.path(one.sha256).open, "rb")
-        except OSError as error:
+        except BaseException as error:
             self._downloads.release()
+            if not isinstance(error, OSError):
+                raise  # its session has ended meanwhile, say
             log.error("object %s: %s", one.name, error)
             raise ApiError(
                 503, "its contents at the hub are damaged", field="object", remedy="put it again"

@@ -10,10 +10,13 @@ from edgesync.objects.model import ObjectState, Standing, pack_states
 from edgesync.units import Bytes
 from edgesync_transport.messages import ObjectReport
 from hubd.api import object_bytes
+from hubd.api.context import Context
 from hubd.api.errors import ApiError
 from hubd.api.logins import Logins
+from hubd.api.objects import OneObject
 from hubd.objects.service import ObjectService
 from hubd.objects.settings import ObjectsSection
+from hubd.objects.store import ObjectView
 from hubd.registry import Registry
 from tests.hubd.logins import log_in, make_user
 
@@ -106,6 +109,26 @@ def test_only_so_many_are_on_their_way(client: httpx2.Client) -> None:
         assert client.post(CONTENT, content=b"", headers=BINARY).status_code == 409
     with pytest.raises(ApiError, match="on their way"):
         object_bytes._acquire(trio.Semaphore(0))
+
+
+async def test_a_download_that_is_cancelled_before_it_begins_gives_its_place_back(
+    context: Context, objects: ObjectService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session has ended just then, say."""
+    bytes_of_objects, scopes = object_bytes.ObjectBytes(), list[trio.CancelScope]()
+    look = objects.store.one
+
+    def one(tenant: str, name: str) -> ObjectView:
+        trio.from_thread.run_sync(scopes[-1].cancel)
+        return look(tenant, name)
+
+    monkeypatch.setattr(objects.store, "one", one)
+    for _ in range(object_bytes.PLACES_MAX):
+        with trio.CancelScope() as scope:
+            scopes.append(scope)
+            await bytes_of_objects.download(context, OneObject(object="basket"))
+        assert scope.cancelled_caught
+    assert bytes_of_objects._downloads.value == object_bytes.PLACES_MAX
 
 
 def test_an_edges_objects_are_what_is_assigned_and_what_it_told(
