@@ -44,6 +44,8 @@ class EdgeFacts:
         self._pending: list[SetAttributes | DeleteAttributes] = []
         self._entities: EntitiesPart | None = None
         self._changed: dict[Originator, None] = {}
+        self._taken: dict[Originator, None] = {}  # of these, by the batch under way
+        self._marked: list[Alarm] = []  # as shared, which the next batch stores
 
     @property
     def entities(self) -> "EntitiesPart":
@@ -119,9 +121,21 @@ class EdgeFacts:
 
     # -- what nodes have done --------------------------------------------------------------------
 
-    def forget_changes(self) -> None:
-        """Forget pending changes: they have reached the entities, or never will."""
-        self._pending.clear()
+    def confirm(self) -> None:
+        """The batch is stored: `share` may let the entities have what nodes have done."""
+        self._taken, self._marked = {}, []
+
+    def withdraw(self) -> None:
+        """The batch has not happened; what the one before has shared stays so."""
+        self._changed = self._taken | self._changed
+        self._pending, self._taken = [], {}
+        marked, self._marked = self._marked, []
+        for alarm in marked:
+            self._mark(alarm)
+
+    def drop_taken(self) -> None:
+        """Let go of what others have done to alarms and no batch can store."""
+        self._taken = {}
 
     async def share(self, alarms: Iterable[Alarm]) -> None:
         """Let the entities have what nodes have done; on disk when this returns.
@@ -165,6 +179,11 @@ class EdgeFacts:
         except (EntityError, CommandError) as error:
             log.error("rules: alarm %s of %s is not shown: %s", alarm.type, alarm.entity, error)
             return
+        self._mark(alarm)
+
+    def _mark(self, alarm: Alarm) -> None:
+        """Note that the entities have an alarm."""
+        self._marked.append(alarm)
         name = f"{alarm.entity}\0{alarm.type}"
         stored = self._state.get(ALARMS, name)
         if stored is not None and as_alarm(stored).id == alarm.id:
@@ -202,6 +221,7 @@ class EdgeFacts:
         """
         found: list[Message] = []
         changed, self._changed = self._changed, {}
+        self._taken |= changed
         names = {str(entity) for entity in changed}
         own = self._state.all_of(ALARMS)
         for name in [one for one in own if one.partition("\0")[0] in names] if names else ():

@@ -46,6 +46,7 @@ from edgesync.rules.outward import Servers
 from edgesync.rules.state import State
 from edgesync.rules.worker.supervisor import ScriptWorker
 from edgesync.status import RuleNodeStatus, RulesStatus
+from edgesync_transport.seldom import Seldom
 
 if TYPE_CHECKING:
     from edgesync.rules.alarm import Alarm
@@ -103,6 +104,8 @@ class RulesPart(Part):
         self._seen: tuple[Any, ...] = ()
         self._swaps: deque[Rules | None] = deque()
         self._worked_some = trio.Event()  # another time may be the next one now
+        self._own = _Item([])  # of each batch: what nobody brings
+        self._seldom = Seldom()
         self._script_turn = trio.Lock()  # the worker is for one thread at a time
 
     @property
@@ -300,17 +303,25 @@ class RulesPart(Part):
     async def _keep_time(self) -> None:
         """Have a batch begun when the time of a node has come; that takes the due ones."""
         while True:
-            due_ns = self._state.next_due_ns
-            left_s = TICK_S
-            if due_ns is not None:
-                left_s = min((due_ns - self.context.monotonic_ns()) / 1e9, TICK_S)
-            if left_s <= 0 or self._facts.has_news:
+            left_s = self._left_s()
+            if left_s <= 0:
                 await self._put([]).done.wait()
                 await trio.sleep(RETRY_S)  # of a store that is full, for one
                 continue
             self._worked_some = trio.Event()
             with trio.move_on_after(left_s):
                 await self._worked_some.wait()
+
+    def _left_s(self) -> float:
+        """Return for how long there is nothing to do that nobody brings."""
+        if self._engine is None:
+            return TICK_S
+        if self._facts.has_news:
+            return 0.0
+        due_ns = self._state.next_due_ns
+        if due_ns is None:
+            return TICK_S
+        return min((due_ns - self.context.monotonic_ns()) / 1e9, TICK_S)
 
     def _of_others(self) -> list[tuple[str, Begin]]:
         """Return what begins because somebody else has acknowledged or cleared an alarm."""
@@ -340,7 +351,7 @@ class RulesPart(Part):
                 while self._waiting and count < BATCH_MAX:
                     items.append(self._waiting.popleft())
                     count += len(items[-1].begins)
-                await self._carry_out(items)
+                await self._carry_out([*items, self._own])
                 self._worked_some.set()
                 async with self._room:
                     self._room.notify_all()
@@ -351,6 +362,11 @@ class RulesPart(Part):
             await self._commit(items)
         except RecordError as error:
             # Nodes check what they want stored; what gets here all the same costs its own item.
+            if items == [self._own]:
+                if (before := self._seldom.ask("own")) is not None:
+                    told = "rules: what is due, or others did to alarms, fails: %s; %d more before"
+                    log.error(told, error, before)
+                self._facts.drop_taken()
             self._withdraw()
             if len(items) > 1:
                 for item in items:
@@ -366,11 +382,12 @@ class RulesPart(Part):
 
     def _withdraw(self) -> None:
         self._state.withdraw(self._now())
-        self._facts.forget_changes()
+        self._facts.withdraw()
 
     async def _commit(self, items: Sequence[_Item]) -> None:
         begins = [one for item in items for one in item.begins]
-        begins += self._of_others() + self._due()
+        if self._own in items:
+            begins += self._of_others() + self._due()
         found = await self._effects(begins)
         recorder = self.context.recorder
         alarms: list[Alarm] = []
@@ -398,6 +415,7 @@ class RulesPart(Part):
                 DATABASE, rows,
             )  # fmt: skip
         self._state.confirm()
+        self._facts.confirm()
         await self._facts.share(alarms)
         for effect in outward:
             self._send_out(effect)

@@ -1,16 +1,20 @@
-"""Alarms of rules whose process ends, or whose entities refuse, before the entities have them."""
+"""What rules have done, where the process ends or keys are refused before the entities have it."""
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+import trio
 
-from edgesync.errors import EntityError
+from edgesync.errors import EntityError, RecordError, StoreFull
 from edgesync.parts.entities import EntitiesPart
 from edgesync.rules.alarm import Alarm
+from edgesync.rules.engine import ALARMS
 from edgesync.rules.facts import EdgeFacts
 from tests.edgesync.rules.chains import Node, exported
-from tests.edgesync.rules.test_part import counted, opened, reading, site, statuses
+from tests.edgesync.rules.test_part import PUSH, counted, opened, reading, sent, site, statuses
 from tests.sites import until
 
 pytestmark = [pytest.mark.feature("S18"), pytest.mark.slow]
@@ -69,3 +73,74 @@ async def test_an_alarm_that_is_not_shown_is_not_ended_by_the_end_of_an_earlier_
     async with opened(tmp_path, settings) as node:
         await node.ingest([reading("t", 9)])
         assert [counted(node, name) for name in ("Created", "Updated", "Others")] == [0, 1, 0]
+
+
+FULL = StoreFull(used_bytes=9, limit_bytes=9)
+SENDING = exported([*NODES, PUSH], [
+    (0, 1, "Post telemetry"), (1, 2, "True"), (1, 3, "False"), (2, 4, "Created"),
+    (2, 5, "Updated"), (0, 6, "Alarm Cleared"), (0, 7, "Post telemetry"),
+])  # fmt: skip
+
+
+async def test_a_batch_that_is_refused_does_not_cost_who_ends_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, site(tmp_path, CHAIN)) as node:
+        await node.ingest([reading("t", 7)])
+        with monkeypatch.context() as full:
+            full.setattr(node.recorder, "store_together", refuse)
+            with pytest.raises(StoreFull):
+                await node.ingest([reading("t", 8)])
+        (alarm,) = node.entities.alarms()
+        node.entities.clear_alarm(alarm.id, "Ann")
+        await until(lambda: counted(node, "Others") == 1)
+
+
+async def refuse(*_: Any) -> None:
+    raise FULL
+
+
+@pytest.mark.parametrize("error", [FULL, RecordError("too long")])
+async def test_what_others_have_done_is_worked_on_again_after_a_batch_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async with opened(tmp_path, site(tmp_path, CHAIN)) as node:
+        await node.ingest([reading("t", 7)])
+        store, failed = node.recorder.store_together, trio.Event()
+
+        async def fail_once(*args: Any) -> None:
+            if not failed.is_set():
+                failed.set()
+                raise error
+            await store(*args)
+
+        monkeypatch.setattr(node.recorder, "store_together", fail_once)
+        (alarm,) = node.entities.alarms()
+        node.entities.clear_alarm(alarm.id, "Ann")
+        await failed.wait()
+        await until(lambda: counted(node, "Others") == 2)  # once in vain
+        await node.ingest([reading("t", 8)])
+        assert [one.n for one in node.entities.alarms(is_active=True)] == [2]
+
+
+async def test_what_others_have_done_and_cannot_be_stored_costs_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened(tmp_path, site(tmp_path, SENDING)) as node:
+        await node.ingest([reading("t", 7)])
+        store, failed = node.recorder.store_together, trio.Event()
+
+        async def fail(*args: Any) -> None:
+            rows = [msgspec.msgpack.decode(raw) for raw in args[-1].values() if raw]
+            if any(node == ALARMS and alarm["clear_ns"] for node, _, alarm in rows):
+                failed.set()
+                raise RecordError("too long")
+            await store(*args)
+
+        monkeypatch.setattr(node.recorder, "store_together", fail)
+        (alarm,) = node.entities.alarms()
+        node.entities.clear_alarm(alarm.id, "Ann")
+        await node.ingest([reading("t", 3, "other")])
+        await failed.wait()
+        await node.ingest([reading("t", 4, "other")])
+        assert sent(node) == [("t", 7), ("t", 3), ("t", 4)]

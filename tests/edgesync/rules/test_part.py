@@ -342,6 +342,22 @@ async def test_an_edge_without_good_chains_stores_and_sends_everything(tmp_path:
 
 
 @pytest.mark.setting("rules.chains", "rules.root")
+async def test_an_edge_without_good_chains_rests_whatever_those_before_have_left(
+    tmp_path: Path,
+) -> None:
+    window: Node = ("edgesync.WindowNode", "Window", {"intervalSeconds": 1})
+    wires = [(0, 1, "Post telemetry"), (0, 4, "Post telemetry")]
+    async with opened(tmp_path, site(tmp_path, exported([*RAISING, window], wires))) as node:
+        await node.ingest([reading("t", 7)])
+    settings = site(tmp_path, b"no chains")
+    later_ns = 3600 * 10**9
+    async with opened(tmp_path, settings, wall_ns=lambda: time.time_ns() + later_ns) as node:
+        part = node.part("rules")
+        assert part._facts.has_news
+        assert part._state.next_due_ns <= time.monotonic_ns()
+        assert part._left_s() > 0
+
+
 async def test_the_chains_and_the_root_of_the_settings_are_used(tmp_path: Path) -> None:
     files = [exported([LOG], name="A"), exported([PUSH], name="B")]
     async with opened(tmp_path, site(tmp_path, *files, root="B")) as node:
