@@ -27,6 +27,7 @@ class RunningSources:
     """Runs sources by a key that says all of them: equal keys are the same source.
 
     `change_to` stops those whose key is gone, and starts the new ones; the others are not touched.
+    Of changes that meet, each begins when the one before has ended.
     """
 
     def __init__(self, nursery: trio.Nursery, sink: Sink, random: Random) -> None:
@@ -34,6 +35,7 @@ class RunningSources:
         self._sink = sink
         self._random = random
         self._running: dict[Hashable, _Running] = {}
+        self._changing = trio.Lock()
 
     def statuses(self) -> tuple[SourceStatus, ...]:
         """Return how every device is."""
@@ -48,15 +50,16 @@ class RunningSources:
 
     async def change_to(self, wanted: Mapping[Hashable, Source]) -> tuple[int, int]:
         """Run exactly the sources of `wanted`; returns how many were stopped and started."""
-        gone = [key for key in self._running if key not in wanted]
-        for key in gone:
-            self._running[key].scope.cancel()
-        for key in gone:
-            await self._running[key].ended.wait()  # its connection is free for what comes
-        running = {key: one for key, one in self._running.items() if key in wanted}
-        new = [key for key in wanted if key not in running]
-        started = {key: _Running(wanted[key]) for key in new}
-        self._running = {key: running.get(key) or started[key] for key in wanted}
-        for one in started.values():
-            self._nursery.start_soon(one.run, self._sink, self._random)
-        return len(gone), len(new)
+        async with self._changing:
+            gone = [key for key in self._running if key not in wanted]
+            for key in gone:
+                self._running[key].scope.cancel()
+            for key in gone:
+                await self._running[key].ended.wait()  # its connection is free for what comes
+            running = {key: one for key, one in self._running.items() if key in wanted}
+            new = [key for key in wanted if key not in running]
+            started = {key: _Running(wanted[key]) for key in new}
+            self._running = {key: running.get(key) or started[key] for key in wanted}
+            for one in started.values():
+                self._nursery.start_soon(one.run, self._sink, self._random)
+            return len(gone), len(new)

@@ -14,12 +14,16 @@ class Device:
     def __init__(self, name: str) -> None:
         self.name = name
         self.log: list[str] = []
+        self.may_stop = trio.Event()
+        self.may_stop.set()
 
     async def run(self, sink: Sink) -> None:
         self.log.append("started")
         try:
             await trio.sleep_forever()
         finally:
+            with trio.CancelScope(shield=True):
+                await self.may_stop.wait()
             self.log.append("stopped")
 
     def statuses(self) -> Sequence[SourceStatus]:
@@ -47,3 +51,26 @@ async def test_only_what_changed_is_stopped_and_started() -> None:
         running.retry_now()
         assert [one.log[-1] for one in (a, b2, c)] == ["started", "started", "asked"]
         assert await running.change_to({}) == (3, 0)
+
+
+async def test_the_newest_of_changes_at_once_is_what_runs_and_nothing_else() -> None:
+    a, b, c = (Device(name) for name in "abc")
+    async with trio.open_nursery() as nursery:
+        running = RunningSources(nursery, sink=None, random=Random(0))  # type: ignore[arg-type]
+
+        async def change_to(device: Device) -> None:
+            await running.change_to({device.name: device})
+
+        await change_to(a)
+        await wait_all_tasks_blocked()
+        a.may_stop = trio.Event()
+        async with trio.open_nursery() as changes:
+            for device in (b, c):
+                changes.start_soon(change_to, device)
+                await wait_all_tasks_blocked()
+            a.may_stop.set()
+        await wait_all_tasks_blocked()
+        assert a.log == ["started", "stopped"]
+        assert [one.name for one in running.statuses()] == ["c"]
+        assert (b.log, c.log) == (["started", "stopped"], ["started"])
+        assert await running.change_to({}) == (1, 0)
