@@ -79,6 +79,7 @@ class LinkPart(Part):
         self.objects: Objects | None = None
         self._seldom = Seldom(burst=REPORTS_BURST)
         self._hub, self._is_declaring, self._declare_from = b"", False, -math.inf
+        self._replaying = trio.Lock()
 
     async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
         hub = self.context.settings.hub
@@ -278,9 +279,10 @@ class LinkPart(Part):
     async def replay_dead(self) -> int:
         """Append the refused records once more; returns how many are still in the journal."""
         recorder = self.context.recorder
-        write, count = dead.replay(recorder.store)
-        if len(write):
-            recorder.note_grown(await recorder.store.submit(write))
+        async with self._replaying:  # whoever asks meanwhile finds the list empty
+            write, count = dead.replay(recorder.store)
+            if len(write):
+                recorder.note_grown(await recorder.store.submit(write))
         return count
 
     def records_lost(self, lane: Lane, first: int, last: int, reason: str) -> None:

@@ -251,7 +251,15 @@ async def test_dead_records_are_listed_and_can_be_tried_again(tmp_path: Path) ->
         (dead,) = one.dead()
         assert (dead.lane, dead.seq, dead.reason) == ("normal", 2, "refused")
         assert [e.state for e in one.events(EventQuery(text="odd"))] == ["DEAD"]
-        assert await one.replay_dead() == 1
+        counts: list[int] = []
+
+        async def replay() -> None:
+            counts.append(await one.replay_dead())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):  # two who ask at once
+                nursery.start_soon(replay)
+        assert sorted(counts) == [0, 1]
         assert one.dead() == []
         assert len(one.events(EventQuery(text="odd"))) == 2
 
