@@ -67,7 +67,8 @@ class ResendPart(Part):
         self._asked = trio.Event()
         self._scope = trio.CancelScope()
         self._is_beginning = False  # one is being stored
-        self._staged_in: Write | None = None  # what the hub tells together may have several
+        # What the hub tells together may have several; it stays when that could not be stored.
+        self._staged_in: Write | None = None
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -153,7 +154,7 @@ class ResendPart(Part):
                 f"readings from {shown_time(job.wanted.from_ns)} to "
                 f"{shown_time(job.wanted.to_ns)} are under way; `edgesync resend --stop` ends that"
             )
-        if self._is_beginning:
+        if self._is_beginning or self._staged_in is not None:
             raise ResendUnderWay("another range begins now; `edgesync resend --stop` ends that")
         if not self.context.settings.hub.endpoint:
             raise EdgesyncError("no hub to send to; join one with `edgesync init --token …`")
@@ -179,6 +180,7 @@ class ResendPart(Part):
 
     async def stop(self) -> None:
         """End what is under way; what was sent stays sent."""
+        self._staged_in = None  # the hub may have given it up
         job = self._job
         if job is None or job.is_done:
             return
@@ -197,6 +199,7 @@ class ResendPart(Part):
         try:
             if self._staged_in is write:
                 raise ResendUnderWay("it came together with another range, which goes first")
+            self._staged_in = None  # one of before was not stored
             job = self._checked(wanted)
         except EdgesyncError as refusal:
             log.error("resend refused: %s", refusal)

@@ -230,6 +230,32 @@ async def test_of_ranges_that_are_asked_for_at_once_one_is_taken_and_the_others_
         assert state_of(edge).to_ns == wanted[0].to_ns
 
 
+async def test_a_range_that_the_hub_asks_for_is_not_lost_to_one_that_is_asked_for_here(
+    hub: Hub,
+) -> None:
+    """... while it is being stored; one that could not be stored is in nobody's way for long."""
+    event = Event(type=EventType.RESEND, body=msgspec.json.encode(Range(0, 5 * SECOND)), time_ns=0)
+    async with node_of(hub) as edge:
+        part, store = part_of(edge), edge.part("resend").context.recorder.store
+        await edge.ingest(seconds(0, 10))
+        part.stage(Write(), event)  # the store is full, say, and the hub tells it again
+        write = Write()
+        begun = part.stage(write, event)
+        with pytest.raises(ResendUnderWay, match="--stop"):
+            await part.begin(ALL)
+        await store.submit(write)
+        begun()
+        assert state_of(edge).to_ns == 5 * SECOND
+        await part.stop()
+        part.stage(Write(), event)
+        with pytest.raises(ResendUnderWay, match="--stop"):
+            await part.begin(ALL)
+        await part.stop()
+        await part.begin(Range(0, 7 * SECOND))
+    async with node_of(hub) as edge:
+        assert state_of(edge).to_ns == 7 * SECOND
+
+
 @pytest.mark.parametrize(
     "wanted",
     [Range(0, 9_999_999_999_999_999_999), Range(-9_999_999_999_999_999_999, 1), Range(5, -5),
