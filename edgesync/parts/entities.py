@@ -238,11 +238,18 @@ class EntitiesPart(Part):
     def report(self, name: str, values: Mapping[str, Any], scope: str = "client") -> None:
         """Let a device report attributes, in memory; see `wait_durable`.
 
-        As its readings, it goes on when a resource is critical: devices say it once.
+        Raises EntityError, CommandError.
+        """
+        self.apply_reported(self.plan_attributes(self.id("device", name), scope, values))
+
+    def apply_reported(self, commands: Sequence[Command]) -> None:
+        """Do as `apply` for what devices report, and chains make of it.
+
+        As readings, it goes on when a resource is critical: devices say it once.
         """
         guard = self._keys.cells.call.guard
         with contextlib.nullcontext() if guard is None else guard.lifted():
-            self.apply(self.plan_attributes(self.id("device", name), scope, values))
+            self.apply(commands)
 
     def apply(self, commands: Sequence[Command]) -> None:
         """Carry out commands in memory, all or none; raises CommandError."""

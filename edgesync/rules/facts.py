@@ -2,7 +2,8 @@
 
 Attributes, relations and alarms are those of the entities of the edge, which the hub shares. What
 nodes change is noted here first: nodes behind see it. It reaches the entities once the effects of
-the message are stored; then, and not before, is the message acknowledged.
+the message are stored; then, and not before, is the message acknowledged. Where the store takes the
+effects and then refuses keys, what nodes have changed is kept, and shared as soon as it takes them.
 """
 
 import logging
@@ -14,7 +15,7 @@ import msgspec
 from edgesync.entities import alarms as shared
 from edgesync.entities.keys import ALARM as ALARM_ROOM
 from edgesync.entities.model import EntityId
-from edgesync.errors import CommandError, EntityError
+from edgesync.errors import CommandError, EntityError, StoreError
 from edgesync.model import Value
 from edgesync.rules.alarm import Alarm, as_alarm
 from edgesync.rules.effects import DeleteAttributes, SetAttributes
@@ -22,6 +23,7 @@ from edgesync.rules.engine import ALARMS, PROFILES
 from edgesync.rules.message import ALARM_ACK, ALARM_CLEAR, NANOS, Message, Originator
 from edgesync.rules.node import NodeFailure
 from edgesync.rules.state import State
+from edgesync_transport.seldom import Seldom
 
 if TYPE_CHECKING:
     from edgesync.parts.entities import EntitiesPart
@@ -32,20 +34,29 @@ log = logging.getLogger(__name__)
 
 READINGS_MAX: Final = 10_000
 BY: Final = "rules"
+# Keys that the store has refused are tried again after so long.
+AGAIN_NS: Final = 1_000_000_000
 
 
 class EdgeFacts:
-    """See the module."""
+    """See the module.
+
+    again_ns  when `share` tries again what the store has refused; None if it has all
+    """
 
     def __init__(self, context: "Context", state: State) -> None:
         self._context = context
         self._state = state
         self.profiles: Mapping[str, tuple[ProfileAlarm, ...]] = {}
+        self.again_ns: int | None = None
+        self._problem: StoreError | None = None  # why it has not
         self._pending: list[SetAttributes | DeleteAttributes] = []
+        self._stored: list[SetAttributes | DeleteAttributes] = []  # with a batch, and to be shared
+        self._marked: list[Alarm] = []  # as shared, which the next batch stores
         self._entities: EntitiesPart | None = None
         self._changed: dict[Originator, None] = {}
         self._taken: dict[Originator, None] = {}  # of these, by the batch under way
-        self._marked: list[Alarm] = []  # as shared, which the next batch stores
+        self._seldom = Seldom()
 
     @property
     def entities(self) -> "EntitiesPart":
@@ -74,7 +85,7 @@ class EdgeFacts:
             found = self.entities.attributes(entity.kind, entity.name, scope)
         except EntityError as error:
             raise NodeFailure(str(error)) from error
-        for change in self._pending:
+        for change in (*self._stored, *self._pending):
             if (change.entity, change.scope) == (entity, scope):
                 _apply(found, change)
         return found
@@ -121,9 +132,15 @@ class EdgeFacts:
 
     # -- what nodes have done --------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise why attributes of a batch before are not shared, if this one has others (I7)."""
+        if self._problem is not None and self._pending:
+            raise self._problem
+
     def confirm(self) -> None:
         """The batch is stored: `share` may let the entities have what nodes have done."""
-        self._taken, self._marked = {}, []
+        self._stored += self._pending
+        self._pending, self._taken, self._marked = [], {}, []
 
     def withdraw(self) -> None:
         """The batch has not happened; what the one before has shared stays so."""
@@ -137,17 +154,36 @@ class EdgeFacts:
         """Let go of what others have done to alarms and no batch can store."""
         self._taken = {}
 
-    async def share(self, alarms: Iterable[Alarm]) -> None:
+    async def share(self, alarms: Iterable[Alarm] = ()) -> None:
         """Let the entities have what nodes have done; on disk when this returns.
 
+        If the store refuses it, it is kept; alarms are shared as they are when it takes them.
         Every step may be repeated: what is there already changes nothing.
         """
-        changes, self._pending = self._pending, []
         told = list(alarms)
-        if not changes and not told:
+        if self.again_ns is not None:
+            if self._context.monotonic_ns() < self.again_ns:
+                return
+            told = self.unshared()
+        # Keys are stored together: the first time it may have been for what somebody else wrote.
+        for _ in range(2):
+            try:
+                await self._shared(told)
+            except StoreError as error:
+                self._problem = error
+            else:
+                self._stored, self._problem, self.again_ns = [], None, None
+                return
+        self.again_ns = self._context.monotonic_ns() + AGAIN_NS
+        if (before := self._seldom.ask("keys")) is not None:
+            what = "rules: attributes and alarms that nodes have changed wait: %s; %d more before"
+            log.error(what, self._problem, before)
+
+    async def _shared(self, alarms: Sequence[Alarm]) -> None:
+        if not self._stored and not alarms:
             return
         entities = self.entities
-        for change in changes:
+        for change in self._stored:
             entity = change.entity
             try:
                 if isinstance(change, SetAttributes):
@@ -157,14 +193,16 @@ class EdgeFacts:
                     plan = entities.plan_delete_attributes(
                         entity.kind, entity.name, change.keys, change.scope
                     )
-                entities.apply(plan)
+                entities.apply_reported(plan)
             except (EntityError, CommandError) as error:
                 log.error("rules: attributes of %s are not changed: %s", entity, error)
-        for alarm in told:
-            self._share_alarm(entities, alarm)
+        shown = [alarm for alarm in alarms if self._show(entities, alarm)]
         await entities.wait_durable()
+        for alarm in shown:
+            self._mark(alarm)
 
-    def _share_alarm(self, entities: "EntitiesPart", alarm: Alarm) -> None:
+    def _show(self, entities: "EntitiesPart", alarm: Alarm) -> bool:
+        """Let the entities have an alarm, in memory; False if they cannot."""
         try:
             one = entities.id(alarm.entity.kind, alarm.entity.name)
             view, end_ms = entities.view, alarm.end_ns // NANOS
@@ -173,13 +211,13 @@ class EdgeFacts:
                     view, one, alarm.type, shared.Severity.named(alarm.severity), end_ms,
                     details=alarm.details, by=BY,
                 )  # fmt: skip
-                entities.apply([*entities.plan_save(one, {}), *plan])
+                entities.note([*entities.plan_save(one, {}), *plan])
             elif (found := self._find(one, alarm.type)) is not None and found.is_active:
-                entities.apply(shared.plan_clear(found, alarm.clear_ns // NANOS, BY))
+                entities.note(shared.plan_clear(found, alarm.clear_ns // NANOS, BY))
         except (EntityError, CommandError) as error:
             log.error("rules: alarm %s of %s is not shown: %s", alarm.type, alarm.entity, error)
-            return
-        self._mark(alarm)
+            return False
+        return True
 
     def _mark(self, alarm: Alarm) -> None:
         """Note that the entities have an alarm."""

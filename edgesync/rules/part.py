@@ -132,8 +132,7 @@ class RulesPart(Part):
             self._worker.close()
 
     async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
-        if left := self._facts.unshared():
-            await self._facts.share(left)
+        await self._facts.share(self._facts.unshared())
         self._facts.watch_alarms()
         self._facts.follow_hub()
         self._calls.attach()
@@ -314,14 +313,13 @@ class RulesPart(Part):
 
     def _left_s(self) -> float:
         """Return for how long there is nothing to do that nobody brings."""
-        if self._engine is None:
-            return TICK_S
-        if self._facts.has_news:
-            return 0.0
-        due_ns = self._state.next_due_ns
-        if due_ns is None:
-            return TICK_S
-        return min((due_ns - self.context.monotonic_ns()) / 1e9, TICK_S)
+        times = [self._facts.again_ns]
+        if self._engine is not None:
+            if self._facts.has_news:
+                return 0.0
+            times.append(self._state.next_due_ns)
+        now_ns = self.context.monotonic_ns()
+        return min([TICK_S, *((one - now_ns) / 1e9 for one in times if one is not None)])
 
     def _of_others(self) -> list[tuple[str, Begin]]:
         """Return what begins because somebody else has acknowledged or cleared an alarm."""
@@ -389,6 +387,7 @@ class RulesPart(Part):
         if self._own in items:
             begins += self._of_others() + self._due()
         found = await self._effects(begins)
+        self._facts.check()
         recorder = self.context.recorder
         alarms: list[Alarm] = []
         kept: list[Reading] = []
