@@ -25,6 +25,7 @@ SECOND_NS: Final = 1_000_000_000
 SERIES_MAX: Final = 100_000
 # A window whose series fell silent is closed so much after its end, by the wall clock.
 IDLE_NS: Final = 5 * SECOND_NS
+NEVER_NS: Final = 1 << 63
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -82,6 +83,7 @@ class EdgeAggregator:
         self._ahead = round(ahead_s * SECOND_NS)
         self._series: dict[str, _Series] = {}
         self._pending: dict[tuple[str, int], Bucket] = {}
+        self._idle_ns = NEVER_NS  # before this time no open window is closed for silence
         self.dropped = self.late = self.set_aside = 0
 
     def add_reading(
@@ -97,7 +99,10 @@ class EdgeAggregator:
         if start not in known.open and self._has_ended(start, known.newest_ns):
             self._take_late(series, known, start, value, time_ns)
             return
-        known.open.setdefault(start, Window()).add(time_ns, value)
+        if start not in known.open:
+            known.open[start] = Window()
+            self._idle_ns = min(self._idle_ns, self._silent_from(start))
+        known.open[start].add(time_ns, value)
         if newest != known.newest_ns:
             known.newest_ns = newest
             self._close_ended(series, known)
@@ -120,7 +125,7 @@ class EdgeAggregator:
                 continue
             # Readings in order, all of one window: as many at once, some nanoseconds each.
             known, start = self._series[series], times[at] - times[at] % self._width
-            known.open.setdefault(start, Window()).add_many(times[at:end], values[at:end])
+            known.open[start].add_many(times[at:end], values[at:end])
             at = end
 
     def _run_end(self, series: str, times: "array[int]", at: int, now_ns: int | None) -> int:
@@ -195,8 +200,9 @@ class EdgeAggregator:
             if self._has_ended(start, known.newest_ns):
                 self._close(series, known, start)
         oldest = known.newest_ns - self._allowed - self._width
-        for start in [one for one in known.closed if one < oldest]:
-            del known.closed[start], known.revisions[start]
+        # Nearly in order: one made anew by a late reading goes once it is first.
+        while known.closed and (first := next(iter(known.closed))) < oldest:
+            del known.closed[first], known.revisions[first]
 
     def _close(self, series: str, known: _Series, start: int) -> None:
         window = known.open.pop(start)
@@ -222,14 +228,22 @@ class EdgeAggregator:
 
     def flush(self, now_ns: int | None = None) -> int:
         """Close windows of series that fell silent by `now_ns`, or all; returns how many."""
-        closed = 0
+        if now_ns is not None and now_ns < self._idle_ns:
+            return 0
+        closed, self._idle_ns = 0, NEVER_NS
         for series, known in self._series.items():
             for start in sorted(known.open):
-                end = start + self._width
-                if now_ns is None or end + self._lateness + IDLE_NS <= now_ns:
+                silent_ns = self._silent_from(start)
+                if now_ns is None or silent_ns <= now_ns:
                     self._close(series, known, start)
                     closed += 1
+                else:
+                    self._idle_ns = min(self._idle_ns, silent_ns)
         return closed
+
+    def _silent_from(self, start: int) -> int:
+        """Return when a window that begins at `start` is closed although nothing more came."""
+        return start + self._width + self._lateness + IDLE_NS
 
     def drain_pending(self) -> list[Bucket]:
         """Return the closed buckets, the oldest first, and forget them."""

@@ -61,8 +61,10 @@ SERIES_MAX: Final = 10_000
 # microseconds, so of many series it is so many readings for every 512, up to four times.
 RECENT_MAX: Final = 32_768
 RECENT_SERIES: Final = 512
-# So many raw readings become a block: 256 decimal readings at a steady pace are some 400 bytes.
+# So many raw readings become a block: 256 decimal readings at a steady pace are some 400 bytes. Of
+# one series more, of another fewer: those that are read at one pace are not all sealed in one step.
 SEAL_POINTS: Final = 256
+SEAL_SPREAD: Final = 128
 BLOCK_POINTS: Final = 1024
 # Later than the wall clock by more than this, a time is a mistake: it would be "the newest" for
 # ever, and close every window.
@@ -372,7 +374,7 @@ class PointStore(PointHistory):
     def _move(self, write: Write, kept: Kept, part: Part) -> None:
         n, kept.next = kept.next, kept.next + len(part)
         sealing = None
-        if kept.raws + len(part) >= SEAL_POINTS:
+        if kept.raws + len(part) >= SEAL_POINTS + kept.place % SEAL_SPREAD:
             sealing = self._seal(write, kept, n, part)
         else:
             write.put(DATABASE, piece_key(kept, n), packed(part))

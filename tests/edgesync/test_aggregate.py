@@ -3,6 +3,7 @@
 import array
 import math
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,38 @@ def test_a_silent_series_is_closed_by_the_wall_clock() -> None:
     aggregator.flush()
     (bucket,) = aggregator.drain_pending()
     assert (bucket.revision, bucket.window.count) == (2, 2)
+
+
+def test_series_are_looked_at_only_when_one_may_have_fallen_silent() -> None:
+    aggregator, looks = EdgeAggregator(width_s=10, lateness_s=2), [0]
+
+    class Counted(dict[str, Any]):
+        def items(self) -> Any:
+            looks[0] += 1
+            return super().items()
+
+    aggregator._series = Counted()
+    for second in range(0, 100, 2):
+        for series in "abc":
+            aggregator.add_reading(series, 1.0, second * SECOND_NS)
+        assert aggregator.flush(now_ns=second * SECOND_NS) == 0
+    assert looks[0] <= 10  # once a width
+    assert aggregator.flush(now_ns=107 * SECOND_NS) == 3
+    assert {one.start_ns for one in aggregator.drain_pending()} >= {90 * SECOND_NS}
+    before = looks[0]
+    assert aggregator.flush(now_ns=10**6 * SECOND_NS) == 0
+    assert looks[0] == before
+
+
+def test_windows_that_may_change_no_more_are_forgotten() -> None:
+    aggregator = EdgeAggregator(width_s=1, lateness_s=0, allowed_s=5, max_pending=10**6)
+    for second in range(100):
+        aggregator.add_reading("a", 1.0, second * SECOND_NS)
+        if second > 4:
+            aggregator.add_reading("a", 2.0, (second - 4) * SECOND_NS)
+        known = aggregator._series["a"]
+        assert len(known.closed) <= 2 * 7
+        assert known.closed.keys() == known.revisions.keys()
 
 
 def test_what_nobody_drains_is_bounded_and_the_loss_is_counted() -> None:

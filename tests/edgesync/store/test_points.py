@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -369,6 +370,27 @@ def test_what_an_older_version_left_is_gone_on_with(tmp_path: Path) -> None:
     assert box.points.aggregate(kept).count == SEAL_POINTS + 11
     assert box.points.newest(kept) == (NOW + 1000, 5.0)
     assert len(box.readings("t")) == SEAL_POINTS + 11
+    box.store.close()
+
+
+def test_series_that_are_read_at_one_pace_are_not_sealed_in_one_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = Box(tmp_path / "store", recent_max=400)
+    seal, sealed = box.points._seal, list[int]()
+
+    def counting(*arguments: Any) -> Any:
+        sealed[-1] += 1
+        return seal(*arguments)
+
+    monkeypatch.setattr(box.points, "_seal", counting)
+    names = [f"t{n}" for n in range(40)]
+    for at in range(400):
+        sealed.append(0)
+        box.put(*[(name, NOW + at, float(at)) for name in names])
+    assert sum(sealed) == 40
+    assert max(sealed) <= 15
+    assert len(box.readings("t39")) == 400
     box.store.close()
 
 
