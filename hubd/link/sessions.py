@@ -222,7 +222,7 @@ class HubLink:
         return self._ports[edge].receiver.session if edge in self._ports else None
 
     async def tell(self, peer: Peer, message: Message) -> None:
-        """Send what may be lost; raises LinkClosed."""
+        """Send what may be lost."""
         await self._hearing.send(peer, message)
 
     async def revoke(self, edge: str) -> None:

@@ -24,7 +24,7 @@ from edgesync.objects.model import (
     Standing,
     read_states,
 )
-from edgesync_transport.link import LinkClosed, Peer
+from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     Message,
     ObjectListing,
@@ -112,13 +112,10 @@ class ObjectService:
             nursery.start_soon(self._keep_looking)
             nursery.start_soon(self._keep_tidy)
             task_status.started()
-            try:
-                while True:
-                    await self._news.wait()
-                    self._news = trio.Event()
-                    await self._serve(link)
-            except LinkClosed:
-                nursery.cancel_scope.cancel()
+            while True:
+                await self._news.wait()
+                self._news = trio.Event()
+                await self._serve(link)
 
     # -- from edges ------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ import msgspec
 import trio
 
 from edgesync_transport import descriptors
-from edgesync_transport.link import LinkClosed, Peer
+from edgesync_transport.link import Peer
 from edgesync_transport.messages import (
     CONNECTIONS_MAX,
     Message,
@@ -184,11 +184,8 @@ class Tunnels:
         async with trio.open_nursery() as nursery:
             self._link, self._nursery = link, nursery
             task_status.started()
-            try:
-                async for peer, message in self._outgoing:
-                    await link.tell(peer, message)
-            except LinkClosed:
-                nursery.cancel_scope.cancel()
+            async for peer, message in self._outgoing:
+                await link.tell(peer, message)
 
     # -- for operators ---------------------------------------------------------------------------
 

@@ -116,3 +116,15 @@ async def test_who_waits_hears_of_the_end(ends: tuple[Hearing, Admit]) -> None:
             await link.aclose()
         with pytest.raises(LinkClosed):
             await hearing.receive()
+
+
+async def test_what_is_answered_after_the_end_is_dropped(ends: tuple[Hearing, Admit]) -> None:
+    """As to a peer that has gone: the hub's other tasks may still be at it when it stops."""
+    hearing, admit = ends
+    async with admit("plant-7") as connect:
+        link = await connect()
+        await link.send(HELLO)
+        peer, _ = await hearing.receive()
+        await hearing.aclose()
+        await hearing.send(peer, WELCOME)
+        await link.aclose()

@@ -59,9 +59,14 @@ class Hearing(Protocol):
     """The hub's side: one socket, many edges."""
 
     async def send(self, peer: Peer, message: Message) -> None:
-        """Hand over an answer; it is dropped when the peer's queue is full or the peer is gone."""
+        """Hand over an answer; it is dropped when the peer's queue is full or the peer is gone.
+
+        So is what comes after `aclose`, from tasks that have not heard of it.
+        """
         ...
 
-    async def receive(self) -> tuple[Peer, Message]: ...
+    async def receive(self) -> tuple[Peer, Message]:
+        """Return the next valid message and who sent it; raises LinkClosed after `aclose`."""
+        ...
 
     async def aclose(self) -> None: ...

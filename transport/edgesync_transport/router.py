@@ -50,7 +50,7 @@ class EdgeCounts(msgspec.Struct):
 class HearingStats(msgspec.Struct):
     received: int = 0
     sent: int = 0
-    send_dropped: int = 0  # answers the pump had no room for
+    send_dropped: int = 0  # answers the pump had no room for, and those after `aclose`
     revoked: int = 0  # messages of keys that are not, or no longer, in the table
     guests: int = 0  # questions of guests
     edges: dict[str, EdgeCounts] = msgspec.field(default_factory=dict)
@@ -90,13 +90,15 @@ class ZmqHearing:
     async def send(self, peer: Peer, message: Message) -> None:
         """Queue an answer; dropped and counted when there is no room or no such peer any more."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            if self._pump.send_soon([peer.route, *wire.encode(message, self._settings.wire)]):
-                self.stats.sent += 1
-            else:
-                self.stats.send_dropped += 1
-        except pump.PumpClosed:
-            raise LinkClosed("the hub has stopped hearing") from None
+        is_taken = False
+        with contextlib.suppress(pump.PumpClosed):
+            is_taken = self._pump.send_soon(
+                [peer.route, *wire.encode(message, self._settings.wire)]
+            )
+        if is_taken:
+            self.stats.sent += 1
+        else:
+            self.stats.send_dropped += 1
 
     async def receive(self) -> tuple[Peer, Message]:
         """Return the next valid message and who sent it; raises LinkClosed after `aclose`."""
@@ -122,7 +124,7 @@ class ZmqHearing:
             return Peer(route=route, edge=edge), message
 
     async def aclose(self) -> None:
-        """Stop hearing: later calls raise LinkClosed. The socket closes with `open_hearing`."""
+        """Stop hearing: `receive` raises LinkClosed. The socket closes with `open_hearing`."""
         self._pump.close()
         await trio.lowlevel.checkpoint()
 

@@ -139,9 +139,7 @@ def test_what_is_taken_without_a_transaction_is_what_one_would_make(
     assert made(16) == made(0)
 
 
-def noting(
-    applied: list[str], name: str, apply: Callable[..., None], *arguments: object
-) -> None:
+def noting(applied: list[str], name: str, apply: Callable[..., None], *arguments: object) -> None:
     applied.append(name)
     apply(*arguments)
 
