@@ -95,7 +95,7 @@ class MessageWriter:
         if len(events) == 1:
             await self._recorder.emit(events[0])
         elif events:
-            failures: list[StoreError] = []
+            failures: list[RecordError | StoreError] = []
             async with trio.open_nursery() as nursery:
                 for event in events:  # one write all the same: group commit
                     nursery.start_soon(self._emit, event, failures)
@@ -116,10 +116,10 @@ class MessageWriter:
                     self._note_refusal(item, item.client.device, PROVISION_REQUEST, b"", [problem])
         self.readings += len(readings)
 
-    async def _emit(self, event: Event, failures: list[StoreError]) -> None:
+    async def _emit(self, event: Event, failures: list[RecordError | StoreError]) -> None:
         try:
             await self._recorder.emit(event)
-        except StoreError as error:
+        except (RecordError, StoreError) as error:
             failures.append(error)
 
     async def _put_each(self, items: Sequence[PendingMessage], failures: list[StoreError]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from edgesync import EdgeNode, Reading
+from edgesync import EdgeNode, Reading, recorder
 from edgesync.demo.site import free_ports
 from edgesync.errors import StoreFull
 from edgesync.events import EventQuery
@@ -309,6 +309,26 @@ async def test_one_series_too_many_costs_its_message_only(tmp_path: Path) -> Non
             assert reasons == [0, 0, 0x97, 0x97]
             assert await neighbour.hear() == Puback(packet_id=1)
         assert door.values()[("Scale", "k1")] in (1, 7)
+
+
+@pytest.mark.feature("S29")
+async def test_one_event_that_cannot_be_costs_its_message_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """... also beside others of the same message, and of the same write."""
+    monkeypatch.setattr(recorder, "EVENT_BODY_MAX", 1000)
+    async with open_door(tmp_path) as door, door.client(V5, token="GATE_TOKEN") as client:
+        behind = {"A": {"model": "x" * 2000}, "B": {"model": "S7"}}
+        for packet_id in (1, 2):
+            answer = await client.ask(telemetry(behind, packet_id, "v1/gateway/attributes"))
+            assert isinstance(answer, Puback)
+            assert (answer.packet_id, answer.reason) == (packet_id, Reason.PAYLOAD_FORMAT_INVALID)
+        assert {one.reason for one in door.node.dead()} == {
+            "an event's body is at most 1000 bytes"
+        }
+        answer = await client.ask(telemetry({"B": {"model": "S7"}}, 3, "v1/gateway/attributes"))
+        assert isinstance(answer, Puback)
+        assert answer.reason == 0
 
 
 @LEVELS
