@@ -301,6 +301,8 @@ class Calls:
     ) -> bool:
         table, row = tables.rpc, self._row(connection, report.id)
         if row is None:
+            if not _is_owner(connection, tenant, edge):
+                return False  # the log is newer than the registry, which was restored
             self._adopt(connection, tenant, edge, device, report)
             row = self._row(connection, report.id)
             assert row is not None
@@ -357,6 +359,12 @@ class Calls:
                     table.c.edge == edge, ~_is_open(table), table.c.created_ns <= newest
                 )
             )
+
+
+def _is_owner(connection: sa.Connection, tenant: str, edge: str) -> bool:
+    owner = tables.owner.c
+    found = sa.select(owner.edge).where(owner.edge == edge, owner.tenant == tenant)
+    return connection.scalar(found) is not None
 
 
 def _is_open(table: sa.Table) -> sa.ColumnElement[bool]:

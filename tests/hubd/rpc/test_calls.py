@@ -203,6 +203,15 @@ def test_what_a_hub_lost_is_kept_from_what_the_edge_tells_of_it(calls: Calls) ->
     assert calls.take("g", 8, [("acme", "mill", "pump", other)]) == []
 
 
+def test_what_is_told_by_an_edge_that_no_registry_knows_is_passed_over(calls: Calls) -> None:
+    """The log may be newer than the registry: a backup of that was restored."""
+    report = Report(id="gone", state=State.ANSWERED, at_ns=5, method="go", answer=Raw(b"1"))
+    told = [("default", "nobody", "pump", report), ("default", "mill", "pump", report)]
+    assert calls.take("g", 7, told) == []
+    assert (calls.some(None), calls.position("g")) == ([], 7)
+    assert calls.take("g", 8, [("acme", "mill", "pump", report)]) == ["gone"]
+
+
 def test_the_place_in_the_log_is_of_a_log(calls: Calls) -> None:
     assert calls.position("g") == 0
     calls.take("g", 7, [])
