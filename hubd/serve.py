@@ -504,9 +504,12 @@ def _receiver_settings(settings: Settings, start: int) -> ReceiverSettings:
 
 
 async def _look_at_registry(admission: Admission, link: HubLink, keyspaces: Keyspaces) -> None:
-    for edge in await admission.refresh():
-        await link.revoke(edge)
-        keyspaces.forget(edge)
+    revoked = await admission.refresh()
+    # Nobody is told of them again, and whoever looks may be cancelled by what was found.
+    with trio.CancelScope(shield=True):
+        for edge in revoked:
+            await link.revoke(edge)
+            keyspaces.forget(edge)
 
 
 async def run_until_signalled(settings: Settings, folder: Path) -> None:

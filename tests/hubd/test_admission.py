@@ -12,11 +12,13 @@ import trio
 from click.testing import CliRunner
 
 from edgesync_transport.zap import KeyTable
-from hubd import data_folder
+from hubd import data_folder, serve
 from hubd.admission import Admission
+from hubd.cells import Keyspaces
 from hubd.cli import main as hubd_command
 from hubd.errors import HubHeld, OwnedUnusable
 from hubd.hold import DatabaseHold
+from hubd.link.sessions import HubLink
 from hubd.owned import open_owned
 from hubd.owned.database import FILE
 from hubd.registry import ApiToken, Changes, RegisteredEdge, Registry, open_registry
@@ -27,7 +29,7 @@ from tests.hubd.conftest import RegistryPlace
 from tests.hubd.test_settings_act import served
 from tests.hubd.yard import Yard, send
 from tests.postgresql import Server
-from tests.sites import PATIENCE_S
+from tests.sites import PATIENCE_S, until
 
 pytestmark = pytest.mark.feature("S6")
 
@@ -77,6 +79,46 @@ async def test_known_edges_come_and_go_while_the_registry_is_away(
         with closing(yard.registry()) as registry:
             registry.edges.revoke("barn")
         await yard.wait_for("/api/v1/edges/barn", lambda edge: edge["link"]["state"] == "revoked")
+
+
+@pytest.mark.slow
+async def test_what_is_revoked_ends_though_who_looks_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a request is whose token goes with the edges: nobody is told of them once more."""
+    yard, looked, look = Yard(tmp_path, ""), list[Keyspaces](), serve._look_at_registry
+
+    async def look_and_end(admission: Admission, link: HubLink, keyspaces: Keyspaces) -> None:
+        looked[:] = [keyspaces]
+
+        async def refresh() -> list[str]:
+            if gone := await Admission.refresh(admission):
+                scope.cancel()
+            return gone
+
+        with trio.CancelScope() as scope:
+            monkeypatch.setattr(admission, "refresh", refresh)
+            await look(admission, link, keyspaces)
+
+    monkeypatch.setattr(serve, "_look_at_registry", look_and_end)
+    for name in ("barn", "shed"):
+        (tmp_path / name).mkdir()
+        yard.enrol(name)
+    async with (
+        served(yard.settings, yard.folder),
+        yard.edge("barn") as barn,
+        yard.edge("shed") as shed,
+    ):
+        for node in (barn, shed):
+            node.set("k", "v")
+            await node.sync(PATIENCE_S)
+        await until(lambda: bool(looked))
+        (keyspaces,) = looked
+        assert keyspaces.default.cells.replicas().keys() == {"barn", "shed"}
+        with closing(yard.registry()) as registry:
+            registry.edges.revoke("barn")
+            registry.edges.revoke("shed")
+        await until(lambda: not keyspaces.default.cells.replicas())
 
 
 async def test_a_hub_that_has_known_nobody_does_not_start_without_its_registry(
