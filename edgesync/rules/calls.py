@@ -6,7 +6,7 @@ of a device that no program answers is a message to the chains, which answer it 
 """
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 REPLY_S: Final = 10.0
 WAITING_MAX: Final = 1000
 
-Send = Callable[[Sequence[Message]], Awaitable[None]]
+Take = Callable[[Message], Awaitable[bool]]
 Answer = Callable[[ReplyTo, str, Message], None]
 
 
@@ -40,15 +40,12 @@ class _Waiting:
 class DeviceCalls:
     """See the module.
 
-    send       lets messages begin; answer: lets a node go on that had asked
-    can_reply  some chain has a node that answers devices
+    take    lets chains have a device's call; returns whether one of them may answer
+    answer  lets a node go on that had asked
     """
 
-    def __init__(
-        self, context: "Context", send: Send, answer: Answer, can_reply: Callable[[], bool]
-    ) -> None:
-        self._context, self._can_reply = context, can_reply
-        self._send, self._answer = send, answer
+    def __init__(self, context: "Context", take: Take, answer: Answer) -> None:
+        self._context, self._take, self._answer = context, take, answer
         self._numbers = itertools.count(1)
         self._waiting: dict[tuple[str, str], _Waiting] = {}
         self._rpc: RpcPart | None = None
@@ -114,8 +111,7 @@ class DeviceCalls:
         ).with_metadata(requestId=request_id, serviceId="edge", sessionId=request_id)
         self._waiting[name] = waiting
         try:
-            await self._send([message])
-            if not self._can_reply() and not waiting.replied.is_set():
+            if not await self._take(message) and not waiting.replied.is_set():
                 raise LookupError(f"nobody answers {method[:100]!r} at this edge")
             with trio.move_on_after(REPLY_S):
                 await waiting.replied.wait()

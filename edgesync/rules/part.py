@@ -94,7 +94,7 @@ class RulesPart(Part):
         self._facts = EdgeFacts(context, self._state)
         self._edge = Originator("EDGE", context.settings.edge.name)
         self._servers = Servers(self.answer)
-        self._calls = DeviceCalls(context, self.send, self.answer, self._can_reply)
+        self._calls = DeviceCalls(context, self._take_call, self.answer)
         self._worker: ScriptWorker | None = None
         self._problem = ""
         self._messages = 0
@@ -464,10 +464,14 @@ class RulesPart(Part):
             now_ms = now.wall_ns // 1_000_000
             return await trio.to_thread.run_sync(worker.call_all, calls, now_ms)
 
-    def _can_reply(self) -> bool:
-        return self._engine is not None and any(
-            isinstance(wired.node, ReplyToDeviceNode)
-            for wired in self._engine.chains.nodes.values()
+    async def _take_call(self, message: Message) -> bool:
+        """Let chains have a device's call; return whether one of them may answer it."""
+        engine = self._engine
+        if engine is None:
+            return False
+        await self.send([message])
+        return any(
+            isinstance(wired.node, ReplyToDeviceNode) for wired in engine.chains.nodes.values()
         )
 
     # -- what leaves the edge --------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Calls between chains and devices, in a node."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import trio
 from edgesync import EventType
 from edgesync.rpc.model import TTL_S_MAX
 from edgesync.rules.message import CALL_TO_DEVICE, device_message
+from edgesync.serve.devices.calls import answer_of
+from edgesync.serve.devices.thingsboard import DeviceCall
 from tests.edgesync.rules.chains import START_NS, Node, exported
 from tests.edgesync.rules.test_part import PUSH, counted, opened, reading, rules_of, site, told
 from tests.sites import until
@@ -79,6 +82,19 @@ async def test_a_call_of_a_device_is_answered_by_a_chain(tmp_path: Path) -> None
         with pytest.raises(LookupError, match="nobody answers 'getLimit'"):
             await node.part("rpc").call("d1", "getLimit", {})
         assert counted(node, "Failed") == 1
+
+
+async def test_a_device_is_answered_by_chains_while_there_are_some(tmp_path: Path) -> None:
+    """An edge from which the hub takes its chains says that nobody answers."""
+    settings = {**site(tmp_path, exported([LOG])), "mqtt": {"port": 1}}
+    async with opened(tmp_path, settings) as node:
+        rules: Any = node.part("rules")
+        rpc: Any = node.part("rpc")
+        call = DeviceCall("d1", "getLimit", {}, "topic")
+        for chains in (rules._read(rules._place), None) * 2:
+            await rules.swap(chains)
+            answer = await answer_of(rpc, call)
+            assert json.loads(answer) == {"error": "nobody answers 'getLimit' at this edge"}
 
 
 @pytest.mark.parametrize(
