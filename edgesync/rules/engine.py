@@ -192,7 +192,10 @@ class Engine:
 
 
 class Run:
-    """The work on one message. `effects` are complete once `advance` has returned None."""
+    """The work on one message. `effects` are complete once `advance` has returned None.
+
+    steps  nodes that the message has reached so far
+    """
 
     def __init__(
         self,
@@ -211,7 +214,7 @@ class Run:
         self._engine = engine
         self._queue: deque[Visit] = deque(visits)
         self._injected: deque[Message] = deque()
-        self._steps = 0
+        self.steps = 0
         self._at: Wired | None = None
         self._work = self._working(starts, wakes)
         self._is_begun = False
@@ -246,8 +249,8 @@ class Run:
             visit = self._queue.popleft()
             wired = nodes[visit.node]
             wired.count.messages += 1
-            self._steps += 1
-            if self._steps > self._engine.steps_max:
+            self.steps += 1
+            if self.steps > self._engine.steps_max:
                 self._exhausted(wired, visit)
                 return
             if isinstance(wired.node, ChainInput):

@@ -59,8 +59,10 @@ BATCH_MAX: Final = 500
 WAITING_MAX: Final = 10_000
 WATCH_S: Final = 2.0
 WAKES_MAX: Final = 500
-# The loop goes on after so many messages: doors answer meanwhile.
-SLICE: Final = 20
+# The loop goes on after so many steps of nodes: doors answer meanwhile. A message costs something
+# besides, so that there are 20 messages at most in between.
+STEPS_A_TURN: Final = 200
+STEPS_OF_A_MESSAGE: Final = 10
 # A node is woken when its time has come. Alarms that others have changed are looked for so often,
 # and before anything else is done.
 TICK_S: Final = 1.0
@@ -104,6 +106,7 @@ class RulesPart(Part):
         self._seen: tuple[Any, ...] = ()
         self._swaps: deque[Rules | None] = deque()
         self._worked_some = trio.Event()  # another time may be the next one now
+        self._stepped = 0  # since others had a turn
         self._own = _Item([])  # of each batch: what nobody brings
         self._seldom = Seldom()
         self._script_turn = trio.Lock()  # the worker is for one thread at a time
@@ -427,34 +430,38 @@ class RulesPart(Part):
         for at, (entity, _) in enumerate(begins):
             by_entity.setdefault(entity, deque()).append(at)
         waiting: list[tuple[deque[int], Run, ScriptCall]] = []
-        worked = 0
         for queue in by_entity.values():
-            waiting += self._worked(queue, None, None, begins, now, found)
-            worked += len(queue) + 1
-            if worked >= SLICE:
-                worked = 0
-                await trio.lowlevel.checkpoint()
+            waiting += await self._worked(queue, None, None, begins, now, found)
         while waiting:
             answers = await self._asked([call for _, _, call in waiting], now)
             again: list[tuple[deque[int], Run, ScriptCall]] = []
             for (queue, run, _), answer in zip(waiting, answers, strict=True):
-                again += self._worked(queue, run, answer, begins, now, found)
+                again += await self._worked(queue, run, answer, begins, now, found)
             waiting = again
         return [effect for some in found for effect in some]
 
-    def _worked(
+    async def _worked(
         self, queue: deque[int], run: Run | None, answer: ScriptAnswer | None,
         begins: Sequence[tuple[str, Begin]], now: Now, found: list[list[wanted.Effect]],
     ) -> list[tuple[deque[int], Run, ScriptCall]]:  # fmt: skip
         """Work on the messages of one entity until one of them waits for a script."""
         while queue:
             run = begins[queue[0]][1](now) if run is None else run
+            before = run.steps
             call = run.advance(answer)
+            await self._let_others_work(max(run.steps - before, STEPS_OF_A_MESSAGE))
             if call is not None:
                 return [(queue, run, call)]
             found[queue.popleft()] = run.effects
             run = answer = None
         return []
+
+    async def _let_others_work(self, steps: int) -> None:
+        """Give others a turn when it is time for one; `steps` have just been done."""
+        self._stepped += steps
+        if self._stepped >= STEPS_A_TURN:
+            self._stepped = 0
+            await trio.lowlevel.checkpoint()
 
     async def _asked(self, calls: Sequence[ScriptCall], now: Now) -> list[ScriptAnswer]:
         async with self._script_turn:

@@ -4,6 +4,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -472,6 +473,30 @@ async def test_messages_of_a_device_stay_in_order_whatever_their_scripts_take(
         for device in range(3):
             own = [value for value in values if value % 3 == device]
             assert own == sorted(own)
+
+
+@pytest.mark.parametrize(("nodes", "messages", "most"), [(1, 1000, 40), (100, 20, 600)])
+async def test_others_have_turns_while_one_device_sends_much(
+    tmp_path: Path, nodes: int, messages: int, most: int
+) -> None:
+    """Counted in visits of nodes. Trio shuffles each round: two of our turns may follow at once."""
+    chain: list[Node] = [(LOG[0], f"Log {at}", LOG[2]) for at in range(nodes)]
+    links = [(at, at + 1, "Success") for at in range(nodes - 1)]
+    async with opened(tmp_path, site(tmp_path, exported(chain, links))) as node:
+        seen = [0]
+
+        async def look() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                seen.append(sum(one.messages for one in rules_of(node).nodes))
+
+        burst = [Reading("meter", "t", at, at) for at in range(1, messages + 1)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await node.ingest(burst)
+            nursery.cancel_scope.cancel()
+        assert sum(one.messages for one in rules_of(node).nodes) == nodes * messages
+        assert max(after - before for before, after in pairwise(seen)) <= most
 
 
 async def test_a_worker_that_dies_costs_its_message_and_comes_again(tmp_path: Path) -> None:
