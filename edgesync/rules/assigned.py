@@ -10,7 +10,7 @@ side was restored; while a session lasts it is told once a minute what nodes hav
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -110,7 +110,7 @@ class AssignedPart(Part):
         while True:
             try:
                 await self._settle()
-                await self._tell()
+                await self._try_to_tell()
             except StoreError as error:  # a full store, for now: I8
                 self.tell_again()
                 if (again := self._seldom.ask("store")) is not None:
@@ -172,9 +172,10 @@ class AssignedPart(Part):
             rules = rules_of(bundle.contents(), root=bundle.root)
         except (ConfigError, RecordError) as error:
             mistakes = error.mistakes if isinstance(error, ConfigErrors) else (error,)
-            reasons = tuple(str(one)[:REASON_CHARS_MAX] for one in mistakes[:REASONS_MAX])
-            log.error("rules: the hub's chains are refused: %s", "; ".join(reasons))
-            return msgspec.structs.replace(before, held=digest, refused=reasons), None
+            return _refused(before, digest, [str(one) for one in mistakes])
+        except Exception as error:  # A bug of ours costs this bundle, not the site: I8.
+            log.exception("rules: the hub's chains cannot be read: digest=%s", digest)
+            return _refused(before, digest, [f"the edge failed: {error!r}"])
         if digest == before.running:
             return msgspec.structs.replace(before, held=digest, refused=()), rules
         return Standing(
@@ -214,6 +215,15 @@ class AssignedPart(Part):
         """Tell the hub all there is, whatever it was told before: one side was restored."""
         self._must_tell, self._told, self._counted = True, b"", None
         self._news.set()
+
+    async def _try_to_tell(self) -> None:
+        """Tell; a bug of ours there costs the hub what it would know, not the site (I8)."""
+        try:
+            await self._tell()
+        except StoreError:
+            raise
+        except Exception:
+            log.exception("rules: the hub is not told of chains")
 
     async def _tell(self) -> None:
         body = msgspec.json.encode(self._facts())
@@ -288,6 +298,16 @@ class _Told(msgspec.Struct, frozen=True):
     epoch: int
     life: int
     counts: Mapping[str, tuple[int, int]]
+
+
+def _refused(before: Standing, digest: str, problems: Sequence[str]) -> tuple[Standing, None]:
+    """Return what stands when a bundle cannot run; no reason has what JSON cannot carry."""
+    reasons = tuple(
+        one[:REASON_CHARS_MAX].encode(errors="backslashreplace").decode()
+        for one in problems[:REASONS_MAX]
+    )
+    log.error("rules: the hub's chains are refused: %s", "; ".join(reasons))
+    return msgspec.structs.replace(before, held=digest, refused=reasons), None
 
 
 def _nothing() -> None:

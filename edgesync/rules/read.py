@@ -13,7 +13,7 @@ byte for byte, fields that mean nothing here included.
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeGuard
 
 from edgesync.errors import ConfigError, gathered
 from edgesync.rules import catalog
@@ -118,9 +118,14 @@ def _paired(
 
 
 def _id_of(value: Any) -> str:
+    """Return an id, "" for none; what is no name to be told or stored by is none."""
     if isinstance(value, dict):
         value = value.get("id")
-    return value if isinstance(value, str) else ""
+    return value if _is_name(value) else ""
+
+
+def _is_name(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable()
 
 
 class _Reader:
@@ -233,7 +238,7 @@ class _Reader:
         return {}
 
     def _text(self, field: str, value: Any) -> str:
-        if isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX and value.isprintable():
+        if _is_name(value):
             return value
         problem = "is missing" if value is None else f"is {_shown(value)}"
         self._wrong(field, problem, f"a text of 1 to {NAME_CHARS_MAX} characters is needed")

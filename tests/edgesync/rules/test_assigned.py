@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -222,6 +222,50 @@ async def test_what_is_no_bundle_or_cannot_run_is_refused_with_reasons(yard: Yar
         await until(lambda: part_of(node).standing.refused == ())
     async with edge(yard) as node:
         assert part_of(node).standing.refused == ()
+
+
+async def test_a_bundle_whose_reader_fails_is_refused_also_at_a_start(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """I8: a bug of ours costs that bundle, not the site."""
+    good, other = bundle(SAVE), bundle(SAVE, SAVE, version=2)
+
+    def failing(files: Mapping[str, bytes], *, root: str) -> Rules:
+        raise KeyError("\ud800")
+
+    async with edge(yard) as node:
+        await take(node, *pieces_of(good))
+        await until(lambda: part_of(node).standing.version == 1)
+        monkeypatch.setattr("edgesync.rules.files.rules_of", failing)
+        await take(node, *pieces_of(other))
+        await until_refused(node, "the edge failed: KeyError")
+        assert part_of(node).standing.running == good.digest()
+        assert rules_of(node).chains == ("Root",)
+    async with edge(yard) as node:
+        assert "the edge failed" in str(part_of(node).standing.refused)
+        monkeypatch.undo()
+        await take(node, *pieces_of(good))
+        await until(lambda: part_of(node).standing.refused == ())
+
+
+async def test_what_cannot_be_told_of_nodes_ends_no_edge(
+    yard: Yard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with edge(yard) as node:
+        await take(node, *pieces_of(bundle(SAVE)))
+        await until(lambda: part_of(node).standing.version == 1)
+        tell_counts, failed = part_of(node)._tell_counts, trio.Event()
+
+        async def failing() -> None:
+            monkeypatch.setattr(part_of(node), "_tell_counts", tell_counts)
+            failed.set()
+            raise UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed")
+
+        monkeypatch.setattr(part_of(node), "_tell_counts", failing)
+        part_of(node).tell_again()
+        await failed.wait()
+        await take(node, *pieces_of(bundle(SAVE, SAVE, version=2)))
+        await until(lambda: part_of(node).standing.version == 2)
 
 
 async def test_a_window_that_is_open_goes_on_in_the_next_version(yard: Yard) -> None:

@@ -27,6 +27,16 @@ def refused(raw: bytes | Any, **options: Any) -> dict[str, str]:
     return problems(raised.value)
 
 
+@pytest.mark.parametrize("id_", ["\ud800", "a\0b", "", "x" * 256, None, 5])
+def test_an_id_that_is_no_name_counts_as_none(id_: Any) -> None:
+    """Nodes are told of and kept by their ids, chains are found by theirs."""
+    raw = json.loads(exported([LOG], id={"id": id_}))
+    raw["metadata"]["ruleChainId"] = {"id": id_}
+    raw["metadata"]["nodes"][0] |= {"id": {"id": id_}, "externalId": {"id": id_}}
+    (chain,) = read_chains(json.dumps(raw).encode(), "x")
+    assert (chain.ids, chain.nodes[0].id) == ((), "Log")
+
+
 @pytest.mark.feature("S18")
 def test_the_default_chain_is_written_back_byte_for_byte() -> None:
     raw = default_chain()
