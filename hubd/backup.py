@@ -31,10 +31,9 @@ from hubd.hold import DatabaseHold, holding_folder
 from hubd.log.lmdb import LmdbLog
 from hubd.manifest import BackupRefused, Manifest
 from hubd.objects.store import FOLDER as OBJECTS
-from hubd.objects.store import Objects
-from hubd.owned import Owned, open_owned
+from hubd.owned import Owned, open_owned, tables
 from hubd.owned.database import FILE, translated
-from hubd.owned.dump import load_dump, write_dump
+from hubd.owned.dump import load_dump, rows_in, write_dump
 from hubd.project.projectors import VIEWS
 from hubd.registry.known import forget_identity
 from hubd.state.copies import adopt, forget_wal, load_copy, put_back
@@ -116,17 +115,18 @@ def _finish(hub: Source, target: Path) -> None:
 
 def _copy_objects(hub: Source, target: Path) -> None:
     """Copy what the objects of the dump consist of; raises BackupRefused for one that is gone."""
-    here, there = Objects(hub.owned, hub.folder / OBJECTS), target / OBJECTS
-    for one in here.all():
-        if (there / one.sha256).exists():
+    here, there = hub.folder / OBJECTS, target / OBJECTS
+    for one in rows_in(target / OWNED, tables.object_):
+        name = one["sha256"]
+        if (there / name).exists():
             continue
         there.mkdir(exist_ok=True, mode=0o700)
         try:
-            shutil.copy2(here.path(one.sha256), there / one.sha256)
+            shutil.copy2(here / name, there / name)
         except FileNotFoundError:
             raise BackupRefused(
-                f"the contents of the object {one.name} of {one.tenant} are not there; "
-                f"`hubd object put` it again, or remove it"
+                f"the contents of the object {one['name']} of {one['tenant']} are not there; "
+                "`hubd object put` it again, or remove it, and back up again"
             ) from None
 
 

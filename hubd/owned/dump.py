@@ -82,6 +82,11 @@ def load_dump(owned: Owned, path: Path) -> None:
     owned.prepare()
 
 
+def rows_in(path: Path, table: sa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table that a dump has; raises DumpRefused."""
+    return (line.row for line in _lines(path) if line.table == table.name)
+
+
 def _lines(path: Path) -> Iterator[Line]:
     decoder = msgspec.json.Decoder(Line)
     try:

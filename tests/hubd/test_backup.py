@@ -18,6 +18,7 @@ from click.testing import CliRunner
 
 from edgesync.errors import StoreVersion
 from edgesync_transport.keys import new_key_pair
+from hubd import backup as backup_module
 from hubd import data_folder, serve
 from hubd.backup import OWNED, SETTINGS, Source, backup, check, restore, restore_state
 from hubd.cli import main as hubd_command
@@ -29,6 +30,7 @@ from hubd.log.lmdb import LmdbLog
 from hubd.manifest import MANIFEST, UNFINISHED, BackupRefused
 from hubd.objects.store import FOLDER as OBJECTS
 from hubd.objects.store import Objects
+from hubd.owned import Owned, dump
 from hubd.owned.database import FILE
 from hubd.owned.dump import DumpRefused
 from hubd.project.gaps import read_gaps
@@ -161,9 +163,31 @@ async def test_an_object_whose_contents_are_gone_is_named_and_no_backup_is_made(
     filed: Copied,
 ) -> None:
     (filed.folder / CONTENTS).unlink()
-    with pytest.raises(BackupRefused, match="object theirs of acme"):
+    with pytest.raises(BackupRefused, match="object (theirs of acme|model of default) are not"):
         await filed.backup()
     assert (filed.target / UNFINISHED).exists()
+
+
+async def test_an_object_that_is_replaced_meanwhile_is_what_it_was_in_the_copy(
+    filed: Copied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def put(data: bytes) -> None:
+        with closing(open_registry(filed.folder)) as registry:
+            objects = Objects(registry.owned, filed.folder / OBJECTS)
+            objects.put("default", "model", io.BytesIO(data))
+
+    def write_dump(owned: Owned, path: Path) -> None:
+        dump.write_dump(owned, path)
+        put(b"newer")
+
+    put(b"of before")
+    monkeypatch.setattr(backup_module, "write_dump", write_dump)
+    await filed.backup()
+    restore(filed.target, filed.restored)
+    with closing(open_registry(filed.restored)) as registry:
+        objects = Objects(registry.owned, filed.restored / OBJECTS)
+        model = objects.one("default", "model")
+        assert objects.path(model.sha256).read_bytes() == b"of before"
 
 
 async def test_either_database_takes_the_copy_of_the_other(filed: Copied, database: str) -> None:
