@@ -323,9 +323,7 @@ async def test_one_event_that_cannot_be_costs_its_message_only(
             answer = await client.ask(telemetry(behind, packet_id, "v1/gateway/attributes"))
             assert isinstance(answer, Puback)
             assert (answer.packet_id, answer.reason) == (packet_id, Reason.PAYLOAD_FORMAT_INVALID)
-        assert {one.reason for one in door.node.dead()} == {
-            "an event's body is at most 1000 bytes"
-        }
+        assert {one.reason for one in door.node.dead()} == {"an event's body is at most 1000 bytes"}
         answer = await client.ask(telemetry({"B": {"model": "S7"}}, 3, "v1/gateway/attributes"))
         assert isinstance(answer, Puback)
         assert answer.reason == 0
