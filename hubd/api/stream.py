@@ -10,7 +10,7 @@ from starlette.responses import StreamingResponse
 from hubd.api.context import Context
 from hubd.api.errors import ApiError
 from hubd.api.params import LiveParams
-from hubd.project.live import TooManyWatchers, Update, Watcher
+from hubd.project.live import TooManyWatchers, Watcher
 
 # Not more often: a person cannot read it, and the browser has to draw it.
 PAUSE_S = 0.1
@@ -18,27 +18,14 @@ PAUSE_S = 0.1
 QUIET_S = 15.0
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
-    """`points` tells a listener whether it has missed some: it is how many there are by now."""
-
-    edge: str
-    series: str
-    entity: str
-    key: str
-    unit: str
-    time_ns: int
-    value: float | int | bool | str | None
-    points: int
-
-
 def live_readings(context: Context, params: LiveParams) -> StreamingResponse:
     wanted = frozenset(int(one, 16) for one in params.series)
 
     async def tell(watcher: Watcher) -> bytes:
         updates, edges = watcher.take()
-        lines = [_event("reading", _reading(update)) for update in updates]
-        lines += [_event("edge", {"edge": edge}) for edge in sorted(edges)]
-        return b"".join(lines)
+        events = [_event("reading", update.json) for update in updates]
+        events += [_event("edge", msgspec.json.encode({"edge": edge})) for edge in sorted(edges)]
+        return b"".join(events)
 
     return event_stream(context, params.edge, wanted, tell)
 
@@ -50,13 +37,15 @@ def event_stream(
     tell: Callable[[Watcher], Awaitable[bytes]],
     *,
     pause_s: float = PAUSE_S,
-    at_least_every_s: float | None = None,
+    readings: bool = True,
+    quiet_s: float | None = None,
 ) -> StreamingResponse:
     """Call `tell` when there is news and send what it returns; raises ApiError when full.
 
-    at_least_every_s  call it without news too: some things change with time alone
+    readings   whether readings are news
+    quiet_s    call it after that without news, too: some things change with time alone
     """
-    watching = context.live.watch(edge, series, context.sees)
+    watching = context.live.watch(edge, series, context.sees, readings=readings)
     try:
         watcher = watching.__enter__()
     except TooManyWatchers as error:
@@ -65,9 +54,9 @@ def event_stream(
     async def chunks() -> AsyncGenerator[bytes]:
         yield b"retry: 1000\n\n"
         while True:
-            with trio.move_on_after(at_least_every_s or QUIET_S) as waited:
+            with trio.move_on_after(QUIET_S if quiet_s is None else quiet_s) as waited:
                 await watcher.wait()
-            is_quiet = waited.cancelled_caught and at_least_every_s is None
+            is_quiet = waited.cancelled_caught and quiet_s is None
             yield b": still here\n\n" if is_quiet else await tell(watcher)
             await trio.sleep(pause_s)
 
@@ -102,12 +91,5 @@ class _Stream(StreamingResponse):
             self._done()
 
 
-def _reading(update: Update) -> Reading:
-    return Reading(
-        edge=update.edge, series=f"{update.series:016x}", entity=update.entity, key=update.key,
-        unit=update.unit, time_ns=update.time_ns, value=update.value, points=update.points,
-    )  # fmt: skip
-
-
-def _event(name: str, content: object) -> bytes:
-    return as_event(msgspec.json.encode(content).decode(), name)
+def _event(name: str, json: bytes) -> bytes:
+    return b"event: %b\ndata: %b\n\n" % (name.encode(), json)  # encoded JSON is one line

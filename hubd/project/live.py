@@ -4,8 +4,10 @@ A watcher that cannot keep up gets the newest value of each series and misses th
 must not miss, it asks the history for. So what waits for a watcher is bounded by what it watches.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -18,8 +20,11 @@ WATCHERS_MAX: Final = 256
 SERIES_WAITING_MAX: Final = 4096
 
 
-class Update(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest reading of a series. `points` is how many readings the series has by now."""
+class Update(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """The newest reading of a series.
+
+    points   how many readings the series has by now: it tells who watches whether some were missed
+    """
 
     edge: str
     series: int
@@ -29,6 +34,12 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     time_ns: int
     value: Value
     points: int
+
+    @cached_property
+    def json(self) -> bytes:
+        """The reading as clients get it, encoded once however many watch."""
+        fields = msgspec.structs.asdict(self)
+        return msgspec.json.encode({**fields, "series": f"{self.series:016x}"})
 
 
 class TooManyWatchers(Exception):
@@ -42,10 +53,7 @@ def _everything(_edge: str) -> bool:
 class Watcher:
     """What has happened since the last `take`, of what the watcher asked for."""
 
-    def __init__(
-        self, edge: str | None, series: frozenset[int], sees: Callable[[str], bool] = _everything
-    ) -> None:
-        self.edge = edge
+    def __init__(self, series: frozenset[int], sees: Callable[[str], bool] = _everything) -> None:
         self._series = series
         self._sees = sees
         self._updates: dict[tuple[str, int], Update] = {}
@@ -64,8 +72,6 @@ class Watcher:
         return taken
 
     def offer(self, update: Update) -> None:
-        if self.edge not in (None, update.edge):
-            return
         if self._series and update.series not in self._series:
             return
         if not self._sees(update.edge):
@@ -75,9 +81,12 @@ class Watcher:
         self._news.set()
 
     def touch(self, edge: str) -> None:
-        if self.edge in (None, edge) and self._sees(edge):
+        if self._sees(edge):
             self._edges.add(edge)
             self._news.set()
+
+
+_Watchers = defaultdict[str | None, set[Watcher]]
 
 
 class Live:
@@ -87,16 +96,18 @@ class Live:
     """
 
     def __init__(self) -> None:
-        self._watchers: set[Watcher] = set()
+        # By the edge that they watch, None for all; those of `_of_readings` are in `_all`, too.
+        self._all = _Watchers(set)
+        self._of_readings = _Watchers(set)
         self.rules = Reports()
 
     @property
     def watchers(self) -> int:
-        return len(self._watchers)
+        return sum(map(len, self._all.values()))
 
     def watches(self, edge: str) -> bool:
-        """Return whether somebody watches `edge`; call it from any thread."""
-        return any(watcher.edge in (None, edge) for watcher in tuple(self._watchers))
+        """Return whether somebody watches readings of `edge`; call it from any thread."""
+        return edge in self._of_readings or None in self._of_readings
 
     @contextmanager
     def watch(
@@ -104,26 +115,39 @@ class Live:
         edge: str | None = None,
         series: frozenset[int] = frozenset(),
         sees: Callable[[str], bool] = _everything,
+        *,
+        readings: bool = True,
     ) -> Iterator[Watcher]:
         """Watch one edge or all, some series or all; raises TooManyWatchers.
 
-        sees   of which edges anything may be told
+        sees       of which edges anything may be told
+        readings   whether readings are wanted, too: somebody has to make them
         """
-        if len(self._watchers) >= WATCHERS_MAX:
+        if self.watchers >= WATCHERS_MAX:
             raise TooManyWatchers(f"{WATCHERS_MAX} watchers already")
-        watcher = Watcher(edge, series, sees)
-        self._watchers.add(watcher)
+        watcher = Watcher(series, sees)
+        places = [self._all, self._of_readings] if readings else [self._all]
+        for place in places:
+            place[edge].add(watcher)
         try:
             yield watcher
         finally:
-            self._watchers.discard(watcher)
+            for place in places:
+                place[edge].discard(watcher)
+                if not place[edge]:
+                    del place[edge]
 
     def publish(self, updates: list[Update]) -> None:
-        for watcher in self._watchers:
-            for update in updates:
+        for update in updates:
+            for watcher in _of(self._of_readings, update.edge):
                 watcher.offer(update)
 
     def touch(self, edge: str) -> None:
         """Say that `edge` has new events, or another state."""
-        for watcher in self._watchers:
+        for watcher in _of(self._all, edge):
             watcher.touch(edge)
+
+
+def _of(watchers: _Watchers, edge: str) -> Iterator[Watcher]:
+    for watched in (edge, None):
+        yield from watchers.get(watched, ())

@@ -394,9 +394,10 @@ class Pages:
                 return b": nothing new\n\n"
             return as_event(msgspec.json.encode(changed).decode(), "cells")
 
+        # Told each second, whatever comes: no reading has to be made into news for a page.
         return event_stream(
             self._context, edge, frozenset(), tell,
-            pause_s=REFRESH_S, at_least_every_s=REFRESH_S,
+            pause_s=REFRESH_S, readings=False, quiet_s=0,
         )  # fmt: skip
 
     def _shown(self, template: str, frame: object, cells: dict[str, str], **values: Any) -> Shown:

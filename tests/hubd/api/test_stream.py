@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import trio
 
-from edgesync.model import series_id
+from edgesync.model import Value, series_id
 from hubd.api import ApiSettings, Context, make_app
 from hubd.api.server import serve_http
 from hubd.project import live as live_module
@@ -29,7 +29,7 @@ async def url(context: Context, nursery: trio.Nursery) -> AsyncIterator[str]:
     stop.set()
 
 
-def update(edge: str, key: str, value: float, points: int) -> Update:
+def update(edge: str, key: str, value: Value, points: int) -> Update:
     return Update(
         edge=edge, series=series_id("meter0", key), entity="meter0", key=key, unit="W",
         time_ns=points, value=value, points=points,
@@ -111,6 +111,14 @@ async def test_values_that_are_no_numbers_are_null(url: str, context: Context) -
         assert json.loads(data)["value"] is None
 
 
+async def test_a_line_separator_in_a_text_is_no_end_of_a_line(url: str, context: Context) -> None:
+    text = "one\u2028two\x85three"
+    async with listening(url + "/api/v1/live", context) as stream:
+        context.live.publish([update("barn", "ActivePower", text, 1)])
+        _, data = await stream.event()
+        assert json.loads(data)["value"] == text
+
+
 async def test_news_of_an_edge_are_told(url: str, context: Context) -> None:
     async with listening(url + "/api/v1/live?edge=barn", context) as stream:
         context.live.touch("shop")
@@ -138,6 +146,7 @@ async def test_the_place_of_a_listener_who_left_is_free_again(
 async def test_pages_are_streamed_as_markup(url: str, context: Context, path: str) -> None:
     async with listening(url + path, context) as stream:
         name, data = await stream.event()
+        assert not context.live.watches("barn")  # nobody makes readings for it
     assert name == ""
     assert "<table" in data
     assert "barn" in data

@@ -212,7 +212,7 @@ def an_update(edge: str) -> Update:
 async def test_a_watcher_of_nobody_hears_nothing(shared: Context) -> None:
     nobodys = Contexts(shared).of_nobody()
     assert nobodys.tenant == NOBODY
-    watcher = Watcher(None, frozenset(), nobodys.sees)
+    watcher = Watcher(frozenset(), nobodys.sees)
     watcher.offer(an_update("barn"))
     watcher.touch("barn")
     assert watcher.take() == ([], set())

@@ -98,9 +98,9 @@ async def test_a_log_that_never_rests_is_stored_all_the_same(
         await stored(state, "events", 3)
 
 
-@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("watched", ["", "by a page", "by a stream"])
 async def test_small_batches_of_known_series_take_no_transaction(
-    state: State, monkeypatch: pytest.MonkeyPatch, *, watched: bool
+    state: State, monkeypatch: pytest.MonkeyPatch, watched: str
 ) -> None:
     monkeypatch.setattr(cursors, "REST_S", math.inf)
     edge = Edge("barn")
@@ -112,13 +112,17 @@ async def test_small_batches_of_known_series_take_no_transaction(
         for one in projectors.all:
             monkeypatch.setattr(one, "apply", partial(noting, applied, one.name, one.apply))
         live = projectors.all[0]._live  # type: ignore[attr-defined]
-        with live.watch("barn") if watched else contextlib.nullcontext() as watcher:
+        is_told = watched == "by a stream"
+        watch = live.watch("barn", readings=is_told)
+        with watch if watched else contextlib.nullcontext() as watcher:
             for position in (2, 3):
                 shelf.put(*readings_of(edge, [position]))
                 await projectors.reach(position)
-            if watcher is not None:  # its name is looked up
-                assert [one.value for one in watcher.take()[0]] == [3.0]
-        assert applied == (["telemetry"] * 2 if watched else [])
+            if watcher is not None:
+                told = [3.0] if is_told else []
+                assert [one.value for one in watcher.take()[0]] == told
+        # What a stream is told has a name, which is looked up.
+        assert applied == (["telemetry"] * 2 if is_told else [])
         assert newest(state) == [("m", "P", 3.0, START_NS + 3)]
         assert state.read_now(views.totals)["barn"].readings == 3
 

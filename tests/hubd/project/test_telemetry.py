@@ -16,7 +16,7 @@ from hubd.log.base import Entry
 from hubd.project.base import apply_entries
 from hubd.project.cursors import read_cursor
 from hubd.project.feed import Cursor
-from hubd.project.live import Live
+from hubd.project.live import Live, Update, Watcher
 from hubd.project.telemetry import TelemetryProjector
 from hubd.state import State, open_state, points, views
 from hubd.state.rollups import HOUR_NS, HOURS, MINUTES, Bucket
@@ -261,4 +261,36 @@ def test_a_watcher_hears_the_newest_reading_after_the_commit(state: State) -> No
         ((update,), _) = watcher.take()
         assert (update.value, update.points, update.unit) == (4.0, 5, "W")
         assert elsewhere.take() == ([], set())
+    state.close()
+
+
+def test_a_reading_is_offered_to_watchers_of_its_edge_and_made_once_for_all(
+    state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered = []
+    offer = Watcher.offer
+
+    def noting(watcher: Watcher, update: Update) -> None:
+        offered.append(watcher)
+        offer(watcher, update)
+
+    monkeypatch.setattr(Watcher, "offer", noting)
+    live = Live()
+    projector = start(state, live)
+    edge = Edge("barn")
+    edge.declare(("meter", "Power"), "W")
+    edge.readings(START_NS, {("meter", "Power"): 1.5})
+    with contextlib.ExitStack() as stack:
+        barn, fleet = stack.enter_context(live.watch("barn")), stack.enter_context(live.watch())
+        for other in ("shop", "mill"):
+            stack.enter_context(live.watch(other))
+        stack.enter_context(live.watch("barn", readings=False))
+        project(state, projector, [edge.entry(1)], 9)
+        assert set(offered) == {barn, fleet}
+        assert len(offered) == 2
+        ((mine,), _), ((everyones,), _) = barn.take(), fleet.take()
+        assert b'"value":1.5' in mine.json
+        assert mine.json is everyones.json
+    assert not live.watchers
+    assert not live.watches("barn")
     state.close()
