@@ -68,7 +68,7 @@ class GrantRefused(HubError):
 
 
 class EnrolRefused(HubError):
-    """`code` is bad_credentials, expired, used, revoked or bad_key."""
+    """`code` is a key of `hubd.registry.enrol.STATUS`."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)

@@ -46,6 +46,7 @@ STATUS: Final = {
     "revoked": 409,
     "bad_key": 422,
     "rate_limited": 429,
+    "no_address": 503,
 }
 
 
@@ -152,6 +153,10 @@ class Enrolment:
 
     async def _redeem(self, redeem: Callable[[], str], origin: str) -> EnrolAnswer:
         try:
+            address = public_address(self._settings)
+        except ValueError as error:  # before the token is used up for nothing
+            raise EnrolRefused("no_address", str(error)) from error
+        try:
             with trio.fail_after(WAIT_S):
                 edge = await trio.to_thread.run_sync(redeem, limiter=self._one_at_a_time)
         except trio.TooSlowError:
@@ -165,7 +170,6 @@ class Enrolment:
         log.info("enrolled: edge=%s from %s", edge, origin)
         with suppress(*UNUSABLE):  # it is looked at again soon
             await self.on_enrolled()
-        address = public_address(self._settings)
         return EnrolAnswer(edge=edge, address=address, server_key=self._server_key)
 
 

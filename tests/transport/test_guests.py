@@ -18,6 +18,7 @@ from tests.transport.hub import QUICK, Hub, end_of, eventually
 pytestmark = pytest.mark.feature("S6")
 
 SECRET = new_secret()
+BAD = b"bad"
 PING = Ping(epoch=0, token=1, at_ns=0)
 
 
@@ -39,6 +40,8 @@ async def open_hub() -> AsyncIterator[Heard]:
     """A hub that answers a guest with its enrolment and its question."""
 
     async def welcome(enrolment: str, question: bytes) -> bytes:
+        if question == BAD:
+            raise ValueError("a fault of ours")
         return enrolment.encode() + b" " + question
 
     keys, edges = new_key_pair(), KeyTable()
@@ -72,6 +75,14 @@ async def test_who_holds_a_token_is_answered() -> None:
         assert await ask(hub, SECRET) == b"e1 ?"
         assert await ask(hub, SECRET, b"!") == b"e1 !"
         assert hub.hearing.stats.guests == 2
+
+
+async def test_a_guest_who_cannot_be_answered_costs_the_others_nothing() -> None:
+    """I8, and its question may be the one that shows a fault of ours."""
+    async with open_hub() as hub:
+        with pytest.raises(trio.TooSlowError):
+            await ask(hub, SECRET, BAD, timeout_s=0.4)
+        assert await ask(hub, SECRET) == b"e1 ?"
 
 
 async def test_who_holds_none_is_refused_at_the_handshake() -> None:

@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 from edgesync.serve.failed_attempts import KEYS_MAX, FailedAttempts, network_of
 from edgesync_transport.keys import decode_token, new_key_pair
 from hubd.api import ApiSettings, Context, make_app
-from hubd.errors import OwnedBusy
+from hubd.errors import EnrolRefused, OwnedBusy
 from hubd.project.live import Live
 from hubd.project.projectors import Projectors
 from hubd.registry import Registry, open_registry
@@ -201,3 +201,18 @@ async def test_an_edge_is_let_in_before_it_is_answered(registry: Registry) -> No
     asked = msgspec.convert(body(registry), EnrolRequest)
     assert (await enrolment.of_request(asked, "127.0.0.1")).edge == "barn"
     assert let_in == ["barn"]
+
+
+async def test_a_token_is_not_used_up_where_no_edge_can_be_told_the_address(
+    registry: Registry,
+) -> None:
+    settings = Settings(hub=HubSettings(listen=("tcp://0.0.0.0:7400",)))
+    enrolment = Enrolment(registry, settings, server_key=SERVER_KEY)
+    asked = msgspec.convert(body(registry), EnrolRequest)
+    with pytest.raises(EnrolRefused, match=r"hub\.public") as raised:
+        await enrolment.of_request(asked, "::1")
+    assert raised.value.code == "no_address"
+    question = msgspec.json.encode({"public_key": asked.public_key})
+    answer = await enrolment.of_guest(asked.routing_key, question)
+    assert msgspec.json.decode(answer)["code"] == "no_address"
+    assert registry.edges.live_keys() == {}
