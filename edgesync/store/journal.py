@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Literal, Self
 
 import msgspec
+import trio
 
 from edgesync._native import event
 from edgesync._native.journal import DamagedRecord, Journal, LaneState, Rows
@@ -89,6 +90,7 @@ class EdgeStore:
         self.retain = retain
         self.moved_to: Path | None = None
         self._clock_ns = clock_ns
+        self._trimming = trio.Lock()
 
         def opened() -> Store:
             return Store(
@@ -243,13 +245,14 @@ class EdgeStore:
         """Delete whatever may go in all lanes, in small steps; returns how many records went."""
         gone = 0
         for lane in Lane:
-            state = self.state(lane)
-            while up_to := self._trim_to(state, state.safe):
-                write = Write()
-                write.trim(lane, up_to)
-                await self.commit.submit(write)
-                gone += up_to - state.trimmed
+            async with self._trimming:
                 state = self.state(lane)
+                while up_to := self._trim_to(state, state.safe):
+                    write = Write()
+                    write.trim(lane, up_to)
+                    await self.commit.submit(write)
+                    gone += up_to - state.trimmed
+                    state = self.state(lane)
         return gone
 
     def rewind(self, lane: Lane, floor: int) -> None:
@@ -258,12 +261,17 @@ class EdgeStore:
         write.rewind(lane, floor)
         self.commit.submit_sync(write)
 
-    def fork(self) -> bytes:
+    async def fork(self) -> bytes:
         """Take a new incarnation: every retained record is sent again under it (R4, R5).
 
-        Not while another task trims: the lanes' starts are read before the write. Returns the
-        new incarnation.
+        Returns it. Nobody trims meanwhile: the lanes' starts are read before the write, and what
+        went in between would be a gap in the new life.
         """
+        async with self._trimming:
+            return await trio.to_thread.run_sync(self.fork_sync)
+
+    def fork_sync(self) -> bytes:
+        """Do as `fork` does, for a plain thread while no task trims."""
         incarnation = os.urandom(16)
         write = Write()
         starts = []

@@ -462,7 +462,7 @@ class SyncDriver:
             case core.Rewind(lane, floor):
                 await trio.to_thread.run_sync(self._store.rewind, lane, floor)
             case core.Fork():
-                incarnation = await trio.to_thread.run_sync(self._store.fork)
+                incarnation = await self._store.fork()
                 self._step(core.Forked(incarnation, lane_positions(self._store)))
 
     # -- effects ---------------------------------------------------------------------------------

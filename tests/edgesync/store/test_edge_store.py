@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
 
 from edgesync._native import event
 from edgesync._native.batch import records
 from edgesync._native.store import Write
 from edgesync.errors import StoreCorrupt, StoreFull
 from edgesync.model import EventType, Lane, RecordKind, ValueType
+from edgesync.store.commit import Tails
 from edgesync.store.journal import EdgeStore, Retain
 from edgesync.store.series import Series
 
@@ -62,7 +65,7 @@ def test_a_fork_keeps_records_and_begins_where_they_begin(tmp_path: Path) -> Non
         before = [(one.origin, one.number) for one in records(edge.read(BULK, 5).data)]
         old, origin = edge.incarnation, edge.store.origin
         chain = edge.journal.chain_at(BULK, 4)
-        assert edge.fork() == edge.incarnation != old
+        assert edge.fork_sync() == edge.incarnation != old
         assert edge.store.origin != origin
         assert (edge.start(BULK).seq, edge.start(BULK).chain) == (4, chain)
         state = edge.state(BULK)
@@ -72,6 +75,27 @@ def test_a_fork_keeps_records_and_begins_where_they_begin(tmp_path: Path) -> Non
     with EdgeStore(tmp_path / "edge") as edge:
         assert edge.incarnation == incarnation
         assert edge.start(BULK).seq == 4
+
+
+@pytest.mark.feature("S32")
+async def test_what_is_trimmed_meanwhile_is_no_gap_in_the_new_incarnation(
+    edge: EdgeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(edge, *(b"%d" % n for n in range(10)))
+    edge.retain = Retain(records=10)
+    edge.acknowledge_sync(BULK, 8, 8)
+    edge.retain = Retain()  # the disk is nearly full now, say
+    submit_sync = edge.commit.submit_sync
+    async with trio.open_nursery() as nursery:
+
+        def submit_behind_a_trim(write: Write) -> Tails:
+            trio.from_thread.run_sync(nursery.start_soon, edge.trim)
+            trio.from_thread.run(wait_all_tasks_blocked)  # it waits for its turn
+            return submit_sync(write)
+
+        monkeypatch.setattr(edge.commit, "submit_sync", submit_behind_a_trim)
+        await edge.fork()
+    assert edge.state(BULK).trimmed == edge.start(BULK).seq == edge.state(BULK).floor
 
 
 @pytest.mark.feature("S2")
@@ -214,7 +238,7 @@ def test_a_series_is_declared_once_an_incarnation(tmp_path: Path) -> None:
         assert not edge.series.stage(Write(), BULK, POWER, 1)
         kilo = Series("meter0", "ActivePower", "kW", ValueType.F64)
         assert edge.series.stage(Write(), BULK, kilo, 1)
-        edge.fork()
+        edge.fork_sync()
         assert edge.series.stage(Write(), BULK, POWER, 1)
 
 

@@ -440,7 +440,7 @@ def test_a_fork_tells_the_hub_of_series_again(box: Box) -> None:
     before = box.store.state(Lane.BULK).tail
     box.put(("t", NOW + 1, 1.0))
     assert box.store.state(Lane.BULK).tail == before + 1
-    box.store.fork()
+    box.store.fork_sync()
     box.put(("t", NOW + 2, 1.0))
     assert box.store.state(Lane.BULK).tail == before + 3
 
