@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from edgesync.errors import RecordError
+from edgesync.intake import SERIES_MAX
 from edgesync.store.point_rows import Kept, Point
-from edgesync.store.points import SERIES_MAX, Staged
+from edgesync.store.points import Staged
 
 if TYPE_CHECKING:
     from edgesync.node import EdgeNode

@@ -28,7 +28,6 @@ class PointsPart(Part):
             recorder.intake,
             keep=wanted.keep,
             age_ns=round(wanted.age * 1e9),
-            series_max=wanted.max,
             rules=wanted.rollup,
             wall_ns=self.context.wall_ns,
         )

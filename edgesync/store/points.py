@@ -55,7 +55,6 @@ from edgesync.store.series import Series
 log = logging.getLogger(__name__)
 
 KEEP: Final = 1000
-SERIES_MAX: Final = 10_000
 # So many readings in rows `b` are flushed: 28 bytes each of memory, 24 of the disk, twice that at
 # most. A row of a series then has the more readings, the more there are; it costs a page and some
 # microseconds, so of many series it is so many readings for every 512, up to four times.
@@ -109,11 +108,10 @@ class Staged:
 
 
 class PointStore(PointHistory):
-    """See the module. One thread at a time.
+    """See the module. One thread at a time. The intake limits how many series there are (I7).
 
     keep         newest readings kept of a series
     age_ns       older ones are not shown, and go with their block; 0 for no such limit
-    series_max   kept at most (I7)
     rules        which series are summed up, and how
     recent_max   readings in rows of their batches that are flushed, of up to 1,023 series
     """
@@ -125,14 +123,13 @@ class PointStore(PointHistory):
         *,
         keep: int = KEEP,
         age_ns: int = NO_AGE,
-        series_max: int = SERIES_MAX,
         rules: Sequence[RollupRule] = (),
         recent_max: int = RECENT_MAX,
         wall_ns: Callable[[], int],
     ) -> None:
         super().__init__(PointRows(store.store), age_ns=age_ns, wall_ns=wall_ns)
         self._store, self._intake = store, intake
-        self._keep, self._series_max = keep, series_max
+        self._keep = keep
         self._known: dict[tuple[str, str], Kept] = {}
         self._places: list[Kept] = []
         self._place_of: dict[tuple[str, str], int] = {}
@@ -195,10 +192,6 @@ class PointStore(PointHistory):
         return place
 
     def _enter(self, series: Series) -> Kept:
-        if len(self._known) >= self._series_max:
-            raise RecordError(
-                f"more than {self._series_max} series kept at this edge; raise [series] max"
-            )
         kept = Kept(series, len(self._places), self._keep)
         name = (series.entity, series.key)
         self._known[name] = kept

@@ -41,8 +41,8 @@ class Box:
     def open(self) -> None:
         self.store = EdgeStore(self.path, databases=(DATABASE,))
         self.points = PointStore(
-            self.store, Intake(self.store.series), keep=self.keep, age_ns=self.age_ns,
-            series_max=self.series_max, recent_max=self.recent_max, wall_ns=lambda: self.now_ns,
+            self.store, Intake(self.store.series, series_max=self.series_max), keep=self.keep,
+            age_ns=self.age_ns, recent_max=self.recent_max, wall_ns=lambda: self.now_ns,
         )  # fmt: skip
 
     def reopen(self) -> None:
@@ -232,8 +232,20 @@ def test_only_so_many_of_the_future_are_kept(box: Box) -> None:
 def test_series_are_limited(tmp_path: Path) -> None:
     box = Box(tmp_path / "store", series_max=2)
     box.put(("a", NOW, 1.0), ("b", NOW, 1.0))
-    with pytest.raises(RecordError, match="more than 2 series"):
+    with pytest.raises(RecordError, match="2 series already"):
         box.put(("c", NOW, 1.0))
+    box.store.close()
+
+
+def test_what_is_kept_stays_where_the_limit_is_lowered_below_it(tmp_path: Path) -> None:
+    box = Box(tmp_path / "store")
+    box.put(("a", NOW, 1.0), ("b", NOW, 1.0), ("c", NOW, 1.0))
+    box.series_max = 2
+    box.reopen()
+    box.put(("a", NOW + 1, 2.0), ("c", NOW + 1, 2.0))
+    assert box.readings("c") == [(NOW, 1.0), (NOW + 1, 2.0)]
+    with pytest.raises(RecordError):
+        box.put(("d", NOW, 1.0))
     box.store.close()
 
 
