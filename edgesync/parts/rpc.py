@@ -95,8 +95,7 @@ class RpcPart(Part):
 
     def open(self) -> None:
         """Take in the calls that wait, and be whom the link gives new ones."""
-        store = self.context.recorder.store.store
-        rows = store.scan(DATABASE, limit=1 << 20)
+        rows = self.context.recorder.store.rows(DATABASE)
         self.queue = CallQueue([msgspec.msgpack.decode(raw, type=Call) for _, raw in rows])
         # Each start counts from elsewhere: a store that is new, or a copy put back, does not know
         # which numbers were given before, and a device may still answer what it was called by one.

@@ -13,7 +13,7 @@ stores and sends everything, as one without rules does.
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -67,8 +67,6 @@ STEPS_OF_A_MESSAGE: Final = 10
 # and before anything else is done.
 TICK_S: Final = 1.0
 RETRY_S: Final = 0.01
-# Restored in pieces.
-ROWS: Final = 1000
 
 Begin = Callable[[Now], Run]
 
@@ -118,7 +116,7 @@ class RulesPart(Part):
     # -- life ------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        self._state.restore(self._rows(), self._now())
+        self._state.restore(self.context.recorder.store.rows(DATABASE), self._now())
         if self._place is None:
             return
         self._seen = stamp(self._place)
@@ -144,12 +142,6 @@ class RulesPart(Part):
             nursery.start_soon(self._keep_time)
             task_status.started()
             await self._work()
-
-    def _rows(self) -> Iterator[tuple[bytes, bytes]]:
-        store, start = self.context.recorder.store.store, b""
-        while rows := store.scan(DATABASE, start, limit=ROWS):
-            yield from rows
-            start = rows[-1][0] + b"\0"
 
     def _now(self) -> Now:
         return Now(self.context.wall_ns(), self.context.monotonic_ns())

@@ -9,7 +9,7 @@ import logging
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Literal, Self
@@ -199,6 +199,13 @@ class EdgeStore:
                 )
             except DamagedRecord as damaged:
                 self.quarantine(lane, damaged.seq)
+
+    def rows(self, database: str) -> Iterator[tuple[bytes, bytes]]:
+        """Return all rows of a database; the store gives 4 MiB of them at once."""
+        start = b""
+        while rows := self.store.scan(database, start):
+            yield from rows
+            start = rows[-1][0] + b"\0"
 
     def quarantine(self, lane: Lane, seq: int) -> None:
         """Put a loss record in place of the damaged record, and its bytes aside (I14)."""

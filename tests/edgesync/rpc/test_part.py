@@ -103,6 +103,18 @@ async def test_calls_go_in_their_order_over_restarts(tmp_path: Path) -> None:
         assert [call.number for call in rpc.queue.open_calls()] == placed
 
 
+async def test_all_calls_that_may_wait_are_there_after_a_restart(tmp_path: Path) -> None:
+    """Together they are larger than what the store gives at once."""
+    params = "x" * 48_000
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        for _ in range(100):
+            await rpc.place("pump", "go", params, timeout_s=600, one_way=False, ended=print)
+    async with Hub(tmp_path).node() as node:
+        rpc = node.part("rpc")
+        assert len(rpc.queue) == len(list(rpc.queue.open_calls())) == 100
+
+
 @pytest.mark.parametrize("is_of_the_hub", [False, True])
 async def test_what_made_room_for_a_call_is_gone_from_the_disk_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_of_the_hub: bool
