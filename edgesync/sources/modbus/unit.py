@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 import trio
 
-from edgesync.errors import StoreFull
+from edgesync.errors import RecordError, StoreCorrupt, StoreError, StoreUnwritable
 from edgesync.model import EntityType, Event, EventType, Reading
 from edgesync.report import Reporter
 from edgesync.sources.base import BreakerState, Sink, SourceState, SourceStatus
@@ -45,6 +45,8 @@ PARTS_IN_VAIN_MAX: Final = 64
 FOR_GOOD: Final = frozenset({1, 2, 3})
 # A connection younger than this is not renewed for a probe.
 RENEW_AGE_S: Final = 5.0
+# No refusal of readings: the process ends, and the store is opened anew.
+DISK_FAILS: Final = (StoreUnwritable, StoreCorrupt)
 
 
 class _Busy(Exception):
@@ -501,8 +503,11 @@ class Unit:
     async def _store(self, sink: Sink, readings: Sequence[Reading], due_s: float) -> None:
         try:
             await sink.readings(readings)
-        except StoreFull as problem:
-            # The policy of a full store is the sink's; ours is to be there when it has room.
+        except DISK_FAILS:
+            raise
+        except (StoreError, RecordError) as problem:
+            # The policy of a full store is the sink's; ours is to be there when it has room. What
+            # is refused for another reason costs the others of this edge nothing either (I8).
             self._counts["refused"] += len(readings)
             self._last_error = str(problem)
             return
@@ -550,6 +555,8 @@ class Unit:
         )  # fmt: skip
         try:
             await sink.event(event)
-        except StoreFull as error:
+        except DISK_FAILS:
+            raise
+        except (StoreError, RecordError) as error:
             self._last_error = str(error)
             self._notices.put_back(trio.current_time())

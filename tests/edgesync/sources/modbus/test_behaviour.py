@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from edgesync.errors import StoreFull
+from edgesync.errors import StoreError, StoreFull, StoreUnwritable, TooManySeries
 from edgesync.sources.base import BreakerState, SourceState, SourceStatus
 from edgesync.sources.modbus.settings import GroupSettings, PointSettings
 from edgesync.sources.simulate.server import Faults
@@ -292,33 +292,51 @@ async def test_what_did_not_change_over_an_outage_is_reported_again(
     assert (before, len(lab.notes.arrivals["d1"])) == (1, 2)
 
 
-async def test_a_full_store_stops_no_polling_and_loses_the_deadband_memory_of_nothing(
-    autojump_clock: MockClock,
+REFUSALS = [
+    StoreFull(used_bytes=1, limit_bytes=1),
+    TooManySeries("d1", "P0", 1),
+    StoreError("what was changed is taken back"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda one: type(one).__name__)
+async def test_a_refusal_stops_no_polling_and_loses_the_deadband_memory_of_nothing(
+    autojump_clock: MockClock, refusal: Exception
 ) -> None:
     lab = Lab(device(1, deadband=0.0))
-    lab.notes.refuse = StoreFull(used_bytes=1, limit_bytes=1)
+    lab.notes.refuse = refusal
     async with running(lab):
         await trio.sleep(5.5)
         refused = status(lab)
         lab.notes.refuse = None
         await trio.sleep(3)
     assert (refused.refused, refused.readings, refused.state) == (30, 0, SourceState.ONLINE)
+    assert refused.last_error == str(refusal)
     assert len(lab.notes.arrivals["d1"]) == 1, "offered again once there is room, then unchanged"
 
 
-async def test_a_device_that_goes_away_while_the_store_is_full_is_told_of_later(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda one: type(one).__name__)
+async def test_a_device_that_goes_away_while_events_are_refused_is_told_of_later(
+    autojump_clock: MockClock, refusal: Exception
 ) -> None:
     lab = Lab(device(1))
     async with running(lab):
         await trio.sleep(3.5)
-        lab.notes.refuse = StoreFull(used_bytes=1, limit_bytes=1)
+        lab.notes.refuse = refusal
         lab.is_reachable = False
         await lab.server.drop_all()
         await trio.sleep(30)
         lab.notes.refuse = None
         await trio.sleep(64)
     assert lab.notes.states("d1") == ["online", "offline"]
+
+
+async def test_a_disk_that_refuses_ends_the_source(autojump_clock: MockClock) -> None:
+    lab = Lab(device(1))
+    lab.notes.refuse = StoreUnwritable(path="store", problem="read-only")
+    with pytest.RaisesGroup(StoreUnwritable, flatten_subgroups=True):
+        async with running(lab):
+            await trio.sleep(5)
 
 
 async def test_pauses_between_requests_are_kept(autojump_clock: MockClock) -> None:
