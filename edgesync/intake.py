@@ -1,6 +1,7 @@
 """Readings into records: grouped by time and type, each series declared before its first use."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from edgesync._native import batch, intake
@@ -71,31 +72,45 @@ class Intake:
         Raises RecordError, naming the reading, for one that cannot be stored, TooManySeries beyond
         the limit; then `write` must not be used.
         """
+        with self.all_or_none():
+            return self._stage(write, readings, lane)
+
+    @contextlib.contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Let names of what is staged in the block take up no room if that is refused."""
         known = len(self._ids)
         try:
-            return self._stage(write, readings, lane)
+            yield
         except RecordError:
-            for name in list(self._ids)[known:]:  # a refused call takes up no room
+            for name in list(self._ids)[known:]:
                 del self._ids[name], self._numbers[name]
             raise
 
     def within_limit(self, readings: Sequence[Reading]) -> Sequence[Reading]:
         """Return `readings` without those of series beyond the limit, which are counted."""
+        return self.within_limit_together([readings])[0]
+
+    def within_limit_together(
+        self, groups: Sequence[Sequence[Reading]]
+    ) -> Sequence[Sequence[Reading]]:
+        """Do as `within_limit` does for groups that are stored at once; the first go before."""
         room = self._series_max - len(self._ids)
-        new = {(one.entity, one.key) for one in readings} - self._ids.keys()
+        new = {(one.entity, one.key) for some in groups for one in some} - self._ids.keys()
         if len(new) <= room:
-            return readings
+            return groups
         admitted: set[tuple[str, str]] = set()
-        kept = []
-        for one in readings:
-            name = (one.entity, one.key)
-            if name in new and name not in admitted:
-                if len(admitted) >= room:
-                    self.refused += 1
-                    continue
-                admitted.add(name)
-            kept.append(one)
-        return kept
+        return [[one for one in some if self._admits(one, new, admitted, room)] for some in groups]
+
+    def _admits(
+        self, one: Reading, new: Set[tuple[str, str]], admitted: set[tuple[str, str]], room: int
+    ) -> bool:
+        name = (one.entity, one.key)
+        if name in new and name not in admitted:
+            if len(admitted) >= room:
+                self.refused += 1
+                return False
+            admitted.add(name)
+        return True
 
     def stage_names(self, write: Write, readings: Iterable[Reading]) -> list[Series]:
         """Add to `write` what the hub must be told of the series of `readings`, not the readings.

@@ -192,14 +192,15 @@ class Recorder(Part):
         database  where `rows` are put
         """
         write = Write()
-        staged = [
-            (readings, self.intake.stage(write, readings, lane))
-            for lane, readings in pushed.items()
-        ]
-        # Of a series that is kept and sent, what is sent is shown.
-        staged.insert(0, (kept, Staged(self.intake.stage_names(write, kept))))
-        for event, lane in told:
-            write.append(lane, RecordKind.EVENT, self._encoded(event))
+        with self.intake.all_or_none():
+            staged = [
+                (readings, self.intake.stage(write, readings, lane))
+                for lane, readings in pushed.items()
+            ]
+            # Of a series that is kept and sent, what is sent is shown.
+            staged.insert(0, (kept, Staged(self.intake.stage_names(write, kept))))
+            for event, lane in told:
+                write.append(lane, RecordKind.EVENT, self._encoded(event))
         write.put_all(database, rows)
         with self._points_keeping(write, kept) if kept else contextlib.nullcontext():
             tails = await self.store.submit(write)

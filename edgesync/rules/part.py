@@ -401,13 +401,11 @@ class RulesPart(Part):
                     alarms.append(alarm)
                 case _:
                     outward.append(effect)
-        admitted = recorder.intake.within_limit
         rows = self._state.changes()
         if kept or pushed or told or rows:
-            await recorder.store_together(
-                admitted(kept), {lane: admitted(some) for lane, some in pushed.items()}, told,
-                DATABASE, rows,
-            )  # fmt: skip
+            here, *away = recorder.intake.within_limit_together([kept, *pushed.values()])
+            sent = dict(zip(pushed, away, strict=True))
+            await recorder.store_together(here, sent, told, DATABASE, rows)
         self._state.confirm()
         self._facts.confirm()
         await self._facts.share(alarms)

@@ -17,10 +17,11 @@ from edgesync._native import batch
 from edgesync.demo.cable import open_cable
 from edgesync.entities.alarms import Alarm, all_alarms, plan_clear
 from edgesync.entities.view import SpaceView
-from edgesync.errors import StoreFull
+from edgesync.errors import StoreFull, TooManySeries
 from edgesync.model import Action, EntityType, Lane, RecordKind
 from edgesync.rules.defaults import default_chain
 from edgesync.serve.http import health, metrics
+from edgesync.sources.sink import GatheringSink
 from edgesync.status import RulesStatus
 from tests.edgesync.rules.chains import Node, exported
 from tests.sites import Sites, settle, until
@@ -611,3 +612,32 @@ async def test_of_a_series_that_is_kept_and_sent_what_is_sent_is_shown(tmp_path:
             held = node.recorder.context.image.newest("m", "P")
             assert held is not None
             assert held.value == pushed.value
+
+
+async def test_the_series_limit_is_one_for_what_a_chain_keeps_and_what_it_sends(
+    tmp_path: Path,
+) -> None:
+    """One place is left, and the chain sends what it keeps by a second name."""
+    renamed: Node = (
+        "transform.TbRenameKeysNode", "Rename",
+        {"renameIn": "DATA", "renameKeysMapping": {"a": "b"}},
+    )  # fmt: skip
+    chain = exported([SAVE, renamed, PUSH], [(0, 1, "Success"), (1, 2, "Success")])
+    async with opened(tmp_path, site(tmp_path, chain) | {"series": {"max": 1}}) as node:
+        async with trio.open_nursery() as nursery:
+            sink = GatheringSink(node, nursery)
+            for value in (1.0, 2.0):
+                await sink.readings([reading("a", value)])
+        assert [one.value for one in node.latest()] == [2.0]
+        assert sent(node) == []
+        assert node.status().series_refused == 2
+
+
+async def test_what_is_refused_together_takes_up_no_room(tmp_path: Path) -> None:
+    settings = site(tmp_path, exported([SAVE, PUSH], [(0, 1, "Success")]))
+    async with opened(tmp_path, settings | {"series": {"max": 2}}) as node:
+        kept, pushed = [reading("a", 1.0)], [reading("b", 1.0), reading("c", 1.0)]
+        with pytest.raises(TooManySeries):
+            await node.recorder.store_together(kept, {Lane.BULK: pushed}, [], "meta", {})
+        await node.ingest([reading("d", 1.0), reading("e", 1.0)])
+        assert sent(node) == [("d", 1.0), ("e", 1.0)]
