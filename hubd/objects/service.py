@@ -88,7 +88,7 @@ class Sessions(Protocol):
 
 
 class ObjectService:
-    """See the module. `run` lasts until cancelled or the link is closed.
+    """See the module. `run` lasts until cancelled.
 
     refused  parts that were asked for and not sent, since the start
     """

@@ -156,7 +156,7 @@ class HubTunnel:
 
 
 class Tunnels:
-    """See the module. `run` lasts until cancelled or the link is closed.
+    """See the module. `run` lasts until cancelled.
 
     note   puts an entry into the audit (`hubd.registry.audit.Audit.note`), in a thread
     """
