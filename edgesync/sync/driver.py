@@ -247,6 +247,7 @@ class SyncDriver:
                 hangup = await self._one_session(link)
                 is_stable = trio.current_time() - began >= self._stable_s
                 pause_s = self._judge(hangup, has_served=is_stable or self._durable() > had)
+            self._poke = trio.Event()  # whoever asks from here on wants no pause
             while not self._settled.is_set():
                 await self._settled.wait()  # a fork must be durable before the next greeting
             if self._inbound_queue is not None:
@@ -324,7 +325,6 @@ class SyncDriver:
         return max(self._backoff.next_s() if pauses else 0.0, hangup.retry_after_s)
 
     async def _pause(self, seconds: float) -> None:
-        self._poke = trio.Event()
         with trio.move_on_after(seconds):
             await self._poke.wait()
 

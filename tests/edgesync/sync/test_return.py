@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from edgesync import EdgeNode
 from edgesync.store.journal import EdgeStore
@@ -141,6 +141,30 @@ async def test_a_hub_that_refuses_is_asked_ever_more_seldom(
     begun = len(greetings.at)
     await trio.sleep(HOUR_S)
     assert 4 + 1 + 10 <= len(greetings.at) - begun <= 5 + 1 + 12
+
+
+async def test_who_asks_for_a_session_while_the_disk_is_waited_for_has_no_pause_after_it(
+    autojump_clock: MockClock, greetings: Greetings
+) -> None:
+    driver = greetings._driver
+
+    def refuse_with_chores(hello: Hello) -> Message:
+        driver._settled = trio.Event()
+        return refuse(hello)
+
+    await greetings.last(HOUR_S)
+    driver.retry_now()  # what was asked for in a session is no reason to hurry after it
+    greetings.answer = refuse_with_chores
+    greetings.hub.cut()
+    greetings.hub.mend()
+    await greetings.another()
+    for is_asked_for in (True, False):
+        await wait_all_tasks_blocked()
+        if is_asked_for:
+            driver.retry_now()
+        asked_at = trio.current_time()
+        driver._settled.set()
+        assert (await greetings.another() - asked_at <= NOTICED_S) is is_asked_for
 
 
 async def test_sessions_that_do_not_hold_are_not_begun_anew_at_once(
