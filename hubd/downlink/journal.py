@@ -321,15 +321,16 @@ class Journal:
 
         A session that lasts must begin anew then.
         """
-        table, gone = tables.downlink_record, dict[str, int]()
-        before_ns = self._clock_ns() - max_age_ns
+        table, gone = tables.downlink_record.c, dict[str, int]()
+        old = table.created_ns < self._clock_ns() - max_age_ns
+        newest: dict[tuple[str, int], int] = {}
         with self._owned.write() as connection:
-            oldest = connection.execute(
-                sa.select(table.c.edge, table.c.lane, sa.func.max(table.c.seq))
-                .where(table.c.created_ns < before_ns)
-                .group_by(table.c.edge, table.c.lane)
-            ).all()
-            for edge, lane, upto in oldest:
+            # Grouped here: SQLite would group by walking all there is in the order of the key.
+            for edge, lane, seq in connection.execute(
+                sa.select(table.edge, table.lane, table.seq).where(old)
+            ):
+                newest[edge, lane] = max(seq, newest.get((edge, lane), 0))
+            for (edge, lane), upto in newest.items():
                 for _, first, last in self._give_up(connection, edge, lane, upto):
                     gone[edge] = gone.get(edge, 0) + last - first + 1
         return gone

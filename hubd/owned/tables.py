@@ -157,6 +157,7 @@ downlink_record: Final = sa.Table(
     sa.Column("origin", Text, nullable=False),
     sa.Column("body", Text, nullable=False),
     sa.Column("created_ns", sa.BigInteger, nullable=False),
+    sa.Index("downlink_record_by_time", "created_ns"),
 )
 
 # Calls of devices, see `edgesync/rpc/`. `params` and `answer` are JSON. `seq` is of the critical
@@ -186,6 +187,10 @@ rpc: Final = sa.Table(
     sa.Column("made_by", Text, nullable=False, server_default=""),
     sa.Index("rpc_by_edge", "tenant", "edge", "created_ns"),
     sa.Index("rpc_by_state", "state", "expires_ns"),
+    # What a floor of the edge passes: `edge_ns` is null of what is not there yet.
+    sa.Index("rpc_on_its_way", "edge", "edge_ns", "seq"),
+    # To count what is open and find what is too old from the index alone.
+    sa.Index("rpc_kept", "edge", "created_ns", "state", "is_one_way"),
 )
 
 # Up to where the log is in `rpc`, for the log of each generation.

@@ -1,5 +1,7 @@
 """Calls of devices in owned state, over both databases: made once, moved on by what edges tell."""
 
+import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,6 +23,7 @@ from hubd.downlink.delivery import Delivery
 from hubd.downlink.journal import DownlinkFull, Journal
 from hubd.errors import EdgeUnknown
 from hubd.log.memory import MemoryLog
+from hubd.owned.database import FILE
 from hubd.registry import Registry, open_registry
 from hubd.rpc import calls as calls_module
 from hubd.rpc.calls import CallRefused, Calls, CallView, NewCall
@@ -344,3 +347,40 @@ def test_a_clock_that_is_slewed_is_followed(calls: Calls, clock: Clock) -> None:
     found = calls.one("default", one.id)
     assert found is not None
     assert found.expires_ns == one.expires_ns
+
+
+def test_no_question_walks_the_calls_or_records_of_others(tmp_path: Path, clock: Clock) -> None:
+    """Each holds the registry's one lock: what it looks at is of one edge, or of one state."""
+    asked: list[tuple[str, tuple[object, ...]]] = []
+
+    def note(_connection: object, _cursor: object, sql: str, values: object, *_: object) -> None:
+        if isinstance(values, tuple) and not sql.startswith("INSERT"):
+            asked.append((sql, values))
+
+    with closing(open_registry(tmp_path)) as registry:
+        registry.enrolments.invite("barn", valid_s=900)
+        journal = Journal(registry.owned, clock_ns=clock)
+        calls = Calls(registry.owned, journal, clock_ns=clock, monotonic_ns=clock.monotonic_ns)
+        call, _ = calls.send("default", "barn", new())
+        sa.event.listen(registry.owned._engine, "before_cursor_execute", note)
+        calls.send("default", "barn", new())
+        calls.some(None, edge="barn")
+        calls.arrived("barn", Lane.CRITICAL, 1)
+        tell(calls, call, State.ANSWERED, 40, answer=Raw(b"1"))
+        calls.lost("barn", Lane.CRITICAL, 2, 2, "restored")
+        calls.expire()
+        clock.now += 3600 * SECOND
+        calls.expire()
+        journal.view("barn")
+        journal.waiting(["barn"], ("", 0, 0), 10)
+        journal.give_up_before("barn", 1)
+        journal.mark("barn", {Lane.CRITICAL: 1})
+        journal.give_up_old(1)
+        journal.clear("barn")
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        for sql, values in asked:
+            plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+            looked = [one for one in plan if re.search(r"\b(rpc|downlink_record)\b", one)]
+            assert not [one for one in looked if one.startswith("SCAN")], (sql, plan)
+            if "rpc.edge = ?" in sql:
+                assert all("edge=?" in one for one in looked), (sql, plan)
