@@ -49,8 +49,8 @@ class RpcService:
         self._tenant_of = tenant_of
         self._generation = hub_log.generation.hex()
         self._stored = 0  # the cursor as it is on disk
+        self._wanted = 0  # where the log wants that to be
         self._waiting: dict[str, trio.Event] = {}
-        self._is_pressed = False
 
     # -- asked -----------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class RpcService:
         return {"calls": self._stored}
 
     def press(self, position: int) -> None:
-        self._is_pressed = self._is_pressed or position > self._stored
+        self._wanted = max(self._wanted, position)
 
     # -- tasks -----------------------------------------------------------------------------------
 
@@ -146,13 +146,13 @@ class RpcService:
             for entry in entries
             for device, report in reports_in(entry)
         ]
-        if reports or self._is_pressed:
+        if reports or self._wanted > self._stored:
             await self._store(upto, reports)
         return upto
 
     async def _store(self, upto: int, reports: list[tuple[str, str, str, Report]]) -> None:
         self._wake(await trio.to_thread.run_sync(self.calls.take, self._generation, upto, reports))
-        self._stored, self._is_pressed = upto, False
+        self._stored = upto
 
     async def _keep_expiring(self) -> None:
         while True:

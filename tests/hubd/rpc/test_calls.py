@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from hubd.registry import Registry, open_registry
 from hubd.rpc import calls as calls_module
 from hubd.rpc.calls import CallRefused, Calls, CallView, NewCall
 from hubd.rpc.service import GIVEN_UP, RpcService
+from tests.hubd.log.test_contract import INCARNATION, NOWHERE, Lanes, drafts
 
 pytestmark = pytest.mark.feature("S24")
 
@@ -185,6 +186,29 @@ async def test_calls_are_given_up_with_their_records_and_no_others(calls: Calls)
     assert [(one.id, one.reason) for one in calls.some("default", state="EXPIRED")] == [
         (later[0].id, GIVEN_UP)
     ]
+
+
+async def test_the_cursor_is_stored_once_more_for_who_asks_while_it_is_stored(
+    registry: Registry,
+) -> None:
+    """Or the log could drop nothing for another CURSOR_S."""
+    hub_log, lane = MemoryLog(), Lanes(drafts(1, 2))
+
+    class Asked(Calls):
+        def take(
+            self, generation: str, position: int, reports: Sequence[tuple[str, str, str, Report]]
+        ) -> list[str]:
+            trio.from_thread.run_sync(service.press, position + 1)
+            return super().take(generation, position, reports)
+
+    calls = Asked(registry.owned, Journal(registry.owned))
+    service = RpcService(calls, Delivery(calls._journal), hub_log, lambda _edge: "default")
+    epoch = (await hub_log.open_session("barn", INCARNATION, NOWHERE)).epoch
+    service.press(1)
+    for seq in (1, 2):
+        await hub_log.append([lane.cut(seq, seq, epoch=epoch)])
+        assert await service._read(seq - 1) == seq
+        assert await service.cursors() == {"calls": seq}
 
 
 def test_when_it_was_on_the_edges_disk_is_noted(calls: Calls, clock: Clock) -> None:
