@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgesync.cli.ask import data_dir
-from edgesync.serve.control import NotRunning, ask
+from edgesync.serve.control import NoAnswer, NotRunning, ask
 
 
 @click.command(epilog="Example: edgesync top --interval 0.5   (Ctrl-C ends it)")
@@ -45,7 +45,7 @@ def _screens(folder: Path, interval: float) -> Iterator[Any]:
         try:
             now = ask(folder, "status")
             yield _screen(now, before)
-        except NotRunning as error:
+        except (NoAnswer, NotRunning) as error:
             now = None
             yield Text(str(error), style="red")
         before = now

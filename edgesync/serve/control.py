@@ -4,6 +4,7 @@ A Unix socket in the data directory, mode 0600: who may read the directory may a
 a line each way: {"ask": "status"} is answered {"ok": …}, or {"error": …, "remedy": …}.
 """
 
+import contextlib
 import logging
 import os
 import socket
@@ -35,6 +36,10 @@ class NotRunning(EdgesyncError):
         super().__init__(f"no daemon answers in {folder}; start one with `{start}`")
 
 
+class NoAnswer(EdgesyncError):
+    """A daemon runs, and its answer did not come: whether it did what was asked is not known."""
+
+
 async def serve_control(
     folder: Path,
     answers: Mapping[str, Answer],
@@ -58,8 +63,7 @@ async def serve_control(
     door = Door(name, ASKERS_MAX, reserved_max=ASKERS_MAX)
 
     async def handle(connection: trio.socket.SocketType) -> None:
-        with trio.move_on_after(IDLE_S):
-            await _converse(trio.SocketStream(connection), answers, mendable)
+        await _converse(trio.SocketStream(connection), answers, mendable)
 
     try:
         async with trio.open_nursery() as nursery:
@@ -75,18 +79,21 @@ async def _converse(
     answers: Mapping[str, Answer],
     mendable: tuple[type[Exception], ...],
 ) -> None:
+    """Answer until the other end has gone, or is idle; an answer takes as long as it takes."""
     pending = b""
     async with stream:
-        try:
-            async for data in stream:
+        with contextlib.suppress(trio.TooSlowError, trio.BrokenResourceError):
+            while len(pending) <= LINE_BYTES_MAX:
+                with trio.fail_after(IDLE_S):
+                    data = await stream.receive_some()
+                if not data:
+                    return
                 pending += data
                 while b"\n" in pending:
                     line, _, pending = pending.partition(b"\n")
-                    await stream.send_all(await _answer(line, answers, mendable) + b"\n")
-                if len(pending) > LINE_BYTES_MAX:
-                    return
-        except trio.BrokenResourceError:
-            return
+                    reply = await _answer(line, answers, mendable)
+                    with trio.fail_after(IDLE_S):
+                        await stream.send_all(reply + b"\n")
 
 
 async def _answer(
@@ -111,30 +118,39 @@ async def _answer(
 
 
 def ask_hub(data_dir: Path, question: str, **facts: Any) -> Any:
-    """Ask the hub of `data_dir` from a plain program; raises NotRunning or EdgesyncError."""
+    """Ask the hub of `data_dir` from a plain program; raises as `ask` does."""
     return _ask(data_dir / HUB, NotRunning(data_dir, start="hubd run"), question, facts)
 
 
 def ask(data_dir: Path, question: str, **facts: Any) -> Any:
-    """Ask the edge of `data_dir` from a plain program; raises NotRunning or EdgesyncError."""
+    """Ask the edge of `data_dir` from a plain program.
+
+    Raises NotRunning, NoAnswer, and EdgesyncError for an answer that is a refusal.
+    """
     return _ask(data_dir / EDGE, NotRunning(data_dir), question, facts)
 
 
 def _ask(path: Path, absent: NotRunning, question: str, facts: Mapping[str, Any]) -> Any:
     line = msgspec.json.encode({"ask": question, **facts}) + b"\n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stream:
-        stream.settimeout(float(facts.get("timeout_s", 30.0)) + 5.0)
+        timeout_s = float(facts.get("timeout_s", 30.0)) + 5.0
+        stream.settimeout(timeout_s)
         try:
             stream.connect(os.fspath(path))
+        except OSError as error:
+            raise absent from error
+        try:
             stream.sendall(line)
             reply = b""
             while not reply.endswith(b"\n"):
                 data = stream.recv(65536)
                 if not data:
-                    raise absent
+                    raise ConnectionResetError
                 reply += data
+        except TimeoutError as error:
+            raise NoAnswer(f"the daemon has not answered in {timeout_s:.0f} s") from error
         except OSError as error:
-            raise absent from error
+            raise NoAnswer("the daemon ended before it had answered; see its log") from error
     found = msgspec.json.decode(reply, type=dict[str, Any])
     if "error" in found:
         raise EdgesyncError(found["error"])
