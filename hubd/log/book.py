@@ -3,11 +3,15 @@
 One set of decisions for every implementation of the log: gap, chain, epoch, doubles. `Shelf` is
 where what is not in memory is looked up; what a decision changes is listed in `Changes`, to be
 written in the same step as the entries (I4).
+
+Event ids that are stored are known for ever, in blocks of 1,024 numbers of an origin, one bit a
+number. A block that is whole is one bit of a block of blocks and needs no row of its own, so a
+million records in sequence leave a row or two. What a batch costs follows from its own numbers,
+however many are known (I7).
 """
 
-import bisect
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -22,8 +26,12 @@ ROW: Final = struct.Struct("<I8xQQQ")
 LENGTH_BYTES: Final = 4
 
 LaneKey = tuple[str, bytes, int]
-IdKey = tuple[str, int]
-Interval = tuple[int, int]
+# edge, origin, level, block; bits stand for numbers at level 0, for whole blocks at level 1
+IdKey = tuple[str, int, int, int]
+
+NUMBERS, BLOCKS = 0, 1
+BLOCK_BITS: Final = 1024
+WHOLE: Final = (1 << BLOCK_BITS) - 1
 
 # Cold keys kept in memory: beyond it the book forgets and looks up again (I7).
 CACHED_MAX: Final = 100_000
@@ -37,7 +45,7 @@ class Shelf(Protocol):
 
     def epoch(self, edge: str) -> int: ...
     def lane(self, key: LaneKey) -> LaneFloor | None: ...
-    def ids(self, key: IdKey) -> list[Interval]: ...
+    def ids(self, key: IdKey) -> int: ...
 
 
 class Piece(msgspec.Struct, frozen=True):
@@ -70,7 +78,7 @@ class Book:
         self._shelf = shelf
         self.epochs: dict[str, int] = {}
         self.lanes: dict[LaneKey, LaneFloor] = {}
-        self.ids: dict[IdKey, list[Interval]] = {}
+        self.ids: dict[IdKey, int] = {}
 
     def forget(self) -> None:
         self.epochs.clear()
@@ -78,7 +86,12 @@ class Book:
         self.ids.clear()
 
     def bound(self) -> None:
-        """Keep memory bounded; call it between groups, when everything is durable."""
+        """Keep memory bounded; call it between groups, when everything is durable.
+
+        A block of ids is 128 bytes of bits at the most, whatever numbers an edge chooses; of those
+        that are far from each other each is in a block of its own. Beyond the bound all is
+        forgotten, of all edges, and their next batches look up their lanes and blocks once.
+        """
         if len(self.lanes) + len(self.ids) + len(self.epochs) > CACHED_MAX:
             self.forget()
 
@@ -179,50 +192,82 @@ class Book:
             run = []
         return pieces + _packed(asked, run, seq)
 
-    def _intervals(self, key: IdKey) -> list[Interval]:
+    def _block(self, key: IdKey) -> int:
         if key not in self.ids:
-            self.ids[key] = self._shelf.ids(key)
+            self.ids[key] = WHOLE if self._is_whole(key) else self._shelf.ids(key)
         return self.ids[key]
+
+    def _is_whole(self, key: IdKey) -> bool:
+        edge, origin, level, block = key
+        if level == BLOCKS:
+            return False
+        above, bit = divmod(block, BLOCK_BITS)
+        return bool(self._block((edge, origin, BLOCKS, above)) >> bit & 1)
 
     def _is_known(self, edge: str, ids: tuple[int, int, int]) -> bool:
         """Whether any number of the range is stored already."""
         origin, first, last = ids
-        known = self._intervals((edge, origin))
-        place = bisect.bisect_right(known, (first, 1 << 64)) - 1
-        if place >= 0 and known[place][1] >= first:
-            return True
-        return place + 1 < len(known) and known[place + 1][0] <= last
+        for block, bits in bits_by_block(first, last):
+            if self._block((edge, origin, NUMBERS, block)) & bits:
+                return True
+        return False
 
     def _add_ids(
         self, edge: str, numbers: Iterable[tuple[int, int, int]], changes: Changes
     ) -> None:
-        """Note what is stored now; each origin is sorted once, however many ranges came (I7)."""
-        fresh: dict[int, list[Interval]] = {}
+        """Note what is stored now; each block is set once, however many ranges came."""
+        fresh: dict[tuple[int, int], int] = {}
         for origin, first, last in numbers:
-            fresh.setdefault(origin, []).append((first, last))
-        for origin, intervals in fresh.items():
-            key = (edge, origin)
-            known = self._intervals(key)
-            if known and len(intervals) == 1 and known[-1][1] + 1 == intervals[0][0]:
-                known[-1] = (known[-1][0], intervals[0][1])  # the usual case: the next numbers
-            else:
-                self.ids[key] = merged([*known, *intervals])
-            changes.ids.add(key)
+            for block, bits in bits_by_block(first, last):
+                fresh[origin, block] = fresh.get((origin, block), 0) | bits
+        for (origin, block), bits in fresh.items():
+            self._set((edge, origin, NUMBERS, block), bits, changes)
+
+    def _set(self, key: IdKey, bits: int, changes: Changes) -> None:
+        before = self._block(key)
+        self.ids[key] = after = before | bits
+        if after == before:
+            return
+        changes.ids.add(key)
+        edge, origin, level, block = key
+        if level == NUMBERS and after == WHOLE:
+            above, bit = divmod(block, BLOCK_BITS)
+            self._set((edge, origin, BLOCKS, above), 1 << bit, changes)
 
 
 class ChainDiffers(Exception):
     """The batch does not continue what is stored."""
 
 
-def merged(intervals: Iterable[Interval]) -> list[Interval]:
-    """Return `intervals` sorted, with those that touch or overlap made one."""
-    result: list[Interval] = []
-    for first, last in sorted(intervals):
-        if result and first <= result[-1][1] + 1:
-            result[-1] = (result[-1][0], max(last, result[-1][1]))
+def bits_by_block(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Yield each block that has numbers of `first .. last`, and their bits in it."""
+    while first <= last:
+        block, bit = divmod(first, BLOCK_BITS)
+        count = min(last + 1 - first, BLOCK_BITS - bit)
+        yield block, (1 << count) - 1 << bit
+        first += count
+
+
+def blocks_of(intervals: Iterable[tuple[int, int]]) -> dict[tuple[int, int], int]:
+    """Return (level, block) with its bits, of ranges of numbers between which there are others.
+
+    What it costs does not follow from how long a range is, as whole blocks are ranges themselves.
+    """
+    found: dict[tuple[int, int], int] = {}
+
+    def add(level: int, first: int, last: int) -> None:
+        for block, bits in bits_by_block(first, last):
+            found[level, block] = found.get((level, block), 0) | bits
+
+    for first, last in intervals:
+        begin, end = -(-first // BLOCK_BITS), (last + 1) // BLOCK_BITS
+        if begin < end:
+            add(NUMBERS, first, begin * BLOCK_BITS - 1)
+            add(BLOCKS, begin, end - 1)
+            add(NUMBERS, end * BLOCK_BITS, last)
         else:
-            result.append((first, last))
-    return result
+            add(NUMBERS, first, last)
+    return found
 
 
 def _split(rows: bytes) -> Iterable[tuple[bytes, int, int, int]]:

@@ -3,11 +3,15 @@ r"""The hub's log in one LMDB environment: the same compiled store as the edge's
     entries    position u64 BE                     -> header (msgpack) and payload
     lanes      edge \0 incarnation[16] lane u8     -> floor u64, chain u64, safe u64
     sessions   edge                                -> epoch u64
-    ids        edge \0 origin u64 BE               -> intervals of numbers, (first u64, last u64)*
+    ids        \0 edge \0 origin u64 BE level u8
+                              block u64 BE         -> bits of the numbers, or of the whole blocks
     facts      name                                -> generation, those before, the newest backup
 
 Every value begins with the CRC-32 of key and value (I14). Appends that come while a commit is under
 way wait and go into the next one together: one sync for all edges.
+
+An earlier version wrote ids as `edge \0 origin u64 BE` -> (first u64, last u64)*; such rows are
+taken over once, when the log is opened.
 """
 
 import logging
@@ -39,7 +43,17 @@ from hubd.log.base import (
     NotAppended,
     Session,
 )
-from hubd.log.book import EPOCHS_SKIPPED, Book, Changes, IdKey, Interval, LaneKey, Piece
+from hubd.log.book import (
+    EPOCHS_SKIPPED,
+    NUMBERS,
+    WHOLE,
+    Book,
+    Changes,
+    IdKey,
+    LaneKey,
+    Piece,
+    blocks_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +66,8 @@ U64: Final = struct.Struct("<Q")
 LANE_VALUE: Final = struct.Struct("<3Q")
 INTERVAL: Final = struct.Struct("<2Q")
 HEADER_LENGTH: Final = struct.Struct("<H")
+# Where rows of an earlier version begin: no name of an edge begins with \0, as rows of blocks do.
+OLD_IDS: Final = b"\1"
 
 # Batches decided in one go; the rest waits for the next commit (I7).
 GROUP_BATCHES_MAX: Final = 1024
@@ -95,8 +111,17 @@ def lane_key(key: LaneKey) -> bytes:
 
 
 def ids_key(key: IdKey) -> bytes:
-    edge, origin = key
-    return edge.encode() + b"\0" + origin.to_bytes(8, "big")
+    edge, origin, level, block = key
+    return b"\0%b\0%b%c%b" % (
+        edge.encode(),
+        origin.to_bytes(8, "big"),
+        level,
+        block.to_bytes(8, "big"),
+    )
+
+
+def packed_bits(bits: int) -> bytes:
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
 class StoreShelf:
@@ -126,9 +151,8 @@ class StoreShelf:
         floor, chain, safe = LANE_VALUE.unpack(value)
         return LaneFloor(floor=floor, chain=chain, safe=safe)
 
-    def ids(self, key: IdKey) -> list[Interval]:
-        value = self._get(IDS, ids_key(key)) or b""
-        return [(first, last) for first, last in INTERVAL.iter_unpack(value)]
+    def ids(self, key: IdKey) -> int:
+        return int.from_bytes(self._get(IDS, ids_key(key)) or b"", "little")
 
 
 class _Asked:
@@ -193,8 +217,27 @@ class LmdbLog:
         self._head = int.from_bytes(newest[0][0], "big") if newest else 0
         self._written = self._head
         self._oldest, self._oldest_at_ns, self._dropped = self._find_oldest(), 0, 0
+        if not readonly:
+            self._take_over_intervals()
         self.generation = self._load_generation(readonly)
         self.newest_backup: Backup | None = self._load_backup()
+
+    def _take_over_intervals(self) -> None:
+        """Make rows of blocks of those that an earlier version wrote, some in each transaction."""
+        while rows := self._store.scan(IDS, OLD_IDS):
+            write = Write()
+            for key, sealed in rows:
+                edge, _, origin = key.partition(b"\0")
+                value = unseal(key, sealed)
+                if value is None:
+                    self._damaged(IDS, key)
+                intervals = INTERVAL.iter_unpack(value or b"")
+                for (level, block), bits in blocks_of(intervals).items():
+                    ids = edge.decode(), int.from_bytes(origin, "big"), level, block
+                    new = ids_key(ids)
+                    write.put(IDS, new, seal(new, packed_bits(bits)), essential=True)
+                write.delete(IDS, key)
+            self._commit.submit_sync(write)
 
     def _load_generation(self, readonly: bool) -> bytes:
         sealed = self._store.get(FACTS, GENERATION)
@@ -393,9 +436,11 @@ class LmdbLog:
             floors = LANE_VALUE.pack(stands.floor, stands.chain, stands.safe)
             write.put(LANES, key, seal(key, floors), essential=is_essential)
         for ids in changes.ids:
-            key = ids_key(ids)
-            packed = b"".join(INTERVAL.pack(*interval) for interval in self._book.ids[ids])
-            write.put(IDS, key, seal(key, packed))
+            key, bits = ids_key(ids), self._book.ids[ids]
+            if ids[2] == NUMBERS and bits == WHOLE:
+                write.delete(IDS, key)  # the block above says it
+            else:
+                write.put(IDS, key, seal(key, packed_bits(bits)))
         return write
 
     def _entry_bytes(self, piece: Piece) -> bytes:

@@ -8,7 +8,7 @@ from edgesync.model import RecordKind
 from edgesync_transport.lanes.window import LanePositions
 from edgesync_transport.messages import Lane, LaneFloor
 from hubd.log.base import Append, Appended, NotAppended, Session
-from hubd.log.book import Book, Changes, IdKey, Interval, LaneKey, Piece
+from hubd.log.book import Book, Changes, IdKey, LaneKey, Piece
 from tests.native.rowsmith import Draft, make_rows
 from tests.sim.downlink import SimEffects
 
@@ -133,7 +133,7 @@ class Stored:
         self.generation = generation
         self.epochs: dict[str, int] = {}
         self.lanes: dict[LaneKey, LaneFloor] = {}
-        self.ids: dict[IdKey, list[Interval]] = {}
+        self.ids: dict[IdKey, int] = {}
         self.pieces: list[Piece] = []
 
     def epoch(self, edge: str) -> int:
@@ -153,8 +153,8 @@ class _Shelf:
     def lane(self, key: LaneKey) -> LaneFloor | None:
         return self._stored.lane(key)
 
-    def ids(self, key: IdKey) -> list[Interval]:
-        return list(self._stored.ids.get(key, ()))
+    def ids(self, key: IdKey) -> int:
+        return self._stored.ids.get(key, 0)
 
 
 class SimLog:
@@ -196,7 +196,7 @@ class SimLog:
         for lane in changes.lanes:
             self.stored.lanes[lane] = self.book.lanes[lane]
         for ids in changes.ids:
-            self.stored.ids[ids] = list(self.book.ids[ids])
+            self.stored.ids[ids] = self.book.ids[ids]
         self.stored.pieces += changes.pieces
 
 

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -213,6 +214,17 @@ async def test_one_bad_batch_does_not_hurt_its_neighbours(log: Log) -> None:
     )
     assert [type(answer) for answer in answers] == [Appended, NotAppended, Appended]
     assert await numbers_in(log) == [(n, n) for n in range(1, 7)]
+
+
+async def test_numbers_that_begin_anew_do_not_hurt_who_shares_the_commit(log: Log) -> None:
+    """No store gives so many; a range of them ends beyond what 64 bits hold."""
+    top = 1 << 64
+    records = [Draft(RecordKind.EVENT, b"", 7, n % top) for n in range(top - 2, top + 2)]
+    lane, epoch = Lanes(records), await begin(log)
+    shed = (await log.open_session("shed", INCARNATION, NOWHERE)).epoch
+    other = msgspec.structs.replace(Lanes(drafts(1, 2)).cut(1, 2, epoch=shed), edge="shed")
+    answers = await log.append([lane.cut(1, 4, epoch=epoch), other])
+    assert [type(answer) for answer in answers] == [Appended, Appended]
 
 
 async def test_many_edges_share_commits(log: Log) -> None:

@@ -1,14 +1,16 @@
 """What the log on disk promises when a commit fails, a bit rots, or a backup is made meanwhile."""
 
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import closing
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 import trio
 import trio.lowlevel
@@ -21,7 +23,19 @@ from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec, Lane, LaneFloor
 from hubd.log import lmdb
 from hubd.log.base import Append, Appended, Backup, LogFull
-from hubd.log.lmdb import ENTRIES, FACTS, GENERATION, IDS, LANES, SESSIONS, LmdbLog, lane_key
+from hubd.log.book import Changes, IdKey
+from hubd.log.lmdb import (
+    ENTRIES,
+    FACTS,
+    GENERATION,
+    IDS,
+    LANES,
+    SESSIONS,
+    LmdbLog,
+    ids_key,
+    lane_key,
+    seal,
+)
 from hubd.log.retention import Policy, Retention
 from hubd.state import open_state
 from tests.hubd.log.dropper import LIMIT
@@ -193,13 +207,108 @@ async def test_appends_go_on_while_a_backup_is_copied(tmp_path: Path) -> None:
     await copied.aclose()
 
 
-async def test_forty_thousand_ranges_of_ids_are_sorted_once(log: LmdbLog) -> None:
+async def test_a_commit_writes_ids_by_what_is_new_and_not_by_what_is_known(log: LmdbLog) -> None:
+    """Odd numbers never join: 500 more a batch, for as long as an edge likes."""
+    touched: list[set[IdKey]] = []
+    write_out = log._written_out
+
+    def counted(changes: Changes) -> Write:
+        touched.append(changes.ids)
+        return write_out(changes)
+
+    log._written_out = counted  # type: ignore[method-assign]
+    records = [Draft(RecordKind.EVENT, b"", 7, 2 * n + 1) for n in range(20_000)]
+    lane, epoch = Lanes(records), await begin(log)
+    for first in range(1, 20_000, 500):
+        await only(log, lane.cut(first, first + 499, epoch=epoch))
+        rows = [log._store.get(IDS, ids_key(key)) or b"" for key in touched[-1]]
+        assert 0 < sum(map(len, rows)) < 300
+    assert max(map(len, touched)) <= 2
+
+
+async def test_forty_thousand_ranges_of_ids_are_a_row_for_each_block_of_them(log: LmdbLog) -> None:
     """Each range sorted into the others by itself would hold all edges for minutes."""
     records = [Draft(RecordKind.EVENT, b"", 7, 100_000 - 2 * n) for n in range(40_000)]
     lane, epoch = Lanes(records), await begin(log)
     answer = await only(log, lane.cut(1, 40_000, epoch=epoch))
     assert answer == Appended(position=1, floor=40_000, safe=40_000)
-    assert len(log._book.ids["barn", 7]) == 40_000
+    assert sum(bits.bit_count() for bits in log._book.ids.values()) == 40_000
+    assert 40_000 / 512 <= log._store.count(IDS) <= 40_000 / 512 + 2
+
+
+async def test_records_in_sequence_leave_three_rows_of_ids_however_many(log: LmdbLog) -> None:
+    lanes = [Lanes(drafts(first, first + 1999)) for first in range(1, 20_000, 2000)]
+    epoch = await begin(log)
+    floor = chain = 0
+    for lane in lanes:
+        cut = lane.cut(1, 2000, epoch=epoch)
+        floor += 2000
+        asked = msgspec.structs.replace(cut, first=floor - 1999, last=floor, prev_chain=chain)
+        assert isinstance(await only(log, asked), Appended)
+        chain = asked.last_chain
+    # The first block, as there is no number 0; the last one; and the block of those between.
+    assert log._store.count(IDS) == 3
+
+
+def known(log: LmdbLog, numbers: Iterable[int], origin: int = 7) -> list[int]:
+    return [n for n in numbers if log._book._is_known("barn", (origin, n, n))]
+
+
+async def test_ids_that_an_earlier_version_has_noted_are_known(tmp_path: Path) -> None:
+    """Its rows were all intervals of an origin, the longest far beyond a block."""
+    log = LmdbLog(tmp_path / "log")
+    lane = Lanes(drafts(1, 6))
+    await only(log, lane.cut(1, 6, epoch=await begin(log)))
+    await log.aclose()
+    intervals = [(1, 6), (9, 1024), (2047, 2047), (3000, 1 << 32), ((1 << 64) - 1, (1 << 64) - 1)]
+    with Store(str(tmp_path / "log"), databases=DATABASES) as store:
+        write = Write()
+        for key, _ in store.scan(IDS):
+            write.delete(IDS, key)
+        for origin in (7, 8, 1 << 63):
+            key = b"barn\0" + origin.to_bytes(8, "big")
+            row = b"".join(struct.pack("<2Q", *one) for one in intervals)
+            write.put(IDS, key, seal(key, row))
+        damaged = b"barn\0" + bytes(8)
+        write.put(IDS, damaged, bytes(20))
+        store.apply(write)
+    LmdbLog(tmp_path / "log", readonly=True).close()  # nothing is written by whoever looks only
+    log = LmdbLog(tmp_path / "log")
+    assert log.stats().damaged == 1
+    assert log._store.scan(IDS, b"barn") == []
+    ends = [end + step for one in intervals for end in one for step in (-1, 0, 1)]
+    asked = sorted({n for n in ends if 0 <= n < 1 << 64})
+    expected = [n for n in asked if any(first <= n <= last for first, last in intervals)]
+    for _ in range(2):
+        for origin in (7, 8, 1 << 63):
+            stored = [8] if origin == 7 and log.head == 2 else []
+            assert known(log, asked, origin) == sorted([*expected, *stored])
+        assert known(log, asked, 0) == []
+        # A fork tells all once more, and one record that is new: only that is stored.
+        forked = Lanes([*lane.records, *drafts(8, 8)])
+        session = await log.open_session("barn", b"another one here", NOWHERE)
+        asked_again = forked.cut(1, 7, epoch=session.epoch, incarnation=b"another one here")
+        assert isinstance(await only(log, asked_again), Appended)
+        assert log.head == 2
+        await log.aclose()
+        log = LmdbLog(tmp_path / "log")
+        assert log.stats().damaged == 0
+    await log.aclose()
+
+
+async def test_ids_that_were_noted_are_in_a_backup(tmp_path: Path) -> None:
+    log = LmdbLog(tmp_path / "log")
+    lane = Lanes(drafts(1, 3000))
+    await only(log, lane.cut(1, 3000, epoch=await begin(log)))
+    await log.backup(tmp_path / "copy")
+    await log.aclose()
+    copied = LmdbLog(tmp_path / "copy")
+    copied.renew_generation()
+    assert known(copied, range(4000)) == list(range(1, 3001))
+    epoch = await begin(copied, b"another one here")
+    again = lane.cut(1, 3000, epoch=epoch, incarnation=b"another one here")
+    assert await only(copied, again) == Appended(position=0, floor=3000, safe=3000)
+    await copied.aclose()
 
 
 async def test_a_fleet_that_comes_back_is_let_in_together(tmp_path: Path) -> None:
