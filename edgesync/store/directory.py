@@ -69,15 +69,20 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Let `path` hold `data`, for its owner alone: the old or the new, whole (OSError)."""
+def replace_file(path: Path, data: bytes) -> os.stat_result:
+    """Let `path` hold `data`, for its owner alone: the old or the new, whole (OSError).
+
+    Returns the status of that very file, whoever replaces it again meanwhile.
+    """
     draft = path.with_name(f"{path.name}.draft")
     with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
         out.write(data)
         out.flush()
         os.fsync(out.fileno())
+        written = os.fstat(out.fileno())
     draft.replace(path)
     sync_directory(path.parent)
+    return written
 
 
 def filesystem_of(path: Path) -> str:

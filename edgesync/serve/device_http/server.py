@@ -236,6 +236,7 @@ class DeviceHttpServer:
         asked = read_target(request.method.decode(), request.target.decode("ascii"))
         if asked.topic == PROVISION_REQUEST:
             return await self._provision(exchange, asked, request)
+        await self._follow_credentials()
         # Before the body: who is not known does not fill the memory.
         device = self._identify(asked.token, exchange.address)
         exchange.note_known()
@@ -274,7 +275,7 @@ class DeviceHttpServer:
 
     async def _provision(self, exchange: "_Exchange", asked: Asked, request: h11.Request) -> bytes:
         """Answer a device that asks for credentials, and is a stranger still."""
-        self._refresh_credentials()
+        await self._follow_credentials()
         if not self._credentials.current.provisions:
             self._rejected += 1
             raise Problem(HTTPStatus.NOT_FOUND, "nobody is provisioned at this edge")
@@ -301,6 +302,7 @@ class DeviceHttpServer:
                     else:
                         body, sent = await self._attributes.next_body(device.name)
                     # It may have been removed meanwhile, or its token have been given away.
+                    self._credentials.refresh()
                     self._identify(asked.token, exchange.address)
                     exchange.sent = sent
                     return body
@@ -338,11 +340,11 @@ class DeviceHttpServer:
         said = {"id": call.number, "method": call.method, "params": Raw(call.params)}
         return msgspec.json.encode(said), partial(rpc.delivered, device.name, call.number)
 
-    def _refresh_credentials(self) -> None:
+    async def _follow_credentials(self) -> None:
         now = trio.current_time()
         if now - self._looked_at >= CREDENTIALS_S:
             self._looked_at = now
-            self._credentials.refresh()
+            await self._credentials.follow()
 
     def _identify(self, token: str, address: str) -> Device:
         shown = token.encode(errors="replace")
@@ -352,7 +354,6 @@ class DeviceHttpServer:
                 HTTPStatus.TOO_MANY_REQUESTS,
                 f"too many wrong tokens from this address; again in {math.ceil(wait_s)} s",
             )
-        self._refresh_credentials()
         device = self._credentials.current.of_token(token)
         if device is None and self._credentials.refresh():  # it may have been provisioned
             device = self._credentials.current.of_token(token)

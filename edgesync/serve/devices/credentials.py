@@ -102,6 +102,7 @@ class Credentials:
         provisions: Sequence[ProvisionSettings] = (),
         provisioned: Sequence[DeviceSettings] = (),
     ) -> None:
+        self._settings, self._file = settings, file
         self._anonymous = Device(anonymous, is_anonymous=True) if anonymous else None
         self._tokens: dict[bytes, Device] = {}
         self._users: dict[str, list[DeviceSettings]] = {}
@@ -133,6 +134,14 @@ class Credentials:
                     continue
                 field = f"({one.name}, which was provisioned)"
                 raise ConfigError(file=file, field=field, **problem)
+
+    def with_provisioned(self, one: DeviceSettings) -> "Credentials":
+        """Return these and those of one more device; raises ConfigError."""
+        return Credentials(
+            self._settings, file=self._file,
+            anonymous=self._anonymous.name if self._anonymous is not None else "",
+            provisions=tuple(self.provisions.values()), provisioned=[*self.provisioned, one],
+        )  # fmt: skip
 
     def _add(self, one: DeviceSettings) -> Mapping[str, str] | None:
         alone = {

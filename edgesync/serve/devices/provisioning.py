@@ -38,6 +38,7 @@ from edgesync.serve.devices.credentials import (
 )
 from edgesync.serve.devices.guesses import Guesses
 from edgesync.serve.devices.values import BadPayload, checked_name, parse_json
+from edgesync.serve.followed import stamp_of
 from edgesync.store.directory import replace_file
 from edgesync.toml import FILE_BYTES_MAX
 
@@ -327,6 +328,7 @@ class Provisioning:
     def _make(self, request: Request, digest: str) -> tuple[DeviceSettings, bool]:
         """Read, decide and write, alone: there may be another door."""
         with self._alone():
+            stamps = self._credentials.stamps()
             credentials, questions = self._credentials.read(), self._questions()
             one, is_new = provision(
                 request, credentials, reserved=self._reserved,
@@ -339,7 +341,10 @@ class Provisioning:
                     raise ProvisionRefused("this edge has no room for more credentials")
                 # First what was asked: a kill in between leaves a question that nobody repeats.
                 self._keep_questions({**questions, one.name: (digest, self._now_s())})
-                replace_file(self._credentials.provisioned_path, raw)
+                with_one = credentials.with_provisioned(one)
+                written = replace_file(self._credentials.provisioned_path, raw)
+                # Or who owns the sockets would read all of it again, for each device.
+                self._credentials.offer([stamps[0], stamp_of(written)], with_one)
             return one, is_new
 
     def _forget_questions(self, names: Collection[str]) -> None:

@@ -39,6 +39,13 @@ class Identities:
         self._changed()
         return True
 
+    async def follow(self) -> bool:
+        """Do as `refresh` does, and read in a thread."""
+        if not await self._credentials.follow():
+            return False
+        self._changed()
+        return True
+
     def identify(self, client: Client, connect: Connect) -> Device:
         """Return whose credentials a client shows, also new ones; raises Refused."""
         if client.certificate is not None:  # which nobody guesses

@@ -434,8 +434,8 @@ class MqttServer:
         """End what has taken too long."""
         while True:
             await trio.sleep(TICK_S)
+            await self._identities.follow()
             now = trio.current_time()
-            self._identities.refresh()
             if self._tls is not None:
                 self._tls.refresh()
             for client in list(self._clients.values()):

@@ -1,5 +1,6 @@
 """Devices that make themselves credentials, at the doors for MQTT and HTTP."""
 
+import hashlib
 import json
 import tomllib
 from collections.abc import AsyncIterator, Mapping
@@ -13,13 +14,14 @@ from trio.testing import MockClock
 
 from edgesync.demo.site import free_ports
 from edgesync.serve.device_http.door import device_http_server
-from edgesync.serve.devices import guesses, provisioning
+from edgesync.serve.devices import credentials, guesses, provisioning
 from edgesync.serve.devices.credentials import (
     PROVISIONED_FILE,
     PROVISIONED_MAX,
     CredentialsFile,
 )
 from edgesync.serve.devices.provisioning import Provisioning, as_toml, read_request
+from edgesync.serve.devices.told import set_tokens
 from edgesync.serve.devices.values import BadPayload
 from edgesync.serve.mqtt import server as server_module
 from edgesync.serve.mqtt.packets import (
@@ -466,3 +468,58 @@ def test_a_file_of_as_many_as_there_may_be_is_read(tmp_path: Path) -> None:
 def test_a_request_is_bounded() -> None:
     with pytest.raises(BadPayload):
         read_request(json.dumps({"password": "x" * 300, "credentialsType": "MQTT_BASIC"}).encode())
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Reads of files of devices; True for those that hold up the whole edge."""
+    found: list[bool] = []
+    read_devices = credentials.read_devices
+
+    def counted(path: Path) -> credentials.DevicesFile:
+        found.append(trio.lowlevel.in_trio_run())
+        return read_devices(path)
+
+    monkeypatch.setattr(credentials, "read_devices", counted)
+    return found
+
+
+async def test_a_device_that_is_provisioned_costs_no_read_of_all_others(
+    tmp_path: Path, reads: list[bool]
+) -> None:
+    """Or each of many devices would hold up the whole edge for longer than the one before."""
+    async with opened(tmp_path) as door:
+        reads.clear()
+        async with provisioner(door) as client:
+            answers = [await asked(client, SCALES) for _ in range(3)]
+        for answer in answers:
+            async with door.client(token=answer["credentialsValue"]) as client:
+                assert await client.ask(telemetry({"w": 1})) == Puback(packet_id=1)
+        assert reads
+        assert reads.count(True) == 0
+        file = CredentialsFile(tmp_path / "mqtt-devices.toml", tmp_path / "data")
+        assert door.server.credentials.names == file.current.names
+        assert door.server.credentials.devices == file.current.devices
+
+
+async def test_a_token_of_the_hub_is_read_beside_the_edge(
+    tmp_path: Path, reads: list[bool]
+) -> None:
+    async with opened(tmp_path) as door:
+        reads.clear()
+        set_tokens(tmp_path / "data", {"Scale 9": hashlib.sha256(b"of the hub").hexdigest()})
+        await until(lambda: door.server.credentials.of_token("of the hub") is not None)
+        assert reads
+        assert reads.count(True) == 0
+
+
+async def test_what_the_files_say_by_then_counts_and_not_what_was_offered(tmp_path: Path) -> None:
+    """A device that is revoked while another one is provisioned stays out."""
+    path = tmp_path / "mqtt-devices.toml"
+    path.write_text(DEVICES + PROVISION)
+    file = CredentialsFile(path, tmp_path)
+    before, stamps = file.current, file.stamps()
+    path.write_text(PROVISION)
+    file.offer(stamps, before)
+    assert file.refresh()
+    assert file.current.of_token("SCALE_TOKEN") is None
