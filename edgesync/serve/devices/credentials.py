@@ -113,12 +113,15 @@ class Credentials:
         self.provisioned = [one for one in provisioned if one.name not in named]
         self.provisioned_names = {one.name for one in self.provisioned}
         self.names = named | self.provisioned_names
-        self.devices = {_device(one) for one in (*settings, *self.provisioned)}
+        found = [_device(one) for one in (*settings, *self.provisioned)]
+        self.devices, self._by_name = set(found), {one.name: one for one in reversed(found)}
         if self._anonymous is not None:
             self.devices.add(self._anonymous)
+            self._by_name.setdefault(anonymous, self._anonymous)
         self.provisions = {one.key: one for one in provisions}
         if self.provisions:
             self.devices.add(PROVISIONING)
+            self._by_name[PROVISIONING.name] = PROVISIONING
         if len(self.provisions) < len(provisions):
             raise ConfigError(
                 file=file, field="provision.key", problem="two have the same key",
@@ -199,6 +202,10 @@ class Credentials:
             }
         self._fingerprints[digest] = _device(one)
         return None
+
+    def of_name(self, name: str) -> Device | None:
+        """Return the device of a name, the first of several."""
+        return self._by_name.get(name)
 
     def of_token(self, token: str) -> Device | None:
         return self._tokens.get(_digest(token))

@@ -592,8 +592,7 @@ class MqttServer:
             self._flush()
 
     def _take_will(self, session: Session, will: Will) -> None:
-        name = session.key[0]
-        device = next((one for one in self.credentials.devices if one.name == name), None)
+        device = self.credentials.of_name(session.key[0])
         if device is not None and not device.is_provisioning:
             self._enqueue(self._reader.read(None, 0, device, will.topic, will.payload))
 

@@ -4,7 +4,7 @@ import json
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -595,6 +595,28 @@ async def test_the_will_of_a_client_that_vanishes_is_stored(tmp_path: Path) -> N
         async with door.client(will=will):
             pass
         await until(lambda: door.values() == {("Scale", "alive"): False})
+
+
+class Walked(set[Any]):
+    """A set that counts who walks through it."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.walks += 1
+        return super().__iter__()
+
+
+async def test_a_will_costs_no_look_at_all_devices(tmp_path: Path) -> None:
+    """When a switch restarts the wills of all its clients are due at once."""
+    will = Will(topic=ME + "telemetry", payload=b'{"alive":false}')
+    async with open_door(tmp_path) as door:
+        devices = Walked(door.server.credentials.devices)
+        door.server.credentials.devices = devices
+        async with door.client(will=will):
+            pass
+        await until(lambda: door.values() == {("Scale", "alive"): False})
+        assert devices.walks == 0
 
 
 @pytest.mark.slow
