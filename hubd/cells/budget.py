@@ -12,6 +12,7 @@ from edgesync._native.keyspace import STRING
 from edgesync._native.resp import ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.commands import TABLE
+from edgesync.cells.commands.table import weight_of
 
 # Bytes of the replies to commands that are carried out together.
 REPLIES_BYTES_MAX: Final = 16 << 20
@@ -32,8 +33,6 @@ ELEMENTS: Final = {
         b"zrevrangebyscore zrevrank".split(), 1,
     ),
 }  # fmt: skip
-# Besides what stands in it, an element of a reply counts as so much.
-ELEMENT_BYTES: Final = 16
 
 
 class TooLarge(ReplyError):
@@ -92,14 +91,3 @@ class Budget:
 def _writes(request: Sequence[bytes]) -> bool:
     command = TABLE.get(request[0].lower())
     return command is not None and command.writes
-
-
-def weight_of(reply: Reply) -> int:
-    """Return about how many bytes a reply takes."""
-    if isinstance(reply, bytes | str):
-        return ELEMENT_BYTES + len(reply)
-    if isinstance(reply, dict):
-        return ELEMENT_BYTES + sum(weight_of(k) + weight_of(v) for k, v in reply.items())
-    if isinstance(reply, list | tuple | set | frozenset):
-        return ELEMENT_BYTES + sum(map(weight_of, reply))
-    return ELEMENT_BYTES

@@ -32,6 +32,8 @@ SYNTAX: Final = "ERR syntax error"
 # Counters of many sites are added up: what one may reach leaves room for all (64 bits in the end).
 COUNTER_MAX: Final = 1 << 59
 REPLY_MAX: Final = 64 << 20
+# Besides what stands in it, an element of a reply counts as so much.
+ELEMENT_BYTES: Final = 16
 # Random picks at one go, which may be more than there are members: 20 ms or so.
 PICKS_MAX: Final = 1 << 16
 # Names looked at in one step of a SCAN, whose COUNT is a wish.
@@ -137,6 +139,16 @@ def command(
 
 # -- what commands share ---------------------------------------------------------------------
 
+
+def weight_of(reply: Reply) -> int:
+    """Return about how many bytes a reply takes."""
+    if isinstance(reply, bytes | str):
+        return ELEMENT_BYTES + len(reply)
+    if isinstance(reply, dict):
+        return ELEMENT_BYTES + sum(weight_of(k) + weight_of(v) for k, v in reply.items())
+    if isinstance(reply, list | tuple | set | frozenset):
+        return ELEMENT_BYTES + sum(map(weight_of, reply))
+    return ELEMENT_BYTES
 
 def typed(call: Call, key: bytes, kind: int) -> bool:
     """Whether the key is there; raises WRONGTYPE when it is something else."""

@@ -7,7 +7,7 @@ from edgesync._native.resp import Push, ReplyError
 from edgesync.cells.commands.table import glob
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from edgesync._native.glob import Glob
     from edgesync.serve.resp.session import Session
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Every pattern somebody listens to is held against the name of each message.
 CHANNEL_BYTES_MAX: Final = 1024
+# Of channels, and of patterns, of one client.
+NAMES_MAX: Final = 1000
 
 
 def _check(name: bytes) -> None:
@@ -58,6 +60,15 @@ class Channels:
         self.on_of_keys: Callable[[], None] = lambda: None
         self._channels: dict[bytes, set[Session]] = {}
         self._patterns: dict[bytes, tuple[Glob, set[Session]]] = {}
+
+    def check_room(
+        self, session: "Session", names: "Sequence[bytes]", *, is_pattern: bool = False
+    ) -> None:
+        """Raise ReplyError if a client would listen to too many."""
+        held = session.patterns if is_pattern else session.subscribed
+        if len(held.union(names)) > NAMES_MAX:
+            kind = "patterns" if is_pattern else "channels"
+            raise ReplyError(f"ERR too many {kind}: at most {NAMES_MAX} of one client")
 
     def join(self, session: "Session", name: bytes, *, is_pattern: bool = False) -> Push:
         if name not in (self._patterns if is_pattern else self._channels):

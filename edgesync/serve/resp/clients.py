@@ -37,7 +37,7 @@ def line(session: "Session") -> str:
         "d" if session.is_spoiled else "",
         "b" if session.waiter is not None else "",
     ])  # fmt: skip
-    queued = sum(len(word) for one in queue or () for word in one)
+    queued = 0 if queue is None else session.queue_bytes
     unsent, held = (0, 0) if wire is None else (wire.unsent, wire.held_bytes)
     fields: dict[str, object] = {
         "id": session.number, "addr": session.address,

@@ -24,12 +24,15 @@ class Several:
 
 def subscribe(session: "Session", args: Sequence[bytes]) -> Reply:
     session.house.notifications.check(args)
-    return Several([session.house.channels.join(session, one) for one in args])
+    channels = session.house.channels
+    channels.check_room(session, args)
+    return Several([channels.join(session, one) for one in args])
 
 
 def psubscribe(session: "Session", args: Sequence[bytes]) -> Reply:
     session.house.notifications.check(args)
     channels = session.house.channels
+    channels.check_room(session, args, is_pattern=True)
     return Several([channels.join(session, one, is_pattern=True) for one in args])
 
 

@@ -153,8 +153,8 @@ class Session:
 
     __slots__ = (
         "address", "house", "is_known", "is_over", "is_plain", "is_silent", "is_spoiled", "library",
-        "library_version", "name", "number", "patterns", "proto", "queue", "queue_is_bad", "send",
-        "silence", "since", "subscribed", "waiter", "watched", "wire",
+        "library_version", "name", "number", "patterns", "proto", "queue", "queue_bytes",
+        "queue_is_bad", "send", "silence", "since", "subscribed", "waiter", "watched", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -175,6 +175,7 @@ class Session:
         self.is_over = self.is_spoiled = self.queue_is_bad = self.is_silent = False
         self.silence = b""
         self.queue: list[list[bytes]] | None = None
+        self.queue_bytes = 0
         self.watched: dict[bytes, int] = {}
         self.subscribed: set[bytes] = set()
         self.patterns: set[bytes] = set()

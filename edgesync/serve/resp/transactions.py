@@ -8,15 +8,24 @@ from edgesync._native.keyspace import KEY_BYTES_MAX
 from edgesync._native.resp import NullArray, ReplyError
 from edgesync.cells import Reply
 from edgesync.cells.changes import Change
+from edgesync.cells.commands.table import REPLY_MAX, weight_of
 from edgesync.serve.resp.edge import Later
 
 if TYPE_CHECKING:
     from edgesync.serve.resp.session import House, Own, Session
 
 QUEUE_MAX: Final = 65_536
+# Behind as many no command is queued; the last one may be as large as any other.
+QUEUE_BYTES_MAX: Final = 64 << 20
+# Of an argument besides what stands in it.
+ARGUMENT_BYTES: Final = 48
+WATCHED_MAX: Final = 1000
 NOT_IN_MULTI: Final = (
     b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe", b"shutdown", b"monitor",
 )  # fmt: skip
+REPLIES_TOO_LARGE: Final = ReplyError(
+    f"ERR replies of a transaction of more than {REPLY_MAX} bytes; ask for less at once"
+)
 AT_ONCE: Final = (b"exec", b"discard", b"multi", b"watch", b"quit", b"reset")
 
 
@@ -59,10 +68,13 @@ def enqueue(session: "Session", name: bytes, request: list[bytes], own: "Own") -
     error = _refused(session, name, request, own)
     if error is None and len(session.queue) >= QUEUE_MAX:
         error = ReplyError(f"ERR a transaction of more than {QUEUE_MAX} commands")
+    if error is None and session.queue_bytes >= QUEUE_BYTES_MAX:
+        error = ReplyError(f"ERR a transaction of more than {QUEUE_BYTES_MAX} bytes")
     if error is not None:
         session.queue_is_bad = True
         return error
     session.queue.append(request)
+    session.queue_bytes += sum(map(len, request)) + ARGUMENT_BYTES * len(request)
     return "QUEUED"
 
 
@@ -93,7 +105,7 @@ def _no_room(session: "Session", requests: Sequence[Sequence[bytes]]) -> ReplyEr
 def multi(session: "Session", _args: Sequence[bytes]) -> Reply:
     if session.queue is not None:
         raise ReplyError("ERR MULTI calls can not be nested")
-    session.queue, session.queue_is_bad = [], False
+    session.queue, session.queue_bytes, session.queue_is_bad = [], 0, False
     return "OK"
 
 
@@ -115,11 +127,27 @@ def exec_(session: "Session", _args: Sequence[bytes]) -> Reply:
     # Nothing comes between: no command waits, and one commit takes all of them.
     house.is_in_exec = True
     try:
-        replies = [reply for one in queue for reply in session.carry_out(one[0].lower(), one)]
+        replies = _carry_out(session, queue)
     finally:
         house.is_in_exec = False
     house.waiters.serve()
     return [one.at_once if isinstance(one, Later) else one for one in replies]
+
+
+def _carry_out(session: "Session", queue: Sequence[list[bytes]]) -> list[Reply]:
+    """Carry out commands until their replies take too much; the rest is answered by an error."""
+    replies, left = list[Reply](), REPLY_MAX
+    for request in queue:
+        if left < 0:
+            replies.append(REPLIES_TOO_LARGE)
+            continue
+        name = request[0].lower()
+        found = session.carry_out(name, request)
+        left -= weight_of(found)
+        # What was taken away has to be given, however large.
+        is_given = left >= 0 or (name in TABLE and TABLE[name].writes)
+        replies += found if is_given else [REPLIES_TOO_LARGE]
+    return replies
 
 
 def discard(session: "Session", _args: Sequence[bytes]) -> Reply:
@@ -133,6 +161,8 @@ def discard(session: "Session", _args: Sequence[bytes]) -> Reply:
 def watch(session: "Session", args: Sequence[bytes]) -> Reply:
     if session.queue is not None:
         raise ReplyError("ERR WATCH inside MULTI is not allowed")
+    if len(session.watched.keys() | set(args)) > WATCHED_MAX:
+        raise ReplyError(f"ERR too many keys are watched: at most {WATCHED_MAX} by one client")
     for key in args:
         if len(key) > KEY_BYTES_MAX:
             raise ReplyError(f"ERR a key of {len(key)} bytes; at most {KEY_BYTES_MAX}")

@@ -78,6 +78,72 @@ def test_the_same_large_value_many_times_is_refused(ours: Ours) -> None:
         assert "a reply of more than" in str(ours.ask(request))
 
 
+@pytest.mark.parametrize("request_", [b"get s", b"rpoplpush l l", b"hgetall h", b"lrange l 0 -1"])
+def test_replies_of_a_transaction_are_bounded(ours: Ours, request_: bytes) -> None:
+    large = b"x" * (1 << 20)
+    ours.ask([b"set", b"s", large])
+    ours.ask([b"rpush", b"l", large])
+    ours.ask([b"hset", b"h", b"f", large])
+    ours.ask([b"multi"])
+    for _ in range(80):
+        ours.ask(request_.split())
+    ours.ask([b"set", b"last", b"1"])
+    replies = ours.ask([b"exec"])
+    assert isinstance(replies, list)
+    assert len(replies) == 81
+    given = [one for one in replies if not isinstance(one, hiredis.ReplyError)]
+    assert 60 <= len(given) <= 65
+    assert replies[: len(given)] == given
+    assert "ERR replies of a transaction" in str(replies[-1])
+    assert ours.ask([b"exists", b"last"]) == 0, "what is answered by an error is not carried out"
+    assert ours.ask([b"llen", b"l"]) == 1
+
+
+def test_what_a_transaction_takes_away_is_given(ours: Ours) -> None:
+    for _ in range(70):
+        ours.ask([b"rpush", b"l", b"x" * (1 << 20)])
+    ours.ask([b"multi"])
+    for _ in range(70):
+        ours.ask([b"lpop", b"l"])
+    replies = ours.ask([b"exec"])
+    assert isinstance(replies, list)
+    given = [one for one in replies if isinstance(one, bytes)]
+    assert ours.ask([b"llen", b"l"]) == 70 - len(given) > 0
+
+
+@pytest.mark.parametrize(
+    "request_", [[b"set", b"k", b"x" * (1 << 20)], [b"del", *[b"k"] * (1 << 14)]]
+)
+def test_what_waits_for_an_exec_is_bounded(ours: Ours, request_: list[bytes]) -> None:
+    ours.ask([b"multi"])
+    replies = [ours.ask(request_) for _ in range(100)]
+    assert 60 <= replies.count(b"QUEUED") <= 90
+    assert "ERR a transaction of more than" in str(replies[-1])
+    assert "EXECABORT" in str(ours.ask([b"exec"]))
+    ours.ask([b"multi"])
+    assert ours.ask(request_) == b"QUEUED"
+    ours.ask([b"discard"])
+
+
+@pytest.mark.parametrize(
+    ("request_", "undo"),
+    [(b"subscribe", b"unsubscribe"), (b"psubscribe", b"punsubscribe"), (b"watch", b"unwatch")],
+)
+def test_what_one_client_listens_to_is_bounded(ours: Ours, request_: bytes, undo: bytes) -> None:
+    names = [b"%d" % number for number in range(1001)]
+    for one in names[:1000]:
+        assert not isinstance(ours.ask([request_, one]), hiredis.ReplyError)
+    refused = str(ours.ask([request_, names[1000]]))
+    assert refused.startswith("ERR ")
+    assert "at most 1000" in refused
+    assert not isinstance(ours.ask([request_, *names[:3], names[0]]), hiredis.ReplyError)
+    ours.ask([undo])
+    assert "at most 1000" in str(ours.ask([request_, *names])), "all of them or none"
+    session = ours.session
+    assert not [*session.subscribed, *session.patterns, *session.watched]
+    assert not isinstance(ours.ask([request_, names[1000]]), hiredis.ReplyError)
+
+
 PATTERNS = [
     ("*", "", True), ("*", "abc", True), ("a*c", "abbc", True), ("a*c", "abbd", False),
     ("a?c", "abc", True), ("a?c", "ac", False), ("[a-c]x", "bx", True), ("[c-a]x", "bx", True),
