@@ -220,7 +220,8 @@ class ObjectService:
             try:
                 for edge, names in list(self._gone.items()):
                     await trio.to_thread.run_sync(self.store.removed, edge, names)
-                    self._gone.pop(edge, None)
+                    if self._gone.get(edge) is names:  # else it has told of more meanwhile
+                        del self._gone[edge]
                 count = await trio.to_thread.run_sync(self.store.owned.change_count)
                 if count != seen:
                     self._listings = await trio.to_thread.run_sync(self.store.listings)

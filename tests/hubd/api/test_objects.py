@@ -1,5 +1,6 @@
 """Large objects over the API: shown, assigned, forgotten; each tenant's its own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import httpx2
@@ -154,3 +155,32 @@ def test_an_edges_objects_are_what_is_assigned_and_what_it_told(
     assert shown()[0]
     objects.store.unassign("acme", "old", ["barn"])
     assert shown() == (False, [("basket", "fetching", 3), ("old", "removing", 9)])
+
+
+async def test_what_an_edge_tells_while_it_is_noted_is_noted_next(
+    objects: ObjectService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("basket", "old"):
+        objects.store.unassign("acme", name, ["barn"])
+    listing = objects.store.listings()["barn"]
+    note, noted, is_done = objects.store.removed, list[list[str]](), trio.Event()
+
+    def hear(*there: str) -> None:
+        states = [ObjectState(name, "0" * 64, 9, 9, Standing.HELD) for name in there]
+        report = ObjectReport(epoch=1, listing=listing.digest(), payload=pack_states(states))
+        objects.hear("barn", report)
+
+    def removed(edge: str, names: Sequence[str]) -> None:
+        noted.append(sorted(names))
+        note(edge, names)
+        trio.from_thread.run_sync(hear if len(noted) == 1 else is_done.set)
+
+    monkeypatch.setattr(objects.store, "removed", removed)
+    hear("old")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(objects._keep_looking)
+        with trio.fail_after(60):
+            await is_done.wait()
+        nursery.cancel_scope.cancel()
+    assert noted == [["basket"], ["basket", "old"]]
+    assert "barn" not in objects.store.listings()
