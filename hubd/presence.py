@@ -47,6 +47,8 @@ class Presence:
         self._seldom = Seldom(burst=EVENTS_BURST)
         self._count = 0
         self._registered: dict[str, RegisteredEdge] = {}
+        self._names: list[str] = []
+        self._names_of: dict[str, list[str]] = {}  # by tenant
         self._receivers: dict[str, Receiver] = {}
         self._connected_at: dict[str, int] = {}
         self._seen_at: dict[str, int] = {}
@@ -57,6 +59,10 @@ class Presence:
 
     def set_registered(self, edges: Sequence[RegisteredEdge]) -> None:
         self._registered = {edge.name: edge for edge in edges}
+        self._names = sorted(self._registered)
+        self._names_of = {}
+        for name in self._names:
+            self._names_of.setdefault(self._registered[name].tenant, []).append(name)
         for known in (
             self._connected_at, self._seen_at, self._behind_since, self._begun, self._ended
         ):  # fmt: skip
@@ -110,8 +116,11 @@ class Presence:
 
     # -- what the API asks -----------------------------------------------------------------------
 
+    def names(self, tenant: str | None = None) -> Sequence[str]:
+        return self._names if tenant is None else self._names_of.get(tenant, ())
+
     def edges(self) -> Sequence[EdgeView]:
-        return [self._view(name) for name in sorted(self._registered)]
+        return [self._view(name) for name in self._names]
 
     def edge(self, name: str) -> EdgeView | None:
         return self._view(name) if name in self._registered else None

@@ -99,8 +99,12 @@ class LinkEvent(msgspec.Struct, frozen=True, kw_only=True):
 class Hub(Protocol):
     """The hub's present. Called in Trio's thread, often: answers come from memory."""
 
+    def names(self, tenant: str | None = None) -> Sequence[str]:
+        """Every registered edge's name, in order; of a tenant or of all."""
+        ...
+
     def edges(self) -> Sequence[EdgeView]:
-        """Every registered edge, by name."""
+        """Every registered edge, by name. Each view is made anew: ask once a question."""
         ...
 
     def edge(self, name: str) -> EdgeView | None: ...

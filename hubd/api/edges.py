@@ -1,6 +1,7 @@
 """Answers about edges as a whole, and changes of them; `hubd.edge_service` does what is done."""
 
 from collections.abc import Awaitable, Iterable
+from itertools import islice
 from typing import Final, TypeVar
 
 import msgspec
@@ -59,7 +60,8 @@ CHAINS_MAX: Final = 1000
 async def edges(context: Context, params: EdgesList) -> Edges:
     """Return the edges that fit, by name."""
     (after,) = read_cursor(params.after, tuple[str], ("",))
-    found = [view for view in context.hub.edges() if view.edge > after and _is_asked(view, params)]
+    fitting = (view for view in fleet.edges_after(context, after) if _is_asked(view, params))
+    found = list(islice(fitting, params.limit + 1))
     page = found[: params.limit]
     following = make_cursor(page[-1].edge) if len(found) > len(page) else None
     return await fleet.shown_edges(context, page, following)

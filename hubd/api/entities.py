@@ -4,6 +4,7 @@ Plans are made on the keys as they are and carried out by the log, after what ca
 command sets or removes fields, so what it meets there merges as it would from any other site.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -313,7 +314,8 @@ async def fleet_alarms(context: Context, params: FleetAlarmsPage) -> FleetAlarms
     start, after = read_cursor(params.after, tuple[str, str], ("", ""))
     looked = _Looked(params)
     following = None
-    for edge in sorted(view.edge for view in context.hub.edges() if view.edge >= start):
+    names = context.hub.names()
+    for edge in names[bisect_left(names, start) :]:
         keys = await keys_of(context, edge)
         with told():
             last = looked.at(keys, edge, after if edge == start else "")

@@ -1,6 +1,8 @@
 """Answers about edges, the links they have, and the hub itself."""
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 
@@ -52,7 +54,16 @@ def known_edge(context: Context, name: str) -> EdgeView:
 
 def edges_of(context: Context) -> list[str] | None:
     """Return which edges may be told of here; None for all."""
-    return None if context.tenant is None else [view.edge for view in context.hub.edges()]
+    return None if context.tenant is None else list(context.hub.names())
+
+
+def edges_after(context: Context, name: str) -> Iterator[EdgeView]:
+    """Yield edges by name, those after `name`: a page makes no views of the others."""
+    names = context.hub.names()
+    for one in names[bisect_right(names, name) :]:
+        view = context.hub.edge(one)
+        if view is not None:
+            yield view
 
 
 async def shown_edges(context: Context, found: Sequence[EdgeView], following: str | None) -> Edges:
@@ -70,7 +81,7 @@ async def all_edges(context: Context) -> list[Edge]:
 
 def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str | None]:
     (after,) = read_cursor(params.after, tuple[str], ("",))
-    found = [view for view in context.hub.edges() if view.edge > after]
+    found = list(islice(edges_after(context, after), params.limit + 1))
     page = found[: params.limit]
     return page, make_cursor(page[-1].edge) if len(found) > len(page) else None
 
@@ -188,7 +199,7 @@ async def stats(context: Context, params: EdgesPage) -> Stats:
         watchers=context.live.watchers if is_operators else 0,
         log=context.hub.log_stats() if is_operators else None,
         rebuilds=context.state.rebuilds if is_operators else 0,
-        problems=[one.text for one in await hub_problems(context)] if is_operators else [],
+        problems=await problems_told(context, context.hub.edges()) if is_operators else [],
         next=following,
     )
 
@@ -217,8 +228,15 @@ def projector_status(context: Context) -> list[ProjectorStatus]:
     ]  # fmt: skip
 
 
+async def problems_told(context: Context, edges: Sequence[EdgeView]) -> list[str]:
+    """Return what is wrong with the hub, for its operator alone."""
+    if context.tenant is not None:
+        return []
+    return [one.text for one in await hub_problems(context, edges)]
+
+
 async def healthz(context: Context, _params: Nothing) -> Healthz:
-    problems = await hub_problems(context)
+    problems = await hub_problems(context, context.hub.edges())
     return Healthz(
         status="degraded" if problems else "ok",
         problems=[one.text for one in problems if context.tenant is None],

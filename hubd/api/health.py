@@ -1,7 +1,7 @@
 """How an edge is, in one word, and how the hub is, in sentences."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, Literal
@@ -46,19 +46,19 @@ class HubProblem(msgspec.Struct, frozen=True):
     stops_work: bool = False
 
 
-async def hub_problems(context: Context) -> list[HubProblem]:
-    """Return what is wrong with the hub, what stops work first."""
+async def hub_problems(context: Context, edges: Sequence[EdgeView]) -> list[HubProblem]:
+    """Return what is wrong with the hub, what stops work first; `edges` are all that are seen."""
     found = [*_projector_problems(context), *_log_problems(context), *_state_problems(context)]
     found += map(HubProblem, descriptors.problems())
     if problem := context.registry_problem():
         found.append(HubProblem(problem, stops_work=True))
-    found += _slowed_problems(context)
+    found += _slowed_problems(context, edges)
     found += [
         HubProblem(
             f"edge {edge.edge}: two machines have its key and come in turn, each with what the "
             "other lacks: stop one (a copied folder?)"
         )
-        for edge in islice((one for one in context.hub.edges() if one.has_clone), EDGES_NAMED)
+        for edge in islice((one for one in edges if one.has_clone), EDGES_NAMED)
     ]
     found += _keys_problems(context)
     found += [
@@ -180,12 +180,12 @@ def _keys_problems(context: Context) -> list[HubProblem]:
     return found
 
 
-def _slowed_problems(context: Context) -> list[HubProblem]:
+def _slowed_problems(context: Context, edges: Sequence[EdgeView]) -> list[HubProblem]:
     found = [
         HubProblem(f"tenant {one.name} sends more than it may and keeps the rest: {one.reason}")
         for one in context.hub.slowed().tenants
     ]
-    slowed = [edge for edge in context.hub.edges() if edge.slowed]
+    slowed = [edge for edge in edges if edge.slowed]
     found += [
         HubProblem(f"edge {edge.edge} sends more than it may and keeps the rest: {edge.slowed}")
         for edge in slowed[:EDGES_NAMED]

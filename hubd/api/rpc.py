@@ -132,7 +132,7 @@ async def waiting(context: Context, params: DownlinkPage) -> Downlink:
     """What waits for the edges that are seen here."""
     if params.edge is not None and context.hub.edge(params.edge) is None:
         raise no_such_edge(params.edge)
-    names = sorted(view.edge for view in context.hub.edges())
+    names = context.hub.names()
     after = read_cursor(params.after, tuple[str, Int64, Int64], ("", 0, 0))
     asked = [params.edge] if params.edge else [name for name in names if name >= after[0]]
     more = asked[EDGES_ASKED:]

@@ -59,8 +59,11 @@ class TenantHub:
         self._hub = hub
         self._tenant = tenant
 
+    def names(self, tenant: str | None = None) -> Sequence[str]:
+        return self._hub.names(self._tenant) if tenant in (None, self._tenant) else ()
+
     def edges(self) -> Sequence[EdgeView]:
-        return [view for view in self._hub.edges() if view.tenant == self._tenant]
+        return [view for name in self.names() if (view := self.edge(name)) is not None]
 
     def edge(self, name: str) -> EdgeView | None:
         view = self._hub.edge(name)
@@ -69,7 +72,7 @@ class TenantHub:
     def link_events(
         self, *, edge: str | None, before: int | None, limit: int
     ) -> Sequence[LinkEvent]:
-        names = {view.edge for view in self.edges()}
+        names = set(self.names())
         found: list[LinkEvent] = []
         while page := self._hub.link_events(edge=edge, before=before, limit=limit):
             found += [event for event in page if event.edge in names]
@@ -83,7 +86,7 @@ class TenantHub:
         return self._hub.log_head
 
     def slowed(self) -> Slowdowns:
-        everybody, names = self._hub.slowed(), {view.edge for view in self.edges()}
+        everybody, names = self._hub.slowed(), set(self.names())
         return Slowdowns(
             [one for one in everybody.tenants if one.name == self._tenant],
             {edge: count for edge, count in everybody.counts.items() if edge in names},

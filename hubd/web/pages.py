@@ -111,7 +111,7 @@ class Pages:
         everyone = await fleet.all_edges(self._context)
         page = select(everyone, query)
         log_head = self._context.hub.log_head if self._context.tenant is None else None
-        problems = (await fleet.healthz(self._context, params.Nothing())).problems
+        problems = await fleet.problems_told(self._context, [edge.link for edge in everyone])
         above = sentence(everyone)
         away = sum(not edge.link.is_connected for edge in everyone)
         cells = total_cells(everyone, log_head)
@@ -285,7 +285,7 @@ class Pages:
 
     async def events(self, request: Request) -> Response:
         query = routes.read_params(request, EventsQuery)
-        names = [view.edge for view in self._context.hub.edges()]
+        names = self._context.hub.names()
         shown = await self.events_shown(query, may(request.scope, Right.WRITE))
         return self._page(
             "events.html", query=query, names=names, choices=CHOICES, **self._hand_out(shown)

@@ -16,13 +16,19 @@ class StillHub:
         self.all = list(edges)
         self.happened = list(events)
         self.head = 0
+        self.views_made = 0
         self.slowdowns = Slowdowns([], {})
         self.log = LogStats(entries=3, damaged=0, used_bytes=1 << 20, limit_bytes=1 << 30)
 
+    def names(self, tenant: str | None = None) -> Sequence[str]:
+        return sorted(one.edge for one in self.all if tenant in (None, one.tenant))
+
     def edges(self) -> Sequence[EdgeView]:
+        self.views_made += len(self.all)
         return self.all
 
     def edge(self, name: str) -> EdgeView | None:
+        self.views_made += 1
         return next((one for one in self.all if one.edge == name), None)
 
     def link_events(

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from hubd.api import Context, make_app
+from hubd.api.tenancy import TenantHub
 from hubd.link.rates import Slowdowns, Slowed
 from hubd.log.base import LogStats
 from hubd.log.retention import BACKUP, STATE_BACKUP, Standing
@@ -50,6 +51,41 @@ def test_edges_tell_link_health_and_state(client: httpx2.Client) -> None:
     assert (barn["state"]["dead"], barn["state"]["lost"]) == (1, 5)
     assert shop["state"]["readings"] == 0
     assert ask(client, "/api/v1/edges/barn") == barn
+
+
+@pytest.mark.parametrize(
+    ("path", "made"),
+    [
+        ("/api/v1/edges?limit=2", 3),
+        ("/api/v1/stats?limit=2", 10 + 3),
+        ("/healthz", 10),
+        ("/", 10),
+    ],
+)
+def test_a_question_makes_the_view_of_an_edge_once(
+    client: httpx2.Client, context: Context, path: str, made: int
+) -> None:
+    hub = context.hub
+    assert isinstance(hub, StillHub)
+    one = hub.all[0]
+    hub.all = [msgspec.structs.replace(one, edge=f"edge{n}") for n in range(9)]
+    hub.all.append(msgspec.structs.replace(one, edge="site", tenant="acme"))
+    hub.views_made = 0
+    assert client.get(path).status_code == 200
+    assert hub.views_made == made
+
+
+def test_a_tenant_has_no_views_made_of_the_edges_of_others(context: Context) -> None:
+    hub = context.hub
+    assert isinstance(hub, StillHub)
+    hub.all.append(msgspec.structs.replace(hub.all[0], edge="site", tenant="acme"))
+    theirs = TenantHub(hub, "acme")
+    assert [view.edge for view in theirs.edges()] == ["site"]
+    assert hub.views_made == 1
+    theirs.link_events(edge=None, before=None, limit=9)
+    theirs.slowed()
+    assert hub.views_made == 1
+    assert theirs.names("default") == ()
 
 
 def test_edges_come_in_pages(client: httpx2.Client) -> None:
