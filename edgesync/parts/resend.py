@@ -75,7 +75,10 @@ class ResendPart(Part):
     def open(self) -> None:
         raw = self.context.recorder.store.store.get(META, KEY)
         if raw is not None:
-            self._job = msgspec.msgpack.decode(raw, type=ResendJob)
+            try:
+                self._job = msgspec.msgpack.decode(raw, type=ResendJob)
+            except (ValueError, msgspec.MsgspecError) as error:
+                log.error("the range in a damaged row is not sent again: %s", error)
         link: LinkPart = self.context.parts.get("link")
         link.handlers[EventType.RESEND] = self
 

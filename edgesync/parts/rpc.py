@@ -95,8 +95,15 @@ class RpcPart(Part):
 
     def open(self) -> None:
         """Take in the calls that wait, and be whom the link gives new ones."""
-        rows = self.context.recorder.store.rows(DATABASE)
-        self.queue = CallQueue([msgspec.msgpack.decode(raw, type=Call) for _, raw in rows])
+        calls = list[Call]()
+        for key, raw in self.context.recorder.store.rows(DATABASE):
+            try:
+                calls.append(msgspec.msgpack.decode(raw, type=Call))
+            except (ValueError, msgspec.MsgspecError) as error:
+                log.error("a call in a damaged row is left out: key=%s %s", key.hex(), error)
+                self._notes.append(Forget(int.from_bytes(key, "big")))
+                self._has_notes.set()
+        self.queue = CallQueue(calls)
         # Each start counts from elsewhere: a store that is new, or a copy put back, does not know
         # which numbers were given before, and a device may still answer what it was called by one.
         self._number = self.context.random.randrange(NUMBER_MAX)

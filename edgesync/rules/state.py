@@ -7,6 +7,7 @@ effects of the messages that caused them (I2); a commit that failed takes them b
 
 import hashlib
 import heapq
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
@@ -14,12 +15,15 @@ import msgspec
 
 from edgesync.rules.node import NodeFailure, Now
 
+log = logging.getLogger(__name__)
+
 # Entities of which one node may remember something, and bytes of one of them (I7).
 NAMES_MAX: Final = 20_000
 VALUE_BYTES_MAX: Final = 256 * 1024
 WAKE: Final = "\0wake\0"
 
 Rows = dict[bytes, bytes | None]
+Wake = tuple[int, int]  # when, in ns since 1970, and how long after it was asked for
 
 
 class Stored(msgspec.Struct, frozen=True, array_like=True):
@@ -42,17 +46,24 @@ class State:
         # What has changed since the last commit: as it was, and as it is to be stored.
         self._before: dict[tuple[str, str], Any] = {}
         self._raw: dict[tuple[str, str], bytes | None] = {}
+        self._damaged: list[bytes] = []  # keys of rows, which go with the next commit
         self._due: list[tuple[int, int, str, str]] = []
         self._wakes: dict[tuple[str, str], int] = {}  # the number of the entry that counts
         self._number = 0
 
     def restore(self, rows: Iterable[tuple[bytes, bytes]], now: Now) -> None:
-        """Take what an earlier life has stored; raises msgspec.DecodeError for what is none."""
-        for _, raw in rows:
-            stored = msgspec.msgpack.decode(raw, type=Stored)
+        """Take what an earlier life has stored; a damaged row goes with the next commit (I14)."""
+        for key, raw in rows:
+            try:
+                stored = msgspec.msgpack.decode(raw, type=Stored)
+                wake = stored.name.startswith(WAKE) and msgspec.convert(stored.value, Wake)
+            except (ValueError, msgspec.MsgspecError) as error:
+                log.error("a node forgets what is in a damaged row: key=%s %s", key.hex(), error)
+                self._damaged.append(key)
+                continue
             self._values.setdefault(stored.node, {})[stored.name] = stored.value
-            if stored.name.startswith(WAKE):
-                due_ns, period_ns = stored.value
+            if wake:
+                due_ns, period_ns = wake
                 # The wall clock may have been set meanwhile: no later than a period from now.
                 left_ns = min(max(due_ns - now.wall_ns, 0), period_ns)
                 name = stored.name.removeprefix(WAKE)
@@ -120,10 +131,12 @@ class State:
 
     def changes(self) -> Rows:
         """Return the rows that differ from what is stored."""
-        return {row_key(*place): raw for place, raw in self._raw.items()}
+        rows: Rows = dict.fromkeys(self._damaged)
+        return rows | {row_key(*place): raw for place, raw in self._raw.items()}
 
     def confirm(self) -> None:
         """The changes are stored."""
+        self._damaged.clear()
         self._before.clear()
         self._raw.clear()
 

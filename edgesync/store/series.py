@@ -6,6 +6,7 @@ travels again when the hub has lost something (declare.py). A declaration is sta
 the very write that needs it and becomes true only with its commit.
 """
 
+import logging
 from typing import Final
 
 import msgspec
@@ -14,6 +15,8 @@ from edgesync._native import event
 from edgesync._native.store import Store
 from edgesync._native.write import Write
 from edgesync.model import EventType, RecordKind, ValueType, series_id
+
+log = logging.getLogger(__name__)
 
 DATABASE: Final = "series"
 
@@ -59,7 +62,12 @@ class SeriesTable:
                 break
 
     def _load(self, number: int, value: bytes) -> None:
-        stored = msgspec.msgpack.decode(value, type=_Stored)
+        try:
+            stored = msgspec.msgpack.decode(value, type=_Stored)
+        except (ValueError, msgspec.MsgspecError) as error:
+            # It is declared again at its next reading, which writes the row anew.
+            log.error("a series in a damaged row is not known: id=%d %s", number, error)
+            return
         self._known[number] = Series(stored.entity, stored.key, stored.unit, stored.type)
         if stored.incarnation == self._incarnation:
             self._told.add(number)

@@ -115,6 +115,20 @@ async def test_all_calls_that_may_wait_are_there_after_a_restart(tmp_path: Path)
         assert len(rpc.queue) == len(list(rpc.queue.open_calls())) == 100
 
 
+async def test_a_damaged_row_costs_its_call_alone(tmp_path: Path) -> None:
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        lost, kept = await place(rpc), await place(rpc)
+        write = Write()
+        write.put(DATABASE, lost.to_bytes(8, "big"), b"\xc1damaged")
+        await rpc.context.recorder.store.submit(write)
+    async with Hub(tmp_path).node() as node:
+        rpc = node.part("rpc")
+        assert [call.number for call in rpc.queue.open_calls()] == [kept]
+        await rpc.flush()
+        assert [call.number for call in stored(rpc)] == [kept]
+
+
 @pytest.mark.parametrize("is_of_the_hub", [False, True])
 async def test_what_made_room_for_a_call_is_gone_from_the_disk_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_of_the_hub: bool

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from edgesync.rules.engine import ALARMS
 from edgesync.rules.message import CALL_TO_DEVICE, device_message
 from edgesync.rules.model import FAILURE
 from edgesync.rules.node import NodeFailure, Now, Outs, ScriptAnswer, ScriptCall, Step
-from edgesync.rules.state import NAMES_MAX, State
+from edgesync.rules.state import NAMES_MAX, WAKE, State
 from tests.edgesync.rules.chains import SINK, START_NS, Node, Site, behind, exported, loaded
 
 
@@ -336,6 +337,29 @@ def test_times_outlive_a_restart_and_a_clock_that_was_set() -> None:
         later = State()
         later.restore(rows, Now(wall_ns, 1000))
         assert later.next_due_ns == 1000 + left_s * 10**9
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xc1damaged",
+        msgspec.msgpack.encode(["n"]),
+        msgspec.msgpack.encode(["n", WAKE + "lost", "soon"]),
+        b"\x93\xa1\xff\xa1a\x01",
+    ],
+)
+def test_a_damaged_row_costs_what_was_in_it_and_goes_with_the_next_commit(raw: bytes) -> None:
+    state = State()
+    state.put("n", "a", 1)
+    rows, now = list(rows_of(state)), Now(START_NS, 0)
+    restored = State()
+    restored.restore([(b"lost", raw), *rows], now)
+    assert list(restored) == [("n", "a", 1)]
+    restored.put("n", "a", 2)
+    restored.withdraw(now)
+    assert restored.changes() == {b"lost": None}
+    restored.confirm()
+    assert restored.changes() == {}
 
 
 def test_how_many_entities_a_node_remembers_is_limited() -> None:

@@ -15,6 +15,7 @@ from edgesync.errors import StoreCorrupt, StoreFull
 from edgesync.model import EventType, Lane, RecordKind, ValueType
 from edgesync.store.commit import Tails
 from edgesync.store.journal import EdgeStore, Retain
+from edgesync.store.series import DATABASE as SERIES
 from edgesync.store.series import Series
 
 BULK = Lane.BULK
@@ -218,6 +219,21 @@ def test_a_store_can_be_looked_at_while_it_is_closed(tmp_path: Path) -> None:
         incarnation = edge.incarnation
     with EdgeStore(tmp_path / "edge", readonly=True) as edge:
         assert (edge.incarnation, bodies(edge)) == (incarnation, [b"a"])
+
+
+def test_a_series_whose_row_is_damaged_is_declared_again(tmp_path: Path) -> None:
+    with EdgeStore(tmp_path / "edge") as edge:
+        write = Write()
+        edge.series.stage(write, BULK, POWER, 1)
+        write.put(SERIES, POWER.id.to_bytes(8, "little"), b"\xc1damaged")
+        edge.submit_sync(write)
+    with EdgeStore(tmp_path / "edge") as edge:
+        assert edge.series.get(POWER.id) is None
+        write = Write()
+        assert edge.series.stage(write, BULK, POWER, 1)
+        edge.submit_sync(write)
+    with EdgeStore(tmp_path / "edge") as edge:
+        assert edge.series.get(POWER.id) == POWER
 
 
 def test_a_series_is_declared_once_an_incarnation(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from edgesync.parts import resend as resend_part
 from edgesync.parts.resend import NO_HUB, OLD_HUB, ResendJob, ResendPart, ResendUnderWay
 from edgesync.resend import Range
 from edgesync.status import ResendStatus
+from edgesync.store.journal import META
 from edgesync.store.resend import NotStored
 from edgesync_transport.messages import Feature
 from hubd.log.base import Append, Appended, Log, NotAppended
@@ -313,6 +314,19 @@ async def test_it_goes_on_after_a_stop_and_readings_of_now_pass(hub: Hub) -> Non
     assert set(again) == set(range(50_000))
     # It went on from its place: of the record on its way at the stop, no more.
     assert again.total() - 50_000 <= resend.POINTS_MAX
+
+
+async def test_a_damaged_row_costs_its_range_alone(hub: Hub) -> None:
+    async with node_of(hub) as edge:
+        await edge.ingest(seconds(0, 10))
+        write = Write()
+        write.put(META, resend_part.KEY, b"\xc1damaged")
+        await edge.store.submit(write)
+    async with node_of(hub) as edge:
+        assert edge.status().resend is None
+        await part_of(edge).begin(Range(0, 5 * SECOND))
+    async with node_of(hub) as edge:
+        assert state_of(edge).to_ns == 5 * SECOND
 
 
 async def test_a_program_without_a_link_may_ask_for_it(hub: Hub) -> None:
