@@ -9,7 +9,8 @@ from typing import Annotated, Final, TypeVar
 import msgspec
 from msgspec import Meta
 
-from edgesync.errors import RecordError
+from edgesync.entities.model import NAME_BYTES_MAX, checked_name
+from edgesync.errors import EntityError, RecordError
 from edgesync.model import CLOCK_SLACK_NS, NAME_CHARS_MAX, EntityType, Event, Reading
 
 T = TypeVar("T")
@@ -75,8 +76,11 @@ def readings_of(event: Event, now_ns: int) -> list[Reading]:
 
 def credentials_of(event: Event) -> Credentials:
     """Return the credentials that an event from the hub brings; raises RecordError."""
-    if not event.entity_id:
-        raise RecordError("credentials of no device")
+    try:
+        # What no device can be called would be no file of devices, either.
+        checked_name("device", event.entity_id, NAME_BYTES_MAX)
+    except EntityError as error:
+        raise RecordError(f"credentials of no device: {error}") from error
     return _parsed(event, Credentials)
 
 

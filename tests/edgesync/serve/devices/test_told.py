@@ -76,6 +76,17 @@ def test_many_are_one_file(file: CredentialsFile, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["a\x7fb", "x" * 256, ""])
+def test_a_name_that_the_file_could_not_have_is_refused(name: str) -> None:
+    """Or no door opened after a restart, and nothing that the hub tells would fit any more."""
+    event = Event(
+        type=EventType.ENTITY, action=Action.CREDENTIALS_UPDATED, entity_id=name, body=b"{}",
+        time_ns=1,
+    )  # fmt: skip
+    with pytest.raises(RecordError, match="credentials of no device"):
+        credentials_of(event)
+
+
 @pytest.mark.parametrize(("most", "bytes_max"), [(3, 1 << 20), (10, 300)])
 def test_more_than_there_may_be_are_refused_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, bytes_max: int
