@@ -22,6 +22,7 @@ from hubd.api.tenancy import TenantTokens
 from hubd.cells import Keyspaces
 from hubd.errors import OwnedUnusable
 from hubd.hold import DatabaseHold
+from hubd.owned.threads import in_thread
 from hubd.presence import Presence
 from hubd.registry import Changes, Registry
 from hubd.registry.known import FILE, Known, load, save
@@ -111,7 +112,7 @@ class Admission:
         """
         async with self._turn:  # what was read first is applied first
             try:
-                changes = await trio.to_thread.run_sync(self._read)
+                changes = await in_thread(self._read)
             except (OwnedUnusable, StoreVersion) as error:
                 self._problem = str(error)
                 raise

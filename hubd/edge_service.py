@@ -18,6 +18,7 @@ from edgesync.model import Action, EntityType, Event, EventType, Lane
 from hubd.downlink.delivery import Delivery
 from hubd.downlink.journal import BODY_BYTES_MAX
 from hubd.errors import EdgeRefused, OwnedUnusable
+from hubd.owned.threads import in_thread
 from hubd.registry import Invitation, RegisteredEdge, Registry
 from hubd.rpc.calls import encoded
 
@@ -58,14 +59,14 @@ class EdgeService:
         self.on_changed: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     async def find(self, edge: str) -> RegisteredEdge:
-        return await trio.to_thread.run_sync(self._edges.one, edge)
+        return await in_thread(self._edges.one, edge)
 
     async def save(
         self, edge: str, tenant: str, changes: Mapping[str, Any]
     ) -> tuple[RegisteredEdge, bool]:
         """Create an edge, or change what is given of it; returns it, and whether it is new."""
         save = partial(self._edges.save, edge, tenant=tenant, **changes)
-        is_new = await trio.to_thread.run_sync(save)
+        is_new = await in_thread(save)
         await self._changed()
         return await self.find(edge), is_new
 
@@ -74,7 +75,7 @@ class EdgeService:
         invite = partial(
             self._enrolments.invite, edge, tenant=tenant, valid_s=self._valid_s, again=True
         )
-        invitation = await trio.to_thread.run_sync(invite)
+        invitation = await in_thread(invite)
         await self._changed()
         token = self._token_for(invitation)
         return EdgeToken(edge=edge, token=token, expires_ns=invitation.expires_ns)
@@ -88,7 +89,7 @@ class EdgeService:
             journal = self._delivery.journal
             tails.append(journal.append(connection, edge, Lane.NORMAL, [encoded(event)]))
 
-        await trio.to_thread.run_sync(self._edges.assign, edge, customer, tell)
+        await in_thread(self._edges.assign, edge, customer, tell)
         for tail in tails:
             await self._delivery.grown(edge, Lane.NORMAL, tail)
         await self._changed()
@@ -96,7 +97,7 @@ class EdgeService:
 
     async def forget(self, edge: str) -> None:
         """Revoke an edge for good and take it out of every list; what it sent stays in the log."""
-        await trio.to_thread.run_sync(self._edges.forget, edge)
+        await in_thread(self._edges.forget, edge)
         await self._changed()
 
     async def tell(self, edge: str, events: Sequence[Event], lane: Lane) -> int:
@@ -104,7 +105,7 @@ class EdgeService:
         raws = [encoded(event) for event in events]
         if any(len(event.body) > BODY_BYTES_MAX for event in events):
             raise EdgeRefused("body", "is too long", f"at most {BODY_BYTES_MAX} bytes of JSON")
-        tail = await trio.to_thread.run_sync(self._delivery.journal.send, edge, lane, raws)
+        tail = await in_thread(self._delivery.journal.send, edge, lane, raws)
         await self._delivery.grown(edge, lane, tail)
         return tail
 

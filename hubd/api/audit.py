@@ -6,7 +6,6 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
-import trio
 from msgspec import Meta
 from starlette.requests import Request
 
@@ -17,6 +16,7 @@ from hubd.api.errors import ApiError
 from hubd.api.params import Cursor, EdgeName, Int64, Limit, Params, make_cursor, read_cursor
 from hubd.api.rights import user_of
 from hubd.errors import HubError
+from hubd.owned.threads import in_thread
 from hubd.registry.audit import AuditEntry
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ async def entries(context: Context, params: AuditPage) -> AuditEntries:
         before=before, limit=params.limit,
     )  # fmt: skip
     try:
-        found, least = await trio.to_thread.run_sync(page)
+        found, least = await in_thread(page)
     except HubError as error:
         raise ApiError(503, str(error), remedy="try again") from error
     return AuditEntries(entries=found, next=None if least is None else make_cursor(least))
@@ -72,7 +72,7 @@ async def note(context: Context, request: Request, path: str, body: Any) -> None
         "detail": msgspec.json.encode(detail).decode(),
     }  # fmt: skip
     try:
-        await trio.to_thread.run_sync(partial(context.logins.audit.note, **entry))
+        await in_thread(partial(context.logins.audit.note, **entry))
     except (HubError, StoreVersion) as error:  # it is done, and said here at least
         log.error("audit not written: %s; %s", error, entry)
 

@@ -5,7 +5,6 @@ from itertools import islice
 from typing import Final, TypeVar
 
 import msgspec
-import trio
 
 from edgesync.entities.model import entity
 from edgesync.entities.records import plan_save
@@ -44,6 +43,7 @@ from hubd.errors import (
     HubError,
     TenantUnknown,
 )
+from hubd.owned.threads import in_thread
 from hubd.registry import DEFAULT_TENANT, RegisteredEdge
 from hubd.rpc.calls import CallView
 
@@ -81,7 +81,7 @@ def _is_asked(view: EdgeView, params: EdgesList) -> bool:
 async def missing(context: Context, params: OneEdge) -> Missing:
     """Return what an edge lacks: of its entities and relations, and of its rule chains."""
     found = await entities.findings(context, OfEdge(edge=params.edge))
-    bundle, chains = await trio.to_thread.run_sync(_missing_chains, context, params.edge)
+    bundle, chains = await in_thread(_missing_chains, context, params.edge)
     return Missing(edge=params.edge, waiting=found.waiting, chains=chains, bundle=bundle)
 
 

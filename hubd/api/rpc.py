@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 import msgspec
-import trio
 
 from edgesync._native import event as event_codec
 from edgesync.errors import RecordError
@@ -28,6 +27,7 @@ from hubd.api.params import (
 )
 from hubd.downlink.journal import DownlinkFull, DownlinkView, Waiting
 from hubd.errors import EdgeUnknown, HubError
+from hubd.owned.threads import in_thread
 from hubd.rpc.calls import CallIdTaken, CallRefused, CallView, NewCall
 from hubd.rpc.service import RpcService
 from hubd.state.views import name_of, readable
@@ -173,7 +173,7 @@ async def give_up(context: Context, params: OneEdge, _asked: NoBody) -> GivenUp:
 
 async def _read(question: Callable[[], T]) -> T:
     try:
-        return await trio.to_thread.run_sync(question)
+        return await in_thread(question)
     except HubError as error:
         raise _unusable(error) from error
 

@@ -31,6 +31,7 @@ from hubd.api.rule_shapes import (
     Upload,
 )
 from hubd.errors import EdgeUnknown, HubError
+from hubd.owned.threads import in_thread
 from hubd.registry import DEFAULT_TENANT
 from hubd.rules.bundles import Bundles, BundleUnknown, BundleView, RulesRefused
 from hubd.rules.service import RuleService
@@ -196,7 +197,7 @@ def tenant_of(context: Context) -> str:
 async def asked(work: Callable[[], T]) -> T:
     """Return what work in a thread finds; raises ApiError."""
     try:
-        return await trio.to_thread.run_sync(work)
+        return await in_thread(work)
     except RulesRefused as refused:
         first, count = refused.mistakes[0], len(refused.mistakes)
         raise ApiError(

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Annotated, TypeVar
 
 import msgspec
-import trio
 from msgspec import Meta
 
 from hubd.api.context import Context
@@ -14,6 +13,7 @@ from hubd.api.errors import ApiError
 from hubd.api.logins import Logins
 from hubd.api.params import Body, By, Cursor, Limit, Nothing, Params, make_cursor, read_cursor
 from hubd.errors import HubError, UserRefused, UserUnknown
+from hubd.owned.threads import in_thread
 from hubd.registry import Role, User
 from hubd.registry.passwords import PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN
 from hubd.registry.users import NAME_RULE, SITES_MAX
@@ -178,7 +178,7 @@ async def _change(logins: Logins, change: Callable[[], T]) -> T:
 
 async def _in_registry(ask: Callable[[], T]) -> T:
     try:
-        return await trio.to_thread.run_sync(ask)
+        return await in_thread(ask)
     except UserUnknown as error:
         raise _no_such_user(error.user) from error
     except UserRefused as error:

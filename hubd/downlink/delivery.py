@@ -14,6 +14,7 @@ from edgesync_transport import receiver as core
 from edgesync_transport.messages import Lane
 from hubd.downlink.journal import Journal
 from hubd.errors import HubError
+from hubd.owned.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Delivery:
         """
         self._untold[edge] = {}
         try:
-            offer, reason = await trio.to_thread.run_sync(self.journal.begin, edge, theirs)
+            offer, reason = await in_thread(self.journal.begin, edge, theirs)
         except Exception as error:  # The edge has its session all the same: I8.
             log.error("no lanes to the edge for now: edge=%s %s", edge, error)
             self._without.add(edge)
@@ -120,7 +121,7 @@ class Delivery:
 
     async def send(self, edge: str, lane: Lane, body: bytes) -> None:
         """Store an event for an edge, and let it go; raises EdgeUnknown, DownlinkFull."""
-        tail = await trio.to_thread.run_sync(self.journal.send, edge, lane, [body])
+        tail = await in_thread(self.journal.send, edge, lane, [body])
         await self.grown(edge, lane, tail)
 
     async def clear(self, edge: str) -> list[tuple[Lane, int, int]]:
@@ -128,7 +129,7 @@ class Delivery:
 
         Returns lane, first and last of what was given up.
         """
-        gone = await trio.to_thread.run_sync(self.journal.clear, edge)
+        gone = await in_thread(self.journal.clear, edge)
         await self._tell(edge, core.Regreet("what waited was given up"))
         return gone
 
@@ -137,7 +138,7 @@ class Delivery:
 
         Returns lane, first and last of what was given up.
         """
-        gone = await trio.to_thread.run_sync(self.journal.give_up_before, edge, before_ns)
+        gone = await in_thread(self.journal.give_up_before, edge, before_ns)
         if gone:
             await self._tell(edge, core.Regreet("what waited for too long was given up"))
         return gone
@@ -159,7 +160,7 @@ class Delivery:
     async def _load(self, edge: str, asked: core.Load, step: Step) -> None:
         while True:
             try:
-                answer = await trio.to_thread.run_sync(self.journal.load, edge, asked)
+                answer = await in_thread(self.journal.load, edge, asked)
             except HubError as error:
                 log.error("downlink waits for the registry: %s", error)
                 await trio.sleep(RETRY_S)
@@ -175,7 +176,7 @@ class Delivery:
             floors, self._floors = self._floors, {}
             losses, self._losses = self._losses, []
             try:
-                await trio.to_thread.run_sync(self._note, floors, losses)
+                await in_thread(self._note, floors, losses)
             except HubError as error:
                 log.error("downlink waits for the registry: %s", error)
                 self._floors = {
@@ -200,7 +201,7 @@ class Delivery:
     async def _keep_up(self) -> None:
         while True:
             try:
-                gone = await trio.to_thread.run_sync(self.journal.give_up_old)
+                gone = await in_thread(self.journal.give_up_old)
             except HubError as error:
                 log.error("downlink waits for the registry: %s", error)
             else:

@@ -36,6 +36,7 @@ from edgesync_transport.receiver import Session
 from edgesync_transport.seldom import Seldom
 from hubd.errors import HubError
 from hubd.objects.store import Objects
+from hubd.owned.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -219,12 +220,12 @@ class ObjectService:
         while True:
             try:
                 for edge, names in list(self._gone.items()):
-                    await trio.to_thread.run_sync(self.store.removed, edge, names)
+                    await in_thread(self.store.removed, edge, names)
                     if self._gone.get(edge) is names:  # else it has told of more meanwhile
                         del self._gone[edge]
-                count = await trio.to_thread.run_sync(self.store.owned.change_count)
+                count = await in_thread(self.store.owned.change_count)
                 if count != seen:
-                    self._listings = await trio.to_thread.run_sync(self.store.listings)
+                    self._listings = await in_thread(self.store.listings)
                     seen = count
                     for edge in list(self._told):
                         self._compare(edge)

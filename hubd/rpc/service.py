@@ -20,6 +20,7 @@ from edgesync_transport.messages import Codec
 from hubd.downlink.delivery import Delivery
 from hubd.errors import HubError
 from hubd.log.base import Entry, Log
+from hubd.owned.threads import in_thread
 from hubd.rpc.calls import Calls, CallView, NewCall
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class RpcService:
 
     async def send(self, tenant: str, edge: str, call: NewCall) -> CallView:
         """Store a call and have it delivered; raises as `Calls.send` does."""
-        view, tail = await trio.to_thread.run_sync(self.calls.send, tenant, edge, call)
+        view, tail = await in_thread(self.calls.send, tenant, edge, call)
         if tail:
             await self.delivery.grown(edge, Lane.CRITICAL, tail)
         return view
@@ -73,7 +74,7 @@ class RpcService:
         """Give up the calls among records that were; returns how many records."""
         lost = functools.partial(self.calls.lost, reason=GIVEN_UP)
         for lane, first, last in gone:
-            self._wake(await trio.to_thread.run_sync(lost, edge, lane, first, last))
+            self._wake(await in_thread(lost, edge, lane, first, last))
         return sum(last - first + 1 for _, first, last in gone)
 
     async def wait(self, tenant: str | None, id: str, wait_s: float) -> CallView | None:
@@ -82,13 +83,13 @@ class RpcService:
             while id in self._waiting or len(self._waiting) < WAITERS_MAX:
                 changed = self._waiting.setdefault(id, trio.Event())
                 try:
-                    found = await trio.to_thread.run_sync(self.calls.one, tenant, id)
+                    found = await in_thread(self.calls.one, tenant, id)
                     if found is None or found.is_final:
                         return found
                     await changed.wait()
                 finally:
                     self._wake([id])  # others look for themselves
-        return await trio.to_thread.run_sync(self.calls.one, tenant, id)
+        return await in_thread(self.calls.one, tenant, id)
 
     def _wake(self, ids: list[str]) -> None:
         for id in ids:
@@ -122,7 +123,7 @@ class RpcService:
     async def _keep_reading(self) -> None:
         while True:
             try:
-                position = await trio.to_thread.run_sync(self.calls.position, self._generation)
+                position = await in_thread(self.calls.position, self._generation)
                 self._stored = position = max(position, self._log.oldest - 1)
                 while True:
                     position = await self._read(position)
@@ -151,13 +152,13 @@ class RpcService:
         return upto
 
     async def _store(self, upto: int, reports: list[tuple[str, str, str, Report]]) -> None:
-        self._wake(await trio.to_thread.run_sync(self.calls.take, self._generation, upto, reports))
+        self._wake(await in_thread(self.calls.take, self._generation, upto, reports))
         self._stored = upto
 
     async def _keep_expiring(self) -> None:
         while True:
             try:
-                self._wake(await trio.to_thread.run_sync(self.calls.expire))
+                self._wake(await in_thread(self.calls.expire))
             except HubError as error:
                 log.error("calls wait for the registry: %s", error)
             await trio.sleep(EXPIRE_S)

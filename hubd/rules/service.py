@@ -24,6 +24,7 @@ from hubd.downlink.delivery import Delivery
 from hubd.downlink.journal import DownlinkFull
 from hubd.errors import HubError
 from hubd.owned import tables
+from hubd.owned.threads import in_thread
 from hubd.rpc.calls import encoded
 from hubd.rules.bundles import Assignment, Bundles, bundle_of
 from hubd.rules.reports import Reports
@@ -72,7 +73,7 @@ class RuleService:
         while True:
             try:
                 seen = (
-                    await trio.to_thread.run_sync(self.bundles.owned.change_count),
+                    await in_thread(self.bundles.owned.change_count),
                     self.reports.version,
                 )
                 if seen != self._seen or trio.current_time() - looked_at >= LOOK_S:
@@ -85,7 +86,7 @@ class RuleService:
 
     async def look(self) -> None:
         """Send what edges lack."""
-        assigned, sent = await trio.to_thread.run_sync(self._read)
+        assigned, sent = await in_thread(self._read)
         for edge in sorted({*assigned, *sent, *self.reports.edges()}):
             if self.reports.is_unknown(edge):
                 await self.look_up(edge)
@@ -119,7 +120,7 @@ class RuleService:
 
     async def _send(self, edge: str, assignment: Assignment | None) -> None:
         try:
-            tail = await trio.to_thread.run_sync(self._append, edge, assignment)
+            tail = await in_thread(self._append, edge, assignment)
         except DownlinkFull as full:
             if (again := self._seldom.ask(edge)) is not None:
                 log.error("rules: %s; %d more before", full, again)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from edgesync._native import event as event_codec
 from edgesync.model import EventType
@@ -221,3 +222,21 @@ async def test_an_edge_greets_anew_when_what_waited_for_it_is_given_up(
         append(journal, 1)
         assert await delivery.clear("barn") == [(Lane.CRITICAL, 3, 3)]
         assert [type(event) for _, event in ear.told] == [Regreet, Regreet]
+
+
+async def test_sessions_that_wait_for_the_registry_take_no_thread_from_others(
+    journal: AwayJournal,
+) -> None:
+    offers: list[DownOffer | None] = []
+
+    async def open_session(delivery: Delivery) -> None:
+        offers.append(await delivery.begin("barn", STRANGER))
+
+    async with delivering(journal) as (delivery, _), trio.open_nursery() as sessions:
+        with journal._owned._lock:  # somebody is at it
+            for _ in range(50):
+                sessions.start_soon(open_session, delivery)
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+    assert None not in offers
+    assert len(offers) == 50
