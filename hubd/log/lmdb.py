@@ -4,7 +4,8 @@ r"""The hub's log in one LMDB environment: the same compiled store as the edge's
     lanes      edge \0 incarnation[16] lane u8     -> floor u64, chain u64, safe u64
     sessions   edge                                -> epoch u64
     ids        \0 edge \0 origin u64 BE level u8
-                              block u64 BE         -> bits of the numbers, or of the whole blocks
+                              block u64 BE         -> bits of the numbers, or of the whole blocks:
+                                                      (first u16, count u16)*, or 128 bytes of them
     facts      name                                -> generation, those before, the newest backup
 
 Every value begins with the CRC-32 of key and value (I14). Appends that come while a commit is under
@@ -44,6 +45,7 @@ from hubd.log.base import (
     Session,
 )
 from hubd.log.book import (
+    BLOCK_BITS,
     EPOCHS_SKIPPED,
     NUMBERS,
     WHOLE,
@@ -65,6 +67,8 @@ CRC: Final = struct.Struct("<I")
 U64: Final = struct.Struct("<Q")
 LANE_VALUE: Final = struct.Struct("<3Q")
 INTERVAL: Final = struct.Struct("<2Q")
+RUN: Final = struct.Struct("<2H")
+BLOCK_BYTES: Final = BLOCK_BITS // 8
 HEADER_LENGTH: Final = struct.Struct("<H")
 # Where rows of an earlier version begin: no name of an edge begins with \0, as rows of blocks do.
 OLD_IDS: Final = b"\1"
@@ -121,7 +125,23 @@ def ids_key(key: IdKey) -> bytes:
 
 
 def packed_bits(bits: int) -> bytes:
-    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    """Up to 31 runs of bits as (first, count) each, as nearly all blocks are; else all of them."""
+    runs: list[bytes] = []
+    rest, at = bits, 0
+    while rest and len(runs) < BLOCK_BYTES // RUN.size - 1:
+        gap = (rest & -rest).bit_length() - 1
+        rest >>= gap
+        count = (~rest & rest + 1).bit_length() - 1
+        rest >>= count
+        runs.append(RUN.pack(at + gap, count))
+        at += gap + count
+    return bits.to_bytes(BLOCK_BYTES, "little") if rest else b"".join(runs)
+
+
+def unpacked_bits(value: bytes) -> int:
+    if len(value) == BLOCK_BYTES:
+        return int.from_bytes(value, "little")
+    return sum((1 << count) - 1 << first for first, count in RUN.iter_unpack(value))
 
 
 class StoreShelf:
@@ -152,7 +172,7 @@ class StoreShelf:
         return LaneFloor(floor=floor, chain=chain, safe=safe)
 
     def ids(self, key: IdKey) -> int:
-        return int.from_bytes(self._get(IDS, ids_key(key)) or b"", "little")
+        return unpacked_bits(self._get(IDS, ids_key(key)) or b"")
 
 
 class _Asked:
@@ -237,7 +257,13 @@ class LmdbLog:
                     new = ids_key(ids)
                     write.put(IDS, new, seal(new, packed_bits(bits)), essential=True)
                 write.delete(IDS, key)
-            self._commit.submit_sync(write)
+            try:
+                self._commit.submit_sync(write)
+            except StoreFull as error:
+                self.close()
+                raise LogFull(
+                    used_bytes=error.used_bytes, limit_bytes=error.limit_bytes
+                ) from error
 
     def _load_generation(self, readonly: bool) -> bytes:
         sealed = self._store.get(FACTS, GENERATION)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from edgesync_transport.messages import LaneFloor
 from hubd.log import book
-from hubd.log.book import NUMBERS, WHOLE, Book, Changes, IdKey, LaneKey, blocks_of
+from hubd.log.book import BLOCK_BITS, NUMBERS, WHOLE, Book, Changes, IdKey, LaneKey, blocks_of
+from hubd.log.lmdb import BLOCK_BYTES, packed_bits, unpacked_bits
 
 pytestmark = pytest.mark.feature("S5", "F6")
 
@@ -28,7 +29,7 @@ class Shelf:
     """What is durable. As the log's, it has no row of a block that is whole."""
 
     def __init__(self) -> None:
-        self.rows: dict[IdKey, int] = {}
+        self.rows: dict[IdKey, bytes] = {}
         self.lookups = 0
 
     def epoch(self, edge: str) -> int:
@@ -39,11 +40,12 @@ class Shelf:
 
     def ids(self, key: IdKey) -> int:
         self.lookups += 1
-        return self.rows.get(key, 0)
+        return unpacked_bits(self.rows.get(key, b""))
 
     def store(self, kept: Book, changes: Changes) -> None:
         for key in changes.ids:
-            self.rows[key] = kept.ids[key]
+            self.rows[key] = packed_bits(kept.ids[key])
+            assert len(self.rows[key]) <= BLOCK_BYTES
             if key[2] == NUMBERS and kept.ids[key] == WHOLE:
                 del self.rows[key]
 
@@ -82,13 +84,21 @@ def test_what_is_known_is_what_was_noted(steps: list[tuple[list[Range], str]]) -
         if end == "f":
             kept.forget()
     # An older log's row of the same numbers makes the same rows.
-    made: dict[IdKey, int] = {}
+    made: dict[IdKey, bytes] = {}
     for origin in {origin for origin, _ in known}:
         intervals = intervals_of(number for mine, number in known if mine == origin)
         for (level, block), bits in blocks_of(intervals).items():
-            made["barn", origin, level, block] = bits
+            made["barn", origin, level, block] = packed_bits(bits)
     assert made == shelf.rows
     assert not kept._is_known("shed", (7, 0, 1 << 12))
+
+
+@given(st.integers(0, WHOLE), st.sets(st.integers(0, BLOCK_BITS - 1), max_size=70))
+def test_a_row_is_the_bits_of_its_block(many: int, few: set[int]) -> None:
+    for bits in (many, sum(1 << bit for bit in few), WHOLE - sum(1 << bit for bit in few)):
+        packed = packed_bits(bits)
+        assert unpacked_bits(packed) == bits
+        assert len(packed) <= BLOCK_BYTES
 
 
 def test_a_batch_looks_up_what_is_near_its_own_numbers() -> None:

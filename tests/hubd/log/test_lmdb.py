@@ -18,6 +18,7 @@ import trio.testing
 
 from edgesync._native.store import Store
 from edgesync._native.write import Write
+from edgesync.errors import StoreFull
 from edgesync.model import RecordKind
 from edgesync.store.commit import Tails
 from edgesync_transport.messages import Codec, Lane, LaneFloor
@@ -293,6 +294,32 @@ async def test_ids_that_an_earlier_version_has_noted_are_known(tmp_path: Path) -
         await log.aclose()
         log = LmdbLog(tmp_path / "log")
         assert log.stats().damaged == 0
+    await log.aclose()
+
+
+async def test_a_full_log_of_an_earlier_version_says_so_and_opens_with_more_room(
+    tmp_path: Path,
+) -> None:
+    """Rows of the new form may take three times as much; no id is given up for that."""
+    LmdbLog(tmp_path / "log", map_bytes_max=1 << 20).close()
+    with Store(str(tmp_path / "log"), databases=DATABASES, map_bytes_max=1 << 20) as store:
+        write = Write()
+        for origin in range(3000):
+            key = b"barn\0" + origin.to_bytes(8, "big")
+            row = struct.pack("<2Q", 1, 5000)
+            write.put(IDS, key, seal(key, row))
+        store.apply(write)
+        with pytest.raises(StoreFull):  # noqa: PT012  # at whichever it is full
+            for n in range(1000):
+                write = Write()
+                write.put(ENTRIES, (n + 1).to_bytes(8, "big"), bytes(5000))
+                store.apply(write)
+    for _ in range(2):
+        with pytest.raises(LogFull, match=r"`limit` under \[log\]"):
+            LmdbLog(tmp_path / "log", map_bytes_max=1 << 20)
+    log = LmdbLog(tmp_path / "log", map_bytes_max=16 << 20)
+    for origin in (0, 1500, 2999):
+        assert known(log, [0, 1, 1023, 1024, 5000, 5001], origin) == [1, 1023, 1024, 5000]
     await log.aclose()
 
 
