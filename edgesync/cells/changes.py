@@ -152,7 +152,9 @@ class Changes:
             frozenset((dot.r, dot.n) for dot in space.siblings(key, name))
             for name, _ in entry.cells
         )
-        return kind, space.deadline(key), space.count(key, kind), cells
+        # Beside a string there may be cells of a collection, which another site made of the key.
+        size = 0 if kind == STRING else space.count(key, kind)
+        return kind, space.deadline(key), size, cells
 
     def expired(self, keys: Sequence[bytes]) -> None:
         """Tell of keys whose deadline has passed."""

@@ -188,3 +188,21 @@ def test_a_plain_program_can_watch_too(tmp_path: Path) -> None:
         node.set("a", 1)
         node.command("RENAME", "a", "b")
         assert take(watch) == [Change(b"a", "set"), Change(b"a", "rename_from")]
+
+
+@pytest.mark.slow
+async def test_a_key_that_two_sites_made_of_two_types_is_heard_of(sites: Sites) -> None:
+    """Beside the string there is what was made of it here."""
+    async with sites.node("a") as a, sites.node("b") as b:
+        async with sites.hub():
+            b.set("other", "x")  # an edge without keys asks for none
+            await settle(a, b)
+        watch = b.watch("k")
+        b.hset("k", {"f": 1})
+        a.set("k", "text")
+        async with sites.hub():
+            await settle(a, b)
+            a.set("k", "more")
+            await settle(a, b)
+            assert b.command("GET", "k") == a.command("GET", "k") == b"more"
+            assert take(watch)[-1] == Change(b"k", "set", is_remote=True)
