@@ -14,7 +14,7 @@ the hub cleared can be raised at once by the edge, as the next occurrence.
 
 import enum
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -138,7 +138,7 @@ def alarm_id(originator: EntityId, type_: str) -> str:
 def find_alarm(view: View, edge: str, id_: str) -> Alarm | None:
     """Return an alarm by its id; None when there is none that can be read."""
     fields = view.fields(alarm_key(edge, id_[:64]))
-    about = _about(edge, fields)
+    about = _about(edge, fields.get(b"about"))
     found = sorted(_numbered(fields, b"raise:"), reverse=True)
     raises = ((n, _convert(raw, Raised)) for n, raw in found)
     n, raised = next(((n, one) for n, one in raises if one is not None), (0, None))
@@ -150,9 +150,14 @@ def find_alarm(view: View, edge: str, id_: str) -> Alarm | None:
     )  # fmt: skip
 
 
-def _about(edge: str, fields: dict[bytes, bytes]) -> tuple[EntityId, str] | None:
-    """Return of what an alarm is and its type; None for what no alarm could have."""
-    said = _convert(fields.get(b"about"), tuple[str, str, str])
+def originator_of(edge: str, raw: bytes | None) -> EntityId | None:
+    """Return of what an alarm is, by its field `about`; None for what no alarm could have."""
+    about = _about(edge, raw)
+    return None if about is None else about[0]
+
+
+def _about(edge: str, raw: bytes | None) -> tuple[EntityId, str] | None:
+    said = _convert(raw, tuple[str, str, str])
     if said is None:
         return None
     kind, name, type_ = said
@@ -171,11 +176,16 @@ def all_alarms(view: View, edge: str, after: str = "") -> Iterator[Alarm]:
             yield found
 
 
-def alarms_of(view: View, originator: EntityId) -> list[Alarm]:
-    """Return the alarms of an entity; of the others of its edge only whose they are is read."""
+def alarms_of(
+    view: View, originator: EntityId, keys: Iterable[bytes] | None = None
+) -> list[Alarm]:
+    """Return the alarms of an entity; of the others of its edge only whose they are is read.
+
+    keys  where they are, if that is known
+    """
     prefix, quoted = room_of(ALARM, originator.edge), b'"%s"' % originator.name.encode()
     found: list[Alarm] = []
-    for key in view.keys(prefix):
+    for key in view.keys(prefix) if keys is None else keys:
         about = view.field(key, b"about") or b""
         if (
             quoted not in about and b"\\" not in about

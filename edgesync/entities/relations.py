@@ -88,10 +88,15 @@ def all_relations(view: View, edge: str) -> Iterator[Relation]:
             yield from relations_from(view, named[1])
 
 
-def relations_to(view: View, to: EntityId) -> Iterator[list[Relation]]:
-    """Yield for each entity of the edge that has relations those of them that lead to `to`."""
+def relations_to(
+    view: View, to: EntityId, keys: Iterable[bytes] | None = None
+) -> Iterator[list[Relation]]:
+    """Yield for each entity of the edge that has relations those of them that lead to `to`.
+
+    keys  where these are, if that is known
+    """
     end = end_of(to)
-    for key in view.keys(room_of(RELATION, to.edge)):
+    for key in view.keys(room_of(RELATION, to.edge)) if keys is None else keys:
         if (named := entity_of(key)) is None:
             continue
         fields = [(field, raw) for field, raw in view.fields(key).items() if field.endswith(end)]

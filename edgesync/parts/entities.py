@@ -14,6 +14,7 @@ import trio
 from edgesync.cells.guard import Savepoint
 from edgesync.entities import alarms, attributes, records, relations
 from edgesync.entities.alarms import Alarm
+from edgesync.entities.index import EntityIndex
 from edgesync.entities.keys import ALARM, entity_of, policies, room_of
 from edgesync.entities.model import ENTITIES_MAX, SHOWN, EntityId, Scope, entity
 from edgesync.entities.removal import plan_delete, remains, was_removed
@@ -55,6 +56,8 @@ class EntitiesPart(Part):
         cells = self._keys.cells
         cells.space.choose(policies(self.context.settings.cells.strategies()))
         self.view = SpaceView(cells.space, cells.now_ms)
+        self._index = EntityIndex(self.view, self.edge)
+        self._indexed: tuple[object, ...] = ()
         cells.changes.listen(self._changed)
 
     async def run(self, *, task_status: trio.TaskStatus[object] = trio.TASK_STATUS_IGNORED) -> None:
@@ -215,15 +218,33 @@ class EntitiesPart(Part):
     def relations(self, kind: str, name: str) -> "list[Relation]":
         """Return the relations from an entity and those to it."""
         one = self.id(kind, name)
-        found = relations.relations_from(self.view, one)
-        for some in relations.relations_to(self.view, one):
-            found += [it for it in some if it.source != one]
-        return found
+        others = (it for it in self.relations_to(kind, name) if it.source != one)
+        return [*self.relations_from(kind, name), *others]
+
+    def relations_from(self, kind: str, name: str) -> "list[Relation]":
+        return relations.relations_from(self.view, self.id(kind, name))
+
+    def relations_to(self, kind: str, name: str) -> "list[Relation]":
+        one = self.id(kind, name)
+        found = relations.relations_to(self.view, one, self.index.relations_to(one))
+        return [it for some in found for it in some]
 
     def waiting(self) -> "list[Waiting]":
         """Return what is kept and has no effect before something that it lacks is there."""
         found = list(records.list_records(self.view, self.edge, limit=ENTITIES_MAX))
         return relations.waiting(found, relations.all_relations(self.view, self.edge))
+
+    @property
+    def index(self) -> EntityIndex:
+        """What leads to an entity, as of now."""
+        cells = self._keys.cells
+        # What changes keys and tells of none: a commit that is refused; a clock that is set back
+        # to before a deadline; the end of a pass, where what the hub lacks shows what it has hid.
+        indexed = cells.refusals, cells.behind_ms, bool(cells.cursor.base)
+        if indexed != self._indexed:
+            self._indexed = indexed
+            self._index.forget()
+        return self._index
 
     # -- for doors -----------------------------------------------------------------------------
 
@@ -297,6 +318,7 @@ class EntitiesPart(Part):
 
     def _changed(self, changes: "Sequence[Change]") -> None:
         for change in changes:
+            self._index.note(change.key)
             if change.key.startswith(self._alarm_room):
                 self._alarm_changed(change.key[len(self._alarm_room) :].decode(errors="replace"))
             elif (named := entity_of(change.key)) is not None and named[1].edge == self.edge:

@@ -119,15 +119,13 @@ class EdgeFacts:
 
     def related(self, entity: Originator, direction: str, kind: str) -> list[Originator]:
         try:
-            one = self.entities.id(entity.kind, entity.name)
-            found = self.entities.relations(entity.kind, entity.name)
+            if direction == "FROM":
+                found = self.entities.relations_from(entity.kind, entity.name)
+            else:
+                found = self.entities.relations_to(entity.kind, entity.name)
         except EntityError as error:
             raise NodeFailure(str(error)) from error
-        ends = [
-            (it.to if direction == "FROM" else it.source)
-            for it in found
-            if it.type == kind and one == (it.source if direction == "FROM" else it.to)
-        ]
+        ends = [it.to if direction == "FROM" else it.source for it in found if it.type == kind]
         return [Originator(end.kind.upper(), end.name) for end in ends]
 
     # -- what nodes have done --------------------------------------------------------------------

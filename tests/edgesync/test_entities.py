@@ -1,8 +1,11 @@
 """Entities of a node: alarms and their events, what is removed elsewhere, plain programs."""
 
+import contextlib
 import json
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,13 +13,14 @@ import trio
 import trio.testing
 
 from edgesync import EdgeNode, Event, Lane
-from edgesync.entities import alarms, attributes, records
-from edgesync.entities.alarms import Alarm
-from edgesync.entities.keys import alarm_key, own_rooms
-from edgesync.entities.model import Scope, entity
+from edgesync._native.write import Write
+from edgesync.entities import alarms, attributes, records, relations
+from edgesync.entities.alarms import Alarm, alarm_id
+from edgesync.entities.keys import alarm_key, own_rooms, relations_key
+from edgesync.entities.model import EntityId, Scope, entity
 from edgesync.entities.removal import plan_delete, remains
-from edgesync.entities.view import SpaceView
-from edgesync.errors import EntityError
+from edgesync.entities.view import Command, SpaceView
+from edgesync.errors import CommandError, EntityError, StoreFull
 from edgesync.events import EventQuery
 from edgesync.model import Action
 from tests.sites import Sites, settle, until
@@ -259,6 +263,101 @@ async def test_created_at_the_hub_it_waits_for_its_parent(tmp_path: Path) -> Non
         assert entities.delete("device", "Scale 7") == {"server": 1, "entity": 2}
         await settle(node)
         assert records.find(hub, SCALE) is None
+
+
+def check_index(node: EdgeNode, ends: Sequence[EntityId]) -> None:
+    """Compare what the index finds with what is found without it."""
+    view, index = node.entities.view, node.entities.index
+    for one in ends:
+        found = relations.relations_to(view, one, index.relations_to(one))
+        scanned = relations.relations_to(view, one)
+        assert list(chain(*found)) == list(chain(*scanned))
+        assert alarms.alarms_of(view, one, index.alarms_of(one)) == alarms.alarms_of(view, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+async def test_what_leads_to_an_entity_is_found_whatever_has_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Commands, pages of the hub, what is taken back, and restarts."""
+    random, sites = Random(seed), Sites(tmp_path)
+    ends = [entity("barn", kind, name) for kind in ("asset", "device") for name in "abc"]
+    refused = 0
+
+    def refuse(write: Write) -> None:
+        raise StoreFull(used_bytes=9, limit_bytes=10)
+
+    def plan(view: SpaceView) -> Sequence[Command]:
+        one, other = random.choice(ends), random.choice(ends)
+        type_ = random.choice(["Uses", "Manages"])
+        keys = [relations_key(one), relations_key(other), alarm_key("barn", alarm_id(one, type_))]
+        match random.randrange(9):
+            case 0 | 1 | 2:
+                return relations.plan_relate(view, one, type_, other)
+            case 3:
+                return relations.plan_unrelate(view, one, type_, other)
+            case 4 | 5:
+                return alarms.plan_raise(view, one, type_, alarms.Severity.MAJOR, 1)
+            case 6:
+                return plan_delete(view, one)
+            case 7:
+                return [[b"DEL", random.choice(keys)], [b"SET", random.choice(keys), b"no hash"]]
+            case _:
+                copy: Command = [b"COPY", keys[0], keys[1], b"REPLACE"]
+                return [copy, [b"HSET", keys[0], b"Odd\0device\0b", b"1", b"", b"2"]]
+
+    def run(node: EdgeNode) -> None:
+        nonlocal refused
+        entities = node.entities
+        try:
+            commands = plan(entities.view)
+            how = random.randrange(4)
+            if how == 0:
+                commands = [*commands, [b"INCRBY", b"n", b"what"]]
+            entities.apply(commands)
+            if random.randrange(2):
+                check_index(node, ends)  # with what is not on disk yet
+            if how > 1 and not node.part("keys").cells.busy_s():
+                with monkeypatch.context() as patch:
+                    patch.setattr(node.store, "submit_sync", refuse)
+                    entities.commit()
+        except (CommandError, EntityError):
+            pass
+        except StoreFull:
+            refused += 1
+
+    for _ in range(3):
+        async with sites.node("barn") as node, sites.hub():
+            for _ in range(10):
+                for _ in range(random.randrange(9)):
+                    run(node)
+                if random.randrange(2):
+                    await settle(node)
+                with contextlib.suppress(CommandError, EntityError):
+                    await sites.answers.run_commands(plan(hub_view(sites)))
+                await settle(node)
+                check_index(node, ends)
+    assert refused
+
+
+def test_a_relation_whose_removal_is_refused_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(write: Write) -> None:
+        raise StoreFull(used_bytes=9, limit_bytes=10)
+
+    with Sites(tmp_path).node("barn") as node:
+        entities, barn = node.entities, entity("barn", "asset", "Barn")
+        entities.relate(("asset", "Barn"), "Contains", ("device", "Scale 7"))
+        assert len(entities.relations_to("device", "Scale 7")) == 1
+        entities.apply(relations.plan_unrelate(entities.view, barn, "Contains", SCALE))
+        assert entities.relations_to("device", "Scale 7") == []
+        monkeypatch.setattr(node.store, "submit_sync", refuse)
+        with pytest.raises(StoreFull):
+            entities.commit()
+        monkeypatch.undo()
+        assert len(entities.relations_to("device", "Scale 7")) == 1
 
 
 async def test_an_edge_has_no_entities_of_another(tmp_path: Path) -> None:

@@ -264,6 +264,35 @@ async def test_attributes_and_relations_are_those_of_the_entities(tmp_path: Path
         assert dict(sent(node)) == {"w": 1.5, "limit": 400}
 
 
+@pytest.mark.parametrize("direction", ["FROM", "TO"])
+async def test_a_related_node_reads_no_relations_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, direction: str
+) -> None:
+    query = {"direction": direction, "filters": [{"relationType": "Contains"}]}
+    get: Node = ("metadata.TbGetRelatedAttributeNode", "Get",
+                 {"dataMapping": {"limit": "limit"}, "fetchTo": "DATA",
+                  "relationsQuery": query})  # fmt: skip
+    read: list[bytes] = []
+    fields = SpaceView.fields
+
+    def noting(view: SpaceView, key: bytes) -> dict[bytes, bytes]:
+        read.append(key)
+        return fields(view, key)
+
+    async with opened(tmp_path, site(tmp_path, exported([get, PUSH], [(0, 1, "Success")]))) as node:
+        scale, pen = ("device", "scale"), ("asset", "pen")
+        node.entities.set_attributes(*pen, {"limit": 400}, "server")
+        ends = (scale, pen) if direction == "FROM" else (pen, scale)
+        node.entities.relate(ends[0], "Contains", ends[1])
+        for n in range(50):
+            node.entities.relate(("asset", f"pen {n}"), "Contains", ("device", f"scale {n}"))
+        await node.ingest([reading("w", 1, entity="scale")])
+        monkeypatch.setattr(SpaceView, "fields", noting)
+        await node.ingest([reading("w", 2, entity="scale")])
+        assert dict(sent(node)) == {"w": 2, "limit": 400}
+        assert len([key for key in read if key.startswith(b"@/relation/")]) == 1
+
+
 def statuses(node: EdgeNode) -> list[str]:
     return [one["status"] for one in told(node, EventType.ALARM)]
 
