@@ -31,7 +31,7 @@ from edgesync.entities.model import (
     entity,
 )
 from edgesync.entities.view import Command, View, delete_fields, set_fields
-from edgesync.errors import EntityError
+from edgesync.errors import EntityError, RecordError
 
 TYPE_BYTES_MAX: Final = 255
 BY_BYTES_MAX: Final = 255
@@ -137,7 +137,10 @@ def alarm_id(originator: EntityId, type_: str) -> str:
 
 def find_alarm(view: View, edge: str, id_: str) -> Alarm | None:
     """Return an alarm by its id; None when there is none that can be read."""
-    fields = view.fields(alarm_key(edge, id_[:64]))
+    try:
+        fields = view.fields(alarm_key(edge, id_[:64]))
+    except RecordError:
+        return None
     about = _about(edge, fields.get(b"about"))
     found = sorted(_numbered(fields, b"raise:"), reverse=True)
     raises = ((n, _convert(raw, Raised)) for n, raw in found)

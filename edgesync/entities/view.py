@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from edgesync._native.clock import wall_ms_of
 from edgesync._native.keyspace import HASH
 from edgesync.entities.model import MS_MAX, SHOWN
-from edgesync.errors import EntityError
+from edgesync.errors import EntityError, RecordError
 
 if TYPE_CHECKING:
     from edgesync._native.keyspace import Keyspace
@@ -43,7 +43,7 @@ class View(Protocol):
         ...
 
     def keys(self, prefix: bytes, after: bytes | None = None) -> Iterator[bytes]:
-        """Yield present hashes with a prefix, behind `after`, in order."""
+        """Yield present hashes with a prefix that can be read, behind `after`, in order."""
         ...
 
     def was_removed(self, key: bytes) -> bool:
@@ -94,8 +94,14 @@ class SpaceView:
         space = self._space
         while names := space.names(after, prefix, LOOKED_AT):
             space.now_ms = self._now_ms()
-            yield from (name for name in names if space.type_of(name) == HASH)
+            yield from (name for name in names if self._is_hash(name))
             after = names[-1]
+
+    def _is_hash(self, key: bytes) -> bool:
+        try:
+            return self._space.type_of(key) == HASH
+        except RecordError:  # one that is damaged hides no other
+            return False
 
     def was_removed(self, key: bytes) -> bool:
         return self._space.names(None, key, 1) == [key] and not self.is_there(key)

@@ -5,6 +5,7 @@ crash in between it is told at the next start: each transition of an alarm is an
 once, with the number of the occurrence in it.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -18,7 +19,7 @@ from edgesync.entities.alarms import Alarm, Transition
 from edgesync.entities.keys import ROOMS, entity_of, room_of
 from edgesync.entities.model import EntityId
 from edgesync.entities.removal import plan_sweep, remains, was_removed
-from edgesync.errors import StoreError
+from edgesync.errors import CommandError, EntityError, RecordError, StoreError
 from edgesync.model import Action, EntityType, Event, EventType, Lane
 from edgesync.told import TYPES
 
@@ -100,8 +101,9 @@ class EntityJournal:
             if at % SCANNED_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
         for at, one in enumerate(self._entities()):
-            if was_removed(part.view, one):
-                self.note_gone(one)
+            with _passed_over(one):
+                if was_removed(part.view, one):
+                    self.note_gone(one)
             if at % SCANNED_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
 
@@ -139,16 +141,29 @@ class EntityJournal:
         while self._gone:
             await self._part.wait_settled()
             one = next(iter(self._gone))
-            left = remains(self._part.view, one)
-            if plan_sweep(self._part.view, one):
-                await self._part.context.recorder.emit(removal_event(one, left, self._now_ns()))
-                # What has made it anew meanwhile was acknowledged.
-                self._part.apply(plan_sweep(self._part.view, one))
-                await self._part.wait_durable()
+            with _passed_over(one):
+                await self._sweep_one(one)
             del self._gone[one]
+
+    async def _sweep_one(self, one: EntityId) -> None:
+        left = remains(self._part.view, one)
+        if plan_sweep(self._part.view, one):
+            await self._part.context.recorder.emit(removal_event(one, left, self._now_ns()))
+            # What has made it anew meanwhile was acknowledged.
+            self._part.apply(plan_sweep(self._part.view, one))
+            await self._part.wait_durable()
 
     def _now_ns(self) -> int:
         return self._part.context.wall_ns()
+
+
+@contextlib.contextmanager
+def _passed_over(one: EntityId) -> Iterator[None]:
+    """Go on behind what raises because a row of its keys is damaged: it stops no site (I8)."""
+    try:
+        yield
+    except (RecordError, EntityError, CommandError) as error:
+        log.error("entities: %s is passed over: %s", one, error)
 
 
 async def _tried(act: Callable[[], Awaitable[None]]) -> bool:

@@ -16,7 +16,7 @@ from edgesync import EdgeNode, Event, Lane
 from edgesync._native.write import Write
 from edgesync.entities import alarms, attributes, records, relations
 from edgesync.entities.alarms import Alarm, alarm_id
-from edgesync.entities.keys import alarm_key, own_rooms, relations_key
+from edgesync.entities.keys import alarm_key, entity_key, own_rooms, relations_key
 from edgesync.entities.model import EntityId, Scope, entity
 from edgesync.entities.removal import plan_delete, remains
 from edgesync.entities.view import Command, SpaceView
@@ -28,6 +28,7 @@ from tests.sites import Sites, settle, until
 pytestmark = pytest.mark.feature("S8", "S11", "S19")
 
 SCALE = entity("barn", "device", "Scale 7")
+MAJOR = alarms.Severity.MAJOR
 
 
 def told(node: EdgeNode, type_: str = "ALARM") -> list[dict[str, Any]]:
@@ -90,6 +91,41 @@ async def test_an_alarm_is_acknowledged_and_cleared_at_the_hub(tmp_path: Path) -
             Action.ADDED.name, Action.ALARM_ACK.name, Action.UPDATED.name, Action.ALARM_CLEAR.name,
             Action.ADDED.name, Action.ALARM_CLEAR.name,
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize("is_alarm", [True, False])
+async def test_a_damaged_row_of_an_entity_stops_no_site(tmp_path: Path, is_alarm: bool) -> None:
+    """What can be read of the others goes on: at a start, with each alarm, when asked."""
+    sites = Sites(tmp_path)
+    with sites.node("barn") as node:
+        for name in ("Scale 5", "Scale 6", "Scale 7"):
+            one = node.entities.id("device", name)
+            node.entities.save("device", name)
+            plan = alarms.plan_raise(
+                node.entities.view, one, "Too heavy", MAJOR, 1_790_000_000_000
+            )
+            node.entities.carry_out(plan)  # untold
+            key = alarm_key("barn", alarms.alarm_id(one, "Too heavy"))
+            if name == "Scale 5":
+                node.cells.rows.put(b"k" + (key if is_alarm else entity_key(one)), b"\xff nonsense")
+        node.entities.commit()
+    async with sites.node("barn") as node:
+        assert len(node.entities.alarms()) == 3 - is_alarm
+        assert len(node.entities.records()) == 2 + is_alarm
+        await until(lambda: transitions(node) == [(1, "raised", "")])
+        node.entities.clear_alarm(alarms.alarm_id(SCALE, "Too heavy"))
+        await until(lambda: len(told(node)) == 2)
+
+
+async def test_an_alarm_whose_row_is_damaged_while_it_waits_is_left_out(tmp_path: Path) -> None:
+    async with Sites(tmp_path).node("barn") as node:
+        entities = node.entities
+        bad = alarms.alarm_id(entities.id("device", "Scale 6"), "Too heavy")
+        for name in ("Scale 6", "Scale 7"):
+            one = entities.id("device", name)
+            entities.apply(alarms.plan_raise(entities.view, one, "Too heavy", MAJOR, 1))
+        node.cells.rows.put(b"k" + alarm_key("barn", bad), b"\xff nonsense")
+        await until(lambda: transitions(node) == [(1, "raised", "")])
 
 
 async def test_a_storm_of_alarms_is_told_with_few_commits(tmp_path: Path) -> None:
