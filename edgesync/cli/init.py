@@ -16,6 +16,7 @@ import trio
 from edgesync import toml
 from edgesync.errors import ConfigError
 from edgesync.settings import link_proxy, read_settings
+from edgesync.store.directory import replace_by
 from edgesync_transport.dealer import Cause, LinkLost, ask_as_guest
 from edgesync_transport.keys import (
     Token,
@@ -119,7 +120,7 @@ def init(config: Path, token: str | None, name: str, new_key: bool, proxy: str |
             load_or_create_keys(keys)
         else:
             _register_keys(keys, parsed, link_proxy(settings), is_new_wanted=new_key)
-        draft.replace(config)
+        replace_by(config, draft)
     finally:
         draft.unlink(missing_ok=True)
     here = "" if config == Path("edge.toml") else f"--config {config} "
@@ -232,7 +233,7 @@ def _register_keys(path: Path, token: Token, proxy: Proxy | None, *, is_new_want
         if refused.code == "revoked":
             waiting.unlink()
         raise
-    waiting.replace(path)
+    replace_by(path, waiting)
     click.echo(f"made a new key pair: {path}")
 
 

@@ -85,6 +85,13 @@ def replace_file(path: Path, data: bytes) -> os.stat_result:
     return written
 
 
+def replace_by(path: Path, draft: Path) -> None:
+    """Let `path` be the file `draft`, also after a power cut: the old or the new, whole."""
+    sync_file(draft)
+    draft.replace(path)
+    sync_directory(path.parent)
+
+
 def filesystem_of(path: Path) -> str:
     """Name of the file system that holds `path`; "" when it is not told."""
     device = path.stat().st_dev

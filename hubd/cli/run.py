@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import secrets
+import shutil
 import socket
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from edgesync import toml
 from edgesync.cli.program import as_json_option
 from edgesync.cli.unit import Service, make_group
 from edgesync.logs import set_up_logging
+from edgesync.store.directory import replace_by
 from hubd import data_folder
 from hubd.api.settings import is_loopback
 from hubd.cli.options import database_option, settings_of
@@ -94,9 +96,12 @@ def _checked(config: Path, text: str) -> Settings:
     """Put `text` into the file `config`, whole, if it is good; returns the settings."""
     draft = config.with_name(f"{config.name}.draft")
     try:
+        draft.touch()
+        if config.exists():
+            shutil.copymode(config, draft)
         draft.write_text(text)
         settings = read_settings(draft)
-        draft.replace(config)
+        replace_by(config, draft)
     finally:
         draft.unlink(missing_ok=True)
     return settings

@@ -1,5 +1,6 @@
 """`edgesync init` in a folder that is there already: the hub is set, nothing else is touched."""
 
+import os
 import re
 import stat
 import tomllib
@@ -7,7 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from edgesync.cli import main as edgesync
+from hubd.cli import main as hubd
 from tests.terminal import Terminal, open_terminal
 
 pytestmark = pytest.mark.feature("S6")
@@ -171,3 +175,30 @@ def test_a_hub_with_a_public_url_enrols_over_http(tmp_path: Path) -> None:
         used = web.run("edgesync", "--config", elsewhere, "init", "--token", token)
         assert used.returncode == 1
         assert "used already" in used.stderr
+
+
+def test_settings_and_keys_are_on_disk_before_they_take_the_place_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a power cut would leave a file of no bytes where the operator's own was."""
+    synced, fsync, replace = set[int](), os.fsync, Path.replace
+
+    def noted(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def checked(self: Path, target: Path) -> Path:
+        assert self.stat().st_ino in synced
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(Path, "replace", checked)
+    monkeypatch.chdir(tmp_path)
+    for program, config in ((edgesync, "edge.toml"), (hubd, "hub.toml")):
+        found = CliRunner().invoke(program, ["--config", config, "init"])
+        assert found.exit_code == 0, found.output
+        assert tmp_path.stat().st_ino in synced
+        synced.clear()
+    (tmp_path / "hub.toml").chmod(0o600)
+    assert CliRunner().invoke(hubd, ["--config", "hub.toml", "token"]).exit_code == 0
+    assert stat.S_IMODE((tmp_path / "hub.toml").stat().st_mode) == 0o600
