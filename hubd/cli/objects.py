@@ -1,6 +1,7 @@
 """`hubd object …`: large files kept at the hub, and which edge is to hold which."""
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sys
@@ -15,7 +16,7 @@ from edgesync.cli.program import as_json_option
 from edgesync.serve.control import ask_hub
 from hubd.cli.edges import checked_name, registry_for
 from hubd.cli.options import database_option, settings_of
-from hubd.objects.store import FOLDER, Objects
+from hubd.objects.store import FOLDER, Objects, ObjectView
 from hubd.registry import DEFAULT_TENANT
 from hubd.settings import data_dir
 from hubd.web.format import moment
@@ -103,9 +104,29 @@ def get(config: Path, name: str, target: Path | None, tenant: str) -> None:
             if target is None:
                 shutil.copyfileobj(source, sys.stdout.buffer)
                 return
-            with target.open("wb") as out:
-                shutil.copyfileobj(source, out)
+            if target.exists() and not target.is_file():  # a device or a pipe is written into
+                with target.open("wb") as out:
+                    shutil.copyfileobj(source, out)
+            else:
+                _replace(target.resolve(), source, one)
     click.echo(f"{target}: {one.size} bytes")
+
+
+def _replace(target: Path, source: BinaryIO, one: ObjectView) -> None:
+    """Let `target` hold an object: whoever reads it has the old bytes or all of the new ones."""
+    draft = target.with_name(f"{target.name}.draft")
+    try:
+        with draft.open("w+b") as out:
+            shutil.copyfileobj(source, out)
+            out.seek(0)
+            found = hashlib.file_digest(out, "sha256").hexdigest()
+        if found != one.sha256:
+            raise click.ClickException(f"{one.name} is damaged at this hub; put it again")
+        if target.exists():
+            shutil.copymode(target, draft)
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @object.command(epilog="Example: hubd object assign model barn-7 barn-8")

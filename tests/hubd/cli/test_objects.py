@@ -41,6 +41,21 @@ def test_an_object_is_kept_listed_read_back_assigned_and_forgotten(tmp_path: Pat
         assert "hubd object list" in unknown.stderr
 
 
+def test_what_is_damaged_at_the_hub_takes_the_place_of_no_file(tmp_path: Path) -> None:
+    file, back = tmp_path / "model", tmp_path / "back"
+    file.write_bytes(b"weights" * 100)
+    back.write_bytes(b"the one before")
+    with open_terminal(tmp_path) as terminal:
+        terminal.out("hubd", "init")
+        made = terminal.json("hubd", "object", "put", str(file))
+        (kept,) = tmp_path.rglob(made["sha256"])
+        kept.write_bytes(b"weights" * 50)
+        found = terminal.run("hubd", "object", "get", "model", "--to", str(back))
+        assert (found.returncode != 0, "damaged" in found.stderr) == (True, True)
+        assert back.read_bytes() == b"the one before"
+        assert not list(tmp_path.glob("back.*"))
+
+
 @pytest.mark.slow
 def test_both_ends_show_an_object_with_and_without_their_daemons(tmp_path: Path) -> None:
     file = tmp_path / "model"
