@@ -54,6 +54,9 @@ cdef enum:
     NAMES_A_LOOK = 8  # each comes with its value
     SETTLED = 1000  # in one go; a page has fewer keys
 
+# Where the last opening ends: at no number.
+cdef uint64_t ALL_LATER = <uint64_t>-1
+
 # A deadline that never comes.
 cdef bytes NO_END = b"\xff" * 8
 
@@ -328,9 +331,9 @@ cdef class EdgeKeys(Keyspace):
         cdef list ops = []
         cdef Py_ssize_t size = 0
         cdef uint64_t after = self.sent if again is None else again
-        cdef uint32_t opening
+        cdef uint32_t opening = 0
+        cdef uint64_t next_opening = 0  # the number of its first operation
         end = b"e" if again is None else b"d" + be64(self.sent + 1)
-        openings = [(of_be64(row, 1), raw) for row, raw in self.walk(b"o", b"p")]
         for row, raw in self.walk(b"d" + be64(after + 1), end):
             try:
                 one = pending_of(of_be64(row, 1), raw)
@@ -340,10 +343,8 @@ cdef class EdgeKeys(Keyspace):
                 if ops:
                     break  # those before it are given first
                 raise
-            opening = 0
-            for first, name in openings:
-                if first <= one.n:
-                    opening = int.from_bytes(name, "big")
+            if one.n >= next_opening:
+                opening, next_opening = self.opening_at(one.n)
             if ops and (dot.r != self.taken_as or opening != self.taken_in):
                 break
             self.taken_as, self.taken_in = dot.r, opening
@@ -357,6 +358,18 @@ cdef class EdgeKeys(Keyspace):
             if len(ops) >= limit or size >= limit_bytes:
                 break
         return ops
+
+    cdef tuple opening_at(self, uint64_t n):
+        """Return the opening of operation `n`, 0 if it was not noted, and where the next begins.
+
+        Others are not read: a store that was opened often while the hub was away has many.
+        """
+        middle = b"o" + be64(n + 1)
+        found = self.view.scan(b"o", middle, limit=1, reverse=True)
+        later = self.view.scan(middle, b"p", limit=1)
+        return (
+            int.from_bytes(found[0][1], "big") if found else 0,
+            of_be64(later[0][0], 1) if later else ALL_LATER)
 
     def oldest_pending(self) -> int:
         """Return the number of the oldest operation the hub has not confirmed; 0 without any."""

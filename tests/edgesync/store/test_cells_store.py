@@ -306,3 +306,37 @@ async def test_a_program_uses_keys_like_any_client(tmp_path: Path) -> None:
         again.set("n", 7)
     with EdgeNode.local(tmp_path / "data") as third:
         assert third.get("n") == b"7"
+
+
+class OpeningsCounted(MemoryView):
+    """Counts the rows of openings that are read."""
+
+    read = 0
+
+    def scan(
+        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        rows = super().scan(start, stop, limit=limit, reverse=reverse)
+        self.read += len(rows) if start.startswith(b"o") else 0
+        return rows
+
+
+@pytest.mark.parametrize("openings", [10, 1000])
+def test_taking_operations_does_not_read_every_opening(openings: int) -> None:
+    """A store that was opened often while the hub was away: each start wrote something."""
+    view = OpeningsCounted()
+    space = EdgeKeys(view, may_pack=False)
+    space.put(b"before", b"s", b"1")
+    for opening in range(1, openings + 1):
+        space.open_as(opening)
+        space.put(b"k%d" % opening, b"s", b"1")
+    for n in range(100):
+        space.put(b"more%d" % n, b"s", b"1")
+    view.read, taken = 0, list[tuple[int, int]]()
+    while ops := space.take():
+        taken.append((space.taken_in, len(ops)))
+    assert taken == [(n, 1) for n in range(openings)] + [(openings, 101)]
+    assert view.read <= 4 * (openings + 1)
+    assert [(op.n, space.taken_in) for op in space.take(1, again=openings)] == [
+        (openings + 1, openings)
+    ]
