@@ -8,7 +8,9 @@ worth an entry each time: it counts from memory (`confirm`), and goes into the l
 """
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Final
 
 import msgspec
@@ -23,13 +25,20 @@ from hubd.log.base import Entry
 HOLES_MAX: Final = 1000
 
 
+def _hole_of(holes: Sequence[tuple[int, int]], n: int) -> int | None:
+    """Return the place of the hole that operation `n` lies in. They are in order and apart."""
+    at = bisect_right(holes, n, key=itemgetter(0)) - 1
+    return at if at >= 0 and n <= holes[at][1] else None
+
+
 class Replica(msgspec.Struct, frozen=True):
     """The name of an edge as a replica, and what it has confirmed.
 
     acked     its operations up to this number are carried out
     base      it has all changes up to here
     seen_ms   when it last asked; wall clock, for giving up those that never come again
-    holes     operations (first, last) up to `acked` that never came: their records were trimmed
+    holes     operations (first, last) up to `acked` that never came, in order: their records were
+              trimmed
     told      the state it told last that is carried out to its end
     """
 
@@ -45,28 +54,26 @@ class Replica(msgspec.Struct, frozen=True):
         """Return whether operation `n` has come; None for one that was passed over."""
         if n > self.acked:
             return False
-        return None if any(first <= n <= last for first, last in self.holes) else True
+        return None if _hole_of(self.holes, n) is not None else True
 
     def after(self, ops: Sequence[Op], *, is_gapped: bool) -> "Replica":
         """Return it with operations that have come, some of which may be missing before them."""
         holes = list(self.holes)
         if is_gapped and ops[0].n > self.acked + 1:
             holes.append((self.acked + 1, ops[0].n - 1))
-        for op in ops if self.holes else ():
-            holes = [
-                part
-                for first, last in holes
-                for part in ((first, min(last, op.n - 1)), (max(first, op.n + 1), last))
-                if part[0] <= part[1]
-            ]
-            holes = list(dict.fromkeys(holes))
+        for op in ops:
+            at = _hole_of(holes, op.n)
+            if at is not None:
+                first, last = holes[at]
+                parts = ((first, op.n - 1), (op.n + 1, last))
+                holes[at : at + 1] = [part for part in parts if part[0] <= part[1]]
         acked = max(self.acked, ops[-1].n)
         return msgspec.structs.replace(self, acked=acked, holes=tuple(holes[:HOLES_MAX]))
 
     @property
     def whole(self) -> int:
         """Up to which operation all have come."""
-        return min([self.acked, *(first - 1 for first, _ in self.holes)])
+        return self.holes[0][0] - 1 if self.holes else self.acked
 
 
 class Confirmed(msgspec.Struct, frozen=True, array_like=True):

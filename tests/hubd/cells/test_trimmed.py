@@ -1,13 +1,18 @@
 """Keys over a log that has dropped its oldest entries."""
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edgesync._native.cells import Op
 from edgesync._native.edgekeys import NAMED_FROM
 from hubd.cells import HubCells
+from hubd.cells.replicas import HOLES_MAX, Replica
 from tests.hubd.keys import Till, begun
 
 pytestmark = pytest.mark.feature("S32")
@@ -120,3 +125,53 @@ def test_keys_of_another_log_are_so_until_a_start_has_said_it(
         assert cells.mark.keyspace != keyspace
     with closing(open_them(5)) as cells:
         assert not cells.start_proposal().is_lost
+
+
+class Compared(int):
+    """Counts how often it is compared."""
+
+    count = 0
+
+    def __lt__(self, other: int) -> bool:
+        Compared.count += 1
+        return int(self) < other
+
+    def __le__(self, other: int) -> bool:
+        Compared.count += 1
+        return int(self) <= other
+
+    def __gt__(self, other: int) -> bool:
+        Compared.count += 1
+        return int(self) > other
+
+    def __ge__(self, other: int) -> bool:
+        Compared.count += 1
+        return int(self) >= other
+
+
+def operations(numbers: Sequence[int]) -> list[Op]:
+    return [Op(n, 1, 0, 0, b"k", b"s", b"1") for n in numbers]
+
+
+@pytest.mark.parametrize(
+    "numbers", [range(3000, 3256), range(1, 512, 2)], ids=["new", "missed before"]
+)
+def test_operations_are_not_compared_with_every_hole(numbers: range) -> None:
+    holes = tuple((Compared(n), Compared(n)) for n in range(2, 2 * HOLES_MAX + 1, 2))
+    one = Replica(1, b"i" * 16, acked=2 * HOLES_MAX + 1, holes=holes)
+    Compared.count = 0
+    assert one.after(operations(numbers), is_gapped=False).holes == holes
+    assert [one.has(n) for n in numbers] == [n <= one.acked for n in numbers]
+    assert Compared.count <= 2 * len(numbers) * 16
+
+
+@given(st.lists(st.sets(st.integers(1, 40), min_size=1, max_size=5), max_size=8))
+def test_holes_are_what_has_not_come(parts: list[set[int]]) -> None:
+    one, missing = Replica(1, b"i" * 16), set[int]()
+    for part in parts:
+        missing |= set(range(one.acked + 1, min(part)))
+        missing -= part
+        one = one.after(operations(sorted(part)), is_gapped=True)
+        wanted = [None if n in missing else True for n in range(1, one.acked + 1)]
+        assert [one.has(n) for n in range(1, one.acked + 1)] == wanted
+        assert one.whole == min(missing, default=one.acked + 1) - 1
