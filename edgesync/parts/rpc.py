@@ -10,7 +10,8 @@ tells the hub, in one transaction (I2). Doors for devices use `attach`, `deliver
 
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgspec
@@ -31,7 +32,17 @@ from edgesync.rpc.model import (
     parse_request,
     report_event,
 )
-from edgesync.rpc.queue import Call, CallQueue, Effect, Forget, Keep, Mark, Note, Send
+from edgesync.rpc.queue import (
+    EFFECTS_MAX,
+    Call,
+    CallQueue,
+    Effect,
+    Forget,
+    Keep,
+    Mark,
+    Note,
+    Send,
+)
 from edgesync.status import RpcStatus
 
 if TYPE_CHECKING:
@@ -299,9 +310,9 @@ class RpcPart(Part):
     # -- effects ---------------------------------------------------------------------------------
 
     def _carry_out(self, effects: list[Effect]) -> None:
-        pending = list(effects)
+        pending = deque(effects)
         while pending:
-            effect = pending.pop(0)
+            effect = pending.popleft()
             if not isinstance(effect, Send):
                 self._notes.append(effect)
                 self._has_notes.set()
@@ -317,19 +328,25 @@ class RpcPart(Part):
     async def flush(self) -> None:
         """Store what is noted; raises StoreError, and keeps it for later."""
         async with self._flushing:
-            if not self._notes:
-                return
-            notes, write = list(self._notes), Write()
-            for note in notes:
-                self._write(write, note)
-            tails = await self.context.recorder.store.submit(write)
-            del self._notes[: len(notes)]
-            stored = [note for note in notes if isinstance(note, Note | Mark)]
-            for note in stored:
-                if isinstance(note, Note) and note.report.id in self._local:
-                    self._tell_local(note.report)
-            self.context.recorder.note_grown(tails)
-            self._carry_out(self.queue.stored(stored, self.now_ns()))
+            left = len(self._notes)
+            while left > 0:
+                notes = self._notes[: min(left, EFFECTS_MAX)]
+                await self._store(notes)
+                left -= len(notes)
+
+    async def _store(self, notes: Sequence[Effect]) -> None:
+        """Store the first of what is noted."""
+        write = Write()
+        for note in notes:
+            self._write(write, note)
+        tails = await self.context.recorder.store.submit(write)
+        del self._notes[: len(notes)]
+        stored = [note for note in notes if isinstance(note, Note | Mark)]
+        for note in stored:
+            if isinstance(note, Note) and note.report.id in self._local:
+                self._tell_local(note.report)
+        self.context.recorder.note_grown(tails)
+        self._carry_out(self.queue.stored(stored, self.now_ns()))
 
     def _tell_local(self, report: Report) -> None:
         if report.state.is_final(one_way=report.one_way):

@@ -21,6 +21,8 @@ from edgesync.rpc.model import NO_ANSWER, Report, State
 IN_FLIGHT_MAX: Final = 1
 ROWS_MAX: Final = 10_000
 BYTES_MAX: Final = 16 << 20
+# Of calls whose time passes together: nothing else runs while these are carried out or stored.
+EFFECTS_MAX: Final = 500
 # How long after its time a call is known, for an answer that comes late.
 LATE_NS: Final = 86_400 * 10**9
 EXPIRED: Final = "its time passed"
@@ -231,9 +233,9 @@ class CallQueue:
         return self._pump(device, now_ns)
 
     def elapsed(self, now_ns: int) -> list[Effect]:
-        """Give up what is due, forget what is long over."""
+        """Give up what is due, forget what is long over: EFFECTS_MAX of them, others later."""
         effects: list[Effect] = []
-        while self._due and self._due[0][0] <= now_ns:
+        while self._due and self._due[0][0] <= now_ns and len(effects) < EFFECTS_MAX:
             _, number = heapq.heappop(self._due)
             call = self._calls.get(number)
             if call is None:

@@ -14,7 +14,7 @@ from edgesync.parts import rpc as rpc_module
 from edgesync.parts.rpc import DATABASE, NUMBER_MAX, RpcPart
 from edgesync.rpc import queue as queue_module
 from edgesync.rpc.model import SELF, Report, Request, State, request_event
-from edgesync.rpc.queue import Call
+from edgesync.rpc.queue import EFFECTS_MAX, Call, Effect
 from edgesync.store.commit import Tails
 from tests.edgesync.sync.test_driver import Hub, until
 
@@ -250,5 +250,31 @@ async def test_no_more_calls_of_an_edges_own_wait_than_may(
 
 
 def stored(rpc: RpcPart) -> list[Call]:
-    rows = rpc.context.recorder.store.store.scan(DATABASE, limit=10)
+    rows = rpc.context.recorder.store.store.scan(DATABASE, limit=1000)
     return [msgspec.msgpack.decode(raw, type=Call) for _, raw in rows]
+
+
+async def test_what_happens_to_many_calls_at_once_is_stored_in_portions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Hub(tmp_path).node() as node:
+        rpc: RpcPart = node.part("rpc")
+        store, now_ns, write = rpc.context.recorder.store, rpc.now_ns(), Write()
+        for number in range(count := EFFECTS_MAX + 100):
+            request = Request(id=f"c{number}", method="go", expires_ns=now_ns + 600 * 10**9)
+            done = rpc.stage(write, request_event(f"pump{number}", request, now_ns))
+            done()
+        await store.submit(write)
+        before = {one.id: one.expires_ns for one in stored(rpc)}
+        assert len(before) == count
+        noted, writes = rpc._write, list[Write]()
+
+        def noting(write: Write, effect: Effect) -> None:
+            writes.append(write)
+            noted(write, effect)
+
+        monkeypatch.setattr(rpc, "_write", noting)
+        rpc._carry_out(rpc.queue.stepped(7))
+        await rpc.flush()
+        assert [writes.count(write) for write in dict.fromkeys(writes)] == [EFFECTS_MAX, 100]
+        assert {one.id: one.expires_ns - 7 for one in stored(rpc)} == before

@@ -11,6 +11,7 @@ from msgspec import Raw
 from edgesync.rpc import queue as queue_module
 from edgesync.rpc.model import State
 from edgesync.rpc.queue import (
+    EFFECTS_MAX,
     LATE_NS,
     Call,
     CallQueue,
@@ -290,3 +291,12 @@ def test_a_clock_that_is_set_changes_no_time_that_is_left(by_ns: int) -> None:
     assert states(queue.elapsed(now + 1000)) == [("id1", "EXPIRED")]
     assert queue.elapsed(now + 1000 + LATE_NS - 1) != [Forget(1)]
     assert Forget(1) in queue.elapsed(now + 1000 + LATE_NS)
+
+
+def test_of_calls_that_expire_together_so_many_are_given_up_at_a_time() -> None:
+    count = 2 * EFFECTS_MAX + 1
+    queue = CallQueue([call(n, f"pump{n}", expires=100) for n in range(1, count + 1)])
+    for now in (100, 100 + LATE_NS):  # they are given up, and later forgotten
+        parts = [queue.elapsed(now) for _ in range(4)]
+        assert [len(part) for part in parts] == [EFFECTS_MAX, EFFECTS_MAX, 1, 0]
+    assert len(queue) == 0
