@@ -179,9 +179,7 @@ def all_alarms(view: View, edge: str, after: str = "") -> Iterator[Alarm]:
             yield found
 
 
-def alarms_of(
-    view: View, originator: EntityId, keys: Iterable[bytes] | None = None
-) -> list[Alarm]:
+def alarms_of(view: View, originator: EntityId, keys: Iterable[bytes] | None = None) -> list[Alarm]:
     """Return the alarms of an entity; of the others of its edge only whose they are is read.
 
     keys  where they are, if that is known

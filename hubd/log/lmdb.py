@@ -261,9 +261,7 @@ class LmdbLog:
                 self._commit.submit_sync(write)
             except StoreFull as error:
                 self.close()
-                raise LogFull(
-                    used_bytes=error.used_bytes, limit_bytes=error.limit_bytes
-                ) from error
+                raise LogFull(used_bytes=error.used_bytes, limit_bytes=error.limit_bytes) from error
 
     def _load_generation(self, readonly: bool) -> bytes:
         sealed = self._store.get(FACTS, GENERATION)

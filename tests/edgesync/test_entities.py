@@ -101,9 +101,7 @@ async def test_a_damaged_row_of_an_entity_stops_no_site(tmp_path: Path, is_alarm
         for name in ("Scale 5", "Scale 6", "Scale 7"):
             one = node.entities.id("device", name)
             node.entities.save("device", name)
-            plan = alarms.plan_raise(
-                node.entities.view, one, "Too heavy", MAJOR, 1_790_000_000_000
-            )
+            plan = alarms.plan_raise(node.entities.view, one, "Too heavy", MAJOR, 1_790_000_000_000)
             node.entities.carry_out(plan)  # untold
             key = alarm_key("barn", alarms.alarm_id(one, "Too heavy"))
             if name == "Scale 5":

@@ -150,6 +150,7 @@ def weight_of(reply: Reply) -> int:
         return ELEMENT_BYTES + sum(map(weight_of, reply))
     return ELEMENT_BYTES
 
+
 def typed(call: Call, key: bytes, kind: int) -> bool:
     """Whether the key is there; raises WRONGTYPE when it is something else."""
     found = call.space.type_of(key)

@@ -28,21 +28,26 @@ class Identities:
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._credentials = credentials
+        self._known = credentials.current
         self._changed = changed
         self._wall_ns = wall_ns
         self.guesses = Guesses(guesses_max, "credentials")
 
     def refresh(self) -> bool:
         """Read the file again if need be; returns whether somebody may be known or forgotten."""
-        if not self._credentials.refresh():
-            return False
-        self._changed()
-        return True
+        self._credentials.refresh()
+        return self._note_change()
 
     async def follow(self) -> bool:
         """Do as `refresh` does, and read in a thread."""
-        if not await self._credentials.follow():
+        await self._credentials.follow()
+        return self._note_change()
+
+    def _note_change(self) -> bool:
+        """Tell if others are known than before, also where somebody else has read the file."""
+        if self._credentials.current is self._known:
             return False
+        self._known = self._credentials.current
         self._changed()
         return True
 

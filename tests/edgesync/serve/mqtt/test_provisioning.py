@@ -513,6 +513,17 @@ async def test_a_token_of_the_hub_is_read_beside_the_edge(
         assert reads.count(True) == 0
 
 
+async def test_who_is_revoked_just_before_another_is_provisioned_is_sent_away(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as door, door.client(V5) as client, provisioner(door) as other:
+        (tmp_path / "mqtt-devices.toml").write_text(PROVISION)
+        assert (await asked(other, SCALES))["status"] == "SUCCESS"
+        (goodbye,) = await until_closed(client)
+        assert isinstance(goodbye, Disconnect)
+        assert goodbye.reason == Reason.NOT_AUTHORIZED
+
+
 async def test_what_the_files_say_by_then_counts_and_not_what_was_offered(tmp_path: Path) -> None:
     """A device that is revoked while another one is provisioned stays out."""
     path = tmp_path / "mqtt-devices.toml"
