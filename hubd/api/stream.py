@@ -54,11 +54,11 @@ def event_stream(
     async def chunks() -> AsyncGenerator[bytes]:
         yield b"retry: 1000\n\n"
         while True:
+            await trio.sleep(pause_s)  # a page that was just made is newer than what others share
             with trio.move_on_after(QUIET_S if quiet_s is None else quiet_s) as waited:
                 await watcher.wait()
             is_quiet = waited.cancelled_caught and quiet_s is None
             yield b": still here\n\n" if is_quiet else await tell(watcher)
-            await trio.sleep(pause_s)
 
     return _Stream(chunks(), lambda: watching.__exit__(None, None, None))
 
