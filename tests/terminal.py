@@ -96,8 +96,11 @@ class Terminal:
         self.edge_config.write_text(self.edge_config.read_text() + device)
 
     def start_edge(self) -> subprocess.Popen[bytes]:
+        """Start an edge; it answers commands, and its doors are open, when this returns."""
+        before = self.logged("edgesync", "edge ready")
         edge = self.start("edgesync", "run")
         self.until(self.is_edge_up)
+        self.until(lambda: self.logged("edgesync", "edge ready") > before)
         return edge
 
     def is_edge_up(self) -> bool:
