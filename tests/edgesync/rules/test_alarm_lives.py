@@ -124,6 +124,7 @@ async def test_keys_that_are_refused_delay_an_alarm_and_lose_nothing(
     """Once, it may have been for what a client wrote: then it is there at the answer."""
     async with opened(tmp_path, site(tmp_path, SAVING)) as node:
         assert node.entities.alarms() == []
+        await node.cells.wait_durable()  # no other commit is to be refused in their place
         refuse_keys(monkeypatch, times)
         await node.ingest([reading("t", 7)])
         if times > 1:
@@ -143,6 +144,7 @@ async def test_keys_that_are_refused_delay_attributes_and_lose_none(
     monkeypatch.setattr(facts_module, "AGAIN_NS", 1 << 62)
     async with opened(tmp_path, site(tmp_path, SAVING)) as node:
         assert node.entities.alarms() == []
+        await node.cells.wait_durable()  # no other commit is to be refused in their place
         refuse_keys(monkeypatch, times)
         await report(node, 1)
         if times > 1:
