@@ -223,15 +223,17 @@ class _Follower:
             light = self._take_light(entries, cursor)
             if light:
                 cursor = Cursor(entries[light - 1].position)
-                progress.position = cursor.position
-                progress.note()
-                await self._store(is_idle=False)
+                await self._advance(cursor)
             feed = Feed(self._projector, entries[light:], cursor)
             while not feed.is_empty or feed.taken:
                 cursor = await self._step(feed) or cursor
-                progress.position = cursor.position
-                progress.note()
-                await self._store(is_idle=False)
+                await self._advance(cursor)
+
+    async def _advance(self, cursor: Cursor) -> None:
+        """Tell how far the log is projected, and store what is due by then."""
+        self._progress.position = cursor.position
+        self._progress.note()
+        await self._store(is_idle=False)
 
     async def _begin(self) -> tuple[Cursor, int]:
         """Return from where the log is to be read, and how many entries were skipped before."""
