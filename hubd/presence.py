@@ -1,5 +1,6 @@
 """What is known about each edge now, and what happened to its link lately."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -56,6 +57,7 @@ class Presence:
         self._begun: dict[str, tuple[float, ...]] = {}
         # How the last session ended, and when: an orderly stop is no loss of the link.
         self._ended: dict[str, tuple[str, int]] = {}
+        self._cloned_at: dict[str, float] = {}  # monotonic: two gateways fought for sessions
 
     def set_registered(self, edges: Sequence[RegisteredEdge]) -> None:
         self._registered = {edge.name: edge for edge in edges}
@@ -64,7 +66,8 @@ class Presence:
         for name in self._names:
             self._names_of.setdefault(self._registered[name].tenant, []).append(name)
         for known in (
-            self._connected_at, self._seen_at, self._behind_since, self._begun, self._ended
+            self._connected_at, self._seen_at, self._behind_since, self._begun, self._ended,
+            self._cloned_at,
         ):  # fmt: skip
             for name in [name for name in known if name not in self._registered]:
                 del known[name]
@@ -91,6 +94,8 @@ class Presence:
         told = None if again is None else {**facts, "left_out": again} if again else facts
         if kind in ENDS:
             self._ended[edge] = (ENDS[kind], self._clock_ns())
+        if kind == "duplicate_identity":
+            self._cloned_at[edge] = now
         if kind != "connected":
             return told
         self._connected_at[edge] = self._clock_ns()
@@ -143,8 +148,15 @@ class Presence:
     def slowed(self) -> Slowdowns:
         return Slowdowns(
             tenants=self._rates.slowed_tenants(trio.current_time()),
+            edges=self._rates.slowed_edges(trio.current_time()),
             counts=self._rates.counts(),
         )
+
+    def cloned(self) -> Sequence[str]:
+        return sorted(filter(self._has_clone, self._cloned_at))
+
+    def _has_clone(self, edge: str) -> bool:
+        return trio.current_time() - self._cloned_at.get(edge, -math.inf) < CLONE_SHOWN_S
 
     def log_stats(self) -> LogStats:
         return self._log.stats()
@@ -200,7 +212,7 @@ class Presence:
             lag_records=lag,
             lag_s=self._lag_s(name, lag),
             two_hubs=receiver.two_hubs,
-            has_clone=trio.current_time() - receiver.clone_seen_at < CLONE_SHOWN_S,
+            has_clone=self._has_clone(name),
             slowed=self._rates.slowed(name, trio.current_time()) if session else "",
             lanes=lanes,
         )

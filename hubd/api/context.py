@@ -124,6 +124,10 @@ class Hub(Protocol):
         """Return who is told to send less."""
         ...
 
+    def cloned(self) -> Sequence[str]:
+        """Return edges of which `EdgeView.has_clone` is true, by name."""
+        ...
+
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """Everything a request handler may use.

@@ -68,9 +68,14 @@ def edges_after(context: Context, name: str) -> Iterator[EdgeView]:
 
 async def shown_edges(context: Context, found: Sequence[EdgeView], following: str | None) -> Edges:
     """Return a page of edges with what the state holds of them."""
-    totals = await context.state.read(views.totals)
+    totals = await _totals_of(context, found)
     shown = [_shown_edge(view, totals) for view in found]
     return Edges(now_ns=context.now_ns(), edges=shown, next=following)
+
+
+async def _totals_of(context: Context, found: Sequence[EdgeView]) -> Mapping[str, Totals]:
+    names = [view.edge for view in found]
+    return await context.state.read(lambda c: views.totals(c, names))
 
 
 async def all_edges(context: Context) -> list[Edge]:
@@ -88,7 +93,7 @@ def _edge_page(context: Context, params: EdgesPage) -> tuple[list[EdgeView], str
 
 async def one_edge(context: Context, params: OneEdge) -> Edge:
     view = known_edge(context, params.edge)
-    totals = await context.state.read(lambda c: views.totals(c, params.edge))
+    totals = await _totals_of(context, [view])
     shown = _shown_edge(view, totals)
     answers = context.seen_answers().get(view.tenant)
     told = None if answers is None else answers.shares.get(view.edge)
@@ -181,7 +186,7 @@ async def link_events(context: Context, params: LinkEventsPage) -> LinkEvents:
 
 async def stats(context: Context, params: EdgesPage) -> Stats:
     found, following = _edge_page(context, params)
-    totals = await context.state.read(views.totals)
+    totals = await _totals_of(context, found)
     is_operators = context.tenant is None
     gaps = await context.state.read(read_gaps)
     return Stats(
@@ -199,7 +204,7 @@ async def stats(context: Context, params: EdgesPage) -> Stats:
         watchers=context.live.watchers if is_operators else 0,
         log=context.hub.log_stats() if is_operators else None,
         rebuilds=context.state.rebuilds if is_operators else 0,
-        problems=await problems_told(context, context.hub.edges()) if is_operators else [],
+        problems=await problems_told(context),
         next=following,
     )
 
@@ -228,15 +233,15 @@ def projector_status(context: Context) -> list[ProjectorStatus]:
     ]  # fmt: skip
 
 
-async def problems_told(context: Context, edges: Sequence[EdgeView]) -> list[str]:
+async def problems_told(context: Context) -> list[str]:
     """Return what is wrong with the hub, for its operator alone."""
     if context.tenant is not None:
         return []
-    return [one.text for one in await hub_problems(context, edges)]
+    return [one.text for one in await hub_problems(context)]
 
 
 async def healthz(context: Context, _params: Nothing) -> Healthz:
-    problems = await hub_problems(context, context.hub.edges())
+    problems = await hub_problems(context)
     return Healthz(
         status="degraded" if problems else "ok",
         problems=[one.text for one in problems if context.tenant is None],

@@ -1,7 +1,7 @@
 """How an edge is, in one word, and how the hub is, in sentences."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final, Literal
@@ -17,6 +17,7 @@ from edgesync.bounds import (
 )
 from edgesync_transport import descriptors
 from hubd.api.context import Context, EdgeView
+from hubd.link.rates import Slowdowns
 from hubd.log.retention import BACKUP, HIGH_SHARE, STATE_BACKUP, Standing
 from hubd.project.base import Health as ProjectorHealth
 from hubd.project.gaps import Gap, read_gaps
@@ -46,19 +47,19 @@ class HubProblem(msgspec.Struct, frozen=True):
     stops_work: bool = False
 
 
-async def hub_problems(context: Context, edges: Sequence[EdgeView]) -> list[HubProblem]:
-    """Return what is wrong with the hub, what stops work first; `edges` are all that are seen."""
+async def hub_problems(context: Context) -> list[HubProblem]:
+    """Return what is wrong with the hub, what stops work first."""
     found = [*_projector_problems(context), *_log_problems(context), *_state_problems(context)]
     found += map(HubProblem, descriptors.problems())
     if problem := context.registry_problem():
         found.append(HubProblem(problem, stops_work=True))
-    found += _slowed_problems(context, edges)
+    found += _slowed_problems(context.hub.slowed())
     found += [
         HubProblem(
-            f"edge {edge.edge}: two machines have its key and come in turn, each with what the "
+            f"edge {edge}: two machines have its key and come in turn, each with what the "
             "other lacks: stop one (a copied folder?)"
         )
-        for edge in islice((one for one in edges if one.has_clone), EDGES_NAMED)
+        for edge in context.hub.cloned()[:EDGES_NAMED]
     ]
     found += _keys_problems(context)
     found += [
@@ -180,18 +181,15 @@ def _keys_problems(context: Context) -> list[HubProblem]:
     return found
 
 
-def _slowed_problems(context: Context, edges: Sequence[EdgeView]) -> list[HubProblem]:
+def _slowed_problems(slowed: Slowdowns) -> list[HubProblem]:
+    named = [("tenant", one) for one in slowed.tenants]
+    named += [("edge", one) for one in slowed.edges[:EDGES_NAMED]]
     found = [
-        HubProblem(f"tenant {one.name} sends more than it may and keeps the rest: {one.reason}")
-        for one in context.hub.slowed().tenants
+        HubProblem(f"{kind} {one.name} sends more than it may and keeps the rest: {one.reason}")
+        for kind, one in named
     ]
-    slowed = [edge for edge in edges if edge.slowed]
-    found += [
-        HubProblem(f"edge {edge.edge} sends more than it may and keeps the rest: {edge.slowed}")
-        for edge in slowed[:EDGES_NAMED]
-    ]
-    if len(slowed) > EDGES_NAMED:
-        found.append(HubProblem(f"{len(slowed) - EDGES_NAMED} more edges send more than they may"))
+    if (more := len(slowed.edges) - EDGES_NAMED) > 0:
+        found.append(HubProblem(f"{more} more edges send more than they may"))
     return found
 
 

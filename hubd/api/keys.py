@@ -367,7 +367,7 @@ def _stats(context: Context, answers: Answers) -> KeysStats:
         stable=cells.stable(),
         collected=cells.mark.collected,
         lag=max(0, context.hub.log_head - cells.position),
-        replicas=len(cells.replicas()),
+        replicas=cells.names.count,
         conflicts_open=cells.conflicts.open_count,
         conflicts_detected=cells.conflicts.detected,
         commands=cells.commands,

@@ -42,7 +42,7 @@ class Gathered(msgspec.Struct, frozen=True, kw_only=True):
     gaps: int = 0
     rebuilds: int = 0
     fresh: int = 0
-    slowed: Slowdowns = Slowdowns([], {})
+    slowed: Slowdowns = Slowdowns([], [], {})
     series: SeriesLimits = SeriesLimits()
     tenants: set[str] = set()
     resent: dict[str, Count] = {}

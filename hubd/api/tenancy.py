@@ -89,8 +89,13 @@ class TenantHub:
         everybody, names = self._hub.slowed(), set(self.names())
         return Slowdowns(
             [one for one in everybody.tenants if one.name == self._tenant],
+            [one for one in everybody.edges if one.name in names],
             {edge: count for edge, count in everybody.counts.items() if edge in names},
         )
+
+    def cloned(self) -> Sequence[str]:
+        names = set(self.names())
+        return [edge for edge in self._hub.cloned() if edge in names]
 
     def log_stats(self) -> LogStats:
         return self._hub.log_stats()

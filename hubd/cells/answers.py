@@ -12,6 +12,7 @@ import heapq
 import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -57,6 +58,8 @@ CONFLICTS_MAX: Final = 100
 # Changes close together are told together.
 NEWS_PAUSE_S: Final = 0.01
 CARE_S: Final = 1.0
+# Edges that keep a copy are looked at so seldom, for each of them: that takes some microseconds.
+CARE_OF_EDGE_S: Final = 0.002
 # … after it has failed: each time may have been an entry of the log.
 CARE_FAILED_S: Final = 60.0
 RETRY_S: Final = 1.0
@@ -136,6 +139,7 @@ class Answers:
         # Who waits for a place in the log, the nearest first.
         self._reaching: list[tuple[int, int, trio.Event]] = []
         self._nth = itertools.count()
+        self._edges_due = 0.0  # all that keep a copy are to be looked at
         self._digests: dict[bytes, tuple[tuple[int, int], int]] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -569,7 +573,11 @@ class Answers:
         now_ms = self.cells.now_ms()
         unseen_ms = now_ms - int(self._retire_after_s * 1000)
         unresolved_ms = now_ms - int(self._conflicts_s * 1000)
-        while (proposal := self.cells.due(unseen_ms, unresolved_ms)) is not None:
+        if looks_at_edges := trio.current_time() >= self._edges_due:
+            pause_s = max(CARE_S, self.cells.names.count * CARE_OF_EDGE_S)
+            self._edges_due = trio.current_time() + pause_s - CARE_S / 2
+        due = partial(self.cells.due, unseen_ms, unresolved_ms, looks_at_edges=looks_at_edges)
+        while (proposal := due()) is not None:
             await self.propose(proposal)
 
 

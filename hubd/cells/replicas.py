@@ -107,6 +107,11 @@ class Replicas:
             for row, name in self._space.walk(b"n", b"o")
         }
 
+    @property
+    def count(self) -> int:
+        """How many edges have a name."""
+        return len(self._replicas)
+
     def all(self) -> dict[str, Replica]:
         """Return the edges that have a name, by their own, with what they confirmed by now."""
         return {edge: self._now(edge, one) for edge, one in self._replicas.items()}

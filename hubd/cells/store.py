@@ -536,20 +536,25 @@ class HubCells(CellStore):
         """Return the number up to which every edge has confirmed to know all changes."""
         return self.names.stable()
 
-    def due(self, unseen_ms: int, unresolved_ms: int) -> Proposal | None:
+    def due(
+        self, unseen_ms: int, unresolved_ms: int, *, looks_at_edges: bool = True
+    ) -> Proposal | None:
         """Return something that the log is to be told, if only because time has passed.
 
         unseen_ms       edges that have not asked since are waited for no more
         unresolved_ms   nor are conflicts to be resolved that were found before
+        looks_at_edges  whether all that keep a copy are looked at, too
         """
         self.space.now_ms = self.now_ms() - GRACE_MS
         if self.space.expired(1):
             return proposals.Expire()
+        if self.conflicts.has_open(unresolved_ms):
+            return proposals.ExpireConflicts(unresolved_ms)
+        if not looks_at_edges:
+            return None
         if gone := self.names.unseen(unseen_ms):
             log.warning("keys: waiting no more for edges that have not asked for long: %s", gone)
             return proposals.GiveUp(tuple(gone))
-        if self.conflicts.has_open(unresolved_ms):
-            return proposals.ExpireConflicts(unresolved_ms)
         period_ms = min(CONFIRMED_EVERY_MS, (self.now_ms() - unseen_ms) // 4)
         if confirmed := self.names.unlogged(self.now_ms() - period_ms):
             return proposals.Confirm(tuple(confirmed))

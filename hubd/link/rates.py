@@ -44,16 +44,17 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class Slowed(msgspec.Struct, frozen=True):
-    """A tenant that was slowed down lately."""
+    """A tenant or an edge that was slowed down lately."""
 
     name: str
     reason: str
 
 
 class Slowdowns(msgspec.Struct, frozen=True):
-    """Tenants that are slowed down now, and how often each edge was since the start."""
+    """Tenants and connected edges that are slowed down now; how often each edge was so far."""
 
     tenants: list[Slowed]
+    edges: list[Slowed]
     counts: dict[str, int]
 
 
@@ -159,6 +160,10 @@ class Rates:
     def slowed_tenants(self, now: float) -> list[Slowed]:
         tenants = sorted(self._tenants.items())
         return [Slowed(name, one.reason) for name, one in tenants if now < one.until]
+
+    def slowed_edges(self, now: float) -> list[Slowed]:
+        edges = sorted(name for name in self._connected if self.slowed(name, now))
+        return [Slowed(name, self.slowed(name, now)) for name in edges]
 
     def counts(self) -> dict[str, int]:
         """Return how often each edge was slowed down since the start."""

@@ -1,7 +1,7 @@
 """Questions about the state, each answered by one or two statements."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -123,14 +123,16 @@ def series_by_id(connection: sa.Connection, edge: str, series: int) -> SeriesRow
     return next(_series_rows(connection, where), None)
 
 
-def totals(connection: sa.Connection, edge: str | None = None) -> dict[str, Totals]:
-    """Return what the state holds, by edge; of one edge only, if it is named."""
+def totals(connection: sa.Connection, edges: Sequence[str] | None = None) -> dict[str, Totals]:
+    """Return what the state holds, by edge; of some only, if they are named."""
     table = tables.edge_totals
     question = sa.select(table)
-    fresh = fresh_of(connection).edges.copy()
-    if edge is not None:
-        question = question.where(table.c.edge == edge)
-        fresh = {edge: fresh[edge]} if edge in fresh else {}
+    fresh = fresh_of(connection).edges
+    if edges is None:
+        fresh = fresh.copy()
+    else:
+        question = question.where(table.c.edge.in_(edges))
+        fresh = {edge: one for edge in edges if (one := fresh.get(edge)) is not None}
     found = {
         row.edge: Totals(
             edge=row.edge, readings=row.readings, events=row.events, dead=row.dead, lost=row.lost,

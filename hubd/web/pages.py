@@ -111,7 +111,7 @@ class Pages:
         everyone = await fleet.all_edges(self._context)
         page = select(everyone, query)
         log_head = self._context.hub.log_head if self._context.tenant is None else None
-        problems = await fleet.problems_told(self._context, [edge.link for edge in everyone])
+        problems = await fleet.problems_told(self._context)
         above = sentence(everyone)
         away = sum(not edge.link.is_connected for edge in everyone)
         cells = total_cells(everyone, log_head)

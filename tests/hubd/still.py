@@ -17,7 +17,7 @@ class StillHub:
         self.happened = list(events)
         self.head = 0
         self.views_made = 0
-        self.slowdowns = Slowdowns([], {})
+        self.slowdowns = Slowdowns([], [], {})
         self.log = LogStats(entries=3, damaged=0, used_bytes=1 << 20, limit_bytes=1 << 30)
 
     def names(self, tenant: str | None = None) -> Sequence[str]:
@@ -47,6 +47,9 @@ class StillHub:
 
     def slowed(self) -> Slowdowns:
         return self.slowdowns
+
+    def cloned(self) -> Sequence[str]:
+        return [one.edge for one in self.all if one.has_clone]
 
     def log_stats(self) -> LogStats:
         return self.log

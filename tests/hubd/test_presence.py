@@ -141,6 +141,8 @@ async def test_two_gateways_with_one_key_are_held_off(tmp_path: Path) -> None:
         for _ in range(4):
             answers += [await one.greet(again=True), await other.greet(again=True)]
         assert any(isinstance(answer, Refused) for answer in answers)
+        assert site.presence.cloned() == ["barn"]
+        assert [view.has_clone for view in site.presence.edges()] == [True, False]
 
 
 async def test_an_edge_that_greets_without_end_pushes_out_no_others_events(tmp_path: Path) -> None:

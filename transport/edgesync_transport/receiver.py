@@ -293,7 +293,6 @@ class Receiver:
         self._is_skewed = False
         self._granted = False
         self.two_hubs = False  # the edge was with another hub of the same identity meanwhile
-        self.clone_seen_at = float("-inf")  # when two gateways last fought for sessions
 
     @property
     def floors(self) -> list[LaneFloor]:
@@ -441,7 +440,6 @@ class Receiver:
             if len(self._takeovers) > self.settings.takeovers_max:
                 self._hold_until = now + self.settings.holdoff_s
                 self._takeovers.clear()
-                self.clone_seen_at = now
                 effects.append(
                     Report("duplicate_identity", {"incarnation": hello.incarnation.hex()})
                 )

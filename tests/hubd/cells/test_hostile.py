@@ -24,6 +24,7 @@ from hubd.cells.budget import TOO_MANY, TOO_MUCH
 from hubd.cells.hearing import OPS_A_TURN
 from hubd.cells.keyspaces import CELLS
 from hubd.cells.proposals import ExpireConflicts, GiveUp, Name, OutcomeUnknown, Run, Start, decode
+from hubd.cells.replicas import Replica, Replicas
 from hubd.log.base import Entry, LogFull
 from hubd.log.lmdb import LmdbLog
 from hubd.log.memory import MemoryLog
@@ -160,6 +161,28 @@ async def test_a_damaged_row_costs_its_key_and_no_entries(
             head = log.head
             await trio.sleep(0.2)
             assert log.head == head
+
+
+async def test_many_edges_are_looked_at_less_often(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a fleet each second were some per cent of a core, in steps of many milliseconds."""
+    log, looks = MemoryLog(), list[float]()
+    unseen = Replicas.unseen
+
+    def look(names: Replicas, since_ms: int) -> list[str]:
+        looks.append(trio.current_time())
+        return unseen(names, since_ms)
+
+    monkeypatch.setattr(Replicas, "unseen", look)
+    with closing(HubCells(tmp_path, log.generation, 0, random=random.Random(1))) as cells:
+        async with running(Answers(cells, log)) as answers:
+            await answers.run_commands([[b"SET", b"k", b"v"]])
+            for n in range(5000):
+                cells.names.put(f"edge{n}", Replica(n, bytes(16), seen_ms=cells.now_ms()))
+            looks.clear()
+            await trio.sleep(60.0)
+            assert 1 <= len(looks) <= 7
 
 
 async def test_care_that_fails_does_not_fill_the_log(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from edgesync_transport.messages import Lane
 from hubd.link.lead import AHEAD_S, LEAD_MAX, LEAD_MIN, SMALL, Lead, Stream
-from hubd.link.rates import Rate, Rates, RateSettings
+from hubd.link.rates import Rate, Rates, RateSettings, Slowed
 
 pytestmark = pytest.mark.feature("S4", "C14")
 
@@ -77,7 +77,10 @@ def test_a_tenant_over_its_rate_slows_down_those_that_take_more_than_their_share
     assert "`tenant_readings` under [limits]" in pause.reason
     assert [one.name for one in rates.slowed_tenants(60.0)] == ["a"]
     assert rates.slowed("a.1", 60.0) == pause.reason
+    assert rates.slowed_edges(60.0) == [Slowed("a.1", pause.reason)]
     assert rates.counts() == {"a.1": 1}
+    rates.disconnected("a.1")
+    assert rates.slowed_edges(60.0) == []
 
 
 def test_a_flood_of_readings_holds_up_no_alarm() -> None:

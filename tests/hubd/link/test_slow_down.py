@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from edgesync_transport.messages import Ack, Bye, Lane, Nack, NackCode
 from hubd.link import lead, sessions
 from hubd.link.lead import Lead
-from hubd.link.rates import Rate, Rates, RateSettings
+from hubd.link.rates import Rate, Rates, RateSettings, Slowed
 from hubd.project.base import Progress
 from tests.hubd.links import open_site
 from tests.hubd.log.test_contract import Lanes, drafts
@@ -55,6 +55,7 @@ async def test_over_its_rate_an_edge_is_told_to_pause_and_then_refused(tmp_path:
         assert not answer.pause_s
         slowed = {view.edge: view.slowed for view in site.presence.edges()}
         assert slowed == {"barn": refusal.reason, "shed": ""}
+        assert site.presence.slowed().edges == [Slowed("barn", refusal.reason)]
 
 
 async def test_a_tenants_rate_is_shared_by_those_who_have_a_session(tmp_path: Path) -> None:

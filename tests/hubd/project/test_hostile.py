@@ -80,7 +80,7 @@ def check(state: State, hostile: list[tuple[int, bytes]]) -> None:
     found = state.read_now(lambda c: views.events(c, views.EventFilter(edge=edge.name), None, 99))
     assert sum(one.body == {"honest": True} for one in found) == 1
     assert len(found) == len([one for one in hostile if one[0] != RecordKind.CELLS]) + 2
-    assert state.read_now(lambda c: views.totals(c, edge.name))[edge.name].lost >= 0
+    assert state.read_now(lambda c: views.totals(c, [edge.name]))[edge.name].lost >= 0
 
 
 @pytest.mark.parametrize("body", HOSTILE_JSON)
@@ -99,4 +99,4 @@ def test_sums_at_the_end_of_what_a_float_holds_are_stored(state: State) -> None:
             edge.readings(START_NS + nth, {NAME: sign * largest})
         entry = edge.entry(next(_count))
         state.write_now(lambda c, entry=entry: apply_entries(projector, c, [entry]))  # type: ignore[misc]
-    assert state.read_now(lambda c: views.totals(c, "far"))["far"].readings == 9
+    assert state.read_now(lambda c: views.totals(c, ["far"]))["far"].readings == 9
