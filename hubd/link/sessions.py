@@ -179,6 +179,7 @@ class HubLink:
         # When ports are to be told the time, the next first.
         self._due: list[tuple[float, int, EdgePort]] = []
         self._nth = itertools.count()
+        self._turnstile = trio.Lock()
         self._checks = trio.CapacityLimiter(CHECKS_AT_A_TIME)
         self._queued_bytes = 0
         self._quiet_until = 0.0
@@ -343,6 +344,10 @@ class HubLink:
 
     async def _keep_opening(self, port: EdgePort) -> None:
         while port.wanted is not None:
+            # One a turn of the loop: of a fleet that comes back those who are here already, and
+            # handshakes, which time out, wait for a few others and not for hundreds.
+            async with self._turnstile:
+                await trio.lowlevel.checkpoint()
             asked, port.wanted = port.wanted, None
             await self._open(port, asked)
         port.is_opening = False

@@ -2,20 +2,26 @@
 
 import logging
 import struct
+from collections import Counter
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from edgesync.model import RecordKind
+from edgesync_transport.link import Peer
 from edgesync_transport.memory import open_memory_hub
 from edgesync_transport.messages import (
     Ack,
     Bye,
     Codec,
+    Hello,
+    LaneOffer,
     Limits,
+    Message,
     Nack,
     NackCode,
     Ping,
@@ -25,7 +31,7 @@ from edgesync_transport.messages import (
 from edgesync_transport.receiver import ReceiverSettings
 from hubd.link import sessions
 from hubd.link.sessions import SESSION_S, HubLink
-from hubd.log.base import ENTRY_BYTES_MAX
+from hubd.log.base import ENTRY_BYTES_MAX, Session
 from hubd.log.memory import MemoryLog
 from hubd.presence import Presence
 from tests.hubd.links import HandEdge, open_site
@@ -291,3 +297,61 @@ async def test_a_batch_that_comes_ten_times_is_stored_once(tmp_path: Path) -> No
             assert answer.floor == 5
             assert site.log.head == 1
         assert len(await site.log.read(0)) == 1
+
+
+class AllAtOnce:
+    """Hears greetings that have all come already, as after a cut of the hub's own line."""
+
+    def __init__(self, edges: int) -> None:
+        offers = (LaneOffer(tail=0, trimmed=0),) * 3
+        self.greetings: list[tuple[Peer, Message]] = [
+            (
+                Peer(route=b"%d" % n, edge=f"edge{n}"),
+                Hello(nonce=1, incarnation=bytes(16), lanes=offers, clock_ns=0, software=""),
+            )
+            for n in range(edges)
+        ]
+        self.welcomed = 0
+        self.all_welcomed = trio.Event()
+
+    async def receive(self) -> tuple[Peer, Message]:
+        if not self.greetings:
+            await trio.sleep_forever()
+        return self.greetings.pop()
+
+    async def send(self, peer: Peer, message: Message) -> None:
+        self.welcomed += isinstance(message, Welcome)
+        if self.welcomed == 100:
+            self.all_welcomed.set()
+
+    async def aclose(self) -> None:
+        self.greetings.clear()
+
+
+async def test_of_a_fleet_that_comes_back_one_is_let_in_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Hundreds at once made each turn of the loop so long that handshakes timed out and what those
+    sent who were back was shown seconds later.
+    """
+    log, hearing, begun = MemoryLog(), AllAtOnce(100), list[int]()
+    turns, open_session = 0, MemoryLog.open_session
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    async def count(log: MemoryLog, *asked: Any) -> Session:
+        begun.append(turns)
+        return await open_session(log, *asked)
+
+    monkeypatch.setattr(MemoryLog, "open_session", count)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count_turns)
+        nursery.start_soon(HubLink(hearing, log, Presence(log), ReceiverSettings()).run)
+        await hearing.all_welcomed.wait()
+        nursery.cancel_scope.cancel()
+    assert len(begun) == 100
+    assert max(Counter(begun).values()) <= 2
