@@ -16,6 +16,7 @@ Cold is when the operating system has forgotten the database's files before each
 and what a point takes. PostgreSQL is a private server from Debian's package.
 """
 
+import argparse
 import array
 import contextlib
 import functools
@@ -514,8 +515,11 @@ class Questions:
 
 
 def main() -> None:
-    database, wanted = sys.argv[1:] or ("sqlite", str(POINTS))
-    print(json.dumps(measure(database, int(wanted)), indent=2))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("database", nargs="?", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("points", nargs="?", type=int, default=POINTS)
+    wanted = parser.parse_args()
+    print(json.dumps(measure(wanted.database, wanted.points), indent=2))
 
 
 if __name__ == "__main__":
