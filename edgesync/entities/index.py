@@ -14,6 +14,7 @@ from edgesync.entities.keys import ALARM, RELATION, room_of
 from edgesync.entities.model import EntityId
 from edgesync.entities.relations import end_of
 from edgesync.entities.view import View
+from edgesync.errors import RecordError
 
 # Where so many keys change before somebody asks, all are read anew.
 CHANGED_MAX: Final = 10_000
@@ -35,6 +36,10 @@ class EntityIndex:
         """Any key may have changed."""
         self._relations.forget()
         self._alarms.forget()
+
+    def catch_up(self, count: int) -> bool:
+        """Read some keys of what the next question would; return whether there are more."""
+        return self._relations.catch_up(count) or self._alarms.catch_up(count)
 
     def relations_to(self, to: EntityId) -> list[bytes]:
         """Return the keys that hold relations to an entity, in order."""
@@ -67,14 +72,23 @@ class _Room:
         self._ends, self._keys = {}, {}
 
     def keys(self, end: bytes) -> list[bytes]:
-        if self._changed is None:
-            self._changed = set(self._view.keys(self._prefix))
-        while self._changed:
-            self._read(self._changed.pop())
+        while self.catch_up(CHANGED_MAX):
+            pass
         return sorted(self._keys.get(end, ()))
 
+    def catch_up(self, count: int) -> bool:
+        if self._changed is None:
+            self._changed = set(self._view.keys(self._prefix))
+        for _ in range(min(count, len(self._changed))):
+            self._read(self._changed.pop())
+        return bool(self._changed)
+
     def _read(self, key: bytes) -> None:
-        before, now = self._ends.pop(key, frozenset()), self._ends_at(self._view, key)
+        before = self._ends.pop(key, frozenset())
+        try:
+            now = self._ends_at(self._view, key)
+        except RecordError:  # A damaged row says nothing: I8.
+            now = frozenset()
         for end in before - now:
             self._keys[end].discard(key)
             if not self._keys[end]:

@@ -1,6 +1,7 @@
 """How an entity goes with all it has, and what is left of one written to beside that.  [sans-IO]"""
 
-from edgesync.entities.alarms import alarms_of
+from edgesync.entities.alarms import Alarm, alarms_of
+from edgesync.entities.index import EntityIndex
 from edgesync.entities.keys import RELATION, alarm_key, entity_key, keys_of, room_of
 from edgesync.entities.model import EntityId, Scope
 from edgesync.entities.records import find
@@ -8,17 +9,25 @@ from edgesync.entities.relations import end_of, relation_of
 from edgesync.entities.view import Command, View, delete_fields
 
 
-def plan_delete(view: View, one: EntityId) -> list[Command]:
-    """Return the commands that remove an entity, its alarms, and relations from and to it."""
+def plan_delete(view: View, one: EntityId, index: EntityIndex | None = None) -> list[Command]:
+    """Return the commands that remove an entity, its alarms, and relations from and to it.
+
+    index  without, all alarms and relations of its edge are read
+    """
     gone = [key for key in keys_of(one) if view.is_there(key)]
-    gone += [alarm_key(one.edge, alarm.id) for alarm in alarms_of(view, one)]
-    return [*([[b"DEL", *gone]] if gone else []), *_unrelate_all(view, one)]
+    gone += [alarm_key(one.edge, alarm.id) for alarm in _alarms_of(view, one, index)]
+    return [*([[b"DEL", *gone]] if gone else []), *_unrelate_all(view, one, index)]
 
 
-def _unrelate_all(view: View, one: EntityId) -> list[Command]:
+def _alarms_of(view: View, one: EntityId, index: EntityIndex | None) -> list[Alarm]:
+    return alarms_of(view, one, None if index is None else index.alarms_of(one))
+
+
+def _unrelate_all(view: View, one: EntityId, index: EntityIndex | None) -> list[Command]:
     found: list[Command] = []
     end = end_of(one)
-    for key in view.keys(room_of(RELATION, one.edge)):
+    keys = view.keys(room_of(RELATION, one.edge)) if index is None else index.relations_to(one)
+    for key in keys:
         names = [
             name for name in view.fields(key)
             if name.endswith(end)
@@ -28,12 +37,12 @@ def _unrelate_all(view: View, one: EntityId) -> list[Command]:
     return found
 
 
-def remains(view: View, one: EntityId) -> dict[str, int]:
-    """Return how much there is of an entity: fields by room, and alarms."""
+def remains(view: View, one: EntityId, index: EntityIndex | None = None) -> dict[str, int]:
+    """Return how much there is of an entity: fields by room, and alarms. `index` as above."""
     rooms = [*(scope.value for scope in Scope), "relation", "entity"]
     counts = [len(view.fields(key)) for key in keys_of(one)]
     found = {room: count for room, count in zip(rooms, counts, strict=True) if count}
-    if alarms := alarms_of(view, one):
+    if alarms := _alarms_of(view, one, index):
         found["alarm"] = len(alarms)
     return found
 
@@ -49,6 +58,6 @@ def was_removed(view: View, one: EntityId) -> bool:
     return bool(view.fields(key)) or view.was_removed(key)
 
 
-def plan_sweep(view: View, one: EntityId) -> list[Command]:
+def plan_sweep(view: View, one: EntityId, index: EntityIndex | None = None) -> list[Command]:
     """Return the commands that remove what is left of an entity that is not there."""
-    return plan_delete(view, one) if find(view, one) is None else []
+    return plan_delete(view, one, index) if find(view, one) is None else []

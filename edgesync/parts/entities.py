@@ -95,8 +95,8 @@ class EntitiesPart(Part):
     def delete(self, kind: str, name: str) -> dict[str, int]:
         """Remove an entity with all it has, everywhere; returns what that was, by room."""
         one = self.id(kind, name)
-        removed = remains(self.view, one)
-        self.carry_out(plan_delete(self.view, one))
+        removed = remains(self.view, one, self.index)
+        self.carry_out(plan_delete(self.view, one, self.index))
         return removed
 
     def plan_save(self, one: EntityId, fields: Mapping[str, Any]) -> Sequence[Command]:

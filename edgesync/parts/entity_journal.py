@@ -140,17 +140,19 @@ class EntityJournal:
         """Remove what is left of entities that were removed elsewhere, and say what that was."""
         while self._gone:
             await self._part.wait_settled()
+            while self._part.index.catch_up(SCANNED_A_TURN):
+                await trio.lowlevel.checkpoint()
             one = next(iter(self._gone))
             with _passed_over(one):
                 await self._sweep_one(one)
             del self._gone[one]
 
     async def _sweep_one(self, one: EntityId) -> None:
-        left = remains(self._part.view, one)
-        if plan_sweep(self._part.view, one):
+        left = remains(self._part.view, one, self._part.index)
+        if plan_sweep(self._part.view, one, self._part.index):
             await self._part.context.recorder.emit(removal_event(one, left, self._now_ns()))
             # What has made it anew meanwhile was acknowledged.
-            self._part.apply(plan_sweep(self._part.view, one))
+            self._part.apply(plan_sweep(self._part.view, one, self._part.index))
             await self._part.wait_durable()
 
     def _now_ns(self) -> int:

@@ -1,5 +1,6 @@
 """Relations, what waits for something missing, cycles, and what a removal leaves: nothing."""
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -8,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync.entities import alarms, attributes, records, relations
+from edgesync.entities.index import EntityIndex
+from edgesync.entities.keys import relations_key
 from edgesync.entities.model import EntityId, Scope, entity
 from edgesync.entities.relations import CONTAINS, Waiting, cycles
 from edgesync.entities.removal import plan_delete, plan_sweep, remains
 from edgesync.entities.view import SpaceView
-from edgesync.errors import EntityError
+from edgesync.errors import EntityError, RecordError
 from tests.entities.replicas import Pair, Side, both
 
 pytestmark = pytest.mark.feature("S19", "S20")
@@ -149,6 +152,55 @@ def test_removing_an_entity_leaves_no_orphan(met_beside: bool) -> None:
     assert both(pair, lambda view: [str(one.id) for one in of(view)]) == ["asset/Barn"]
     save(pair.edge, SCALE)
     assert plan_sweep(pair.edge.view, SCALE) == []
+
+
+def test_a_removal_reads_what_the_entity_has_and_not_what_all_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    side = Pair().edge
+    for n in range(100):
+        other = entity("barn-7", "device", f"Scale {n}")  # one of them is the one
+        relate(side, other, "Manages", BARN)
+        side.do(alarms.plan_raise(side.view, other, "x", alarms.Severity.MINOR, 1))
+    relate(side, BARN, CONTAINS, SCALE)
+    index, turns = EntityIndex(side.view, "barn-7"), 0
+    while index.catch_up(20):
+        turns += 1
+    assert turns >= 9
+    expected, reads, keys = plan_delete(side.view, SCALE), 0, SpaceView.keys
+    fields, field = SpaceView.fields, SpaceView.field
+
+    def count(read: Callable[..., Any]) -> Callable[..., Any]:
+        def counting(*asked: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return read(*asked)
+
+        return counting
+
+    monkeypatch.setattr(SpaceView, "fields", count(fields))
+    monkeypatch.setattr(SpaceView, "field", count(field))
+    monkeypatch.setattr(SpaceView, "keys", count(keys))
+    assert plan_delete(side.view, SCALE, index) == expected
+    assert reads <= 5
+    assert remains(side.view, SCALE, index) == {"alarm": 1, "relation": 1}
+    assert reads <= 15
+
+
+def test_a_damaged_row_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs no question its answer: not the first one either."""
+    side = Pair().edge
+    relate(side, SCALE, "Manages", BARN)
+    relate(side, ROOM, CONTAINS, BARN)
+    fields = SpaceView.fields
+
+    def damaged(view: SpaceView, key: bytes) -> dict[bytes, bytes]:
+        if key == relations_key(ROOM):
+            raise RecordError("damaged")
+        return fields(view, key)
+
+    monkeypatch.setattr(SpaceView, "fields", damaged)
+    assert EntityIndex(side.view, "barn-7").relations_to(BARN) == [relations_key(SCALE)]
 
 
 def test_entities_are_listed_page_by_page() -> None:
