@@ -36,7 +36,7 @@ class EdgeToken(msgspec.Struct, frozen=True, kw_only=True):
 class EdgeService:
     """See the module. Raises HubError: those of the registry, and DownlinkFull.
 
-    token_for    returns the one line of an invitation; raises ValueError for a hub without address
+    token_maker  returns what makes the one line of an invitation, see `enrol.token_maker`
     valid_s      how long a token is good
     on_changed   is awaited after a change of the registry, for the hub to follow at once
     """
@@ -46,14 +46,14 @@ class EdgeService:
         registry: Registry,
         delivery: Delivery,
         *,
-        token_for: Callable[[Invitation], str],
+        token_maker: Callable[[], Callable[[Invitation], str]],
         valid_s: float,
         clock_ns: Callable[[], int],
     ) -> None:
         self._edges = registry.edges
         self._enrolments = registry.enrolments
         self._delivery = delivery
-        self._token_for = token_for
+        self._token_maker = token_maker
         self._valid_s = valid_s
         self._clock_ns = clock_ns
         self.on_changed: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
@@ -71,13 +71,17 @@ class EdgeService:
         return await self.find(edge), is_new
 
     async def invite(self, edge: str, tenant: str) -> EdgeToken:
-        """Return a token for an edge there is; its present key is good until that is used."""
+        """Return a token for an edge there is; its present key is good until that is used.
+
+        Raises ValueError for a hub without an address: the token before stays good then.
+        """
+        make_token = self._token_maker()
         invite = partial(
             self._enrolments.invite, edge, tenant=tenant, valid_s=self._valid_s, again=True
         )
         invitation = await in_thread(invite)
         await self._changed()
-        token = self._token_for(invitation)
+        token = make_token(invitation)
         return EdgeToken(edge=edge, token=token, expires_ns=invitation.expires_ns)
 
     async def assign(self, edge: str, customer: str, by: str) -> RegisteredEdge:

@@ -65,7 +65,7 @@ from hubd.project.live import Live
 from hubd.project.projectors import VIEWS, Projectors, run_projectors
 from hubd.project.readers import ProjectorReaders
 from hubd.registry import DEFAULT_TENANT, Registry, open_registry
-from hubd.registry.enrol import Enrolment, enrol_route, token_for
+from hubd.registry.enrol import Enrolment, enrol_route, token_maker
 from hubd.rpc.calls import Calls, encoded
 from hubd.rpc.service import RpcService
 from hubd.rules.bundles import Bundles
@@ -306,7 +306,7 @@ async def _serve(
     rules = RuleService(Bundles(registry.owned), downlink, state, live.rules)
     edge_service = EdgeService(
         registry, downlink, valid_s=float(settings.enrol.valid), clock_ns=time.time_ns,
-        token_for=functools.partial(token_for, settings=settings, server_key=keys.public),
+        token_maker=functools.partial(token_maker, settings, server_key=keys.public),
     )  # fmt: skip
     retention = Retention(
         hub_log, settings.log.policy(), [ProjectorReaders(state, projectors), keyspaces, rpc]

@@ -17,7 +17,7 @@ from hubd import data_folder
 from hubd.cli.options import checked_text, database_option, settings_of
 from hubd.errors import EdgeUnknown
 from hubd.registry import DEFAULT_TENANT, NAME_PATTERN, RegisteredEdge, Registry, open_registry
-from hubd.registry.enrol import public_address, token_for
+from hubd.registry.enrol import token_maker
 from hubd.registry.names import NAME_RULE
 from hubd.settings import Settings, data_dir
 
@@ -91,8 +91,7 @@ def enroll(
     settings, folder, registry = _registry(config)
     with contextlib.closing(registry):
         keys = data_folder.load_keys(folder)
-        # First this: an address no edge could use is an error before anything is stored.
-        public_address(settings)
+        make_token = token_maker(settings, server_key=keys.public)
         invitation = registry.enrolments.invite(
             edge,
             tenant=tenant,
@@ -101,7 +100,7 @@ def enroll(
             valid_s=float(settings.enrol.valid),
             again=again,
         )
-        token = token_for(invitation, settings, server_key=keys.public)
+        token = make_token(invitation)
     if as_json:
         expires_ns = invitation.expires_ns
         click.echo(json.dumps({"edge": edge, "token": token, "expires_ns": expires_ns}))

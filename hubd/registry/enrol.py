@@ -76,18 +76,27 @@ class Refusal(msgspec.Struct, frozen=True, kw_only=True):
     remedy: str = ""
 
 
-def token_for(invitation: Invitation, settings: Settings, *, server_key: str) -> str:
-    """Return the one-line token of an invitation."""
-    return encode_token(
-        Token(
-            address=public_address(settings),
-            enrol_url=settings.hub.public_url,
-            server_key=server_key,
-            edge=invitation.edge,
-            routing_key=invitation.routing_key,
-            secret=invitation.secret,
+def token_maker(settings: Settings, *, server_key: str) -> Callable[[Invitation], str]:
+    """Return what makes the one-line token of an invitation.
+
+    Raises ValueError for a hub without an address: a step before an invitation takes the place of
+    an older one.
+    """
+    address = public_address(settings)
+
+    def make(invitation: Invitation) -> str:
+        return encode_token(
+            Token(
+                address=address,
+                enrol_url=settings.hub.public_url,
+                server_key=server_key,
+                edge=invitation.edge,
+                routing_key=invitation.routing_key,
+                secret=invitation.secret,
+            )
         )
-    )
+
+    return make
 
 
 def public_address(settings: Settings) -> str:

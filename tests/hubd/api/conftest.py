@@ -144,7 +144,7 @@ def logins(registry: Registry) -> Logins:
 @pytest.fixture
 def edge_service(registry: Registry, rpc: RpcService) -> EdgeService:
     return EdgeService(
-        registry, rpc.delivery, token_for=lambda one: f"token of {one.edge}", valid_s=900,
+        registry, rpc.delivery, token_maker=lambda: lambda one: f"token of {one.edge}", valid_s=900,
         clock_ns=lambda: NOW_NS,
     )  # fmt: skip
 

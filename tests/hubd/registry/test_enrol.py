@@ -1,7 +1,9 @@
 """Enrolment over HTTP: credentials of its own, the guard's headers, and a limit to guessing."""
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from starlette.testclient import TestClient
 from edgesync.serve.failed_attempts import KEYS_MAX, FailedAttempts, network_of
 from edgesync_transport.keys import decode_token, new_key_pair
 from hubd.api import ApiSettings, Context, make_app
+from hubd.downlink.delivery import Delivery
+from hubd.downlink.journal import Journal
+from hubd.edge_service import EdgeService
 from hubd.errors import EnrolRefused, OwnedBusy
 from hubd.project.live import Live
 from hubd.project.projectors import Projectors
-from hubd.registry import Registry, open_registry
+from hubd.registry import DEFAULT_TENANT, Registry, open_registry
 from hubd.registry.enrol import (
     ATTEMPTS_MAX,
     ATTEMPTS_WINDOW_S,
@@ -25,7 +30,7 @@ from hubd.registry.enrol import (
     Enrolment,
     EnrolRequest,
     enrol_route,
-    token_for,
+    token_maker,
 )
 from hubd.settings import HubSettings, Settings
 from hubd.state import open_state
@@ -64,7 +69,7 @@ def client(registry: Registry, tmp_path: Path) -> Iterator[TestClient]:
 
 def body(registry: Registry, **changes: str) -> dict[str, Any]:
     invitation = registry.enrolments.invite("barn", tenant="default", valid_s=900, again=True)
-    token = decode_token(token_for(invitation, SETTINGS, server_key=SERVER_KEY))
+    token = decode_token(token_maker(SETTINGS, server_key=SERVER_KEY)(invitation))
     assert (token.edge, token.address) == ("barn", "tcp://hub.example:7400")
     return {
         "routing_key": token.routing_key,
@@ -201,6 +206,21 @@ async def test_an_edge_is_let_in_before_it_is_answered(registry: Registry) -> No
     asked = msgspec.convert(body(registry), EnrolRequest)
     assert (await enrolment.of_request(asked, "127.0.0.1")).edge == "barn"
     assert let_in == ["barn"]
+
+
+async def test_where_no_edge_can_be_told_the_address_the_token_before_stays_good(
+    registry: Registry,
+) -> None:
+    hub = Settings(hub=HubSettings(listen=("tcp://0.0.0.0:7400",)))
+    service = EdgeService(
+        registry, Delivery(Journal(registry.owned)), clock_ns=time.time_ns, valid_s=900,
+        token_maker=partial(token_maker, hub, server_key=SERVER_KEY),
+    )  # fmt: skip
+    asked = body(registry)
+    with pytest.raises(ValueError, match=r"hub\.public"):
+        await service.invite("barn", DEFAULT_TENANT)
+    public = asked.pop("public_key")
+    assert registry.enrolments.redeem(**asked, public=public) == "barn"
 
 
 async def test_a_token_is_not_used_up_where_no_edge_can_be_told_the_address(
