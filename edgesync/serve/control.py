@@ -8,7 +8,7 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # Names of the sockets: an edge and a hub may share a folder.
 EDGE, HUB = "control", "hub.control"
+# `sun_path` in unix(7), with a zero at its end.
+ADDRESS_BYTES_MAX: Final = 107
 LINE_BYTES_MAX: Final = 64 * 1024
 ASKERS_MAX: Final = 16
 IDLE_S: Final = 60.0
@@ -58,7 +60,8 @@ async def serve_control(
     # What it is bound to has the mode of the socket. The umask is of all threads: a folder that one
     # of them makes meanwhile could not be entered.
     os.fchmod(listening.fileno(), 0o600)
-    await listening.bind(os.fspath(path))
+    with _address(path) as address:
+        await listening.bind(address)
     listening.listen(ASKERS_MAX)
     door = Door(name, ASKERS_MAX, reserved_max=ASKERS_MAX)
 
@@ -72,6 +75,19 @@ async def serve_control(
     finally:
         listening.close()
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """Yield the path of a socket as the kernel takes it, however deep its folder lies."""
+    if len(os.fsencode(path)) <= ADDRESS_BYTES_MAX:
+        yield os.fspath(path)
+        return
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 async def _converse(
@@ -136,7 +152,8 @@ def _ask(path: Path, absent: NotRunning, question: str, facts: Mapping[str, Any]
         timeout_s = float(facts.get("timeout_s", 30.0)) + 5.0
         stream.settimeout(timeout_s)
         try:
-            stream.connect(os.fspath(path))
+            with _address(path) as address:
+                stream.connect(address)
         except OSError as error:
             raise absent from error
         try:

@@ -27,6 +27,24 @@ async def test_only_its_user_may_connect_and_other_files_keep_their_modes(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_folder_may_lie_as_deep_as_one_likes(tmp_path: Path) -> None:
+    """The address of a socket has 107 bytes; a daemon of a deeper folder did not start."""
+    deep = tmp_path / ("a site with a name" * 8) / "data"
+    with pytest.raises(NotRunning):
+        await trio.to_thread.run_sync(ask, deep, "status")
+    deep.mkdir(parents=True)
+
+    async def told(_asked: Mapping[str, Any]) -> str:
+        return "here"
+
+    async with trio.open_nursery() as nursery:
+        path = await nursery.start(serve_control, deep, {"status": told})
+        assert stat.S_ISSOCK(path.stat().st_mode)
+        assert await trio.to_thread.run_sync(ask, deep, "status") == "here"
+        nursery.cancel_scope.cancel()
+    assert list(deep.iterdir()) == []
+
+
 async def test_an_answer_takes_as_long_as_it_takes(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
