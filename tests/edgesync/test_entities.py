@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from random import Random
@@ -262,6 +262,56 @@ async def test_of_an_alarm_that_is_removed_while_it_is_told_nothing_is_noted(
         key = alarm_key("barn", raised.id)
         assert entities.view.is_there(key) == is_raised_anew
         assert transitions(node) == [(1, "raised", "")] * (1 + is_raised_anew)
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+async def test_a_removal_at_an_edge_reads_nothing_of_other_entities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_elsewhere: bool
+) -> None:
+    """Once it is known what leads to whom: one by a program, or one that was done at the hub."""
+    async with Sites(tmp_path).node("barn") as node:
+        entities, others, read = node.entities, set[bytes](), set[bytes]()
+        await trio.testing.wait_all_tasks_blocked()  # at a start all are looked at
+        for name in (*(f"Other {n}" for n in range(10)), "Scale 7"):
+            one = entities.save("device", name)
+            entities.relate(("device", name), "Manages", ("asset", "Barn"))
+            raised = entities.raise_alarm("device", name, "Too heavy")
+            others |= {relations_key(one), alarm_key("barn", raised.id)} if one != SCALE else set()
+        entities.relate(("asset", "Barn"), "Contains", ("device", "Scale 7"))
+        await until(lambda: not entities._journal._alarms)
+        if is_elsewhere:
+            entities.carry_out([[b"DEL", entity_key(SCALE)]])
+        while entities.index.catch_up(100):
+            pass
+        field, fields, keys = SpaceView.field, SpaceView.fields, SpaceView.keys
+
+        def noting_field(view: SpaceView, key: bytes, name: bytes) -> bytes | None:
+            read.add(key)
+            return field(view, key, name)
+
+        def noting_fields(view: SpaceView, key: bytes) -> dict[bytes, bytes]:
+            read.add(key)
+            return fields(view, key)
+
+        def noting_keys(*asked: Any) -> Iterator[bytes]:
+            for key in keys(*asked):
+                read.add(key)
+                yield key
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SpaceView, "field", noting_field)
+            patch.setattr(SpaceView, "fields", noting_fields)
+            patch.setattr(SpaceView, "keys", noting_keys)
+            patch.setattr(entities, "wait_settled", trio.lowlevel.checkpoint)
+            if is_elsewhere:
+                entities._journal.note_gone(SCALE)
+                await until(lambda: not entities._journal._gone)
+            else:
+                entities.delete("device", "Scale 7")
+        assert relations_key(SCALE) in read
+        assert not read & others
+        assert remains(entities.view, SCALE) == {}
+        assert entities.relations_from("asset", "Barn") == []
 
 
 async def test_what_is_written_to_an_entity_that_never_was_stays(tmp_path: Path) -> None:
