@@ -57,18 +57,18 @@ async def serve_control(
     path = folder / name
     path.unlink(missing_ok=True)
     listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # What it is bound to has the mode of the socket. The umask is of all threads: a folder that one
-    # of them makes meanwhile could not be entered.
-    os.fchmod(listening.fileno(), 0o600)
-    with _address(path) as address:
-        await listening.bind(address)
-    listening.listen(ASKERS_MAX)
     door = Door(name, ASKERS_MAX, reserved_max=ASKERS_MAX)
 
     async def handle(connection: trio.socket.SocketType) -> None:
         await _converse(trio.SocketStream(connection), answers, mendable)
 
     try:
+        # What it is bound to has the mode of the socket. The umask is of all threads: a folder that
+        # one of them makes meanwhile could not be entered.
+        os.fchmod(listening.fileno(), 0o600)
+        with _address(path) as address:
+            await listening.bind(address)
+        listening.listen(ASKERS_MAX)
         async with trio.open_nursery() as nursery:
             task_status.started(path)
             await door.serve(listening, handle, nursery)
