@@ -75,13 +75,23 @@ class Browser:
         return answer["result"].get("value")
 
     async def until(self, script: str, limit_s: float = 20) -> Any:
-        """Wait until the expression is true and return it; raises PageError after the limit."""
+        """Wait until the expression is true of a page that is loaded, and return it.
+
+        Raises PageError after the limit. A page may have its new address and nothing in it yet, and
+        one that is being left may end the question.
+        """
+        said = ""
         with trio.move_on_after(limit_s):
             while True:
-                if value := await self.evaluate(script):
-                    return value
+                try:
+                    value = await self.evaluate(f"document.readyState == 'complete' && ({script})")
+                except PageError as error:
+                    said = f": {error}"
+                else:
+                    if value:
+                        return value
                 await trio.sleep(0.05)
-        raise PageError(f"never came true: {script}")
+        raise PageError(f"never came true: {script}{said}")
 
     async def look(self, width: int, height: int, *, is_dark: bool = False) -> None:
         await self.call(

@@ -394,11 +394,11 @@ async def test_care_that_fails_is_tried_again_and_stops_no_hub(
     async with sites.hub() as hub, sites.node("a") as a:
         due = hub.due
 
-        def fail(*_: object) -> None:
+        def fail(*_: object, **__: object) -> None:
             failures.append(ZeroDivisionError("a mistake of ours"))
             raise failures[-1]
 
-        hub.due = fail  # type: ignore[assignment, method-assign]
+        hub.due = fail  # type: ignore[method-assign]
         await until(lambda: bool(failures))
         hub.due = due  # type: ignore[method-assign]
         a.set("k", "v")
