@@ -7,6 +7,7 @@ has the index lets it `forget` where keys change and nobody says which.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from edgesync.entities.alarms import originator_of
@@ -58,6 +59,8 @@ class _Room:
     ) -> None:
         self._view, self._prefix, self._ends_at = view, prefix, ends
         self._changed: set[bytes] | None = None  # since the last question; None: nothing is known
+        self._listed: bytes | None = None  # up to where keys were read for the first time
+        self._is_listed = False
         self._ends: dict[bytes, frozenset[bytes]] = {}
         self._keys: dict[bytes, set[bytes]] = {}
 
@@ -68,7 +71,7 @@ class _Room:
                 self.forget()
 
     def forget(self) -> None:
-        self._changed = None
+        self._changed, self._listed, self._is_listed = None, None, False
         self._ends, self._keys = {}, {}
 
     def keys(self, end: bytes) -> list[bytes]:
@@ -78,10 +81,15 @@ class _Room:
 
     def catch_up(self, count: int) -> bool:
         if self._changed is None:
-            self._changed = set(self._view.keys(self._prefix))
+            self._changed = set()
+        if not self._is_listed:
+            found = list(islice(self._view.keys(self._prefix, self._listed), count))
+            self._changed.update(found)
+            self._is_listed = len(found) < count
+            self._listed = found[-1] if found else None
         for _ in range(min(count, len(self._changed))):
             self._read(self._changed.pop())
-        return bool(self._changed)
+        return not self._is_listed or bool(self._changed)
 
     def _read(self, key: bytes) -> None:
         before = self._ends.pop(key, frozenset())

@@ -2,7 +2,14 @@
 
 from edgesync.entities.alarms import Alarm, alarms_of
 from edgesync.entities.index import EntityIndex
-from edgesync.entities.keys import RELATION, alarm_key, entity_key, keys_of, room_of
+from edgesync.entities.keys import (
+    RELATION,
+    alarm_key,
+    entity_key,
+    keys_of,
+    relations_key,
+    room_of,
+)
 from edgesync.entities.model import EntityId, Scope
 from edgesync.entities.records import find
 from edgesync.entities.relations import end_of, relation_of
@@ -24,17 +31,26 @@ def _alarms_of(view: View, one: EntityId, index: EntityIndex | None) -> list[Ala
 
 
 def _unrelate_all(view: View, one: EntityId, index: EntityIndex | None) -> list[Command]:
-    found: list[Command] = []
-    end = end_of(one)
     keys = view.keys(room_of(RELATION, one.edge)) if index is None else index.relations_to(one)
-    for key in keys:
-        names = [
-            name for name in view.fields(key)
-            if name.endswith(end)
-            and (relation := relation_of(one, name)) is not None and relation.to == one
-        ]  # fmt: skip
-        found += delete_fields(key, names)
-    return found
+    return [command for key in keys for command in delete_fields(key, _to(view, one, key))]
+
+
+def _to(view: View, one: EntityId, key: bytes) -> list[bytes]:
+    end = end_of(one)
+    return [
+        name for name in view.fields(key)
+        if name.endswith(end)
+        and (relation := relation_of(one, name)) is not None and relation.to == one
+    ]  # fmt: skip
+
+
+def plan_unrelate_all(view: View, one: EntityId, index: EntityIndex) -> list[Command]:
+    """Return the commands that remove the relations from and to an entity, one for each."""
+    own = relations_key(one)
+    gone = [(own, name) for name in view.fields(own) if relation_of(one, name) is not None]
+    others = (key for key in index.relations_to(one) if key != own)
+    gone += [(key, name) for key in others for name in _to(view, one, key)]
+    return [[b"HDEL", key, name] for key, name in gone]
 
 
 def remains(view: View, one: EntityId, index: EntityIndex | None = None) -> dict[str, int]:

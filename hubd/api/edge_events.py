@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from edgesync.entities.model import EntityId, Scope, entity
-from edgesync.entities.relations import all_relations, plan_unrelate
+from edgesync.entities.removal import plan_unrelate_all
 from edgesync.errors import EntityError
 from edgesync.model import Action, EntityType, Event, EventType, Lane
 from edgesync.told import CREDENTIALS_KIND, TYPES, Credentials, Several
@@ -197,13 +197,7 @@ async def _unrelate_all(context: Context, params: OneEdge, asked: NewEvent) -> D
     """Remove the relations from an entity and to it."""
     one = entities.named(params.edge, _body(asked, EntityBody))
     keys = await entities.keys_of(context, params.edge)
-    with entities.told():
-        plan = [
-            command
-            for it in all_relations(keys.view, params.edge)
-            if one in (it.source, it.to)
-            for command in plan_unrelate(keys.view, it.source, it.type, it.to)
-        ]
+    plan = plan_unrelate_all(keys.view, one, await entities.index_of(keys, params.edge))
     if len(plan) > RELATIONS_MAX:
         raise ApiError(
             413, f"{one} has {len(plan)} relations", field="entity",

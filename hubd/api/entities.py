@@ -96,6 +96,14 @@ async def keys_of(context: Context, edge: str) -> _Keys:
     return _Keys(answers)
 
 
+async def index_of(keys: _Keys, edge: str) -> EntityIndex:
+    """Return what leads to an edge's entities, for one question: a hub has many edges."""
+    index = EntityIndex(keys.view, edge)
+    while index.catch_up(LOOKED_AT_A_TURN):
+        await trio.lowlevel.checkpoint()
+    return index
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Answer what cannot be with ApiError, which names the field."""
@@ -149,10 +157,8 @@ async def save(context: Context, params: OfEdge, asked: SaveEntity) -> EntityVie
 async def delete(context: Context, params: OfEdge, asked: EntityBody) -> Removed:
     """Remove an entity from its edge with all it has, whether or not the edge can be reached."""
     keys, one = await keys_of(context, params.edge), named(params.edge, asked)
-    index = EntityIndex(keys.view, params.edge)  # of this question alone: a hub has many edges
+    index = await index_of(keys, params.edge)
     with told():
-        while index.catch_up(LOOKED_AT_A_TURN):
-            await trio.lowlevel.checkpoint()
         removed = remains(keys.view, one, index)
         await keys.carry_out(plan_delete(keys.view, one, index))
     return Removed(removed=removed)
@@ -173,14 +179,14 @@ async def findings(context: Context, params: OfEdge) -> Findings:
     with told():
         after: EntityId | None = None
         while page := records.list_records(
-            keys.view, params.edge, after=after, limit=LOOKED_AT_MAX
+            keys.view, params.edge, after=after, limit=LOOKED_AT_A_TURN
         ):
             found += page
             after = page[-1].id
             await trio.lowlevel.checkpoint()
         for at, one in enumerate(relations.all_relations(keys.view, params.edge)):
             related.append(one)
-            if at % LOOKED_AT_MAX == 0:
+            if at % LOOKED_AT_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
     waiting = relations.waiting(found, related)[:FINDINGS_MAX]
     return Findings(
@@ -271,7 +277,7 @@ async def _relations(keys: _Keys, one: EntityId) -> Relations:
         found = relations.relations_from(keys.view, one)
         for at, some in enumerate(relations.relations_to(keys.view, one)):
             found += [other for other in some if other.source != one]
-            if at % LOOKED_AT_MAX == 0:
+            if at % LOOKED_AT_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
     return Relations(
         edge=one.edge,
@@ -310,7 +316,7 @@ async def alarms_of(context: Context, params: AlarmsPage) -> Alarms:
     (after,) = read_cursor(params.after, tuple[str], ("",))
     looked = _Looked(params)
     with told():
-        last = looked.at(keys, params.edge, after)
+        last = await looked.at(keys, params.edge, after)
     following = None if last is None else make_cursor(last)
     return Alarms(edge=params.edge, alarms=[_alarm(one) for one in looked.found], next=following)
 
@@ -324,7 +330,7 @@ async def fleet_alarms(context: Context, params: FleetAlarmsPage) -> FleetAlarms
     for edge in names[bisect_left(names, start) :]:
         keys = await keys_of(context, edge)
         with told():
-            last = looked.at(keys, edge, after if edge == start else "")
+            last = await looked.at(keys, edge, after if edge == start else "")
         if last is not None:
             following = make_cursor(edge, last)
             break
@@ -340,7 +346,7 @@ class _Looked:
         self._left = LOOKED_AT_MAX
         self.found: list[Alarm] = []
 
-    def at(self, keys: _Keys, edge: str, after: str) -> str | None:
+    async def at(self, keys: _Keys, edge: str, after: str) -> str | None:
         """Look at the alarms of an edge; returns the id of the last, if there may be more."""
         for one in alarms.all_alarms(keys.view, edge, after):
             self._left -= 1
@@ -348,6 +354,8 @@ class _Looked:
                 self.found.append(one)
             if len(self.found) == self._params.limit or self._left <= 0:
                 return one.id
+            if self._left % LOOKED_AT_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
         return None
 
 

@@ -1,6 +1,6 @@
 """Relations, what waits for something missing, cycles, and what a removal leaves: nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -13,8 +13,8 @@ from edgesync.entities.index import EntityIndex
 from edgesync.entities.keys import relations_key
 from edgesync.entities.model import EntityId, Scope, entity
 from edgesync.entities.relations import CONTAINS, Waiting, cycles
-from edgesync.entities.removal import plan_delete, plan_sweep, remains
-from edgesync.entities.view import SpaceView
+from edgesync.entities.removal import plan_delete, plan_sweep, plan_unrelate_all, remains
+from edgesync.entities.view import Command, SpaceView
 from edgesync.errors import EntityError, RecordError
 from tests.entities.replicas import Pair, Side, both
 
@@ -185,6 +185,73 @@ def test_a_removal_reads_what_the_entity_has_and_not_what_all_have(
     assert reads <= 5
     assert remains(side.view, SCALE, index) == {"alarm": 1, "relation": 1}
     assert reads <= 15
+
+
+def test_an_index_is_made_in_steps_of_which_none_sees_all_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    side, seen, keys = Pair().edge, 0, SpaceView.keys
+    for n in range(100):
+        relate(side, entity("barn-7", "device", f"Scale {n}"), "Manages", BARN)
+
+    def counting(*asked: Any) -> Iterator[bytes]:
+        nonlocal seen
+        for key in keys(*asked):
+            seen += 1
+            yield key
+
+    monkeypatch.setattr(SpaceView, "keys", counting)
+    index, is_more = EntityIndex(side.view, "barn-7"), True
+    while is_more:
+        before = seen
+        is_more = index.catch_up(7)
+        assert seen - before <= 7
+    assert (seen, len(index.relations_to(BARN))) == (100, 100)
+
+
+ENDS = [BARN, ROOM, SCALE]
+CHANGES = st.tuples(st.sampled_from(["relate", "unrelate", "raise", "delete", "look", "other"]),
+                    st.sampled_from(ENDS), st.sampled_from(ENDS))  # fmt: skip
+
+
+def planned(view: SpaceView, what: str, one: EntityId, other: EntityId) -> list[Command]:
+    match what:
+        case "relate":
+            return relations.plan_relate(view, one, "Manages", other)
+        case "unrelate":
+            return relations.plan_unrelate(view, one, "Manages", other)
+        case "raise":
+            return alarms.plan_raise(view, one, other.name, alarms.Severity.MINOR, 1)
+        case "delete":
+            return plan_delete(view, one)
+        case "other":
+            return [[b"DEL", relations_key(one)], [b"SET", relations_key(one), b"no hash"]]
+    return []
+
+
+@given(st.lists(CHANGES, max_size=30), st.integers(1, 3))
+def test_an_index_finds_what_is_found_without_it_whatever_changes_while_it_is_made(
+    changes: Sequence[tuple[str, EntityId, EntityId]], step: int
+) -> None:
+    side = Pair().edge
+    view, index = side.view, EntityIndex(side.view, "barn-7")
+    for what, one, other in changes:
+        try:
+            plan = planned(view, what, one, other)
+        except EntityError:
+            continue
+        side.do(plan)
+        for command in plan:
+            for key in command[1:] if command[0] == b"DEL" else command[1:2]:
+                index.note(key)
+        index.catch_up(step)
+    for one in ENDS:
+        assert plan_delete(view, one, index) == plan_delete(view, one)
+        assert remains(view, one, index) == remains(view, one)
+    left = list(relations.all_relations(view, "barn-7"))
+    side.do(plan_unrelate_all(view, SCALE, index))
+    others = [it for it in left if SCALE not in (it.source, it.to)]
+    assert list(relations.all_relations(view, "barn-7")) == others
 
 
 def test_a_damaged_row_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,22 @@
 """Entities of an edge over the API: edited, related, alarmed and removed, in its tenant's keys."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 import trio
 
-from edgesync.entities import claims
+from edgesync.entities import alarms, claims, relations
+from edgesync.entities.model import entity
+from edgesync.entities.view import SpaceView
+from hubd.api import edge_events
+from hubd.api import entities as api
 from hubd.api.context import Context
+from hubd.api.edge_shapes import NewEvent
+from hubd.api.entity_shapes import AlarmsPage, EntityBody, OfEdge, OneEntity
+from hubd.api.params import OneEdge
 
 EDGE = "/api/v1/edges/barn"
 pytestmark = pytest.mark.feature("S8", "S19")
@@ -116,6 +124,59 @@ async def test_of_two_who_claim_a_device_at_once_one_has_it(
         by = found["server"]["claimed"]["value"]["by"]
         assert sorted(answers.values()) == [200, 409]
         assert answers[by] == 200
+
+
+@pytest.mark.parametrize("what", ["delete", "relations_deleted", "relations", "alarms"])
+async def test_a_question_about_an_entity_leaves_turns_to_others(
+    context: Context, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """However many relations and alarms others of its edge have."""
+    cell, scale = (entity("barn", "device", name) for name in ("Cell", "Scale 7"))
+    view = context.answers.cells.view
+    plan = relations.plan_relate(view, cell, "Contains", scale)
+    for n in range(60):
+        other = entity("barn", "device", f"Other {n}")
+        plan += relations.plan_relate(view, other, "Manages", cell)
+        plan += alarms.plan_raise(view, other, "x", alarms.Severity.MINOR, 1)
+    await nursery.start(context.answers.run)
+    await context.answers.run_commands(plan)
+    reads, most = 0, 0
+
+    def counting(read: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*asked: Any) -> Any:
+            nonlocal reads
+            reads += 1
+            return read(*asked)
+
+        return count
+
+    async def others_turns() -> None:
+        nonlocal reads, most
+        while True:
+            most, reads = max(most, reads), 0
+            await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(api, "LOOKED_AT_A_TURN", 5)
+    for name in ("fields", "field"):
+        monkeypatch.setattr(SpaceView, name, counting(getattr(SpaceView, name)))
+    edge, body = OneEdge(edge="barn"), EntityBody(entity="Scale 7")
+    async with trio.open_nursery() as asking:
+        asking.start_soon(others_turns)
+        match what:
+            case "delete":
+                await api.delete(context, OfEdge(edge="barn"), body)
+            case "relations_deleted":
+                await edge_events.save(context, edge, NewEvent(entity="Scale 7", action=what))
+            case "relations":
+                await api.relations_of(context, OneEntity(edge="barn", entity="Scale 7"))
+            case _:
+                await api.alarms_of(context, AlarmsPage(edge="barn"))
+        asking.cancel_scope.cancel()
+    # Two turns of one task may follow each other; what the entity itself has is read at once.
+    assert 0 < max(most, reads) <= 30
+    if what in ("delete", "relations_deleted"):
+        left = relations.all_relations(view, "barn")
+        assert {it.type for it in left} == {"Manages"}
 
 
 def test_attributes_are_edited(client: httpx2.Client) -> None:
