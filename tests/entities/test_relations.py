@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgesync.entities import alarms, attributes, records, relations
+from edgesync.entities import index as index_module
 from edgesync.entities.index import EntityIndex
-from edgesync.entities.keys import relations_key
+from edgesync.entities.keys import alarm_key, relations_key
 from edgesync.entities.model import EntityId, Scope, entity
 from edgesync.entities.relations import CONTAINS, Waiting, cycles
 from edgesync.entities.removal import plan_delete, plan_sweep, plan_unrelate_all, remains
@@ -252,6 +253,24 @@ def test_an_index_finds_what_is_found_without_it_whatever_changes_while_it_is_ma
     side.do(plan_unrelate_all(view, SCALE, index))
     others = [it for it in left if SCALE not in (it.source, it.to)]
     assert list(relations.all_relations(view, "barn-7")) == others
+
+
+def test_an_index_is_made_though_alarms_change_all_the_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An edge may have more alarms than may change before all are read anew."""
+    monkeypatch.setattr(index_module, "CHANGED_MAX", 10)
+    side, keys = Pair().edge, list[bytes]()
+    for n in range(40):
+        other = entity("barn-7", "device", f"Scale {n}")
+        side.do(alarms.plan_raise(side.view, other, "x", alarms.Severity.MINOR, 1))
+        keys.append(alarm_key("barn-7", alarms.alarm_id(other, "x")))
+    index, turns = EntityIndex(side.view, "barn-7"), 0
+    while index.catch_up(5):
+        index.note(keys[turns])
+        turns += 1
+        assert turns < len(keys)
+    assert index.alarms_of(SCALE) == [alarm_key("barn-7", alarms.alarm_id(SCALE, "x"))]
 
 
 def test_a_damaged_row_leads_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
