@@ -274,23 +274,26 @@ class Proposer:
                 one.number = number
                 self._under_way[number] = one
             answers = await self._log.append([self._batch(one) for one in group])
+            refusals = []
             for one, answer in zip(group, answers, strict=True):
-                if not isinstance(answer, Appended) or not answer.position:
-                    self._epoch = 0  # another hub serves this log, or it was put back
-                    reason = getattr(answer, "reason", "") or "another entry has that number"
-                    raise StoreError(f"the log refuses writes of this hub: {reason}")
-                one.position = answer.position
+                if isinstance(answer, Appended) and answer.position:
+                    one.position = answer.position
+                else:
+                    refusals.append(getattr(answer, "reason", "another entry has that number"))
+            if refusals:
+                self._epoch = 0  # another hub serves this log, or it was put back
+                raise StoreError(f"the log refuses writes of this hub: {refusals[0]}")
             self._floor += len(group)
-            self.passed(self._passed)  # they may have been read in the meantime
+        self.passed(self._passed)  # they may have been read in the meantime
 
     @contextmanager
     def _told(self, group: Sequence[_Waiting]) -> Iterator[None]:
-        """Tell all of a group of an error, and forget what of it was not appended."""
+        """Tell those of a group that were not appended of an error, and forget them."""
         try:
             yield
         except Exception as error:
             for one in group:
-                if not one.done.is_set():
+                if not one.position and not one.done.is_set():
                     self._under_way.pop(one.number, None)
                     one.error = error
                     one.done.set()

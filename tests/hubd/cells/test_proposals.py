@@ -128,6 +128,22 @@ async def test_a_number_that_another_entry_has_is_not_waited_for() -> None:
         assert await proposer.propose(GiveUp(())) == 3
 
 
+async def test_what_is_in_the_log_is_not_refused_with_the_rest_of_its_group() -> None:
+    log = GatedLog()
+    async with running(log) as proposer, trio.open_nursery() as nursery:
+        assert await proposer.propose(GiveUp(())) == 2
+        proposer._floor -= 1  # of the two that follow the first has a number that is taken
+        asking, log.groups = Asking(proposer, nursery), []
+        for _ in range(2):
+            nursery.start_soon(asking.propose, GiveUp(()))
+        await trio.testing.wait_all_tasks_blocked()
+        assert log.groups == [2]
+        assert asking.results == [3]
+        (error,) = asking.errors
+        assert "another entry has that number" in error
+        assert await proposer.propose(GiveUp(())) == 4
+
+
 async def test_one_that_was_passed_by_before_its_append_returned_is_told() -> None:
     log = MemoryLog()
     async with running(log) as proposer:
