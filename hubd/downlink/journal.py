@@ -272,8 +272,14 @@ class Journal:
                 .limit(asked.limit_records)
             ).all()  # fmt: skip
             prev_chain = self._chain_at(connection, edge, asked.lane, asked.first - 1)
+            trimmed = connection.scalar(
+                sa.select(tables.downlink_lane.c.trimmed).where(
+                    tables.downlink_lane.c.edge == edge,
+                    tables.downlink_lane.c.lane == int(asked.lane),
+                )
+            )
         if not rows or rows[0].seq != asked.first or prev_chain is None:
-            return LoadedNothing(asked.lane, asked.first)
+            return LoadedNothing(asked.lane, asked.first, int(trimmed or 0))
         taken: list[DownRecord] = []
         nbytes = 0
         for row in rows:

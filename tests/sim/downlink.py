@@ -102,7 +102,7 @@ class SimDownlink:
         found = [one for one in place.records if asked.first <= one[0] <= asked.last_max]
         found = found[: asked.limit_records]
         if not found or found[0][0] != asked.first or prev_chain is None:
-            return LoadedNothing(asked.lane, asked.first)
+            return LoadedNothing(asked.lane, asked.first, place.trimmed)
         drafts = [_draft(content, seq) for seq, _, content in found]
         rows = make_rows(drafts, asked.lane, asked.first, prev_chain)
         codec, payload = batch.pack(rows, prev_chain=prev_chain)

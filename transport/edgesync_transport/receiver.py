@@ -631,6 +631,10 @@ class Receiver:
             case Loaded():
                 effects = lane.loaded(event, now)
             case _:
+                if event.trimmed > lane.trimmed and event.first == lane.loading:
+                    # The journal let go of it after this session had read how far it goes, as for
+                    # an ack of the one before that was noted late: the next session declares it.
+                    return self._say_goodbye(0.0, "what was to be told next is not kept any more")
                 effects = lane.loaded_nothing(event.first, now)
         return self._addressed(session, effects)
 

@@ -16,6 +16,7 @@ from edgesync import EdgeNode
 from edgesync.parts.rpc import TICK_S, ServedCall
 from edgesync.rpc.model import DEPTH_MAX, State
 from edgesync.rpc.queue import UnknownCall
+from edgesync_transport.receiver import Load, Loaded, LoadedNothing
 from hubd.downlink.delivery import Delivery
 from hubd.log.lmdb import LmdbLog
 from hubd.rpc.calls import CallView
@@ -247,6 +248,27 @@ async def test_an_answer_to_a_store_that_is_gone_is_no_answer_to_another_call(hu
                         await node.part("rpc").answered("pump", numbers[0], Raw(b"1"))
             shutil.rmtree(hub.folder / "edge" / "data")
     assert numbers[0] != numbers[1]
+
+
+async def test_what_a_store_that_is_gone_had_confirmed_is_not_waited_for(
+    hub: RpcHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ack is noted between two steps of the next session: what comes first then is gone."""
+    load, noted = hub.journal.load, list[int]()
+
+    def load_late(edge: str, asked: Load) -> Loaded | LoadedNothing:
+        if not noted:
+            noted.append(asked.first)
+            hub.journal.mark(edge, {asked.lane: asked.first})
+        return load(edge, asked)
+
+    async with hub.serving() as service:
+        await service.send("default", "barn", call("first"))
+        monkeypatch.setattr(hub.journal, "load", load_late)
+        async with hub.node() as node, node.part("rpc").serve("pump") as calls:
+            await service.send("default", "barn", call("second"))
+            assert (await anext(calls)).method == "second"
+    assert noted == [1]
 
 
 async def test_an_answer_to_a_call_that_a_restored_edge_forgot_is_no_answer_to_another(

@@ -45,10 +45,14 @@ class Loaded(Event, frozen=True):
 
 
 class LoadedNothing(Event, frozen=True):
-    """The answer to Load when the journal has nothing at `first`."""
+    """The answer to Load when the journal has nothing at `first`.
+
+    trimmed   up to where it keeps nothing by now; 0 where that is told by `Trimmed`
+    """
 
     lane: Lane
     first: int
+    trimmed: int = 0
 
 
 class Trimmed(Event, frozen=True):
