@@ -279,7 +279,8 @@ class Proposer:
                 if isinstance(answer, Appended) and answer.position:
                     one.position = answer.position
                 else:
-                    refusals.append(getattr(answer, "reason", "another entry has that number"))
+                    reason = getattr(answer, "reason", "") or "another entry has that number"
+                    refusals.append(reason)
             if refusals:
                 self._epoch = 0  # another hub serves this log, or it was put back
                 raise StoreError(f"the log refuses writes of this hub: {refusals[0]}")

@@ -272,14 +272,10 @@ class Journal:
                 .limit(asked.limit_records)
             ).all()  # fmt: skip
             prev_chain = self._chain_at(connection, edge, asked.lane, asked.first - 1)
-            trimmed = connection.scalar(
-                sa.select(tables.downlink_lane.c.trimmed).where(
-                    tables.downlink_lane.c.edge == edge,
-                    tables.downlink_lane.c.lane == int(asked.lane),
-                )
-            )
-        if not rows or rows[0].seq != asked.first or prev_chain is None:
-            return LoadedNothing(asked.lane, asked.first, int(trimmed or 0))
+            if not rows or rows[0].seq != asked.first or prev_chain is None:
+                lanes = {row.lane: row for row in self._lanes(connection, edge)}
+                trimmed = lanes[asked.lane].trimmed if asked.lane in lanes else 0
+                return LoadedNothing(asked.lane, asked.first, trimmed)
         taken: list[DownRecord] = []
         nbytes = 0
         for row in rows:

@@ -356,6 +356,7 @@ def check_index(node: EdgeNode, ends: Sequence[EntityId]) -> None:
         found = relations.relations_to(view, one, index.relations_to(one))
         scanned = relations.relations_to(view, one)
         assert list(chain(*found)) == list(chain(*scanned))
+        assert alarms.alarms_of(view, one, index.alarms_of(one)) == alarms.alarms_of(view, one)
         assert plan_delete(view, one, index) == plan_delete(view, one)
         assert remains(view, one, index) == remains(view, one)
 
